@@ -1,0 +1,142 @@
+"""What passes between data and model: visual segments, and a batch of them laid end to end.
+
+A segment is one sample's visual whose tokens attend to each other: one image, one stack of frames,
+or all mosaics of one codec clip. Segments of any shape stand in one packed batch.
+
+Axis letters: P patches of the whole batch, S segments, p side of a patch in pixels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class VisualSegment:
+    """One visual, ready for the encoder.
+
+    Attributes:
+        patches: float (P, 3 * p * p), normalised, element order (channel, row, column).
+        positions: int64 (P, 3), rows (t, h, w), all >= 0.
+        placeholder_tokens: patches that each ``<image>`` of the prompt stands for, in order; their
+            sum is P. One entry for an image, one per frame or mosaic otherwise.
+    """
+
+    patches: Tensor
+    positions: Tensor
+    placeholder_tokens: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        count = self.patches.shape[0]
+        if self.patches.ndim != 2 or self.positions.shape != (count, 3):
+            raise ValueError(
+                "a segment needs patches (P, 3*p*p) and positions (P, 3), got "
+                f"{tuple(self.patches.shape)} and {tuple(self.positions.shape)}"
+            )
+        if sum(self.placeholder_tokens) != count or min(self.placeholder_tokens, default=0) < 1:
+            raise ValueError(
+                f"placeholder_tokens must be positive and sum to the {count} patches of the "
+                f"segment, got {self.placeholder_tokens}"
+            )
+
+
+@dataclass(frozen=True)
+class VisualBatch:
+    """All visual tokens of a batch, whatever their shapes, laid end to end.
+
+    Segments stand in the order in which their placeholders stand in the batch: by sample, then by
+    place in the sample's prompt.
+
+    Attributes:
+        patches: float (P, 3 * p * p).
+        positions: int64 (P, 3).
+        cu_seqlens: int32 (S + 1,), first 0, last P: segment s is rows cu[s]..cu[s + 1].
+        sample_index: int64 (S,), the row of the batch that segment s belongs to.
+        source_index: int64 (S,), its place among that sample's visuals, from 0.
+    """
+
+    patches: Tensor
+    positions: Tensor
+    cu_seqlens: Tensor
+    sample_index: Tensor
+    source_index: Tensor
+
+    def __post_init__(self) -> None:
+        count, segments = self.patches.shape[0], self.sample_index.shape[0]
+        if self.positions.shape != (count, 3) or self.cu_seqlens.shape != (segments + 1,):
+            raise ValueError(
+                "a visual batch needs patches (P, 3*p*p), positions (P, 3), cu_seqlens (S + 1,) "
+                f"and sample_index (S,), got {tuple(self.patches.shape)}, "
+                f"{tuple(self.positions.shape)}, {tuple(self.cu_seqlens.shape)}, "
+                f"{tuple(self.sample_index.shape)}"
+            )
+
+    @property
+    def num_segments(self) -> int:
+        """S."""
+        return self.sample_index.shape[0]
+
+    def tokens_per_sample(self, batch_size: int) -> Tensor:
+        """Visual patches of each sample: int64 (batch_size,), on the batch's device."""
+        lengths = self.cu_seqlens.diff().to(torch.int64)
+        counts = torch.zeros(batch_size, dtype=torch.int64, device=lengths.device)
+        return counts.index_add_(0, self.sample_index, lengths)
+
+    def to(
+        self,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        non_blocking: bool = False,
+    ) -> "VisualBatch":
+        """Copy to a device; ``dtype`` applies to the patches alone."""
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device=device, non_blocking=non_blocking)
+
+        return replace(
+            self,
+            patches=self.patches.to(device=device, dtype=dtype, non_blocking=non_blocking),
+            positions=move(self.positions),
+            cu_seqlens=move(self.cu_seqlens),
+            sample_index=move(self.sample_index),
+            source_index=move(self.source_index),
+        )
+
+    def pin_memory(self) -> "VisualBatch":
+        """Copy to page-locked memory (called by ``torch.utils.data.DataLoader``)."""
+        return replace(
+            self,
+            patches=self.patches.pin_memory(),
+            positions=self.positions.pin_memory(),
+            cu_seqlens=self.cu_seqlens.pin_memory(),
+            sample_index=self.sample_index.pin_memory(),
+            source_index=self.source_index.pin_memory(),
+        )
+
+
+def pack_segments(samples: Sequence[Sequence[VisualSegment]]) -> VisualBatch | None:
+    """Lay the segments of a batch end to end.
+
+    Args:
+        samples: per sample of the batch, its segments in prompt order (none for a text sample).
+
+    Returns:
+        The batch, or None where no sample has a segment.
+    """
+    rows = [
+        (segment, sample_index, source_index)
+        for sample_index, segments in enumerate(samples)
+        for source_index, segment in enumerate(segments)
+    ]
+    if not rows:
+        return None
+    lengths = torch.tensor([0] + [segment.patches.shape[0] for segment, _, _ in rows])
+    return VisualBatch(
+        patches=torch.cat([segment.patches for segment, _, _ in rows]),
+        positions=torch.cat([segment.positions for segment, _, _ in rows]).to(torch.int64),
+        cu_seqlens=lengths.cumsum(0).to(torch.int32),
+        sample_index=torch.tensor([sample for _, sample, _ in rows]),
+        source_index=torch.tensor([source for _, _, source in rows]),
+    )

@@ -1,0 +1,17 @@
+"""Names and numbers shared by data, model, training and evaluation."""
+
+IGNORE_INDEX = -100
+"""Label of a token that is not supervised (the default of ``torch.nn.CrossEntropyLoss``)."""
+
+IMAGE_PLACEHOLDER = "<image>"
+"""What a data set writes where a visual stands. It never reaches the tokenizer."""
+
+IMAGE_TOKEN = "<|image_pad|>"
+"""The token that a placeholder expands to, once per visual token (Qwen's own special token)."""
+
+VIRTUAL_FRAMES = 64
+"""Length of the virtual time line: t runs over 0..63, whatever the length of the video."""
+
+CLIP_IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
+"""Per channel, on pixels scaled to 0..1: the preprocessing the encoder was trained with."""
