@@ -8,7 +8,6 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
     DS_ACCELERATOR="cpu",
     WANDB_MODE="disabled",
-    CUDA_VISIBLE_DEVICES=os.environ.get("CUDA_VISIBLE_DEVICES", ""),
 )
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
