@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Creates or reuses the virtual environment of this project. Sourced by the commands that need it:
+#   source scripts/environment.sh            leaves $VENV and puts its programs first in PATH
+# PYTHON   the interpreter to create it with (3.10 to 3.13; default python3)
+# VENV     where it lies (default .venv in the project's root)
+
+project_root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+VENV="${VENV:-$project_root/.venv}"
+
+_fail() { echo "error: $*" >&2; exit 2; }
+
+_wanted_stamp() { cat "$project_root/pyproject.toml" "$project_root/constraints.txt" | cksum; echo "$project_root"; }
+
+_create_environment() {
+    local python="${PYTHON:-python3}"
+    command -v "$python" > /dev/null || _fail "no $python found; install Python 3.11 or set PYTHON="
+    "$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
+        || _fail "$("$python" --version) is not supported; set PYTHON= to Python 3.10 to 3.13 (3.11 is tested)"
+    "$python" -m venv "$VENV" || _fail "cannot create $VENV (on Debian: apt-get install python3-venv)"
+}
+
+_install() {
+    echo "Installing into $VENV (a few minutes the first time) ..."
+    local started=$SECONDS log="$VENV/install.log"
+    if ! "$VENV/bin/python" -m pip install --disable-pip-version-check -c "$project_root/constraints.txt" \
+        -e "$project_root[train,eval,dev]" > "$log" 2>&1; then
+        tail -n 25 "$log" >&2
+        _fail "installation failed; the whole log is in $log"
+    fi
+    # A torchvision without its compiled operators (it happens beside a CPU build of torch) makes transformers,
+    # peft and lmms-eval fail on import. Nothing here needs it, and timm cannot be imported without it.
+    if ! "$VENV/bin/python" -c 'import torchvision' > /dev/null 2>&1; then
+        echo "torchvision does not load beside this torch: removing torchvision and timm (not needed here)"
+        "$VENV/bin/python" -m pip uninstall --yes torchvision timm >> "$log" 2>&1
+    fi
+    echo "Installed in $((SECONDS - started)) s."
+}
+
+if [ ! -x "$VENV/bin/python" ]; then _create_environment; fi
+if [ "$(cat "$VENV/installed.stamp" 2> /dev/null)" != "$(_wanted_stamp)" ]; then
+    _install
+    _wanted_stamp > "$VENV/installed.stamp"
+fi
+export PATH="$VENV/bin:$PATH"
