@@ -17,12 +17,20 @@ from numpy.typing import NDArray  # noqa: E402
 Frame = NDArray[np.uint8]
 
 _QUIET: dict[str, dict[str, str]] = {
-    "libx264": {"threads": "1", "preset": "veryfast", "bf": "2", "x264-params": "log-level=none"},
+    "libx264": {
+        "threads": "1",
+        "preset": "veryfast",
+        "bf": "2",
+        "x264-params": "log-level=none:asm=0",
+    },
     "libx265": {"preset": "ultrafast", "x265-params": "log-level=none:pools=none:frame-threads=1"},
     "libvpx-vp9": {"cpu-used": "8", "deadline": "realtime", "threads": "1"},
     "libsvtav1": {"preset": "12", "svtav1-params": "lp=1"},
 }
-"""Options that make an encoder quiet, quick and independent of the number of cores."""
+"""Options that make an encoder quiet, quick and independent of the number of cores.
+
+``asm=0``: x264's assembler makes choices that depend on where its buffers lie in memory.
+"""
 
 
 def write_video(
