@@ -1,0 +1,149 @@
+"""Made clips with known answers, encoded by real encoders (H.264 with B frames, and HEVC).
+
+In each clip a bright or dark disc moves over a still, textured background, and a coloured square
+shows up somewhere for four of the 64 frames. Two questions follow: is the disc bright or dark
+(any frame tells), and which colour appeared for a moment (only those four frames tell).
+
+    python examples/quickstart/make_clips.py --out DIR [--num_clips 8] [--first_seed 0]
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+SIZE_PX = 256
+NUM_FRAMES = 64
+FRAME_RATE = 25
+EVENT_FRAMES = 4
+EVENT_SIZE_PX = 48
+DISC_RADIUS_PX = 24
+DISC_LUMA = {"bright": 235, "dark": 20}
+COLOURS = {
+    "red": (225, 40, 40),
+    "green": (40, 190, 60),
+    "blue": (45, 75, 235),
+    "yellow": (240, 220, 40),
+}
+DISC_QUESTION = "Is the moving disc bright or dark?"
+EVENT_QUESTION = "Which colour appears for a moment?"
+ENCODERS = (
+    ("h264", "libx264", {"preset": "veryfast", "crf": "23", "bf": "2", "threads": "1"}),
+    (
+        "hevc",
+        "libx265",
+        {"preset": "ultrafast", "crf": "26", "x265-params": "pools=none:log-level=none"},
+    ),
+)
+
+
+def background(rng: np.random.Generator) -> np.ndarray:
+    """A smooth grey texture: float32 (SIZE_PX, SIZE_PX, 3)."""
+    coarse = Image.fromarray(rng.normal(128, 18, (12, 12)).astype(np.float32))
+    grey = np.asarray(coarse.resize((SIZE_PX, SIZE_PX), Image.Resampling.BICUBIC))
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def disc_path(rng: np.random.Generator) -> np.ndarray:
+    """Centres of a disc that moves in a straight line and bounces: float (NUM_FRAMES, 2), y x."""
+    low, high = DISC_RADIUS_PX, SIZE_PX - DISC_RADIUS_PX
+    start = rng.uniform(low, high, 2)
+    angle = rng.uniform(0, 2 * np.pi)
+    travelled = start + np.outer(
+        np.arange(NUM_FRAMES), 2.5 * np.array([np.sin(angle), np.cos(angle)])
+    )
+    folded = (travelled - low) % (2 * (high - low))
+    return low + np.minimum(folded, 2 * (high - low) - folded)
+
+
+def clip_frames(seed: int, disc: str, colour: str) -> Iterator[np.ndarray]:
+    """The pictures of one clip: uint8 (SIZE_PX, SIZE_PX, 3) each."""
+    rng = np.random.default_rng(seed)
+    scene = background(rng)
+    centres = disc_path(rng)
+    first_event_frame = int(rng.integers(2, NUM_FRAMES - EVENT_FRAMES - 1))
+    top, left = rng.integers(8, SIZE_PX - EVENT_SIZE_PX - 8, 2)
+    rows, columns = np.mgrid[:SIZE_PX, :SIZE_PX]
+    for index, (y, x) in enumerate(centres):
+        picture = scene.copy()
+        distance = np.hypot(rows - y, columns - x)
+        cover = np.clip(DISC_RADIUS_PX + 0.5 - distance, 0, 1)[..., None]
+        picture += cover * (DISC_LUMA[disc] - picture)
+        if first_event_frame <= index < first_event_frame + EVENT_FRAMES:
+            picture[top : top + EVENT_SIZE_PX, left : left + EVENT_SIZE_PX] = COLOURS[colour]
+        yield np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+
+
+def encode(path: Path, frames: Iterator[np.ndarray], codec: str, options: dict[str, str]) -> None:
+    """Write one clip; the container follows the suffix of ``path``."""
+    partial = path.with_name(f".partial_{path.name}")
+    with av.open(str(partial), "w") as container:
+        stream = container.add_stream(codec, rate=Fraction(FRAME_RATE), options=options)
+        stream.width, stream.height, stream.pix_fmt = SIZE_PX, SIZE_PX, "yuv420p"
+        for picture in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    partial.replace(path)
+
+
+def make_clips(folder: Path, num_clips: int, first_seed: int = 0) -> list[dict[str, str]]:
+    """Encode clips that are not there yet.
+
+    Returns:
+        One entry per clip: ``id``, ``video`` (file name below ``folder``), ``codec``, ``disc`` and
+        ``colour``. Every codec, disc and colour is equally frequent in each run of 16 clips.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    clips = []
+    for seed in range(first_seed, first_seed + num_clips):
+        name, codec, options = ENCODERS[seed % 2]
+        disc = list(DISC_LUMA)[seed // 2 % 2]
+        colour = list(COLOURS)[seed // 4 % 4]
+        path = folder / f"clip_{seed:04d}_{name}.mp4"
+        if not path.exists():
+            encode(path, clip_frames(seed, disc, colour), codec, options)
+        clips.append(
+            {
+                "id": f"clip_{seed:04d}",
+                "video": path.name,
+                "codec": name,
+                "disc": disc,
+                "colour": colour,
+            }
+        )
+    return clips
+
+
+def conversation(clip: dict[str, str]) -> list[dict[str, str]]:
+    """Both questions about a clip with their answers, as two turns."""
+    return [
+        {"from": "human", "value": f"<video>\n{DISC_QUESTION}"},
+        {"from": "gpt", "value": clip["disc"]},
+        {"from": "human", "value": EVENT_QUESTION},
+        {"from": "gpt", "value": clip["colour"]},
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Make clips and their raw training JSON.")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--num_clips", type=int, default=8)
+    parser.add_argument("--first_seed", type=int, default=0)
+    options = parser.parse_args()
+    clips = make_clips(options.out, options.num_clips, options.first_seed)
+    records = [
+        {"id": clip["id"], "video": clip["video"], "conversations": conversation(clip)}
+        for clip in clips
+    ]
+    target = options.out / "raw_videos.json"
+    target.write_text(json.dumps(records, indent=2) + "\n", encoding="utf-8")
+    print(f"{len(records)} clips and {target}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# From videos to a trained and evaluated model, and a report, on any machine with Python 3.11 (no GPU, no compiler):
+#   bash examples/quickstart/run.sh                       on clips that it makes itself
+#   bash examples/quickstart/run.sh VIDEO_OR_FOLDER ...   on your videos too (any container or codec)
+#   bash examples/quickstart/run.sh DATASET.json          on a raw training file (VIDEO_ROOT= for relative paths)
+# OUT    output folder (default outputs/quickstart in the project)
+# STEPS  optimiser steps of the training
+# The last line printed is the path of report.html.
+set -euo pipefail
+if [ "${1:-}" = "-h" ] || [ "${1:-}" = "--help" ]; then sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0; fi
+quickstart="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+source "$quickstart/../../scripts/environment.sh"
+exec python "$quickstart/quickstart.py" "$@"
