@@ -1,0 +1,229 @@
+"""Conversations to prompt pieces and token ids: the one rendering of training and evaluation.
+
+A turn is ``{"from": "human" | "gpt" | "system", "value": str}``. Templates:
+
+- ``qwen_1_5``: ChatML. ``<|im_start|>role``, newline, text, ``<|im_end|>``, newline, per turn, with
+  Qwen's default system prompt unless the conversation opens with its own.
+- ``plain``: nothing but the placeholders of the human turn, the caption and a newline
+  (projector alignment).
+
+Supervised is each answer with the ``<|im_end|>`` and the newline behind it (``plain``: caption and
+newline), never a role header and never a human text.
+
+Structure cannot be injected: special tokens exist only where this module put them. A user text
+that spells ``<|im_start|>`` or ``<|image_pad|>`` is encoded as the plain characters it consists of.
+``<image>`` is a placeholder in human turns alone; in an answer it is text.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from transformers import PreTrainedTokenizerBase
+
+from llava.constants import IMAGE_PLACEHOLDER, IMAGE_TOKEN
+
+VIDEO_PLACEHOLDER = "<video>"
+IM_START, IM_END = "<|im_start|>", "<|im_end|>"
+DEFAULT_SYSTEM = "You are a helpful assistant."
+
+Turn = Mapping[str, str]
+
+
+class Piece(NamedTuple):
+    """A run of a prompt.
+
+    Attributes:
+        text: what stands there.
+        supervised: whether the loss counts its tokens.
+        special: the text is one special token (or, before expansion, the placeholder), repeated
+            ``repeat`` times; otherwise it is plain text, whatever it spells.
+        repeat: how often a special token stands there.
+    """
+
+    text: str
+    supervised: bool = False
+    special: bool = False
+    repeat: int = 1
+
+
+def expand_video_placeholder(turns: Sequence[Turn], num_frames: int) -> list[dict[str, str]]:
+    """Write ``<video>`` in human turns as one ``<image>`` line per frame, as codec data has it."""
+    frames = "\n".join([IMAGE_PLACEHOLDER] * num_frames)
+    return [
+        {**turn, "value": turn["value"].replace(VIDEO_PLACEHOLDER, frames)}
+        if turn["from"] == "human"
+        else dict(turn)
+        for turn in turns
+    ]
+
+
+def render(
+    turns: Sequence[Turn],
+    template: str = "qwen_1_5",
+    *,
+    sample: str,
+    add_generation_prompt: bool = False,
+) -> list[Piece]:
+    """Lay out a conversation as pieces; placeholders are special pieces of text ``<image>``.
+
+    Args:
+        turns: an optional system turn, then human and gpt in turn. The last is gpt, or human where
+            ``add_generation_prompt``.
+        template: a key of ``TEMPLATES``.
+        sample: name of the sample, for messages.
+        add_generation_prompt: end with the header of the answer to be generated.
+
+    Raises:
+        ValueError: for an unknown template or role, roles that do not alternate, an empty
+            conversation or answer, or a conversation that the template cannot express.
+    """
+    if template not in TEMPLATES:
+        raise ValueError(f"unknown template {template!r}; known: {', '.join(TEMPLATES)}")
+    _check_turns(turns, sample, add_generation_prompt)
+    pieces = TEMPLATES[template](turns, sample)
+    if add_generation_prompt and template == "qwen_1_5":
+        pieces += [Piece(IM_START, special=True), Piece("assistant\n")]
+    return pieces
+
+
+def _check_turns(turns: Sequence[Turn], sample: str, add_generation_prompt: bool) -> None:
+    for number, turn in enumerate(turns, start=1):
+        if turn.get("from") not in ("system", "human", "gpt"):
+            raise ValueError(
+                f"{sample}: turn {number} must be from human, gpt or system, "
+                f"got {turn.get('from')!r}"
+            )
+        if not isinstance(turn.get("value"), str):
+            raise ValueError(
+                f"{sample}: the value of turn {number} must be a string, got {turn.get('value')!r}"
+            )
+        if turn["from"] == "gpt" and not turn["value"].strip():
+            raise ValueError(f"{sample}: the answer in turn {number} is empty; remove the turn")
+    roles = [turn["from"] for turn in turns]
+    spoken = roles[1:] if roles[:1] == ["system"] else roles
+    if not spoken:
+        raise ValueError(f"{sample}: the conversation is empty")
+    if spoken != ["human", "gpt"] * (len(spoken) // 2) + ["human"] * (len(spoken) % 2):
+        raise ValueError(
+            f"{sample}: roles must alternate, human first, after at most one leading system turn, "
+            f"got {', '.join(roles)}"
+        )
+    last = "human" if add_generation_prompt else "gpt"
+    if spoken[-1] != last:
+        raise ValueError(f"{sample}: the last turn must be from {last}, got {spoken[-1]}")
+
+
+def _with_placeholders(text: str) -> list[Piece]:
+    pieces: list[Piece] = []
+    for number, part in enumerate(text.split(IMAGE_PLACEHOLDER)):
+        if number:
+            pieces.append(Piece(IMAGE_PLACEHOLDER, special=True))
+        if part:
+            pieces.append(Piece(part))
+    return pieces
+
+
+def _render_chatml(turns: Sequence[Turn], sample: str) -> list[Piece]:
+    if turns[0]["from"] != "system":
+        turns = [{"from": "system", "value": DEFAULT_SYSTEM}, *turns]
+    names = {"system": "system", "human": "user", "gpt": "assistant"}
+    pieces: list[Piece] = []
+    for turn in turns:
+        role, text = turn["from"], turn["value"]
+        answer = role == "gpt"
+        pieces += [Piece(IM_START, special=True), Piece(f"{names[role]}\n")]
+        pieces += _with_placeholders(text) if role == "human" else [Piece(text, answer)]
+        pieces += [Piece(IM_END, answer, special=True), Piece("\n", answer)]
+    return pieces
+
+
+def _render_plain(turns: Sequence[Turn], sample: str) -> list[Piece]:
+    human, *answers = turns
+    if human["from"] != "human" or len(answers) > 1:
+        raise ValueError(
+            f"{sample}: template 'plain' takes one human turn and one caption, "
+            f"got {len(turns)} turns; use qwen_1_5"
+        )
+    pieces = [piece for piece in _with_placeholders(human["value"]) if piece.special]
+    if not pieces:
+        raise ValueError(f"{sample}: template 'plain' needs an <image>, got none; use qwen_1_5")
+    return pieces + [Piece(f"{answer['value']}\n", supervised=True) for answer in answers]
+
+
+TEMPLATES = {"qwen_1_5": _render_chatml, "plain": _render_plain}
+
+
+def expand_placeholders(
+    pieces: Sequence[Piece], token_counts: Sequence[int], *, sample: str
+) -> list[Piece]:
+    """Write the n-th placeholder as ``token_counts[n]`` image tokens.
+
+    Raises:
+        ValueError: if there are not as many placeholders as counts.
+    """
+    placeholders = sum(_is_placeholder(piece) for piece in pieces)
+    if placeholders != len(token_counts):
+        raise ValueError(
+            f"{sample}: the human turns hold {placeholders} {IMAGE_PLACEHOLDER} placeholders for "
+            f"{len(token_counts)} images; write one per image, frame or mosaic"
+        )
+    counts = iter(token_counts)
+    return [
+        Piece(IMAGE_TOKEN, special=True, repeat=next(counts)) if _is_placeholder(piece) else piece
+        for piece in pieces
+    ]
+
+
+def _is_placeholder(piece: Piece) -> bool:
+    return piece.special and piece.text == IMAGE_PLACEHOLDER
+
+
+def encode(
+    pieces: Sequence[Piece], tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[int], list[bool]]:
+    """Token ids of expanded pieces, and for each id whether it is supervised.
+
+    Adjacent plain runs of equal supervision are encoded as one text, so that the ids equal those
+    of the whole prompt encoded at once.
+
+    Raises:
+        ValueError: if the tokenizer lacks a special token of the template, or turns plain text
+            into one.
+    """
+    special_texts = {IMAGE_TOKEN} | {piece.text for piece in pieces if piece.special}
+    special_ids = {text: _special_id(text, tokenizer) for text in special_texts}
+    ids: list[int] = []
+    supervised: list[bool] = []
+    for piece in _merge_plain(pieces):
+        if piece.special:
+            new = [special_ids[piece.text]] * piece.repeat
+        else:
+            new = tokenizer.encode(piece.text, add_special_tokens=False, split_special_tokens=True)
+            if not set(special_ids.values()).isdisjoint(new):
+                raise ValueError(
+                    "the tokenizer turns plain text into special tokens; "
+                    f"{', '.join(sorted(special_ids))} must be marked special in its added tokens"
+                )
+        ids += new
+        supervised += [piece.supervised] * len(new)
+    return ids, supervised
+
+
+def _special_id(token: str, tokenizer: PreTrainedTokenizerBase) -> int:
+    index = tokenizer.convert_tokens_to_ids(token)
+    if not isinstance(index, int) or tokenizer.convert_ids_to_tokens(index) != token:
+        raise ValueError(
+            f"the tokenizer has no token {token}; use a Qwen tokenizer or add it as a special token"
+        )
+    return index
+
+
+def _merge_plain(pieces: Sequence[Piece]) -> list[Piece]:
+    merged: list[Piece] = []
+    for piece in pieces:
+        last = merged[-1] if merged else None
+        if last and not (piece.special or last.special) and piece.supervised == last.supervised:
+            merged[-1] = last._replace(text=last.text + piece.text)
+        else:
+            merged.append(piece)
+    return merged
