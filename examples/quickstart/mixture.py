@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from make_clips import COLOURS
 from PIL import Image
+
+from make_clips import COLOURS
 
 NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 PICTURE_SIZE_PX = 112

@@ -1,4 +1,4 @@
-"""Prompts and scores of the quickstart's lmms-eval task: short answers, matched as whole strings."""
+"""Prompts and scores of the quickstart task: short answers, matched as whole strings."""
 
 import string
 from typing import Any

@@ -1,0 +1,199 @@
+"""The project holds its own rules: layout, import directions, sizes, versions, style."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from paths import ROOT
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+PACKAGES = {
+    "cv_reader": ROOT / "Compressed_Video_Reader" / "cv_reader",
+    "onevision_encoder": ROOT / "llava_next" / "onevision_encoder",
+    "llava": ROOT / "llava_next" / "llava",
+}
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+READER_BORDER = {"cv_reader", "cv_reader.assets", "cv_reader.precompute"}
+"""All that other packages may import of the reader."""
+
+
+def python_files(package: str) -> list[Path]:
+    return sorted(PACKAGES[package].rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    for root in PACKAGES.values():
+        if path.is_relative_to(root):
+            parts = path.relative_to(root.parent).with_suffix("").parts
+            return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    raise AssertionError(path)
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Every module that a file imports anywhere, with relative imports made absolute."""
+    package = module_name(path)
+    if path.name != "__init__.py":
+        package = package.rpartition(".")[0]
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package.split(".")
+                kept = parents[: len(parents) - node.level + 1]
+                base = ".".join([*kept, base] if base else kept)
+            names.add(base)
+    return names
+
+
+def below(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
+
+
+FORBIDDEN = [
+    ("cv_reader", ["llava", "onevision_encoder", "torch", "transformers"]),
+    ("onevision_encoder", ["llava", "cv_reader"]),
+    ("llava.model", ["llava.data", "llava.train", "llava.eval", "cv_reader"]),
+    ("llava.data", ["llava.model", "llava.train", "llava.eval", "onevision_encoder"]),
+    ("llava.train", ["llava.eval"]),
+    ("llava.eval", ["llava.train", "llava.data"]),
+]
+
+
+@pytest.mark.parametrize(("package", "forbidden"), FORBIDDEN, ids=[row[0] for row in FORBIDDEN])
+def test_imports_flow_one_way(package: str, forbidden: list[str]) -> None:
+    files = [
+        path for path in python_files(package.split(".")[0]) if below(module_name(path), package)
+    ]
+    assert files
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in files
+        for name in imported_modules(path)
+        if any(below(name, other) for other in forbidden)
+    ]
+    assert not wrong
+
+
+def test_llava_uses_only_the_border_of_the_reader() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in python_files("llava")
+        for name in imported_modules(path)
+        if below(name, "cv_reader") and name not in READER_BORDER
+    ]
+    assert not wrong
+
+
+def test_modules_form_no_import_cycle() -> None:
+    edges = {
+        module_name(path): imported_modules(path)
+        for package in PACKAGES
+        for path in python_files(package)
+    }
+    finished: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " -> ".join([*trail, name])
+        if name not in finished:
+            for other in edges[name] & edges.keys() - {name}:
+                visit(other, (*trail, name))
+            finished.add(name)
+
+    for name in edges:
+        visit(name, ())
+
+
+def test_files_and_functions_stay_small() -> None:
+    wrong = []
+    for package in PACKAGES:
+        for path in python_files(package):
+            text = path.read_text(encoding="utf-8")
+            limit = 550 if path.name == "modeling_onevision_encoder.py" else 300
+            if text.count("\n") > limit:
+                wrong.append(f"{path.relative_to(ROOT)}: {text.count(chr(10))} lines > {limit}")
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                    lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                    if lines > 80:
+                        wrong.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}: {lines}")
+    assert not wrong
+
+
+def test_every_module_says_what_it_is() -> None:
+    silent = [
+        str(path.relative_to(ROOT))
+        for package in PACKAGES
+        for path in python_files(package)
+        if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert not silent
+
+
+def pinned_versions() -> dict[str, str]:
+    pins = {}
+    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            name, _, version = line.partition("==")
+            pins[name.lower().replace("_", "-")] = version
+    return pins
+
+
+def test_tested_versions_lie_in_the_supported_ranges() -> None:
+    pins = pinned_versions()
+    project = PYPROJECT["project"]
+    wanted = list(project["dependencies"])
+    for name, extra in project["optional-dependencies"].items():
+        if name != "flash":  # needs a CUDA compiler to build: pinned by the user's CUDA version
+            wanted += extra
+    for requirement in map(Requirement, wanted):
+        version = pins[requirement.name.lower()]
+        assert requirement.specifier.contains(version), f"{requirement} against pin {version}"
+
+
+def test_requirements_and_conda_environment_point_at_the_project() -> None:
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if not line.startswith("#")] == [
+        "-c constraints.txt",
+        "-e .[train,eval]",
+    ]
+    assert "-r requirements.txt" in (ROOT / "environment.yml").read_text(encoding="utf-8")
+
+
+def test_style() -> None:
+    for command in (["check"], ["format", "--check"]):
+        result = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, str(ROOT)], capture_output=True, text=True
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_continuous_integration_runs_the_test_command_of_the_readme() -> None:
+    assert "bash scripts/test.sh" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "bash scripts/test.sh" in readme
+    assert "bash examples/quickstart/run.sh" in readme
+    assert readme.count("\n") < 250
+
+
+def test_commands_of_the_package_resolve() -> None:
+    from importlib import import_module
+
+    project = PYPROJECT["project"]
+    targets = [
+        *project["scripts"].values(),
+        *project["entry-points"]["lmms_eval.models"].values(),
+    ]
+    for target in targets:
+        module, _, attribute = target.partition(":")
+        assert callable(getattr(import_module(module), attribute))
