@@ -1,0 +1,178 @@
+"""The settings that decide what an asset holds, and their fingerprint.
+
+Field names are those of the commands' flags, so that an error names what to change. Everything that
+changes a byte of an asset is here or raises ``ALGORITHM_VERSION``; the video itself and the backend
+that read it are recorded beside the settings.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from cv_reader.errors import AssetError, SettingsError
+
+ALGORITHM_VERSION = 1
+"""Raised whenever the same settings and the same video give other positions or pixels."""
+
+PADDING_POLICIES = ("zero", "exclude", "repeat")
+TOPK_MODES = ("global", "time_bucket")
+SIGNALS = ("mv_residual", "mv", "residual", "bits", "framediff")
+COMPENSATIONS = ("median", "mean", "none")
+ORDERS = ("raster", "zigzag")
+WINDOW_PICKS = ("none", "begin", "mid", "end", "energy3")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AssetConfig:
+    """All settings of an asset; the defaults are those of the published models.
+
+    Attributes:
+        sequence_length: T, frames sampled from the video; slots 0..T-1.
+        num_images: mosaics per video; the budget is this many full frames.
+        square_size: side of the padded square and of a mosaic, pixels.
+        patch_size: side of a cell, pixels; divides ``square_size``.
+        sample_start_offset: first frame that may be sampled.
+        window_len: sample inside a window of so many frames where the video is longer; 0 = off.
+        window_pick: where the window lies; ``energy3`` = largest coded size of begin, mid, end;
+            ``none`` = begin.
+        padding_policy: what fills slots once content is exhausted; see ``selection``.
+        keep_first_full_frame: all cells of slot 0 are kept, padding included.
+        keep_uniform_first: all content cells of slot 0 are kept.
+        keep_mid_full_frame: all cells of one middle slot are kept too.
+        mid_full_frame_index: that slot; -1 = T // 2, 0 = none (slot 0 is no middle).
+        topk_mode: best cells of the whole video, or of each of several spans of it.
+        time_bucket_count: number of spans; -1 = one per mosaic that is left.
+        signal: what a cell's score is made of.
+        mv_compensate: how the motion of the camera is taken out.
+        mv_pct: percentile of a frame's motion that counts as 1.
+        res_pct: percentile of a frame's residual (or luma difference) that counts as 1.
+        w_mv: weight of motion in ``mv_residual``.
+        w_res: weight of the residual in ``mv_residual``.
+        order: of the rows inside one slot: ``raster``, or ``zigzag`` (odd rows right to left).
+        jpg_quality: of the mosaics, 1..100; chroma is 4:2:0.
+
+    Raises:
+        SettingsError: if a value is out of its range, or two cannot go together.
+    """
+
+    sequence_length: int = 64
+    num_images: int = 8
+    square_size: int = 576
+    patch_size: int = 16
+    sample_start_offset: int = 0
+    window_len: int = 0
+    window_pick: str = "none"
+    padding_policy: str = "zero"
+    keep_first_full_frame: bool = True
+    keep_uniform_first: bool = False
+    keep_mid_full_frame: bool = False
+    mid_full_frame_index: int = -1
+    topk_mode: str = "global"
+    time_bucket_count: int = -1
+    signal: str = "mv_residual"
+    mv_compensate: str = "median"
+    mv_pct: float = 95.0
+    res_pct: float = 95.0
+    w_mv: float = 1.0
+    w_res: float = 1.0
+    order: str = "raster"
+    jpg_quality: int = 95
+
+    def __post_init__(self) -> None:
+        for name in ("sequence_length", "num_images", "square_size", "patch_size"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("sample_start_offset", "window_len"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        for name, allowed in _CHOICES.items():
+            _require(getattr(self, name) in allowed, name, getattr(self, name), f"one of {allowed}")
+        for name in ("mv_pct", "res_pct"):
+            _require(0 < getattr(self, name) <= 100, name, getattr(self, name), "in (0, 100]")
+        for name in ("w_mv", "w_res"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        _require(self.w_mv + self.w_res > 0, "w_mv + w_res", 0, "above 0")
+        _require(1 <= self.jpg_quality <= 100, "jpg_quality", self.jpg_quality, "in 1..100")
+        self._check_pairs()
+
+    def _check_pairs(self) -> None:
+        square, patch = self.square_size, self.patch_size
+        _require(square % patch == 0, "square_size", square, f"a multiple of patch_size {patch}")
+        slots, images = self.sequence_length, self.num_images
+        _require(slots >= images, "sequence_length", slots, f"at least num_images ({images})")
+        _require(
+            -1 <= self.mid_full_frame_index < slots,
+            "mid_full_frame_index",
+            self.mid_full_frame_index,
+            f"-1 or a slot 0..{slots - 1}",
+        )
+        full = self.full_slots
+        _require(images >= len(full), "num_images", images, f"at least {len(full)} for full frames")
+        _require(
+            self.time_bucket_count == -1 or self.time_bucket_count >= 1,
+            "time_bucket_count",
+            self.time_bucket_count,
+            "-1 or at least 1",
+        )
+
+    @property
+    def grid(self) -> int:
+        """Cells along one side of the square: the contract between assets and visual tokens."""
+        return self.square_size // self.patch_size
+
+    @property
+    def num_rows(self) -> int:
+        """K = num_images * grid^2, the rows of ``positions_thw.npy``."""
+        return self.num_images * self.grid**2
+
+    @property
+    def full_slots(self) -> tuple[int, ...]:
+        """Slots whose cells are all kept, ascending."""
+        mid = self.mid_full_frame_index
+        mid = self.sequence_length // 2 if mid < 0 else mid
+        wanted = {0} if self.keep_first_full_frame else set[int]()
+        if self.keep_mid_full_frame and mid > 0:
+            wanted.add(mid)
+        return tuple(sorted(wanted))
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings by name, ready for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], where: object) -> "AssetConfig":
+        """Read back what ``to_dict`` gave; ``where`` names the source in errors.
+
+        Raises:
+            AssetError: if a setting is unknown or missing.
+            SettingsError: if a value is out of its range.
+        """
+        names = {field.name for field in fields(cls)}
+        unknown, missing = sorted(set(values) - names), sorted(names - set(values))
+        if unknown or missing:
+            raise AssetError(
+                f"{where}: cfg must hold exactly the settings of this version, "
+                f"unknown {unknown}, missing {missing}; make the asset again"
+            )
+        return cls(**values)
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits over the settings and the version of the algorithm."""
+        content = {"algorithm_version": ALGORITHM_VERSION, **self.to_dict()}
+        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+_CHOICES = {
+    "window_pick": WINDOW_PICKS,
+    "padding_policy": PADDING_POLICIES,
+    "topk_mode": TOPK_MODES,
+    "signal": SIGNALS,
+    "mv_compensate": COMPENSATIONS,
+    "order": ORDERS,
+}
+
+
+def _require(holds: bool, name: str, value: object, rule: str) -> None:
+    if not holds:
+        raise SettingsError(f"{name} must be {rule}, got {value!r}")
