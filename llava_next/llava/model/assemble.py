@@ -1,0 +1,195 @@
+"""Make the model that a training run starts from: a LLaVA checkpoint, or its parts.
+
+Parts are a plain Qwen language model, an encoder folder and, where it was trained before, a
+projector file. All weights go through one load, so that ZeRO-3 can partition them as they come.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedConfig
+
+from llava.constants import IMAGE_TOKEN
+from llava.model.configuration import LlavaConfigFields
+from llava.model.llava_arch import LlavaForCausalLMMixin
+from llava.model.llava_qwen import LlavaQwenConfig, LlavaQwenForCausalLM
+from llava.model.llava_qwen3 import LlavaQwen3Config, LlavaQwen3ForCausalLM
+from llava.model.processing import LlavaProcessor
+from llava.model.projector import build_projector
+from llava.model.weights import read_projector, read_weights, resolve_folder
+from llava.visuals import VisualConfig
+from onevision_encoder import OneVisionEncoderConfig
+
+_CONFIG_OF_LANGUAGE_MODEL = {"qwen3": LlavaQwen3Config, "qwen2": LlavaQwenConfig}
+_MODEL_OF_CONFIG = {
+    LlavaQwen3Config.model_type: LlavaQwen3ForCausalLM,
+    LlavaQwenConfig.model_type: LlavaQwenForCausalLM,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSource:
+    """Where a model comes from. None leaves a setting to the checkpoint, else to the default.
+
+    Attributes:
+        model_name_or_path: a LLaVA checkpoint or a plain Qwen2/Qwen3 language model.
+        vision_tower: encoder folder; needed for a plain language model, refused otherwise.
+        projector_file: weights for the projector; without one a new projector is random.
+        projector_type: of a new projector.
+        select_layer: encoder layer that is read, of a new model.
+        patches_per_side: side of a square image in patches.
+        image_aspect_ratio: preprocessing mode of images.
+        image_grid_pinpoints: canvases of mode ``anyres``, (width, height) in pixels.
+        template: prompt template.
+        seed: of a new projector's weights.
+    """
+
+    model_name_or_path: str
+    vision_tower: str | None = None
+    projector_file: str | None = None
+    projector_type: str | None = None
+    select_layer: int | None = None
+    patches_per_side: int | None = None
+    image_aspect_ratio: str | None = None
+    image_grid_pinpoints: tuple[tuple[int, int], ...] | None = None
+    template: str | None = None
+    seed: int = 0
+
+
+def load_model(
+    source: ModelSource, *, dtype: torch.dtype, attn_implementation: str | None = None
+) -> tuple[LlavaForCausalLMMixin, LlavaProcessor]:
+    """Load or assemble the model and its processor.
+
+    Raises:
+        ValueError: if a part is absent, does not fit, or is of an unknown kind.
+    """
+    folder = resolve_folder(source.model_name_or_path)
+    config = AutoConfig.from_pretrained(folder)
+    if isinstance(config, LlavaConfigFields):
+        _refuse_parts(source)
+        processor = LlavaProcessor.from_pretrained(folder)
+        weights = read_weights(folder)
+    else:
+        config, processor, weights = _assemble(source, folder, config)
+    if source.projector_file is not None:
+        weights |= read_projector(Path(source.projector_file))
+    processor = _with_overrides(processor, source)
+    config.mm_patches_per_side = processor.visual.patches_per_side
+    config.image_aspect_ratio = processor.visual.image_aspect_ratio
+    config.image_grid_pinpoints = [list(pair) for pair in processor.visual.image_grid_pinpoints]
+    model = _load(config, weights, dtype, attn_implementation)
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    return model, processor
+
+
+def _refuse_parts(source: ModelSource) -> None:
+    given = {
+        "--vision_tower": source.vision_tower,
+        "--mm_projector_type": source.projector_type,
+        "--mm_vision_select_layer": source.select_layer,
+    }
+    names = [name for name, value in given.items() if value is not None]
+    if names:
+        raise ValueError(
+            f"{source.model_name_or_path} is a LLaVA checkpoint with its own tower and projector; "
+            f"leave out {', '.join(names)}, or give a plain language model"
+        )
+
+
+def _with_overrides(processor: LlavaProcessor, source: ModelSource) -> LlavaProcessor:
+    changes: dict[str, Any] = {
+        "patches_per_side": source.patches_per_side,
+        "image_aspect_ratio": source.image_aspect_ratio,
+        "image_grid_pinpoints": source.image_grid_pinpoints,
+    }
+    changes = {name: value for name, value in changes.items() if value is not None}
+    return LlavaProcessor(
+        processor.tokenizer,
+        replace(processor.visual, **changes),
+        source.template or processor.template,
+    )
+
+
+def _assemble(
+    source: ModelSource, folder: Path, language_config: PreTrainedConfig
+) -> tuple[Any, LlavaProcessor, dict[str, Tensor]]:
+    """Configuration, processor and all weights of a new model."""
+    config_class = _CONFIG_OF_LANGUAGE_MODEL.get(language_config.model_type)
+    if config_class is None:
+        raise ValueError(
+            f"{folder} must be a LLaVA checkpoint or a language model of type "
+            f"{', '.join(_CONFIG_OF_LANGUAGE_MODEL)}, got {language_config.model_type!r}"
+        )
+    if source.vision_tower is None:
+        raise ValueError(
+            f"{folder} is a plain language model; give the encoder's folder with --vision_tower"
+        )
+    tower = resolve_folder(source.vision_tower)
+    vision_config = OneVisionEncoderConfig.from_pretrained(tower)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    processor = LlavaProcessor(tokenizer, VisualConfig(patch_size_px=vision_config.patch_size))
+    fields = language_config.to_dict()
+    for name in ("model_type", "architectures"):
+        fields.pop(name, None)
+    config = config_class(
+        **fields,
+        vision_config=vision_config.to_dict(),
+        image_token_id=_image_token_id(processor),
+        mm_vision_tower=source.vision_tower,
+        mm_projector_type=source.projector_type or "mlp2x_gelu",
+        mm_vision_select_layer=-2 if source.select_layer is None else source.select_layer,
+    )
+    weights = read_weights(folder)
+    for name, tensor in read_weights(tower).items():
+        weights[f"model.vision_tower.vision_tower.{name}"] = tensor
+    return config, processor, weights | _new_projector(config, source.seed)
+
+
+def _image_token_id(processor: LlavaProcessor) -> int:
+    token_id = processor.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    if not isinstance(token_id, int) or token_id == processor.tokenizer.unk_token_id:
+        raise ValueError(
+            f"the tokenizer of {processor.tokenizer.name_or_path!r} must know {IMAGE_TOKEN}; use a "
+            "Qwen2.5 or Qwen3 language model"
+        )
+    return token_id
+
+
+def _new_projector(config: LlavaConfigFields, seed: int) -> dict[str, Tensor]:
+    """Random projector weights by the seed alone: the same on every rank."""
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.manual_seed(seed)
+        projector = build_projector(
+            config.mm_projector_type,
+            config.require_vision().hidden_size,
+            config.hidden_size,  # pyright: ignore[reportAttributeAccessIssue]
+        )
+    return {f"model.mm_projector.{name}": value for name, value in projector.state_dict().items()}
+
+
+def _load(
+    config: Any,
+    weights: dict[str, Tensor],
+    dtype: torch.dtype,
+    attn_implementation: str | None,
+) -> LlavaForCausalLMMixin:
+    model, info = _MODEL_OF_CONFIG[config.model_type].from_pretrained(
+        None,
+        config=config,
+        state_dict=weights,
+        dtype=dtype,
+        attn_implementation=attn_implementation,
+        output_loading_info=True,
+    )
+    problems = {name: sorted(map(str, info[name])) for name in _LOADING_PROBLEMS if info[name]}
+    if problems:
+        raise ValueError(f"the weights do not fit the model: {problems}; check the folders given")
+    return model
+
+
+_LOADING_PROBLEMS = ("missing_keys", "unexpected_keys", "mismatched_keys")

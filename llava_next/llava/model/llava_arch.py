@@ -1,0 +1,210 @@
+"""How a language model sees: visuals -> tower -> projector -> placeholders of the prompt.
+
+Two mixins carry it, one for the decoder and one for the decoder with its language-model head, so
+that ``llava_qwen3`` and ``llava_qwen`` differ in nothing but their base classes.
+
+Axis letters: B samples, T text tokens, P patches of the whole batch, H language-model width.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache, PreTrainedModel
+
+from llava.batch import VisualBatch, VisualSegment, pack_segments
+from llava.model.configuration import LlavaConfigFields
+from llava.model.projector import build_projector
+from llava.model.vision_tower import VisionTower
+
+
+class PlaceholderCountError(ValueError):
+    """The prompt of a sample has another number of placeholders than the sample has patches."""
+
+
+class LlavaModelMixin:
+    """A decoder that also holds the vision tower and the projector. Goes before the decoder."""
+
+    def __init__(self, config: LlavaConfigFields) -> None:
+        super().__init__(config)  # pyright: ignore[reportCallIssue]
+        self.vision_tower = VisionTower(config)
+        self.mm_projector = build_projector(
+            config.mm_projector_type,
+            config.require_vision().hidden_size,
+            config.hidden_size,  # pyright: ignore[reportAttributeAccessIssue]
+        )
+        self.post_init()  # pyright: ignore[reportAttributeAccessIssue]
+
+    def embed(self, input_ids: Tensor, visual: VisualBatch | None) -> Tensor:
+        """Embed the text, and put projected visual features where the placeholders stand.
+
+        The tower runs exactly once for a batch with visuals, and in training also for one without
+        (with zero weight), so that all ranks run the same modules and gather the same parameters.
+
+        Args:
+            input_ids: int64 (B, T), ``config.image_token_id`` once per visual token.
+            visual: the batch's visuals, or None where it has none.
+
+        Returns:
+            (B, T, H).
+
+        Raises:
+            PlaceholderCountError: if a sample's placeholders are not as many as its patches.
+        """
+        embeds = self.embed_tokens(input_ids)
+        is_placeholder = input_ids == self.config.image_token_id  # (B, T)
+        check_placeholders(is_placeholder, visual)
+        if visual is not None:
+            features = self.mm_projector(self.vision_tower(visual))  # (P, H)
+            return embeds.masked_scatter(is_placeholder.unsqueeze(-1), features.to(embeds.dtype))
+        if self.training:
+            dummy = self.vision_tower.dummy_batch(input_ids.device)
+            features = self.mm_projector(self.vision_tower(dummy))
+            return embeds + 0.0 * features.sum().to(embeds.dtype)
+        return embeds
+
+
+class LlavaForCausalLMMixin:
+    """A language model whose prompt may hold visuals. Goes before the ``...ForCausalLM`` class."""
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        visual: VisualBatch | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """One pass of the language model over text and visuals.
+
+        Args:
+            input_ids: int64 (B, T); each visual token is one ``config.image_token_id``.
+            attention_mask: (B, T), 0 at padding.
+            position_ids: (B, T); follows from the mask in ``generate``.
+            past_key_values: keys and values of the tokens before ``input_ids``.
+            inputs_embeds: (B, T, H) instead of ``input_ids``; then ``visual`` must be None.
+            labels: int64 (B, T), ``IGNORE_INDEX`` where nothing is supervised.
+            use_cache: whether to return ``past_key_values``.
+            logits_to_keep: how many last positions get logits; 0 means all.
+            visual: the visuals of the batch, in the order of their placeholders.
+            **kwargs: passed on to the language model (``num_items_in_batch`` among them).
+
+        Returns:
+            ``CausalLMOutputWithPast``.
+
+        Raises:
+            PlaceholderCountError: if a sample's placeholders are not as many as its patches.
+            ValueError: if ``visual`` comes with ``inputs_embeds``.
+        """
+        if inputs_embeds is not None and visual is not None:
+            raise ValueError(
+                "visual must be None where inputs_embeds is given, because its placeholders can "
+                "be found in input_ids only; pass input_ids"
+            )
+        # Cached steps embed their own tokens: a generated placeholder token is a token like any.
+        is_cached = past_key_values is not None and past_key_values.get_seq_length() > 0
+        if input_ids is not None and inputs_embeds is None and not is_cached:
+            inputs_embeds = self.model.embed(input_ids, visual)
+            input_ids = None
+        return super().forward(  # pyright: ignore[reportAttributeAccessIssue]
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            labels=labels,
+            use_cache=use_cache,
+            logits_to_keep=logits_to_keep,
+            **kwargs,
+        )
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        *args: Any,
+        visual: VisualBatch | None = None,
+        is_first_iteration: bool = False,
+        use_cache: bool | None = True,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Inputs of one generation step; visuals go in where the whole prompt goes in."""
+        inputs = super().prepare_inputs_for_generation(  # pyright: ignore[reportAttributeAccessIssue]
+            input_ids, *args, is_first_iteration=is_first_iteration, use_cache=use_cache, **kwargs
+        )
+        inputs["visual"] = visual if is_first_iteration or not use_cache else None
+        return inputs
+
+    def _expand_inputs_for_generation(
+        self,
+        expand_size: int = 1,
+        is_encoder_decoder: bool = False,
+        input_ids: Tensor | None = None,
+        **model_kwargs: Any,
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Repeat each sample for beams or several answers, its visuals with it."""
+        visual = model_kwargs.get("visual")
+        if visual is not None and input_ids is not None and expand_size > 1:
+            model_kwargs["visual"] = repeat_samples(visual, input_ids.shape[0], expand_size)
+        return super()._expand_inputs_for_generation(  # pyright: ignore[reportAttributeAccessIssue]
+            expand_size, is_encoder_decoder, input_ids, **model_kwargs
+        )
+
+
+def build_causal_lm(
+    model: PreTrainedModel, decoder_class: type[Any], config: LlavaConfigFields
+) -> None:
+    """Fill an empty ``...ForCausalLM`` with the decoder that sees, and the head.
+
+    The library's own constructor would build a decoder without a tower first.
+    """
+    model.model = decoder_class(config)
+    model.vocab_size = config.vocab_size  # pyright: ignore[reportAttributeAccessIssue]
+    model.lm_head = torch.nn.Linear(
+        config.hidden_size,  # pyright: ignore[reportAttributeAccessIssue]
+        config.vocab_size,  # pyright: ignore[reportAttributeAccessIssue]
+        bias=False,
+    )
+    model.post_init()
+
+
+def check_placeholders(is_placeholder: Tensor, visual: VisualBatch | None) -> None:
+    """Hold each sample's placeholders against its patches.
+
+    Args:
+        is_placeholder: bool (B, T).
+        visual: the batch's visuals.
+
+    Raises:
+        PlaceholderCountError: naming the row, both counts and the remedy.
+    """
+    found = is_placeholder.sum(dim=1)
+    given = torch.zeros_like(found) if visual is None else visual.tokens_per_sample(len(found))
+    if torch.equal(found, given):
+        return
+    row = int((found != given).nonzero()[0])
+    raise PlaceholderCountError(
+        f"row {row} of the batch has {int(found[row])} placeholder tokens in input_ids, but "
+        f"{int(given[row])} visual tokens were given for it; expand every <image> to exactly the "
+        "patches of its visual (LlavaProcessor and llava.data do), and do not cut a prompt within "
+        "its visuals: raise --model_max_length or drop the sample"
+    )
+
+
+def repeat_samples(visual: VisualBatch, batch_size: int, times: int) -> VisualBatch:
+    """Repeat each sample's visuals next to itself: samples 0, 1 become 0, 0, 1, 1."""
+    samples: list[list[VisualSegment]] = [[] for _ in range(batch_size)]
+    bounds = visual.cu_seqlens.tolist()
+    for start, end, sample in zip(
+        bounds[:-1], bounds[1:], visual.sample_index.tolist(), strict=True
+    ):
+        samples[sample].append(
+            VisualSegment(visual.patches[start:end], visual.positions[start:end], (end - start,))
+        )
+    repeated = pack_segments([segments for segments in samples for _ in range(times)])
+    assert repeated is not None  # a VisualBatch always holds a segment
+    return repeated.to(visual.patches.device)

@@ -1,0 +1,32 @@
+"""LLaVA on a Qwen2 decoder (``model_type`` llava_qwen)."""
+
+from typing import Any
+
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Model
+
+from llava.model.configuration import LlavaConfigFields
+from llava.model.llava_arch import LlavaForCausalLMMixin, LlavaModelMixin, build_causal_lm
+
+
+class LlavaQwenConfig(LlavaConfigFields, Qwen2Config):
+    """A Qwen2 configuration with the fields of ``LlavaConfigFields``."""
+
+    model_type = "llava_qwen"
+
+
+class LlavaQwenModel(LlavaModelMixin, Qwen2Model):
+    """A Qwen2 decoder with vision tower and projector."""
+
+    config: LlavaQwenConfig
+    config_class: type[Any] = LlavaQwenConfig
+
+
+class LlavaQwenForCausalLM(LlavaForCausalLMMixin, Qwen2ForCausalLM):
+    """A Qwen2 language model that takes images, frames and codec mosaics."""
+
+    config: LlavaQwenConfig
+    config_class: type[Any] = LlavaQwenConfig
+
+    def __init__(self, config: LlavaQwenConfig) -> None:
+        super(Qwen2ForCausalLM, self).__init__(config)
+        build_causal_lm(self, LlavaQwenModel, config)

@@ -1,0 +1,161 @@
+"""Write a tiny random LLaVA checkpoint, for tests, the quickstart and smoke runs.
+
+Run: ``python -m llava.model.tiny --out DIR [--seed 0] [--language_model qwen3|qwen2]``
+
+Everything is made on the spot, nothing is downloaded: a 2-layer encoder, a 2-layer Qwen decoder
+with grouped-query attention, a byte-level tokenizer with Qwen's special tokens, the processor. The
+same arguments give the same bytes.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import GenerationConfig, PreTrainedTokenizerFast
+
+from llava.constants import IMAGE_TOKEN
+from llava.conversation import DEFAULT_SYSTEM, IM_END, IM_START
+from llava.model.llava_arch import LlavaForCausalLMMixin
+from llava.model.llava_qwen import LlavaQwenConfig, LlavaQwenForCausalLM
+from llava.model.llava_qwen3 import LlavaQwen3Config, LlavaQwen3ForCausalLM
+from llava.model.processing import LlavaProcessor
+from llava.visuals import VisualConfig
+from onevision_encoder import OneVisionEncoderConfig
+
+END_OF_TEXT = "<|endoftext|>"
+SPECIAL_TOKENS = (
+    END_OF_TEXT,
+    IM_START,
+    IM_END,
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    IMAGE_TOKEN,
+    "<|video_pad|>",
+)
+CHAT_TEMPLATE = (
+    "{% if messages[0]['role'] != 'system' %}"
+    f"{IM_START}system\n{DEFAULT_SYSTEM}{IM_END}\n"
+    "{% endif %}"
+    "{% for message in messages %}"
+    f"{IM_START}{{{{ message['role'] }}}}\n{{{{ message['content'] }}}}{IM_END}\n"
+    "{% endfor %}"
+    f"{{% if add_generation_prompt %}}{IM_START}assistant\n{{% endif %}}"
+)
+"""ChatML as ``llava.conversation`` renders it, for callers of ``apply_chat_template``."""
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer without merges: one token per byte, then Qwen's special tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {symbol: index for index, symbol in enumerate(alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS]
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=IM_END,
+        pad_token=END_OF_TEXT,
+        extra_special_tokens=list(SPECIAL_TOKENS),
+        clean_up_tokenization_spaces=False,
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def tiny_model(
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    language_model: str = "qwen3",
+    patches_per_side: int = 8,
+    hidden_size: int = 128,
+) -> LlavaForCausalLMMixin:
+    """A random model of about 0.5 million parameters, by the global random state.
+
+    Args:
+        tokenizer: gives the vocabulary and the ids of special tokens.
+        language_model: "qwen3" or "qwen2".
+        patches_per_side: grid of a square image.
+        hidden_size: width of the decoder, a multiple of 4.
+    """
+    config_class, model_class = {
+        "qwen3": (LlavaQwen3Config, LlavaQwen3ForCausalLM),
+        "qwen2": (LlavaQwenConfig, LlavaQwenForCausalLM),
+    }[language_model]
+    end_ids = [tokenizer.convert_tokens_to_ids(token) for token in (IM_END, END_OF_TEXT)]
+    config = config_class(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden_size,
+        intermediate_size=2 * hidden_size,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=hidden_size // 4,
+        max_position_embeddings=32768,
+        eos_token_id=end_ids[0],
+        pad_token_id=tokenizer.pad_token_id,
+        vision_config=OneVisionEncoderConfig(
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=14 * patches_per_side,
+            use_head=False,
+        ).to_dict(),
+        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        mm_vision_tower="tiny",
+        mm_patches_per_side=patches_per_side,
+    )
+    model = model_class(config)
+    model.generation_config = GenerationConfig(
+        eos_token_id=end_ids, pad_token_id=tokenizer.pad_token_id, do_sample=False
+    )
+    return model
+
+
+def write_tiny_checkpoint(
+    out: Path,
+    *,
+    seed: int = 0,
+    language_model: str = "qwen3",
+    patches_per_side: int = 8,
+) -> None:
+    """Write model, tokenizer and processor into ``out``; the random state is left as it was."""
+    tokenizer = tiny_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = tiny_model(
+            tokenizer, language_model=language_model, patches_per_side=patches_per_side
+        )
+    model.save_pretrained(out)  # pyright: ignore[reportAttributeAccessIssue]
+    LlavaProcessor(tokenizer, VisualConfig(patches_per_side=patches_per_side)).save_pretrained(out)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description="Write a tiny random LLaVA checkpoint.")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--language_model", choices=("qwen3", "qwen2"), default="qwen3")
+    parser.add_argument(
+        "--patches_per_side", type=int, default=8, help="grid of a square image, in patches"
+    )
+    args = parser.parse_args(argv)
+    write_tiny_checkpoint(
+        args.out,
+        seed=args.seed,
+        language_model=args.language_model,
+        patches_per_side=args.patches_per_side,
+    )
+    sys.stdout.write(f"{args.out}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
