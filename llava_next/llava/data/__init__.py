@@ -1,0 +1,1 @@
+"""Data set lines to batches: sources -> records -> images + tokenization -> dataset -> collator."""
