@@ -1,0 +1,82 @@
+"""Kept cells into mosaics: slot ``m * g^2 + r * g + c`` is row r, column c of mosaic m.
+
+Axis letters: N rows (G * g^2), G mosaics, g cells along a side, p side of a cell and S of the
+square, in pixels.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cv_reader.geometry import Letterbox
+
+
+def sort_rows(rows: NDArray[np.int32], order: str) -> NDArray[np.int32]:
+    """Rows (t, h, w) in the order of their slots.
+
+    ``raster`` is lexicographic; ``zigzag`` runs odd h from right to left inside each t, so that
+    neighbours in the mosaic are more often neighbours in the picture.
+    """
+    t, h, w = rows[:, 0], rows[:, 1], rows[:, 2]
+    along = np.where(h % 2 == 1, -w, w) if order == "zigzag" else w
+    return rows[np.lexsort((along, h, t))]
+
+
+def square_frame(rgb: NDArray[np.uint8], box: Letterbox) -> NDArray[np.uint8]:
+    """Resize a frame (H, W, 3) bicubically and centre it on black: uint8 (S, S, 3)."""
+    size = (box.width_px, box.height_px)
+    image = Image.fromarray(np.ascontiguousarray(rgb))
+    if image.size != size:
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    square = np.zeros((box.square_px, box.square_px, 3), np.uint8)
+    rows = slice(box.pad_top_px, box.pad_top_px + box.height_px)
+    columns = slice(box.pad_left_px, box.pad_left_px + box.width_px)
+    square[rows, columns] = np.asarray(image)
+    return square
+
+
+class MosaicPacker:
+    """Fills mosaics from square frames, one slot of time after the other, in any order.
+
+    Args:
+        rows: int32 (N, 3), sorted; row n is the origin of slot n.
+        square_px: S.
+        patch_px: p.
+        num_images: G.
+    """
+
+    def __init__(
+        self, rows: NDArray[np.int32], *, square_px: int, patch_px: int, num_images: int
+    ) -> None:
+        self._rows = rows
+        self._grid, self._patch = square_px // patch_px, patch_px
+        self.mosaics = np.zeros((num_images, square_px, square_px, 3), np.uint8)
+
+    def add(self, slot: int, square: NDArray[np.uint8]) -> None:
+        """Copy the kept cells of time slot ``slot`` from its square frame (S, S, 3)."""
+        grid, patch = self._grid, self._patch
+        numbers = np.flatnonzero(self._rows[:, 0] == slot)
+        image, cell = np.divmod(numbers, grid * grid)
+        row, column = np.divmod(cell, grid)
+        target = np.reshape(self.mosaics, (-1, grid, patch, grid, patch, 3))
+        source = np.reshape(square, (grid, patch, grid, patch, 3))
+        target[image, row, :, column] = source[self._rows[numbers, 1], :, self._rows[numbers, 2]]
+
+
+def write_mosaics(
+    mosaics: NDArray[np.uint8], folder: Path, *, stem: str, quality: int
+) -> tuple[Path, ...]:
+    """Write ``{stem}_000.jpg`` and so on, 4:2:0.
+
+    Args:
+        mosaics: uint8 (G, S, S, 3), RGB.
+        folder: an existing folder.
+        stem: of the file names, safe for paths.
+        quality: 1..100.
+    """
+    paths = tuple(folder / f"{stem}_{index:03d}.jpg" for index in range(len(mosaics)))
+    for path, mosaic in zip(paths, mosaics, strict=True):
+        Image.fromarray(mosaic).save(path, quality=quality, subsampling="4:2:0")
+    return paths

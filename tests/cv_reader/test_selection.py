@@ -1,0 +1,166 @@
+"""Selection against a naive second implementation and closed forms."""
+
+import numpy as np
+import pytest
+
+from cv_reader.asset_config import AssetConfig
+from cv_reader.selection import (
+    choose_frame_ids,
+    repeated_slots,
+    sample_frame_ids,
+    select_cells,
+)
+from paths import require_shared_data
+
+GRID = 4
+
+
+def _config(**settings):
+    defaults = {"square_size": 64, "patch_size": 16, "num_images": 3, "sequence_length": 8}
+    return AssetConfig(**{**defaults, **settings})
+
+
+def _inputs(seed, slots=8, levels=5):
+    """Scores with many ties, a border of padding, and no repeated slot."""
+    scores = np.random.default_rng(seed).integers(0, levels, (slots, GRID, GRID))
+    valid = np.zeros((GRID, GRID), bool)
+    valid[:, 1:3] = True
+    return scores.astype(np.float32), valid, np.zeros(slots, bool)
+
+
+def _naive(scores, valid, repeated, config):
+    """The rules of the module's docstring, one cell at a time."""
+    slots = range(len(scores))
+    cells = [(t, h, w) for t in slots for h in range(GRID) for w in range(GRID)]
+    forced = [c for c in cells if c[0] in config.full_slots]
+    if config.keep_uniform_first and 0 not in config.full_slots:
+        forced = [c for c in cells if c[0] == 0 and valid[c[1:]]] + forced
+    rest = [c for c in cells if c not in forced]
+
+    def tier(cell):
+        if config.keep_uniform_first and cell[0] == 0:
+            return 3
+        if valid[cell[1:]] and not repeated[cell[0]]:
+            return 0
+        return 1 if valid[cell[1:]] and config.padding_policy == "exclude" else 2
+
+    if config.padding_policy == "repeat":
+        rest = [c for c in rest if tier(c) == 0]
+    ranked = sorted(rest, key=lambda c: (tier(c), -scores[c] if tier(c) == 0 else 0, c))
+    kept = forced + ranked[: config.num_rows - len(forced)]
+    return kept + [max(kept)] * (config.num_rows - len(kept))
+
+
+@pytest.mark.parametrize("policy", ["zero", "exclude", "repeat"])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"keep_first_full_frame": False},
+        {"keep_first_full_frame": True},
+        {"keep_first_full_frame": False, "keep_uniform_first": True},
+        {"keep_mid_full_frame": True},
+        {"keep_mid_full_frame": True, "mid_full_frame_index": 2},
+    ],
+)
+@pytest.mark.parametrize("num_images", [2, 6, 8])
+def test_equals_the_naive_rules(policy, flags, num_images):
+    config = _config(padding_policy=policy, num_images=num_images, **flags)
+    for seed in range(3):
+        scores, valid, repeated = _inputs(seed)
+        repeated[[3, 6]] = seed > 0
+        rows = select_cells(scores, valid, repeated, config)
+        assert rows.dtype == np.int32
+        assert [tuple(row) for row in rows.tolist()] == _naive(scores, valid, repeated, config)
+
+
+def test_ties_go_to_the_lowest_index():
+    scores, valid, repeated = np.ones((8, 4, 4), np.float32), np.ones((4, 4), bool), np.zeros(8)
+    config = _config(keep_first_full_frame=False)
+    rows = select_cells(scores, valid, repeated.astype(bool), config)
+    assert (rows @ [16, 4, 1]).tolist() == list(range(48))
+
+
+def test_buckets_take_equal_shares_of_time():
+    scores, valid, repeated = _inputs(0, slots=9)
+    valid[:] = True
+    scores[1:4] += 100  # a global choice would take these only
+    config = _config(sequence_length=9, num_images=5, topk_mode="time_bucket")
+    rows = select_cells(scores, valid, repeated, config)
+    per_bucket = np.bincount((rows[:, 0] + 1) // 2, minlength=5)
+    assert per_bucket.tolist() == [16, 16, 16, 16, 16]
+    best = np.sort(scores[1:3].ravel())[-16:]
+    chosen = rows[np.isin(rows[:, 0], (1, 2))]
+    np.testing.assert_array_equal(np.sort(scores[tuple(chosen.T)]), best)
+
+
+def test_a_bucket_without_content_gives_its_share_to_the_best_cells_left():
+    scores, valid, repeated = _inputs(1, slots=9)
+    repeated[1:3] = True
+    config = _config(sequence_length=9, num_images=3, topk_mode="time_bucket", time_bucket_count=4)
+    rows = select_cells(scores, valid, repeated, config)
+    assert len(np.unique(rows, axis=0)) == config.num_rows
+    assert not np.isin(rows[:, 0], (1, 2)).any()
+    assert valid[tuple(rows[rows[:, 0] > 0, 1:].T)].all()
+
+
+def test_a_single_frame_fills_the_budget_under_every_policy():
+    for policy in ("zero", "exclude", "repeat"):
+        config = _config(padding_policy=policy)
+        scores, valid, _ = _inputs(0)
+        repeated = repeated_slots(sample_frame_ids(1, 8))
+        rows = select_cells(scores, valid, repeated, config)
+        assert rows.shape == (config.num_rows, 3)
+        unique = len(np.unique(rows, axis=0))
+        assert unique == (GRID**2 if policy == "repeat" else config.num_rows)
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 7, 63, 64, 65, 487, 737, 154])
+def test_frame_ids_are_the_floor_of_the_exact_spread(num_frames):
+    ids = sample_frame_ids(num_frames, 64)
+    exact = [index * (num_frames - 1) // 63 for index in range(64)]
+    assert ids.dtype == np.int32
+    assert ids.tolist() == exact
+    assert ids[-1] == num_frames - 1
+
+
+def test_frame_ids_start_at_an_offset_inside_the_video_only():
+    assert sample_frame_ids(10, 4, start=4).tolist() == [4, 5, 7, 9]
+    assert sample_frame_ids(10, 4, start=10).tolist() == [0, 3, 6, 9]
+    assert sample_frame_ids(10, 1, start=3).tolist() == [3]
+
+
+def test_no_frames_are_refused():
+    with pytest.raises(ValueError, match="0 frames"):
+        sample_frame_ids(0, 64)
+
+
+def test_repeats_are_found():
+    assert repeated_slots(np.array([0, 0, 1, 1, 1, 2])).tolist() == [
+        False,
+        True,
+        False,
+        True,
+        True,
+        False,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pick", "first"), [("none", 0), ("begin", 0), ("mid", 45), ("end", 90), ("energy3", 45)]
+)
+def test_windows(pick, first):
+    packets = np.ones(100, np.int32)
+    packets[50] = 1000
+    config = _config(window_len=10, window_pick=pick, num_images=1, sequence_length=4)
+    assert choose_frame_ids(packets, config).tolist() == [first, first + 3, first + 6, first + 9]
+
+
+def test_a_short_video_ignores_the_window():
+    config = _config(window_len=10, window_pick="end", num_images=1, sequence_length=4)
+    assert choose_frame_ids(np.ones(10, np.int32), config).tolist() == [0, 3, 6, 9]
+
+
+def test_frame_ids_of_recorded_assets():
+    for path in sorted(require_shared_data("reference_outputs", "stage1").glob("*.frame_ids.npy")):
+        recorded = np.load(path)
+        np.testing.assert_array_equal(sample_frame_ids(int(recorded[-1]) + 1, 64), recorded)
