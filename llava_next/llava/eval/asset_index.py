@@ -1,0 +1,213 @@
+"""Which asset belongs to which video: all roots read once, then answered from memory.
+
+A video matches, in this order: the asset made from exactly this path; the asset whose key is the
+video's path below ``video_root``; without a root, the one with the longest key that the end of the
+path spells. Among the matches the first whose recorded source size is the file's size wins, so
+that equal file names in two benchmarks do not meet.
+"""
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cv_reader.assets import AssetConfig, evaluation_key, read_meta
+from cv_reader.errors import AssetError, StaleAssetError
+from llava.eval.settings import EvalSettings
+
+META_NAME = "meta.json"
+TOOL = "Compressed_Video_Reader/tool/offline_precompute_llava_codec_assets.py"
+MISSING_LINES = 20
+
+_FLAGS = {
+    "codec_seq_len_frames": ("sequence_length", "--seq_len_frames"),
+    "codec_num_images": ("num_images", "--num_images"),
+    "codec_square_size": ("square_size", "--square_size"),
+    "codec_patch_size": ("patch_size", "--patch_size"),
+}
+"""Argument of the plug-in: name of the setting in an asset, flag of the tool."""
+
+
+@dataclass(frozen=True)
+class AssetEntry:
+    """What the index knows of one asset.
+
+    Attributes:
+        folder: where it lies.
+        key: its name.
+        video: the path it was made from, as written then.
+        source_size_bytes: size of that file.
+        config: the settings it was made with.
+        fingerprint: of these.
+        backend: what read the video.
+        exactness: of each field that the backend gave.
+    """
+
+    folder: Path
+    key: str
+    video: str
+    source_size_bytes: int
+    config: dict[str, Any]
+    fingerprint: str
+    backend: str
+    exactness: dict[str, str]
+
+
+class AssetIndex:
+    """All assets below some roots; those that the run uses are checked against its settings."""
+
+    def __init__(self, settings: EvalSettings, roots: Sequence[Path]) -> None:
+        """Read every ``<root>/*/meta.json``.
+
+        Raises:
+            AssetError: for a ``meta.json`` that is no asset's.
+        """
+        self._settings = settings
+        self._by_video: dict[str, list[AssetEntry]] = defaultdict(list)
+        self._by_key: dict[str, list[AssetEntry]] = defaultdict(list)
+        self._used_by: dict[Path, str] = {}
+        self._fingerprint: str | None = None
+        for root in roots:
+            for meta_path in sorted(root.glob(f"[!.]*/{META_NAME}")):
+                self.add(meta_path.parent)
+
+    def add(self, folder: Path) -> AssetEntry:
+        """Index one asset."""
+        entry = _read_entry(folder)
+        self._by_video[os.path.abspath(entry.video)].append(entry)
+        self._by_key[entry.key].append(entry)
+        return entry
+
+    def __len__(self) -> int:
+        return sum(len(entries) for entries in self._by_key.values())
+
+    def find(self, video: str) -> AssetEntry | None:
+        """The asset of a video, or None.
+
+        Raises:
+            StaleAssetError: if the file's size differs from that of every matching asset's source,
+                or the asset was made with other settings than the run's or than other assets.
+            AssetError: if two different files match one asset.
+        """
+        path = os.path.abspath(video)
+        matches = [*self._by_video.get(path, ())]
+        for key in self._keys(path):
+            matches += self._by_key.get(key, ())
+        if not matches:
+            return None
+        size = os.path.getsize(path) if os.path.isfile(path) else None
+        for entry in matches:
+            if size is None or entry.source_size_bytes == size:
+                self._claim(entry, path)
+                self._require_settings(entry)
+                return entry
+        raise StaleAssetError(
+            f"{matches[0].folder}: made from a file of {matches[0].source_size_bytes} bytes, but "
+            f"{video} has {size}; make it again with --overwrite, or give video_root if it "
+            "belongs to another video of that name"
+        )
+
+    def key_of(self, video: str, root: str) -> str:
+        """The key that a new asset of this video gets: its path below ``video_root``, or where
+        the run has none below ``root``."""
+        return evaluation_key(
+            os.path.abspath(video), os.path.abspath(self._settings.video_root or root)
+        )
+
+    def _keys(self, path: str) -> list[str]:
+        """Keys that may name the video, most telling first."""
+        root = self._settings.video_root
+        if root is not None:
+            return [evaluation_key(path, os.path.abspath(root))]
+        return [evaluation_key(path, parent) for parent in reversed(Path(path).parents)]
+
+    def _claim(self, entry: AssetEntry, path: str) -> None:
+        """One asset serves one file: two that share it are told apart only by a root."""
+        real = os.path.realpath(path)
+        first = self._used_by.setdefault(entry.folder, real)
+        if first != real:
+            raise AssetError(
+                f"{entry.folder}: matches two videos, {first} and {real}; make the assets with "
+                "--video_root and pass the same folder as model_args video_root="
+            )
+
+    def _require_settings(self, entry: AssetEntry) -> None:
+        for argument, (name, flag) in _FLAGS.items():
+            asked, found = getattr(self._settings, argument), entry.config.get(name)
+            if asked != found:
+                variable = f"LLAVA_CODEC_{argument.removeprefix('codec_').upper()}"
+                raise StaleAssetError(
+                    f"{entry.folder}: made with {name}={found}, but this run asks for "
+                    f"{argument}={asked}; set {variable} or model_args {argument}= to the asset's "
+                    f"value, or make the assets again with {flag} {asked} --overwrite"
+                )
+        self._fingerprint = self._fingerprint or entry.fingerprint
+        if entry.fingerprint != self._fingerprint:
+            raise StaleAssetError(
+                f"{entry.folder}: has fingerprint {entry.fingerprint}, other assets of this run "
+                f"have {self._fingerprint}; make all of them with the same settings (--overwrite)"
+            )
+
+
+def asset_config(settings: EvalSettings) -> AssetConfig:
+    """The settings of assets that this run computes itself."""
+    return AssetConfig(
+        **{name: getattr(settings, argument) for argument, (name, _) in _FLAGS.items()}
+    )
+
+
+def write_listing(
+    videos: Sequence[str], run_videos: Sequence[str], index: AssetIndex, path: Path
+) -> None:
+    """Write the offline command's input: a line with ``video`` and ``key`` for each video.
+
+    Args:
+        videos: those without an asset.
+        run_videos: all of the run; keys are relative to the folder that these share.
+    """
+    root = os.path.commonpath([os.path.dirname(os.path.abspath(video)) for video in run_videos])
+    lines = [
+        json.dumps({"video": os.path.abspath(video), "key": index.key_of(video, root)})
+        for video in videos
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def missing_message(videos: Sequence[str], listing: Path, settings: EvalSettings) -> str:
+    """Which videos have no asset, and the command that makes them from ``listing``."""
+    shown = [f"  {video}" for video in videos[:MISSING_LINES]]
+    if len(videos) > MISSING_LINES:
+        shown.append(f"  ... and {len(videos) - MISSING_LINES} more, all in {listing}")
+    root = settings.codec_root[0] if settings.codec_root else Path("OUT_ROOT/assets")
+    out_root = root.parent if root.name == "assets" else root
+    flags = " ".join(
+        f"{flag} {getattr(settings, argument)}" for argument, (_, flag) in _FLAGS.items()
+    )
+    searched = ", ".join(str(root) for root in settings.codec_root) or "no codec_root was given"
+    return "\n".join(
+        [
+            f"{len(videos)} videos of this run have no codec asset ({searched}):",
+            *shown,
+            f"Make them:\n  python {TOOL} --jsonl {listing} --out_root {out_root} {flags}",
+            f"then pass codec_root={out_root / 'assets'}. Or choose codec_miss=online (compute "
+            "them in the run) or codec_miss=frames (uniform frames instead, recorded).",
+        ]
+    )
+
+
+def _read_entry(folder: Path) -> AssetEntry:
+    meta = read_meta(folder / META_NAME)
+    return AssetEntry(
+        folder=folder,
+        key=meta["key"],
+        video=meta["video"],
+        source_size_bytes=meta["source"]["size"],
+        config=meta["cfg"],
+        fingerprint=meta["fingerprint"],
+        backend=meta["backend"],
+        exactness=meta["exactness"],
+    )

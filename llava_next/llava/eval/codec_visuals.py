@@ -1,0 +1,133 @@
+"""What a task shows the model, as visual segments: codec assets, uniform frames, images.
+
+A string is a video's path (an image's, by its suffix); anything else must be a PIL image.
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from cv_reader.precompute import write_evaluation_asset
+from loguru import logger
+from PIL import Image
+
+from cv_reader import open_video
+from cv_reader.assets import read_asset
+from llava.batch import VisualSegment
+from llava.eval.asset_index import AssetEntry, AssetIndex, asset_config
+from llava.eval.settings import EvalSettings
+from llava.positions import uniform_slots
+from llava.visuals import VisualConfig, codec_segment, frames_segment, image_segment
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+
+Source = Literal["codec", "online", "frames", "image"]
+
+
+class Visual(NamedTuple):
+    """One visual of a sample.
+
+    Attributes:
+        segment: ready for the model.
+        source: how it was made; ``online`` and ``codec`` hold the same bytes.
+        asset: the asset it was read from, if any.
+        missed: whether a codec asset was wanted and absent.
+    """
+
+    segment: VisualSegment
+    source: Source
+    asset: AssetEntry | None = None
+    missed: bool = False
+
+
+class VisualLoader:
+    """Turns a sample's visuals into segments as the settings say."""
+
+    def __init__(self, settings: EvalSettings, visual_config: VisualConfig, rank: int = 0) -> None:
+        self._settings = settings
+        self._visual_config = visual_config
+        self._log = settings.codec_debug == "all" or (settings.codec_debug == "main" and rank == 0)
+        self._config = asset_config(settings)
+        self._cache = settings.codec_cache / self._config.fingerprint
+        roots = list(settings.codec_root) if settings.video_input == "codec" else []
+        if settings.video_input == "codec" and settings.codec_miss == "online":
+            roots.append(self._cache / "assets")
+        self.index = AssetIndex(settings, roots)
+
+    def missing(self, videos: Sequence[str]) -> list[str]:
+        """Those of the videos that have no asset, in order, each once.
+
+        Raises:
+            StaleAssetError: for an asset that does not fit the run or its video.
+        """
+        return [video for video in dict.fromkeys(videos) if self.index.find(video) is None]
+
+    def load(self, visuals: Sequence[object]) -> list[Visual]:
+        """Segments of one sample, in the order of its visuals.
+
+        Raises:
+            ValueError: for something that is neither a path nor an image, an unreadable file, or
+                an asset that cannot be used.
+        """
+        return [self._load_one(visual) for visual in visuals]
+
+    def _load_one(self, visual: object) -> Visual:
+        if isinstance(visual, Image.Image):
+            return Visual(image_segment(visual, self._visual_config), "image")
+        if not isinstance(visual, str):
+            raise ValueError(
+                f"a visual must be a PIL image or a path, got {type(visual).__name__}; "
+                "audio and other media have no meaning for this model"
+            )
+        if not is_video(visual):
+            with Image.open(visual) as image:
+                return Visual(image_segment(image, self._visual_config), "image")
+        if self._settings.video_input == "frames":
+            return Visual(self._frames(visual), "frames")
+        return self._codec(visual)
+
+    def _codec(self, video: str) -> Visual:
+        entry = self.index.find(video)
+        missed = entry is None
+        if self._log:
+            logger.info(f"codec asset {'MISS' if entry is None else 'HIT'}: {video}")
+        if entry is None:
+            if self._settings.codec_miss == "frames":
+                return Visual(self._frames(video), "frames", missed=True)
+            if self._settings.codec_miss == "error":
+                raise ValueError(f"{video} has no codec asset, although it was there at the start")
+            entry = self._compute(video)
+        asset = read_asset(entry.folder)
+        mosaics = [_read_rgb(path) for path in asset.images]
+        segment = codec_segment(mosaics, asset.positions, self._visual_config)
+        return Visual(segment, "online" if missed else "codec", entry, missed)
+
+    def _compute(self, video: str) -> AssetEntry:
+        """Make the asset now, as the offline command would."""
+        started = time.perf_counter()
+        asset = write_evaluation_asset(
+            video, key=self.index.key_of(video, root="/"), out_root=self._cache, config=self._config
+        )
+        logger.info(f"computed codec asset of {video} in {time.perf_counter() - started:.1f} s")
+        return self.index.add(asset.folder)
+
+    def _frames(self, video: str) -> VisualSegment:
+        """Uniform whole frames: ids are floor(linspace(0, N - 1, F)), repeated where N < F."""
+        with open_video(video) as reader:
+            ids = uniform_slots(self._settings.num_frames, reader.index.num_frames).tolist()
+            pictures = {
+                frame.index: Image.fromarray(frame.rgb())
+                for frame in reader.frames(sorted(set(ids)), signals=False)
+            }
+        return frames_segment([pictures[index] for index in ids], self._visual_config)
+
+
+def is_video(path: str) -> bool:
+    """Whether a path names a video: everything but the usual image suffixes."""
+    return Path(path).suffix.lower() not in IMAGE_SUFFIXES
+
+
+def _read_rgb(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        return image.convert("RGB")

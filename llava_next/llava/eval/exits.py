@@ -1,0 +1,42 @@
+"""Exit codes of an evaluation: lmms-eval reports an exception and exits 0; this does not.
+
+0 all done, 2 settings or assets wrong and nothing generated, 1 the run broke off.
+"""
+
+import sys
+import traceback
+from types import TracebackType
+
+USAGE, BROKEN = 2, 1
+
+
+class ExitOnError:
+    """Context: an exception ends the process with an exit code and its message.
+
+    ``SystemExit`` is what passes through lmms-eval, which catches every ``Exception``.
+
+    Attributes:
+        where: what was being done, for the message; may be changed inside the block.
+    """
+
+    def __init__(self, code: int, where: str = "") -> None:
+        self.code = code
+        self.where = where
+
+    def __enter__(self) -> "ExitOnError":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not isinstance(error, Exception):
+            return
+        if not isinstance(error, ValueError):
+            traceback.print_exception(kind, error, trace)
+        prefix = f"{self.where}: " if self.where else ""
+        sys.stderr.write(f"error: {prefix}{error}\n")
+        sys.stderr.flush()
+        raise SystemExit(self.code) from error

@@ -1,0 +1,220 @@
+"""The lmms-eval model ``llava_ov_encoder``: requests in, answers out, everything counted.
+
+Run: ``python -m lmms_eval --model llava_ov_encoder --model_args pretrained=DIR,codec_root=DIR ...``
+(arguments: ``llava.eval.settings``).
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lmms_eval.api.instance import Instance
+from lmms_eval.api.model import lmms
+from loguru import logger
+from tqdm import tqdm
+
+from llava.eval.answering import Answerer
+from llava.eval.asset_index import missing_message, write_listing
+from llava.eval.codec_visuals import VisualLoader
+from llava.eval.exits import BROKEN, USAGE, ExitOnError
+from llava.eval.generation import GenerationSettings, read_generation_settings
+from llava.eval.manifest import NAME, RunRecord, build_manifest, merge, write_manifest
+from llava.eval.samples import Sample, is_padding, read_request, results_folder
+from llava.eval.settings import local_rank, read_settings
+from llava.model.loading import load_pretrained
+from llava.model.processing import LlavaProcessor
+
+MISSING_NAME = "missing_codec_assets"
+
+
+class LlavaOVEncoder(lmms):
+    """A checkpoint of this project behind lmms-eval's interface of simple models."""
+
+    is_simple = True
+
+    def __init__(self, **arguments: object) -> None:
+        """Load the checkpoint and read the index of assets.
+
+        Args:
+            arguments: see ``llava.eval.settings``.
+
+        Raises:
+            ValueError: for an argument, checkpoint or asset that cannot be used.
+        """
+        super().__init__()
+        if dist.is_available() and dist.is_initialized():
+            self._rank, self._world_size = dist.get_rank(), dist.get_world_size()
+        self.settings = read_settings(arguments)
+        self._device = _choose_device(self.settings.device)
+        model, processor = load_pretrained(
+            self.settings.pretrained,
+            device=self._device,
+            dtype=self.settings.dtype or "auto",
+            attn_implementation=self.settings.attn_implementation,
+        )
+        processor = LlavaProcessor(
+            processor.tokenizer, processor.visual, self.settings.conv_template
+        )
+        self._loader = VisualLoader(self.settings, processor.visual, self._rank)
+        self._record = RunRecord()
+        self._answerer = Answerer(model, processor, self._loader, self._record)
+        self._manifest_path = self.settings.manifest
+
+    @classmethod
+    def create_from_arg_string(
+        cls, arg_string: str, additional_config: dict[str, Any] | None = None
+    ) -> "LlavaOVEncoder":
+        """What the command line calls; wrong settings end the process with exit code 2."""
+        with ExitOnError(USAGE):
+            return super().create_from_arg_string(arg_string, additional_config)
+
+    @property
+    def batch_size(self) -> int:
+        """Samples per call of the model."""
+        return self.settings.batch_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where this rank's model lies; lmms-eval exchanges counts there."""
+        return self._device
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        """Answer requests; equal generation settings share batches. Order is kept.
+
+        A padding request gets an empty answer without work: its answer is thrown away.
+        """
+        self._check_assets(requests)
+        answers = [""] * len(requests)
+        groups: dict[GenerationSettings, list[int]] = defaultdict(list)
+        with ExitOnError(BROKEN) as context:
+            for index, request in enumerate(requests):
+                if not is_padding(request):
+                    groups[self._generation_settings(request)].append(index)
+            batches = [
+                (settings, batch)
+                for settings, indices in groups.items()
+                for batch in _chunks(indices, self.batch_size)
+            ]
+            for settings, batch in tqdm(batches, disable=self._rank != 0, desc="generate"):
+                samples = self._read(requests, batch, context)
+                for index, text in zip(
+                    batch, self._answerer.generate(samples, settings), strict=True
+                ):
+                    answers[index] = text
+        return answers
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        """Score continuations.
+
+        Returns:
+            For each request the mean negative log-likelihood of the continuation's tokens (what
+            lmms-eval's multiple choice takes the smallest of), and whether greedy decoding would
+            give exactly these tokens.
+        """
+        self._check_assets(requests)
+        scores = [(0.0, False)] * len(requests)
+        real = [index for index, request in enumerate(requests) if not is_padding(request)]
+        with ExitOnError(BROKEN) as context:
+            batches = list(_chunks(real, self.batch_size))
+            for batch in tqdm(batches, disable=self._rank != 0, desc="loglikelihood"):
+                samples = self._read(requests, batch, context)
+                for index, score in zip(batch, self._answerer.score(samples), strict=True):
+                    scores[index] = score
+        return scores
+
+    def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
+        """Refused by name: this model answers one prompt at a time."""
+        tasks = sorted({request.task_name for request in requests})
+        with ExitOnError(USAGE):
+            raise ValueError(
+                f"{', '.join(tasks)}: generate_until_multi_round is not offered by "
+                "llava_ov_encoder; leave these tasks out of --tasks"
+            )
+        return []
+
+    def clean(self) -> None:
+        """Called by lmms-eval on every rank once all requests are answered: write the manifest."""
+        with ExitOnError(BROKEN, "manifest"):
+            self._write_manifest()
+        del self._answerer
+        super().clean()
+
+    def _check_assets(self, requests: Sequence[Instance]) -> None:
+        """Stop before the first sample where videos lack assets (``codec_miss=error``)."""
+        with ExitOnError(USAGE):
+            folder = results_folder(requests, self.settings.pretrained)
+            if self._manifest_path is None and folder is not None:
+                self._manifest_path = folder / NAME
+            if self.settings.video_input != "codec" or self.settings.codec_miss != "error":
+                return
+            videos = [
+                video
+                for request in requests
+                if not is_padding(request)
+                for video in read_request(request, self.task_dict).videos
+            ]
+            missing = self._loader.missing(videos)
+            if missing:
+                name = f"{MISSING_NAME}_rank{self._rank}" if self._rank else MISSING_NAME
+                listing = (folder or Path.cwd()) / f"{name}.jsonl"
+                write_listing(missing, videos, self._loader.index, listing)
+                raise ValueError(missing_message(missing, listing, self.settings))
+
+    def _read(
+        self, requests: Sequence[Instance], batch: Sequence[int], context: ExitOnError
+    ) -> list[Sample]:
+        samples = [read_request(requests[index], self.task_dict) for index in batch]
+        context.where = f"batch of {samples[0].name} to {samples[-1].name}"
+        for sample in samples:
+            self._record.samples[sample.task] += 1
+        return samples
+
+    def _generation_settings(self, request: Instance) -> GenerationSettings:
+        arguments: tuple[Any, ...] = request.args
+        settings, ignored = read_generation_settings(arguments[1], self.settings.max_new_tokens)
+        if ignored and request.task_name not in self._record.ignored_generation_settings:
+            self._record.ignored_generation_settings[request.task_name] = ignored
+            logger.warning(f"{request.task_name}: settings without a meaning here: {ignored}")
+        return settings
+
+    def _write_manifest(self) -> None:
+        """Add up the ranks and write; every rank must come here."""
+        gathered: list[Any] = [(self._record, self._manifest_path)]
+        if dist.is_available() and dist.is_initialized():
+            gathered = [None] * self._world_size
+            dist.all_gather_object(gathered, (self._record, self._manifest_path))
+        path = next((path for _, path in gathered if path is not None), None)
+        if self._rank != 0:
+            return
+        if path is None:
+            logger.warning("no manifest: give --output_path, or manifest=FILE in --model_args")
+            return
+        manifest = build_manifest(
+            merge([record for record, _ in gathered]),
+            self.settings,
+            model_dtype=str(self._answerer.dtype),
+            device=str(self._device),
+            world_size=self._world_size,
+        )
+        write_manifest(manifest, path)
+        logger.info(f"manifest: {path}")
+
+
+def _choose_device(name: str | None) -> torch.device:
+    """The device of this rank: a bare ``cuda`` means one GPU per rank of this machine."""
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{local_rank()}"
+    device = torch.device(name)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
+def _chunks(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

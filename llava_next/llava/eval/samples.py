@@ -1,0 +1,116 @@
+"""lmms-eval's requests as plain samples: prompt, visuals, name, and where results will lie.
+
+A request of a simple model carries ``(context, generation settings or target, doc_to_visual,
+doc_id, task, split)``; an unconditional one ``(context, continuation)`` alone.
+"""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lmms_eval.api.instance import Instance
+from lmms_eval.api.task import Task
+from lmms_eval.utils import sanitize_model_name
+
+from llava.batch import VisualSegment
+from llava.constants import IMAGE_PLACEHOLDER
+from llava.eval.codec_visuals import is_video
+
+Documents = Mapping[str, Mapping[str, Sequence[Any]]]
+"""lmms-eval's ``task_dict``: task, split, document number."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One request, its document resolved.
+
+    Attributes:
+        name: task and document, for messages.
+        task: name of the task.
+        context: the prompt's text.
+        second: what the request asks for: generation settings, or the continuation's text.
+        visuals: PIL images and paths, in order.
+    """
+
+    name: str
+    task: str
+    context: str
+    second: Any
+    visuals: list[Any]
+
+    @property
+    def videos(self) -> list[str]:
+        """Paths of the videos among the visuals."""
+        return [item for item in self.visuals if isinstance(item, str) and is_video(item)]
+
+
+def read_request(request: Instance, documents: Documents) -> Sample:
+    """Resolve a request; reading its document may decode images."""
+    arguments: tuple[Any, ...] = request.args
+    if len(arguments) == 2:
+        context, second = arguments
+        return Sample(
+            f"{request.task_name} {request.doc_id}", request.task_name, context, second, []
+        )
+    context, second, doc_to_visual, doc_id, task, split = arguments
+    document = documents[task][split][doc_id]
+    if callable(second):
+        second = second(document)
+    return Sample(
+        name=f"{task} document {doc_id}",
+        task=task,
+        context=context,
+        second=second,
+        visuals=_as_list(doc_to_visual(document)),
+    )
+
+
+def is_padding(request: Instance) -> bool:
+    """Whether a request only evens out the ranks; its answer is thrown away."""
+    return bool(request.metadata.get("__padding_only__"))
+
+
+def write_prompt(context: str, segments: Sequence[VisualSegment]) -> str:
+    """Put placeholders into a prompt: one per image, frame or mosaic.
+
+    ``<image>`` in the text stands for the next visual; without any, all visuals come first, each
+    placeholder on a line of its own.
+
+    Raises:
+        ValueError: if the text has placeholders, but not as many as there are visuals.
+    """
+    blocks = ["\n".join([IMAGE_PLACEHOLDER] * len(item.placeholder_tokens)) for item in segments]
+    parts = context.split(IMAGE_PLACEHOLDER)
+    if len(parts) == 1:
+        return "\n".join([*blocks, context])
+    if len(parts) != len(blocks) + 1:
+        raise ValueError(
+            f"the prompt has {len(parts) - 1} {IMAGE_PLACEHOLDER} for {len(blocks)} visuals; the "
+            "task's doc_to_text must write one per visual, or none"
+        )
+    return parts[0] + "".join(block + rest for block, rest in zip(blocks, parts[1:], strict=True))
+
+
+def results_folder(requests: Sequence[Instance], pretrained: str) -> Path | None:
+    """Where lmms-eval will write this run's results, or None where it writes none.
+
+    Models are not told. But a request's ``doc_to_visual`` is bound to its task, and a task holds
+    the parsed command line, whether that came from flags or from a YAML file.
+    """
+    for request in requests:
+        arguments: tuple[Any, ...] = request.args
+        doc_to_visual = arguments[2] if len(arguments) > 2 else None
+        task = doc_to_visual.__self__ if inspect.ismethod(doc_to_visual) else None
+        command_line = vars(task).get("args") if isinstance(task, Task) else None
+        if command_line is not None and command_line.output_path:
+            return Path(command_line.output_path) / sanitize_model_name(pretrained)
+    return None
+
+
+def _as_list(visuals: Any) -> list[Any]:
+    """Tasks return a list, one visual alone, or None for text."""
+    if visuals is None:
+        return []
+    return list(visuals) if isinstance(visuals, list | tuple) else [visuals]

@@ -1,0 +1,209 @@
+"""What a run is asked to do: the plug-in's arguments, with ``LLAVA_CODEC_*`` as their defaults.
+
+An argument (``--model_args name=value``) wins over its environment variable, which wins over the
+default. This is the only module of ``llava.eval`` that reads the environment.
+
+| variable | argument | meaning |
+|---|---|---|
+| LLAVA_CODEC_USE_OFFLINE | video_input | 1 = codec assets, 0 = uniform frames |
+| LLAVA_CODEC_OFFLINE_ROOT | codec_root | asset folders, separated by colons |
+| LLAVA_CODEC_NUM_IMAGES | codec_num_images | mosaics per video (and frames, in frames mode) |
+| LLAVA_CODEC_SEQ_LEN_FRAMES | codec_seq_len_frames | frames that the codec analysis looked at |
+| LLAVA_CODEC_SQUARE_SIZE | codec_square_size | side of a mosaic in pixels |
+| LLAVA_CODEC_PATCH_SIZE | codec_patch_size | side of a mosaic's cell in pixels |
+| LLAVA_CODEC_VISIDX_MODE | | ``pack_topk``, the only mode there is |
+| LLAVA_CODEC_DEBUG | codec_debug | 1 = rank 0 names every hit and miss, all = every rank does |
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+VideoInput = Literal["codec", "frames"]
+CodecMiss = Literal["error", "online", "frames"]
+Debug = Literal["off", "main", "all"]
+
+VISIDX_MODE = "pack_topk"
+_SWITCH = {
+    **dict.fromkeys(("1", "true", "yes"), True),
+    **dict.fromkeys(("", "0", "false", "no"), False),
+}
+
+
+class EvalSettingsError(ValueError):
+    """The run was asked for something that cannot work; nothing was generated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalSettings:
+    """The resolved settings of one run.
+
+    Attributes:
+        pretrained: checkpoint folder.
+        conv_template: prompt template, see ``llava.conversation``.
+        video_input: what a video becomes: its codec assets, or uniform whole frames.
+        codec_root: folders that hold one folder per asset.
+        codec_miss: what a video without assets does: stop the run before its first sample,
+            compute the assets now, or use uniform frames.
+        codec_cache: where ``codec_miss=online`` keeps what it computes.
+        video_root: folder that the assets' keys are relative to; None matches by the longest tail.
+        num_frames: frames per video where frames are used.
+        codec_seq_len_frames, codec_num_images, codec_square_size, codec_patch_size: what the
+            assets must have been made with.
+        codec_debug: whether each hit and miss is logged.
+        device, dtype, attn_implementation: how the model is loaded; None chooses.
+        batch_size: samples per call of the model.
+        max_new_tokens: limit of an answer whose task states none.
+        manifest: file to write instead of ``manifest.json`` beside the results.
+    """
+
+    pretrained: str
+    conv_template: str = "qwen_1_5"
+    video_input: VideoInput = "codec"
+    codec_root: tuple[Path, ...] = ()
+    codec_miss: CodecMiss = "error"
+    codec_cache: Path = Path(".huggingface_cache/codec_online")
+    video_root: Path | None = None
+    num_frames: int = 8
+    codec_seq_len_frames: int = 64
+    codec_num_images: int = 8
+    codec_square_size: int = 576
+    codec_patch_size: int = 16
+    codec_debug: Debug = "off"
+    device: str | None = None
+    dtype: str | None = None
+    attn_implementation: str | None = None
+    batch_size: int = 1
+    max_new_tokens: int = 1024
+    manifest: Path | None = None
+
+    def to_dict(self) -> dict[str, object]:
+        """JSON-ready values, for the manifest."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values["codec_root"] = [str(root) for root in self.codec_root]
+        return {
+            name: str(value) if isinstance(value, Path) else value for name, value in values.items()
+        }
+
+
+def read_settings(
+    arguments: Mapping[str, object], environment: Mapping[str, str] | None = None
+) -> EvalSettings:
+    """Resolve the plug-in's arguments against the environment.
+
+    Args:
+        arguments: as lmms-eval parsed them: strings, numbers or booleans.
+        environment: read instead of ``os.environ``.
+
+    Raises:
+        EvalSettingsError: naming the argument or variable, its value and what is accepted.
+    """
+    environment = os.environ if environment is None else environment
+    known = [field.name for field in fields(EvalSettings)]
+    unknown = sorted(set(arguments) - set(known))
+    if unknown:
+        raise EvalSettingsError(
+            f"unknown model_args {', '.join(unknown)}; accepted are {', '.join(known)}"
+        )
+    if "pretrained" not in arguments:
+        raise EvalSettingsError("model_args need pretrained=<checkpoint folder>")
+    _check_visidx_mode(environment)
+    values = {**_environment_defaults(environment), **arguments}
+    values.setdefault("num_frames", values.get("codec_num_images", EvalSettings.codec_num_images))
+    settings = EvalSettings(**{name: _parse(name, value) for name, value in values.items()})
+    if "LLAVA_CODEC_USE_OFFLINE" in environment and settings.video_input == "codec":
+        _require_root(settings)
+    return settings
+
+
+def local_rank() -> int:
+    """Which device of this machine belongs to this process (set by ``torchrun``)."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def _environment_defaults(environment: Mapping[str, str]) -> dict[str, object]:
+    names = {
+        "LLAVA_CODEC_OFFLINE_ROOT": "codec_root",
+        "LLAVA_CODEC_NUM_IMAGES": "codec_num_images",
+        "LLAVA_CODEC_SEQ_LEN_FRAMES": "codec_seq_len_frames",
+        "LLAVA_CODEC_SQUARE_SIZE": "codec_square_size",
+        "LLAVA_CODEC_PATCH_SIZE": "codec_patch_size",
+        "LLAVA_CODEC_DEBUG": "codec_debug",
+    }
+    values: dict[str, object] = {
+        argument: environment[variable]
+        for variable, argument in names.items()
+        if environment.get(variable)
+    }
+    offline = environment.get("LLAVA_CODEC_USE_OFFLINE")
+    if offline is not None:
+        if offline.lower() not in _SWITCH:
+            raise EvalSettingsError(f"LLAVA_CODEC_USE_OFFLINE must be 1 or 0, got {offline!r}")
+        values["video_input"] = "codec" if _SWITCH[offline.lower()] else "frames"
+    return values
+
+
+def _check_visidx_mode(environment: Mapping[str, str]) -> None:
+    mode = environment.get("LLAVA_CODEC_VISIDX_MODE", VISIDX_MODE)
+    if mode != VISIDX_MODE:
+        raise EvalSettingsError(
+            f"LLAVA_CODEC_VISIDX_MODE must be {VISIDX_MODE}, the only mode, got {mode!r}; unset it"
+        )
+
+
+def _require_root(settings: EvalSettings) -> None:
+    if not settings.codec_root and settings.codec_miss == "error":
+        raise EvalSettingsError(
+            "LLAVA_CODEC_USE_OFFLINE=1 needs the assets' folder: set LLAVA_CODEC_OFFLINE_ROOT or "
+            "model_args codec_root="
+        )
+
+
+def _parse(name: str, value: object) -> Any:
+    """One argument in the type of its field."""
+    if name == "codec_root":
+        return tuple(_asset_folder(part) for part in str(value).split(":") if part)
+    if name in ("codec_cache", "video_root", "manifest"):
+        return Path(str(value))
+    if name == "video_input":
+        return _choice(name, value, get_args(VideoInput))
+    if name == "codec_miss":
+        return _choice(name, value, get_args(CodecMiss))
+    if name == "codec_debug":
+        text = str(value).lower()
+        return text if text == "all" else ("main" if _switch(name, text) else "off")
+    if name in ("pretrained", "conv_template", "device", "dtype", "attn_implementation"):
+        return str(value)
+    return _positive_integer(name, value)
+
+
+def _asset_folder(text: str) -> Path:
+    """The folder that holds the asset folders, given itself or the folder above it."""
+    root = Path(text)
+    if not root.is_dir():
+        raise EvalSettingsError(
+            f"codec_root {text} is no folder; make the assets first, or correct codec_root / "
+            "LLAVA_CODEC_OFFLINE_ROOT (several folders are separated by colons)"
+        )
+    return root / "assets" if (root / "assets").is_dir() else root
+
+
+def _choice(name: str, value: object, accepted: tuple[str, ...]) -> str:
+    if value not in accepted:
+        raise EvalSettingsError(f"{name} must be one of {', '.join(accepted)}, got {value!r}")
+    return str(value)
+
+
+def _switch(name: str, text: str) -> bool:
+    if text not in _SWITCH:
+        raise EvalSettingsError(f"{name} must be 1, 0 or all, got {text!r}")
+    return _SWITCH[text]
+
+
+def _positive_integer(name: str, value: object) -> int:
+    text = str(value)
+    if isinstance(value, bool) or not text.isdecimal() or int(text) < 1:
+        raise EvalSettingsError(f"{name} must be an integer of at least 1, got {value!r}")
+    return int(text)
