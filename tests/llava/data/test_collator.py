@@ -1,0 +1,43 @@
+"""Padding, masks and packing of a batch."""
+
+import torch
+
+from llava.batch import VisualSegment
+from llava.constants import IGNORE_INDEX
+from llava.data.collator import Collator
+from llava.data.dataset import Item
+
+
+def _item(ids: list[int], *segments: VisualSegment) -> Item:
+    row = torch.tensor(ids)
+    return Item(input_ids=row, labels=row + 100, segments=list(segments), sample_id="s")
+
+
+def _segment(count: int, value: float) -> VisualSegment:
+    return VisualSegment(
+        patches=torch.full((count, 12), value),
+        positions=torch.zeros(count, 3, dtype=torch.int64),
+        placeholder_tokens=(count,),
+    )
+
+
+def test_rows_are_padded_on_the_right() -> None:
+    batch = Collator(pad_token_id=7)([_item([1, 2, 3]), _item([4])])
+    assert batch["input_ids"].tolist() == [[1, 2, 3], [4, 7, 7]]
+    assert batch["labels"].tolist() == [[101, 102, 103], [104, IGNORE_INDEX, IGNORE_INDEX]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert batch["visual"] is None
+
+
+def test_a_pad_id_inside_a_sample_is_attended() -> None:
+    batch = Collator(pad_token_id=7)([_item([7, 2, 7]), _item([7])])
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
+def test_visuals_keep_sample_and_order() -> None:
+    items = [_item([1], _segment(2, 5), _segment(3, 6)), _item([1, 2]), _item([3], _segment(1, 8))]
+    visual = Collator(pad_token_id=0)(items)["visual"]
+    assert visual is not None
+    assert visual.sample_index.tolist() == [0, 0, 2]
+    assert visual.source_index.tolist() == [0, 1, 0]
+    assert visual.patches[:, 0].tolist() == [5, 5, 6, 6, 6, 8]

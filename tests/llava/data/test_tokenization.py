@@ -1,0 +1,50 @@
+"""Ids and labels of a record, shown as the text they decode to."""
+
+import pytest
+
+from llava.constants import IGNORE_INDEX
+from llava.data.records import TextRecord
+from llava.data.tokenization import tokenize
+from tiny_tokenizer import byte_tokenizer
+
+TOKENIZER = byte_tokenizer()
+
+
+def _record(question: str = "<image>\nWhat?") -> TextRecord:
+    turns = ({"from": "human", "value": question}, {"from": "gpt", "value": "A cat."})
+    return TextRecord(sample_id="s1", where="d.jsonl:7", turns=turns)
+
+
+def _tokenize(record: TextRecord, counts: list[int], max_length: int = 1000):
+    return tokenize(record, counts, TOKENIZER, template="qwen_1_5", max_length=max_length)
+
+
+def test_labels_are_the_answer_and_nothing_else() -> None:
+    input_ids, labels = _tokenize(_record(), [4])
+    kept = labels != IGNORE_INDEX
+    assert TOKENIZER.decode(labels[kept]) == "A cat.<|im_end|>\n"
+    assert (labels[kept] == input_ids[kept]).all()
+    assert kept.nonzero().flatten().diff().eq(1).all()
+
+
+def test_each_visual_token_has_its_placeholder() -> None:
+    input_ids, _ = _tokenize(_record("<image> and <image>"), [4, 6])
+    image_id = TOKENIZER.convert_tokens_to_ids("<|image_pad|>")
+    assert (input_ids == image_id).sum() == 10
+
+
+def test_the_limit_is_inclusive_and_nothing_is_cut() -> None:
+    length = len(_tokenize(_record(), [4])[0])
+    assert len(_tokenize(_record(), [4], max_length=length)[0]) == length
+    message = (
+        rf"sample 's1' \(d.jsonl:7\): {length} tokens \(4 visual, {length - 4} text\) exceed "
+        f"the limit of {length - 1}; raise --model_max_length"
+    )
+    with pytest.raises(ValueError, match=message):
+        _tokenize(_record(), [4], max_length=length - 1)
+
+
+def test_a_count_mismatch_names_the_sample() -> None:
+    message = r"sample 's1' \(d.jsonl:7\): .* 1 <image> placeholders for 2 images"
+    with pytest.raises(ValueError, match=message):
+        _tokenize(_record(), [4, 4])
