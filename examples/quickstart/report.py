@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
 from cv_reader.assets import read_asset
 from pictures import video_panels
-from PIL import Image
 
 if TYPE_CHECKING:
     from inputs import Material
@@ -231,6 +232,8 @@ def write_report(
     manifests = {name: manifest for name, (manifest, _) in both.items()}
     keys = {video: f"{n:04d}_{Path(video).stem}" for n, video in enumerate(material.videos)}
     shown = material.videos[:2]
+    first_asset = read_asset(assets / keys[shown[0]])
+    slots, num_frames = len(first_asset.frame_ids), len(first_asset.images)
     steps = [
         [html.escape(step.name), f"{step.seconds:.1f}", f"<code>{html.escape(step.command)}</code>"]
         for step in run.steps
@@ -244,7 +247,7 @@ def write_report(
 <h1>From videos to a model</h1>
 <p>{len(material.records)} training videos and {len(material.questions)} questions went through
 codec assets, training and evaluation in {seconds:.0f} s. Codec input keeps the informative patches
-of {len(read_asset(assets / keys[shown[0]]).frame_ids)} frames; plain input keeps all patches of 8.</p>
+of {slots} frames; plain input keeps all patches of {num_frames}.</p>
 <h2>What the model sees</h2>{"".join(video_section(v, assets / keys[v]) for v in shown)}
 <h2>Training</h2><p>Loss fell from {first:.3f} to {last:.3f} (means over {window} steps) in
 {len(losses)} steps; {visual:,} visual of {tokens:,} tokens in all.</p>{loss_curve(losses)}
