@@ -38,8 +38,8 @@ def test_grey_repeats_in_all_channels() -> None:
 
 
 def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:
-    Image.fromarray(np.array([[0, 257 * 100, 65535]], dtype=np.uint16)).save(tmp_path / "a.png")
-    assert np.asarray(load_image(tmp_path / "a.png"))[0, :, 0].tolist() == [0, 100, 255]
+    Image.fromarray(np.array([[0, 257 * 255 - 1, 65535]], dtype=np.uint16)).save(tmp_path / "a.png")
+    assert np.asarray(load_image(tmp_path / "a.png"))[0, :, 0].tolist() == [0, 254, 255]
 
 
 def test_floating_point_pixels_are_refused() -> None:
