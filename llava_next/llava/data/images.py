@@ -1,11 +1,5 @@
-"""A record to its visual segments, in the order of its placeholders.
+"""A record to its visual segments, in the order of its placeholders."""
 
-Axis letters: F frames.
-"""
-
-from PIL import Image
-
-from cv_reader import open_video
 from cv_reader.assets import read_positions
 from llava.batch import VisualSegment
 from llava.data.records import (
@@ -17,7 +11,7 @@ from llava.data.records import (
     VideoRecord,
 )
 from llava.pictures import load_image
-from llava.positions import uniform_slots
+from llava.videos import read_uniform_frames
 from llava.visuals import VisualConfig, codec_segment, frames_segment, image_segment
 
 
@@ -42,16 +36,7 @@ def _load_segments(record: AnyRecord, config: VisualConfig) -> list[VisualSegmen
     if isinstance(record, FramesRecord):
         return [frames_segment([load_image(path) for path in record.images], config)]
     if isinstance(record, VideoRecord):
-        return [frames_segment(_read_frames(record), config)]
+        return [frames_segment(read_uniform_frames(record.video, record.num_frames), config)]
     if isinstance(record, ImageRecord):
         return [image_segment(load_image(path), config) for path in record.images]
     return []
-
-
-def _read_frames(record: VideoRecord) -> list[Image.Image]:
-    """Frames floor(linspace(0, N - 1, F)); a video shorter than F repeats frames."""
-    with open_video(record.video) as video:
-        ids = uniform_slots(record.num_frames, video.index.num_frames).tolist()
-        frames = video.frames(sorted(set(ids)), signals=False)
-        pictures = {frame.index: Image.fromarray(frame.rgb()) for frame in frames}
-    return [pictures[index] for index in ids]
