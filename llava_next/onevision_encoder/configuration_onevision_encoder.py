@@ -3,7 +3,11 @@
 from typing import Any, Literal
 
 from transformers import PretrainedConfig
-from transformers.utils import is_flash_attn_2_available, is_torch_flex_attn_available, logging
+from transformers.utils import logging
+from transformers.utils.import_utils import (
+    is_flash_attn_2_available,
+    is_torch_flex_attn_available,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -129,8 +133,7 @@ class OneVisionEncoderConfig(PretrainedConfig):
             config_dict = dict(config_dict)
             for key in ("attn_implementation", "_attn_implementation"):
                 stored = config_dict.get(key)
-                is_installed = _BACKEND_IS_INSTALLED.get(stored, lambda: True)
-                if not is_installed():
+                if stored in _BACKEND_IS_INSTALLED and not _BACKEND_IS_INSTALLED[stored]():
                     logger.warning_once(
                         f"The checkpoint's configuration asks for {stored}, which is not available "
                         "here: using sdpa. Pass attn_implementation to choose another backend."

@@ -173,7 +173,8 @@ class OneVisionEncoderAttention(nn.Module):
             options |= {"max_length_q": longest, "max_length_k": longest}
             return attention(self, query, key, value, None, **options)
         parts = zip(*(x.split(segments.lengths, dim=2) for x in (query, key, value)), strict=True)
-        return torch.cat([attention(self, *part, None, **options)[0] for part in parts], 1), None
+        mixed = [attention(self, q, k, v, None, **options)[0] for q, k, v in parts]
+        return torch.cat(mixed, dim=1), None
 
 
 class OneVisionEncoderMLP(nn.Module):
@@ -378,7 +379,7 @@ class OneVisionEncoderModel(OneVisionEncoderPreTrainedModel):
             gather=gather_visible,
         )
         hidden_states: list[Tensor] = []
-        attentions: list[Tensor | None] = []
+        attentions: list[Tensor] = []
         tokens = self._run_blocks(
             patches,
             positions,
@@ -454,7 +455,7 @@ class OneVisionEncoderModel(OneVisionEncoderPreTrainedModel):
         segments: Segments | None,
         num_blocks: int,
         hidden_states: list[Tensor] | None = None,
-        attentions: list[Tensor | None] | None = None,
+        attentions: list[Tensor] | None = None,
     ) -> Tensor:
         """Patches (B, L, C * p * p) to tokens (B, L, D); fills the lists that it is given."""
         tokens = self.layernorm_pre(self.embeddings(patches))
@@ -465,7 +466,7 @@ class OneVisionEncoderModel(OneVisionEncoderPreTrainedModel):
             if hidden_states is not None:
                 hidden_states.append(tokens)
             tokens, probabilities = layer(tokens, cosine, signed_sine, segments)
-            if attentions is not None:
+            if attentions is not None and probabilities is not None:
                 attentions.append(probabilities)
         if hidden_states is not None:
             hidden_states.append(tokens)

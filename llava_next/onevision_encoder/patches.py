@@ -48,3 +48,22 @@ def index_positions(visible_indices: Tensor, grid_height: int, grid_width: int) 
     frame = visible_indices // (grid_height * grid_width)
     row = visible_indices // grid_width % grid_height
     return torch.stack((frame, row, visible_indices % grid_width), dim=-1)
+
+
+def uniform_slots(num_frames: int, virtual_frames: int = 64) -> Tensor:
+    """Slots of evenly spaced frames on the virtual time line: floor of evenly spaced numbers.
+
+    Returns:
+        int64 (F,): 16 of 64 give 0, 4, 8, 12, 16, 21, 25, 29, 33, 37, 42, 46, 50, 54, 58, 63; a
+        single frame gives 0.
+
+    Raises:
+        ValueError: if a number is below 1.
+    """
+    if num_frames < 1 or virtual_frames < 1:
+        raise ValueError(
+            "num_frames and virtual_frames must be at least 1, "
+            f"got {num_frames} and {virtual_frames}"
+        )
+    # Whole numbers throughout: floor(i * (V - 1) / (F - 1)) without rounding trouble.
+    return torch.arange(num_frames) * (virtual_frames - 1) // max(num_frames - 1, 1)

@@ -1,0 +1,181 @@
+"""Image processor, video helper, packing helper and export."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import AutoImageProcessor
+
+from onevision_encoder import (
+    OneVisionEncoderImageProcessor,
+    OneVisionEncoderModel,
+    frames_segment,
+    grid_positions,
+    image_segment,
+    mosaics_segment,
+    pack,
+    prepare_video,
+    uniform_slots,
+)
+from onevision_encoder.export import export, main
+
+MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
+STD = np.array([0.26862954, 0.26130258, 0.27577711])
+
+
+def _picture(height: int, width: int, seed: int = 0) -> Image.Image:
+    rng = np.random.default_rng(seed)
+    return Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8))
+
+
+def _normalised(image: Image.Image) -> torch.Tensor:
+    pixels = (np.asarray(image, dtype=np.float64) / 255 - MEAN) / STD
+    return torch.from_numpy(pixels.transpose(2, 0, 1)).float()
+
+
+def test_default_is_clip_at_448_px() -> None:
+    image = _picture(300, 200)
+    pixels = OneVisionEncoderImageProcessor()(image, return_tensors="pt")["pixel_values"]
+    resized = image.resize((448, 672), Image.Resampling.BICUBIC).crop((0, 112, 448, 560))
+    torch.testing.assert_close(pixels[0], _normalised(resized), atol=1e-5, rtol=0)
+
+
+def test_native_resolution_rounds_to_patches() -> None:
+    processor = OneVisionEncoderImageProcessor(do_native_resolution=True)
+    exact = _picture(28, 42)
+    pixels = processor(exact, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(pixels[0], _normalised(exact), atol=1e-5, rtol=0)
+    mixed = processor([_picture(33, 36), _picture(5, 700).convert("L")], return_tensors="pt")
+    assert [tuple(image.shape) for image in mixed["pixel_values"]] == [(3, 28, 42), (3, 14, 700)]
+    batch = processor([exact, exact], return_tensors="pt")["pixel_values"]
+    assert batch.shape == (2, 3, 28, 42)
+    cropped = processor(exact, do_native_resolution=False, return_tensors="pt")
+    assert cropped["pixel_values"].shape == (1, 3, 448, 448)
+
+
+def test_native_resolution_takes_no_size() -> None:
+    with pytest.raises(ValueError, match="do_native_resolution=True .*takes no size"):
+        OneVisionEncoderImageProcessor()(
+            _picture(28, 28), do_native_resolution=True, size={"shortest_edge": 14}
+        )
+
+
+def test_uniform_slots() -> None:
+    expected = [0, 4, 8, 12, 16, 21, 25, 29, 33, 37, 42, 46, 50, 54, 58, 63]
+    assert uniform_slots(16).tolist() == expected
+    assert uniform_slots(8).tolist() == list(range(0, 64, 9))
+    assert uniform_slots(1).tolist() == [0]
+    assert uniform_slots(64).tolist() == list(range(64))
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        uniform_slots(0)
+
+
+@pytest.mark.parametrize("as_array", [True, False])
+def test_video_helper(as_array: bool) -> None:
+    frames = [Image.new("RGB", (28, 14), (index, 0, 0)) for index in range(10)]
+    given = np.stack([np.asarray(frame) for frame in frames]) if as_array else frames
+    processor = OneVisionEncoderImageProcessor(do_native_resolution=True)
+    video = prepare_video(given, processor, num_frames=4)
+    assert video.pixel_values.shape == (1, 3, 4, 14, 28)
+    red = (video.pixel_values[0, 0, :, 0, 0].double() * STD[0] + MEAN[0]) * 255
+    assert red.round().tolist() == [0, 3, 6, 9]
+    assert torch.equal(video.patch_positions[0], grid_positions(uniform_slots(4), 1, 2))
+    assert prepare_video(given[:2], processor).pixel_values.shape[2] == 2
+
+
+def test_video_helper_refuses() -> None:
+    processor = OneVisionEncoderImageProcessor(do_native_resolution=True)
+    with pytest.raises(ValueError, match="at least one frame, got none"):
+        prepare_video([], processor)
+    with pytest.raises(ValueError, match=r"one size, got \[\(14, 14\), \(14, 28\)\]"):
+        prepare_video([_picture(14, 14), _picture(14, 28)], processor)
+
+
+def test_packing_equals_forward(tiny_model: Callable) -> None:
+    model = tiny_model()
+    image, frames = torch.randn(3, 8, 12), torch.randn(4, 3, 8, 4)
+    mosaics, table = torch.randn(2, 3, 8, 8), torch.randint(0, 9, (8, 3), dtype=torch.int32)
+    segments = [
+        image_segment(image, 4),
+        frames_segment(frames, 4),
+        mosaics_segment(mosaics, table, 4),
+    ]
+    packed = pack(segments)
+    assert packed.cu_seqlens.tolist() == [0, 6, 14, 22]
+    assert packed.cu_seqlens.dtype == torch.int32
+    features = model.forward_packed(*packed).split([6, 8, 8])
+    slots = torch.tensor([0, 21, 42, 63])
+    expected = (
+        model(image[None]),
+        model(frames.transpose(0, 1)[None], patch_positions=grid_positions(slots, 2, 1)[None]),
+        model(mosaics.transpose(0, 1)[None], patch_positions=table[None]),
+    )
+    for actual, output in zip(features, expected, strict=True):
+        torch.testing.assert_close(actual, output.last_hidden_state[0], atol=1e-5, rtol=0)
+
+
+def test_packing_refuses() -> None:
+    with pytest.raises(ValueError, match="at least one segment, got an empty list"):
+        pack([])
+    with pytest.raises(ValueError, match=r"image \(C, H, W\), got shape \(1, 3, 8, 8\)"):
+        image_segment(torch.zeros(1, 3, 8, 8), 4)
+    with pytest.raises(ValueError, match=r"\(F, C, H, W\) of one size, got shape \(3, 8, 8\)"):
+        frames_segment(torch.zeros(3, 8, 8), 4)
+    with pytest.raises(ValueError, match="multiples of the patch size 4, got 8 x 6"):
+        frames_segment(torch.zeros(1, 3, 8, 6), 4)
+    with pytest.raises(ValueError, match=r"shape \(8, 3\).*got \(7, 3\)"):
+        mosaics_segment(torch.zeros(2, 3, 8, 8), torch.zeros(7, 3), 4)
+
+
+LOAD_WITHOUT_PACKAGE = """
+import sys, torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoImageProcessor, AutoModel
+folder, pixels, out = sys.argv[1:]
+model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
+assert "onevision_encoder" not in sys.modules
+with torch.no_grad():
+    pooled = model(load_file(pixels)["pixels"]).pooler_output
+save_file({"pooled": pooled, "crop_px": torch.tensor(processor.crop_size["height"])}, out)
+"""
+
+
+def test_export_loads_without_the_package(tiny_model: Callable, tmp_path: Path) -> None:
+    model, pixels = tiny_model(), torch.randn(1, 3, 8, 8)
+    export(model, tmp_path / "hub")
+    save_file({"pixels": pixels}, tmp_path / "in.safetensors")
+    names = ("in.safetensors", "out.safetensors")
+    subprocess.run(
+        [sys.executable, "-I", "-c", LOAD_WITHOUT_PACKAGE, str(tmp_path / "hub")]
+        + [str(tmp_path / name) for name in names],
+        env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")},
+        check=True,
+        timeout=120,
+    )
+    loaded = load_file(tmp_path / "out.safetensors")
+    assert torch.equal(loaded["pooled"], model(pixels).pooler_output)
+    assert loaded["crop_px"] == 16
+    assert type(AutoImageProcessor.from_pretrained(tmp_path / "hub")) is (
+        OneVisionEncoderImageProcessor
+    )
+
+
+def test_export_command(
+    tiny_model: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_model().save_pretrained(tmp_path / "in")
+    assert main([str(tmp_path / "in"), str(tmp_path / "out")]) == 0
+    assert OneVisionEncoderModel.from_pretrained(tmp_path / "out").dtype == torch.bfloat16
+    for wrong in ([str(tmp_path / "none"), "out"], ["out"]):
+        with pytest.raises(SystemExit) as stop:
+            main(wrong)
+        assert stop.value.code == 2
+    assert "give either a checkpoint folder or --random SIZE" in capsys.readouterr().err
