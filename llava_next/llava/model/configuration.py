@@ -48,7 +48,7 @@ class LlavaConfigFields:
     def __post_init__(self, **kwargs: Any) -> None:
         if isinstance(self.vision_config, dict):
             self.vision_config = OneVisionEncoderConfig.from_dict(self.vision_config)
-        if self.vision_config is not None:
+        if isinstance(self.vision_config, OneVisionEncoderConfig):
             self.mm_hidden_size = self.vision_config.hidden_size
         if self.mm_patch_merge_type != "flat":
             raise ValueError(

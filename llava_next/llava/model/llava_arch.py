@@ -6,34 +6,48 @@ that ``llava_qwen3`` and ``llava_qwen`` differ in nothing but their base classes
 Axis letters: B samples, T text tokens, P patches of the whole batch, H language-model width.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
-from transformers import Cache, PreTrainedModel
+from torch import Tensor, nn
+from transformers import Cache
 
 from llava.batch import VisualBatch, VisualSegment, pack_segments
-from llava.model.configuration import LlavaConfigFields
 from llava.model.projector import build_projector
 from llava.model.vision_tower import VisionTower
+
+if TYPE_CHECKING:
+    # At run time the mixins have no base: the library's model class comes after them.
+    from transformers import PreTrainedModel
+
+    class _Decoder(PreTrainedModel):
+        embed_tokens: nn.Embedding
+
+    class _CausalLM(PreTrainedModel):
+        vocab_size: int
+        generate: Any
+        prepare_inputs_for_generation: Any
+        _expand_inputs_for_generation: Any
+else:
+    _Decoder = _CausalLM = object
 
 
 class PlaceholderCountError(ValueError):
     """The prompt of a sample has another number of placeholders than the sample has patches."""
 
 
-class LlavaModelMixin:
+class LlavaModelMixin(_Decoder):
     """A decoder that also holds the vision tower and the projector. Goes before the decoder."""
 
-    def __init__(self, config: LlavaConfigFields) -> None:
-        super().__init__(config)  # pyright: ignore[reportCallIssue]
+    config: Any
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
         self.vision_tower = VisionTower(config)
         self.mm_projector = build_projector(
-            config.mm_projector_type,
-            config.require_vision().hidden_size,
-            config.hidden_size,  # pyright: ignore[reportAttributeAccessIssue]
+            config.mm_projector_type, config.require_vision().hidden_size, config.hidden_size
         )
-        self.post_init()  # pyright: ignore[reportAttributeAccessIssue]
+        self.post_init()
 
     def embed(self, input_ids: Tensor, visual: VisualBatch | None) -> Tensor:
         """Embed the text, and put projected visual features where the placeholders stand.
@@ -64,8 +78,18 @@ class LlavaModelMixin:
         return embeds
 
 
-class LlavaForCausalLMMixin:
+class LlavaForCausalLMMixin(_CausalLM):
     """A language model whose prompt may hold visuals. Goes before the ``...ForCausalLM`` class."""
+
+    config: Any
+    model: Any
+
+    def _build(self, decoder_class: type[Any], config: Any) -> None:
+        """Hold a decoder that sees, and the head; the library's constructor would hold another."""
+        self.model = decoder_class(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
 
     def forward(
         self,
@@ -111,7 +135,7 @@ class LlavaForCausalLMMixin:
         if input_ids is not None and inputs_embeds is None and not is_cached:
             inputs_embeds = self.model.embed(input_ids, visual)
             input_ids = None
-        return super().forward(  # pyright: ignore[reportAttributeAccessIssue]
+        return super().forward(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -133,7 +157,7 @@ class LlavaForCausalLMMixin:
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Inputs of one generation step; visuals go in where the whole prompt goes in."""
-        inputs = super().prepare_inputs_for_generation(  # pyright: ignore[reportAttributeAccessIssue]
+        inputs = super().prepare_inputs_for_generation(
             input_ids, *args, is_first_iteration=is_first_iteration, use_cache=use_cache, **kwargs
         )
         inputs["visual"] = visual if is_first_iteration or not use_cache else None
@@ -145,31 +169,14 @@ class LlavaForCausalLMMixin:
         is_encoder_decoder: bool = False,
         input_ids: Tensor | None = None,
         **model_kwargs: Any,
-    ) -> tuple[Tensor, dict[str, Any]]:
+    ) -> tuple[Any, dict[str, Any]]:
         """Repeat each sample for beams or several answers, its visuals with it."""
         visual = model_kwargs.get("visual")
         if visual is not None and input_ids is not None and expand_size > 1:
             model_kwargs["visual"] = repeat_samples(visual, input_ids.shape[0], expand_size)
-        return super()._expand_inputs_for_generation(  # pyright: ignore[reportAttributeAccessIssue]
+        return super()._expand_inputs_for_generation(
             expand_size, is_encoder_decoder, input_ids, **model_kwargs
         )
-
-
-def build_causal_lm(
-    model: PreTrainedModel, decoder_class: type[Any], config: LlavaConfigFields
-) -> None:
-    """Fill an empty ``...ForCausalLM`` with the decoder that sees, and the head.
-
-    The library's own constructor would build a decoder without a tower first.
-    """
-    model.model = decoder_class(config)
-    model.vocab_size = config.vocab_size  # pyright: ignore[reportAttributeAccessIssue]
-    model.lm_head = torch.nn.Linear(
-        config.hidden_size,  # pyright: ignore[reportAttributeAccessIssue]
-        config.vocab_size,  # pyright: ignore[reportAttributeAccessIssue]
-        bias=False,
-    )
-    model.post_init()
 
 
 def check_placeholders(is_placeholder: Tensor, visual: VisualBatch | None) -> None:

@@ -1,11 +1,9 @@
 """LLaVA on a Qwen2 decoder (``model_type`` llava_qwen)."""
 
-from typing import Any
-
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Model
 
 from llava.model.configuration import LlavaConfigFields
-from llava.model.llava_arch import LlavaForCausalLMMixin, LlavaModelMixin, build_causal_lm
+from llava.model.llava_arch import LlavaForCausalLMMixin, LlavaModelMixin
 
 
 class LlavaQwenConfig(LlavaConfigFields, Qwen2Config):
@@ -17,16 +15,14 @@ class LlavaQwenConfig(LlavaConfigFields, Qwen2Config):
 class LlavaQwenModel(LlavaModelMixin, Qwen2Model):
     """A Qwen2 decoder with vision tower and projector."""
 
-    config: LlavaQwenConfig
-    config_class: type[Any] = LlavaQwenConfig
+    config_class = LlavaQwenConfig
 
 
 class LlavaQwenForCausalLM(LlavaForCausalLMMixin, Qwen2ForCausalLM):
     """A Qwen2 language model that takes images, frames and codec mosaics."""
 
-    config: LlavaQwenConfig
-    config_class: type[Any] = LlavaQwenConfig
+    config_class = LlavaQwenConfig
 
     def __init__(self, config: LlavaQwenConfig) -> None:
         super(Qwen2ForCausalLM, self).__init__(config)
-        build_causal_lm(self, LlavaQwenModel, config)
+        self._build(LlavaQwenModel, config)

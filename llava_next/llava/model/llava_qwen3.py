@@ -1,11 +1,9 @@
 """LLaVA on a Qwen3 decoder (``model_type`` llava_qwen3)."""
 
-from typing import Any
-
 from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3Model
 
 from llava.model.configuration import LlavaConfigFields
-from llava.model.llava_arch import LlavaForCausalLMMixin, LlavaModelMixin, build_causal_lm
+from llava.model.llava_arch import LlavaForCausalLMMixin, LlavaModelMixin
 
 
 class LlavaQwen3Config(LlavaConfigFields, Qwen3Config):
@@ -17,16 +15,14 @@ class LlavaQwen3Config(LlavaConfigFields, Qwen3Config):
 class LlavaQwen3Model(LlavaModelMixin, Qwen3Model):
     """A Qwen3 decoder with vision tower and projector."""
 
-    config: LlavaQwen3Config
-    config_class: type[Any] = LlavaQwen3Config
+    config_class = LlavaQwen3Config
 
 
 class LlavaQwen3ForCausalLM(LlavaForCausalLMMixin, Qwen3ForCausalLM):
     """A Qwen3 language model that takes images, frames and codec mosaics."""
 
-    config: LlavaQwen3Config
-    config_class: type[Any] = LlavaQwen3Config
+    config_class = LlavaQwen3Config
 
     def __init__(self, config: LlavaQwen3Config) -> None:
         super(Qwen3ForCausalLM, self).__init__(config)
-        build_causal_lm(self, LlavaQwen3Model, config)
+        self._build(LlavaQwen3Model, config)

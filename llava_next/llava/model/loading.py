@@ -1,6 +1,7 @@
 """Load a LLaVA checkpoint of this project for inference."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
@@ -32,7 +33,7 @@ def load_pretrained(
         ValueError: if the folder is no such checkpoint, or holds another kind of model.
     """
     processor = LlavaProcessor.from_pretrained(path)
-    model = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         str(path), dtype=dtype, attn_implementation=attn_implementation
     )
     if not isinstance(model, LlavaForCausalLMMixin):

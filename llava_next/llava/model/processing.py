@@ -27,6 +27,7 @@ class LlavaProcessor:
 
     Attributes:
         tokenizer: must know the image token and a padding token.
+        pad_token_id: of the tokenizer.
         visual: how pixels become patches.
         template: name of the prompt template.
     """
@@ -37,7 +38,7 @@ class LlavaProcessor:
         visual: VisualConfig,
         template: str = "qwen_1_5",
     ) -> None:
-        if tokenizer.pad_token_id is None:
+        if not isinstance(tokenizer.pad_token_id, int):
             raise ValueError(
                 f"the tokenizer of {tokenizer.name_or_path!r} has no padding token; set pad_token "
                 "in its tokenizer_config.json (Qwen uses <|endoftext|>)"
@@ -45,6 +46,7 @@ class LlavaProcessor:
         if template not in TEMPLATES:
             raise ValueError(f"template must be one of {', '.join(TEMPLATES)}, got {template!r}")
         self.tokenizer = tokenizer
+        self.pad_token_id = tokenizer.pad_token_id
         self.visual = visual
         self.template = template
 
@@ -92,7 +94,7 @@ class LlavaProcessor:
 
     def _pad_left(self, rows: list[list[int]]) -> tuple[Tensor, Tensor]:
         length = max(map(len, rows), default=0)
-        input_ids = torch.full((len(rows), length), self.tokenizer.pad_token_id)
+        input_ids = torch.full((len(rows), length), self.pad_token_id)
         attention_mask = torch.zeros(len(rows), length, dtype=torch.int64)
         for index, row in enumerate(rows):
             input_ids[index, length - len(row) :] = torch.tensor(row)

@@ -1,0 +1,201 @@
+"""Command-line settings of training: one field per flag, names as in LLaVA-NeXT where they exist.
+
+Flags that have no meaning here do not exist; an unknown flag ends the run before it starts.
+"""
+
+import ast
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import HfArgumentParser, TrainingArguments
+
+from llava.conversation import TEMPLATES
+from llava.model.assemble import ModelSource
+from llava.train.distributed import prepare_deepspeed
+from llava.train.parts import PARTS, parse_parts
+
+
+@dataclass
+class ModelArguments:
+    """What is trained."""
+
+    model_name_or_path: str = field(
+        metadata={"help": "LLaVA checkpoint, or plain Qwen2/Qwen3 language model"}
+    )
+    vision_tower: str | None = field(
+        default=None, metadata={"help": "encoder folder, for a plain language model"}
+    )
+    pretrain_mm_mlp_adapter: str | None = field(
+        default=None, metadata={"help": "projector weights, a .safetensors file"}
+    )
+    mm_projector_type: str | None = field(
+        default=None, metadata={"help": "linear or mlp2x_gelu (default), for a new projector"}
+    )
+    mm_vision_select_layer: int | None = field(
+        default=None, metadata={"help": "encoder layer that is read: -2 (default) or -1"}
+    )
+    mm_patches_per_side: int | None = field(
+        default=None, metadata={"help": "side of a square image in patches (default 36)"}
+    )
+    mm_tunable_parts: str = field(
+        default=",".join(PARTS), metadata={"help": "comma-separated parts to tune"}
+    )
+    version: str | None = field(
+        default=None, metadata={"help": "prompt template: qwen_1_5 (default) or plain"}
+    )
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "eager, sdpa, flash_attention_2; default: the library's"}
+    )
+
+    def __post_init__(self) -> None:
+        parse_parts(self.mm_tunable_parts)
+        if self.version is not None and self.version not in TEMPLATES:
+            raise ValueError(
+                f"--version must be one of {', '.join(TEMPLATES)}, got {self.version!r}"
+            )
+
+
+@dataclass
+class DataArguments:
+    """What it is trained on."""
+
+    data_path: str = field(metadata={"help": "training data, .jsonl or .json"})
+    image_folder: str | None = field(
+        default=None, metadata={"help": "folder that relative image and position paths join"}
+    )
+    video_folder: str | None = field(
+        default=None, metadata={"help": "folder that relative video paths join"}
+    )
+    image_aspect_ratio: str | None = field(
+        default=None, metadata={"help": "square, pad, anyres or native; default: the checkpoint's"}
+    )
+    image_grid_pinpoints: str | None = field(
+        default=None, metadata={"help": "canvases of anyres in px: '(574,1120),(1120,574)'"}
+    )
+
+    def __post_init__(self) -> None:
+        self.pinpoints()
+
+    def pinpoints(self) -> tuple[tuple[int, int], ...] | None:
+        """``image_grid_pinpoints`` as (width, height) pairs in pixels."""
+        if self.image_grid_pinpoints is None:
+            return None
+        try:
+            pairs = ast.literal_eval(f"[{self.image_grid_pinpoints}]")
+            # Both "(a,b),(c,d)" and "[(a,b),(c,d)]" are in use.
+            pairs = pairs[0] if len(pairs) == 1 and isinstance(pairs[0], list) else pairs
+            return tuple((int(width), int(height)) for width, height in pairs)
+        except (SyntaxError, TypeError, ValueError) as error:
+            raise ValueError(
+                "--image_grid_pinpoints must look like '(574,1120),(1120,574)', got "
+                f"{self.image_grid_pinpoints!r}"
+            ) from error
+
+
+@dataclass
+class LlavaTrainingArguments(TrainingArguments):
+    """How it is trained: the library's arguments, a few defaults changed, and these."""
+
+    model_max_length: int = field(
+        default=16384, metadata={"help": "longest sequence in tokens, visual tokens included"}
+    )
+    mm_projector_lr: float | None = field(
+        default=None, metadata={"help": "learning rate of the projector; default: learning_rate"}
+    )
+    mm_vision_tower_lr: float | None = field(
+        default=None, metadata={"help": "learning rate of the encoder; default: learning_rate"}
+    )
+    warmup_ratio: float | None = field(
+        default=None, metadata={"help": "share of all steps that warm up; instead of warmup_steps"}
+    )
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "must stay False: records are no table columns"}
+    )
+    logging_steps: float = field(default=1, metadata={"help": "steps between log lines"})
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "not needed: every trainable weight is used every step"}
+    )
+    report_to: None | str | list[str] = field(
+        default="none", metadata={"help": "none, tensorboard, wandb"}
+    )
+    resume_from_checkpoint: str | None = field(
+        default=None,
+        metadata={"help": "checkpoint folder, or 'auto': the newest complete one, if any"},
+    )
+
+    def __post_init__(self) -> None:
+        if self.output_dir is None:
+            raise ValueError("--output_dir is required: the folder of checkpoints and logs")
+        if self.remove_unused_columns:
+            raise ValueError("--remove_unused_columns must be False: records are no table columns")
+        self._read_warmup_ratio()
+        if self.deepspeed:
+            prepare_deepspeed(self.use_cpu)
+        super().__post_init__()
+
+    @property
+    def run_folder(self) -> Path:
+        """``output_dir`` as a path."""
+        assert self.output_dir is not None  # __post_init__ requires it
+        return Path(self.output_dir)
+
+    def _read_warmup_ratio(self) -> None:
+        if self.warmup_ratio is None:
+            return
+        if not 0 <= self.warmup_ratio < 1:
+            raise ValueError(f"--warmup_ratio must be in [0, 1), got {self.warmup_ratio}")
+        if self.warmup_steps:
+            raise ValueError("give --warmup_ratio or --warmup_steps, not both")
+        self.warmup_steps = self.warmup_ratio  # the library reads a value below 1 as a share
+
+    @property
+    def weight_dtype(self) -> torch.dtype:
+        """Type the weights are loaded in: DeepSpeed keeps its own float32 copies, autocast not."""
+        if self.deepspeed and self.bf16:
+            return torch.bfloat16
+        if self.deepspeed and self.fp16:
+            return torch.float16
+        return torch.float32
+
+
+Arguments = tuple[ModelArguments, DataArguments, LlavaTrainingArguments]
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
+    """Read the command line (``sys.argv`` where None).
+
+    Raises:
+        ValueError: for unknown flags or values that cannot work.
+        SystemExit: for ``--help``, and for missing or malformed flags (code 2).
+    """
+    kinds: Any = (ModelArguments, DataArguments, LlavaTrainingArguments)
+    parser = HfArgumentParser(kinds, prog="python -m llava.train.train", allow_abbrev=False)
+    *parsed, unknown = parser.parse_args_into_dataclasses(
+        list(argv) if argv is not None else None,
+        return_remaining_strings=True,
+        look_for_args_file=False,
+    )
+    if unknown:
+        raise ValueError(f"unknown arguments: {' '.join(unknown)}; see --help")
+    model_args, data_args, training_args = parsed
+    return model_args, data_args, training_args
+
+
+def model_source(arguments: Arguments) -> ModelSource:
+    """The flags that say where the model comes from."""
+    model_args, data_args, training_args = arguments
+    return ModelSource(
+        model_name_or_path=model_args.model_name_or_path,
+        vision_tower=model_args.vision_tower,
+        projector_file=model_args.pretrain_mm_mlp_adapter,
+        projector_type=model_args.mm_projector_type,
+        select_layer=model_args.mm_vision_select_layer,
+        patches_per_side=model_args.mm_patches_per_side,
+        image_aspect_ratio=data_args.image_aspect_ratio,
+        image_grid_pinpoints=data_args.pinpoints(),
+        template=model_args.version,
+        seed=training_args.seed,
+    )

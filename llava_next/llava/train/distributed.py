@@ -1,0 +1,55 @@
+"""Start DeepSpeed where it does not start by itself: without a launcher, and on the CPU.
+
+The only module of this package that touches the process's environment.
+"""
+
+import os
+import socket
+import warnings
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+_MASTER_ADDRESS = "127.0.0.1"
+
+
+def prepare_deepspeed(use_cpu: bool) -> None:
+    """Make ``--deepspeed`` work for this process. Call before any model is loaded.
+
+    One process without a launcher becomes a group of one. On the CPU, gloo is started at once
+    (ZeRO-3 needs the group when it loads a model), and DeepSpeed's shared-memory operator, which
+    needs a compiler, is left out.
+
+    Raises:
+        ValueError: if DeepSpeed is not installed, or there is no GPU and no ``--use_cpu``.
+    """
+    if find_spec("deepspeed") is None:
+        raise ValueError("--deepspeed needs the package deepspeed; pip install '.[train]'")
+    if not use_cpu and not torch.cuda.is_available():
+        raise ValueError("--deepspeed found no GPU; add --use_cpu to run on the CPU")
+    # DeepSpeed calls collectives by names that newer torch renames, once per collective.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    if "RANK" not in os.environ:
+        os.environ.update(
+            RANK="0",
+            LOCAL_RANK="0",
+            WORLD_SIZE="1",
+            MASTER_ADDR=_MASTER_ADDRESS,
+            MASTER_PORT=str(_free_port()),
+        )
+    if use_cpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"  # read when deepspeed is imported
+        import deepspeed
+
+        # By name: the attribute `torch` of deepspeed.comm is torch itself, not this module.
+        communication: Any = import_module("deepspeed.comm.torch")
+        communication.build_shm_op = lambda: None
+        deepspeed.init_distributed(dist_backend="gloo", verbose=False)
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind((_MASTER_ADDRESS, 0))
+        return listener.getsockname()[1]

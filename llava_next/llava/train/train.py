@@ -1,0 +1,98 @@
+"""Train a LLaVA model: settings -> model -> what is tuned -> data -> Trainer -> files.
+
+Run: ``python -m llava.train.train --model_name_or_path DIR --data_path FILE --output_dir DIR``,
+alone or under torchrun; with ``--deepspeed scripts/zero2.json``, and ``--use_cpu`` without a GPU.
+
+Exit codes: 0 done; 1 failed on the way (checkpoints remain); 2 settings or installation wrong,
+nothing started; 130 interrupted.
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers import set_seed
+
+from llava.data.collator import Collator
+from llava.data.dataset import SupervisedDataset
+from llava.model.assemble import load_model
+from llava.train.arguments import Arguments, model_source, parse_arguments
+from llava.train.checkpoint import find_checkpoint
+from llava.train.parts import parse_parts, set_trainable
+from llava.train.record import write_run_config
+from llava.train.trainer import LlavaTrainer
+
+logger = logging.getLogger("llava.train")
+
+
+def prepare(arguments: Arguments) -> tuple[LlavaTrainer, Path | None]:
+    """Load and check everything; nothing is trained yet.
+
+    Returns:
+        The trainer, and the checkpoint to go on from.
+
+    Raises:
+        ValueError: if settings, model or data cannot work.
+    """
+    model_args, data_args, training_args = arguments
+    if not training_args.should_log:  # one rank speaks for all
+        logger.setLevel(logging.WARNING)
+    output_dir = training_args.run_folder
+    checkpoint = find_checkpoint(output_dir, training_args.resume_from_checkpoint)
+    set_seed(training_args.seed)
+
+    model, processor = load_model(
+        model_source(arguments),
+        dtype=training_args.weight_dtype,
+        attn_implementation=model_args.attn_implementation,
+    )
+    model.config.tokenizer_model_max_length = training_args.model_max_length
+    model.config.mm_tunable_parts = model_args.mm_tunable_parts
+    parts = parse_parts(model_args.mm_tunable_parts)
+    trainable = set_trainable(model, parts)
+
+    dataset = SupervisedDataset(
+        data_args.data_path,
+        processor.tokenizer,
+        processor.visual,
+        image_folder=data_args.image_folder,
+        video_folder=data_args.video_folder,
+        template=processor.template,
+        max_length=training_args.model_max_length,
+    )
+    trainer = LlavaTrainer(
+        tuned_parts=parts,
+        model=model,
+        args=training_args,
+        train_dataset=dataset,
+        data_collator=Collator(processor.pad_token_id),
+        processing_class=processor,
+    )
+    if trainer.is_world_process_zero():
+        write_run_config(
+            output_dir, arguments, trainable=trainable, world_size=training_args.world_size
+        )
+    return trainer, checkpoint
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
+    try:
+        trainer, checkpoint = prepare(parse_arguments(argv))
+    except (ValueError, OSError) as error:
+        logger.error("error: %s", error)
+        return 2
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except KeyboardInterrupt:
+        logger.error("interrupted; go on with --resume_from_checkpoint auto")
+        return 130
+    trainer.save_model()
+    trainer.save_state()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
