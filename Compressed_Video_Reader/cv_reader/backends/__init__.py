@@ -1,0 +1,68 @@
+"""The backends: who can read the maps of a video, and how exact each field is.
+
+A backend is a module with ``NAME``, ``EXACTNESS``, ``refusal(source)`` and ``read(source, ids,
+num_threads)``. The first in the table that does not refuse a video is chosen.
+"""
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+
+from cv_reader.backends import estimated, pyav
+from cv_reader.errors import SettingsError, UnsupportedVideoError
+from cv_reader.frames import CodecFrame
+from cv_reader.index import VideoSource
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One way to read a video's maps.
+
+    Attributes:
+        name: as callers choose it.
+        codecs: FFmpeg's names of the formats it reads, or None for all that FFmpeg decodes.
+        exactness: field -> ``exact``, ``direction``, ``approximate``, ``estimated`` or ``none``.
+        refusal: why it cannot read a video, or None.
+        read: decodes requested frames with their maps.
+    """
+
+    name: str
+    codecs: tuple[str, ...] | None
+    exactness: Mapping[str, str]
+    refusal: Callable[[VideoSource], str | None]
+    read: Callable[[VideoSource, Sequence[int], int], Generator[CodecFrame]]
+
+
+BACKENDS = (
+    Backend(pyav.NAME, pyav.CODECS, pyav.EXACTNESS, pyav.refusal, pyav.read),
+    Backend(estimated.NAME, None, estimated.EXACTNESS, estimated.refusal, estimated.read),
+)
+"""Best first: the order in which ``auto`` tries them."""
+
+BACKEND_NAMES = ("auto", "native", *(backend.name for backend in BACKENDS))
+
+FIELDS_ALWAYS_EXACT = {"pts": "exact", "packet_bytes": "exact"}
+
+
+def choose_backend(source: VideoSource, name: str) -> Backend:
+    """The named backend, or with ``auto`` the first that reads the video.
+
+    Raises:
+        SettingsError: no backend has that name, or it is not installed.
+        UnsupportedVideoError: the named backend does not read this video.
+    """
+    if name == "native":
+        raise SettingsError(
+            "backend 'native' is not installed here; use 'auto', or see `cv_reader doctor`"
+        )
+    if name not in BACKEND_NAMES:
+        raise SettingsError(f"backend must be one of {', '.join(BACKEND_NAMES)}, got {name!r}")
+    for backend in BACKENDS:
+        if name in ("auto", backend.name):
+            reason = backend.refusal(source)
+            if reason is None:
+                return backend
+            if name == backend.name:
+                raise UnsupportedVideoError(
+                    source.index.path, f"backend {name!r} cannot read it: {reason}; use 'auto'"
+                )
+    raise UnsupportedVideoError(source.index.path, "no backend reads it")

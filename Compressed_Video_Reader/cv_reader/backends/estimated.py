@@ -1,0 +1,115 @@
+"""The ``estimated`` backend: motion and residual from a deterministic analysis of decoded luma.
+
+For any format that FFmpeg decodes. Each 16 x 16 block of a frame is looked for in the frame before
+(presentation order), coarse to fine: on pictures reduced 8 times within +-32 pixels, then refined
+at 4, at 2 and at full size, to whole pixels. The measure is the mean absolute difference.
+
+- A block that hardly differs from its own place in the frame before is left there, and a vector
+  must beat staying by a clear margin: still areas get zero vectors, whatever the noise.
+- A block that even its best vector explains worse than its own mean does counts as intra.
+- Key frames and the first frame are intra: nothing before them is used, so that a read may start
+  at any key frame.
+- Residual: luma minus that prediction; intra cells minus the mean of their neighbours.
+"""
+
+from collections.abc import Generator, Mapping, Sequence
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cv_reader.backends.blockmotion import Pyramid, block_motion
+from cv_reader.backends.pixels import coded_luma, frame_facts
+from cv_reader.backends.prediction import residual
+from cv_reader.backends.vectors import QPEL
+from cv_reader.decoding import Decoded, DecodeOptions, decode
+from cv_reader.frames import BLOCK_PX, CELL_PX, CodecFrame, map_shape
+from cv_reader.index import VideoSource
+from cv_reader.orientation import turn_cells, turn_pixels, turn_vectors
+
+NAME = "estimated"
+
+EXACTNESS: Mapping[str, str] = MappingProxyType(
+    {"motion": "estimated", "residual_y": "estimated", "bits": "none", "qp": "none"}
+)
+
+_CELLS_PER_BLOCK = BLOCK_PX // CELL_PX
+
+
+class _Analysed:
+    """A decoded frame whose luma and reductions are made when first needed."""
+
+    def __init__(self, decoded: Decoded) -> None:
+        self.decoded = decoded
+        self._luma: NDArray[np.uint8] | None = None
+        self._pyramid: Pyramid | None = None
+
+    @property
+    def luma(self) -> NDArray[np.uint8]:
+        """uint8 (H, W), before rotation."""
+        if self._luma is None:
+            self._luma = coded_luma(self.decoded.frame)
+        return self._luma
+
+    @property
+    def pyramid(self) -> Pyramid:
+        """Of the luma."""
+        if self._pyramid is None:
+            self._pyramid = Pyramid.of(self.luma)
+        return self._pyramid
+
+
+def refusal(source: VideoSource) -> str | None:
+    """Why this backend cannot read a video: it can read all that FFmpeg decodes."""
+    del source
+    return None
+
+
+def read(source: VideoSource, ids: Sequence[int], num_threads: int) -> Generator[CodecFrame]:
+    """Decode requested frames, and analyse each against the frame before.
+
+    Raises:
+        CorruptVideoError: after the last frame, where requested ones could not be decoded.
+        UnsupportedVideoError: the picture changes its size or rotation.
+    """
+    previous: _Analysed | None = None
+    for decoded in decode(source, ids, DecodeOptions(num_threads, predecessors=True)):
+        current = _Analysed(decoded)
+        if decoded.is_wanted:
+            yield _finish(source, current, _usable(source, current, previous))
+        previous = current
+
+
+def _usable(
+    source: VideoSource, current: _Analysed, previous: _Analysed | None
+) -> _Analysed | None:
+    """The frame before, if a read that starts at any key frame would have it too."""
+    number = current.decoded.number
+    if previous is None or current.decoded.starts_run or source.index.is_key[number]:
+        return None
+    return previous if previous.decoded.number == number - 1 else None
+
+
+def _finish(source: VideoSource, current: _Analysed, previous: _Analysed | None) -> CodecFrame:
+    height, width = current.luma.shape
+    rows, columns = map_shape(height, width, CELL_PX)
+    motion = np.zeros((2, rows, columns, 2), np.int16)
+    motion_ref = np.zeros((2, rows, columns), np.int16)
+    if previous is not None:
+        vectors, inter = block_motion(current.pyramid, previous.pyramid)
+        motion[0] = _to_cells(vectors * inter[..., None] * QPEL, rows, columns)
+        motion_ref[0] = -_to_cells(inter.astype(np.int16), rows, columns)
+    references = (previous.luma if previous else None, None)
+    degrees = source.index.rotation_degrees
+    return CodecFrame(
+        **frame_facts(source, current.decoded),
+        motion=turn_vectors(motion, degrees, height, width),
+        motion_ref=turn_cells(motion_ref, degrees, height, width),
+        residual_y=turn_pixels(residual(current.luma, references, motion, motion_ref), degrees),
+    )
+
+
+def _to_cells(blocks: NDArray[np.int16], rows: int, columns: int) -> NDArray[np.int16]:
+    """Repeat the values of 16 x 16 blocks over their 4 x 4 cells."""
+    cells = blocks.repeat(_CELLS_PER_BLOCK, axis=0).repeat(_CELLS_PER_BLOCK, axis=1)
+    return cells[:rows, :columns]

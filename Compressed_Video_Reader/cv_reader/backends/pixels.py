@@ -1,0 +1,131 @@
+"""Pixels of decoded pictures: what every backend on FFmpeg's decoders shares."""
+
+from collections.abc import Generator, Sequence
+from typing import TypedDict, cast
+
+import numpy as np
+from av.video.frame import VideoFrame
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+from numpy.typing import NDArray
+
+from cv_reader.decoding import Decoded, DecodeOptions, decode
+from cv_reader.frames import CodecFrame
+from cv_reader.index import VideoSource
+from cv_reader.orientation import turn_pixels
+
+_MATRICES = {
+    1: Colorspace.ITU709,
+    4: Colorspace.FCC,
+    5: Colorspace.ITU601,
+    6: Colorspace.SMPTE170M,
+    7: Colorspace.SMPTE240M,
+    9: 9,
+    10: 9,
+}
+"""FFmpeg's matrix numbers (ITU-T H.273) to its scaler's; 9 is BT.2020."""
+
+_PICT_TYPES = {1: "I", 2: "P", 3: "B", 4: "P", 5: "I", 6: "P", 7: "I"}
+"""FFmpeg's picture types; the rarer ones (sprite, switching, BI) by what they may refer to."""
+
+_FULL_RANGE = 2
+
+
+class AvPicture:
+    """The pixels of one FFmpeg picture, as shown."""
+
+    def __init__(self, frame: VideoFrame, rotation_degrees: int) -> None:
+        self._frame = frame
+        self._rotation_degrees = rotation_degrees
+
+    @property
+    def height_px(self) -> int:
+        """H."""
+        return self._frame.width if self._rotation_degrees % 180 else self._frame.height
+
+    @property
+    def width_px(self) -> int:
+        """W."""
+        return self._frame.height if self._rotation_degrees % 180 else self._frame.width
+
+    def rgb(self) -> NDArray[np.uint8]:
+        """uint8 (H, W, 3); BT.601 where the stream names no matrix."""
+        array = _rgb_frame(self._frame).to_ndarray()
+        return cast(NDArray[np.uint8], turn_pixels(array, self._rotation_degrees))
+
+    def luma(self) -> NDArray[np.uint8]:
+        """uint8 (H, W), a copy."""
+        luma = coded_luma(self._frame)
+        return cast(NDArray[np.uint8], turn_pixels(luma, self._rotation_degrees))
+
+
+def coded_luma(frame: VideoFrame) -> NDArray[np.uint8]:
+    """The luma of a picture before rotation: uint8 (H, W), a copy.
+
+    Stored values, in the stream's own range; samples of more than 8 bit are rounded to 8. Formats
+    without a luma plane (RGB, packed, palette) are converted by FFmpeg's scaler.
+    """
+    name, bits = frame.format.name, frame.format.components[0].bits
+    if not name.startswith(("yuv", "gray")) or bits > 16:
+        frame, bits = VideoReformatter().reformat(frame, format="yuv444p"), 8
+    order = ">" if frame.format.is_big_endian else "<"
+    plane = frame.planes[0]
+    samples = np.frombuffer(plane, np.uint8 if bits == 8 else f"{order}u2")
+    row = plane.line_size // samples.itemsize
+    samples = samples[: row * frame.height].reshape(frame.height, row)[:, : frame.width]
+    if bits == 8:
+        return samples.astype(np.uint8)
+    rounded = (samples.astype(np.uint32) + (1 << (bits - 9))) >> (bits - 8)
+    return np.minimum(rounded, 255).astype(np.uint8)
+
+
+def frame_facts(source: VideoSource, decoded: Decoded) -> "FrameFacts":
+    """What a frame says without its maps, ready for ``CodecFrame(**facts, ...)``."""
+    index, number = source.index, decoded.number
+    is_key = bool(index.is_key[number])
+    end = index.pts_seconds[0] + index.duration_seconds
+    following = index.pts_seconds[number + 1] if number + 1 < index.num_frames else end
+    return {
+        "index": number,
+        "pts_seconds": float(index.pts_seconds[number]),
+        "duration_seconds": float(following - index.pts_seconds[number]),
+        "pict_type": _PICT_TYPES.get(int(decoded.frame.pict_type), "I" if is_key else "P"),
+        "is_key": is_key,
+        "packet_bytes": int(index.packet_bytes[number]),
+        "picture": AvPicture(decoded.frame, index.rotation_degrees),
+    }
+
+
+class FrameFacts(TypedDict):
+    """The fields of ``CodecFrame`` that every backend fills in alike."""
+
+    index: int
+    pts_seconds: float
+    duration_seconds: float
+    pict_type: str
+    is_key: bool
+    packet_bytes: int
+    picture: AvPicture
+
+
+def read_pixels(source: VideoSource, ids: Sequence[int], num_threads: int) -> Generator[CodecFrame]:
+    """Decode frames without their maps: the cheapest read."""
+    for decoded in decode(source, ids, DecodeOptions(num_threads)):
+        if decoded.is_wanted:
+            yield CodecFrame(**frame_facts(source, decoded))
+
+
+def _rgb_frame(frame: VideoFrame) -> VideoFrame:
+    # A converter of its own for each picture: one that is used again remembers former settings.
+    converter = VideoReformatter()
+    if frame.format.is_rgb:
+        return converter.reformat(frame, format="rgb24")
+    full = frame.color_range == _FULL_RANGE
+    return converter.reformat(
+        frame,
+        format="rgb24",
+        src_colorspace=_MATRICES.get(frame.colorspace, Colorspace.DEFAULT),
+        dst_colorspace=Colorspace.DEFAULT,
+        src_color_range=ColorRange.JPEG if full else ColorRange.MPEG,
+        # Means nothing for RGB, but settings apply only where source and target differ.
+        dst_color_range=ColorRange.MPEG,
+    )

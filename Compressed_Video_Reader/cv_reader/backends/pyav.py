@@ -1,0 +1,159 @@
+"""The ``pyav`` backend: FFmpeg's stock decoders, motion from their exported vectors.
+
+- Motion: the codec's own vectors, drawn onto cells. References are known by direction only.
+- Residual: decoded luma minus a motion-compensated prediction. The references are taken to be the
+  nearest pictures before and after that are not B pictures and precede the picture in the file; key
+  frames are taken to have none. It so holds interpolation and in-loop filter differences too.
+- Bits and quantiser: not available.
+"""
+
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cv_reader.backends.pixels import coded_luma, frame_facts
+from cv_reader.backends.prediction import residual
+from cv_reader.backends.vectors import draw_vectors, read_vectors
+from cv_reader.decoding import Decoded, DecodeOptions, decode
+from cv_reader.errors import UnsupportedVideoError
+from cv_reader.frames import CodecFrame
+from cv_reader.index import VideoSource
+from cv_reader.orientation import turn_cells, turn_pixels, turn_vectors
+
+NAME = "pyav"
+
+CODECS = ("h264", "mpeg2video", "mpeg4")
+"""Formats for which FFmpeg exports vectors."""
+
+EXACTNESS: Mapping[str, str] = MappingProxyType(
+    {"motion": "direction", "residual_y": "approximate", "bits": "none", "qp": "none"}
+)
+
+_MAX_CROPPED_PX = 16
+"""Up to a macroblock is cut off to reach the picture's size, always at the right and bottom."""
+
+_MAX_AHEAD_FRAMES = 16
+"""How far after a B picture its later reference may be shown; codecs keep no more pictures."""
+
+_KEPT_ANCHORS = 3
+_B_PICTURE = 3
+
+
+class _Anchor:
+    """A picture that others may refer to; its luma is fetched when first needed."""
+
+    def __init__(self, decoded: Decoded) -> None:
+        self.packet = decoded.packet
+        self.number = decoded.number
+        self._frame = decoded.frame
+        self._luma: NDArray[np.uint8] | None = None
+
+    @property
+    def luma(self) -> NDArray[np.uint8]:
+        """uint8 (H, W), before rotation."""
+        if self._luma is None:
+            self._luma = coded_luma(self._frame)
+        return self._luma
+
+
+@dataclass(eq=False)
+class _Pending:
+    """A requested picture on its way out; B pictures wait for the reference that is shown later."""
+
+    decoded: Decoded
+    vectors: NDArray[Any]
+    past: _Anchor | None
+    future: _Anchor | None = None
+    is_waiting: bool = False
+
+    def offer(self, anchor: _Anchor) -> None:
+        """Take the next picture that may be the later reference, if it can be."""
+        if not self.is_waiting:
+            return
+        if anchor.packet < self.decoded.packet:
+            self.future = anchor
+            self.is_waiting = False
+        elif anchor.number > self.decoded.number + _MAX_AHEAD_FRAMES:
+            self.is_waiting = False
+
+
+def refusal(source: VideoSource) -> str | None:
+    """Why this backend cannot read a video, or None."""
+    if source.index.codec_name not in CODECS:
+        return f"FFmpeg exports no motion vectors for {source.index.codec_name}"
+    first = source.first
+    cropped = max(first.stored_width_px - first.width_px, first.stored_height_px - first.height_px)
+    if cropped >= _MAX_CROPPED_PX:
+        return (
+            f"its pictures are cropped by {cropped} pixels, and FFmpeg does not tell on which "
+            "side, so that its vectors cannot be placed"
+        )
+    return None
+
+
+def read(source: VideoSource, ids: Sequence[int], num_threads: int) -> Generator[CodecFrame]:
+    """Decode requested frames with their motion and residual.
+
+    Raises:
+        CorruptVideoError: after the last frame, where requested ones could not be decoded.
+        UnsupportedVideoError: the video is one that ``refusal`` names, or its picture changes.
+    """
+    if (reason := refusal(source)) is not None:
+        raise UnsupportedVideoError(source.index.path, f"{reason}; use the estimated backend")
+    anchors: deque[_Anchor] = deque(maxlen=_KEPT_ANCHORS)
+    queue: deque[_Pending] = deque()
+    for decoded in decode(source, ids, DecodeOptions(num_threads, export_vectors=True)):
+        if decoded.starts_run:
+            yield from _drain(source, queue)
+            anchors.clear()
+        is_anchor = int(decoded.frame.pict_type) != _B_PICTURE
+        if is_anchor:
+            anchor = _Anchor(decoded)
+            for pending in queue:
+                pending.offer(anchor)
+        while queue and not queue[0].is_waiting:
+            yield _finish(source, queue.popleft())
+        if decoded.is_wanted:
+            queue.append(_pending(source, decoded, anchors))
+        if is_anchor:
+            anchors.append(anchor)
+    yield from _drain(source, queue)
+
+
+def _pending(source: VideoSource, decoded: Decoded, anchors: deque[_Anchor]) -> _Pending:
+    vectors = read_vectors(decoded.frame, source.index.path)
+    earlier = [anchor for anchor in anchors if anchor.packet < decoded.packet]
+    is_key = bool(source.index.is_key[decoded.number])
+    looks_ahead = bool((vectors["source"] > 0).any())
+    return _Pending(
+        decoded,
+        vectors,
+        # Decoding may start at a key frame, so that nothing before it may ever be used.
+        past=earlier[-1] if earlier and not is_key else None,
+        is_waiting=looks_ahead and not is_key,
+    )
+
+
+def _drain(source: VideoSource, queue: deque[_Pending]) -> Iterator[CodecFrame]:
+    while queue:
+        yield _finish(source, queue.popleft())
+
+
+def _finish(source: VideoSource, pending: _Pending) -> CodecFrame:
+    luma = coded_luma(pending.decoded.frame)
+    height, width = luma.shape
+    motion, motion_ref = draw_vectors(pending.vectors, height, width)
+    past, future = pending.past, pending.future
+    references = (past.luma if past else None, future.luma if future else None)
+    degrees = source.index.rotation_degrees
+    return CodecFrame(
+        **frame_facts(source, pending.decoded),
+        motion=turn_vectors(motion, degrees, height, width),
+        motion_ref=turn_cells(motion_ref, degrees, height, width),
+        residual_y=turn_pixels(residual(luma, references, motion, motion_ref), degrees),
+    )

@@ -1,0 +1,194 @@
+"""Opening a file: its video stream, its first picture, and FFmpeg's complaints in our own words."""
+
+import os
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import cast
+
+import av
+import numpy as np
+from av import error as error_classes
+from av.codec.context import ThreadType
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.sidedata.sidedata import SideData, SideDataContainer
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from cv_reader.errors import CorruptVideoError, UnsupportedVideoError, VideoNotFoundError
+
+MAX_SIDE_PX = 16384
+MAX_AREA_PX = 1 << 26
+"""Larger pictures are refused before anything is allocated for them; 8K video has half of it."""
+
+_TEXT_CODECS = ("ansi", "bintext", "xbin", "idf")
+"""FFmpeg draws plain text files as pictures under these names."""
+
+
+@dataclass(frozen=True)
+class FirstPicture:
+    """What only a decoded picture tells about a stream.
+
+    Attributes:
+        width_px: coded width, cropped, before rotation.
+        height_px: coded height, cropped, before rotation.
+        stored_width_px: coded width before cropping.
+        stored_height_px: coded height before cropping.
+        rotation_degrees: clockwise turn to the shown picture.
+    """
+
+    width_px: int
+    height_px: int
+    stored_width_px: int
+    stored_height_px: int
+    rotation_degrees: int
+
+
+@contextmanager
+def open_stream(path: str) -> Generator[tuple[InputContainer, VideoStream]]:
+    """Open a local file, and find its first video stream that is not an attached picture.
+
+    Raises:
+        VideoNotFoundError: nothing to open at the path.
+        CorruptVideoError: the file is empty or ends before its first packet.
+        UnsupportedVideoError: not a video, no video stream, no decoder, or absurd dimensions.
+    """
+    _check_file(path)
+    with _open(path) as container:
+        stream = _choose_stream(container, path)
+        _check_size(stream.width, stream.height, path)
+        yield container, stream
+
+
+def describe(error: FFmpegError) -> str:
+    """FFmpeg's own words for an error, without its number and the path."""
+    return (error.strerror or type(error).__name__).rstrip(".")
+
+
+def set_threads(stream: VideoStream, num_threads: int, *, by_frame: bool) -> None:
+    """Choose how many threads decode, and whether pictures may be decoded beside each other."""
+    stream.codec_context.thread_count = num_threads
+    parallel = by_frame and num_threads > 1
+    stream.codec_context.thread_type = ThreadType.AUTO if parallel else ThreadType.SLICE
+
+
+def side_data(frame: VideoFrame, name: str, path: str) -> SideData | None:
+    """A frame's side data by its FFmpeg name, or None.
+
+    ``frame.side_data`` is not used: it stores a container in the frame that points back at the
+    frame, a cycle that keeps every picture in memory until the garbage collector happens to run.
+    A container of our own goes away with the last reference.
+
+    Raises:
+        UnsupportedVideoError: the frame carries side data of a kind that PyAV does not know.
+    """
+    try:
+        return next((d for d in _all_side_data(frame) if d.type.name == name), None)
+    except ValueError as error:
+        raise UnsupportedVideoError(path, f"{error}; convert it with a plain encoder") from error
+
+
+def _all_side_data(frame: VideoFrame) -> Iterable[SideData]:
+    return SideDataContainer(frame)  # pyright: ignore[reportCallIssue] (the stub has no __init__)
+
+
+def first_picture(frame: VideoFrame, stream: VideoStream, path: str) -> FirstPicture:
+    """Read size and rotation off a decoded picture.
+
+    Raises:
+        UnsupportedVideoError: the picture is mirrored or turned by anything but right angles, or
+            its dimensions are absurd.
+    """
+    _check_size(frame.width, frame.height, path)
+    context = stream.codec_context
+    return FirstPicture(
+        width_px=frame.width,
+        height_px=frame.height,
+        stored_width_px=max(context.coded_width, frame.width),
+        stored_height_px=max(context.coded_height, frame.height),
+        rotation_degrees=_rotation_degrees(frame, path),
+    )
+
+
+def _check_file(path: str) -> None:
+    if not os.path.exists(path):
+        raise VideoNotFoundError(path, "no such file; check the path")
+    if not os.path.isfile(path):
+        raise VideoNotFoundError(path, "is a folder, not a video file; give one file")
+    if not os.access(path, os.R_OK):
+        raise VideoNotFoundError(path, "may not be read; change its permissions")
+    if os.path.getsize(path) == 0:
+        raise CorruptVideoError(path, "is empty (0 bytes); copy or download it again")
+
+
+def _open(path: str) -> InputContainer:
+    try:
+        # "file:" keeps a colon in a name from being taken for a protocol, and the whitelist keeps
+        # a play list from leading to the network.
+        return av.open(
+            f"file:{path}",
+            metadata_errors="ignore",
+            container_options={"protocol_whitelist": "file"},
+        )
+    except error_classes.EOFError as error:
+        raise CorruptVideoError(path, "ends before its first packet; copy it again") from error
+    except FFmpegError as error:
+        with open(path, "rb") as file:
+            head = file.read(12)
+        if head[4:8] == b"ftyp":
+            reason = "is an MP4 whose index (moov) is missing or damaged, most likely truncated"
+            raise CorruptVideoError(path, f"{reason}; copy or download it again") from error
+        reason = f"is not a video that FFmpeg recognises ({describe(error)})"
+        raise UnsupportedVideoError(path, f"{reason}; convert it or leave it out") from error
+
+
+def _choose_stream(container: InputContainer, path: str) -> VideoStream:
+    streams = [
+        stream
+        for stream in container.streams.video
+        if Disposition.attached_pic not in stream.disposition
+    ]
+    if not streams:
+        kinds = sorted({stream.type for stream in container.streams}) or ["nothing"]
+        raise UnsupportedVideoError(
+            path, f"holds no video stream (only: {', '.join(kinds)}); leave it out"
+        )
+    stream = streams[0]
+    # PyAV types the context as always there; it is None where FFmpeg has no decoder.
+    if cast(object, stream.codec_context) is None:
+        raise UnsupportedVideoError(path, "no decoder for its video stream; convert it")
+    if stream.codec_context.codec.canonical_name in _TEXT_CODECS:
+        raise UnsupportedVideoError(path, "is a text file, not a video; leave it out")
+    return stream
+
+
+def _check_size(width_px: int, height_px: int, path: str) -> None:
+    if width_px < 1 or height_px < 1:
+        raise CorruptVideoError(
+            path, f"declares a picture of {width_px}x{height_px} pixels; copy it again"
+        )
+    if max(width_px, height_px) > MAX_SIDE_PX or width_px * height_px > MAX_AREA_PX:
+        raise UnsupportedVideoError(
+            path,
+            f"its pictures of {width_px}x{height_px} pixels exceed the limit of {MAX_SIDE_PX} per "
+            f"side and {MAX_AREA_PX} in all; scale it down",
+        )
+
+
+def _rotation_degrees(frame: VideoFrame, path: str) -> int:
+    """Clockwise turn from the display matrix."""
+    data = side_data(frame, "DISPLAYMATRIX", path)
+    if data is None:
+        return 0
+    matrix = np.frombuffer(bytes(data), "<i4")[[0, 1, 3, 4]].astype(np.float64)
+    unit = tuple((matrix / max(np.abs(matrix).max(), 1)).round(2).tolist())
+    turns = {(1, 0, 0, 1): 0, (0, 1, -1, 0): 90, (-1, 0, 0, -1): 180, (0, -1, 1, 0): 270}
+    if unit not in turns:
+        raise UnsupportedVideoError(
+            path,
+            f"its display matrix {unit} mirrors the picture or turns it by other than right "
+            "angles; re-encode it upright",
+        )
+    return turns[unit]

@@ -1,0 +1,219 @@
+"""Decoding just what is needed: groups of pictures that hold requested frames.
+
+Each packet enters the decoder with its row of the packet table as time stamp, and the picture comes
+out with the same number: frames are told apart by identity, never by counting and never by time.
+"""
+
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from av.codec.context import Flags2
+from av.error import FFmpegError
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from cv_reader.container import set_threads
+from cv_reader.errors import CorruptVideoError, UnsupportedVideoError
+from cv_reader.index import VideoSource
+from cv_reader.packets import PacketReader
+
+_MAX_LISTED = 12
+"""Frame numbers that an error message lists."""
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """One picture out of the decoder.
+
+    Attributes:
+        frame: FFmpeg's picture, coded orientation.
+        number: frame number, -1 for a picture that is decoded but never shown.
+        packet: row of the packet table.
+        is_wanted: whether the caller asked for this frame; others serve as references.
+        starts_run: no picture before this one may be used as its reference.
+    """
+
+    frame: VideoFrame
+    number: int
+    packet: int
+    is_wanted: bool
+    starts_run: bool
+
+
+@dataclass(frozen=True)
+class DecodeOptions:
+    """How to decode.
+
+    Attributes:
+        num_threads: of the decoder.
+        export_vectors: have FFmpeg attach motion vectors; pictures are then decoded one at a time,
+            since vectors from pictures decoded beside each other differ from run to run.
+        predecessors: decode the frame before each requested one too.
+    """
+
+    num_threads: int = 1
+    export_vectors: bool = False
+    predecessors: bool = False
+
+    @property
+    def by_frame(self) -> bool:
+        """Whether pictures may be decoded beside each other."""
+        return self.num_threads > 1 and not self.export_vectors
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Packets first..last, decoded in one go for the sake of some requested frames."""
+
+    first: int
+    last: int
+    wanted: tuple[int, ...]
+
+
+def decode(source: VideoSource, ids: Sequence[int], options: DecodeOptions) -> Iterator[Decoded]:
+    """Decode requested frames, and the pictures that lie between them and their key frames.
+
+    Args:
+        source: from ``cv_reader.index.scan``.
+        ids: strictly increasing frame numbers.
+
+    Yields:
+        Pictures in presentation order, requested or not, run after run.
+
+    Raises:
+        CorruptVideoError: after the last picture, where requested ones could not be decoded.
+        UnsupportedVideoError: the picture changes its size or rotation within the video.
+    """
+    lost: list[int] = []
+    careful = DecodeOptions(1, options.export_vectors, options.predecessors)
+    with _Decoder(source, options) as decoder:
+        for run in _plan(source, ids, options):
+            can_retry = run.first > 0 or options.by_frame
+            rest = yield from decoder.run(run, stop_at_loss=can_retry)
+            if rest and can_retry:
+                # From an earlier key frame, one picture at a time, and to the end whatever comes.
+                with _Decoder(source, careful) as second:
+                    rest = yield from second.run(_retry(source, run, rest), stop_at_loss=False)
+            lost += rest
+    if lost:
+        listed = ", ".join(map(str, lost[:_MAX_LISTED])) + (", ..." if lost[_MAX_LISTED:] else "")
+        raise CorruptVideoError(
+            source.index.path,
+            f"{len(lost)} of {len(ids)} requested frames cannot be decoded ({listed}); "
+            "the file is damaged: copy it again, or re-encode what is left of it",
+        )
+
+
+def _plan(source: VideoSource, ids: Sequence[int], options: DecodeOptions) -> Iterator[_Run]:
+    """Join the groups of the requested frames into runs; adjacent groups need no seek."""
+    packets = source.packets
+    number = np.asarray(ids, dtype=np.int64)
+    first = packets.start_of_frame[number]
+    last = packets.packet_of_frame[number]
+    if options.predecessors:
+        last = np.maximum(last, packets.packet_of_frame[np.maximum(number - 1, 0)])
+    reach = np.maximum.accumulate(last) if len(last) else last
+    begins = np.flatnonzero(first[1:] > reach[:-1] + 1) + 1
+    for rows in np.split(np.arange(len(number)), begins):
+        if len(rows):
+            yield _Run(int(first[rows].min()), int(last[rows].max()), tuple(number[rows].tolist()))
+
+
+def _retry(source: VideoSource, run: _Run, rest: Sequence[int]) -> _Run:
+    """The same run for the frames that are left, from one key frame further back."""
+    start = int(source.packets.start_of_frame[rest[0]])
+    earlier = source.packets.start_of_frame[source.packets.start_of_frame < start]
+    return _Run(int(earlier.max(initial=0)), run.last, tuple(rest))
+
+
+class _Decoder:
+    """One open file with a decoder, used for run after run."""
+
+    def __init__(self, source: VideoSource, options: DecodeOptions) -> None:
+        self._path = source.index.path
+        self._first = source.first
+        self._table = source.packets
+        self._options = options
+        self._reader = PacketReader(source, self._configure)
+
+    def __enter__(self) -> "_Decoder":
+        self._reader.open()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._reader.close()
+
+    def _configure(self, stream: VideoStream) -> None:
+        set_threads(stream, self._options.num_threads, by_frame=self._options.by_frame)
+        if self._options.export_vectors:
+            stream.codec_context.flags2 |= Flags2.export_mvs
+
+    def run(self, run: _Run, *, stop_at_loss: bool) -> Generator[Decoded, None, list[int]]:
+        """Yield a run's pictures in presentation order.
+
+        Returns:
+            The requested frames that did not come out; with ``stop_at_loss`` all that are left
+            when the first of them is found missing.
+        """
+        pending = deque(run.wanted)
+        lost: list[int] = []
+        starts_run = True
+        for frame in self._pictures(run.first, run.last):
+            packet = frame.pts
+            number = int(self._table.frame[packet])
+            self._check_same_picture(frame, number)
+            while pending and pending[0] < number:
+                if stop_at_loss:
+                    return list(pending)
+                lost.append(pending.popleft())
+            is_wanted = bool(pending) and pending[0] == number
+            if is_wanted and frame.is_corrupt:
+                if stop_at_loss:
+                    return list(pending)
+                lost.append(number)
+            if is_wanted:
+                pending.popleft()
+            yield Decoded(frame, number, packet, is_wanted and not frame.is_corrupt, starts_run)
+            starts_run = False
+        return lost + list(pending)
+
+    def _pictures(self, first: int, last: int) -> Iterator[VideoFrame]:
+        for row, packet in self._reader.read(first, last):
+            yield from self._send(_numbered(packet, row))
+        # What the decoder still holds back for reordering; it takes no more packets after this.
+        yield from self._send(None)
+        self._reader.forget_place()
+
+    def _send(self, packet: Packet | None) -> list[VideoFrame]:
+        try:
+            return self._reader.stream.codec_context.decode(packet)
+        except FFmpegError:
+            # A damaged packet yields no picture; whoever asked for it is told at the end.
+            return []
+
+    def _check_same_picture(self, frame: VideoFrame, number: int) -> None:
+        first = self._first
+        turn = -frame.rotation % 360
+        if (frame.width, frame.height, turn) != (
+            first.width_px,
+            first.height_px,
+            first.rotation_degrees,
+        ):
+            raise UnsupportedVideoError(
+                self._path,
+                f"frame {number} is {frame.width}x{frame.height} pixels turned by {turn} degrees, "
+                f"but the video began with {first.width_px}x{first.height_px} turned by "
+                f"{first.rotation_degrees}; split or re-encode it",
+            )
+
+
+def _numbered(packet: Packet, row: int) -> Packet:
+    """The packet with its row for a time stamp; discarded ones are made to come out too."""
+    if packet.is_discard:
+        # Decoders suppress pictures that an edit list discards, but others refer to them.
+        packet = Packet(bytes(packet))
+    packet.pts = row
+    return packet

@@ -1,0 +1,53 @@
+"""Turning pictures, cell maps and vectors to the orientation in which a video is shown.
+
+Axis legend: H, W rows and columns of the picture as coded; trailing axes are left alone.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cv_reader.frames import CELL_PX
+
+
+def turn_pixels(array: NDArray[np.generic], degrees: int) -> NDArray[np.generic]:
+    """Turn rows and columns (the first two axes) clockwise by 0, 90, 180 or 270 degrees."""
+    if degrees == 0:
+        return array
+    return np.ascontiguousarray(np.rot90(array, -degrees // 90))
+
+
+def turn_cells(
+    cells: NDArray[np.int16], degrees: int, height_px: int, width_px: int
+) -> NDArray[np.int16]:
+    """Turn a map of 4 x 4 pixel cells, int16 (2, h, w, ...), clockwise.
+
+    Cells count from the top left corner before and after. Where a side is no multiple of 4 they do
+    not lie on each other; a turned cell then takes the value at its second row and column.
+
+    Args:
+        height_px: H of the picture as coded.
+        width_px: W of the picture as coded.
+    """
+    rows = np.arange(cells.shape[1])
+    columns = np.arange(cells.shape[2])
+    if degrees in (90, 180):
+        rows = _reversed(height_px)
+    if degrees in (180, 270):
+        columns = _reversed(width_px)
+    turned = cells[:, rows][:, :, columns]
+    return turned if degrees % 180 == 0 else np.ascontiguousarray(turned.swapaxes(1, 2))
+
+
+def turn_vectors(
+    motion: NDArray[np.int16], degrees: int, height_px: int, width_px: int
+) -> NDArray[np.int16]:
+    """Turn a map of vectors, int16 (2, h, w, 2) with (x, y) last: the places and the vectors."""
+    x, y = motion[..., 0], motion[..., 1]
+    turned = {0: (x, y), 90: (-y, x), 180: (-x, -y), 270: (y, -x)}[degrees]
+    return turn_cells(np.stack(turned, axis=-1), degrees, height_px, width_px)
+
+
+def _reversed(size_px: int) -> NDArray[np.int64]:
+    """For each cell of a mirrored axis the cell it shows."""
+    second = np.minimum(np.arange(0, size_px, CELL_PX) + 1, size_px - 1)
+    return (size_px - 1 - second) // CELL_PX

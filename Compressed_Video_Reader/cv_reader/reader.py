@@ -1,0 +1,131 @@
+"""Opening a video and reading its frames: the way in."""
+
+import operator
+import os
+import weakref
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from types import TracebackType
+
+from cv_reader.backends import FIELDS_ALWAYS_EXACT, choose_backend
+from cv_reader.backends.pixels import read_pixels
+from cv_reader.errors import UnsupportedVideoError
+from cv_reader.frames import CodecFrame, VideoIndex
+from cv_reader.index import scan
+
+
+class Video:
+    """An open video; use it as a context manager.
+
+    Attributes:
+        index: all frames in presentation order.
+        backend: name of the backend that reads the maps.
+        exactness: field -> ``exact``, ``direction``, ``approximate``, ``estimated`` or ``none``.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], backend: str, num_threads: int) -> None:
+        if num_threads < 1:
+            raise ValueError(f"num_threads must be at least 1, got {num_threads}")
+        self._source = scan(path)
+        self._backend = choose_backend(self._source, backend)
+        self._num_threads = num_threads
+        self._readers: weakref.WeakSet[Generator[CodecFrame]] = weakref.WeakSet()
+        self._is_closed = False
+        self.index: VideoIndex = self._source.index
+        self.backend: str = self._backend.name
+        self.exactness: dict[str, str] = {**self._backend.exactness, **FIELDS_ALWAYS_EXACT}
+
+    def frames(
+        self, ids: Iterable[int] | None = None, *, signals: bool = True
+    ) -> Iterator[CodecFrame]:
+        """Decode frames in presentation order; only the groups that hold them are decoded.
+
+        Frames are given one by one, and stay valid after the next one, and after ``close``.
+
+        Args:
+            ids: strictly increasing frame numbers in [0, N), or None for all.
+            signals: also read motion and residual; without them decoding is cheapest.
+
+        Raises:
+            ValueError: at once, where ``ids`` break the rule or the video is closed.
+            CorruptVideoError: after the last frame that can be decoded, naming how many of the
+                requested ones cannot.
+            UnsupportedVideoError: on the way, where the picture changes its size or rotation.
+        """
+        if self._is_closed:
+            raise ValueError(f"{self.index.path}: the video is closed; open it again")
+        wanted = self._checked(ids)
+        read = self._backend.read if signals else read_pixels
+        reader = read(self._source, wanted, self._num_threads)
+        self._readers.add(reader)
+        return reader
+
+    def close(self) -> None:
+        """End every iteration that is under way, and close its file."""
+        self._is_closed = True
+        for reader in self._readers:
+            reader.close()
+        self._readers.clear()
+
+    def __enter__(self) -> "Video":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Video({self.index!r}, backend {self.backend})"
+
+    def _checked(self, ids: Iterable[int] | None) -> Sequence[int]:
+        count = self.index.num_frames
+        if ids is None:
+            return range(count)
+        wanted = [operator.index(number) for number in ids]
+        for place, number in enumerate(wanted):
+            if not 0 <= number < count or (place and number <= wanted[place - 1]):
+                raise ValueError(
+                    f"frame ids must be strictly increasing in [0, {count}), got {number} at "
+                    f"place {place} for {self.index.path}; repeat frames after reading"
+                )
+        return wanted
+
+
+def open_video(
+    path: str | os.PathLike[str],
+    backend: str = "auto",
+    *,
+    require_exact: bool = False,
+    num_threads: int = 1,
+) -> Video:
+    """Open a video: read its index, and choose who reads its motion and residual.
+
+    Args:
+        path: a local file of any container and codec that FFmpeg reads.
+        backend: ``auto`` (the most exact that reads this video), ``native``, ``pyav`` or
+            ``estimated``.
+        require_exact: refuse a video whose motion and residual would not be exact.
+        num_threads: threads that decode, at least 1.
+
+    Raises:
+        VideoNotFoundError: nothing to open at the path.
+        CorruptVideoError: empty, truncated, or without a frame.
+        UnsupportedVideoError: no video, or none that the backend reads, or not exactly.
+        SettingsError: no such backend, or it is not installed.
+    """
+    video = Video(path, backend, num_threads)
+    inexact = {
+        field: video.exactness[field]
+        for field in ("motion", "residual_y")
+        if video.exactness[field] != "exact"
+    }
+    if require_exact and inexact:
+        raise UnsupportedVideoError(
+            video.index.path,
+            f"backend {video.backend!r} gives {video.index.codec_name} with {inexact}, but exact "
+            "values are required; `cv_reader doctor` tells which backends give them",
+        )
+    return video
