@@ -191,7 +191,7 @@ def encode(
             into one.
     """
     special_texts = {IMAGE_TOKEN} | {piece.text for piece in pieces if piece.special}
-    special_ids = {text: _special_id(text, tokenizer) for text in special_texts}
+    special_ids = {text: _special_id(text, tokenizer) for text in sorted(special_texts)}
     ids: list[int] = []
     supervised: list[bool] = []
     for piece in _merge_plain(pieces):
@@ -202,7 +202,7 @@ def encode(
             if not set(special_ids.values()).isdisjoint(new):
                 raise ValueError(
                     "the tokenizer turns plain text into special tokens; "
-                    f"{', '.join(sorted(special_ids))} must be marked special in its added tokens"
+                    f"{', '.join(special_ids)} must be marked special in its added tokens"
                 )
         ids += new
         supervised += [piece.supervised] * len(new)

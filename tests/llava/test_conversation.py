@@ -107,7 +107,7 @@ def test_a_tokenizer_that_would_inject_is_refused() -> None:
 
 
 def test_a_tokenizer_without_chatml_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"no token <\|im_"):
+    with pytest.raises(ValueError, match=r"no token <\|im_start\|>"):
         encode(render([QUESTION, ANSWER], sample="s1")[:1], byte_tokenizer(SPECIAL_TOKENS[:1]))
 
 
