@@ -20,7 +20,8 @@ if [ -z "${MODEL_PATH:-}" ]; then echo "error: set MODEL_PATH to a checkpoint fo
 
 TASKS="${TASKS:-ai2d,chartqa,docvqa_val}"
 export HF_HOME="${HF_HOME:-$PWD/.huggingface_cache}"
-export LLAVA_CODEC_USE_OFFLINE="${LLAVA_CODEC_USE_OFFLINE:-1}"
+case "${LLAVA_CODEC_USE_OFFLINE:-1}" in 0 | false | False | no) LLAVA_CODEC_USE_OFFLINE=0 ;; *) LLAVA_CODEC_USE_OFFLINE=1 ;; esac
+export LLAVA_CODEC_USE_OFFLINE
 export LLAVA_CODEC_VISIDX_MODE="${LLAVA_CODEC_VISIDX_MODE:-pack_topk}"
 export LLAVA_CODEC_SEQ_LEN_FRAMES="${LLAVA_CODEC_SEQ_LEN_FRAMES:-64}"
 export LLAVA_CODEC_NUM_IMAGES="${LLAVA_CODEC_NUM_IMAGES:-8}"

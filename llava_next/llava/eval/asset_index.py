@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from cv_reader.assets import AssetConfig, evaluation_key, read_meta
-from cv_reader.errors import AssetError, StaleAssetError
 from llava.eval.settings import EvalSettings
 
 META_NAME = "meta.json"
@@ -56,6 +55,10 @@ class AssetEntry:
     exactness: dict[str, str]
 
 
+class AssetLookupError(ValueError):
+    """An asset matches a video of the run, but must not be used for it."""
+
+
 class AssetIndex:
     """All assets below some roots; those that the run uses are checked against its settings."""
 
@@ -88,9 +91,9 @@ class AssetIndex:
         """The asset of a video, or None.
 
         Raises:
-            StaleAssetError: if the file's size differs from that of every matching asset's source,
-                or the asset was made with other settings than the run's or than other assets.
-            AssetError: if two different files match one asset.
+            AssetLookupError: if the file's size differs from that of every matching asset's source,
+                the asset was made with other settings than the run's or than other assets, or two
+                different files match it.
         """
         path = os.path.abspath(video)
         matches = [*self._by_video.get(path, ())]
@@ -104,7 +107,7 @@ class AssetIndex:
                 self._claim(entry, path)
                 self._require_settings(entry)
                 return entry
-        raise StaleAssetError(
+        raise AssetLookupError(
             f"{matches[0].folder}: made from a file of {matches[0].source_size_bytes} bytes, but "
             f"{video} has {size}; make it again with --overwrite, or give video_root if it "
             "belongs to another video of that name"
@@ -129,7 +132,7 @@ class AssetIndex:
         real = os.path.realpath(path)
         first = self._used_by.setdefault(entry.folder, real)
         if first != real:
-            raise AssetError(
+            raise AssetLookupError(
                 f"{entry.folder}: matches two videos, {first} and {real}; make the assets with "
                 "--video_root and pass the same folder as model_args video_root="
             )
@@ -139,14 +142,14 @@ class AssetIndex:
             asked, found = getattr(self._settings, argument), entry.config.get(name)
             if asked != found:
                 variable = f"LLAVA_CODEC_{argument.removeprefix('codec_').upper()}"
-                raise StaleAssetError(
+                raise AssetLookupError(
                     f"{entry.folder}: made with {name}={found}, but this run asks for "
                     f"{argument}={asked}; set {variable} or model_args {argument}= to the asset's "
                     f"value, or make the assets again with {flag} {asked} --overwrite"
                 )
         self._fingerprint = self._fingerprint or entry.fingerprint
         if entry.fingerprint != self._fingerprint:
-            raise StaleAssetError(
+            raise AssetLookupError(
                 f"{entry.folder}: has fingerprint {entry.fingerprint}, other assets of this run "
                 f"have {self._fingerprint}; make all of them with the same settings (--overwrite)"
             )
@@ -205,7 +208,7 @@ def _read_entry(folder: Path) -> AssetEntry:
         folder=folder,
         key=meta["key"],
         video=meta["video"],
-        source_size_bytes=meta["source"]["size"],
+        source_size_bytes=meta["source"]["size_bytes"],
         config=meta["cfg"],
         fingerprint=meta["fingerprint"],
         backend=meta["backend"],

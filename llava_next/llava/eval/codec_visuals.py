@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from cv_reader.precompute import write_evaluation_asset
 from loguru import logger
 from PIL import Image
 
-from cv_reader import open_video
 from cv_reader.assets import read_asset
+from cv_reader.precompute import write_evaluation_asset
 from llava.batch import VisualSegment
 from llava.eval.asset_index import AssetEntry, AssetIndex, asset_config
 from llava.eval.settings import EvalSettings
-from llava.positions import uniform_slots
+from llava.pictures import load_image
+from llava.videos import read_uniform_frames
 from llava.visuals import VisualConfig, codec_segment, frames_segment, image_segment
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
@@ -59,7 +59,7 @@ class VisualLoader:
         """Those of the videos that have no asset, in order, each once.
 
         Raises:
-            StaleAssetError: for an asset that does not fit the run or its video.
+            AssetLookupError: for an asset that does not fit the run or its video.
         """
         return [video for video in dict.fromkeys(videos) if self.index.find(video) is None]
 
@@ -81,8 +81,7 @@ class VisualLoader:
                 "audio and other media have no meaning for this model"
             )
         if not is_video(visual):
-            with Image.open(visual) as image:
-                return Visual(image_segment(image, self._visual_config), "image")
+            return Visual(image_segment(load_image(visual), self._visual_config), "image")
         if self._settings.video_input == "frames":
             return Visual(self._frames(visual), "frames")
         return self._codec(visual)
@@ -99,7 +98,7 @@ class VisualLoader:
                 raise ValueError(f"{video} has no codec asset, although it was there at the start")
             entry = self._compute(video)
         asset = read_asset(entry.folder)
-        mosaics = [_read_rgb(path) for path in asset.images]
+        mosaics = [load_image(path) for path in asset.images]
         segment = codec_segment(mosaics, asset.positions, self._visual_config)
         return Visual(segment, "online" if missed else "codec", entry, missed)
 
@@ -113,21 +112,10 @@ class VisualLoader:
         return self.index.add(asset.folder)
 
     def _frames(self, video: str) -> VisualSegment:
-        """Uniform whole frames: ids are floor(linspace(0, N - 1, F)), repeated where N < F."""
-        with open_video(video) as reader:
-            ids = uniform_slots(self._settings.num_frames, reader.index.num_frames).tolist()
-            pictures = {
-                frame.index: Image.fromarray(frame.rgb())
-                for frame in reader.frames(sorted(set(ids)), signals=False)
-            }
-        return frames_segment([pictures[index] for index in ids], self._visual_config)
+        images = read_uniform_frames(video, self._settings.num_frames)
+        return frames_segment(images, self._visual_config)
 
 
 def is_video(path: str) -> bool:
     """Whether a path names a video: everything but the usual image suffixes."""
     return Path(path).suffix.lower() not in IMAGE_SUFFIXES
-
-
-def _read_rgb(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        return image.convert("RGB")
