@@ -5,18 +5,12 @@ An asset is a folder: mosaics, ``positions_thw.npy`` int32 (N, 3), ``frame_ids.n
 Row ``m * grid^2 + r * grid + c`` of the positions is the origin (t, h, w) of the cell at row r,
 column c of mosaic m. t is a slot of ``frame_ids``; h and w are cells of the padded square.
 
-A folder is written beside its place and renamed into it: one that exists is complete.
+A folder is written beside its place and renamed into it (``files``): one that exists is complete.
 
 Axis letters: N rows (num_images * grid^2), T slots, G mosaics.
 """
 
-import contextlib
-import errno
 import json
-import os
-import shutil
-import uuid
-from collections.abc import Generator
 from dataclasses import dataclass
 from math import isqrt
 from pathlib import Path
@@ -35,11 +29,9 @@ __all__ = [
     "AssetConfig",
     "check_settings",
     "evaluation_key",
-    "new_folder",
     "read_asset",
     "read_meta",
     "read_positions",
-    "write_json",
 ]
 
 SCHEMA_VERSION = 1
@@ -195,7 +187,16 @@ def read_meta(path: Path) -> dict[str, Any]:
     return found
 
 
-_REQUIRED = ("key", "video", "cfg", "fingerprint", "algorithm_version", "source", "backend")
+_REQUIRED = (
+    "key",
+    "video",
+    "cfg",
+    "fingerprint",
+    "algorithm_version",
+    "source",
+    "backend",
+    "exactness",
+)
 
 
 def check_settings(meta: dict[str, Any], expected: AssetConfig, where: object) -> None:
@@ -217,64 +218,3 @@ def check_settings(meta: dict[str, Any], expected: AssetConfig, where: object) -
         f"{where}: made with {', '.join(differing) or 'settings unlike its recorded ones'}; "
         "ask for the settings it was made with, or pass --overwrite to make it again"
     )
-
-
-@contextlib.contextmanager
-def new_folder(target: Path) -> Generator[Path, None, None]:
-    """Give a temporary folder that becomes ``target`` when the block ends without an error.
-
-    A folder that stands at ``target`` by then is replaced. After an error nothing is left behind.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _beside(target)
-    temporary.mkdir()
-    try:
-        yield temporary
-        _replace_folder(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _beside(target: Path) -> Path:
-    return target.parent / f".tmp-{uuid.uuid4().hex}"
-
-
-def _replace_folder(temporary: Path, target: Path) -> None:
-    # A folder can only be renamed onto an empty one; another process may win in between.
-    while True:
-        try:
-            os.rename(temporary, target)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-        else:
-            return
-        aside = _beside(target)
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(target, aside)
-            shutil.rmtree(aside)
-
-
-@contextlib.contextmanager
-def new_file(target: Path) -> Generator[Path, None, None]:
-    """Give a temporary path that replaces ``target`` when the block ends without an error."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _beside(target)
-    try:
-        yield temporary
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON atomically, indented, keys in the order given."""
-    with new_file(path) as temporary:
-        text = json.dumps(content, indent=2, ensure_ascii=False)
-        temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
-
-
-def write_array(path: Path, array: NDArray[Any]) -> None:
-    """Write a ``.npy`` file atomically."""
-    with new_file(path) as temporary, temporary.open("wb") as stream:
-        np.save(stream, array, allow_pickle=False)

@@ -9,21 +9,16 @@ Axis letters: H, W source pixels; h, w elements of a coarser map; g cells along 
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cv_reader.asset_config import AssetConfig
 from cv_reader.errors import UnsupportedVideoError
+from cv_reader.frames import BLOCK_PX, CELL_PX, CodecFrame
 from cv_reader.geometry import AxisSampling, Letterbox
 
-if TYPE_CHECKING:
-    from cv_reader.frames import CodecFrame
-
-_MOTION_STEP_PX = 4
-_BITS_STEP_PX = 16
-_QPEL_PER_PX = np.float32(4)
+_PX_PER_QPEL = np.float32(0.25)
 _ONE, _HALF = np.float32(1), np.float32(0.5)
 _MIN_RESIDUAL_SCALE = 1.0
 _MIN_MOTION_SCALE = 1e-6
@@ -50,7 +45,7 @@ class CellScorer:
         self._samplings: dict[int, tuple[AxisSampling, AxisSampling]] = {}
         self._previous_luma: NDArray[np.uint8] | None = None
 
-    def score(self, frame: "CodecFrame") -> Scores:
+    def score(self, frame: CodecFrame) -> Scores:
         """Sum of the mixed energy over the pixels of each cell: float32 (g, g), >= 0.
 
         Raises:
@@ -58,7 +53,7 @@ class CellScorer:
         """
         return _SIGNALS[self._config.signal](self, frame)
 
-    def mv_residual(self, frame: "CodecFrame") -> Scores:
+    def mv_residual(self, frame: CodecFrame) -> Scores:
         """Motion and residual, mixed by weight."""
         weight_mv, weight_residual = self._config.w_mv, self._config.w_res
         total = weight_mv + weight_residual
@@ -66,21 +61,21 @@ class CellScorer:
         scores += self.residual(frame) * np.float32(weight_residual / total)
         return scores
 
-    def mv(self, frame: "CodecFrame") -> Scores:
+    def mv(self, frame: CodecFrame) -> Scores:
         """Motion relative to the camera."""
         if frame.motion is None or frame.motion_ref is None:
             raise _lacking(frame, "motion")
         velocity = frame_velocity(frame.motion, frame.motion_ref)
         energy = motion_energy(velocity, self._config.mv_compensate, self._config.mv_pct)
-        return self._sum_cells(energy, _MOTION_STEP_PX)
+        return self._sum_cells(energy, CELL_PX)
 
-    def residual(self, frame: "CodecFrame") -> Scores:
+    def residual(self, frame: CodecFrame) -> Scores:
         """What motion compensation could not predict."""
         if frame.residual_y is None:
             raise _lacking(frame, "residual")
         return self._magnitudes(np.abs(frame.residual_y))
 
-    def framediff(self, frame: "CodecFrame") -> Scores:
+    def framediff(self, frame: CodecFrame) -> Scores:
         """Luma difference to the previous frame that was scored; the first frame scores 0."""
         luma = frame.luma()
         previous, self._previous_luma = self._previous_luma, luma
@@ -88,12 +83,12 @@ class CellScorer:
             return np.zeros((self._letterbox.grid, self._letterbox.grid), np.float32)
         return self._magnitudes(np.maximum(luma, previous) - np.minimum(luma, previous))
 
-    def bits(self, frame: "CodecFrame") -> Scores:
+    def bits(self, frame: CodecFrame) -> Scores:
         """Bits spent, where the backend counts them."""
         if frame.bits is None:
             raise _lacking(frame, "bits")
         scale = max(float_percentile(frame.bits, self._config.res_pct), _MIN_RESIDUAL_SCALE)
-        return self._sum_cells(np.minimum(frame.bits / np.float32(scale), 1), _BITS_STEP_PX)
+        return self._sum_cells(np.minimum(frame.bits / np.float32(scale), 1), BLOCK_PX)
 
     def _magnitudes(self, magnitudes: NDArray[np.int16] | NDArray[np.uint8]) -> Scores:
         """Integers (H, W), >= 0, divided by their percentile (at least 1) and clipped to 1."""
@@ -121,7 +116,7 @@ class CellScorer:
         return scores
 
 
-_SIGNALS: dict[str, Callable[[CellScorer, "CodecFrame"], Scores]] = {
+_SIGNALS: dict[str, Callable[[CellScorer, CodecFrame], Scores]] = {
     "mv_residual": CellScorer.mv_residual,
     "mv": CellScorer.mv,
     "residual": CellScorer.residual,
@@ -150,7 +145,7 @@ def frame_velocity(motion: NDArray[np.int16], motion_ref: NDArray[np.int16]) -> 
         distance = motion_ref[index].astype(np.float32)
         unused = distance == 0
         distance[unused] = np.inf  # a vector over an infinite time is no motion
-        per_frame = (1 / _QPEL_PER_PX) / distance
+        per_frame = np.divide(_PX_PER_QPEL, distance)
         velocity[0] += motion[index, :, :, 0] * per_frame
         velocity[1] += motion[index, :, :, 1] * per_frame
     if len(lists) == 2:
@@ -239,7 +234,7 @@ def _order_statistic(values: NDArray[np.int16] | NDArray[np.uint8], rank: int) -
     return high
 
 
-def _lacking(frame: "CodecFrame", what: str) -> UnsupportedVideoError:
+def _lacking(frame: CodecFrame, what: str) -> UnsupportedVideoError:
     return UnsupportedVideoError(
         f"frame {frame.index}",
         f"the backend gives no {what} for it; choose another --signal or --backend",

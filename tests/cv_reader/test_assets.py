@@ -7,16 +7,9 @@ import pytest
 from PIL import Image
 
 from cv_reader.asset_config import AssetConfig
-from cv_reader.assets import (
-    check_settings,
-    load_array,
-    new_file,
-    new_folder,
-    read_asset,
-    read_positions,
-    write_json,
-)
+from cv_reader.assets import check_settings, load_array, read_asset, read_positions
 from cv_reader.errors import AssetError, SettingsError, StaleAssetError
+from cv_reader.files import write_json
 from paths import require_shared_data
 
 CONFIG = AssetConfig(square_size=32, patch_size=8, num_images=2, sequence_length=4)
@@ -32,6 +25,7 @@ def _tiny_meta(config=CONFIG):
         "algorithm_version": 1,
         "source": {},
         "backend": "pyav",
+        "exactness": {},
         "image_stem": "mosaic",
     }
 
@@ -198,25 +192,3 @@ def test_an_archive_is_no_array(tmp_path):
 def test_recorded_positions_are_accepted():
     for path in require_shared_data("reference_outputs", "stage2").glob("*/positions_thw.npy"):
         assert read_positions(path, num_images=8).shape == (10368, 3)
-
-
-def test_a_failed_write_leaves_nothing_and_keeps_the_old(tmp_path):
-    target = tmp_path / "asset"
-    with new_folder(target) as folder:
-        (folder / "old").touch()
-    with pytest.raises(KeyError), new_folder(target) as folder:
-        (folder / "new").touch()
-        raise KeyError
-    with pytest.raises(KeyError), new_file(tmp_path / "file") as path:
-        path.touch()
-        raise KeyError
-    assert [path.name for path in tmp_path.iterdir()] == ["asset"]
-    assert [path.name for path in target.iterdir()] == ["old"]
-
-
-def test_a_folder_is_replaced_whole(tmp_path):
-    for name in ("old", "new"):
-        with new_folder(tmp_path / "asset") as folder:
-            (folder / name).touch()
-    assert [path.name for path in (tmp_path / "asset").iterdir()] == ["new"]
-    assert len(list(tmp_path.iterdir())) == 1

@@ -1,0 +1,254 @@
+"""What the commands that make assets share: arguments, failure files, progress, exit codes."""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from cv_reader.asset_config import COMPENSATIONS, ORDERS, PADDING_POLICIES, SIGNALS, AssetConfig
+from cv_reader.errors import AssetError, SampleError, SettingsError, StaleAssetError
+from cv_reader.files import new_file, write_json
+from cv_reader.precompute import ReadOptions
+from cv_reader.workers import Failure, Outcome, run_isolated
+
+EXIT_DONE, EXIT_SOME_FAILED, EXIT_REFUSED, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+
+def run_command(body: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+    """Run a command's body and turn what stops it into an exit code and one line on stderr."""
+    try:
+        return body(args)
+    except (SettingsError, SampleError, AssetError) as error:
+        say(f"refused: {error}")
+        return EXIT_REFUSED
+    except KeyboardInterrupt:
+        say("interrupted; what is finished is kept, run the same command to go on")
+        return EXIT_INTERRUPTED
+
+
+def say(message: str) -> None:
+    """One line to the user; the output of these commands is files, so it goes to stderr."""
+    print(message, file=sys.stderr, flush=True)
+
+
+class Refuse(argparse.Action):
+    """A flag of the reference implementation that has no meaning here: exit 2 with the reason."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        parser.error(f"{option_string} is not supported: {self.metavar}")
+
+
+def refuse(parser: argparse.ArgumentParser, flags: dict[str, str]) -> None:
+    """Accept flags, with or without a value, only to refuse them with a reason."""
+    for flag, reason in flags.items():
+        # The help is hidden, so the metavar is free to carry the reason.
+        parser.add_argument(flag, action=Refuse, nargs="?", metavar=reason, help=argparse.SUPPRESS)
+
+
+def only(value: str, reason: str) -> Callable[[str], str]:
+    """An argument type with one value left; any other is refused with the reason."""
+
+    def check(text: str) -> str:
+        if text != value:
+            raise argparse.ArgumentTypeError(f"{text!r} is not supported, only {value!r}: {reason}")
+        return text
+
+    return check
+
+
+def _compensation(text: str) -> str:
+    if text not in COMPENSATIONS:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not supported, only {', '.join(COMPENSATIONS)}: fitted camera models are "
+            "not part of the asset format"
+        )
+    return text
+
+
+def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
+    """Settings of geometry, energy and selection that stage 1 and precompute share."""
+    group = parser.add_argument_group("scoring")
+    group.add_argument("--patch_size", type=int, default=16, help="side of a cell, pixels")
+    group.add_argument("--square_size", type=int, default=576, help="side of the square, pixels")
+    group.add_argument("--padding_policy", choices=PADDING_POLICIES, default="zero")
+    group.add_argument("--signal", choices=SIGNALS, default="mv_residual")
+    group.add_argument("--mv_compensate", type=_compensation, default="median")
+    group.add_argument("--mv_pct", type=float, default=95.0, help="percentile that counts as 1")
+    group.add_argument("--res_pct", type=float, default=95.0, help="percentile that counts as 1")
+    group.add_argument("--w_mv", type=float, default=1.0, help="weight of motion")
+    group.add_argument("--w_res", type=float, default=1.0, help="weight of the residual")
+    group.add_argument(
+        "--fuse_mode",
+        type=only("weighted", "training and evaluation share one fusion"),
+        default="weighted",
+    )
+    group.add_argument(
+        "--mv_unit_div",
+        type=only("4.0", "motion is divided by its own percentile, so a unit has no effect"),
+        default="4.0",
+    )
+    refuse(parser, {"--res_use_grad": "training and evaluation share one residual energy"})
+
+
+def add_run_arguments(parser: argparse.ArgumentParser, log_every: int, num_workers: int) -> None:
+    """Settings of the run that change no byte of the output."""
+    group = parser.add_argument_group("run")
+    group.add_argument("--num_workers", type=int, default=num_workers)
+    group.add_argument(
+        "--maxtasks_per_child", type=int, default=2000, help="0 = never replace a worker"
+    )
+    group.add_argument(
+        "--timeout_seconds", type=float, default=1800.0, help="limit for one video; 0 = none"
+    )
+    group.add_argument("--log_every", type=int, default=log_every, help="samples per progress line")
+    group.add_argument("--max_samples", type=int, default=0, help="first rows of the file; 0 = all")
+    group.add_argument("--num_shards", type=int, default=1)
+    group.add_argument("--shard_id", type=int, default=0)
+    group.add_argument("--overwrite", action="store_true", help="make again what stands already")
+    group.add_argument("--backend", default="auto", choices=("auto", "native", "pyav", "estimated"))
+    group.add_argument("--require_exact", action="store_true", help="refuse estimated signals")
+    group.add_argument(
+        "--video_root", type=Path, help="relative videos; default: the data set's folder"
+    )
+
+
+def add_packing_arguments(parser: argparse.ArgumentParser) -> None:
+    """Settings of the mosaics."""
+    parser.add_argument("--order", choices=ORDERS, default="raster", help="rows inside one slot")
+    parser.add_argument("--jpg_quality", type=int, default=95)
+
+
+def config_from(args: argparse.Namespace) -> AssetConfig:
+    """The settings among a command's arguments; the others keep their defaults."""
+    given = vars(args)
+    return AssetConfig(**{f.name: given[f.name] for f in fields(AssetConfig) if f.name in given})
+
+
+def read_options_from(args: argparse.Namespace) -> ReadOptions:
+    """How the command reads videos: one thread per worker."""
+    return ReadOptions(backend=args.backend, require_exact=args.require_exact)
+
+
+def check_shards(args: argparse.Namespace) -> None:
+    """Refuse shard numbers that name no shard."""
+    if args.num_shards < 1 or not 0 <= args.shard_id < args.num_shards:
+        raise SettingsError(
+            f"--shard_id must be in [0, num_shards), got {args.shard_id} of {args.num_shards}"
+        )
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse an output folder that cannot be made or written.
+
+    Raises:
+        SettingsError: with the system's reason.
+    """
+    try:
+        with new_file(folder / "probe") as path:
+            path.touch()
+        (folder / "probe").unlink()
+    except OSError as error:
+        raise SettingsError(
+            f"{folder}: cannot be written ({error.strerror}); choose another output folder"
+        ) from error
+
+
+def shard_suffix(args: argparse.Namespace) -> str:
+    """``shard00of01``."""
+    return f"shard{args.shard_id:02d}of{args.num_shards:02d}"
+
+
+def or_overwrite(error: AssetError) -> AssetError:
+    """Add the remedy to what is in the way of a run."""
+    if isinstance(error, StaleAssetError):
+        return error
+    return AssetError(f"{error}, or pass --overwrite to replace it")
+
+
+class Report(AbstractContextManager["Report"]):
+    """Counts, the failure file and progress of one run.
+
+    Args:
+        name: of the command, in messages.
+        fail_path: one JSON line per failed sample; emptied at the start.
+        log_every: samples per progress line.
+
+    Raises:
+        SettingsError: if the failure file cannot be written.
+    """
+
+    def __init__(self, name: str, fail_path: Path, log_every: int) -> None:
+        self._name, self._fail_path, self._log_every = name, fail_path, max(log_every, 1)
+        self._started = time.monotonic()
+        self.counts = {"made": 0, "kept": 0, "skipped": 0, "failed": 0}
+        try:
+            fail_path.parent.mkdir(parents=True, exist_ok=True)
+            self._failures = fail_path.open("w", encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise SettingsError(
+                f"{fail_path}: cannot be written ({error.strerror}); choose another output"
+            ) from error
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._failures.close()
+
+    def count(self, what: str) -> None:
+        """Count a sample as ``made``, ``kept`` (was up to date), ``skipped`` or ``failed``."""
+        self.counts[what] += 1
+        total = sum(self.counts.values())
+        if total % self._log_every == 0:
+            rate = total / max(time.monotonic() - self._started, 1e-9)
+            say(f"{self._name}: {self._counts_text()}, {rate:.2f} videos/s")
+
+    def fail(self, failure: Failure, **sample: object) -> None:
+        """Record a failed sample."""
+        record = {**sample, "kind": failure.kind, "reason": failure.reason}
+        if failure.details:
+            record["details"] = failure.details
+        self._failures.write(json.dumps(record, ensure_ascii=False) + "\n")
+        self._failures.flush()
+        say(f"{self._name}: failed: {failure.reason}")
+        self.count("failed")
+
+    def finish(self, summary_path: Path) -> int:
+        """Write the summary, say it, and give the exit code."""
+        seconds = time.monotonic() - self._started
+        write_json(summary_path, {"command": self._name, **self.counts, "seconds": seconds})
+        say(f"{self._name}: {self._counts_text()} in {seconds:.1f} s")
+        if not self.counts["failed"]:
+            return EXIT_DONE
+        say(f"{self._name}: failures are listed in {self._fail_path}")
+        return EXIT_SOME_FAILED
+
+    def _counts_text(self) -> str:
+        return ", ".join(f"{number} {what}" for what, number in self.counts.items())
+
+
+def run_tasks(
+    function: Callable[[Any], Any], tasks: Iterable[Any], args: argparse.Namespace
+) -> Iterable[Outcome[Any, Any]]:
+    """``run_isolated`` with a command's arguments."""
+    return run_isolated(
+        function,
+        tasks,
+        num_workers=args.num_workers,
+        timeout_seconds=args.timeout_seconds,
+        tasks_per_worker=args.maxtasks_per_child,
+    )

@@ -1,0 +1,214 @@
+"""``cv_reader precompute``: make the evaluation assets of a list of videos, one decode pass each.
+
+Reads JSONL lines with ``video`` and, optionally, ``key``; writes ``<out_root>/assets/<key>/``. A
+line without a key gets the one that the evaluator derives from the path.
+"""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cv_reader.asset_config import TOPK_MODES, WINDOW_PICKS, AssetConfig
+from cv_reader.asset_names import evaluation_key, safe_name
+from cv_reader.assets import META
+from cv_reader.commands.batch import (
+    Report,
+    add_packing_arguments,
+    add_run_arguments,
+    add_scoring_arguments,
+    check_shards,
+    check_writable,
+    config_from,
+    or_overwrite,
+    refuse,
+    run_command,
+    run_tasks,
+    say,
+    shard_suffix,
+)
+from cv_reader.errors import AssetError, SampleError, SettingsError
+from cv_reader.freshness import existing_meta, same_source
+from cv_reader.precompute import write_evaluation_asset
+from cv_reader.samples import Row, read_rows, resolve_video
+
+
+@dataclass(frozen=True)
+class Line:
+    """One video to do; ``reason`` says why it cannot be done, where it cannot."""
+
+    where: str
+    key: str
+    video: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precompute:
+    """Everything a worker needs to know beside the line."""
+
+    config: AssetConfig
+    backend: str
+    require_exact: bool
+    data_file: Path
+    video_root: Path | None
+    out_root: Path
+    overwrite: bool
+
+    def meta_path(self, key: str) -> Path:
+        """Of the asset of a key."""
+        return self.out_root / "assets" / key / META
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return run_command(_run, _parser().parse_args(argv))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("precompute", description=__doc__)
+    parser.add_argument("--jsonl", type=Path, required=True)
+    parser.add_argument("--out_root", type=Path, required=True)
+    parser.add_argument("--seq_len_frames", dest="sequence_length", type=int, default=64)
+    parser.add_argument("--num_images", type=int, default=8)
+    parser.add_argument("--keep_mid_full_frame", action="store_true")
+    parser.add_argument(
+        "--mid_full_frame_index", type=int, default=-1, help="a slot; -1 = T // 2, 0 = none"
+    )
+    parser.add_argument("--topk_mode", choices=TOPK_MODES, default="global")
+    parser.add_argument(
+        "--time_bucket_count", type=int, default=-1, help="-1 = one per mosaic that is left"
+    )
+    parser.add_argument("--window_len", type=int, default=0, help="frames; 0 = the whole video")
+    parser.add_argument("--window_pick", choices=WINDOW_PICKS, default="none")
+    parser.add_argument(
+        "--only_exists", action="store_true", default=True, help="always: skip exists=false"
+    )
+    parser.add_argument("--fail_txt", type=Path, help="one JSON line per failed video")
+    add_packing_arguments(parser)
+    add_scoring_arguments(parser)
+    add_run_arguments(parser, log_every=20, num_workers=8)
+    refuse(
+        parser,
+        {
+            "--chunksize": "videos are handed out one at a time",
+            "--opencv_threads": "OpenCV is not used",
+        },
+    )
+    return parser
+
+
+def _run(args: argparse.Namespace) -> int:
+    check_shards(args)
+    work = Precompute(
+        config=config_from(args),
+        backend=args.backend,
+        require_exact=args.require_exact,
+        data_file=args.jsonl,
+        video_root=args.video_root,
+        out_root=args.out_root,
+        overwrite=args.overwrite,
+    )
+    _check_lines(work, args)
+    check_writable(args.out_root)
+    suffix = shard_suffix(args)
+    fail_path = args.fail_txt or args.out_root / f"precompute_failed.{suffix}.txt"
+    with Report("precompute", fail_path, args.log_every) as report:
+        for outcome in run_tasks(partial(make_asset, work), _shard(args), args):
+            line: Line = outcome.task
+            if outcome.failure:
+                report.fail(outcome.failure, key=line.key, video=line.video, where=line.where)
+            else:
+                report.count(str(outcome.value))
+        return report.finish(args.out_root / f"summary.{suffix}.json")
+
+
+def _lines(args: argparse.Namespace) -> Iterator[Line]:
+    """Every line of the file, those of other shards too."""
+    for number, (where, row) in enumerate(read_rows(args.jsonl)):
+        if args.max_samples and number >= args.max_samples:
+            return
+        yield _line(row, where, args.video_root)
+
+
+def _line(row: Row | SampleError, where: str, video_root: Path | None) -> Line:
+    if isinstance(row, SampleError):
+        return Line(where, "", "", str(row))
+    video, key = row.get("video"), row.get("key")
+    if not isinstance(video, str) or not video:
+        return Line(where, "", "", f"{where}: video must be a path, got {video!r}; add one")
+    if row.get("exists") is False:
+        return Line(where, "", video)
+    if key is not None and (not isinstance(key, str) or not key):
+        return Line(where, "", video, f"{where}: key must be a string, got {key!r}; leave it out")
+    try:
+        return Line(where, safe_name(key) if key else evaluation_key(video, video_root), video)
+    except AssetError as error:
+        return Line(where, "", video, f"{where}: {error}")
+
+
+def _shard(args: argparse.Namespace) -> Iterator[Line]:
+    """This shard's lines: one per key, without those that say that their video is missing."""
+    done: set[str] = set()
+    for number, line in enumerate(_lines(args)):
+        if number % args.num_shards != args.shard_id or (not line.key and not line.reason):
+            continue
+        if line.reason or line.key not in done:
+            done.add(line.key)
+            yield line
+
+
+def _check_lines(work: Precompute, args: argparse.Namespace) -> None:
+    """Refuse to start where keys collide or output made otherwise is in the way."""
+    videos: dict[str, Line] = {}
+    left_out = 0
+    for line in _lines(args):
+        left_out += not line.key and not line.reason
+        if not line.key:
+            continue
+        first = videos.setdefault(line.key, line)
+        if first.video != line.video:
+            raise SettingsError(
+                f"{line.where}: {line.video} has the key {line.key!r} of {first.video} "
+                f"({first.where}); give them different keys, or pass --video_root"
+            )
+        if first is line and not work.overwrite:
+            _standing(work, line.key)
+    if left_out:
+        say(f"precompute: left out {left_out} lines that say that their video does not exist")
+
+
+def _standing(work: Precompute, key: str) -> dict[str, Any] | None:
+    try:
+        return existing_meta(
+            work.meta_path(key),
+            work.config,
+            backend=work.backend,
+            require_exact=work.require_exact,
+        )
+    except AssetError as error:
+        raise or_overwrite(error) from error
+
+
+def make_asset(work: Precompute, line: Line) -> str:
+    """Make one video's asset; returns ``made``, or ``kept`` where it is up to date."""
+    if line.reason:
+        raise SampleError(line.reason)
+    path = resolve_video(line.video, data_file=work.data_file, video_root=work.video_root)
+    if not work.overwrite and path.exists():
+        meta = _standing(work, line.key)
+        if meta is not None and same_source(meta["source"], path):
+            return "kept"
+    write_evaluation_asset(
+        path,
+        key=line.key,
+        out_root=work.out_root,
+        config=work.config,
+        backend=work.backend,
+        require_exact=work.require_exact,
+        video=line.video,
+        overwrite=True,
+    )
+    return "made"

@@ -1,0 +1,282 @@
+"""From a video to an asset: score and select in one decode pass, pack, write.
+
+``select_from_video`` and ``write_asset`` are the two halves. Training runs them as stage 1 and
+stage 2, with a pixels-only pass between; evaluation runs both on one pass. Memory holds the T
+square frames at most, never the source frames.
+
+Axis letters: T slots, N rows, g cells along a side.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cv_reader.asset_config import ALGORITHM_VERSION, AssetConfig
+from cv_reader.asset_names import safe_name
+from cv_reader.assets import (
+    FRAME_IDS,
+    META,
+    MOSAIC_STEM,
+    POSITIONS,
+    SCHEMA_VERSION,
+    VISIBLE_INDICES,
+    Asset,
+    read_asset,
+)
+from cv_reader.energy import CellScorer, needs_signals
+from cv_reader.errors import AssetError, UnsupportedVideoError
+from cv_reader.files import new_folder, write_array, write_json
+from cv_reader.frames import VideoIndex
+from cv_reader.freshness import existing_meta, same_source, selection_hash, source_facts
+from cv_reader.geometry import Letterbox, letterbox
+from cv_reader.packing import MosaicPacker, sort_rows, square_frame, write_mosaics
+from cv_reader.reader import Video, open_video
+from cv_reader.selection import choose_frame_ids, repeated_slots, select_cells
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """How videos are opened; see ``open_video``."""
+
+    backend: str = "auto"
+    require_exact: bool = False
+    num_threads: int = 1
+    allowed_codecs: tuple[str, ...] = ()
+
+    def open(self, path: Path) -> Video:
+        """Open a video, refusing codecs that are not allowed (where any are named)."""
+        video = open_video(
+            path,
+            self.backend,
+            require_exact=self.require_exact,
+            num_threads=self.num_threads,
+        )
+        codec = video.index.codec_name
+        if self.allowed_codecs and codec not in self.allowed_codecs:
+            video.close()
+            raise UnsupportedVideoError(
+                path, f"its codec {codec} is not among the allowed {', '.join(self.allowed_codecs)}"
+            )
+        return video
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """What is kept of one video.
+
+    Attributes:
+        rows: int32 (N, 3), (t, h, w): forced cells in raster order, then from the best down.
+        frame_ids: int32 (T,).
+        squares: by the first slot of each distinct frame, its padded square; empty where only the
+            rows were asked for.
+        facts: what ``meta.json`` records of the video, the backend and the geometry.
+    """
+
+    rows: NDArray[np.int32]
+    frame_ids: NDArray[np.int32]
+    squares: dict[int, NDArray[np.uint8]]
+    facts: dict[str, Any]
+
+
+def select_from_video(
+    path: Path, config: AssetConfig, options: ReadOptions, *, keep_squares: bool = False
+) -> Selection:
+    """Score the sampled frames of a video in one pass and choose the cells that are kept.
+
+    Raises:
+        VideoError: if the video cannot be read or lacks what the signal needs.
+        AssetError: if nothing may be kept.
+    """
+    with options.open(path) as video:
+        index = video.index
+        box = _fit(index, config)
+        frame_ids = choose_frame_ids(index.packet_bytes, config)
+        repeated = repeated_slots(frame_ids)
+        scorer = CellScorer(box, config)
+        scores = np.zeros((config.sequence_length, config.grid, config.grid), np.float32)
+        squares: dict[int, NDArray[np.uint8]] = {}
+        slots: list[int] = np.flatnonzero(~repeated).tolist()
+        frames = video.frames(frame_ids[slots].tolist(), signals=needs_signals(config.signal))
+        for slot, frame in zip(slots, frames, strict=True):
+            scores[slot] = scorer.score(frame)
+            if keep_squares:
+                squares[slot] = square_frame(frame.rgb(), box)
+        facts = _video_facts(video, path) | box.facts()
+    valid = box.valid_cells()
+    rows = select_cells(scores, valid, repeated, config)
+    facts["padding_patch_filtered"] = int((~valid[rows[:, 1], rows[:, 2]]).sum())
+    facts["selection_hash"] = selection_hash(rows, frame_ids)
+    return Selection(rows=rows, frame_ids=frame_ids, squares=squares, facts=facts)
+
+
+def _fit(index: VideoIndex, config: AssetConfig) -> Letterbox:
+    return letterbox(
+        index.height_px,
+        index.width_px,
+        square_px=config.square_size,
+        patch_px=config.patch_size,
+    )
+
+
+def _video_facts(video: Video, path: Path) -> dict[str, Any]:
+    index = video.index
+    return {
+        "source": source_facts(path),
+        "backend": video.backend,
+        "exactness": dict(video.exactness),
+        "codec_name": index.codec_name,
+        "num_frames": index.num_frames,
+        "frame_rate": index.frame_rate,
+        "duration_seconds": index.duration_seconds,
+        "rotation_degrees": index.rotation_degrees,
+    }
+
+
+def collect_squares(
+    path: Path,
+    rows: NDArray[np.int32],
+    frame_ids: NDArray[np.int32],
+    config: AssetConfig,
+    options: ReadOptions,
+) -> NDArray[np.uint8]:
+    """Mosaics of rows that were selected before: one pass for pixels alone.
+
+    Args:
+        path: the video.
+        rows: int32 (N, 3), sorted.
+        frame_ids: int32 (T,).
+        config: sizes.
+        options: how to read.
+
+    Returns:
+        uint8 (G, S, S, 3).
+    """
+    packer = _packer(rows, config)
+    slots_of: dict[int, list[int]] = {}
+    for slot in np.unique(rows[:, 0]).tolist():
+        slots_of.setdefault(int(frame_ids[slot]), []).append(slot)
+    with options.open(path) as video:
+        box = _fit(video.index, config)
+        last = video.index.num_frames - 1
+        if max(slots_of) > last:
+            raise AssetError(
+                f"{path}: frame {max(slots_of)} was selected but the last one is {last}; "
+                "the video changed, run stage 1 again"
+            )
+        for frame in video.frames(sorted(slots_of), signals=False):
+            square = square_frame(frame.rgb(), box)
+            for slot in slots_of[frame.index]:
+                packer.add(slot, square)
+    return packer.mosaics
+
+
+def _packer(rows: NDArray[np.int32], config: AssetConfig) -> MosaicPacker:
+    return MosaicPacker(
+        rows,
+        square_px=config.square_size,
+        patch_px=config.patch_size,
+        num_images=config.num_images,
+    )
+
+
+def write_evaluation_asset(
+    video_path: str | Path,
+    *,
+    key: str,
+    out_root: str | Path,
+    config: AssetConfig,
+    backend: str = "auto",
+    require_exact: bool = False,
+    num_threads: int = 1,
+    video: str | None = None,
+    overwrite: bool = False,
+) -> Asset:
+    """Make ``<out_root>/assets/<key>/`` in one decode pass, or read it where it is up to date.
+
+    Args:
+        video_path: the file.
+        key: the folder's name, made safe by ``safe_name``.
+        out_root: where ``assets`` lies.
+        config: all settings.
+        backend: of the reader; ``auto`` takes the best.
+        require_exact: refuse estimates.
+        num_threads: for decoding.
+        video: what ``meta.json`` calls the video; None = ``video_path``.
+        overwrite: make it even where it is up to date.
+
+    Raises:
+        VideoError: if the video cannot be read.
+        StaleAssetError: if an asset made with other settings stands there.
+        AssetError: if something else stands there.
+    """
+    path = Path(video_path)
+    options = ReadOptions(backend=backend, require_exact=require_exact, num_threads=num_threads)
+    folder = Path(out_root) / "assets" / safe_name(key)
+    if not overwrite:
+        meta = existing_meta(folder / META, config, backend=backend, require_exact=require_exact)
+        if meta is not None and path.exists() and same_source(meta["source"], path):
+            return read_asset(folder, expected=config)
+    selection = select_from_video(path, config, options, keep_squares=True)
+    rows = sort_rows(selection.rows, config.order)
+    packer = _packer(rows, config)
+    shown = -1
+    for slot in range(config.sequence_length):
+        # A slot that repeats the frame before has no square of its own.
+        shown = slot if slot in selection.squares else shown
+        packer.add(slot, selection.squares[shown])
+    meta = build_meta(config, selection.facts, key=folder.name, video=video or str(video_path))
+    meta["image_stem"] = MOSAIC_STEM
+    write_asset(folder, meta, rows, selection.frame_ids, packer.mosaics)
+    return read_asset(folder, expected=config)
+
+
+def write_asset(
+    folder: Path,
+    meta: dict[str, Any],
+    rows: NDArray[np.int32],
+    frame_ids: NDArray[np.int32],
+    mosaics: NDArray[np.uint8],
+) -> None:
+    """Write an asset folder atomically.
+
+    Args:
+        folder: replaced as a whole where it exists.
+        meta: content of ``meta.json``; names the settings and the image stem.
+        rows: int32 (N, 3), sorted.
+        frame_ids: int32 (T,).
+        mosaics: uint8 (G, S, S, 3).
+    """
+    stem: str = meta["image_stem"]
+    with new_folder(folder) as temporary:
+        write_mosaics(mosaics, temporary, stem=stem, quality=meta["cfg"]["jpg_quality"])
+        write_array(temporary / POSITIONS, rows)
+        write_array(temporary / FRAME_IDS, frame_ids)
+        if stem == MOSAIC_STEM:
+            grid = int(meta["hb"])
+            flat = rows.astype(np.int64) @ np.array([grid * grid, grid, 1])
+            write_array(temporary / VISIBLE_INDICES, flat)
+        write_json(temporary / META, meta)
+
+
+def build_meta(
+    config: AssetConfig, facts: dict[str, Any], *, key: str, video: str
+) -> dict[str, Any]:
+    """What every ``meta.json`` holds; no clock values, so that equal input gives equal bytes."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "key": key,
+        "video": video,
+        "fingerprint": config.fingerprint,
+        "algorithm_version": ALGORITHM_VERSION,
+        "cfg": config.to_dict(),
+        "order": config.order,
+        "T": config.sequence_length,
+        "K": config.num_rows,
+        "num_images": config.num_images,
+        "square_size": config.square_size,
+        "patch": config.patch_size,
+        **facts,
+    }
