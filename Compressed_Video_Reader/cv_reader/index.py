@@ -1,8 +1,9 @@
 """The packet index: every frame of a video in presentation order, found without decoding it.
 
-Presentation order is the order of the packets' time stamps. Where these are missing or cannot be
-trusted (raw streams, AVI with reordered pictures) the stream is decoded once, for the order alone,
-and the times are the sorted decoding times, or frame number / frame rate where these miss too.
+Presentation order is the order of the packets' time stamps. Where these are missing, or repeated
+among reordered pictures, or not to be trusted (raw streams; H.264 and HEVC in AVI), the stream is
+decoded once for the order alone. Without usable presentation times the frames get the decoding
+times, sorted, and without these frame number / frame rate.
 
 Not counted as frames: packets that an edit list discards, invisible VP8 pictures, and pictures
 shown before the first key frame, which nothing can decode.
@@ -10,6 +11,7 @@ shown before the first key frame, which nothing can decode.
 Axis legend: M packets in file order, N frames in presentation order.
 """
 
+import itertools
 import os
 from dataclasses import dataclass
 
@@ -89,6 +91,12 @@ class _Scan:
 
     def column(self, name: str) -> NDArray[np.int64]:
         return self.columns[:, _COLUMNS.index(name)]
+
+    @property
+    def has_trusted_pts(self) -> bool:
+        if self.container_name == "avi" and self.codec_name in _AVI_REORDERING_CODECS:
+            return False
+        return bool((self.column("pts") != NO_TIME).all())
 
 
 _COLUMNS = ("pts", "dts", "position", "size_bytes", "duration", "is_key", "is_hidden")
@@ -174,23 +182,27 @@ def _row(packet: Packet, codec_name: str) -> tuple[int, ...]:
 
 def _presentation(raw: _Scan, path: str) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
     """Rank of each packet in presentation order, and the time of each rank in seconds."""
-    pts, dts = raw.column("pts"), raw.column("dts")
-    untrusted = raw.container_name == "avi" and raw.codec_name in _AVI_REORDERING_CODECS
-    if (pts != NO_TIME).all() and not untrusted:
-        order = np.argsort(pts, kind="stable")
-        times = pts[order] * raw.time_base
-    else:
-        order = _decoded_order(path, len(pts))
-        known = (dts != NO_TIME).all()
-        times = np.sort(dts) * raw.time_base if known else np.arange(len(pts)) / raw.frame_rate
-    rank = np.empty(len(pts), np.int32)
-    rank[order] = np.arange(len(pts), dtype=np.int32)
-    jumps = np.flatnonzero(np.abs(rank - np.arange(len(pts))) > _MAX_REORDER_PACKETS)
+    pts, count = raw.column("pts"), len(raw.columns)
+    order = np.argsort(pts, kind="stable")
+    is_reordered = bool((np.diff(order) < 0).any())
+    if not raw.has_trusted_pts or (is_reordered and len(np.unique(pts)) < count):
+        order = _decoded_order(path, count)
+    rank = np.empty(count, np.int32)
+    rank[order] = np.arange(count, dtype=np.int32)
+    jumps = np.flatnonzero(np.abs(rank - np.arange(count)) > _MAX_REORDER_PACKETS)
     if len(jumps):
         raise UnsupportedVideoError(
             path, f"its time stamps jump back near packet {jumps[0]}; remux or re-encode it"
         )
-    return rank, times
+    return rank, _times(raw)
+
+
+def _times(raw: _Scan) -> NDArray[np.float64]:
+    """Time of each rank in seconds, never decreasing."""
+    ticks = raw.column("pts" if raw.has_trusted_pts else "dts")
+    if (ticks == NO_TIME).any():
+        return np.arange(len(ticks), dtype=np.float64) / raw.frame_rate
+    return np.sort(ticks).astype(np.float64) * raw.time_base
 
 
 def _decoded_order(path: str, num_packets: int) -> NDArray[np.int64]:
@@ -198,13 +210,14 @@ def _decoded_order(path: str, num_packets: int) -> NDArray[np.int64]:
     order: list[int] = []
     with open_stream(path) as (container, stream):
         set_threads(stream, 0, by_frame=False)
-        for number, packet in enumerate(container.demux(stream)):
-            packet.pts = number
+        filled = (packet for packet in container.demux(stream) if packet.size)
+        for number, packet in enumerate(itertools.chain(filled, [None])):
+            if packet is not None:
+                packet.pts = number
             try:
-                frames = stream.codec_context.decode(packet if packet.size else None)
+                order.extend(frame.pts for frame in stream.codec_context.decode(packet))
             except FFmpegError:
                 continue
-            order.extend(frame.pts for frame in frames if frame.pts is not None)
     for lost in sorted(set(range(num_packets)) - set(order)):
         later = (place for place, number in enumerate(order) if number > lost)
         order.insert(next(later, len(order)), lost)

@@ -3,13 +3,17 @@
 Axis legend: H, W rows and columns of the picture as coded; trailing axes are left alone.
 """
 
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
 from cv_reader.frames import CELL_PX
 
+_Scalar = TypeVar("_Scalar", bound=np.generic)
 
-def turn_pixels(array: NDArray[np.generic], degrees: int) -> NDArray[np.generic]:
+
+def turn_pixels(array: NDArray[_Scalar], degrees: int) -> NDArray[_Scalar]:
     """Turn rows and columns (the first two axes) clockwise by 0, 90, 180 or 270 degrees."""
     if degrees == 0:
         return array
@@ -28,13 +32,11 @@ def turn_cells(
         height_px: H of the picture as coded.
         width_px: W of the picture as coded.
     """
-    rows = np.arange(cells.shape[1])
-    columns = np.arange(cells.shape[2])
+    turned = cells
     if degrees in (90, 180):
-        rows = _reversed(height_px)
+        turned = turned[:, _reversed(height_px)]
     if degrees in (180, 270):
-        columns = _reversed(width_px)
-    turned = cells[:, rows][:, :, columns]
+        turned = turned[:, :, _reversed(width_px)]
     return turned if degrees % 180 == 0 else np.ascontiguousarray(turned.swapaxes(1, 2))
 
 

@@ -50,12 +50,11 @@ class AvPicture:
     def rgb(self) -> NDArray[np.uint8]:
         """uint8 (H, W, 3); BT.601 where the stream names no matrix."""
         array = _rgb_frame(self._frame).to_ndarray()
-        return cast(NDArray[np.uint8], turn_pixels(array, self._rotation_degrees))
+        return turn_pixels(cast(NDArray[np.uint8], array), self._rotation_degrees)
 
     def luma(self) -> NDArray[np.uint8]:
         """uint8 (H, W), a copy."""
-        luma = coded_luma(self._frame)
-        return cast(NDArray[np.uint8], turn_pixels(luma, self._rotation_degrees))
+        return turn_pixels(coded_luma(self._frame), self._rotation_degrees)
 
 
 def coded_luma(frame: VideoFrame) -> NDArray[np.uint8]:
@@ -67,13 +66,14 @@ def coded_luma(frame: VideoFrame) -> NDArray[np.uint8]:
     name, bits = frame.format.name, frame.format.components[0].bits
     if not name.startswith(("yuv", "gray")) or bits > 16:
         frame, bits = VideoReformatter().reformat(frame, format="yuv444p"), 8
-    order = ">" if frame.format.is_big_endian else "<"
     plane = frame.planes[0]
-    samples = np.frombuffer(plane, np.uint8 if bits == 8 else f"{order}u2")
-    row = plane.line_size // samples.itemsize
-    samples = samples[: row * frame.height].reshape(frame.height, row)[:, : frame.width]
+    stored = np.frombuffer(memoryview(plane), np.uint8)[: plane.line_size * frame.height]
+    lines = stored.reshape(frame.height, plane.line_size)
     if bits == 8:
-        return samples.astype(np.uint8)
+        return lines[:, : frame.width].copy()
+    samples = (
+        lines[:, : 2 * frame.width].copy().view(">u2" if frame.format.is_big_endian else "<u2")
+    )
     rounded = (samples.astype(np.uint32) + (1 << (bits - 9))) >> (bits - 8)
     return np.minimum(rounded, 255).astype(np.uint8)
 

@@ -111,16 +111,15 @@ def read(source: VideoSource, ids: Sequence[int], num_threads: int) -> Generator
         if decoded.starts_run:
             yield from _drain(source, queue)
             anchors.clear()
-        is_anchor = int(decoded.frame.pict_type) != _B_PICTURE
-        if is_anchor:
-            anchor = _Anchor(decoded)
+        anchor = None if int(decoded.frame.pict_type) == _B_PICTURE else _Anchor(decoded)
+        if anchor is not None:
             for pending in queue:
                 pending.offer(anchor)
         while queue and not queue[0].is_waiting:
             yield _finish(source, queue.popleft())
         if decoded.is_wanted:
             queue.append(_pending(source, decoded, anchors))
-        if is_anchor:
+        if anchor is not None:
             anchors.append(anchor)
     yield from _drain(source, queue)
 
