@@ -3,7 +3,7 @@
 Axis legend: frames are uint8 (H, W, 3) RGB.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,6 +35,7 @@ class Kind:
         pixel_format: of the coded picture.
         options: options of FFmpeg's encoder wrapper.
         implicit_weights: bi-prediction is weighted by distance.
+        fades: the content grows brighter, so that weighting pays.
         height_px, width_px: of the picture.
     """
 
@@ -43,8 +44,14 @@ class Kind:
     pixel_format: str = "yuv420p"
     options: dict[str, str] = field(default_factory=dict)
     implicit_weights: bool = False
+    fades: bool = False
     height_px: int = HEIGHT_PX
     width_px: int = WIDTH_PX
+
+    @property
+    def bit_depth(self) -> int:
+        """Of the samples."""
+        return 10 if "10" in self.pixel_format else 8
 
     @property
     def standard(self) -> str:
@@ -118,6 +125,16 @@ TIER2: dict[str, Kind] = {
 }
 """Exact or refused by name; in-loop filters off, no explicit weights."""
 
+EXPLICIT_WEIGHTS: dict[str, Kind] = {
+    "h264-weighted": _h264(
+        "no-deblock=1:scenecut=0:weightp=1:bframes=0:ref=1:subme=9:crf=24", fades=True
+    ),
+    "hevc-weighted": _h265(
+        "no-deblock=1:no-sao=1:no-scenecut=1:weightp=1:bframes=0:ref=1:subme=5:crf=24", fades=True
+    ),
+}
+"""Exact or refused by name; one explicit weight per picture, in-loop filters off."""
+
 FIELD_CODED: dict[str, Kind] = {
     "h264-mbaff": _h264(_H264_OFF, _H264_RICH, "bframes=2:tff=1:crf=26"),
     "h264-mbaff-cavlc": _h264(_H264_OFF, _H264_RICH, "cabac=0:bframes=0:tff=1:crf=26"),
@@ -125,14 +142,14 @@ FIELD_CODED: dict[str, Kind] = {
 """Motion is refused by name; the pixels are still right."""
 
 FILTERED: dict[str, Kind] = {
-    "h264": _h264(_H264_RICH, _B_PYRAMID, "crf=30"),
-    "h264-default": _h264("crf=30"),
-    "h264-slices": _h264(_H264_RICH, _B_PYRAMID, "slices=4:crf=30"),
-    "hevc": _h265(_H265_RICH, "bframes=4:b-adapt=0:crf=30"),
-    "hevc-default": _h265("crf=30"),
-    "hevc-slices": _h265("slices=3:bframes=2:crf=30"),
+    "h264-filtered": _h264(_H264_RICH, _B_PYRAMID, "weightp=0:weightb=0:crf=30"),
+    "h264-no-weights": _h264("weightp=0:weightb=0:crf=30"),
+    "h264-filtered-slices": _h264(_H264_RICH, _B_PYRAMID, "slices=4:weightp=0:weightb=0:crf=30"),
+    "hevc-filtered": _h265(_H265_RICH, "no-weightp=1:bframes=4:b-adapt=0:sao=1:crf=30"),
+    "hevc-default": _h265("no-weightp=1:crf=30"),
+    "hevc-filtered-slices": _h265("slices=3:bframes=2:sao=1:no-weightp=1:crf=30"),
 }
-"""In-loop filters, weights and all else as encoders choose them."""
+"""Tier 1 with in-loop filters on."""
 
 
 def wandering(
@@ -164,10 +181,20 @@ def wandering(
         yield np.clip(np.rint(np.where(inside[..., None], inner, frame)), 0, 255).astype(np.uint8)
 
 
+def fading(
+    frames: Iterable[NDArray[np.uint8]], num_frames: int = NUM_FRAMES
+) -> Iterator[NDArray[np.uint8]]:
+    """Frames that come up from near black."""
+    for number, frame in enumerate(frames):
+        yield np.rint(frame * (0.15 + 0.85 * number / num_frames)).astype(np.uint8)
+
+
 def make(kind: Kind, path: Path, num_frames: int = NUM_FRAMES) -> Path:
     """Encode the wandering tiles as one kind of stream."""
     name = "x264-params" if kind.codec == "libx264" else "x265-params"
     frames = wandering(num_frames, kind.height_px, kind.width_px)
+    if kind.fades:
+        frames = fading(frames, num_frames)
     return write_video(
         path,
         frames,

@@ -75,6 +75,16 @@ class Compensator:
     weights: Mapping[tuple[int, int], Weight] = field(default_factory=dict)
     _phases: dict[tuple[int, int, int], Picture] = field(default_factory=dict, init=False)
 
+    @property
+    def limit(self) -> int:
+        """The largest sample."""
+        return (1 << self.bit_depth) - 1
+
+    @property
+    def uni_shift(self) -> int:
+        """Bits that ``one_list`` carries beyond those of a sample."""
+        return 0 if self.codec == "h264" else 14 - self.bit_depth
+
     def predict(
         self, index: int, motion: NDArray[np.int16], motion_ref: NDArray[np.int16]
     ) -> tuple[Picture, NDArray[np.bool_]]:
@@ -85,15 +95,20 @@ class Compensator:
         """
         height, width = next(iter(self.references.values())).shape
         distance = [_per_pixel(motion_ref[side], height, width) for side in (0, 1)]
-        parts = [
-            self._one_list(index, _per_pixel(motion[side], height, width), distance[side])
-            for side in (0, 1)
-        ]
+        parts = [self.one_list(index, motion[side], motion_ref[side]) for side in (0, 1)]
         combine = self._combine_h264 if self.codec == "h264" else self._combine_hevc
         return combine(index, parts, distance), (distance[0] != 0) | (distance[1] != 0)
 
-    def _one_list(self, index: int, motion: Picture, distance: Picture) -> Picture:
-        """The unrounded prediction from one list: samples (H.264) or 14-bit values (H.265)."""
+    def one_list(
+        self, index: int, motion: NDArray[np.int16], motion_ref: NDArray[np.int16]
+    ) -> Picture:
+        """The unrounded prediction from one list: samples (H.264) or 14-bit values (H.265).
+
+        Args:
+            motion, motion_ref: of one list, int16 (h4, w4, 2) and (h4, w4).
+        """
+        height, width = next(iter(self.references.values())).shape
+        motion, distance = (_per_pixel(cells, height, width) for cells in (motion, motion_ref))
         out = np.zeros(distance.shape, np.int32)
         phase = (motion[..., 1] & 3) * 4 + (motion[..., 0] & 3)
         for step in np.unique(distance[distance != 0]).tolist():
@@ -132,7 +147,6 @@ class Compensator:
         self, index: int, samples: list[Picture], steps: tuple[int, int]
     ) -> NDArray[np.int32]:
         """Prediction of samples that share their references."""
-        limit = (1 << self.bit_depth) - 1
         weights = [
             self.weights.get((side, index + steps[side])) if steps[side] else None
             for side in (0, 1)
@@ -141,13 +155,15 @@ class Compensator:
             if self.implicit_weights:
                 scale = implicit_weight(*steps)
                 total = samples[0] * (64 - scale) + samples[1] * scale
-                return np.clip((total + 32) >> 6, 0, limit)
+                return np.clip((total + 32) >> 6, 0, self.limit)
             if any(weights):
-                return _explicit_bi(samples, weights, limit)
+                return _explicit_bi(samples, weights, self.limit)
             return (samples[0] + samples[1] + 1) >> 1
         side = 0 if steps[0] else 1
         weight = weights[side]
-        return samples[side] if weight is None else _explicit_uni(samples[side], weight, limit)
+        if weight is None:
+            return samples[side]
+        return explicit_weighting(samples[side], weight, self.limit)
 
     def _combine_hevc(self, index: int, parts: list[Picture], distance: list[Picture]) -> Picture:
         """H.265 section 8.5.3.3.4.2: default weighted sample prediction."""
@@ -156,7 +172,7 @@ class Compensator:
         shift = 14 - self.bit_depth
         uni = (total + (1 << (shift - 1))) >> shift
         bi = (total + (1 << shift)) >> (shift + 1)
-        predicted = np.clip(np.where(both, bi, uni), 0, (1 << self.bit_depth) - 1)
+        predicted = np.clip(np.where(both, bi, uni), 0, self.limit)
         return np.where((distance[0] != 0) | (distance[1] != 0), predicted, 0)
 
 
@@ -237,12 +253,19 @@ def _per_pixel(cells: NDArray[np.int16], height: int, width: int) -> Picture:
     return cells.repeat(4, axis=0).repeat(4, axis=1)[:height, :width].astype(np.int32)
 
 
-def _explicit_uni(samples: NDArray[np.int32], weight: Weight, limit: int) -> NDArray[np.int32]:
-    shift = weight.log2_denominator
+def explicit_weighting(
+    samples: NDArray[np.int32], weight: Weight, limit: int, extra_shift: int = 0
+) -> NDArray[np.int32]:
+    """Explicit weighting of one list: H.264 section 8.4.2.3.2, H.265 section 8.5.3.3.4.3.
+
+    Args:
+        samples: as ``Compensator.one_list`` gives them.
+        extra_shift: ``Compensator.uni_shift``.
+    """
+    shift = weight.log2_denominator + extra_shift
+    scaled = samples * weight.scale
     if shift >= 1:
-        scaled = (samples * weight.scale + (1 << (shift - 1))) >> shift
-    else:
-        scaled = samples * weight.scale
+        scaled = (scaled + (1 << (shift - 1))) >> shift
     return np.clip(scaled + weight.offset, 0, limit)
 
 

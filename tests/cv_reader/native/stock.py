@@ -39,8 +39,14 @@ def decoded_luma(path: Path, *, skip_loop_filter: bool = False) -> list[NDArray[
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
         if skip_loop_filter:
-            stream.codec_context.skip_loop_filter = "ALL"
+            stream.codec_context.options = {"skip_loop_filter": "all"}
         return [luma_plane(frame) for frame in container.decode(stream)]
+
+
+def decoded_rgb(path: Path) -> list[NDArray[np.uint8]]:
+    """Every picture in presentation order, uint8 (H, W, 3)."""
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
 
 def luma_plane(frame: av.VideoFrame) -> NDArray[np.integer]:
