@@ -34,10 +34,13 @@ def load_pretrained(
     """
     processor = LlavaProcessor.from_pretrained(path)
     model: Any = AutoModelForCausalLM.from_pretrained(
-        str(path), dtype=dtype, attn_implementation=attn_implementation
+        str(path),
+        dtype=dtype,
+        attn_implementation=attn_implementation,
+        device_map={"": device},
     )
     if not isinstance(model, LlavaForCausalLMMixin):
         raise ValueError(
             f"{path} must hold a LLaVA model, got model_type {model.config.model_type!r}"
         )
-    return model.to(device).eval(), processor
+    return model.eval(), processor

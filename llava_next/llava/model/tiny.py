@@ -98,6 +98,8 @@ def tiny_model(
         num_key_value_heads=2,
         head_dim=hidden_size // 4,
         max_position_embeddings=32768,
+        # The library's 0.02 suits widths of thousands; here it would drown the visual signal.
+        initializer_range=hidden_size**-0.5,
         eos_token_id=end_ids[0],
         pad_token_id=tokenizer.pad_token_id,
         vision_config=OneVisionEncoderConfig(
@@ -106,6 +108,7 @@ def tiny_model(
             num_hidden_layers=2,
             num_attention_heads=2,
             image_size=14 * patches_per_side,
+            initializer_range=0.125,
             use_head=False,
         ).to_dict(),
         image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
