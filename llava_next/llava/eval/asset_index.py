@@ -180,8 +180,10 @@ def write_listing(
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def missing_message(videos: Sequence[str], listing: Path, settings: EvalSettings) -> str:
-    """Which videos have no asset, and the command that makes them from ``listing``."""
+def missing_message(
+    videos: Sequence[str], num_videos: int, listing: Path, settings: EvalSettings
+) -> str:
+    """Which of the run's videos have no asset, and the command that makes them from ``listing``."""
     shown = [f"  {video}" for video in videos[:MISSING_LINES]]
     if len(videos) > MISSING_LINES:
         shown.append(f"  ... and {len(videos) - MISSING_LINES} more, all in {listing}")
@@ -193,7 +195,7 @@ def missing_message(videos: Sequence[str], listing: Path, settings: EvalSettings
     searched = ", ".join(str(root) for root in settings.codec_root) or "no codec_root was given"
     return "\n".join(
         [
-            f"{len(videos)} videos of this run have no codec asset ({searched}):",
+            f"{len(videos)} of {num_videos} videos of this run have no codec asset ({searched}):",
             *shown,
             f"Make them:\n  python {TOOL} --jsonl {listing} --out_root {out_root} {flags}",
             f"then pass codec_root={out_root / 'assets'}. Or choose codec_miss=online (compute "

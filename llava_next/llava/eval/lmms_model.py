@@ -161,7 +161,8 @@ class LlavaOVEncoder(lmms):
                 name = f"{MISSING_NAME}_rank{self._rank}" if self._rank else MISSING_NAME
                 listing = (folder or Path.cwd()) / f"{name}.jsonl"
                 write_listing(missing, videos, self._loader.index, listing)
-                raise ValueError(missing_message(missing, listing, self.settings))
+                total = len(set(videos))
+                raise ValueError(missing_message(missing, total, listing, self.settings))
 
     def _read(
         self, requests: Sequence[Instance], batch: Sequence[int], context: ExitOnError

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from cv_reader.assets import evaluation_key
 from cv_reader.precompute import write_evaluation_asset
 from eval_toy import CODEC_ARGUMENTS, Toy
 from llava.eval.asset_index import asset_config
@@ -23,7 +24,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
         path = folder / "videos" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         write_video(path, moving_square(12 + seed, 48, 64, seed=seed))
-        key = name.replace("/", "__").rsplit(".", 1)[0]
+        key = evaluation_key(path, folder / "videos")
         write_evaluation_asset(path, key=key, out_root=folder / "offline", config=config)
         videos.append(path)
     images = tuple(folder / f"picture_{seed}.png" for seed in range(2))

@@ -143,8 +143,8 @@ def test_the_repair_names_every_video_and_the_command(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in listing.read_text().splitlines()]
     assert rows[0] == {"video": "/data/a/0.mp4", "key": "a__0"}
     assert [row["video"] for row in rows] == videos
-    message = missing_message(videos, listing, settings)
-    assert message.startswith("30 videos of this run have no codec asset")
+    message = missing_message(videos, 40, listing, settings)
+    assert message.startswith("30 of 40 videos of this run have no codec asset")
     assert message.count("/data/a/") + message.count("/data/b/") == 20
     assert "and 10 more" in message
     assert f"--jsonl {listing} --out_root {tmp_path / 'offline'} --seq_len_frames 64" in message

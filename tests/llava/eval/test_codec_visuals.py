@@ -1,5 +1,6 @@
 """Videos and images as segments: codec assets, assets made on the fly, uniform frames."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,15 @@ def test_online_keeps_equal_stems_apart(toy: Toy, tmp_path: Path) -> None:
     assert second.asset is not None
     assert first.asset.folder != second.asset.folder
     assert not torch.equal(first.segment.patches, second.segment.patches)
+
+
+def test_assets_follow_a_data_set_that_moved(toy: Toy, tmp_path: Path) -> None:
+    shutil.copytree(toy.video_root, tmp_path / "moved")
+    loader = _loader(toy)
+    for video in toy.videos[:2]:
+        entry = loader.index.find(str(tmp_path / "moved" / video.relative_to(toy.video_root)))
+        assert entry is not None
+        assert entry.video == str(video)
 
 
 def test_a_miss_becomes_frames_only_on_request(toy: Toy, tmp_path: Path) -> None:

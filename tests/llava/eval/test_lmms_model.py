@@ -161,7 +161,7 @@ def test_a_miss_stops_before_the_first_sample(
         model.generate_until(_requests(documents, lambda index: dict(GREEDY)))
     assert stopped.value.code == 2
     message = capsys.readouterr().err
-    assert "2 videos of this run have no codec asset" in message
+    assert "2 of 5 videos of this run have no codec asset" in message
     assert "/none/y.mp4\n  /none/x.mp4" in message
     listing = tmp_path / "missing_codec_assets.jsonl"
     assert f"--jsonl {listing}" in message
