@@ -22,6 +22,9 @@ _H265_RICH = (
     "ref=4:rect=1:amp=1:me=star:subme=5:max-merge=5:rd=4:tu-inter-depth=4:limit-refs=0:"
     "min-cu-size=8"
 )
+_H265_SLICES = "slices=3:pools=2:wpp=1"
+"""Without a pool of threads x265 writes broken slices."""
+
 _B_PYRAMID = "bframes=4:b-adapt=0:b-pyramid=normal"
 
 
@@ -85,7 +88,7 @@ UNFILTERED: dict[str, Kind] = {
     "hevc-p-refs": _h265(_H265_OFF, _H265_RICH, "bframes=0:crf=30"),
     "hevc-b": _h265(_H265_OFF, _H265_RICH, "bframes=4:b-adapt=0:b-pyramid=1:crf=28"),
     "hevc-b-flat": _h265(_H265_OFF, _H265_RICH, "bframes=3:b-adapt=0:no-b-pyramid=1:crf=34"),
-    "hevc-slices": _h265(_H265_OFF, _H265_RICH, "bframes=3:b-adapt=0:slices=3:crf=28"),
+    "hevc-slices": _h265(_H265_OFF, _H265_RICH, "bframes=3:b-adapt=0:crf=28", _H265_SLICES),
     "hevc-wpp": _h265(
         _H265_OFF,
         _H265_RICH,
@@ -147,7 +150,7 @@ FILTERED: dict[str, Kind] = {
     "h264-filtered-slices": _h264(_H264_RICH, _B_PYRAMID, "slices=4:weightp=0:weightb=0:crf=30"),
     "hevc-filtered": _h265(_H265_RICH, "no-weightp=1:bframes=4:b-adapt=0:sao=1:crf=30"),
     "hevc-default": _h265("no-weightp=1:crf=30"),
-    "hevc-filtered-slices": _h265("slices=3:bframes=2:sao=1:no-weightp=1:crf=30"),
+    "hevc-filtered-slices": _h265(_H265_SLICES, "bframes=2:sao=1:no-weightp=1:crf=30"),
 }
 """Tier 1 with in-loop filters on."""
 

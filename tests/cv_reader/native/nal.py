@@ -27,3 +27,22 @@ def units(packet: bytes, extradata: bytes, standard: str) -> Iterator[bytes]:
         at += length_bytes
         yield packet[at : at + size]
         at += size
+
+
+def parameter_set(width_blocks: int, height_blocks: int) -> bytes:
+    """A sequence parameter set of H.264 (baseline, four reference frames) for a picture size."""
+    bits = f"{66:08b}{0:08b}{51:08b}"  # profile, constraints, level
+    bits += _ue(0) + _ue(0)  # id, log2_max_frame_num - 4
+    bits += _ue(2)  # pictures are shown as they are decoded
+    bits += _ue(4) + "0"  # reference frames, no gaps in frame numbers
+    bits += _ue(width_blocks - 1) + _ue(height_blocks - 1)
+    bits += "1" + "1" + "0" + "0" + "1"  # frames only, direct 8x8, no cropping, no usability, stop
+    bits += "0" * (-len(bits) % 8)
+    payload = int(bits, 2).to_bytes(len(bits) // 8, "big")
+    return b"\x67" + payload.replace(b"\0\0\0", b"\0\0\3\0").replace(b"\0\0\1", b"\0\0\3\1")
+
+
+def _ue(value: int) -> str:
+    """Exp-Golomb code of an unsigned number."""
+    code = f"{value + 1:b}"
+    return "0" * (len(code) - 1) + code
