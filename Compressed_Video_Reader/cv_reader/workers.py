@@ -223,14 +223,15 @@ def _serve(connection: Connection, function: Callable[[Any], Any]) -> None:
         while True:
             task = connection.recv()
             connection.send(("started", None))
-            connection.send(_attempt(function, task))
+            connection.send(attempt(function, task))
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:
     raise SystemExit(0)
 
 
-def _attempt(function: Callable[[Any], Any], task: Any) -> tuple[str, Any]:
+def attempt(function: Callable[[Any], Any], task: Any) -> tuple[str, Any]:
+    """``("value", what function gives)`` or ``("failure", why it gave nothing)``."""
     try:
         return "value", function(task)
     except CvReaderError as error:

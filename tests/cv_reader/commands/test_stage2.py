@@ -1,0 +1,189 @@
+"""Stage 2 as users run it, behind stage 1."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from cv_reader.assets import read_asset
+from cv_reader.commands import stage1, stage2
+from paths import ROOT
+
+SHAPE = ["--square_size", "64", "--num_workers", "1"]
+FIRST = [*SHAPE, "--keep_frames_equiv", "2", "--sequence_length", "8"]
+SECOND = [*SHAPE, "--num_images", "2", "--T", "8"]
+
+
+def _first(data, out, *extra):
+    return ["--dataset_path", str(data), "--out_root", str(out / "stage1"), *FIRST, *extra]
+
+
+def _second(data, out, *extra):
+    return [
+        "--input_dataset", str(data), "--visidx_root", str(out / "stage1"),
+        "--out_image_root", str(out / "images"), "--out_jsonl", str(out / "train.jsonl"),
+        *SECOND, *extra,
+    ]  # fmt: skip
+
+
+def _records(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def chosen(corpus, tmp_path_factory):
+    """A data set of three videos beside its stage 1 output (first frame kept whole)."""
+    folder = tmp_path_factory.mktemp("chosen")
+    rows = [corpus.row(str(corpus.root / f"{name}.mp4")) for name in ("short", "good", "other")]
+    data = corpus.write(folder / "data.json", *rows)
+    assert stage1.main(_first(data, folder, "--keep_first_full_frame")) == 0
+    return data
+
+
+@pytest.fixture
+def work(chosen, tmp_path):
+    """A copy of it that a test may change."""
+    shutil.copytree(chosen.parent, tmp_path / "work")
+    return tmp_path / "work" / "data.json"
+
+
+def test_the_jsonl_keeps_the_order_and_names_complete_assets(work):
+    out = work.parent
+    args = _second(work, out, "--first_full", "--write_positions", "--num_workers", "2")
+    assert stage2.main(args) == 0
+    records = _records(out / "train.jsonl")
+    assert [record["id"] for record in records] == ["short", "good", "other"]
+    for record in records:
+        assert list(record) == ["id", "conversations", "image", "positions_thw"]
+        assert record["conversations"][0]["value"] == "<image>\n<image>\nWhat moves?"
+        folder = os.path.dirname(record["positions_thw"])
+        asset = read_asset(folder)
+        assert [str(image) for image in asset.images] == record["image"]
+        assert os.path.basename(record["image"][0]) == f"{record['id']}_000.jpg"
+        assert asset.positions[:16].tolist() == [[0, h, w] for h in range(4) for w in range(4)]
+    assert (out / "train.jsonl.fail.txt").read_text() == ""
+    assert asset.meta["backend"] == "estimated"  # HEVC
+
+
+def test_a_second_run_packs_nothing_again(work, capsys):
+    args = _second(work, work.parent)
+    assert stage2.main(args) == 0
+    first = (work.parent / "train.jsonl").read_bytes()
+    assert stage2.main(args) == 0
+    assert "0 made, 3 kept" in capsys.readouterr().err
+    assert (work.parent / "train.jsonl").read_bytes() == first
+    assert "positions_thw" not in _records(work.parent / "train.jsonl")[0]
+
+
+def test_other_settings_start_nothing(work, capsys):
+    assert stage2.main(_second(work, work.parent)) == 0
+    assert stage2.main(_second(work, work.parent, "--order", "zigzag")) == 2
+    assert "order 'raster' where 'zigzag' is asked for" in capsys.readouterr().err
+
+
+def test_samples_without_stage_1_fail_or_are_passed_over(work, corpus, failures, capsys):
+    rows = [*json.loads(work.read_text()), corpus.row("new.mp4")]
+    corpus.write(work, *rows)
+    assert stage2.main(_second(work, work.parent)) == 1
+    (failure,) = failures(work.parent / "train.jsonl.fail.txt")
+    assert failure["id"] == "new"
+    assert "stage 1 made nothing" in failure["reason"]
+    assert len(_records(work.parent / "train.jsonl")) == 3
+    assert stage2.main(_second(work, work.parent, "--skip_missing")) == 0
+    assert "3 kept, 1 skipped" in capsys.readouterr().err
+
+
+def test_rewrite_lists_what_is_complete_without_decoding(work, failures):
+    out = work.parent
+    assert stage2.main(_second(work, out)) == 0
+    packed = (out / "train.jsonl").read_bytes()
+    shutil.rmtree(out / "stage1")
+    rewrite = _second(work, out, "--mode", "rewrite")
+    assert stage2.main(rewrite) == 0
+    assert (out / "train.jsonl").read_bytes() == packed
+    next((out / "images").glob("sample_good__*/good_001.jpg")).unlink()
+    assert stage2.main(rewrite) == 1
+    assert [record["id"] for record in _records(out / "train.jsonl")] == ["short", "other"]
+    assert [failure["id"] for failure in failures(out / "train.jsonl.fail.txt")] == ["good"]
+
+
+def test_damage_between_the_stages_is_named(work, failures):
+    out = work.parent
+    for path in (out / "stage1").glob("sample_good__*.visidx_thw.npy"):
+        rows = np.load(path)
+        rows[5, 1] += 1
+        np.save(path, rows)
+    rows = json.loads(work.read_text())
+    rows[2]["conversations"] = "none"
+    work.write_text(json.dumps(rows))
+    assert stage2.main(_second(work, out)) == 1
+    reasons = {f["id"]: f["reason"] for f in failures(out / "train.jsonl.fail.txt")}
+    assert "arrays are damaged" in reasons["good"]
+    assert "list of turns" in reasons["other"]
+    assert [record["id"] for record in _records(out / "train.jsonl")] == ["short"]
+
+
+def test_first_full_needs_a_stage_1_that_kept_it(corpus, tmp_path, capsys):
+    data = corpus.write(tmp_path / "data.json", corpus.row(str(corpus.root / "short.mp4")))
+    assert stage1.main(_first(data, tmp_path)) == 0
+    assert stage2.main(_second(data, tmp_path, "--first_full")) == 2
+    assert "--keep_first_full_frame" in capsys.readouterr().err
+    assert not (tmp_path / "images").exists()
+
+
+def test_a_video_that_changed_since_stage_1_fails(corpus, tmp_path, failures):
+    video = tmp_path / "clip.mp4"
+    shutil.copy(corpus.root / "good.mp4", video)
+    data = corpus.write(tmp_path / "data.json", corpus.row("clip.mp4"))
+    assert stage1.main(_first(data, tmp_path)) == 0
+    shutil.copy(corpus.root / "short.mp4", video)
+    assert stage2.main(_second(data, tmp_path)) == 1
+    (failure,) = failures(tmp_path / "train.jsonl.fail.txt")
+    assert "changed since stage 1" in failure["reason"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "reason"),
+    [
+        (["--layout", "spatial"], "positions would not describe the images"),
+        (["--num_images", "9"], "sequence_length must be at least num_images"),
+        (["--out_image_root", "/dev/null/x"], "cannot be written"),
+        (["--out_jsonl", "/dev/null/x.jsonl"], "cannot be written"),
+    ],
+)
+def test_what_cannot_work_starts_nothing(chosen, tmp_path, capsys, extra, reason):
+    args = _second(chosen, tmp_path, *extra)
+    assert stage2.main(args) == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_single_patches_are_refused_with_the_reason(chosen, tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        stage2.main(_second(chosen, tmp_path, "--export_patches"))
+    assert caught.value.code == 2
+    assert "no input of the model" in capsys.readouterr().err
+
+
+def test_shards_name_their_own_jsonl(work):
+    for shard in range(2):
+        args = _second(work, work.parent, "--num_shards", "2", "--shard_id", str(shard))
+        assert stage2.main(args) == 0
+    ids = [
+        record["id"]
+        for path in sorted(work.parent.glob("train.jsonl.shard0?of02.jsonl"))
+        for record in _records(path)
+    ]
+    assert sorted(ids) == ["good", "other", "short"]
+
+
+def test_the_promised_paths_run(corpus, tmp_path):
+    data = corpus.write(tmp_path / "data.json", corpus.row(str(corpus.root / "short.mp4")))
+    tool = ROOT / "Compressed_Video_Reader" / "tool"
+    for name, args in (("stage1", _first(data, tmp_path)), ("stage2", _second(data, tmp_path))):
+        command = [sys.executable, tool / f"{name}.py", *args]
+        subprocess.run(command, check=True, cwd=tmp_path, capture_output=True)
+    assert len(_records(tmp_path / "train.jsonl")) == 1
