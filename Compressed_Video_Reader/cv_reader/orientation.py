@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cv_reader.frames import CELL_PX
+from cv_reader.frames import CELL_PX, map_shape
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
@@ -18,6 +18,15 @@ def turn_pixels(array: NDArray[_Scalar], degrees: int) -> NDArray[_Scalar]:
     if degrees == 0:
         return array
     return np.ascontiguousarray(np.rot90(array, -degrees // 90))
+
+
+def to_cells(
+    blocks: NDArray[_Scalar], block_px: int, height_px: int, width_px: int
+) -> NDArray[_Scalar]:
+    """Repeat a map of larger blocks, (2, y, x, ...), over their 4 x 4 cells, (2, h, w, ...)."""
+    rows, columns = map_shape(height_px, width_px, CELL_PX)
+    times = block_px // CELL_PX
+    return blocks.repeat(times, axis=1)[:, :rows].repeat(times, axis=2)[:, :, :columns]
 
 
 def turn_cells(
@@ -32,6 +41,8 @@ def turn_cells(
         height_px: H of the picture as coded.
         width_px: W of the picture as coded.
     """
+    if degrees == 0:
+        return cells
     turned = cells
     if degrees in (90, 180):
         turned = turned[:, _reversed(height_px)]
@@ -44,8 +55,10 @@ def turn_vectors(
     motion: NDArray[np.int16], degrees: int, height_px: int, width_px: int
 ) -> NDArray[np.int16]:
     """Turn a map of vectors, int16 (2, h, w, 2) with (x, y) last: the places and the vectors."""
+    if degrees == 0:
+        return motion
     x, y = motion[..., 0], motion[..., 1]
-    turned = {0: (x, y), 90: (-y, x), 180: (-x, -y), 270: (y, -x)}[degrees]
+    turned = {90: (-y, x), 180: (-x, -y), 270: (y, -x)}[degrees]
     return turn_cells(np.stack(turned, axis=-1), degrees, height_px, width_px)
 
 

@@ -9,9 +9,9 @@ are searched; K candidate vectors.
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from cv_reader.backends.squares import cut_squares
 from cv_reader.frames import BLOCK_PX
 
 _COARSE_SHIFTS = sorted(
@@ -109,11 +109,11 @@ class _Searched:
     ) -> NDArray[np.int32]:
         """Try the eight neighbours of each vector (A, 2), (y, x), on reduced pictures."""
         side, step = _side_and_step(scale)
-        blocks = self.fetch(current, scale, np.zeros_like(vectors), side)[:, ::step, ::step]
-        windows = self.fetch(previous, scale, vectors - 1, side + 2)
+        blocks = self.cut(current, scale, np.zeros_like(vectors), side)[::step, ::step]
+        windows = self.cut(previous, scale, vectors - 1, side + 2)
         costs = np.stack(
             [
-                _costs(blocks, windows[:, dy : dy + side : step, dx : dx + side : step])
+                _costs(blocks, windows[dy : dy + side : step, dx : dx + side : step])
                 for dy, dx in _FINE_SHIFTS
             ]
         )
@@ -125,34 +125,35 @@ class _Searched:
         """Per block: is its vector worth taking; does the outcome beat the block's own mean."""
         side, step = _side_and_step(1)
         blocks, stayed, moved = (
-            self.fetch(pyramid, 1, offset, side)[:, ::step, ::step]
+            self.cut(pyramid, 1, offset, side)[::step, ::step]
             for pyramid, offset in (
                 (current, np.zeros_like(vectors)),
                 (previous, np.zeros_like(vectors)),
                 (previous, vectors),
             )
         )
-        pixels = blocks.shape[1] * blocks.shape[2]
+        pixels = blocks.shape[0] * blocks.shape[1]
         staying, moving = _costs(blocks, stayed), _costs(blocks, moved)
         gain = staying - moving
         moves = (gain > _MIN_GAIN * pixels) & (gain > _MIN_GAIN_SHARE * staying)
-        total = blocks.sum(axis=(1, 2), dtype=np.int32)
+        total = blocks.sum(axis=(0, 1), dtype=np.int32)
         mean = ((total + pixels // 2) // pixels).astype(np.uint8)
-        deviation = _costs(blocks, np.broadcast_to(mean[:, None, None], blocks.shape))
+        deviation = _costs(blocks, np.broadcast_to(mean, blocks.shape))
         cost = np.where(moves, moving, staying)
         return moves, cost <= _INTRA_FACTOR * deviation + _INTRA_OFFSET * pixels
 
-    def fetch(
+    def cut(
         self, pyramid: Pyramid, scale: int, offsets: NDArray[np.int32], size_px: int
     ) -> NDArray[np.uint8]:
-        """Squares of reduced pixels at the blocks' corners plus (y, x): uint8 (A, size, size)."""
-        luma, side = pyramid.levels[scale], BLOCK_PX // scale
-        # Beyond the border the outermost pixels go on; that far out nothing changes any more.
-        wide = np.pad(luma, size_px, mode="edge")
-        squares = sliding_window_view(wide, (size_px, size_px))
-        top = np.clip(self.rows * side + offsets[:, 0], -size_px, luma.shape[0])
-        left = np.clip(self.columns * side + offsets[:, 1], -size_px, luma.shape[1])
-        return squares[top + size_px, left + size_px]
+        """Squares of reduced pixels at the blocks' corners plus (y, x): uint8 (size, size, A).
+
+        The blocks come last, so that what follows runs along memory.
+        """
+        side = BLOCK_PX // scale
+        top = self.rows.astype(np.int32) * side + offsets[:, 0]
+        left = self.columns.astype(np.int32) * side + offsets[:, 1]
+        squares = cut_squares(pyramid.levels[scale], top, left, size_px)
+        return np.ascontiguousarray(squares.transpose(1, 2, 0))
 
 
 def _side_and_step(scale: int) -> tuple[int, int]:
@@ -166,8 +167,8 @@ def _difference(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np
 
 
 def _costs(blocks: NDArray[np.uint8], others: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """Sum of absolute differences of each square: int32 (A,)."""
-    return _difference(blocks, others).reshape(len(blocks), -1).sum(axis=1, dtype=np.int32)
+    """Sum of absolute differences of each square, (s, s, A) with s <= 16: int32 (A,)."""
+    return _difference(blocks, others).sum(axis=(0, 1), dtype=np.uint16).astype(np.int32)
 
 
 def _block_sums(values: NDArray[np.uint8]) -> NDArray[np.int32]:

@@ -19,21 +19,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cv_reader.backends.blockmotion import Pyramid, block_motion
-from cv_reader.backends.pixels import coded_luma, frame_facts
+from cv_reader.backends.pixels import assemble, coded_luma
 from cv_reader.backends.prediction import residual
 from cv_reader.backends.vectors import QPEL
 from cv_reader.decoding import Decoded, DecodeOptions, decode
-from cv_reader.frames import BLOCK_PX, CELL_PX, CodecFrame, map_shape
+from cv_reader.frames import BLOCK_PX, CodecFrame, map_shape
 from cv_reader.index import VideoSource
-from cv_reader.orientation import turn_cells, turn_pixels, turn_vectors
 
 NAME = "estimated"
 
 EXACTNESS: Mapping[str, str] = MappingProxyType(
     {"motion": "estimated", "residual_y": "estimated", "bits": "none", "qp": "none"}
 )
-
-_CELLS_PER_BLOCK = BLOCK_PX // CELL_PX
 
 
 class _Analysed:
@@ -92,24 +89,18 @@ def _usable(
 
 def _finish(source: VideoSource, current: _Analysed, previous: _Analysed | None) -> CodecFrame:
     height, width = current.luma.shape
-    rows, columns = map_shape(height, width, CELL_PX)
-    motion = np.zeros((2, rows, columns, 2), np.int16)
-    motion_ref = np.zeros((2, rows, columns), np.int16)
+    blocks = map_shape(height, width, BLOCK_PX)
+    motion = np.zeros((2, *blocks, 2), np.int16)
+    used = np.zeros((2, *blocks), np.bool_)
     if previous is not None:
-        vectors, inter = block_motion(current.pyramid, previous.pyramid)
-        motion[0] = _to_cells(vectors * inter[..., None] * QPEL, rows, columns)
-        motion_ref[0] = -_to_cells(inter.astype(np.int16), rows, columns)
+        vectors, used[0] = block_motion(current.pyramid, previous.pyramid)
+        motion[0] = vectors * used[0, :, :, None] * QPEL
     references = (previous.luma if previous else None, None)
-    degrees = source.index.rotation_degrees
-    return CodecFrame(
-        **frame_facts(source, current.decoded),
-        motion=turn_vectors(motion, degrees, height, width),
-        motion_ref=turn_cells(motion_ref, degrees, height, width),
-        residual_y=turn_pixels(residual(current.luma, references, motion, motion_ref), degrees),
+    return assemble(
+        source,
+        current.decoded,
+        motion=motion,
+        motion_ref=-used.astype(np.int16),
+        residual_y=residual(current.luma, references, motion, used, BLOCK_PX),
+        block_px=BLOCK_PX,
     )
-
-
-def _to_cells(blocks: NDArray[np.int16], rows: int, columns: int) -> NDArray[np.int16]:
-    """Repeat the values of 16 x 16 blocks over their 4 x 4 cells."""
-    cells = blocks.repeat(_CELLS_PER_BLOCK, axis=0).repeat(_CELLS_PER_BLOCK, axis=1)
-    return cells[:rows, :columns]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cv_reader.decoding import Decoded, DecodeOptions, decode
 from cv_reader.frames import CodecFrame
 from cv_reader.index import VideoSource
-from cv_reader.orientation import turn_pixels
+from cv_reader.orientation import to_cells, turn_cells, turn_pixels, turn_vectors
 
 _MATRICES = {
     1: Colorspace.ITU709,
@@ -112,6 +112,34 @@ def read_pixels(source: VideoSource, ids: Sequence[int], num_threads: int) -> Ge
     for decoded in decode(source, ids, DecodeOptions(num_threads)):
         if decoded.is_wanted:
             yield CodecFrame(**frame_facts(source, decoded))
+
+
+def assemble(
+    source: VideoSource,
+    decoded: Decoded,
+    *,
+    motion: NDArray[np.int16],
+    motion_ref: NDArray[np.int16],
+    residual_y: NDArray[np.int16],
+    block_px: int,
+) -> CodecFrame:
+    """A frame as shown, from maps of the picture as coded.
+
+    Args:
+        motion: int16 (2, y, x, 2), per block of ``block_px``.
+        motion_ref: int16 (2, y, x).
+        residual_y: int16 (H, W).
+    """
+    height, width = residual_y.shape
+    degrees = source.index.rotation_degrees
+    vectors = to_cells(motion, block_px, height, width)
+    directions = to_cells(motion_ref, block_px, height, width)
+    return CodecFrame(
+        **frame_facts(source, decoded),
+        motion=turn_vectors(vectors, degrees, height, width),
+        motion_ref=turn_cells(directions, degrees, height, width),
+        residual_y=turn_pixels(residual_y, degrees),
+    )
 
 
 def _rgb_frame(frame: VideoFrame) -> VideoFrame:

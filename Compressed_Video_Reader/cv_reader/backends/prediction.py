@@ -3,136 +3,152 @@
 An approximation of what a decoder does: bilinear at quarter pixels in place of the codec's own
 filter, and the mean of the neighbours in place of intra prediction.
 
-Axis legend: H, W rows and columns of luma; h, w of 4 x 4 cells; C cells that move.
+Pictures are padded to whole blocks and seen as items of 8 pixels, so that blocks are chosen and
+moved by the item.
+
+Axis legend: H, W rows and columns of luma; y, x rows and columns of square blocks of 8 or 16
+pixels; A blocks that move.
 """
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from cv_reader.frames import CELL_PX, map_shape
+from cv_reader.backends.squares import cut_squares
 
-_TAP_PX = CELL_PX + 1
-"""Side of the reference area of a cell: one pixel more for the interpolation."""
+_ITEM_PX = 8
+"""Pixels that are moved at once: one uint64."""
 
-_BLOCK_PX = 8
+_INTRA_PX = 8
 """Side of the blocks that are predicted from their neighbours."""
 
 _NO_NEIGHBOUR = 128
+_EIGHT_TIMES = 0x0101010101010101
+"""Times a byte: that byte eight times over."""
 
 
 def residual(
     luma: NDArray[np.uint8],
     references: tuple[NDArray[np.uint8] | None, NDArray[np.uint8] | None],
     motion: NDArray[np.int16],
-    motion_ref: NDArray[np.int16],
+    used: NDArray[np.bool_],
+    block_px: int,
 ) -> NDArray[np.int16]:
     """Luma minus prediction.
 
-    A cell with a vector is predicted from the reference of its list, with two vectors by their
-    rounded mean. A cell without one, or whose reference is missing, is predicted by the mean of
-    the row above and the column left of its 8 x 8 block (128 where it has neither).
+    A block with a vector is predicted from the reference of its list, with two vectors by their
+    rounded mean. A block without one, or whose reference is missing, is predicted by the mean of
+    the row above and the column left of each 8 x 8 pixels (128 where there are neither).
 
     Args:
         luma: uint8 (H, W).
         references: uint8 (H, W) per list, or None where there is no such picture.
-        motion: int16 (2, h, w, 2), quarter pixels.
-        motion_ref: int16 (2, h, w), 0 = no vector.
+        motion: int16 (2, y, x, 2), quarter pixels, (x, y), from the block to its reference.
+        used: bool (2, y, x), which blocks have a vector.
+        block_px: side of the blocks, 8 or 16.
 
     Returns:
         int16 (H, W).
     """
     height, width = luma.shape
-    used = [
-        refs != 0 if reference is not None else np.zeros_like(refs, dtype=np.bool_)
-        for reference, refs in zip(references, motion_ref, strict=True)
-    ]
-    neither = ~(used[0] | used[1])
-    prediction = _cells(_padded(neighbour_mean(luma)) if neither.any() else _padded(luma))
-    predicted = np.zeros_like(neither)
-    for reference, vectors, here in zip(references, motion, used, strict=True):
-        if reference is None or not here.any():
+    full = _padded(luma, block_px)
+    prediction = np.empty_like(full)
+    done = np.zeros(used.shape[1:], np.bool_)
+    for reference, vectors, chosen in zip(references, motion, used, strict=True):
+        if reference is None or not chosen.any():
             continue
-        compensated = _cells(compensate(reference, vectors, here))
-        if (here & predicted).any():
-            mean = (prediction.astype(np.uint16) + compensated + 1) >> 1
-            np.copyto(compensated, mean, casting="unsafe", where=_spread(here & predicted))
-        np.copyto(prediction, compensated, where=_spread(here))
-        predicted |= here
-    pixels = prediction.reshape(motion.shape[1] * CELL_PX, motion.shape[2] * CELL_PX)
-    return luma.astype(np.int16) - pixels[:height, :width]
+        fetched = compensate(_padded(reference, block_px), vectors, chosen, block_px)
+        if (done & chosen).any():
+            # The rounded mean of two bytes, without leaving bytes.
+            half = np.right_shift(prediction ^ fetched, 1, dtype=np.uint8)
+            mean = np.subtract(prediction | fetched, half, dtype=np.uint8)
+            _copy(mean, prediction, done & chosen, block_px)
+        _copy(fetched, prediction, chosen & ~done, block_px)
+        done |= chosen
+    if not done.all():
+        _copy(neighbour_mean(full), prediction, ~done, block_px)
+    return np.subtract(full[:height, :width], prediction[:height, :width], dtype=np.int16)
 
 
 def compensate(
-    reference: NDArray[np.uint8], vectors: NDArray[np.int16], used: NDArray[np.bool_]
+    reference: NDArray[np.uint8],
+    vectors: NDArray[np.int16],
+    chosen: NDArray[np.bool_],
+    block_px: int,
 ) -> NDArray[np.uint8]:
-    """Fetch each cell from where its vector points to, bilinear; beyond its border a picture goes
-    on with its outermost pixels.
+    """Fetch blocks from where their vectors point to, bilinear.
 
     Args:
-        reference: uint8 (H, W).
-        vectors: int16 (h, w, 2), quarter pixels, (x, y).
-        used: bool (h, w), the cells that matter; the others take the pixels at their own place.
+        reference: uint8 (H, W), whole blocks.
+        vectors: int16 (y, x, 2), quarter pixels, (x, y).
+        chosen: bool (y, x), the blocks that matter; others come out as they are in the reference.
+        block_px: side of the blocks.
 
     Returns:
-        uint8 (4 * h, 4 * w).
+        uint8 (H, W).
     """
-    height, width = reference.shape
-    fetched = _padded(reference)
-    rows, columns = np.nonzero(used & vectors.any(axis=-1))
-    if not len(rows):
-        return fetched
-    x, y = (vectors[rows, columns].astype(np.int32)).T
-    # One cell beyond the border everything is constant: farther makes no difference.
-    left = np.clip(columns * CELL_PX + (x >> 2), -_TAP_PX, width)
-    top = np.clip(rows * CELL_PX + (y >> 2), -_TAP_PX, height)
-    areas = sliding_window_view(np.pad(reference, _TAP_PX, mode="edge"), (_TAP_PX, _TAP_PX))
-    area = areas[top + _TAP_PX, left + _TAP_PX].astype(np.uint16)
-    across, down = (
-        (x & 3).astype(np.uint16)[:, None, None],
-        (y & 3).astype(np.uint16)[:, None, None],
+    fetched = reference.copy()
+    rows, columns = np.nonzero(chosen & vectors.any(axis=-1))
+    moving = vectors[rows, columns].astype(np.int32)
+    top, left = rows.astype(np.int32) * block_px, columns.astype(np.int32) * block_px
+    area = cut_squares(
+        reference, top + (moving[:, 1] >> 2), left + (moving[:, 0] >> 2), block_px + 1
     )
-    area = area[:, :, :-1] * (4 - across) + area[:, :, 1:] * across
-    area = area[:, :-1] * (4 - down) + area[:, 1:] * down
-    _cells(fetched)[rows, :, columns] = (area + 8) >> 4
+    blocks = area[:, :-1, :-1].copy()
+    between = np.flatnonzero((moving & 3).any(axis=1))
+    blocks[between] = _interpolate(area[between], moving[between] & 3)
+    items = blocks.view(np.uint64)
+    lines = top[:, None] + np.arange(block_px)
+    for part in range(block_px // _ITEM_PX):
+        fetched.view(np.uint64)[lines, (left // _ITEM_PX + part)[:, None]] = items[:, :, part]
     return fetched
 
 
 def neighbour_mean(luma: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Predict each 8 x 8 block by the rounded mean of the row above and the column left of it.
 
+    Args:
+        luma: uint8 (H, W), whole blocks.
+
     Returns:
         uint8 (H, W), constant in each block; 128 in the first one.
     """
-    height, width = luma.shape
-    rows, columns = map_shape(height, width, _BLOCK_PX)
-    full = np.pad(
-        luma, ((0, rows * _BLOCK_PX - height), (0, columns * _BLOCK_PX - width)), mode="edge"
-    )
+    rows, columns = luma.shape[0] // _INTRA_PX, luma.shape[1] // _INTRA_PX
     total = np.zeros((rows, columns), np.int32)
     count = np.zeros((rows, columns), np.int32)
-    above = full[_BLOCK_PX - 1 : -1 : _BLOCK_PX].reshape(rows - 1, columns, _BLOCK_PX)
-    left = full[:, _BLOCK_PX - 1 : -1 : _BLOCK_PX].reshape(rows, _BLOCK_PX, columns - 1)
+    above = luma[_INTRA_PX - 1 : -1 : _INTRA_PX].reshape(rows - 1, columns, _INTRA_PX)
+    left = luma[:, _INTRA_PX - 1 : -1 : _INTRA_PX].reshape(rows, _INTRA_PX, columns - 1)
     total[1:] += above.sum(axis=2, dtype=np.int32)
     total[:, 1:] += left.sum(axis=1, dtype=np.int32)
-    count[1:] += _BLOCK_PX
-    count[:, 1:] += _BLOCK_PX
+    count[1:] += _INTRA_PX
+    count[:, 1:] += _INTRA_PX
     mean = np.where(count > 0, (total + count // 2) // np.maximum(count, 1), _NO_NEIGHBOUR)
-    spread = mean.astype(np.uint8).repeat(_BLOCK_PX, axis=0).repeat(_BLOCK_PX, axis=1)
-    return spread[:height, :width]
+    items = mean.astype(np.uint64) * np.uint64(_EIGHT_TIMES)
+    return items.repeat(_INTRA_PX, axis=0).view(np.uint8)
 
 
-def _padded(luma: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A contiguous copy whose sides are multiples of the cell's."""
+def _interpolate(area: NDArray[np.uint8], fraction: NDArray[np.int32]) -> NDArray[np.uint8]:
+    """Bilinear at quarter pixels: (A, s + 1, s + 1) and (A, 2), (x, y), to (A, s, s)."""
+    across, down = fraction.astype(np.uint16).T[:, :, None, None]
+    wide = area.astype(np.uint16)
+    mixed = wide[:, :, :-1] * (4 - across) + wide[:, :, 1:] * across
+    mixed = mixed[:, :-1] * (4 - down) + mixed[:, 1:] * down
+    return ((mixed + 8) >> 4).astype(np.uint8)
+
+
+def _padded(luma: NDArray[np.uint8], block_px: int) -> NDArray[np.uint8]:
+    """A contiguous copy of whole blocks, edges repeated."""
     height, width = luma.shape
-    return np.pad(luma, ((0, -height % CELL_PX), (0, -width % CELL_PX)), mode="edge")
+    return np.pad(luma, ((0, -height % block_px), (0, -width % block_px)), mode="edge")
 
 
-def _cells(luma: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """View (4 * h, 4 * w) as (h, 4, w, 4)."""
-    return luma.reshape(luma.shape[0] // CELL_PX, CELL_PX, luma.shape[1] // CELL_PX, CELL_PX)
-
-
-def _spread(cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """(h, w) to a shape that broadcasts over the pixels of the cells."""
-    return cells[:, None, :, None]
+def _copy(
+    source: NDArray[np.uint8], target: NDArray[np.uint8], chosen: NDArray[np.bool_], block_px: int
+) -> None:
+    """Copy the chosen blocks (y, x) of one picture into another."""
+    rows, columns = chosen.shape
+    shape = (rows, block_px, columns, block_px // _ITEM_PX)
+    np.copyto(
+        target.view(np.uint64).reshape(shape),
+        source.view(np.uint64).reshape(shape),
+        where=chosen[:, None, :, None],
+    )

@@ -16,14 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cv_reader.backends.pixels import coded_luma, frame_facts
+from cv_reader.backends.pixels import assemble, coded_luma
 from cv_reader.backends.prediction import residual
-from cv_reader.backends.vectors import draw_vectors, read_vectors
+from cv_reader.backends.vectors import VECTOR_PX, draw_vectors, read_vectors
 from cv_reader.decoding import Decoded, DecodeOptions, decode
 from cv_reader.errors import UnsupportedVideoError
 from cv_reader.frames import CodecFrame
 from cv_reader.index import VideoSource
-from cv_reader.orientation import turn_cells, turn_pixels, turn_vectors
 
 NAME = "pyav"
 
@@ -145,14 +144,14 @@ def _drain(source: VideoSource, queue: deque[_Pending]) -> Iterator[CodecFrame]:
 
 def _finish(source: VideoSource, pending: _Pending) -> CodecFrame:
     luma = coded_luma(pending.decoded.frame)
-    height, width = luma.shape
-    motion, motion_ref = draw_vectors(pending.vectors, height, width)
+    motion, direction = draw_vectors(pending.vectors, *luma.shape)
     past, future = pending.past, pending.future
     references = (past.luma if past else None, future.luma if future else None)
-    degrees = source.index.rotation_degrees
-    return CodecFrame(
-        **frame_facts(source, pending.decoded),
-        motion=turn_vectors(motion, degrees, height, width),
-        motion_ref=turn_cells(motion_ref, degrees, height, width),
-        residual_y=turn_pixels(residual(luma, references, motion, motion_ref), degrees),
+    return assemble(
+        source,
+        pending.decoded,
+        motion=motion,
+        motion_ref=direction,
+        residual_y=residual(luma, references, motion, direction != 0, VECTOR_PX),
+        block_px=VECTOR_PX,
     )

@@ -1,10 +1,10 @@
-"""Motion vectors as FFmpeg exports them, drawn onto the grid of 4 x 4 pixel cells.
+"""Motion vectors as FFmpeg exports them, drawn onto a grid of 8 x 8 pixel blocks.
 
 FFmpeg gives one record per block: its centre, its size, a vector in 1 / scale pixels from the block
 to its reference, and the direction (source < 0: a past picture, list 0; > 0: a future one, list 1).
 Partitions below 8 x 8 come out as one vector per 8 x 8 block.
 
-Axis legend: V vectors, h and w rows and columns of cells.
+Axis legend: V vectors, y and x rows and columns of 8 x 8 blocks.
 """
 
 from typing import Any, cast
@@ -15,7 +15,12 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from cv_reader.container import side_data
-from cv_reader.frames import CELL_PX, map_shape
+from cv_reader.frames import map_shape
+
+VECTOR_PX = 8
+"""The smallest block of an exported vector."""
+
+_SIZE_STRIDE = 256
 
 QPEL = 4
 """Quarter pixels per pixel."""
@@ -40,33 +45,33 @@ def read_vectors(frame: VideoFrame, path: str) -> NDArray[Any]:
 def draw_vectors(
     vectors: NDArray[Any], height_px: int, width_px: int
 ) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
-    """Draw records onto the cells of a picture; parts of blocks outside of it are dropped.
+    """Draw records onto the 8 x 8 blocks of a picture; what lies outside of it is dropped.
 
     Args:
-        vectors: (V,) records with source, w, h, dst_x, dst_y, motion_x, motion_y, motion_scale.
+        vectors: (V,) records with source, w, h, dst_x, dst_y, motion_x, motion_y, motion_scale;
+            blocks are multiples of 8 in size and place.
 
     Returns:
-        motion int16 (2, h, w, 2), quarter pixels, (x, y); motion_ref int16 (2, h, w): -1 where
+        motion int16 (2, y, x, 2), quarter pixels, (x, y); direction int16 (2, y, x): -1 where
         list 0 and 1 where list 1 is used, else 0.
     """
-    rows, columns = map_shape(height_px, width_px, CELL_PX)
+    rows, columns = map_shape(height_px, width_px, VECTOR_PX)
     motion = np.zeros((2, rows, columns, 2), np.int16)
-    motion_ref = np.zeros((2, rows, columns), np.int16)
-    vectors = vectors[vectors["motion_scale"] > 0]
-    for size in np.unique(vectors[["w", "h"]]):
-        block = vectors[(vectors["w"] == size["w"]) & (vectors["h"] == size["h"])]
-        high, wide = int(size["h"]) // CELL_PX, int(size["w"]) // CELL_PX
-        top = (block["dst_y"] - int(size["h"]) // 2) // CELL_PX
-        left = (block["dst_x"] - int(size["w"]) // 2) // CELL_PX
-        y, x = np.broadcast_arrays(
-            top[:, None, None] + np.arange(high)[:, None], left[:, None, None] + np.arange(wide)
-        )
-        inside = (y >= 0) & (y < rows) & (x >= 0) & (x < columns)
-        which = np.broadcast_to(np.arange(len(block))[:, None, None], y.shape)[inside]
-        place = ((block["source"] > 0).astype(np.intp)[which], y[inside], x[inside])
-        motion[place] = _quarter_pixels(block)[which]
-        motion_ref[place] = np.sign(block["source"])[which]
-    return motion, motion_ref
+    direction = np.zeros((2, rows, columns), np.int16)
+    sizes = vectors["h"].astype(np.int32) * _SIZE_STRIDE + vectors["w"]
+    for size in np.unique(sizes).tolist():
+        block = vectors[(sizes == size) & (vectors["motion_scale"] > 0)]
+        high_px, wide_px = divmod(size, _SIZE_STRIDE)
+        top = (block["dst_y"].astype(np.int32) - high_px // 2) // VECTOR_PX
+        left = (block["dst_x"].astype(np.int32) - wide_px // 2) // VECTOR_PX
+        list_index, sign = (block["source"] > 0).astype(np.intp), np.sign(block["source"])
+        values = _quarter_pixels(block)
+        for y, x in np.ndindex(high_px // VECTOR_PX, wide_px // VECTOR_PX):
+            inside = (top + y >= 0) & (top + y < rows) & (left + x >= 0) & (left + x < columns)
+            place = (list_index[inside], top[inside] + y, left[inside] + x)
+            motion[place] = values[inside]
+            direction[place] = sign[inside]
+    return motion, direction
 
 
 def _quarter_pixels(block: NDArray[Any]) -> NDArray[np.int16]:
