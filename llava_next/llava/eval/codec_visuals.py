@@ -45,6 +45,11 @@ class VisualLoader:
     """Turns a sample's visuals into segments as the settings say."""
 
     def __init__(self, settings: EvalSettings, visual_config: VisualConfig, rank: int = 0) -> None:
+        if settings.num_frames > visual_config.virtual_frames:
+            raise ValueError(
+                f"num_frames must be at most {visual_config.virtual_frames}, the length of the "
+                f"checkpoint's virtual time line, got {settings.num_frames}"
+            )
         self._settings = settings
         self._visual_config = visual_config
         self._log = settings.codec_debug == "all" or (settings.codec_debug == "main" and rank == 0)

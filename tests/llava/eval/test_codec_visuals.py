@@ -63,6 +63,11 @@ def test_a_short_video_repeats_frames(toy: Toy, tmp_path: Path) -> None:
     _assert_equal(visual.segment, _frames(video, [0, 0, 1, 1, 2]))
 
 
+def test_more_frames_than_the_time_line_are_refused_at_once(toy: Toy) -> None:
+    with pytest.raises(ValueError, match="num_frames must be at most 64.*got 65"):
+        _loader(toy, num_frames=65)
+
+
 def test_codec_and_frames_cost_the_same_tokens(toy: Toy) -> None:
     video = [str(toy.videos[1])]
     assert "num_frames" not in toy.arguments()

@@ -1,0 +1,30 @@
+"""Exceptions become exit codes; what already ends a process is left alone."""
+
+import pytest
+
+from llava.eval.exits import ExitOnError
+
+
+def test_a_users_error_shows_its_message_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped, ExitOnError(2, "here"):
+        raise ValueError("wrong value")
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == "error: here: wrong value\n"
+
+
+def test_any_other_error_shows_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped, ExitOnError(1) as context:
+        context.where = "document 7"
+        raise RuntimeError("out of memory")
+    assert stopped.value.code == 1
+    message = capsys.readouterr().err
+    assert "Traceback" in message
+    assert message.endswith("error: document 7: out of memory\n")
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_interrupts_pass(kind: type[BaseException]) -> None:
+    with pytest.raises(kind), ExitOnError(2):
+        raise kind
+    with ExitOnError(2):
+        pass
