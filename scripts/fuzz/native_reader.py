@@ -1,0 +1,210 @@
+"""Feeds damaged H.264 and H.265 files to the reader: it must neither crash, hang nor leak.
+
+    python scripts/fuzz/native_reader.py --count 2000
+
+Sound clips are made with x264 and x265, then mutated: file number i of a seed is always the same.
+Child processes read them under a memory limit; a child reads many files, and is replaced when one
+kills it. A file passes when its frames come out, or an error class of the reader says why not.
+Files that fail are kept below ``--keep``. Exit code: 0 all passed, 1 some failed, 2 wrong settings.
+
+Under AddressSanitizer (CV_READER_NATIVE_SANITIZE=address bash Compressed_Video_Reader/install.sh)
+run it with ``--memory_mb 0`` and the sanitizer's library preloaded:
+
+    LD_PRELOAD=$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 \
+        python scripts/fuzz/native_reader.py --count 300 --memory_mb 0 --time_limit 120
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import resource
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from mutations import make_seeds, mutant
+
+FRAMES_READ = "read"
+REFUSED = "refused"
+PARTIAL = "partial"
+PASSED = (FRAMES_READ, REFUSED, PARTIAL)
+CRASH, HANG, FOREIGN = "crash", "hang", "foreign error"
+
+_WARM_UP_FILES = 150
+"""Files after which a child's memory is taken as its normal size."""
+
+_STDERR_CHARACTERS = 2000
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the parent, or (with ``--child``) one reading process."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--count", type=int, default=2000, help="files to read")
+    parser.add_argument("--start", type=int, default=0, help="number of the first file")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--backend", default="native")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--memory_mb", type=int, default=2048, help="per child; 0: no limit")
+    parser.add_argument("--time_limit", type=float, default=30, help="seconds per file")
+    parser.add_argument("--max_growth_mb", type=float, default=64, help="of one child")
+    parser.add_argument("--keep", type=Path, default=Path("fuzz_failures"))
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    if options.child:
+        return read_files(options.backend, options.memory_mb)
+    if options.backend == "native" and importlib.util.find_spec("cv_reader_native") is None:
+        print("cv_reader_native is not installed; run bash Compressed_Video_Reader/install.sh")
+        return 2
+    return _run(options)
+
+
+def read_files(backend: str, memory_mb: int) -> int:
+    """A child: read the file named by each line of stdin, answer one JSON line each."""
+    if memory_mb:
+        limit = memory_mb << 20
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    from cv_reader import open_video
+    from cv_reader.errors import CvReaderError
+
+    for line in sys.stdin:
+        frames, errors = 0, []
+        for num_threads, step in ((1, 1), (2, 3)):
+            try:
+                with open_video(line.strip(), backend=backend, num_threads=num_threads) as video:
+                    for frame in video.frames(range(0, video.index.num_frames, step)):
+                        frame.luma()
+                        frame.rgb()
+                        frames += 1
+            except CvReaderError as error:
+                errors.append(f"{type(error).__name__}: {error}")
+        outcome = FRAMES_READ if not errors else PARTIAL if frames else REFUSED
+        answer = {"outcome": outcome, "frames": frames, "errors": errors, "rss_mb": _rss_mb()}
+        print(json.dumps(answer), flush=True)
+    return 0
+
+
+def _rss_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+class _Child:
+    """A reading process that is replaced when a file kills it."""
+
+    def __init__(self, options: argparse.Namespace, folder: Path) -> None:
+        self._options = options
+        self._stderr_path = folder / f"stderr_{id(self)}.txt"
+        self._process: subprocess.Popen[bytes] | None = None
+        self.files = 0
+        self.normal_mb = 0.0
+        self.growth_mb = 0.0
+
+    def read(self, path: Path) -> tuple[str, str]:
+        """Outcome of one file, and details."""
+        process = self._started()
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(f"{path}\n".encode())
+        process.stdin.flush()
+        ready, _, _ = select.select([process.stdout], [], [], self._options.time_limit)
+        line = process.stdout.readline() if ready else b""
+        if line:
+            return self._understood(json.loads(line))
+        if not ready:
+            self.close()
+            return HANG, f"no answer within {self._options.time_limit} s"
+        code = process.wait()
+        self._process = None
+        outcome = FOREIGN if code > 0 and b"Traceback" in self._stderr_tail() else CRASH
+        name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return outcome, f"{name}\n{self._stderr_tail().decode(errors='replace')}"
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def _understood(self, answer: dict[str, object]) -> tuple[str, str]:
+        self.files += 1
+        rss_mb = float(str(answer["rss_mb"]))
+        if self.files <= _WARM_UP_FILES:
+            self.normal_mb = max(self.normal_mb, rss_mb)
+        else:
+            self.growth_mb = max(self.growth_mb, rss_mb - self.normal_mb)
+        return str(answer["outcome"]), str(answer["errors"])
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            self.files, self.normal_mb = 0, 0.0
+            command = [sys.executable, __file__, "--child", f"--backend={self._options.backend}"]
+            self._process = subprocess.Popen(
+                [*command, f"--memory_mb={self._options.memory_mb}"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr_path.open("wb"),
+                env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            )
+        return self._process
+
+    def _stderr_tail(self) -> bytes:
+        return self._stderr_path.read_bytes()[-_STDERR_CHARACTERS:]
+
+
+def _run(options: argparse.Namespace) -> int:
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="fuzz_") as name:
+        folder = Path(name)
+        seeds = make_seeds(folder / "seeds")
+        numbers = range(options.start, options.start + options.count)
+        parts = [numbers[place :: options.processes] for place in range(options.processes)]
+        children = [_Child(options, folder) for _ in parts]
+        with ThreadPoolExecutor(len(parts)) as pool:
+            results = list(
+                pool.map(
+                    lambda part, child: list(_work(options, seeds, folder, part, child)),
+                    parts,
+                    children,
+                )
+            )
+        for child in children:
+            child.close()
+    outcomes = Counter(outcome for part in results for outcome in part)
+    growth_mb = max(child.growth_mb for child in children)
+    failed = sum(count for outcome, count in outcomes.items() if outcome not in PASSED)
+    print(
+        f"{sum(outcomes.values())} files: {outcomes[FRAMES_READ]} read whole, "
+        f"{outcomes[PARTIAL]} in part, {outcomes[REFUSED]} refused; {outcomes[CRASH]} crashes, "
+        f"{outcomes[HANG]} hangs, {outcomes[FOREIGN]} errors of other classes; memory growth "
+        f"{growth_mb:.0f} MB; {time.monotonic() - started:.0f} s"
+    )
+    return 1 if failed or growth_mb > options.max_growth_mb else 0
+
+
+def _work(
+    options: argparse.Namespace, seeds: list[Path], folder: Path, numbers: range, child: _Child
+) -> Iterator[str]:
+    """Outcomes of some files, read by one child after another."""
+    for number in numbers:
+        recipe, suffix, data = mutant(seeds, options.seed, number)
+        path = folder / f"{number:06d}.{suffix}"
+        path.write_bytes(data)
+        outcome, details = child.read(path)
+        if outcome not in PASSED:
+            options.keep.mkdir(parents=True, exist_ok=True)
+            kept = options.keep / f"seed{options.seed}_{path.name}"
+            kept.write_bytes(data)
+            print(f"{outcome}: {kept} ({recipe}): {details}", flush=True)
+        path.unlink()
+        yield outcome
+
+
+if __name__ == "__main__":
+    sys.exit(main())
