@@ -34,6 +34,8 @@ SIZES = {
 }
 """Published sizes, as differences from the configuration's defaults."""
 
+AUTO_NAMES = ("AutoConfig", "AutoModel", "AutoImageProcessor")
+
 
 def export(model: OneVisionEncoderModel, folder: str | Path) -> None:
     """Save a model with its code, its ``auto_map`` and an image processor of its image size."""
@@ -43,11 +45,16 @@ def export(model: OneVisionEncoderModel, folder: str | Path) -> None:
         size={"shortest_edge": side},
         crop_size={"height": side, "width": side},
     )
-    OneVisionEncoderConfig.register_for_auto_class()
-    OneVisionEncoderModel.register_for_auto_class("AutoModel")
-    OneVisionEncoderImageProcessor.register_for_auto_class("AutoImageProcessor")
-    model.save_pretrained(folder, safe_serialization=True)
-    processor.save_pretrained(folder)
+    classes = (OneVisionEncoderConfig, OneVisionEncoderModel, OneVisionEncoderImageProcessor)
+    try:
+        for cls, auto_name in zip(classes, AUTO_NAMES, strict=True):
+            cls.register_for_auto_class(auto_name)
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+    finally:
+        # The library keeps the registration in the class: later saves would copy code as well.
+        for cls in classes:
+            cls._auto_class = None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

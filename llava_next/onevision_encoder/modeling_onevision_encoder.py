@@ -15,11 +15,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 
+from .block_mask import segment_block_mask
 from .checks import check_patches, check_pixels, check_positions, segment_lengths
 from .configuration_onevision_encoder import OneVisionEncoderConfig
 from .patches import grid_positions
@@ -35,10 +37,12 @@ class Segments(NamedTuple):
     Attributes:
         cu_seqlens: int32 (S + 1,), on the device of the tokens.
         lengths: its differences, on the host.
+        block_mask: the same for flex attention on an accelerator, None elsewhere.
     """
 
     cu_seqlens: Tensor
     lengths: tuple[int, ...]
+    block_mask: BlockMask | None = None
 
 
 class VideoRotaryEmbeddingSplit466(nn.Module):
@@ -105,7 +109,7 @@ def eager_attention_forward(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: Tensor | BlockMask | None,
     *,
     scaling: float,
     dropout: float = 0.0,
@@ -172,6 +176,8 @@ class OneVisionEncoderAttention(nn.Module):
             options |= {"cu_seq_lens_q": segments.cu_seqlens, "cu_seq_lens_k": segments.cu_seqlens}
             options |= {"max_length_q": longest, "max_length_k": longest}
             return attention(self, query, key, value, None, **options)
+        if segments.block_mask is not None:
+            return attention(self, query, key, value, segments.block_mask, **options)
         parts = zip(*(x.split(segments.lengths, dim=2) for x in (query, key, value)), strict=True)
         mixed = [attention(self, q, k, v, None, **options)[0] for q, k, v in parts]
         return torch.cat(mixed, dim=1), None
@@ -436,8 +442,7 @@ class OneVisionEncoderModel(OneVisionEncoderPreTrainedModel):
             )
         check_patches(patches, self.config.num_channels * self.config.patch_size**2)
         check_positions(patch_positions, [(patches.shape[0], 3)])
-        lengths = segment_lengths(cu_seqlens, patches.shape[0])
-        segments = Segments(cu_seqlens.to(patches.device, torch.int32), lengths)
+        segments = self._segments(cu_seqlens, patches)
         tokens = self._run_blocks(
             patches[None],
             patch_positions[None].to(patches.device),
@@ -447,6 +452,15 @@ class OneVisionEncoderModel(OneVisionEncoderPreTrainedModel):
         if output_layer == -1 and self.layernorm_post is not None:
             return self.layernorm_post(tokens)
         return tokens
+
+    def _segments(self, cu_seqlens: Tensor, patches: Tensor) -> Segments:
+        count, device = patches.shape[0], patches.device
+        lengths = segment_lengths(cu_seqlens, count)
+        cu_seqlens = cu_seqlens.to(device, torch.int32)
+        # On a CPU one call per segment is faster, and flex attention has no backward anyway.
+        if self.config._attn_implementation == "flex_attention" and device.type != "cpu":
+            return Segments(cu_seqlens, lengths, segment_block_mask(cu_seqlens, count))
+        return Segments(cu_seqlens, lengths)
 
     def _run_blocks(
         self,

@@ -1,5 +1,6 @@
 """Image processor, video helper, packing helper and export."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import AutoImageProcessor
+from transformers import AutoImageProcessor, dynamic_module_utils
 
 from onevision_encoder import (
     OneVisionEncoderImageProcessor,
@@ -148,6 +149,24 @@ save_file({"pooled": pooled, "crop_px": torch.tensor(processor.crop_size["height
 """
 
 
+def test_exported_code_gives_the_same_features(
+    tiny_model: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    model, pixels = tiny_model(), torch.randn(1, 3, 8, 8)
+    export(model, tmp_path / "hub")
+    names = json.loads((tmp_path / "hub" / "config.json").read_text())["auto_map"]
+    load = dynamic_module_utils.get_class_from_dynamic_module
+    remote = load(names["AutoModel"], tmp_path / "hub")
+    assert remote is not OneVisionEncoderModel
+    loaded = remote.from_pretrained(tmp_path / "hub")
+    assert torch.equal(loaded(pixels).pooler_output, model(pixels).pooler_output)
+    model.save_pretrained(tmp_path / "plain")
+    assert not list((tmp_path / "plain").glob("*.py"))
+
+
+@pytest.mark.slow
 def test_export_loads_without_the_package(tiny_model: Callable, tmp_path: Path) -> None:
     model, pixels = tiny_model(), torch.randn(1, 3, 8, 8)
     export(model, tmp_path / "hub")
