@@ -1,0 +1,241 @@
+"""The native reader beside the same library decoding only, and beside other readers.
+
+    python scripts/bench/native.py                     made clips, and those given
+    python scripts/bench/native.py --clips A.mp4 B.mp4 --threads 1 2
+
+Every row comes from processes of its own, taken by turns, so that ratios hold on a busy machine.
+Seconds are those of the work alone (imports excluded), as medians. Columns:
+
+    read     motion, residual, bits, quantiser and luma of every frame, through ``open_video``
+    decode   the same library with its signals off, pictures dropped as they come
+    pyav     PyAV's plain decoding of every frame
+    decord   decord's plain decoding of every frame, where it is installed
+
+With ``--hour`` also 64 frames out of one hour against decoding all of it.
+"""
+
+import argparse
+import importlib.util
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from clips import looped, made_clip
+
+_SIZES_PX = ((360, 640), (1080, 1920))
+_HOUR_SECONDS = 3600
+_SPARSE_FRAMES = 64
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the benchmark, or (with ``--work``) one measured process."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--clips", type=Path, nargs="*", default=[], help="files besides the made")
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "bench_clips")
+    parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--frames", type=int, default=300, help="length of the made clips")
+    parser.add_argument("--no_made", action="store_true", help="only the clips given")
+    parser.add_argument("--hour", action="store_true", help="sparse access to one hour")
+    parser.add_argument("--work", choices=sorted(_WORKS), help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    if options.work:
+        print(json.dumps(_measured(options.work, str(options.clips[0]), options.threads[0])))
+        return 0
+    if importlib.util.find_spec("cv_reader_native") is None:
+        print("cv_reader_native is not installed; run bash Compressed_Video_Reader/install.sh")
+        return 2
+    made = [] if options.no_made else _made_clips(options)
+    for threads in options.threads:
+        _compare([*made, *options.clips], threads, options.repeats)
+    if made:
+        _memory(made, options.repeats)
+    if options.hour:
+        _sparse(options)
+    return 0
+
+
+def _made_clips(options: argparse.Namespace) -> list[Path]:
+    return [
+        made_clip(options.folder, codec, *size, options.frames)
+        for size in _SIZES_PX
+        for codec in ("h264", "hevc")
+    ]
+
+
+def _compare(paths: list[Path], threads: int, repeats: int) -> None:
+    """One row per clip: frames per second of each work, and the ratios."""
+    works = ["read", "decode", "pyav"]
+    works += ["decord"] if importlib.util.find_spec("decord") else []
+    print(f"\n{threads} thread(s), median of {repeats}; frames/s by the clock (by CPU time), MB")
+    columns = [*works, "read / decode", "read / pyav"]
+    print(f"{'clip':28}" + "".join(f"{column:>24}" for column in columns))
+    for path in paths:
+        results = _by_turns(works, path, threads, repeats)
+        cells = [
+            f"{row['frames'] / row['wall']:.0f} ({row['frames'] / row['cpu']:.0f}) "
+            f"{row['rss_mb']:.0f}"
+            for row in results.values()
+        ]
+        for other in ("decode", "pyav"):
+            ratios = [results[other][kind] / results["read"][kind] for kind in ("wall", "cpu")]
+            cells.append(f"{ratios[0]:.2f} ({ratios[1]:.2f})")
+        print(f"{path.stem[:27]:28}" + "".join(f"{cell:>24}" for cell in cells), flush=True)
+
+
+def _memory(made: list[Path], repeats: int) -> None:
+    """Peak memory of reading a clip, and a clip of six times its length."""
+    print("\npeak memory of read, 1 thread, MB")
+    for path in made[-2:]:
+        longer = looped(path, 6)
+        pair = [_run("read", clip, 1)["rss_mb"] for clip in (path, longer)]
+        print(
+            f"{path.stem[:27]:28}{pair[0]:8.0f}   {longer.stem[:27]:28}{pair[1]:8.0f}", flush=True
+        )
+
+
+def _sparse(options: argparse.Namespace) -> None:
+    """64 uniform frames of one hour, against all of its frames decoded."""
+    for codec in ("h264", "hevc"):
+        clip = made_clip(options.folder, codec, 360, 640, 250)
+        hour = looped(clip, _HOUR_SECONDS * 30 // 250)
+        results = _by_turns(["sparse", "decode"], hour, 1, 1)
+        sparse, decode = results["sparse"], results["decode"]
+        print(
+            f"\n{_SPARSE_FRAMES} frames with all signals of {decode['frames']:.0f} ({codec} 360p, "
+            f"key interval 8.3 s, 1 thread): {sparse['wall']:.1f} s, {sparse['rss_mb']:.0f} MB; "
+            f"decoding all: {decode['wall']:.1f} s; ratio {decode['wall'] / sparse['wall']:.1f} "
+            f"(CPU {decode['cpu'] / sparse['cpu']:.1f})",
+            flush=True,
+        )
+
+
+def _by_turns(
+    works: list[str], path: Path, threads: int, repeats: int
+) -> dict[str, dict[str, float]]:
+    """Medians of each work, with the works taking turns."""
+    rows: dict[str, list[dict[str, float]]] = {work: [] for work in works}
+    for _ in range(repeats):
+        for work in works:
+            rows[work].append(_run(work, path, threads))
+    return {
+        work: {name: statistics.median(row[name] for row in runs) for name in runs[0]}
+        for work, runs in rows.items()
+    }
+
+
+def _run(work: str, path: Path, threads: int) -> dict[str, float]:
+    command = [sys.executable, __file__, f"--work={work}", f"--threads={threads}", "--clips"]
+    done = subprocess.run([*command, str(path)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{work} of {path} failed: {done.stderr[-2000:]}")
+    return json.loads(done.stdout)
+
+
+def _measured(work: str, path: str, threads: int) -> dict[str, float]:
+    prepare = _WORKS[work]
+    run = prepare(path, threads)
+    wall, cpu = time.perf_counter(), time.process_time()
+    frames = run()
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    return {"wall": wall, "cpu": cpu, "frames": frames, "rss_mb": _peak_rss_mb()}
+
+
+def _peak_rss_mb() -> float:
+    """High-water mark of this program; ``ru_maxrss`` would count the process that started it."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError("/proc/self/status has no VmHWM line")
+
+
+def _read(path: str, threads: int) -> Callable[[], int]:
+    from cv_reader import open_video
+
+    def run() -> int:
+        count = 0
+        with open_video(path, backend="native", num_threads=threads) as video:
+            for frame in video.frames():
+                assert frame.motion is not None and frame.residual_y is not None
+                frame.luma()
+                count += 1
+        return count
+
+    return run
+
+
+def _sparse_read(path: str, threads: int) -> Callable[[], int]:
+    import numpy as np
+
+    from cv_reader import open_video
+
+    def run() -> int:
+        with open_video(path, backend="native", num_threads=threads) as video:
+            last = video.index.num_frames - 1
+            ids = np.linspace(0, last, _SPARSE_FRAMES).astype(int).tolist()
+            return sum(frame.residual_y is not None for frame in video.frames(ids))
+
+    return run
+
+
+def _decode(path: str, threads: int) -> Callable[[], int]:
+    import av
+    from cv_reader_native import Decoder
+
+    def run() -> int:
+        count = 0
+        with av.open(path) as container:
+            stream = container.streams.video[0]
+            extradata = bytes(stream.codec_context.extradata or b"")
+            name = stream.codec_context.name
+            decoder = Decoder(name, extradata, num_threads=threads, signals=False)
+            for packet in container.demux(stream):
+                if packet.size:
+                    count += len(decoder.decode(bytes(packet), 0))
+            return count + len(decoder.finish())
+
+    return run
+
+
+def _pyav(path: str, threads: int) -> Callable[[], int]:
+    import av
+
+    def run() -> int:
+        with av.open(path) as container:
+            stream = container.streams.video[0]
+            stream.codec_context.thread_count = threads
+            stream.codec_context.thread_type = "AUTO"
+            return sum(1 for _ in container.decode(stream))
+
+    return run
+
+
+def _decord(path: str, threads: int) -> Callable[[], int]:
+    from decord import VideoReader, cpu
+
+    def run() -> int:
+        reader = VideoReader(path, ctx=cpu(0), num_threads=threads)
+        count = len(reader)
+        for _ in range(count):
+            reader.next()
+        return count
+
+    return run
+
+
+_WORKS: dict[str, Callable[[str, int], Callable[[], int]]] = {
+    "read": _read,
+    "sparse": _sparse_read,
+    "decode": _decode,
+    "pyav": _pyav,
+    "decord": _decord,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
