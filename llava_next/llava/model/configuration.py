@@ -4,7 +4,7 @@ A checkpoint is self-contained: ``vision_config`` nests the encoder's whole conf
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
@@ -30,6 +30,9 @@ class LlavaConfigFields:
         tokenizer_model_max_length: longest sequence of the last training run, in tokens.
         tokenizer_padding_side: padding side in training.
     """
+
+    # Lets attention backend and dtype, given for the whole model, reach the encoder.
+    sub_configs: ClassVar[dict[str, type]] = {"vision_config": OneVisionEncoderConfig}
 
     vision_config: dict[str, Any] | PreTrainedConfig | None = None
     image_token_id: int | None = None

@@ -27,7 +27,7 @@ def tiny(tiny_checkpoint: Path) -> tuple[LlavaForCausalLMMixin, LlavaProcessor]:
     return load_pretrained(tiny_checkpoint)
 
 
-def tiny_segment(positions: torch.Tensor, placeholders: tuple[int, ...]) -> VisualSegment:
+def _tiny_segment(positions: torch.Tensor, placeholders: tuple[int, ...]) -> VisualSegment:
     return VisualSegment(torch.randn(len(positions), PATCH_VALUES), positions, placeholders)
 
 
@@ -37,10 +37,13 @@ def mixed_samples() -> tuple[list[list[dict[str, str]]], list[list[VisualSegment
     slots = torch.randint(0, 64, (32,)).sort().values
     codec_positions = torch.stack((slots, torch.arange(32) % 5, torch.arange(32) // 7), dim=1)
     segments = [
-        [tiny_segment(codec_positions, (16, 16))],
-        [tiny_segment(image_positions(5, 3), (15,))],
+        [_tiny_segment(codec_positions, (16, 16))],
+        [_tiny_segment(image_positions(5, 3), (15,))],
         [],
-        [tiny_segment(image_positions(2, 2), (4,)), tiny_segment(frame_positions(2, 1, 3), (3, 3))],
+        [
+            _tiny_segment(image_positions(2, 2), (4,)),
+            _tiny_segment(frame_positions(2, 1, 3), (3, 3)),
+        ],
     ]
     questions = [
         "<image>\n<image>\nWhat moves?",

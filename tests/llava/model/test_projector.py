@@ -1,0 +1,25 @@
+import pytest
+import torch
+
+from llava.model.projector import build_projector
+
+
+def test_mlp2x_gelu_is_linear_gelu_linear():
+    projector = build_projector("mlp2x_gelu", 6, 4)
+    weights = projector.state_dict()
+    assert set(weights) == {"0.weight", "0.bias", "2.weight", "2.bias"}
+    features = torch.randn(5, 6)
+    hidden = features @ weights["0.weight"].T + weights["0.bias"]
+    activated = hidden * 0.5 * (1 + torch.erf(hidden / 2**0.5))
+    expected = activated @ weights["2.weight"].T + weights["2.bias"]
+    torch.testing.assert_close(projector(features), expected)
+
+
+def test_linear_is_one_layer():
+    assert build_projector("linear", 6, 4)(torch.randn(5, 6)).shape == (5, 4)
+
+
+@pytest.mark.parametrize("name", ["spatial_merge", "mlp3x_gelu", ""])
+def test_other_types_are_refused_by_name(name):
+    with pytest.raises(ValueError, match=f"must be one of linear, mlp2x_gelu, got '{name}'"):
+        build_projector(name, 6, 4)
