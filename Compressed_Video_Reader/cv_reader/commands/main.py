@@ -1,0 +1,49 @@
+"""The ``cv_reader`` command: one name, several sub-commands."""
+
+import importlib
+import sys
+from types import MappingProxyType
+
+COMMANDS = MappingProxyType(
+    {
+        "stage1": "score the patches of videos, and choose the ones to keep",
+        "stage2": "pack the chosen patches into mosaics with their positions",
+        "precompute": "both stages in one pass, as evaluation needs them",
+        "doctor": "say what this installation can read, and how exactly",
+    }
+)
+"""Sub-command to what it does; each is a module beside this one with a ``main(argv)``."""
+
+EXIT_USAGE = 2
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a sub-command; returns its exit code, 2 where there is no such command."""
+    arguments = sys.argv[1:] if argv is None else argv
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help"):
+        print(_usage())
+        return 0 if arguments else EXIT_USAGE
+    if name not in COMMANDS:
+        print(f"cv_reader: unknown command {name!r}\n\n{_usage()}", file=sys.stderr)
+        return EXIT_USAGE
+    module = importlib.import_module(f"cv_reader.commands.{name}")
+    return int(module.main(arguments[1:]))
+
+
+def _usage() -> str:
+    lines = [f"  {name:<12}{purpose}" for name, purpose in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: cv_reader COMMAND [ARGUMENTS]",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "`cv_reader COMMAND --help` tells more.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""Time, processor time and peak memory of a piece of work, in a process of its own."""
+
+import multiprocessing
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Measured(NamedTuple):
+    """What a piece of work took.
+
+    Attributes:
+        wall_seconds: by the clock.
+        cpu_seconds: user and system time, children that have ended included.
+        peak_rss_bytes: largest resident memory of any one process.
+    """
+
+    wall_seconds: float
+    cpu_seconds: float
+    peak_rss_bytes: int
+
+
+def measure(work: Sequence[str] | Callable[[], object]) -> Measured:
+    """Measure a command line from start to end, or a picklable callable without the start.
+
+    Raises:
+        RuntimeError: the work failed.
+    """
+    call: Callable[[], object] = work if callable(work) else _Command(tuple(map(str, work)))
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(call, sender))
+    process.start()
+    sender.close()
+    try:
+        measured: Measured = receiver.recv()
+    except EOFError:
+        process.join()
+        raise RuntimeError(f"{work} failed with exit code {process.exitcode}") from None
+    process.join()
+    return measured
+
+
+class _Command:
+    """A command line as a callable."""
+
+    def __init__(self, arguments: tuple[str, ...]) -> None:
+        self.arguments = arguments
+
+    def __call__(self) -> None:
+        subprocess.run(self.arguments, check=True, stdout=sys.stderr)
+
+
+def _child(call: Callable[[], object], sender: Connection) -> None:
+    cpu, wall = _cpu_seconds(), time.perf_counter()
+    call()
+    wall, cpu = time.perf_counter() - wall, _cpu_seconds() - cpu
+    # A process begins with its parent's peak in getrusage, but not in /proc.
+    own = next(
+        int(line.split()[1]) * 1024
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("VmHWM")
+    )
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    sender.send(Measured(wall, cpu, max(own, children)))
+
+
+def _cpu_seconds() -> float:
+    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
