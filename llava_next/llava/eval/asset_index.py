@@ -8,8 +8,9 @@ that equal file names in two benchmarks do not meet.
 
 import json
 import os
+import shlex
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,19 +97,18 @@ class AssetIndex:
                 different files match it.
         """
         path = os.path.abspath(video)
-        matches = [*self._by_video.get(path, ())]
-        for key in self._keys(path):
-            matches += self._by_key.get(key, ())
-        if not matches:
-            return None
         size = os.path.getsize(path) if os.path.isfile(path) else None
-        for entry in matches:
+        first = None
+        for entry in self._matches(path):
             if size is None or entry.source_size_bytes == size:
                 self._claim(entry, path)
                 self._require_settings(entry)
                 return entry
+            first = first or entry
+        if first is None:
+            return None
         raise AssetLookupError(
-            f"{matches[0].folder}: made from a file of {matches[0].source_size_bytes} bytes, but "
+            f"{first.folder}: made from a file of {first.source_size_bytes} bytes, but "
             f"{video} has {size}; make it again with --overwrite, or give video_root if it "
             "belongs to another video of that name"
         )
@@ -120,12 +120,13 @@ class AssetIndex:
             os.path.abspath(video), os.path.abspath(self._settings.video_root or root)
         )
 
-    def _keys(self, path: str) -> list[str]:
-        """Keys that may name the video, most telling first."""
+    def _matches(self, path: str) -> Iterator[AssetEntry]:
+        """Assets that may be the video's, most telling first."""
+        yield from self._by_video.get(path, ())
         root = self._settings.video_root
-        if root is not None:
-            return [evaluation_key(path, os.path.abspath(root))]
-        return [evaluation_key(path, parent) for parent in reversed(Path(path).parents)]
+        folders = reversed(Path(path).parents) if root is None else [os.path.abspath(root)]
+        for folder in folders:
+            yield from self._by_key.get(evaluation_key(path, folder), ())
 
     def _claim(self, entry: AssetEntry, path: str) -> None:
         """One asset serves one file: two that share it are told apart only by a root."""
@@ -189,15 +190,15 @@ def missing_message(
         shown.append(f"  ... and {len(videos) - MISSING_LINES} more, all in {listing}")
     root = settings.codec_root[0] if settings.codec_root else Path("OUT_ROOT/assets")
     out_root = root.parent if root.name == "assets" else root
-    flags = " ".join(
-        f"{flag} {getattr(settings, argument)}" for argument, (_, flag) in _FLAGS.items()
-    )
+    command = ["python", TOOL, "--jsonl", str(listing), "--out_root", str(out_root)]
+    for argument, (_, flag) in _FLAGS.items():
+        command += [flag, str(getattr(settings, argument))]
     searched = ", ".join(str(root) for root in settings.codec_root) or "no codec_root was given"
     return "\n".join(
         [
             f"{len(videos)} of {num_videos} videos of this run have no codec asset ({searched}):",
             *shown,
-            f"Make them:\n  python {TOOL} --jsonl {listing} --out_root {out_root} {flags}",
+            f"Make them:\n  {shlex.join(command)}",
             f"then pass codec_root={out_root / 'assets'}. Or choose codec_miss=online (compute "
             "them in the run) or codec_miss=frames (uniform frames instead, recorded).",
         ]
