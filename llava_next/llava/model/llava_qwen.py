@@ -6,7 +6,7 @@ from llava.model.configuration import LlavaConfigFields
 from llava.model.llava_arch import LlavaForCausalLMMixin, LlavaModelMixin
 
 
-class LlavaQwenConfig(LlavaConfigFields, Qwen2Config):
+class LlavaQwenConfig(LlavaConfigFields, Qwen2Config):  # pyright: ignore[reportIncompatibleVariableOverride]
     """A Qwen2 configuration with the fields of ``LlavaConfigFields``."""
 
     model_type = "llava_qwen"

@@ -6,7 +6,7 @@ from llava.model.configuration import LlavaConfigFields
 from llava.model.llava_arch import LlavaForCausalLMMixin, LlavaModelMixin
 
 
-class LlavaQwen3Config(LlavaConfigFields, Qwen3Config):
+class LlavaQwen3Config(LlavaConfigFields, Qwen3Config):  # pyright: ignore[reportIncompatibleVariableOverride]
     """A Qwen3 configuration with the fields of ``LlavaConfigFields``."""
 
     model_type = "llava_qwen3"

@@ -1,0 +1,79 @@
+import pytest
+import torch
+
+from llava.train.arguments import DataArguments, LlavaTrainingArguments, parse_arguments
+from llava.train.train import main
+
+REQUIRED = ["--model_name_or_path", "m", "--data_path", "d.jsonl", "--use_cpu", "true"]
+
+
+def _parse(tmp_path, *flags: str):
+    return parse_arguments([*REQUIRED, "--output_dir", str(tmp_path), *flags])
+
+
+def test_flags_reach_their_groups(tmp_path):
+    model_args, data_args, training_args = _parse(
+        tmp_path, "--mm_projector_lr", "1e-3", "--version", "plain", "--image_folder", "pictures"
+    )
+    assert (model_args.version, data_args.image_folder) == ("plain", "pictures")
+    assert training_args.mm_projector_lr == 1e-3
+    assert training_args.weight_dtype is torch.float32
+
+
+@pytest.mark.parametrize("flag", ["--lora_enable", "--max_step", "--mm_spatial_pool_stride"])
+def test_unknown_flags_end_the_run_with_code_2(tmp_path, flag, caplog):
+    assert main([*REQUIRED, "--output_dir", str(tmp_path), flag, "1"]) == 2
+    assert f"unknown arguments: {flag} 1" in caplog.text
+
+
+def test_a_missing_required_flag_ends_the_run_with_code_2():
+    with pytest.raises(SystemExit) as ended:
+        main(["--data_path", "d.jsonl"])
+    assert ended.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--mm_tunable_parts", "everything"], "--mm_tunable_parts must be"),
+        (["--version", "vicuna_v1"], "--version must be one of qwen_1_5, plain"),
+        (["--image_grid_pinpoints", "574x1120"], "--image_grid_pinpoints must look like"),
+        (["--warmup_ratio", "3"], "--warmup_ratio must be in"),
+        (["--warmup_ratio", "0.1", "--warmup_steps", "5"], "not both"),
+        (["--remove_unused_columns", "true"], "--remove_unused_columns must be False"),
+        (["--model_name_or_path", "/nowhere"], "must be a folder or a repository"),
+    ],
+)
+def test_impossible_values_end_the_run_with_code_2(tmp_path, flags, message, caplog):
+    assert main([*REQUIRED, "--output_dir", str(tmp_path), *flags]) == 2
+    assert message in caplog.text
+
+
+def test_an_output_folder_is_required(caplog):
+    assert main(REQUIRED) == 2
+    assert "--output_dir is required" in caplog.text
+
+
+def test_a_warmup_ratio_is_a_share_of_the_steps(tmp_path):
+    training_args = _parse(tmp_path, "--warmup_ratio", "0.03")[2]
+    assert training_args.get_warmup_steps(200) == 6
+
+
+@pytest.mark.parametrize(
+    "text", ["(574,1120),(1120,574)", "[(574, 1120), (1120, 574)]", "[574,1120],[1120,574]"]
+)
+def test_pinpoints_are_width_height_pairs(text):
+    args = DataArguments(data_path="d", image_grid_pinpoints=text)
+    assert args.pinpoints() == ((574, 1120), (1120, 574))
+
+
+def test_one_pinpoint_is_a_list_of_one():
+    args = DataArguments(data_path="d", image_grid_pinpoints="(574,1120)")
+    assert args.pinpoints() == ((574, 1120),)
+
+
+def test_bf16_weights_only_where_deepspeed_keeps_float32_copies(tmp_path):
+    args = LlavaTrainingArguments(output_dir=str(tmp_path), use_cpu=True, bf16=True)
+    assert args.weight_dtype is torch.float32
+    args.deepspeed = "zero2.json"
+    assert args.weight_dtype is torch.bfloat16

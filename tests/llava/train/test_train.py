@@ -1,0 +1,132 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from llava.model.loading import load_pretrained
+from llava.train.record import read_log
+from paths import ROOT
+
+
+def _losses(folder: Path) -> list[float]:
+    return [row["loss"] for row in read_log(folder)]
+
+
+def _run(command: list[str], extensions: Path) -> None:
+    environment = {**os.environ, "TORCH_EXTENSIONS_DIR": str(extensions), "CXX": "/bin/false"}
+    result = subprocess.run(
+        [sys.executable, "-m", *command], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert not extensions.exists(), "an operator was compiled"
+
+
+def test_a_run_leaves_a_model_that_loads_and_its_records(train, tmp_path):
+    assert train(tmp_path, mm_tunable_parts="mm_mlp_adapter,mm_language_model", seed=3) == 0
+    rows = read_log(tmp_path)
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    # One epoch: 4 clips of 2 mosaics and 4 images, 64 patches each.
+    assert sum(row["visual_tokens"] for row in rows) == 4 * 128 + 4 * 64
+    assert all(row["tokens"] > row["visual_tokens"] and row["seconds"] > 0 for row in rows)
+    record = json.loads((tmp_path / "run_config.json").read_text())
+    assert record["training"]["seed"] == 3
+    assert record["trainable_parameters"]["mm_vision_tower"] == 0
+    model, processor = load_pretrained(tmp_path)
+    assert model.config.use_cache and processor.template == "qwen_1_5"
+
+
+def test_frozen_parts_keep_their_weights_and_the_projector_is_saved_apart(
+    train, tiny_material, tmp_path
+):
+    assert train(tmp_path, mm_tunable_parts="mm_mlp_adapter") == 0
+    before = load_file(tiny_material / "model" / "model.safetensors")
+    after = load_file(tmp_path / "model.safetensors")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    projector = load_file(tmp_path / "mm_projector.safetensors")
+    assert changed == set(projector) == {name for name in before if "mm_projector" in name}
+    assert all(torch.equal(projector[name], after[name]) for name in projector)
+
+
+def test_accumulated_micro_batches_have_the_loss_of_one_batch(train, tmp_path):
+    assert train(tmp_path / "whole", max_steps=2) == 0
+    micro = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4}
+    assert train(tmp_path / "parts", max_steps=2, **micro) == 0
+    assert _losses(tmp_path / "parts") == pytest.approx(_losses(tmp_path / "whole"), abs=1e-5)
+
+
+def test_gradient_checkpointing_changes_no_loss(train, tmp_path):
+    assert train(tmp_path / "plain", max_steps=2) == 0
+    assert train(tmp_path / "checkpointed", max_steps=2, gradient_checkpointing=True) == 0
+    assert _losses(tmp_path / "checkpointed") == pytest.approx(_losses(tmp_path / "plain"))
+
+
+def test_a_resumed_run_equals_an_undisturbed_one(train, tmp_path):
+    options = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    assert train(tmp_path, **options) == 0
+    expected = _losses(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "checkpoint-4" / "complete.json").unlink()
+    assert train(tmp_path, **options, resume_from_checkpoint="auto") == 0
+    assert _losses(tmp_path) == expected
+    resumed = load_file(tmp_path / "model.safetensors")
+    assert all(torch.equal(weights[name], resumed[name]) for name in weights)
+
+
+def test_missing_data_ends_the_run_with_code_2(train, tmp_path, caplog):
+    assert train(tmp_path, data_path=tmp_path / "none.jsonl") == 2
+    assert "none.jsonl" in caplog.text
+
+
+def test_deepspeed_without_gpu_or_use_cpu_ends_the_run_with_code_2(
+    train, tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert train(tmp_path, use_cpu=False, deepspeed="scripts/zero2.json") == 2
+    assert "add --use_cpu" in caplog.text
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_the_shipped_deepspeed_settings_clip_gradients(stage):
+    settings = json.loads((ROOT / "scripts" / f"zero{stage}.json").read_text())
+    assert settings["gradient_clipping"] == "auto"
+    assert settings["zero_optimization"]["stage"] == stage
+
+
+def test_zero_2_on_one_process_without_launcher_or_compiler(run_arguments, tmp_path):
+    arguments = run_arguments(tmp_path / "run", deepspeed="scripts/zero2.json")
+    _run(["llava.train.train", *arguments], tmp_path / "extensions")
+    losses = _losses(tmp_path / "run")
+    assert len(losses) == 3 and losses[2] < losses[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [2, 3])
+def test_two_ranks_equal_one_process_although_one_rank_may_have_text_alone(
+    stage, train, run_arguments, tmp_path
+):
+    # Of batch 1 per rank over 12 samples in thirds, some step gives a rank text alone.
+    assert train(tmp_path / "alone", per_device_train_batch_size=2, max_steps=6) == 0
+    arguments = run_arguments(
+        tmp_path / "ranks",
+        per_device_train_batch_size=1,
+        max_steps=6,
+        deepspeed=f"scripts/zero{stage}.json",
+        save_strategy="steps",
+        save_steps=3,
+    )
+    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    _run([*launcher, "-m", "llava.train.train", *arguments], tmp_path / "extensions")
+    expected = _losses(tmp_path / "alone")
+    assert _losses(tmp_path / "ranks") == pytest.approx(expected, rel=1e-4)
+
+    (tmp_path / "ranks" / "checkpoint-6" / "complete.json").unlink()
+    arguments += ["--resume_from_checkpoint", "auto"]
+    _run([*launcher, "-m", "llava.train.train", *arguments], tmp_path / "extensions")
+    assert _losses(tmp_path / "ranks") == pytest.approx(expected, rel=1e-4)
+    load_pretrained(tmp_path / "ranks")
