@@ -84,6 +84,7 @@ UNFILTERED: dict[str, Kind] = {
     "h264-open-gop": _h264(_H264_OFF, _H264_RICH, _B_PYRAMID, "open-gop=1:keyint=5:crf=26"),
     "h264-fine": _h264(_H264_OFF, _H264_RICH, _B_PYRAMID, "qp=6"),
     "h264-refresh": _h264(_H264_OFF, "intra-refresh=1:keyint=8:bframes=0:crf=26"),
+    "h264-cropped": _h264(_H264_OFF, _H264_RICH, _B_PYRAMID, "crf=26", height_px=90, width_px=122),
     "hevc-p": _h265(_H265_OFF, "bframes=0:ref=1:subme=5:crf=28"),
     "hevc-p-refs": _h265(_H265_OFF, _H265_RICH, "bframes=0:crf=30"),
     "hevc-b": _h265(_H265_OFF, _H265_RICH, "bframes=4:b-adapt=0:b-pyramid=1:crf=28"),
@@ -102,6 +103,9 @@ UNFILTERED: dict[str, Kind] = {
         _H265_OFF, _H265_RICH, "bframes=3:b-adapt=0:open-gop=1:keyint=6:min-keyint=6:crf=28"
     ),
     "hevc-signhide-off": _h265(_H265_OFF, _H265_RICH, "no-signhide=1:bframes=3:b-adapt=0:qp=12"),
+    "hevc-cropped": _h265(
+        _H265_OFF, _H265_RICH, "bframes=3:b-adapt=0:crf=26", height_px=90, width_px=122
+    ),
     "hevc-no-tmvp": _h265(_H265_OFF, _H265_RICH, "no-temporal-mvp=1:bframes=3:b-adapt=0:crf=26"),
 }
 """Tier 1: 8-bit 4:2:0 progressive streams with in-loop filters off. All of them must be exact."""

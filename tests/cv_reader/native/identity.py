@@ -83,6 +83,7 @@ def check_identity(
         if fit_weights and wrong.any():
             wrong = _explained_by_weights(compensator, frame, picture, wrong, verdict)
         _count(verdict, frame, inter & known, wrong)
+        verdict.intra_pixels += int((~inter).sum())
         if wrong.any() and not verdict.first_wrong:
             row, column = (int(value) for value in np.argwhere(wrong)[0])
             verdict.first_wrong = (
@@ -101,7 +102,6 @@ def _count(
 ) -> None:
     assert frame.motion is not None and frame.motion_ref is not None
     verdict.inter_pixels += int(inter.sum())
-    verdict.intra_pixels += int((~inter).sum())
     verdict.wrong_pixels += int(wrong.sum())
     for side in (0, 1):
         used = frame.motion_ref[side] != 0

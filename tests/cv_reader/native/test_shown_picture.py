@@ -1,0 +1,57 @@
+"""Native maps are those of the picture as shown: turned with it, vectors too."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cv_reader.frames import CodecFrame
+from media import set_mp4_rotation
+
+from .clips import FILTERED, Kind, make
+from .reading import read
+
+pytestmark = pytest.mark.usefixtures("native_reader")
+
+
+def _turned(vectors: np.ndarray, degrees: int) -> np.ndarray:
+    """Vectors (x, y), y down, turned clockwise."""
+    x, y = vectors[..., 0], vectors[..., 1]
+    turned = {90: (-y, x), 180: (-x, -y), 270: (y, -x)}[degrees]
+    return np.stack(turned, axis=-1)
+
+
+def _maps(frame: CodecFrame) -> list[np.ndarray]:
+    assert frame.residual_y is not None and frame.bits is not None and frame.qp is not None
+    return [frame.residual_y, frame.bits, frame.qp, frame.luma(), frame.rgb()]
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+@pytest.mark.parametrize("name", ["h264-filtered", "hevc-filtered"])
+def test_maps_and_vectors_turn_with_the_picture(name: str, degrees: int, tmp_path: Path) -> None:
+    kind: Kind = FILTERED[name]
+    upright, turned = (make(kind, tmp_path / f"{part}.mp4") for part in ("upright", "turned"))
+    set_mp4_rotation(turned, degrees)
+    moved = 0
+    for before, after in zip(read(upright), read(turned), strict=True):
+        turns = -degrees // 90
+        for first, second in zip(_maps(before), _maps(after), strict=True):
+            assert np.array_equal(np.rot90(first, turns), second), after
+        assert before.motion is not None and before.motion_ref is not None
+        assert after.motion is not None and after.motion_ref is not None
+        vectors = _turned(np.rot90(before.motion, turns, axes=(1, 2)), degrees)
+        assert np.array_equal(vectors, after.motion), after
+        assert np.array_equal(np.rot90(before.motion_ref, turns, axes=(1, 2)), after.motion_ref)
+        moved += int((before.motion != 0).sum())
+    assert moved > 1000
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_maps_of_odd_sizes_cover_the_whole_picture(codec: str, tmp_path: Path) -> None:
+    kind = Kind(codec=codec, params="crf=24", height_px=90, width_px=122)
+    for frame in read(make(kind, tmp_path / "clip.mkv")):
+        assert frame.motion is not None and frame.residual_y is not None
+        assert frame.bits is not None and frame.qp is not None
+        assert frame.motion.shape == (2, 23, 31, 2)
+        assert frame.residual_y.shape == frame.luma().shape == (90, 122)
+        assert frame.bits.shape == frame.qp.shape == (6, 8)
