@@ -44,6 +44,7 @@ class CellScorer:
         self._config = config
         self._samplings: dict[int, tuple[AxisSampling, AxisSampling]] = {}
         self._previous_luma: NDArray[np.uint8] | None = None
+        self._guess = 0
 
     def score(self, frame: CodecFrame) -> Scores:
         """Sum of the mixed energy over the pixels of each cell: float32 (g, g), >= 0.
@@ -92,7 +93,9 @@ class CellScorer:
 
     def _magnitudes(self, magnitudes: NDArray[np.int16] | NDArray[np.uint8]) -> Scores:
         """Integers (H, W), >= 0, divided by their percentile (at least 1) and clipped to 1."""
-        scale = max(integer_percentile(magnitudes, self._config.res_pct), _MIN_RESIDUAL_SCALE)
+        percentile = integer_percentile(magnitudes, self._config.res_pct, self._guess)
+        self._guess = int(percentile)
+        scale = max(percentile, _MIN_RESIDUAL_SCALE)
         return self._sum_cells(magnitudes, 1, ceiling=scale)
 
     def _sum_cells(
@@ -106,13 +109,16 @@ class CellScorer:
         if step_px not in self._samplings:
             self._samplings[step_px] = (box.row_sampling(step_px), box.column_sampling(step_px))
         rows, columns = self._samplings[step_px]
-        picked = values[rows.indices].astype(np.float32)
-        np.minimum(picked, np.float32(ceiling), out=picked)
-        picked *= (rows.weights / np.float32(ceiling))[:, None]
-        strips = np.add.reduceat(picked, rows.starts, axis=0)
+        strips = np.empty((len(rows.starts), values.shape[1]), np.float32)
+        # Row of cells by row of cells: what is worked on stays in the processor's cache.
+        for strip, (start, end) in zip(strips, rows.groups(), strict=True):
+            picked = values[rows.indices[start:end]].astype(np.float32)
+            np.minimum(picked, np.float32(ceiling), out=picked)
+            picked *= rows.weights[start:end, None]
+            strip[:] = picked.sum(axis=0)
         sums = np.add.reduceat(strips[:, columns.indices] * columns.weights, columns.starts, axis=1)
         scores = np.zeros((box.grid, box.grid), np.float32)
-        scores[rows.cells, columns.cells] = sums
+        scores[rows.cells, columns.cells] = sums / np.float32(ceiling)
         return scores
 
 
@@ -176,12 +182,14 @@ def motion_energy(
 
 
 def float_percentile(values: NDArray[np.float32], percentile: float) -> float:
-    """Linear percentile: ``numpy.percentile`` with one partition instead of three."""
+    """Linear percentile, as ``numpy.percentile``.
+
+    Velocities take few distinct values; there a vectorised sort is faster than a partition.
+    """
     below, share = _rank(values.size, percentile)
-    ordered = np.partition(values, below, axis=None)
+    ordered = np.sort(values, axis=None)
     low = float(ordered[below])
-    high = float(ordered[below + 1 :].min()) if share else low
-    return _interpolate(low, high, share)
+    return _interpolate(low, float(ordered[below + 1]), share) if share else low
 
 
 _COMPENSATIONS: dict[str, Callable[[NDArray[np.float32]], float]] = {
@@ -191,14 +199,17 @@ _COMPENSATIONS: dict[str, Callable[[NDArray[np.float32]], float]] = {
 }
 
 
-def integer_percentile(values: NDArray[np.int16] | NDArray[np.uint8], percentile: float) -> float:
+def integer_percentile(
+    values: NDArray[np.int16] | NDArray[np.uint8], percentile: float, guess: int = 0
+) -> float:
     """``numpy.percentile`` (linear) of integers >= 0, without sorting.
 
     Counting how many values lie at or below a bound is much cheaper than ordering them, and
-    residuals are small, so a few bounds are enough.
+    a good ``guess`` (the last frame's percentile) leaves few bounds to try. It has no influence on
+    the result.
     """
     below, share = _rank(values.size, percentile)
-    low = _order_statistic(values, below)
+    low = _order_statistic(values, below, guess)
     high = low
     if share and np.count_nonzero(values <= low) == below + 1:
         high = int(values[values > low].min())
@@ -217,20 +228,23 @@ def _interpolate(low: float, high: float, share: float) -> float:
     return low + step * share if share < 0.5 else high - step * (1 - share)
 
 
-def _order_statistic(values: NDArray[np.int16] | NDArray[np.uint8], rank: int) -> int:
+def _order_statistic(values: NDArray[np.int16] | NDArray[np.uint8], rank: int, guess: int) -> int:
     """The ``rank``-th smallest value, from 0: smallest v with more than ``rank`` values <= v."""
-    if values.size - np.count_nonzero(values) > rank:
-        return 0
-    bound = 1
-    while np.count_nonzero(values <= bound) <= rank:
-        bound *= 2
-    low, high = bound // 2, bound
+
+    def reached(bound: int) -> bool:
+        return bool(np.count_nonzero(values <= bound) > rank)
+
+    low, high, step = -1, guess, 1
+    while not reached(high):
+        low, high, step = high, high + step, 2 * step
+    if low < 0:  # the guess reached it: come down from there
+        step = 1
+        while high > 0 and reached(max(high - step, 0)):
+            high, step = max(high - step, 0), 2 * step
+        low = max(high - step, 0) if high > 0 else -1
     while high - low > 1:
         middle = (low + high) // 2
-        if np.count_nonzero(values <= middle) > rank:
-            high = middle
-        else:
-            low = middle
+        low, high = (low, middle) if reached(middle) else (middle, high)
     return high
 
 

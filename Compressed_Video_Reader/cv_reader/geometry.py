@@ -37,6 +37,11 @@ class AxisSampling:
         """The cells that hold any of the picture."""
         return slice(self.first_cell, self.first_cell + len(self.starts))
 
+    def groups(self) -> list[tuple[int, int]]:
+        """Begin and end of each cell's group."""
+        ends = [*self.starts[1:].tolist(), len(self.indices)]
+        return list(zip(self.starts.tolist(), ends, strict=True))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Letterbox:

@@ -12,6 +12,10 @@ from PIL import Image
 
 from cv_reader.geometry import Letterbox
 
+_REDUCING_GAP = 1.5
+"""Large frames are first averaged down by a whole number, to 1.5 times the size or more: half the
+time for differences of 1 level in 255."""
+
 
 def sort_rows(rows: NDArray[np.int32], order: str) -> NDArray[np.int32]:
     """Rows (t, h, w) in the order of their slots.
@@ -29,7 +33,7 @@ def square_frame(rgb: NDArray[np.uint8], box: Letterbox) -> NDArray[np.uint8]:
     size = (box.width_px, box.height_px)
     image = Image.fromarray(np.ascontiguousarray(rgb))
     if image.size != size:
-        image = image.resize(size, Image.Resampling.BICUBIC)
+        image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=_REDUCING_GAP)
     square = np.zeros((box.square_px, box.square_px, 3), np.uint8)
     rows = slice(box.pad_top_px, box.pad_top_px + box.height_px)
     columns = slice(box.pad_left_px, box.pad_left_px + box.width_px)

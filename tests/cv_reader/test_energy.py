@@ -49,7 +49,8 @@ def test_integer_percentile_is_numpys_to_the_bit(dtype, percentile):
     for scale in (0, 0.3, 2, 40):
         values = np.minimum(random.exponential(scale, (37, 53)), 250).astype(dtype)
         expected = float(np.percentile(values, percentile))
-        assert integer_percentile(values, percentile) == expected
+        for guess in (0, 1, 7, 200):
+            assert integer_percentile(values, percentile, guess) == expected
 
 
 def test_integer_percentile_interpolates_over_a_gap():

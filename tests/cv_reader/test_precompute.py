@@ -21,6 +21,7 @@ from cv_reader.precompute import (
 )
 from cv_reader.selection import sample_frame_ids
 from media import moving_square, set_mp4_rotation, write_video
+from paths import require_shared_data
 
 HEIGHT, WIDTH, SQUARE = 96, 128, 128
 CONFIG = AssetConfig(square_size=SQUARE, patch_size=16, num_images=2, sequence_length=8)
@@ -187,3 +188,15 @@ def test_maps_and_pixels_turn_together(tmp_path):
 def test_codecs_can_be_limited(clip):
     with pytest.raises(UnsupportedVideoError, match="codec h264 is not among the allowed hevc"):
         select_from_video(clip, CONFIG, ReadOptions(allowed_codecs=("hevc",)))
+
+
+def test_a_real_clip_keeps_much_of_what_the_reference_implementation_keeps():
+    path = require_shared_data("real_videos", "ytb_XwB-dkS5BVM.mp4")
+    folder = require_shared_data("reference_outputs", "stage2")
+    (recorded_path,) = folder.glob("sample_XwB*/positions_thw.npy")
+    recorded = {tuple(row) for row in np.load(recorded_path)[1296:].tolist()}
+    rows = select_from_video(path, AssetConfig(), ReadOptions()).rows[1296:]
+    kept = {tuple(row) for row in rows.tolist()}
+    # 9072 of the 63 x 720 content cells: a fifth would agree by chance.
+    assert len(kept) == len(recorded) == 9072
+    assert len(kept & recorded) / 9072 > 0.4
