@@ -3,7 +3,7 @@
 Axis legend: frames are uint8 (H, W, 3) RGB.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,7 +38,7 @@ class Kind:
         pixel_format: of the coded picture.
         options: options of FFmpeg's encoder wrapper.
         implicit_weights: bi-prediction is weighted by distance.
-        fades: the content grows brighter, so that weighting pays.
+        content: a name from ``CONTENTS``.
         height_px, width_px: of the picture.
     """
 
@@ -47,7 +47,7 @@ class Kind:
     pixel_format: str = "yuv420p"
     options: dict[str, str] = field(default_factory=dict)
     implicit_weights: bool = False
-    fades: bool = False
+    content: str = "wandering"
     height_px: int = HEIGHT_PX
     width_px: int = WIDTH_PX
 
@@ -115,6 +115,11 @@ TIER2: dict[str, Kind] = {
         _H264_OFF, _H264_RICH, _B_PYRAMID, "weightb=1:crf=26", implicit_weights=True
     ),
     "h264-lossless": _h264(_H264_OFF, _H264_RICH, _B_PYRAMID, "qp=0"),
+    "h264-pcm": _h264(_H264_OFF, _H264_RICH, "bframes=1:qp=1", content="noisy corner"),
+    "h264-pcm-cavlc": _h264(
+        _H264_OFF, _H264_RICH, "bframes=1:cabac=0:qp=1", content="noisy corner"
+    ),
+    "h264-fake-interlaced": _h264(_H264_OFF, _H264_RICH, "bframes=2:fake-interlaced=1:crf=26"),
     "h264-10bit": _h264(_H264_OFF, _H264_RICH, _B_PYRAMID, "crf=26", pixel_format="yuv420p10le"),
     "h264-422": _h264(_H264_OFF, _H264_RICH, _B_PYRAMID, "crf=26", pixel_format="yuv422p"),
     "h264-444": _h264(_H264_OFF, _H264_RICH, _B_PYRAMID, "crf=26", pixel_format="yuv444p"),
@@ -134,10 +139,11 @@ TIER2: dict[str, Kind] = {
 
 EXPLICIT_WEIGHTS: dict[str, Kind] = {
     "h264-weighted": _h264(
-        "no-deblock=1:scenecut=0:weightp=1:bframes=0:ref=1:subme=9:crf=24", fades=True
+        "no-deblock=1:scenecut=0:weightp=1:bframes=0:ref=1:subme=9:crf=24", content="fading"
     ),
     "hevc-weighted": _h265(
-        "no-deblock=1:no-sao=1:no-scenecut=1:weightp=1:bframes=0:ref=1:subme=5:crf=24", fades=True
+        "no-deblock=1:no-sao=1:no-scenecut=1:weightp=1:bframes=0:ref=1:subme=5:crf=24",
+        content="fading",
     ),
 }
 """Exact or refused by name; one explicit weight per picture, in-loop filters off."""
@@ -188,20 +194,27 @@ def wandering(
         yield np.clip(np.rint(np.where(inside[..., None], inner, frame)), 0, 255).astype(np.uint8)
 
 
-def fading(
-    frames: Iterable[NDArray[np.uint8]], num_frames: int = NUM_FRAMES
-) -> Iterator[NDArray[np.uint8]]:
-    """Frames that come up from near black."""
-    for number, frame in enumerate(frames):
+def fading(num_frames: int, height_px: int, width_px: int) -> Iterator[NDArray[np.uint8]]:
+    """The wandering tiles, coming up from near black, so that weighting pays."""
+    for number, frame in enumerate(wandering(num_frames, height_px, width_px)):
         yield np.rint(frame * (0.15 + 0.85 * number / num_frames)).astype(np.uint8)
+
+
+def noisy_corner(num_frames: int, height_px: int, width_px: int) -> Iterator[NDArray[np.uint8]]:
+    """The wandering tiles beside noise that nothing predicts."""
+    generator = np.random.default_rng(0)
+    for frame in wandering(num_frames, height_px, width_px):
+        frame[:32, :48] = generator.integers(0, 256, (32, 48, 3))
+        yield frame
+
+
+CONTENTS = {"wandering": wandering, "fading": fading, "noisy corner": noisy_corner}
 
 
 def make(kind: Kind, path: Path, num_frames: int = NUM_FRAMES) -> Path:
     """Encode the wandering tiles as one kind of stream."""
     name = "x264-params" if kind.codec == "libx264" else "x265-params"
-    frames = wandering(num_frames, kind.height_px, kind.width_px)
-    if kind.fades:
-        frames = fading(frames, num_frames)
+    frames = CONTENTS[kind.content](num_frames, kind.height_px, kind.width_px)
     return write_video(
         path,
         frames,
