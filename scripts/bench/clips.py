@@ -53,7 +53,7 @@ def looped(path: Path, times: int) -> Path:
         ]
         period = round(len(packets) / FRAME_RATE / video.time_base)
         with av.open(str(partial), "w") as container:
-            stream = container.add_stream_from_template(video)
+            stream = container.add_stream_from_template(video, opaque=True)
             stream.time_base = video.time_base
             for turn in range(times):
                 for data, pts, dts, is_key in packets:

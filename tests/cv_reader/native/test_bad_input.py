@@ -137,7 +137,7 @@ def test_a_change_of_size_is_refused_by_name(suffix: str, tmp_path: Path) -> Non
 
 def _remuxed(source: Path, target: Path) -> Path:
     with av.open(str(source)) as reader, av.open(str(target), "w") as writer:
-        stream = writer.add_stream_from_template(reader.streams.video[0])
+        stream = writer.add_stream_from_template(reader.streams.video[0], opaque=True)
         stream.time_base = Fraction(1, 1000)
         for number, packet in enumerate(reader.demux(video=0)):
             if packet.size:
