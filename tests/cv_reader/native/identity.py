@@ -142,7 +142,7 @@ def _explained_by_weights(
     left = wrong.copy()
     for step in np.unique(distance[wrong & (second == 0) & (distance != 0)]).tolist():
         here = wrong & (distance == step) & (second == 0)
-        weight = _fit(compensator, samples[here], (picture - frame.residual_y)[here])
+        weight = fit_weight(compensator, samples[here], (picture - frame.residual_y)[here])
         verdict.weights[frame.index, step] = weight
         predicted = explicit_weighting(
             samples[here], weight, compensator.limit, compensator.uni_shift
@@ -152,7 +152,7 @@ def _explained_by_weights(
     return left
 
 
-def _fit(
+def fit_weight(
     compensator: Compensator, samples: NDArray[np.int32], target: NDArray[np.integer]
 ) -> Weight:
     """The explicit weight that reproduces most samples."""
