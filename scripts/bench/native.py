@@ -11,6 +11,8 @@ Seconds are those of the work alone (imports excluded), as medians. Columns:
     pyav     PyAV's plain decoding of every frame
     decord   decord's plain decoding of every frame, where it is installed
 
+Where lmms-video-utils is installed, a second table sets it beside: it selects and packs besides
+reading, scored by frame differences (its default) or by motion vectors (H.264 alone).
 With ``--hour`` also 64 frames out of one hour against decoding all of it.
 """
 
@@ -23,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from clips import looped, made_clip
@@ -53,8 +56,10 @@ def main(argv: list[str] | None = None) -> int:
     made = [] if options.no_made else _made_clips(options)
     for threads in options.threads:
         _compare([*made, *options.clips], threads, options.repeats)
+    if importlib.util.find_spec("lmms_video_utils"):
+        _rival([*made, *options.clips])
     if made:
-        _memory(made, options.repeats)
+        _memory(made)
     if options.hour:
         _sparse(options)
     return 0
@@ -88,7 +93,22 @@ def _compare(paths: list[Path], threads: int, repeats: int) -> None:
         print(f"{path.stem[:27]:28}" + "".join(f"{cell:>24}" for cell in cells), flush=True)
 
 
-def _memory(made: list[Path], repeats: int) -> None:
+def _rival(paths: list[Path]) -> None:
+    """Seconds and memory of lmms-video-utils, doing its own job."""
+    print("\none run each, 1 thread: seconds by the clock, MB")
+    works = ("read", "lmms", "lmms_vectors")
+    print(f"{'clip':28}" + "".join(f"{work:>24}" for work in works))
+    for path in paths:
+        cells = []
+        for work in works:
+            if work == "lmms_vectors" and "hevc" in path.stem:
+                continue
+            row = _run(work, path, 1)
+            cells.append(f"{row['wall']:.1f} s {row['rss_mb']:.0f}")
+        print(f"{path.stem[:27]:28}" + "".join(f"{cell:>24}" for cell in cells), flush=True)
+
+
+def _memory(made: list[Path]) -> None:
     """Peak memory of reading a clip, and a clip of six times its length."""
     print("\npeak memory of read, 1 thread, MB")
     for path in made[-2:]:
@@ -228,12 +248,26 @@ def _decord(path: str, threads: int) -> Callable[[], int]:
     return run
 
 
+def _lmms(path: str, threads: int, score_mode: str = "framediff") -> Callable[[], int]:
+    from lmms_video_utils import fetch_codec_video
+
+    def run() -> int:
+        fetch_codec_video(
+            path, target_canvas=8, backend="pyav", device="cpu", score_mode=score_mode
+        )
+        return 1
+
+    return run
+
+
 _WORKS: dict[str, Callable[[str, int], Callable[[], int]]] = {
     "read": _read,
     "sparse": _sparse_read,
     "decode": _decode,
     "pyav": _pyav,
     "decord": _decord,
+    "lmms": _lmms,
+    "lmms_vectors": partial(_lmms, score_mode="mvwarp"),
 }
 
 
