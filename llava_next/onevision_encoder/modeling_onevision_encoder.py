@@ -101,7 +101,7 @@ def rotate(tensor: Tensor, cosine: Tensor, signed_sine: Tensor) -> Tensor:
     dtype = tensor.dtype
     tensor = tensor.to(cosine.dtype)
     partner = tensor.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
-    return (tensor * cosine + partner * signed_sine).to(dtype)
+    return torch.addcmul(tensor * cosine, partner, signed_sine).to(dtype)
 
 
 def eager_attention_forward(
