@@ -1,0 +1,1 @@
+"""A LLaVA model that sees video as a codec does: data, model, training, evaluation."""

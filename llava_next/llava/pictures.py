@@ -7,10 +7,12 @@ Rules chosen here:
 """
 
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 # What Pillow raises for files that are missing, truncated, damaged, or not images at all.
 _PILLOW_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error)
@@ -27,13 +29,24 @@ def load_image(path: str | Path) -> Image.Image:
             has no 8-bit meaning; the message names the file.
     """
     try:
-        with Image.open(path) as image:
+        with _whole_files_only(), Image.open(path) as image:
             image.load()
             return to_rgb(image)
     except Image.DecompressionBombError as error:
         raise ValueError(f"image {path} is too large: {error}") from error
     except _PILLOW_ERRORS as error:
         raise ValueError(f"image {path} cannot be read: {error}") from error
+
+
+@contextmanager
+def _whole_files_only() -> Iterator[None]:
+    """Pillow's switch for truncated files is global, and lmms-eval turns it on at import."""
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

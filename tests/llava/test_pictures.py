@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from llava.pictures import fit_on_canvas, fitted_size, load_image, to_rgb
 
@@ -72,11 +72,16 @@ def _truncated(path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
-def test_unreadable_files_are_named(tmp_path: Path, suffix: str, damage) -> None:
+@pytest.mark.parametrize("lenient", [False, True])
+def test_unreadable_files_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lenient: bool, suffix: str, damage
+) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)  # lmms-eval sets it
     path = tmp_path / f"a.{suffix}"
     damage(path)
     with pytest.raises(ValueError, match=f"a.{suffix} cannot be read"):
         load_image(path)
+    assert lenient == ImageFile.LOAD_TRUNCATED_IMAGES
 
 
 def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

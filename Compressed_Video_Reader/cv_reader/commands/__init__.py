@@ -1,0 +1,1 @@
+"""The commands; each module has ``main(argv) -> exit code``."""

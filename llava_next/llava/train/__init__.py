@@ -1,0 +1,1 @@
+"""Supervised fine-tuning: settings, recipe, trainer, checkpoints."""
