@@ -80,6 +80,9 @@ class AssetConfig:
     jpg_quality: int = 95
 
     def __post_init__(self) -> None:
+        for name in ("mv_pct", "res_pct", "w_mv", "w_res"):
+            # 95 and 95.0 are one setting, and must have one fingerprint.
+            object.__setattr__(self, name, float(getattr(self, name)))
         for name in ("sequence_length", "num_images", "square_size", "patch_size"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("sample_start_offset", "window_len"):

@@ -129,6 +129,10 @@ def test_the_default_fingerprint_outlives_releases():
     assert AssetConfig().fingerprint == "5f1891f888653d2f"
 
 
+def test_whole_numbers_and_floats_are_one_setting():
+    assert AssetConfig(mv_pct=95, w_mv=1).fingerprint == AssetConfig().fingerprint
+
+
 def test_settings_survive_json():
     assert AssetConfig.from_dict(json.loads(json.dumps(CONFIG.to_dict())), "here") == CONFIG
 
