@@ -24,6 +24,16 @@ _MAX_LISTED = 12
 """Frame numbers that an error message lists."""
 
 
+_MAX_GAP_PACKETS = 4
+"""Pictures that are decoded though nobody needs them, rather than seek over them."""
+
+_LATE_EXPORTERS = ("mpeg2video", "mpeg4")
+"""Decoders that lose the vectors of the last picture; its group's key frame is sent after it."""
+
+_ECHO = -1
+"""Time stamp of the picture that is sent for that purpose alone."""
+
+
 @dataclass(frozen=True, eq=False)
 class Decoded:
     """One picture out of the decoder.
@@ -62,6 +72,12 @@ class DecodeOptions:
     def by_frame(self) -> bool:
         """Whether pictures may be decoded beside each other."""
         return self.num_threads > 1 and not self.export_vectors
+
+    def configure(self, stream: VideoStream) -> None:
+        """Apply to a stream that has just been opened."""
+        set_threads(stream, self.num_threads, by_frame=self.by_frame)
+        if self.export_vectors:
+            stream.codec_context.flags2 |= Flags2.export_mvs
 
 
 @dataclass(frozen=True)
@@ -108,7 +124,7 @@ def decode(source: VideoSource, ids: Sequence[int], options: DecodeOptions) -> I
 
 
 def _plan(source: VideoSource, ids: Sequence[int], options: DecodeOptions) -> Iterator[_Run]:
-    """Join the groups of the requested frames into runs; adjacent groups need no seek."""
+    """Join the groups of the requested frames into runs; near groups need no seek."""
     packets = source.packets
     number = np.asarray(ids, dtype=np.int64)
     first = packets.start_of_frame[number]
@@ -116,7 +132,7 @@ def _plan(source: VideoSource, ids: Sequence[int], options: DecodeOptions) -> It
     if options.predecessors:
         last = np.maximum(last, packets.packet_of_frame[np.maximum(number - 1, 0)])
     reach = np.maximum.accumulate(last) if len(last) else last
-    begins = np.flatnonzero(first[1:] > reach[:-1] + 1) + 1
+    begins = np.flatnonzero(first[1:] > reach[:-1] + 1 + _MAX_GAP_PACKETS) + 1
     for rows in np.split(np.arange(len(number)), begins):
         if len(rows):
             yield _Run(int(first[rows].min()), int(last[rows].max()), tuple(number[rows].tolist()))
@@ -134,10 +150,11 @@ class _Decoder:
 
     def __init__(self, source: VideoSource, options: DecodeOptions) -> None:
         self._path = source.index.path
+        self._codec_name = source.index.codec_name
         self._first = source.first
         self._table = source.packets
         self._options = options
-        self._reader = PacketReader(source, self._configure)
+        self._reader = PacketReader(source, options.configure)
 
     def __enter__(self) -> "_Decoder":
         self._reader.open()
@@ -145,11 +162,6 @@ class _Decoder:
 
     def __exit__(self, *exception: object) -> None:
         self._reader.close()
-
-    def _configure(self, stream: VideoStream) -> None:
-        set_threads(stream, self._options.num_threads, by_frame=self._options.by_frame)
-        if self._options.export_vectors:
-            stream.codec_context.flags2 |= Flags2.export_mvs
 
     def run(self, run: _Run, *, stop_at_loss: bool) -> Generator[Decoded, None, list[int]]:
         """Yield a run's pictures in presentation order.
@@ -181,11 +193,22 @@ class _Decoder:
         return lost + list(pending)
 
     def _pictures(self, first: int, last: int) -> Iterator[VideoFrame]:
+        echo: Packet | None = None
         for row, packet in self._reader.read(first, last):
+            if echo is None and self._exports_late:
+                echo = Packet(bytes(packet))
+                echo.pts = _ECHO
             yield from self._send(_numbered(packet, row))
+        if echo is not None:
+            yield from self._send(echo)
         # What the decoder still holds back for reordering; it takes no more packets after this.
-        yield from self._send(None)
+        yield from (frame for frame in self._send(None) if frame.pts != _ECHO)
         self._reader.forget_place()
+
+    @property
+    def _exports_late(self) -> bool:
+        """Whether a held back picture gets its vectors only when another picture follows it."""
+        return self._options.export_vectors and self._codec_name in _LATE_EXPORTERS
 
     def _send(self, packet: Packet | None) -> list[VideoFrame]:
         try:

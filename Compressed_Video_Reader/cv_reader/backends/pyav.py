@@ -20,7 +20,7 @@ from cv_reader.backends.pixels import assemble, coded_luma
 from cv_reader.backends.prediction import residual
 from cv_reader.backends.vectors import VECTOR_PX, draw_vectors, read_vectors
 from cv_reader.decoding import Decoded, DecodeOptions, decode
-from cv_reader.errors import UnsupportedVideoError
+from cv_reader.errors import UnsupportedVideoError, VideoError
 from cv_reader.frames import CodecFrame
 from cv_reader.index import VideoSource
 
@@ -106,20 +106,25 @@ def read(source: VideoSource, ids: Sequence[int], num_threads: int) -> Generator
         raise UnsupportedVideoError(source.index.path, f"{reason}; use the estimated backend")
     anchors: deque[_Anchor] = deque(maxlen=_KEPT_ANCHORS)
     queue: deque[_Pending] = deque()
-    for decoded in decode(source, ids, DecodeOptions(num_threads, export_vectors=True)):
-        if decoded.starts_run:
-            yield from _drain(source, queue)
-            anchors.clear()
-        anchor = None if int(decoded.frame.pict_type) == _B_PICTURE else _Anchor(decoded)
-        if anchor is not None:
-            for pending in queue:
-                pending.offer(anchor)
-        while queue and not queue[0].is_waiting:
-            yield _finish(source, queue.popleft())
-        if decoded.is_wanted:
-            queue.append(_pending(source, decoded, anchors))
-        if anchor is not None:
-            anchors.append(anchor)
+    try:
+        for decoded in decode(source, ids, DecodeOptions(num_threads, export_vectors=True)):
+            if decoded.starts_run:
+                yield from _drain(source, queue)
+                anchors.clear()
+            anchor = None if int(decoded.frame.pict_type) == _B_PICTURE else _Anchor(decoded)
+            if anchor is not None:
+                for pending in queue:
+                    pending.offer(anchor)
+            while queue and not queue[0].is_waiting:
+                yield _finish(source, queue.popleft())
+            if decoded.is_wanted:
+                queue.append(_pending(source, decoded, anchors))
+            if anchor is not None:
+                anchors.append(anchor)
+    except VideoError:
+        # What was decoded before the damage is given all the same.
+        yield from _drain(source, queue)
+        raise
     yield from _drain(source, queue)
 
 
