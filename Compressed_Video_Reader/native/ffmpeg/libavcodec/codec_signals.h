@@ -1,0 +1,72 @@
+/*
+ * What a decoder knows about a picture besides its samples
+ *
+ * This file is part of a modified FFmpeg.
+ *
+ * FFmpeg is free software; you can redistribute it and/or
+ * modify it under the terms of the GNU Lesser General Public
+ * License as published by the Free Software Foundation; either
+ * version 2.1 of the License, or (at your option) any later version.
+ *
+ * FFmpeg is distributed in the hope that it will be useful,
+ * but WITHOUT ANY WARRANTY; without even the implied warranty of
+ * MERCHANTABILITY or FITNESS FOR A PARTICULAR PURPOSE.  See the GNU
+ * Lesser General Public License for more details.
+ *
+ * You should have received a copy of the GNU Lesser General Public
+ * License along with FFmpeg; if not, write to the Free Software
+ * Foundation, Inc., 51 Franklin Street, Fifth Floor, Boston, MA 02110-1301 USA
+ */
+
+/**
+ * @file
+ * Motion, residual, bits and quantiser of one picture, kept in a buffer of its own that hangs at
+ * AVFrame.opaque_ref: it is reference counted, follows the picture through reordering and frame
+ * threading, and is written only by the thread that decodes the picture. Nothing here touches the
+ * samples or the state of the decoder.
+ */
+
+#ifndef AVCODEC_CODEC_SIGNALS_H
+#define AVCODEC_CODEC_SIGNALS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/** Bit of AVCodecContext.export_side_data that asks for signals. */
+#define CODEC_SIGNALS_EXPORT (1 << 24)
+
+/** Side of a block of the maps, in luma samples. */
+#define CODEC_SIGNALS_BLOCK 16
+
+/** CodecSignals.picture_id of a picture that the decoder made up in place of a lost one. */
+#define CODEC_SIGNALS_NO_ID INT64_MIN
+
+/** The picture is a field pair or has field macroblocks: no motion, bits or quantiser. */
+#define CODEC_SIGNALS_INTERLACED  (1 << 0)
+/** A block is predicted from a picture that the decoder never got; it has no vector here. */
+#define CODEC_SIGNALS_MISSING_REF (1 << 1)
+/** A reference is farther away than 32767 pictures; the distance is clipped. */
+#define CODEC_SIGNALS_FAR_REF     (1 << 2)
+
+/** CodecSignals.state of a block: its residual was written to since it was last cleared. */
+#define CODEC_SIGNALS_HAS_RESIDUAL 1
+/** CodecSignals.state of a block: the decoder has been here; otherwise its maps mean nothing. */
+#define CODEC_SIGNALS_DECODED      2
+
+typedef struct CodecSignals {
+    int64_t picture_id;        ///< AVFrame.pts, chosen by the caller as a place in display order
+    int32_t width, height;     ///< luma samples, before cropping
+    int32_t block_width, block_height; ///< 16x16 blocks that cover the picture
+    uint32_t flags;            ///< CODEC_SIGNALS_* above
+    int32_t bit_depth;
+    ptrdiff_t residual_stride; ///< in samples: 16 * block_width
+    ptrdiff_t cell_stride;     ///< in 4x4 cells: 4 * block_width
+    int16_t *residual;         ///< [16 * block_height][residual_stride], luma
+    int16_t (*motion[2])[2];   ///< per list [4 * block_height][cell_stride], quarter samples
+    int16_t *distance[2];      ///< per list, likewise: pictures to the reference, 0 for none
+    float *bits;               ///< [block_height][block_width]
+    uint8_t *qp;               ///< likewise; QP'Y, that is with the offset of deep samples
+    uint8_t *state;            ///< likewise: CODEC_SIGNALS_HAS_RESIDUAL, CODEC_SIGNALS_DECODED
+} CodecSignals;
+
+#endif /* AVCODEC_CODEC_SIGNALS_H */

@@ -1,0 +1,373 @@
+/*
+ * H.264: motion, residual, bits and quantiser of a picture
+ *
+ * This file is part of a modified FFmpeg.
+ *
+ * FFmpeg is free software; you can redistribute it and/or
+ * modify it under the terms of the GNU Lesser General Public
+ * License as published by the Free Software Foundation; either
+ * version 2.1 of the License, or (at your option) any later version.
+ *
+ * FFmpeg is distributed in the hope that it will be useful,
+ * but WITHOUT ANY WARRANTY; without even the implied warranty of
+ * MERCHANTABILITY or FITNESS FOR A PARTICULAR PURPOSE.  See the GNU
+ * Lesser General Public License for more details.
+ *
+ * You should have received a copy of the GNU Lesser General Public
+ * License along with FFmpeg; if not, write to the Free Software
+ * Foundation, Inc., 51 Franklin Street, Fifth Floor, Boston, MA 02110-1301 USA
+ */
+
+#include <string.h>
+
+#include "libavutil/common.h"
+
+#include "codec_signals_internal.h"
+#include "h264_signals.h"
+#include "h264dec.h"
+
+void ff_h264_signals_slice(const H264Context *h, H264SliceContext *sl)
+{
+    CodecSignals *signals = ff_codec_signals(h->cur_pic_ptr->f);
+
+    sl->signals = signals;
+    if (!signals)
+        return;
+    if (FIELD_OR_MBAFF_PICTURE(h)) {
+        // Macroblocks and blocks do not coincide, so that all are cleared at once.
+        if (!(signals->flags & CODEC_SIGNALS_INTERLACED))
+            ff_codec_signals_begin(signals, 0, 0,
+                                   FFMAX(signals->block_width, signals->block_height));
+        signals->flags |= CODEC_SIGNALS_INTERLACED;
+        return;
+    }
+    for (int list = 0; list < sl->list_count; list++)
+        for (int i = 0; i < sl->ref_count[list]; i++) {
+            const H264Picture *parent = sl->ref_list[list][i].parent;
+            const int is_lost = !parent || parent->invalid_gap ||
+                                sl->signals_substitutes[list] >> i & 1;
+
+            sl->signals_distance[list][i] = is_lost
+                ? CODEC_SIGNALS_UNKNOWN : ff_codec_signals_distance(signals, parent->f);
+        }
+}
+
+void ff_h264_signals_begin_mb(const H264Context *h, H264SliceContext *sl)
+{
+    sl->signals_position = CABAC(h) ? ff_codec_signals_cabac_position(&sl->cabac)
+                                    : 256 * (int64_t)get_bits_count(&sl->gb);
+    if (!FIELD_OR_MBAFF_PICTURE(h))
+        ff_codec_signals_begin(sl->signals, sl->mb_x, sl->mb_y, 1);
+}
+
+static void export_motion(const H264Context *h, H264SliceContext *sl, int list)
+{
+    CodecSignals *signals   = sl->signals;
+    const int mb_type       = h->cur_pic.mb_type[sl->mb_xy];
+    const ptrdiff_t stride  = signals->cell_stride;
+    const ptrdiff_t first   = 4 * (sl->mb_y * stride + sl->mb_x);
+    int16_t (*motion)[2]    = signals->motion[list] + first;
+    int16_t *distance       = signals->distance[list] + first;
+    const int16_t (*source)[2] =
+        h->cur_pic.motion_val[list] + 4 * sl->mb_x + 4 * sl->mb_y * h->b_stride;
+    const int8_t *index     = h->cur_pic.ref_index[list] + 4 * sl->mb_xy;
+
+    if (IS_INTRA(mb_type) || list >= sl->list_count || !USES_LIST(mb_type, list)) {
+        for (int y = 0; y < 4; y++, motion += stride, distance += stride) {
+            memset(motion, 0, 4 * sizeof(*motion));
+            memset(distance, 0, 4 * sizeof(*distance));
+        }
+        return;
+    }
+    for (int y = 0; y < 4; y++, motion += stride, distance += stride, source += h->b_stride) {
+        const int left  = index[y & 2], right = index[(y & 2) + 1];
+        const int from_left  = left >= 0
+            ? ff_codec_signals_use(signals, sl->signals_distance[list][left]) : 0;
+        const int from_right = right >= 0
+            ? ff_codec_signals_use(signals, sl->signals_distance[list][right]) : 0;
+
+        distance[0] = distance[1] = from_left;
+        distance[2] = distance[3] = from_right;
+        memset(motion, 0, 4 * sizeof(*motion));
+        if (from_left)
+            memcpy(motion, source, 2 * sizeof(*motion));
+        if (from_right)
+            memcpy(motion + 2, source + 2, 2 * sizeof(*motion));
+    }
+}
+
+void ff_h264_signals_end_mb(const H264Context *h, H264SliceContext *sl)
+{
+    CodecSignals *signals = sl->signals;
+    const int block       = sl->mb_y * signals->block_width + sl->mb_x;
+    const int64_t end     = CABAC(h) ? ff_codec_signals_cabac_position(&sl->cabac)
+                                     : 256 * (int64_t)get_bits_count(&sl->gb);
+
+    if (signals->flags & CODEC_SIGNALS_INTERLACED)
+        return;
+    signals->bits[block] = (end - sl->signals_position) / 256.0f;
+    signals->qp[block]   = h->cur_pic.qscale_table[sl->mb_xy];
+    export_motion(h, sl, 0);
+    export_motion(h, sl, 1);
+}
+
+
+/*
+ * The transforms of the standard, written once more because the decoder's own add to clipped
+ * samples and clear the coefficients. Streams of 8 bit use 16 bit lanes as the decoder's assembly
+ * does; deeper ones take the plain way in 32 bit.
+ */
+
+typedef int16_t Lanes4 __attribute__((vector_size(8)));
+typedef int16_t Lanes8 __attribute__((vector_size(16)));
+
+#if defined(__clang__)
+#define SHUFFLE4(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#define SHUFFLE8(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE4(a, b, ...) __builtin_shuffle(a, b, (Lanes4){ __VA_ARGS__ })
+#define SHUFFLE8(a, b, ...) __builtin_shuffle(a, b, (Lanes8){ __VA_ARGS__ })
+#endif
+
+#define LOW4(a, b)   SHUFFLE4(a, b, 0, 4, 1, 5)
+#define HIGH4(a, b)  SHUFFLE4(a, b, 2, 6, 3, 7)
+#define LOW8(a, b)   SHUFFLE8(a, b, 0, 8, 1, 9, 2, 10, 3, 11)
+#define HIGH8(a, b)  SHUFFLE8(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
+
+static av_always_inline void transpose4(Lanes4 r[4])
+{
+    const Lanes4 a = LOW4(r[0], r[2]), b = HIGH4(r[0], r[2]);
+    const Lanes4 c = LOW4(r[1], r[3]), d = HIGH4(r[1], r[3]);
+
+    r[0] = LOW4(a, c);
+    r[1] = HIGH4(a, c);
+    r[2] = LOW4(b, d);
+    r[3] = HIGH4(b, d);
+}
+
+/** One step of a perfect shuffle; three of them transpose. */
+static av_always_inline void interleave8(Lanes8 to[8], const Lanes8 from[8])
+{
+    for (int i = 0; i < 4; i++) {
+        to[2 * i]     = LOW8(from[i], from[i + 4]);
+        to[2 * i + 1] = HIGH8(from[i], from[i + 4]);
+    }
+}
+
+static av_always_inline void transpose8(Lanes8 r[8])
+{
+    Lanes8 t[8];
+
+    interleave8(t, r);
+    interleave8(r, t);
+    interleave8(t, r);
+    memcpy(r, t, sizeof(t));
+}
+
+#define BUTTERFLY4(r)                                                           \
+    do {                                                                        \
+        const __typeof__(r[0]) z0 = r[0] + r[2], z1 = r[0] - r[2];              \
+        const __typeof__(r[0]) z2 = (r[1] >> 1) - r[3], z3 = r[1] + (r[3] >> 1);\
+        r[0] = z0 + z3;                                                         \
+        r[1] = z1 + z2;                                                         \
+        r[2] = z1 - z2;                                                         \
+        r[3] = z0 - z3;                                                         \
+    } while (0)
+
+#define BUTTERFLY8(r)                                                           \
+    do {                                                                        \
+        const __typeof__(r[0]) a0 = r[0] + r[4], a2 = r[0] - r[4];              \
+        const __typeof__(r[0]) a4 = (r[2] >> 1) - r[6], a6 = (r[6] >> 1) + r[2];\
+        const __typeof__(r[0]) b0 = a0 + a6, b2 = a2 + a4;                      \
+        const __typeof__(r[0]) b4 = a2 - a4, b6 = a0 - a6;                      \
+        const __typeof__(r[0]) a1 = r[5] - r[3] - r[7] - (r[7] >> 1);           \
+        const __typeof__(r[0]) a3 = r[1] + r[7] - r[3] - (r[3] >> 1);           \
+        const __typeof__(r[0]) a5 = r[7] - r[1] + r[5] + (r[5] >> 1);           \
+        const __typeof__(r[0]) a7 = r[3] + r[5] + r[1] + (r[1] >> 1);           \
+        const __typeof__(r[0]) b1 = (a7 >> 2) + a1, b3 = a3 + (a5 >> 2);        \
+        const __typeof__(r[0]) b5 = (a3 >> 2) - a5, b7 = a7 - (a1 >> 2);        \
+        r[0] = b0 + b7;                                                         \
+        r[7] = b0 - b7;                                                         \
+        r[1] = b2 + b5;                                                         \
+        r[6] = b2 - b5;                                                         \
+        r[2] = b4 + b3;                                                         \
+        r[5] = b4 - b3;                                                         \
+        r[3] = b6 + b1;                                                         \
+        r[4] = b6 - b1;                                                         \
+    } while (0)
+
+static void transform4(int16_t *to, ptrdiff_t stride, const int16_t *block)
+{
+    Lanes4 r[4];
+
+    memcpy(r, block, sizeof(r));
+    r[0] += (Lanes4){ 32, 0, 0, 0 };
+    BUTTERFLY4(r);
+    transpose4(r);
+    BUTTERFLY4(r);
+    for (int i = 0; i < 4; i++) {
+        const Lanes4 row = r[i] >> 6;
+        memcpy(to + i * stride, &row, sizeof(row));
+    }
+}
+
+static void transform8(int16_t *to, ptrdiff_t stride, const int16_t *block)
+{
+    Lanes8 r[8];
+
+    memcpy(r, block, sizeof(r));
+    r[0] += (Lanes8){ 32, 0, 0, 0, 0, 0, 0, 0 };
+    BUTTERFLY8(r);
+    transpose8(r);
+    BUTTERFLY8(r);
+    for (int i = 0; i < 8; i++) {
+        const Lanes8 row = r[i] >> 6;
+        memcpy(to + i * stride, &row, sizeof(row));
+    }
+}
+
+static void transform_deep(int16_t *to, ptrdiff_t stride, const int32_t *block, int side)
+{
+    int columns[64], r[8];
+
+    for (int i = 0; i < side; i++) {
+        for (int k = 0; k < side; k++)
+            r[k] = block[i + k * side] + (i + k ? 0 : 32);
+        if (side == 8)
+            BUTTERFLY8(r);
+        else
+            BUTTERFLY4(r);
+        memcpy(columns + i * side, r, side * sizeof(*r));
+    }
+    for (int i = 0; i < side; i++) {
+        for (int k = 0; k < side; k++)
+            r[k] = columns[i + k * side];
+        if (side == 8)
+            BUTTERFLY8(r);
+        else
+            BUTTERFLY4(r);
+        for (int k = 0; k < side; k++)
+            to[i + k * stride] = av_clip_int16(r[k] >> 6);
+    }
+}
+
+typedef struct Macroblock {
+    int16_t *samples;      ///< of the residual plane
+    ptrdiff_t stride;      ///< twice that of the plane for field macroblocks
+    const int16_t *blocks; ///< coefficients, 32 bit each where deep
+    const uint8_t *counts; ///< non-zero coefficients, by scan8
+    int deep, is_bypass;
+} Macroblock;
+
+static const int16_t *block_of(const Macroblock *mb, int i)
+{
+    return mb->blocks + (i * 16 << mb->deep);
+}
+
+static int has_dc(const Macroblock *mb, int i)
+{
+    return mb->deep ? *(const int32_t *)block_of(mb, i) : *block_of(mb, i);
+}
+
+static int16_t *samples_of(const Macroblock *mb, int i)
+{
+    // scan8 holds the place of block i on a grid of 8 columns.
+    const int place = scan8[i] - scan8[0];
+    return mb->samples + 4 * (place & 7) + 4 * (place >> 3) * mb->stride;
+}
+
+/** Lossless: coefficients are samples. */
+static void copy_block(const Macroblock *mb, int i, int side)
+{
+    int16_t *to = samples_of(mb, i);
+
+    for (int y = 0; y < side; y++)
+        for (int x = 0; x < side; x++)
+            to[y * mb->stride + x] =
+                mb->deep ? av_clip_int16(((const int32_t *)block_of(mb, i))[y * side + x])
+                         : block_of(mb, i)[y * side + x];
+}
+
+static void add_block(const Macroblock *mb, int i, int side)
+{
+    if (mb->is_bypass)
+        copy_block(mb, i, side);
+    else if (mb->deep)
+        transform_deep(samples_of(mb, i), mb->stride, (const int32_t *)block_of(mb, i), side);
+    else if (side == 8)
+        transform8(samples_of(mb, i), mb->stride, block_of(mb, i));
+    else
+        transform4(samples_of(mb, i), mb->stride, block_of(mb, i));
+}
+
+/** Lossless and predicted along a direction: the samples so far are differences along it. */
+static void accumulate(int16_t *samples, ptrdiff_t stride, int side, int is_horizontal)
+{
+    const ptrdiff_t back = is_horizontal ? 1 : stride;
+
+    for (int y = !is_horizontal; y < side; y++)
+        for (int x = is_horizontal; x < side; x++)
+            samples[y * stride + x] =
+                av_clip_int16(samples[y * stride + x] + samples[y * stride + x - back]);
+}
+
+static int residual_16x16(const H264SliceContext *sl, const Macroblock *mb, int is_differential)
+{
+    int touched = 0;
+
+    for (int i = 0; i < 16; i++)
+        if (mb->counts[scan8[i]] || has_dc(mb, i)) {
+            add_block(mb, i, 4);
+            touched = 1;
+        }
+    if (is_differential && (sl->intra16x16_pred_mode == VERT_PRED8x8 ||
+                            sl->intra16x16_pred_mode == HOR_PRED8x8))
+        accumulate(mb->samples, mb->stride, 16, sl->intra16x16_pred_mode == HOR_PRED8x8);
+    return touched;
+}
+
+static int residual_blocks(const H264SliceContext *sl, const Macroblock *mb, int side,
+                           int is_differential)
+{
+    int touched = 0;
+
+    for (int i = 0; i < 16; i += side * side / 16)
+        if (mb->counts[scan8[i]]) {
+            add_block(mb, i, side);
+            if (is_differential && sl->intra4x4_pred_mode_cache[scan8[i]] <= HOR_PRED)
+                accumulate(samples_of(mb, i), mb->stride, side,
+                           sl->intra4x4_pred_mode_cache[scan8[i]] == HOR_PRED);
+            touched = 1;
+        }
+    return touched;
+}
+
+void ff_h264_signals_residual(const H264Context *h, H264SliceContext *sl, int mb_type,
+                              int is_bypass, int pixel_shift,
+                              const uint8_t *samples, ptrdiff_t linesize)
+{
+    CodecSignals *signals  = sl->signals;
+    const AVFrame *frame   = h->cur_pic_ptr->f;
+    const ptrdiff_t offset = samples - frame->data[0];
+    const int y            = offset / frame->linesize[0];
+    const int x            = (offset - y * (ptrdiff_t)frame->linesize[0]) >> pixel_shift;
+    const int step         = linesize / frame->linesize[0];
+    const int side         = IS_8x8DCT(mb_type) ? 8 : 4;
+    const int is_differential = is_bypass && IS_INTRA(mb_type) && h->ps.sps->profile_idc == 244;
+    const Macroblock mb = {
+        .samples   = signals->residual + y * signals->residual_stride + x,
+        .stride    = step * signals->residual_stride,
+        .blocks    = sl->mb,
+        .counts    = sl->non_zero_count_cache,
+        .deep      = pixel_shift,
+        .is_bypass = is_bypass,
+    };
+    int touched = 0;
+
+    if (IS_INTRA16x16(mb_type))
+        touched = residual_16x16(sl, &mb, is_differential);
+    else if (IS_INTRA4x4(mb_type) || sl->cbp & 15)
+        touched = residual_blocks(sl, &mb, side, is_differential);
+    if (touched)
+        ff_codec_signals_touch(signals, x, y, 16, 15 * step + 1);
+}

@@ -1,0 +1,48 @@
+/*
+ * H.264: motion, residual, bits and quantiser of a picture
+ *
+ * This file is part of a modified FFmpeg.
+ *
+ * FFmpeg is free software; you can redistribute it and/or
+ * modify it under the terms of the GNU Lesser General Public
+ * License as published by the Free Software Foundation; either
+ * version 2.1 of the License, or (at your option) any later version.
+ *
+ * FFmpeg is distributed in the hope that it will be useful,
+ * but WITHOUT ANY WARRANTY; without even the implied warranty of
+ * MERCHANTABILITY or FITNESS FOR A PARTICULAR PURPOSE.  See the GNU
+ * Lesser General Public License for more details.
+ *
+ * You should have received a copy of the GNU Lesser General Public
+ * License along with FFmpeg; if not, write to the Free Software
+ * Foundation, Inc., 51 Franklin Street, Fifth Floor, Boston, MA 02110-1301 USA
+ */
+
+#ifndef AVCODEC_H264_SIGNALS_H
+#define AVCODEC_H264_SIGNALS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct H264Context;
+struct H264SliceContext;
+
+/** Find the signals of the picture that a slice belongs to, and the distances of its references. */
+void ff_h264_signals_slice(const struct H264Context *h, struct H264SliceContext *sl);
+
+/** Before a macroblock is parsed. */
+void ff_h264_signals_begin_mb(const struct H264Context *h, struct H264SliceContext *sl);
+
+/** After it is reconstructed. */
+void ff_h264_signals_end_mb(const struct H264Context *h, struct H264SliceContext *sl);
+
+/**
+ * Before its luma coefficients are used up by reconstruction.
+ * @param samples  where the macroblock lies in the picture
+ * @param linesize distance of its rows there
+ */
+void ff_h264_signals_residual(const struct H264Context *h, struct H264SliceContext *sl,
+                              int mb_type, int is_bypass, int pixel_shift,
+                              const uint8_t *samples, ptrdiff_t linesize);
+
+#endif /* AVCODEC_H264_SIGNALS_H */
