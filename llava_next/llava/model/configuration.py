@@ -52,7 +52,13 @@ class LlavaConfigFields:
         if isinstance(self.vision_config, dict):
             self.vision_config = OneVisionEncoderConfig.from_dict(self.vision_config)
         if isinstance(self.vision_config, OneVisionEncoderConfig):
-            self.mm_hidden_size = self.vision_config.hidden_size
+            width = self.vision_config.hidden_size
+            if self.mm_hidden_size not in (None, width):
+                raise ValueError(
+                    f"mm_hidden_size must be the encoder's hidden_size {width}, got "
+                    f"{self.mm_hidden_size}; correct config.json"
+                )
+            self.mm_hidden_size = width
         if self.mm_patch_merge_type != "flat":
             raise ValueError(
                 "mm_patch_merge_type must be 'flat' (one language token per patch), got "

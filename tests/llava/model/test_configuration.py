@@ -25,6 +25,12 @@ def test_another_merge_type_is_refused():
         LlavaQwen3Config(mm_patch_merge_type="spatial_unpad")
 
 
+def test_a_width_that_is_not_the_encoders_is_refused():
+    vision = OneVisionEncoderConfig(hidden_size=64, num_attention_heads=2).to_dict()
+    with pytest.raises(ValueError, match="mm_hidden_size must be the encoder's hidden_size 64"):
+        LlavaQwen3Config(vision_config=vision, mm_hidden_size=1024)
+
+
 def test_a_model_without_encoder_configuration_says_what_to_add():
     with pytest.raises(ValueError, match="put the config.json of the encoder under the key"):
         LlavaQwen3ForCausalLM(LlavaQwen3Config(num_hidden_layers=1, hidden_size=64, vocab_size=8))

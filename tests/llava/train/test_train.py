@@ -110,8 +110,9 @@ def test_zero_2_on_one_process_without_launcher_or_compiler(run_arguments, tmp_p
 def test_two_ranks_equal_one_process_although_one_rank_may_have_text_alone(
     stage, train, run_arguments, tmp_path
 ):
-    # Of batch 1 per rank over 12 samples in thirds, some step gives a rank text alone.
     assert train(tmp_path / "alone", per_device_train_batch_size=2, max_steps=6) == 0
+    # 64 visual tokens are one image: the step's other sample, on the other rank, is text.
+    assert 64 in [row["visual_tokens"] for row in read_log(tmp_path / "alone")]
     arguments = run_arguments(
         tmp_path / "ranks",
         per_device_train_batch_size=1,
