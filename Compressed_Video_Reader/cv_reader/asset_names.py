@@ -6,6 +6,7 @@ existing data sets were split and named by.
 """
 
 import hashlib
+import re
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
@@ -15,6 +16,7 @@ from cv_reader.errors import AssetError
 MAX_NAME_BYTES = 200
 _MAX_PART_BYTES = 80  # id and stem share one file name with hashes and settings: 255 bytes at most
 _DIGEST_CHARS = 16
+_SAFE_NAME = re.compile(r"[A-Za-z0-9_%-][A-Za-z0-9._%-]*")
 
 
 def safe_name(text: str, max_bytes: int = MAX_NAME_BYTES) -> str:
@@ -29,6 +31,23 @@ def safe_name(text: str, max_bytes: int = MAX_NAME_BYTES) -> str:
     if not text:
         raise AssetError("a key or id must not be empty; give one in the data set")
     return _finish(_quote(text), max_bytes)
+
+
+def asset_key(key: str) -> str:
+    """Folder name of a key as a data set writes it: a safe name stays, any other is made safe.
+
+    So the keys that ``evaluation_key`` gave may pass through a file of keys, and are not encoded
+    twice.
+
+    Raises:
+        AssetError: if ``key`` is empty.
+    """
+    return key if is_safe_name(key) else safe_name(key)
+
+
+def is_safe_name(name: str) -> bool:
+    """Whether ``safe_name`` or ``evaluation_key`` could have made this name."""
+    return len(name) <= MAX_NAME_BYTES and _SAFE_NAME.fullmatch(name) is not None
 
 
 def _quote(text: str) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cv_reader.asset_config import ALGORITHM_VERSION, AssetConfig
-from cv_reader.asset_names import safe_name
+from cv_reader.asset_names import asset_key
 from cv_reader.assets import (
     FRAME_IDS,
     META,
@@ -198,7 +198,7 @@ def write_evaluation_asset(
 
     Args:
         video_path: the file.
-        key: the folder's name, made safe by ``safe_name``.
+        key: the folder's name, made safe by ``asset_key``.
         out_root: where ``assets`` lies.
         config: all settings.
         backend: of the reader; ``auto`` takes the best.
@@ -214,7 +214,7 @@ def write_evaluation_asset(
     """
     path = Path(video_path)
     options = ReadOptions(backend=backend, require_exact=require_exact, num_threads=num_threads)
-    folder = Path(out_root) / "assets" / safe_name(key)
+    folder = Path(out_root) / "assets" / asset_key(key)
     if not overwrite:
         meta = existing_meta(folder / META, config, backend=backend, require_exact=require_exact)
         if meta is not None and path.exists() and same_source(meta["source"], path):

@@ -3,7 +3,13 @@
 import pytest
 
 from cv_reader.asset_config import AssetConfig
-from cv_reader.asset_names import evaluation_key, safe_name, sample_folder_name, stage1_prefix
+from cv_reader.asset_names import (
+    asset_key,
+    evaluation_key,
+    safe_name,
+    sample_folder_name,
+    stage1_prefix,
+)
 from cv_reader.errors import AssetError
 
 HOSTILE = ["../../x", "/etc", "..", ".", "a/b", "a\0b", "a\nb", "-", " ", "ä", "\ud800", "%2F", "~"]
@@ -66,3 +72,14 @@ def test_a_key_needs_the_video_below_the_root():
 def test_long_names_fit_a_file_name():
     prefix = stage1_prefix("i" * 500, "v" * 500 + ".mp4", "key", AssetConfig())
     assert len(prefix + ".frame_ids.npy") <= 255
+
+
+def test_a_key_that_is_safe_is_not_encoded_twice() -> None:
+    for text in HOSTILE:
+        assert asset_key(safe_name(text)) == safe_name(text)
+    assert asset_key(evaluation_key("my clip.mp4")) == "my%20clip"
+
+
+@pytest.mark.parametrize("key", ["..", ".hidden", "a/b", "a b", "é", "x" * 201])
+def test_an_unsafe_key_is_made_safe(key: str) -> None:
+    assert asset_key(key) == safe_name(key) != key

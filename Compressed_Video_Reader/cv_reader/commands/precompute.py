@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cv_reader.asset_config import TOPK_MODES, WINDOW_PICKS, AssetConfig
-from cv_reader.asset_names import evaluation_key, safe_name
+from cv_reader.asset_names import asset_key, evaluation_key
 from cv_reader.assets import META
 from cv_reader.commands.batch import (
     Report,
@@ -144,7 +144,7 @@ def _line(row: Row | SampleError, where: str, video_root: Path | None) -> Line:
     if key is not None and (not isinstance(key, str) or not key):
         return Line(where, "", video, f"{where}: key must be a string, got {key!r}; leave it out")
     try:
-        return Line(where, safe_name(key) if key else evaluation_key(video, video_root), video)
+        return Line(where, asset_key(key) if key else evaluation_key(video, video_root), video)
     except AssetError as error:
         return Line(where, "", video, f"{where}: {error}")
 
