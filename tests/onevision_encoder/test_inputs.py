@@ -92,6 +92,11 @@ def test_a_selection_from_a_partial_clip_must_be_asked_for(tiny_model: Callable)
         model(VIDEO, indices)
     picked = model(VIDEO, indices, gather_visible=True)
     assert picked.last_hidden_state.shape == (1, 3, 64)
+    with pytest.raises(ValueError, match=r"\[0, 16\), the patches given, got .* 0 to 16"):
+        model(VIDEO, torch.tensor([[0, 5, 16]]), gather_visible=True)
+    short_grid = tiny_model(rope_temporal_size=2)
+    with pytest.raises(ValueError, match=r"\[0, 8\)"):
+        short_grid(VIDEO, torch.tensor([[0, 5, 8]]), gather_visible=True)
 
 
 def test_more_frames_than_the_virtual_grid(tiny_model: Callable) -> None:
