@@ -36,11 +36,14 @@ def tokenize(
         input_ids int64 (T,) and labels int64 (T,), ``IGNORE_INDEX`` where not supervised.
 
     Raises:
-        ValueError: for a conversation that the template cannot express, a placeholder count that
+        SampleError: for a conversation that the template cannot express, a placeholder count that
             differs, or a sample longer than ``max_length``; the message names the sample.
     """
-    pieces = render(record.turns, template, sample=record.name)
-    pieces = expand_placeholders(pieces, token_counts, sample=record.name)
+    try:
+        pieces = render(record.turns, template, sample=record.name)
+        pieces = expand_placeholders(pieces, token_counts, sample=record.name)
+    except ValueError as error:
+        raise SampleError(str(error)) from error
     ids, supervised = encode(pieces, tokenizer)
     if len(ids) > max_length:
         visual = sum(token_counts)

@@ -16,6 +16,7 @@ from transformers import set_seed
 
 from llava.data.collator import Collator
 from llava.data.dataset import SupervisedDataset
+from llava.data.records import SampleError
 from llava.model.assemble import load_model
 from llava.train.arguments import Arguments, model_source, parse_arguments
 from llava.train.checkpoint import find_checkpoint
@@ -89,6 +90,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         logger.error("interrupted; go on with --resume_from_checkpoint auto")
         return 130
+    except SampleError as error:
+        logger.error(
+            "error: %s\nMend or remove the sample, then go on with --resume_from_checkpoint auto",
+            error,
+        )
+        return 1
     trainer.save_model()
     trainer.save_state()
     return 0

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from llava.model.loading import load_pretrained
@@ -81,6 +82,36 @@ def test_a_resumed_run_equals_an_undisturbed_one(train, tmp_path):
 def test_missing_data_ends_the_run_with_code_2(train, tmp_path, caplog):
     assert train(tmp_path, data_path=tmp_path / "none.jsonl") == 2
     assert "none.jsonl" in caplog.text
+
+
+def _entry(question: str, **fields: object) -> str:
+    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": "Two."}]
+    return json.dumps({"conversations": turns, **fields})
+
+
+BROKEN_LINES = {
+    "no JSON": ("{broken", "JSON"),
+    "placeholders": (_entry("<image>", image=["a.png", "a.png"]), "1 <image> placeholders"),
+    "roles": (
+        json.dumps({"conversations": [{"from": "human", "value": "Hi"}]}),
+        "must be from gpt",
+    ),
+    "missing picture": (_entry("<image>", image="none.png"), "none.png cannot be read"),
+}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("case", BROKEN_LINES)
+def test_a_broken_sample_ends_the_run_with_code_1_and_its_line(
+    train, tmp_path, caplog, case, workers
+):
+    line, message = BROKEN_LINES[case]
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    data = tmp_path / "broken.jsonl"
+    data.write_text(line + "\n")
+    assert train(tmp_path / "out", data_path=data, dataloader_num_workers=workers) == 1
+    assert "broken.jsonl:1" in caplog.text
+    assert message in caplog.text
 
 
 def test_deepspeed_without_gpu_or_use_cpu_ends_the_run_with_code_2(
