@@ -5,8 +5,9 @@ out with the same number: frames are told apart by identity, never by counting a
 """
 
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Generic, cast
 
 import numpy as np
 from av.codec.context import Flags2
@@ -15,6 +16,7 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from cv_reader.coded import Decoded, DecodedPicture, PacketDecoder, PictureT
 from cv_reader.container import set_threads
 from cv_reader.errors import CorruptVideoError, UnsupportedVideoError
 from cv_reader.index import VideoSource
@@ -32,25 +34,6 @@ _LATE_EXPORTERS = ("mpeg2video", "mpeg4")
 
 _ECHO = -1
 """Time stamp of the picture that is sent for that purpose alone."""
-
-
-@dataclass(frozen=True, eq=False)
-class Decoded:
-    """One picture out of the decoder.
-
-    Attributes:
-        frame: FFmpeg's picture, coded orientation.
-        number: frame number, -1 for a picture that is decoded but never shown.
-        packet: row of the packet table.
-        is_wanted: whether the caller asked for this frame; others serve as references.
-        starts_run: no picture before this one may be used as its reference.
-    """
-
-    frame: VideoFrame
-    number: int
-    packet: int
-    is_wanted: bool
-    starts_run: bool
 
 
 @dataclass(frozen=True)
@@ -90,11 +73,22 @@ class _Run:
 
 
 def decode(source: VideoSource, ids: Sequence[int], options: DecodeOptions) -> Iterator[Decoded]:
+    """Like ``decode_with``, with PyAV's decoder."""
+    return decode_with(source, ids, options, _av_decoder)
+
+
+def decode_with(
+    source: VideoSource,
+    ids: Sequence[int],
+    options: DecodeOptions,
+    open_decoder: Callable[[VideoStream, int], PacketDecoder[PictureT]],
+) -> Iterator[DecodedPicture[PictureT]]:
     """Decode requested frames, and the pictures that lie between them and their key frames.
 
     Args:
         source: from ``cv_reader.index.scan``.
         ids: strictly increasing frame numbers.
+        open_decoder: makes the decoder of a stream, with a number of threads.
 
     Yields:
         Pictures in presentation order, requested or not, run after run.
@@ -105,13 +99,13 @@ def decode(source: VideoSource, ids: Sequence[int], options: DecodeOptions) -> I
     """
     lost: list[int] = []
     careful = DecodeOptions(1, options.export_vectors, options.predecessors)
-    with _Decoder(source, options) as decoder:
+    with _Decoder(source, options, open_decoder) as decoder:
         for run in _plan(source, ids, options):
             can_retry = run.first > 0 or options.by_frame
             rest = yield from decoder.run(run, stop_at_loss=can_retry)
             if rest and can_retry:
                 # From an earlier key frame, one picture at a time, and to the end whatever comes.
-                with _Decoder(source, careful) as second:
+                with _Decoder(source, careful, open_decoder) as second:
                     rest = yield from second.run(_retry(source, run, rest), stop_at_loss=False)
             lost += rest
     if lost:
@@ -145,25 +139,49 @@ def _retry(source: VideoSource, run: _Run, rest: Sequence[int]) -> _Run:
     return _Run(int(earlier.max(initial=0)), run.last, tuple(rest))
 
 
-class _Decoder:
+def _av_decoder(stream: VideoStream, num_threads: int) -> PacketDecoder[VideoFrame]:
+    del num_threads  # chosen when the stream was opened
+
+    def send(packet: Packet | None) -> list[VideoFrame]:
+        try:
+            return stream.codec_context.decode(packet)
+        except FFmpegError:
+            return []
+
+    return send
+
+
+class _Decoder(Generic[PictureT]):
     """One open file with a decoder, used for run after run."""
 
-    def __init__(self, source: VideoSource, options: DecodeOptions) -> None:
+    def __init__(
+        self,
+        source: VideoSource,
+        options: DecodeOptions,
+        open_decoder: Callable[[VideoStream, int], PacketDecoder[PictureT]],
+    ) -> None:
         self._path = source.index.path
         self._codec_name = source.index.codec_name
         self._first = source.first
         self._table = source.packets
         self._options = options
-        self._reader = PacketReader(source, options.configure)
+        self._open_decoder = open_decoder
+        self._reader = PacketReader(source, self._configure)
 
-    def __enter__(self) -> "_Decoder":
+    def _configure(self, stream: VideoStream) -> None:
+        self._options.configure(stream)
+        self._send = self._open_decoder(stream, self._options.num_threads)
+
+    def __enter__(self) -> "_Decoder[PictureT]":
         self._reader.open()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._reader.close()
 
-    def run(self, run: _Run, *, stop_at_loss: bool) -> Generator[Decoded, None, list[int]]:
+    def run(
+        self, run: _Run, *, stop_at_loss: bool
+    ) -> Generator[DecodedPicture[PictureT], None, list[int]]:
         """Yield a run's pictures in presentation order.
 
         Returns:
@@ -174,7 +192,7 @@ class _Decoder:
         lost: list[int] = []
         starts_run = True
         for frame in self._pictures(run.first, run.last):
-            packet = frame.pts
+            packet = cast(int, frame.pts)
             number = int(self._table.frame[packet])
             self._check_same_picture(frame, number)
             while pending and pending[0] < number:
@@ -188,11 +206,13 @@ class _Decoder:
                 lost.append(number)
             if is_wanted:
                 pending.popleft()
-            yield Decoded(frame, number, packet, is_wanted and not frame.is_corrupt, starts_run)
+            yield DecodedPicture(
+                frame, number, packet, is_wanted and not frame.is_corrupt, starts_run
+            )
             starts_run = False
         return lost + list(pending)
 
-    def _pictures(self, first: int, last: int) -> Iterator[VideoFrame]:
+    def _pictures(self, first: int, last: int) -> Iterator[PictureT]:
         echo: Packet | None = None
         for row, packet in self._reader.read(first, last):
             if echo is None and self._exports_late:
@@ -210,14 +230,7 @@ class _Decoder:
         """Whether a held back picture gets its vectors only when another picture follows it."""
         return self._options.export_vectors and self._codec_name in _LATE_EXPORTERS
 
-    def _send(self, packet: Packet | None) -> list[VideoFrame]:
-        try:
-            return self._reader.stream.codec_context.decode(packet)
-        except FFmpegError:
-            # A damaged packet yields no picture; whoever asked for it is told at the end.
-            return []
-
-    def _check_same_picture(self, frame: VideoFrame, number: int) -> None:
+    def _check_same_picture(self, frame: PictureT, number: int) -> None:
         first = self._first
         turn = -frame.rotation % 360
         if (frame.width, frame.height, turn) != (

@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cv_reader.frames import CELL_PX, map_shape
+from cv_reader.frames import BLOCK_PX, CELL_PX, map_shape
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
@@ -62,7 +62,21 @@ def turn_vectors(
     return turn_cells(np.stack(turned, axis=-1), degrees, height_px, width_px)
 
 
-def _reversed(size_px: int) -> NDArray[np.int64]:
+def turn_blocks(
+    blocks: NDArray[_Scalar], degrees: int, height_px: int, width_px: int
+) -> NDArray[_Scalar]:
+    """Turn a map of 16 x 16 pixel blocks, (y, x), by the rule of ``turn_cells``."""
+    if degrees == 0:
+        return blocks
+    turned = blocks
+    if degrees in (90, 180):
+        turned = turned[_reversed(height_px, BLOCK_PX)]
+    if degrees in (180, 270):
+        turned = turned[:, _reversed(width_px, BLOCK_PX)]
+    return turned if degrees % 180 == 0 else np.ascontiguousarray(turned.T)
+
+
+def _reversed(size_px: int, cell_px: int = CELL_PX) -> NDArray[np.int64]:
     """For each cell of a mirrored axis the cell it shows."""
-    second = np.minimum(np.arange(0, size_px, CELL_PX) + 1, size_px - 1)
-    return (size_px - 1 - second) // CELL_PX
+    second = np.minimum(np.arange(0, size_px, cell_px) + 1, size_px - 1)
+    return (size_px - 1 - second) // cell_px

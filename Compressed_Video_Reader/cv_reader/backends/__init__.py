@@ -7,7 +7,7 @@ num_threads)``. The first in the table that does not refuse a video is chosen.
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 
-from cv_reader.backends import estimated, pyav
+from cv_reader.backends import estimated, native, pyav
 from cv_reader.errors import SettingsError, UnsupportedVideoError
 from cv_reader.frames import CodecFrame
 from cv_reader.index import VideoSource
@@ -32,13 +32,16 @@ class Backend:
     read: Callable[[VideoSource, Sequence[int], int], Generator[CodecFrame]]
 
 
+_NATIVE = Backend(native.NAME, native.CODECS, native.EXACTNESS, native.refusal, native.read)
+
 BACKENDS = (
+    *((_NATIVE,) if native.is_installed() else ()),
     Backend(pyav.NAME, pyav.CODECS, pyav.EXACTNESS, pyav.refusal, pyav.read),
     Backend(estimated.NAME, None, estimated.EXACTNESS, estimated.refusal, estimated.read),
 )
 """Best first: the order in which ``auto`` tries them."""
 
-BACKEND_NAMES = ("auto", "native", *(backend.name for backend in BACKENDS))
+BACKEND_NAMES = ("auto", native.NAME, pyav.NAME, estimated.NAME)
 
 FIELDS_ALWAYS_EXACT = {"pts": "exact", "packet_bytes": "exact"}
 
@@ -50,9 +53,10 @@ def choose_backend(source: VideoSource, name: str) -> Backend:
         SettingsError: no backend has that name, or it is not installed.
         UnsupportedVideoError: the named backend does not read this video.
     """
-    if name == "native":
+    if name == native.NAME and not native.is_installed():
         raise SettingsError(
-            "backend 'native' is not installed here; use 'auto', or see `cv_reader doctor`"
+            "backend 'native' is not installed here; use 'auto', or install it with "
+            "`bash Compressed_Video_Reader/install.sh`"
         )
     if name not in BACKEND_NAMES:
         raise SettingsError(f"backend must be one of {', '.join(BACKEND_NAMES)}, got {name!r}")

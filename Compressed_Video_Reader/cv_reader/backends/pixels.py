@@ -1,7 +1,7 @@
 """Pixels of decoded pictures: what every backend on FFmpeg's decoders shares."""
 
 from collections.abc import Generator, Sequence
-from typing import TypedDict, cast
+from typing import Any, TypedDict, cast
 
 import numpy as np
 from av.video.frame import VideoFrame
@@ -9,7 +9,7 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from numpy.typing import NDArray
 
 from cv_reader.decoding import Decoded, DecodeOptions, decode
-from cv_reader.frames import CodecFrame
+from cv_reader.frames import CodecFrame, Picture
 from cv_reader.index import VideoSource
 from cv_reader.orientation import to_cells, turn_cells, turn_pixels, turn_vectors
 
@@ -74,13 +74,28 @@ def coded_luma(frame: VideoFrame) -> NDArray[np.uint8]:
     samples = (
         lines[:, : 2 * frame.width].copy().view(">u2" if frame.format.is_big_endian else "<u2")
     )
+    return narrowed(samples, bits)
+
+
+def narrowed(samples: NDArray[Any], bits: int) -> NDArray[np.uint8]:
+    """Samples of ``bits`` bit rounded to 8; those of 8 bit as they are."""
+    if bits == 8:
+        return samples
     rounded = (samples.astype(np.uint32) + (1 << (bits - 9))) >> (bits - 8)
     return np.minimum(rounded, 255).astype(np.uint8)
 
 
 def frame_facts(source: VideoSource, decoded: Decoded) -> "FrameFacts":
-    """What a frame says without its maps, ready for ``CodecFrame(**facts, ...)``."""
-    index, number = source.index, decoded.number
+    """What a frame of PyAV says without its maps, ready for ``CodecFrame(**facts, ...)``."""
+    picture = AvPicture(decoded.frame, source.index.rotation_degrees)
+    return shared_facts(source, decoded.number, int(decoded.frame.pict_type), picture)
+
+
+def shared_facts(
+    source: VideoSource, number: int, pict_type: int, picture: Picture
+) -> "FrameFacts":
+    """The same of any decoder's frame; ``pict_type`` is FFmpeg's number."""
+    index = source.index
     is_key = bool(index.is_key[number])
     end = index.pts_seconds[0] + index.duration_seconds
     following = index.pts_seconds[number + 1] if number + 1 < index.num_frames else end
@@ -88,10 +103,10 @@ def frame_facts(source: VideoSource, decoded: Decoded) -> "FrameFacts":
         "index": number,
         "pts_seconds": float(index.pts_seconds[number]),
         "duration_seconds": float(following - index.pts_seconds[number]),
-        "pict_type": _PICT_TYPES.get(int(decoded.frame.pict_type), "I" if is_key else "P"),
+        "pict_type": _PICT_TYPES.get(pict_type, "I" if is_key else "P"),
         "is_key": is_key,
         "packet_bytes": int(index.packet_bytes[number]),
-        "picture": AvPicture(decoded.frame, index.rotation_degrees),
+        "picture": picture,
     }
 
 
@@ -104,7 +119,7 @@ class FrameFacts(TypedDict):
     pict_type: str
     is_key: bool
     packet_bytes: int
-    picture: AvPicture
+    picture: Picture
 
 
 def read_pixels(source: VideoSource, ids: Sequence[int], num_threads: int) -> Generator[CodecFrame]:

@@ -10,7 +10,7 @@ import numpy as np
 import PIL
 from av.codec.codec import Codec, UnknownCodecError
 
-from cv_reader.backends import BACKENDS
+from cv_reader.backends import BACKENDS, native
 from cv_reader.frames import MAP_FIELDS
 
 DECODERS = {
@@ -54,11 +54,14 @@ def _versions() -> list[str]:
 
 
 def _backends() -> list[str]:
-    lines = [
-        "backends, in the order in which `auto` tries them:",
-        "  native     not installed here",
-    ]
-    for backend in BACKENDS:
+    lines = ["backends, in the order in which `auto` tries them:"]
+    if native.is_installed():
+        lines.append(f"  {native.NAME:<11}{native.describe_build()}")
+    else:
+        lines.append(
+            f"  {native.NAME:<11}not installed; bash Compressed_Video_Reader/install.sh builds it"
+        )
+    for backend in (backend for backend in BACKENDS if backend.name != native.NAME):
         reads = ", ".join(backend.codecs) if backend.codecs else "all that FFmpeg decodes"
         lines.append(f"  {backend.name:<11}present: {reads}")
     return lines

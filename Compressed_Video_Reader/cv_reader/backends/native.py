@@ -1,0 +1,160 @@
+"""The ``native`` backend: exact motion, residual, bits and quantiser of H.264 and HEVC.
+
+The packets come from PyAV as for every backend, so that frame numbers agree; the pictures and their
+maps come from ``cv_reader_native``, FFmpeg's decoders with a view into what they know. Nothing is
+copied: arrays look at the decoder's own memory, which lives for as long as they do.
+
+- Residual: in units of the stream's samples, so four times finer in 10-bit streams. Blocks coded as
+  plain samples (PCM) have none: 0.
+- Quantiser: as applied, that is with the offset of deep samples; of the block's first sample.
+- Bits: of HEVC, those of a coding tree unit are spread over it by area.
+
+Refused by name: field-coded pictures, pictures without a luma plane, and cropping that shifts the
+cells against the picture.
+
+Axis legend: x, y blocks of 16 x 16 pixels that cover the picture as coded, before cropping.
+"""
+
+import importlib.util
+from collections.abc import Generator, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import numpy as np
+from av.packet import Packet
+from av.video.stream import VideoStream
+
+from cv_reader.backends.native_picture import NativePicture, NativePixels
+from cv_reader.backends.pixels import shared_facts
+from cv_reader.coded import PacketDecoder
+from cv_reader.container import MAX_AREA_PX
+from cv_reader.decoding import DecodeOptions, decode_with
+from cv_reader.errors import UnsupportedVideoError
+from cv_reader.frames import CodecFrame
+from cv_reader.index import VideoSource
+from cv_reader.orientation import turn_blocks, turn_cells, turn_pixels, turn_vectors
+from cv_reader.packets import PacketReader
+
+if TYPE_CHECKING:
+    from cv_reader_native import Decoder
+
+NAME = "native"
+
+CODECS = ("h264", "hevc")
+
+EXACTNESS: Mapping[str, str] = MappingProxyType(
+    {"motion": "exact", "residual_y": "exact", "bits": "exact", "qp": "exact"}
+)
+
+_MAX_PROBE_PACKETS = 64
+"""Packets to decode before the first picture is given up."""
+
+
+def is_installed() -> bool:
+    """Whether ``install.sh`` has been run for this interpreter."""
+    return importlib.util.find_spec("cv_reader_native") is not None
+
+
+def describe_build() -> str:
+    """One line for ``cv_reader doctor``; it must be installed."""
+    from cv_reader_native import BUILD_ID, FFMPEG_VERSION
+
+    return f"present: {', '.join(CODECS)} (build {BUILD_ID}, FFmpeg {FFMPEG_VERSION})"
+
+
+def refusal(source: VideoSource) -> str | None:
+    """Why this backend cannot read a video, or None; decodes its first picture."""
+    if source.index.codec_name not in CODECS:
+        return f"it decodes {' and '.join(CODECS)}, not {source.index.codec_name}"
+    picture = _first_picture(source)
+    if picture is None:
+        return "its first picture cannot be decoded"
+    if (picture.width, picture.height) != (source.first.width_px, source.first.height_px):
+        return (
+            f"its pictures are cropped to {picture.width}x{picture.height} pixels, but other "
+            f"decoders show {source.first.width_px}x{source.first.height_px}"
+        )
+    return picture.refusal
+
+
+def read(source: VideoSource, ids: Sequence[int], num_threads: int) -> Generator[CodecFrame]:
+    """Decode requested frames with their maps.
+
+    Raises:
+        CorruptVideoError: after the last frame, where requested ones could not be decoded.
+        UnsupportedVideoError: a picture is one that ``refusal`` names, or its size changes.
+    """
+
+    def open_decoder(stream: VideoStream, num_threads: int) -> PacketDecoder[NativePicture]:
+        return _PictureDecoder(source, stream, num_threads)
+
+    for decoded in decode_with(source, ids, DecodeOptions(num_threads), open_decoder):
+        if decoded.is_wanted:
+            yield _frame(source, decoded.number, decoded.frame)
+
+
+class _PictureDecoder:
+    """The decoder of one stream. Packets enter by their place in presentation order, so that the
+    distance between two pictures is the difference of their numbers."""
+
+    def __init__(self, source: VideoSource, stream: VideoStream, num_threads: int) -> None:
+        self._rank = source.packets.rank
+        self._row = np.argsort(self._rank)
+        self._degrees = source.index.rotation_degrees
+        self._decoder = _open(stream, num_threads)
+
+    def __call__(self, packet: Packet | None) -> list[NativePicture]:
+        if packet is None:
+            pictures = self._decoder.finish()
+        else:
+            pictures = self._decoder.decode(packet, int(self._rank[packet.pts]))
+        return [
+            NativePicture(picture, int(self._row[picture.picture_id]), self._degrees)
+            for picture in pictures
+        ]
+
+
+def _open(stream: VideoStream, num_threads: int) -> "Decoder":
+    from cv_reader_native import Decoder
+
+    context = stream.codec_context
+    return Decoder(
+        context.codec.canonical_name,
+        context.extradata or b"",
+        num_threads=num_threads,
+        max_pixels=MAX_AREA_PX,
+    )
+
+
+def _first_picture(source: VideoSource) -> NativePicture | None:
+    """The first picture of the stream, single-threaded, or None."""
+    decoders: list[_PictureDecoder] = []
+    reader = PacketReader(source, lambda s: decoders.append(_PictureDecoder(source, s, 1)))
+    reader.open()
+    try:
+        last = min(_MAX_PROBE_PACKETS, len(source.packets.rank)) - 1
+        for row, packet in reader.read(0, last):
+            packet.pts = row
+            if pictures := decoders[-1](packet):
+                return pictures[0]
+        return next(iter(decoders[-1](None)), None)
+    finally:
+        reader.close()
+
+
+def _frame(source: VideoSource, number: int, picture: NativePicture) -> CodecFrame:
+    if (reason := picture.refusal) is not None:
+        raise UnsupportedVideoError(
+            source.index.path, f"frame {number}: {reason}; use another backend than {NAME!r}"
+        )
+    degrees = source.index.rotation_degrees
+    height, width = picture.height, picture.width
+    bits, qp = picture.bits(), picture.qp()
+    return CodecFrame(
+        **shared_facts(source, number, picture.pict_type, NativePixels(picture)),
+        motion=turn_vectors(picture.motion(), degrees, height, width),
+        motion_ref=turn_cells(picture.motion_ref(), degrees, height, width),
+        residual_y=turn_pixels(picture.residual_y(), degrees),
+        bits=None if bits is None else turn_blocks(bits, degrees, height, width),
+        qp=None if qp is None else turn_blocks(qp, degrees, height, width),
+    )

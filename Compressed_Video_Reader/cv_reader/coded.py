@@ -1,0 +1,69 @@
+"""What decoders give and take, whichever they are: packets in, coded pictures out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from av.packet import Packet
+from av.video.frame import VideoFrame
+
+
+class CodedPicture(Protocol):
+    """What is asked of a decoder's pictures here; PyAV's frames have it."""
+
+    @property
+    def pts(self) -> int | None:
+        """Time stamp of the packet it was decoded from."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Cropped, before rotation."""
+        ...
+
+    @property
+    def height(self) -> int:
+        """Likewise."""
+        ...
+
+    @property
+    def rotation(self) -> int:
+        """Counter-clockwise turn to the shown picture, in degrees."""
+        ...
+
+    @property
+    def is_corrupt(self) -> bool:
+        """Whether it is damaged."""
+        ...
+
+
+PictureT = TypeVar("PictureT", bound=CodedPicture)
+
+
+PacketDecoder = Callable[[Packet | None], list[PictureT]]
+"""A decoder: a packet in, and the pictures that are ready out, in presentation order; None asks for
+all that are held back, after which it takes packets as from the start. A damaged packet yields no
+picture; whoever asked for it is told at the end."""
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedPicture(Generic[PictureT]):
+    """One picture out of the decoder.
+
+    Attributes:
+        frame: the decoder's picture, coded orientation.
+        number: frame number, -1 for a picture that is decoded but never shown.
+        packet: row of the packet table.
+        is_wanted: whether the caller asked for this frame; others serve as references.
+        starts_run: no picture before this one may be used as its reference.
+    """
+
+    frame: PictureT
+    number: int
+    packet: int
+    is_wanted: bool
+    starts_run: bool
+
+
+Decoded = DecodedPicture[VideoFrame]
+"""A picture from PyAV's decoder."""
