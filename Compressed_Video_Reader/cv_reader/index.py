@@ -16,29 +16,16 @@ import os
 from dataclasses import dataclass
 
 import numpy as np
-from av.container import InputContainer
 from av.error import FFmpegError
-from av.packet import Packet
-from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from cv_reader.container import FirstPicture, describe, first_picture, open_stream, set_threads
+from cv_reader.container import FirstPicture, open_stream, set_threads
 from cv_reader.errors import CorruptVideoError, UnsupportedVideoError
 from cv_reader.frames import VideoIndex
-
-NO_TIME = -(1 << 63)
-"""Stands for a time stamp that a packet does not have."""
+from cv_reader.scanning import NO_TIME, ScannedPackets, read_packets
 
 _MAX_REORDER_PACKETS = 64
 """Codecs keep at most 16 pictures back; more means that time stamps jump back."""
-
-_MAX_PROBE_PACKETS = 64
-"""Packets to try before the first picture is given up."""
-
-_AVI_REORDERING_CODECS = ("h264", "hevc")
-"""Formats whose AVI packets carry decoding times under the name of presentation times."""
-
-_UNKNOWN_FRAME_RATE = 25.0
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -52,6 +39,7 @@ class PacketTable:
         size_bytes: int32 (M,).
         rank: int32 (M,), place in presentation order, hidden pictures counted.
         frame: int32 (M,), frame number, -1 for hidden pictures.
+        is_reference: bool (M,), False where an H.264 packet says that nothing refers to it.
         packet_of_frame: int32 (N,), row of each frame.
         start_of_frame: int32 (N,), row of the key packet to decode from, so that the frame and
             all that it refers to come out: the last one that precedes the frame in the file and
@@ -64,6 +52,7 @@ class PacketTable:
     size_bytes: NDArray[np.int32]
     rank: NDArray[np.int32]
     frame: NDArray[np.int32]
+    is_reference: NDArray[np.bool_]
     packet_of_frame: NDArray[np.int32]
     start_of_frame: NDArray[np.int32]
 
@@ -75,31 +64,6 @@ class VideoSource:
     index: VideoIndex
     packets: PacketTable
     first: FirstPicture
-
-
-@dataclass(frozen=True, eq=False)
-class _Scan:
-    """Raw columns of a demuxed stream (M rows), and facts about the stream."""
-
-    columns: NDArray[np.int64]
-    time_base: float
-    frame_rate: float
-    codec_name: str
-    container_name: str
-    first: FirstPicture | None
-    declared_size: tuple[int, int]
-
-    def column(self, name: str) -> NDArray[np.int64]:
-        return self.columns[:, _COLUMNS.index(name)]
-
-    @property
-    def has_trusted_pts(self) -> bool:
-        if self.container_name == "avi" and self.codec_name in _AVI_REORDERING_CODECS:
-            return False
-        return bool((self.column("pts") != NO_TIME).all())
-
-
-_COLUMNS = ("pts", "dts", "position", "size_bytes", "duration", "is_key", "is_hidden")
 
 
 def read_index(path: str | os.PathLike[str]) -> VideoIndex:
@@ -118,7 +82,7 @@ def scan(path: str | os.PathLike[str]) -> VideoSource:
     """Like ``read_index``, with what a decoder needs besides."""
     name = os.fspath(path)
     with open_stream(name) as (container, stream):
-        raw = _read_packets(container, stream, name)
+        raw = read_packets(container, stream, name)
     if not len(raw.columns):
         raise CorruptVideoError(name, "has a video stream without a single frame; copy it again")
     rank, times = _presentation(raw, name)
@@ -131,56 +95,7 @@ def scan(path: str | os.PathLike[str]) -> VideoSource:
     )
 
 
-def _read_packets(container: InputContainer, stream: VideoStream, path: str) -> _Scan:
-    set_threads(stream, 1, by_frame=False)
-    codec_name = stream.codec_context.codec.canonical_name
-    rows: list[tuple[int, ...]] = []
-    first: FirstPicture | None = None
-    try:
-        for packet in container.demux(stream):
-            if first is None and len(rows) < _MAX_PROBE_PACKETS:
-                first = _probe(stream, packet, path)
-            if packet.size:
-                rows.append(_row(packet, codec_name))
-    except FFmpegError as error:
-        # A damaged tail: what comes before it stands.
-        if not rows:
-            raise CorruptVideoError(path, f"no packet can be read ({describe(error)})") from error
-    rate = stream.average_rate or stream.guessed_rate
-    return _Scan(
-        columns=np.array(rows, dtype=np.int64).reshape(-1, len(_COLUMNS)),
-        time_base=float(stream.time_base or 1 / _UNKNOWN_FRAME_RATE),
-        frame_rate=float(rate) if rate else _UNKNOWN_FRAME_RATE,
-        codec_name=codec_name,
-        container_name=container.format.name,
-        first=first,
-        declared_size=(stream.width, stream.height),
-    )
-
-
-def _probe(stream: VideoStream, packet: Packet, path: str) -> FirstPicture | None:
-    try:
-        frames = stream.codec_context.decode(packet if packet.size else None)
-    except FFmpegError:
-        return None
-    return first_picture(frames[0], stream, path) if frames else None
-
-
-def _row(packet: Packet, codec_name: str) -> tuple[int, ...]:
-    # A VP8 frame header says in bit 4 of its first byte whether the picture is shown.
-    hidden = packet.is_discard or (codec_name == "vp8" and not bytes(packet)[0] & 0x10)
-    return (
-        NO_TIME if packet.pts is None else packet.pts,
-        NO_TIME if packet.dts is None else packet.dts,
-        -1 if packet.pos is None else packet.pos,
-        packet.size,
-        packet.duration or 0,
-        packet.is_keyframe,
-        hidden,
-    )
-
-
-def _presentation(raw: _Scan, path: str) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+def _presentation(raw: ScannedPackets, path: str) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
     """Rank of each packet in presentation order, and the time of each rank in seconds."""
     pts, count = raw.column("pts"), len(raw.columns)
     order = np.argsort(pts, kind="stable")
@@ -197,7 +112,7 @@ def _presentation(raw: _Scan, path: str) -> tuple[NDArray[np.int32], NDArray[np.
     return rank, _times(raw)
 
 
-def _times(raw: _Scan) -> NDArray[np.float64]:
+def _times(raw: ScannedPackets) -> NDArray[np.float64]:
     """Time of each rank in seconds, never decreasing."""
     ticks = raw.column("pts" if raw.has_trusted_pts else "dts")
     if (ticks == NO_TIME).any():
@@ -224,7 +139,7 @@ def _decoded_order(path: str, num_packets: int) -> NDArray[np.int64]:
     return np.array(order, dtype=np.int64)
 
 
-def _packet_table(raw: _Scan, rank: NDArray[np.int32]) -> PacketTable:
+def _packet_table(raw: ScannedPackets, rank: NDArray[np.int32]) -> PacketTable:
     keys = np.flatnonzero(raw.column("is_key"))
     hidden = raw.column("is_hidden").astype(np.bool_)
     if len(keys):
@@ -240,6 +155,7 @@ def _packet_table(raw: _Scan, rank: NDArray[np.int32]) -> PacketTable:
         size_bytes=raw.column("size_bytes").astype(np.int32),
         rank=rank,
         frame=frame,
+        is_reference=raw.column("is_reference").astype(np.bool_),
         packet_of_frame=packet_of_frame,
         start_of_frame=_start_packets(keys, rank, packet_of_frame),
     )
@@ -259,7 +175,7 @@ def _start_packets(
 
 def _video_index(
     path: str,
-    raw: _Scan,
+    raw: ScannedPackets,
     packets: PacketTable,
     times: NDArray[np.float64],
     first: FirstPicture,

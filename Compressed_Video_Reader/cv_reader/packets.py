@@ -14,7 +14,8 @@ from av.video.stream import VideoStream
 
 from cv_reader.container import open_stream
 from cv_reader.errors import CorruptVideoError
-from cv_reader.index import NO_TIME, VideoSource
+from cv_reader.index import VideoSource
+from cv_reader.scanning import NO_TIME
 
 _MAX_UNKNOWN_PACKETS = 8
 """After a seek, packets that may precede the first one known from the table."""
@@ -34,14 +35,20 @@ class PacketReader:
 
     def open(self) -> None:
         """Open the file anew, at row 0."""
-        self.close()
+        self._release()
         self._container, self.stream = self._stack.enter_context(open_stream(self._path))
         self._configure(self.stream)
         self._packets = self._container.demux(self.stream)
         self._ahead, self._row = None, 0
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file for good."""
+        self._release()
+        # The caller's method leads back to the caller: a cycle that would keep its decoder, and
+        # with it many pictures, until the garbage collector happens to run.
+        self._configure = _nothing
+
+    def _release(self) -> None:
         self._packets: Iterator[Packet] = iter(())
         self._stack.close()
 
@@ -114,3 +121,8 @@ class PacketReader:
                 self._ahead = packet
                 return int(rows[0])
         return None
+
+
+def _nothing(stream: VideoStream) -> None:
+    """Stands in for the settings of a reader that is closed."""
+    del stream

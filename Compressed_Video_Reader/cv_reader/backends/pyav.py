@@ -2,8 +2,9 @@
 
 - Motion: the codec's own vectors, drawn onto cells. References are known by direction only.
 - Residual: decoded luma minus a motion-compensated prediction. The references are taken to be the
-  nearest pictures before and after that are not B pictures and precede the picture in the file; key
-  frames are taken to have none. It so holds interpolation and in-loop filter differences too.
+  nearest pictures before and after that may be referred to and precede the picture in the file; key
+  frames are taken to have none. It so holds interpolation and in-loop filter differences too, and
+  is large where an encoder refers to a picture further away.
 - Bits and quantiser: not available.
 """
 
@@ -37,9 +38,9 @@ _MAX_CROPPED_PX = 16
 """Up to a macroblock is cut off to reach the picture's size, always at the right and bottom."""
 
 _MAX_AHEAD_FRAMES = 16
-"""How far after a B picture its later reference may be shown; codecs keep no more pictures."""
+"""How far after a picture its later reference may be shown; codecs keep no more pictures."""
 
-_KEPT_ANCHORS = 3
+_KEPT_ANCHORS = 4
 _B_PICTURE = 3
 
 
@@ -62,7 +63,7 @@ class _Anchor:
 
 @dataclass(eq=False)
 class _Pending:
-    """A requested picture on its way out; B pictures wait for the reference that is shown later."""
+    """A requested picture on its way out; some wait for a reference that is shown later."""
 
     decoded: Decoded
     vectors: NDArray[Any]
@@ -111,7 +112,7 @@ def read(source: VideoSource, ids: Sequence[int], num_threads: int) -> Generator
             if decoded.starts_run:
                 yield from _drain(source, queue)
                 anchors.clear()
-            anchor = None if int(decoded.frame.pict_type) == _B_PICTURE else _Anchor(decoded)
+            anchor = _Anchor(decoded) if _is_reference(source, decoded) else None
             if anchor is not None:
                 for pending in queue:
                     pending.offer(anchor)
@@ -120,12 +121,26 @@ def read(source: VideoSource, ids: Sequence[int], num_threads: int) -> Generator
             if decoded.is_wanted:
                 queue.append(_pending(source, decoded, anchors))
             if anchor is not None:
-                anchors.append(anchor)
+                _keep(anchors, anchor)
     except VideoError:
         # What was decoded before the damage is given all the same.
         yield from _drain(source, queue)
         raise
     yield from _drain(source, queue)
+
+
+def _is_reference(source: VideoSource, decoded: Decoded) -> bool:
+    """H.264 packets say whether others refer to their picture; elsewhere B pictures are not."""
+    if source.index.codec_name == "h264":
+        return bool(source.packets.is_reference[decoded.packet])
+    return int(decoded.frame.pict_type) != _B_PICTURE
+
+
+def _keep(anchors: deque[_Anchor], anchor: _Anchor) -> None:
+    """Add an anchor; those that it is preferred to by all that may follow go."""
+    while anchors and anchors[-1].packet > anchor.packet:
+        anchors.pop()
+    anchors.append(anchor)
 
 
 def _pending(source: VideoSource, decoded: Decoded, anchors: deque[_Anchor]) -> _Pending:

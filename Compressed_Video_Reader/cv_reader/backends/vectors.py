@@ -27,11 +27,16 @@ QPEL = 4
 
 _RECORD = np.dtype(
     [
-        *((name, "i4") for name in ("source", "w", "h", "motion_x", "motion_y", "motion_scale")),
-        *((name, "i2") for name in ("dst_x", "dst_y")),
-    ]
+        ("source", "i4"),
+        *((name, "u1") for name in ("w", "h")),
+        *((name, "i2") for name in ("src_x", "src_y", "dst_x", "dst_y")),
+        ("flags", "u8"),
+        *((name, "i4") for name in ("motion_x", "motion_y")),
+        ("motion_scale", "u2"),
+    ],
+    align=True,
 )
-"""The fields that are read, for pictures without a vector."""
+"""FFmpeg's record."""
 
 
 def read_vectors(frame: VideoFrame, path: str) -> NDArray[Any]:
@@ -48,7 +53,7 @@ def draw_vectors(
     """Draw records onto the 8 x 8 blocks of a picture; what lies outside of it is dropped.
 
     Args:
-        vectors: (V,) records with source, w, h, dst_x, dst_y, motion_x, motion_y, motion_scale;
+        vectors: (V,) records;
             blocks are multiples of 8 in size and place.
 
     Returns:

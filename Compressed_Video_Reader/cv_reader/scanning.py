@@ -1,0 +1,132 @@
+"""Demuxing: one row of numbers per packet of a video stream, and its first picture.
+
+Axis legend: M packets in file order.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.packet import Packet
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from cv_reader.container import FirstPicture, describe, first_picture, set_threads
+from cv_reader.errors import CorruptVideoError
+from cv_reader.h264 import is_reference, length_size
+
+NO_TIME = -(1 << 63)
+"""Stands for a time stamp that a packet does not have."""
+
+_MAX_PROBE_PACKETS = 64
+"""Packets to try before the first picture is given up."""
+
+_AVI_REORDERING_CODECS = ("h264", "hevc")
+"""Formats whose AVI packets carry decoding times under the name of presentation times."""
+
+_UNKNOWN_FRAME_RATE = 25.0
+
+_COLUMNS = (
+    "pts",
+    "dts",
+    "position",
+    "size_bytes",
+    "duration",
+    "is_key",
+    "is_hidden",
+    "is_reference",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class ScannedPackets:
+    """A demuxed stream: columns of M rows, and facts about the stream.
+
+    Attributes:
+        columns: int64 (M, 8); see ``column``.
+        time_base: seconds per unit of ``pts``, ``dts`` and ``duration``.
+        frame_rate: as the container declares it, or guessed.
+        codec_name: FFmpeg's name of the format.
+        container_name: FFmpeg's name of the container.
+        first: the first picture, or None where none of the first packets can be decoded.
+        declared_size: width and height by the stream's header.
+    """
+
+    columns: NDArray[np.int64]
+    time_base: float
+    frame_rate: float
+    codec_name: str
+    container_name: str
+    first: FirstPicture | None
+    declared_size: tuple[int, int]
+
+    def column(self, name: str) -> NDArray[np.int64]:
+        """``pts``, ``dts``, ``position``, ``size_bytes``, ``duration``, ``is_key``, ``is_hidden``
+        (decoded but not shown) or ``is_reference``: int64 (M,)."""
+        return self.columns[:, _COLUMNS.index(name)]
+
+    @property
+    def has_trusted_pts(self) -> bool:
+        """Whether every packet has a presentation time that means one."""
+        if self.container_name == "avi" and self.codec_name in _AVI_REORDERING_CODECS:
+            return False
+        return bool((self.column("pts") != NO_TIME).all())
+
+
+def read_packets(container: InputContainer, stream: VideoStream, path: str) -> ScannedPackets:
+    """Demux a stream to its end, or to where the file is damaged.
+
+    Raises:
+        CorruptVideoError: no packet can be read.
+        UnsupportedVideoError: the first picture is one that cannot be shown.
+    """
+    set_threads(stream, 1, by_frame=False)
+    codec_name = stream.codec_context.codec.canonical_name
+    rows: list[tuple[int, ...]] = []
+    first: FirstPicture | None = None
+    nal_length = length_size(stream.codec_context.extradata)
+    try:
+        for packet in container.demux(stream):
+            if first is None and len(rows) < _MAX_PROBE_PACKETS:
+                first = _probe(stream, packet, path)
+            if packet.size:
+                rows.append(_row(packet, codec_name, nal_length))
+    except FFmpegError as error:
+        # A damaged tail: what comes before it stands.
+        if not rows:
+            raise CorruptVideoError(path, f"no packet can be read ({describe(error)})") from error
+    rate = stream.average_rate or stream.guessed_rate
+    return ScannedPackets(
+        columns=np.array(rows, dtype=np.int64).reshape(-1, len(_COLUMNS)),
+        time_base=float(stream.time_base or 1 / _UNKNOWN_FRAME_RATE),
+        frame_rate=float(rate) if rate else _UNKNOWN_FRAME_RATE,
+        codec_name=codec_name,
+        container_name=container.format.name,
+        first=first,
+        declared_size=(stream.width, stream.height),
+    )
+
+
+def _probe(stream: VideoStream, packet: Packet, path: str) -> FirstPicture | None:
+    try:
+        frames = stream.codec_context.decode(packet if packet.size else None)
+    except FFmpegError:
+        return None
+    return first_picture(frames[0], stream, path) if frames else None
+
+
+def _row(packet: Packet, codec_name: str, nal_length: int | None) -> tuple[int, ...]:
+    data = memoryview(packet)
+    # A VP8 frame header says in bit 4 of its first byte whether the picture is shown.
+    hidden = packet.is_discard or (codec_name == "vp8" and not data[0] & 0x10)
+    return (
+        NO_TIME if packet.pts is None else packet.pts,
+        NO_TIME if packet.dts is None else packet.dts,
+        -1 if packet.pos is None else packet.pos,
+        packet.size,
+        packet.duration or 0,
+        packet.is_keyframe,
+        hidden,
+        codec_name != "h264" or is_reference(data, nal_length),
+    )

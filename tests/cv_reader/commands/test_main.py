@@ -1,0 +1,47 @@
+"""The ``cv_reader`` command line."""
+
+import pytest
+
+from cv_reader.commands import doctor, main
+
+
+def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in main.COMMANDS)
+
+
+@pytest.mark.parametrize("arguments", [[], ["stage3"], ["--version"]])
+def test_unknown_command_exits_2_with_the_list(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.main(arguments) == 2
+    shown = "".join(capsys.readouterr())
+    assert all(name in shown for name in main.COMMANDS)
+
+
+@pytest.mark.parametrize("name", main.COMMANDS)
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main.main([name, "--help"])
+    assert ended.value.code == 0
+    assert "usage" in capsys.readouterr().out
+
+
+def test_doctor_tells_what_each_codec_gives(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["doctor"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = {line.split()[0]: line.split()[1:] for line in lines if line.startswith("  ")}
+    assert rows["h264"][:3] == ["pyav", "direction", "approximate"]
+    assert rows["hevc"][:3] == ["estimated", "estimated", "estimated"]
+    assert any("PyAV" in line and "libavcodec" in line for line in lines)
+
+
+def test_doctor_fails_where_a_decoder_is_missing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "DECODERS", {"h264": "h264", "vp9": "no-such-decoder"})
+    assert doctor.main([]) == 2
+    shown = capsys.readouterr().out
+    assert "no decoder" in shown
+    assert "pip install" in shown
