@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cv_reader import open_video
+from cv_reader.backends import native
 from cv_reader.errors import SettingsError, UnsupportedVideoError
 from media import moving_square, panning, set_mp4_rotation, texture, write_video
 
@@ -34,7 +35,7 @@ def test_pan_gives_its_vector(
 
 def test_b_pictures_use_both_directions(tmp_path: Path) -> None:
     path = write_video(tmp_path / "clip.mp4", panning(12, 96, 128, (0, 4)), options={"bf": "2"})
-    with open_video(path) as video:
+    with open_video(path, "pyav") as video:
         frames = [frame for frame in video.frames() if frame.pict_type == "B"]
     assert frames
     motion_ref = np.stack([frame.motion_ref for frame in frames])
@@ -47,7 +48,7 @@ def test_b_pictures_use_both_directions(tmp_path: Path) -> None:
 
 def test_still_video_leaves_nothing(tmp_path: Path) -> None:
     path = write_video(tmp_path / "clip.mp4", [texture(64, 96)] * 8, options={"bf": "2"})
-    with open_video(path) as video:
+    with open_video(path, "pyav") as video:
         for frame in video.frames(range(1, 8)):
             assert not frame.motion.any()
             assert np.abs(frame.residual_y).mean() < 0.5
@@ -58,7 +59,7 @@ def test_residual_stands_where_the_change_is(tmp_path: Path) -> None:
     frames[4] = frames[4].copy()
     frames[4][16:48, 32:64] = 255 - frames[4][16:48, 32:64]
     path = write_video(tmp_path / "clip.mp4", frames, options={"bf": "0", "g": "50"})
-    with open_video(path) as video:
+    with open_video(path, "pyav") as video:
         (frame,) = video.frames([4])
     strength = np.abs(frame.residual_y)
     assert strength[16:48, 32:64].mean() > 10 * np.delete(strength, np.s_[16:48], axis=0).mean()
@@ -69,7 +70,7 @@ def test_residual_stands_where_the_change_is(tmp_path: Path) -> None:
 )
 def test_compensation_explains_a_pan(tmp_path: Path, options: dict[str, str]) -> None:
     path = write_video(tmp_path / "clip.mp4", panning(12, 96, 128, (0, 4)), options=options)
-    with open_video(path) as video:
+    with open_video(path, "pyav") as video:
         lumas = [frame.luma().astype(int) for frame in video.frames(signals=False)]
         for frame in video.frames(range(4, 12)):
             difference = np.abs(lumas[frame.index] - lumas[frame.index - 1]).mean()
@@ -78,7 +79,7 @@ def test_compensation_explains_a_pan(tmp_path: Path, options: dict[str, str]) ->
 
 def test_key_frames_have_no_vectors_but_a_residual(tmp_path: Path) -> None:
     path = write_video(tmp_path / "clip.mp4", moving_square(12, 64, 96), options={"g": "6"})
-    with open_video(path) as video:
+    with open_video(path, "pyav") as video:
         for frame in video.frames(np.flatnonzero(video.index.is_key)):
             assert frame.pict_type == "I"
             assert not frame.motion_ref.any()
@@ -88,10 +89,10 @@ def test_key_frames_have_no_vectors_but_a_residual(tmp_path: Path) -> None:
 @pytest.mark.parametrize("degrees", [90, 180, 270])
 def test_rotation_turns_vectors_and_residual(tmp_path: Path, degrees: int) -> None:
     path = write_video(tmp_path / "clip.mp4", panning(6, 64, 96, (0, 4)), options={"bf": "0"})
-    with open_video(path) as video:
+    with open_video(path, "pyav") as video:
         (upright,) = video.frames([4])
     set_mp4_rotation(path, degrees)
-    with open_video(path) as video:
+    with open_video(path, "pyav") as video:
         (turned,) = video.frames([4])
     turns = -degrees // 90
     np.testing.assert_array_equal(turned.residual_y, np.rot90(upright.residual_y, turns))
@@ -102,7 +103,7 @@ def test_rotation_turns_vectors_and_residual(tmp_path: Path, degrees: int) -> No
 
 def test_says_how_exact_it_is(tmp_path: Path) -> None:
     path = write_video(tmp_path / "clip.mp4", moving_square(3, 64, 96))
-    with open_video(path) as video:
+    with open_video(path, "pyav") as video:
         assert video.backend == "pyav"
         assert video.exactness == {
             "motion": "direction",
@@ -124,14 +125,14 @@ def test_exact_values_are_refused_where_there_are_none(tmp_path: Path) -> None:
 
 
 def test_formats_without_vectors_are_refused(tmp_path: Path) -> None:
-    path = write_video(tmp_path / "clip.mkv", moving_square(3, 64, 96), codec="libx265")
-    with pytest.raises(UnsupportedVideoError, match="no motion vectors for hevc"):
+    path = write_video(tmp_path / "clip.mkv", moving_square(3, 64, 96), codec="libvpx-vp9")
+    with pytest.raises(UnsupportedVideoError, match="no motion vectors for vp9"):
         open_video(path, "pyav")
     with open_video(path) as video:
         assert video.backend == "estimated"
 
 
-def test_large_cropping_is_left_to_the_estimate(tmp_path: Path) -> None:
+def test_large_cropping_is_refused_by_name(tmp_path: Path) -> None:
     path = write_video(
         tmp_path / "clip.mp4",
         moving_square(3, 96, 128),
@@ -140,12 +141,22 @@ def test_large_cropping_is_left_to_the_estimate(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedVideoError, match="cropped"):
         open_video(path, "pyav")
     with open_video(path) as video:
-        assert (video.backend, video.index.height_px) == ("estimated", 64)
+        assert video.backend != "pyav"
+        assert video.index.height_px == 64
 
 
-def test_unknown_and_absent_backends_are_named(tmp_path: Path) -> None:
+def test_unknown_backends_are_named(tmp_path: Path) -> None:
     path = write_video(tmp_path / "clip.mp4", moving_square(3, 64, 96))
     with pytest.raises(SettingsError, match="auto, native, pyav, estimated"):
         open_video(path, "fast")
     with pytest.raises(ValueError, match="num_threads"):
         open_video(path, num_threads=0)
+
+
+@pytest.mark.skipif(native.is_installed(), reason="the native reader is installed")
+def test_absent_native_backend_is_named(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.mp4", moving_square(3, 64, 96))
+    with pytest.raises(SettingsError, match="native.*not installed"):
+        open_video(path, "native")
+    with open_video(path) as video:
+        assert video.backend == "pyav"
