@@ -34,6 +34,9 @@ choose_python() {
 check_python() {
     "$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))' ||
         fail "$python must be Python 3.10 to 3.13; give another one as the argument"
+}
+
+check_tools() {
     "$python" - <<-CHECK || fail "$python has no headers; on Debian: apt-get install python3-dev"
 	import pathlib, sys, sysconfig
 	sys.exit(not pathlib.Path(sysconfig.get_paths()["include"], "Python.h").is_file())
@@ -75,6 +78,7 @@ ffmpeg=$CV_READER_CACHE/ffmpeg-$library
 
 installed=$("$python" -c 'import cv_reader_native as n; print(n.BUILD_ID)' 2>/dev/null) || true
 if [ "$installed" != "$build" ]; then
+    check_tools
     if [ ! -f "$ffmpeg/lib/libavcodec.a" ]; then
         echo "building FFmpeg (about two minutes on two cores)"
         bash "$native/build_ffmpeg.sh" "$ffmpeg"

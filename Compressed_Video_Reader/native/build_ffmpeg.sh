@@ -91,7 +91,7 @@ get_source() {
 }
 
 build() {
-    local prefix=$1 work
+    local prefix=$1
     work=$(mktemp -d "$cache/work.XXXXXX")
     trap 'rm -rf "$work"' EXIT
     tar -xf "$tarball" -C "$work"

@@ -1,6 +1,5 @@
 """Types of the extension. Numbers: w, h blocks of 16 x 16 luma samples that cover a picture."""
 
-
 from typing import Literal, final
 
 from typing_extensions import Buffer
