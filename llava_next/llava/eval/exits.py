@@ -1,13 +1,20 @@
-"""Exit codes of an evaluation: lmms-eval reports an exception and exits 0; this does not.
+"""Exit codes and messages of the commands of this package.
 
-0 all done, 2 settings or assets wrong and nothing generated, 1 the run broke off.
+0 all done, 2 settings or assets wrong and nothing generated, 1 the run broke off. lmms-eval reports
+an exception and exits 0; this does not.
 """
 
 import sys
 import traceback
 from types import TracebackType
 
-USAGE, BROKEN = 2, 1
+USAGE, BROKEN, INTERRUPTED = 2, 1, 130
+
+
+def say(text: str) -> None:
+    """A line for people, apart from what a command prints as its result."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
 
 class ExitOnError:
@@ -37,6 +44,5 @@ class ExitOnError:
         if not isinstance(error, ValueError):
             traceback.print_exception(kind, error, trace)
         prefix = f"{self.where}: " if self.where else ""
-        sys.stderr.write(f"error: {prefix}{error}\n")
-        sys.stderr.flush()
+        say(f"error: {prefix}{error}")
         raise SystemExit(self.code) from error

@@ -19,11 +19,12 @@ from tqdm import tqdm
 from llava.eval.answering import Answerer
 from llava.eval.asset_index import missing_message, write_listing
 from llava.eval.codec_visuals import VisualLoader
+from llava.eval.environment import local_rank
 from llava.eval.exits import BROKEN, USAGE, ExitOnError
 from llava.eval.generation import GenerationSettings, read_generation_settings
 from llava.eval.manifest import NAME, RunRecord, build_manifest, merge, write_manifest
 from llava.eval.samples import Sample, is_padding, read_request, results_folder
-from llava.eval.settings import local_rank, read_settings
+from llava.eval.settings import read_settings
 from llava.model.loading import load_pretrained
 from llava.model.processing import LlavaProcessor
 

@@ -1,7 +1,7 @@
 """What a run is asked to do: the plug-in's arguments, with ``LLAVA_CODEC_*`` as their defaults.
 
 An argument (``--model_args name=value``) wins over its environment variable, which wins over the
-default. This is the only module of ``llava.eval`` that reads the environment.
+default.
 
 | variable | argument | meaning |
 |---|---|---|
@@ -15,11 +15,12 @@ default. This is the only module of ``llava.eval`` that reads the environment.
 | LLAVA_CODEC_DEBUG | codec_debug | 1 = rank 0 names every hit and miss, all = every rank does |
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
+
+from llava.eval.environment import variables
 
 VideoInput = Literal["codec", "frames"]
 CodecMiss = Literal["error", "online", "frames"]
@@ -95,12 +96,12 @@ def read_settings(
 
     Args:
         arguments: as lmms-eval parsed them: strings, numbers or booleans.
-        environment: read instead of ``os.environ``.
+        environment: read instead of the process's own.
 
     Raises:
         EvalSettingsError: naming the argument or variable, its value and what is accepted.
     """
-    environment = os.environ if environment is None else environment
+    environment = variables() if environment is None else environment
     known = [field.name for field in fields(EvalSettings)]
     unknown = sorted(set(arguments) - set(known))
     if unknown:
@@ -118,11 +119,6 @@ def read_settings(
     return settings
 
 
-def local_rank() -> int:
-    """Which device of this machine belongs to this process (set by ``torchrun``)."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
-
-
 def _environment_defaults(environment: Mapping[str, str]) -> dict[str, object]:
     names = {
         "LLAVA_CODEC_OFFLINE_ROOT": "codec_root",
@@ -137,12 +133,21 @@ def _environment_defaults(environment: Mapping[str, str]) -> dict[str, object]:
         for variable, argument in names.items()
         if environment.get(variable)
     }
-    offline = environment.get("LLAVA_CODEC_USE_OFFLINE")
-    if offline is not None:
-        if offline.lower() not in _SWITCH:
-            raise EvalSettingsError(f"LLAVA_CODEC_USE_OFFLINE must be 1 or 0, got {offline!r}")
-        values["video_input"] = "codec" if _SWITCH[offline.lower()] else "frames"
+    if "LLAVA_CODEC_USE_OFFLINE" in environment:
+        values["video_input"] = "codec" if uses_codec(environment) else "frames"
     return values
+
+
+def uses_codec(environment: Mapping[str, str]) -> bool:
+    """Whether ``LLAVA_CODEC_USE_OFFLINE`` asks for codec input; unset means yes.
+
+    Raises:
+        EvalSettingsError: for a value that is neither yes nor no.
+    """
+    text = environment.get("LLAVA_CODEC_USE_OFFLINE", "1")
+    if text.lower() not in _SWITCH:
+        raise EvalSettingsError(f"LLAVA_CODEC_USE_OFFLINE must be 1 or 0, got {text!r}")
+    return _SWITCH[text.lower()]
 
 
 def _check_visidx_mode(environment: Mapping[str, str]) -> None:

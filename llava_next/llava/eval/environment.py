@@ -1,0 +1,32 @@
+"""The environment of a run: the only module of ``llava.eval`` that reads it."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+DEFAULT_HF_HOME = ".huggingface_cache"
+
+
+def variables() -> Mapping[str, str]:
+    """All variables."""
+    return os.environ
+
+
+def variable(*names: str, default: str = "") -> str:
+    """The first of the named variables that is set and not empty."""
+    return next((os.environ[name] for name in names if os.environ.get(name)), default)
+
+
+def switch(name: str) -> bool:
+    """Whether a variable such as ``DRY_RUN`` is on: set, and not 0, no or false."""
+    return variable(name).lower() not in ("", "0", "no", "false")
+
+
+def hf_home() -> Path:
+    """Where data sets, videos and assets lie (``HF_HOME``), as an absolute path."""
+    return Path(variable("HF_HOME", default=DEFAULT_HF_HOME)).expanduser().absolute()
+
+
+def local_rank() -> int:
+    """Which device of this machine belongs to this process (set by ``torchrun``)."""
+    return int(variable("LOCAL_RANK", default="0"))
