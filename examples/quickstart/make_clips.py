@@ -120,13 +120,17 @@ def make_clips(folder: Path, num_clips: int, first_seed: int = 0) -> list[dict[s
 
 
 def conversation(clip: dict[str, str]) -> list[dict[str, str]]:
-    """Both questions about a clip with their answers, as two turns."""
-    return [
-        {"from": "human", "value": f"<video>\n{DISC_QUESTION}"},
-        {"from": "gpt", "value": clip["disc"]},
-        {"from": "human", "value": EVENT_QUESTION},
-        {"from": "gpt", "value": clip["colour"]},
+    """Both questions about a clip with their answers, in either order: the clip decides."""
+    pairs = [(DISC_QUESTION, clip["disc"]), (EVENT_QUESTION, clip["colour"])]
+    if np.random.default_rng(int(clip["id"].removeprefix("clip_"))).random() < 0.5:
+        pairs.reverse()
+    turns = [
+        {"from": speaker, "value": value}
+        for question, answer in pairs
+        for speaker, value in (("human", question), ("gpt", answer))
     ]
+    turns[0]["value"] = f"<video>\n{turns[0]['value']}"
+    return turns
 
 
 def main() -> None:

@@ -160,22 +160,23 @@ def score_table(evaluations: dict[str, list[dict[str, Any]]]) -> str:
     return table(header, rows, set(range(1, len(header))))
 
 
-def sample_table(evaluations: dict[str, list[dict[str, Any]]]) -> str:
-    """The first questions of each kind with both answers."""
-    chosen: list[dict[str, Any]] = []
-    first, *_ = evaluations.values()
-    for kind in dict.fromkeys(row["doc"]["kind"] for row in first):
-        chosen += [row for row in first if row["doc"]["kind"] == kind][:6]
+def sample_table(
+    questions: list[dict[str, str]], evaluations: dict[str, list[dict[str, Any]]]
+) -> str:
+    """The first questions of each kind with the answers on each input."""
+    answers = {name: {row["doc_id"]: row for row in rows} for name, rows in evaluations.items()}
+    numbers: list[int] = []
+    for kind in dict.fromkeys(question["kind"] for question in questions):
+        numbers += [n for n, question in enumerate(questions) if question["kind"] == kind][:6]
     rows = []
-    for sample in chosen:
-        doc = sample["doc"]
-        row = [html.escape(Path(doc["video"]).stem), html.escape(doc["question"])]
-        row.append(html.escape(doc["answer"]))
-        for samples in evaluations.values():
-            answer = next(s for s in samples if s["doc"]["id"] == doc["id"])
-            text = answer["filtered_resps"][0]
+    for number in numbers:
+        question = questions[number]
+        row = [html.escape(Path(question["video"]).stem), html.escape(question["question"])]
+        row.append(html.escape(question["answer"]))
+        for by_number in answers.values():
+            answer = by_number[number]
             mark = "right" if answer["accuracy"] else "wrong"
-            row.append(f'<span class="{mark}">{html.escape(str(text))}</span>')
+            row.append(f'<span class="{mark}">{html.escape(answer["filtered_resps"])}</span>')
         rows.append(row)
     return table(["video", "question", "answer", *evaluations], rows, set())
 
@@ -183,14 +184,14 @@ def sample_table(evaluations: dict[str, list[dict[str, Any]]]) -> str:
 def token_table(manifests: dict[str, dict[str, Any]]) -> str:
     rows = []
     for name, manifest in manifests.items():
-        tokens = manifest["tokens"]
+        tokens = manifest["tokens_per_sample"]
         rows.append(
             [
                 name,
                 f"{tokens['visual']['mean']:.0f}",
                 f"{tokens['text']['mean']:.0f}",
-                str(manifest["codec"]["hits"]),
-                str(manifest["codec"]["misses"]),
+                str(manifest["hits"]),
+                str(manifest["misses"]),
             ]
         )
     header = ["input", "visual tokens per question", "text tokens", "asset hits", "misses"]
@@ -255,7 +256,7 @@ of {slots} frames; plain input keeps all patches of {num_frames}.</p>
 {score_table(samples)}{token_table(manifests)}
 <p class="note">A tiny model trained from random weights on made clips: the scores show that the
 line works and what the input can carry, nothing about a full-size model.</p>
-{sample_table(samples)}
+{sample_table(material.questions, samples)}
 <h2>Steps</h2>{table(["step", "seconds", "command"], steps, {1})}
 </html>
 """
