@@ -216,7 +216,7 @@ def _decode(path: str, threads: int) -> Callable[[], int]:
             decoder = Decoder(name, extradata, num_threads=threads, signals=False)
             for packet in container.demux(stream):
                 if packet.size:
-                    count += len(decoder.decode(bytes(packet), 0))
+                    count += len(decoder.decode(packet, 0))
             return count + len(decoder.finish())
 
     return run

@@ -41,7 +41,7 @@ CRASH, HANG, FOREIGN = "crash", "hang", "foreign error"
 _WARM_UP_FILES = 150
 """Files after which a child's memory is taken as its normal size."""
 
-_STDERR_CHARACTERS = 2000
+_STDERR_CHARACTERS = 8000
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -124,7 +124,8 @@ class _Child:
         self._process = None
         outcome = FOREIGN if code > 0 and b"Traceback" in self._stderr_tail() else CRASH
         name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return outcome, f"{name}\n{self._stderr_tail().decode(errors='replace')}"
+        said = self._stderr_tail().decode(errors="replace").strip()
+        return outcome, f"{name}: {said if outcome == CRASH else said.splitlines()[-1]}"
 
     def close(self) -> None:
         if self._process is not None:

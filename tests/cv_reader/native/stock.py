@@ -25,12 +25,15 @@ class ExportedMotion:
         vectors: int16 (2, h4, w4, 2), lists L0 and L1, (x, y) in quarter pixels.
         direction: int8 (2, h4, w4), -1 past (list 0), 1 future (list 1), 0 none.
         hits: int16 (2, h4, w4), how many exported blocks cover a cell.
+        is_certain: bool (2, h4, w4), the cells that the export speaks of: of an 8x8 block it gives
+            the first part alone.
     """
 
     pict_type: str
     vectors: NDArray[np.int16]
     direction: NDArray[np.int8]
     hits: NDArray[np.int16]
+    is_certain: NDArray[np.bool_]
 
 
 def decoded_luma(path: Path, *, skip_loop_filter: bool = False) -> list[NDArray[np.integer]]:
@@ -73,7 +76,7 @@ def exported_motion(path: Path) -> Iterator[ExportedMotion]:
 def _spread(frame: av.VideoFrame) -> ExportedMotion:
     grid = (2, -(-frame.height // 4), -(-frame.width // 4))
     vectors, hits = np.zeros((*grid, 2), np.int16), np.zeros(grid, np.int16)
-    direction = np.zeros(grid, np.int8)
+    direction, certain = np.zeros(grid, np.int8), np.zeros(grid, np.bool_)
     exported = frame.side_data.get("MOTION_VECTORS")
     for vector in [] if exported is None else exported.to_ndarray():
         side = 1 if vector["source"] > 0 else 0
@@ -88,4 +91,7 @@ def _spread(frame: av.VideoFrame) -> ExportedMotion:
         vectors[block] = vector["motion_x"], vector["motion_y"]
         direction[block] = 1 if side else -1
         hits[block] += 1
-    return ExportedMotion(_TYPES[int(frame.pict_type)], vectors, direction, hits)
+        if vector["w"] == vector["h"] == 8:
+            block = (side, slice(top, top + 1), slice(left, left + 1))
+        certain[block] = True
+    return ExportedMotion(_TYPES[int(frame.pict_type)], vectors, direction, hits, certain)

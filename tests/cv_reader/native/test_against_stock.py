@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from media import panning, write_video
+from paths import require_shared_data
 
 from .clips import EXPLICIT_WEIGHTS, FIELD_CODED, FILTERED, TIER2, UNFILTERED, Kind, wandering
 from .nal import coded_slice_bytes
@@ -92,21 +93,27 @@ PROGRESSIVE_H264 = [
 
 @pytest.mark.parametrize("name", PROGRESSIVE_H264)
 def test_h264_vectors_equal_the_export_of_stock_ffmpeg(name: str, clip: Clip) -> None:
-    path = clip(name, ALL_KINDS[name])
-    _assert_motion_is_the_export(path)
+    _assert_motion_is_the_export(clip(name, ALL_KINDS[name]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ytb_XwB-dkS5BVM.mp4", "ytb_YVQwAEKZpaU.mp4"])
+def test_real_vectors_equal_the_export_of_stock_ffmpeg(name: str) -> None:
+    _assert_motion_is_the_export(require_shared_data("real_videos", name))
 
 
 def _assert_motion_is_the_export(path: Path) -> None:
-    covered = 0
+    compared = 0
     for frame, exported in zip(read(path), exported_motion(path), strict=True):
         assert frame.motion is not None and frame.motion_ref is not None
         assert frame.pict_type == exported.pict_type
-        used = frame.motion_ref != 0
         assert exported.hits.max() <= 1, "two exported blocks cover one cell"
-        assert np.array_equal(used, exported.direction != 0), frame
-        assert np.array_equal(frame.motion, exported.vectors), frame
-        covered += int(used.sum())
-    assert covered > 1000
+        # For a list that one part of a macroblock does not use, the export says "no motion".
+        assert ((frame.motion_ref == 0) | (exported.hits == 1)).all(), frame
+        certain = exported.is_certain
+        assert np.array_equal(frame.motion[certain], exported.vectors[certain]), frame
+        compared += int((certain & (frame.motion_ref != 0)).sum())
+    assert compared > 1000
 
 
 def _large_slices(path: Path, standard: str) -> Iterator[tuple[int, int]]:

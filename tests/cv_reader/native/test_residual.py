@@ -13,7 +13,7 @@ from .clips import FILTERED, Kind, wandering
 from .compensator import Compensator
 from .identity import check_identity
 from .reading import read
-from .stock import decoded_luma, exported_motion
+from .stock import decoded_luma
 
 pytestmark = pytest.mark.usefixtures("native_reader")
 Clip = Callable[[str, Kind], Path]
@@ -78,13 +78,3 @@ def test_real_clips_are_exact(name: str) -> None:
         frames, pictures, standard="h264", implicit_weights=True, fit_weights=True
     )
     assert verdict.wrong_pixels == 0, verdict
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name, _ in REAL])
-def test_real_vectors_equal_the_export_of_stock_ffmpeg(name: str) -> None:
-    path = require_shared_data("real_videos", name)
-    for frame, exported in zip(read(path), exported_motion(path), strict=True):
-        assert frame.motion_ref is not None
-        assert np.array_equal(frame.motion_ref != 0, exported.direction != 0), frame
-        assert np.array_equal(frame.motion, exported.vectors), frame
