@@ -1,18 +1,25 @@
-"""Speed and memory of reading a video, against plain decoding: python scripts/bench/read.py VIDEO.
+"""Speed and memory of reading a video and of making its assets, against plain decoding:
+
+    python scripts/bench/read.py VIDEO [--backend auto] [--num_threads 1] [--repeats 1]
 
 Each line is measured in a process of its own, all in one run, so that ratios compare.
 """
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import av
 import numpy as np
 
 from cv_reader import open_video, read_index
+from cv_reader.assets import AssetConfig
 from cv_reader.errors import VideoError
+from cv_reader.packing import sort_rows, write_mosaics
+from cv_reader.precompute import ReadOptions, collect_squares, select_from_video
 from measure import measure
 
 UNIFORM_FRAMES = 64
@@ -35,6 +42,17 @@ def read(path: str, backend: str, num_threads: int, signals: bool, uniform: bool
         ids = np.unique(np.linspace(0, count - 1, UNIFORM_FRAMES).astype(int)) if uniform else None
         for _ in video.frames(ids, signals=signals):
             pass
+
+
+def stages(path: str, backend: str, num_threads: int) -> None:
+    """Stage 1 and stage 2 of one video: score, select, read the pixels again, pack, write."""
+    config = AssetConfig()
+    options = ReadOptions(backend=backend, num_threads=num_threads)
+    selection = select_from_video(Path(path), config, options)
+    rows = sort_rows(selection.rows, config.order)
+    mosaics = collect_squares(Path(path), rows, selection.frame_ids, config, options)
+    with tempfile.TemporaryDirectory() as folder:
+        write_mosaics(mosaics, Path(folder), stem="mosaic", quality=config.jpg_quality)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -64,6 +82,10 @@ def main(argv: list[str] | None = None) -> int:
         "read, all maps": (partial(reading, True, False), index.num_frames),
         "64 uniform, pixels": (partial(reading, False, True), UNIFORM_FRAMES),
         "64 uniform, all maps": (partial(reading, True, True), UNIFORM_FRAMES),
+        "stage 1 + 2": (
+            partial(stages, options.video, backend, options.num_threads),
+            index.num_frames,
+        ),
     }
     print(f"{'work':<22}{'wall s':>8}{'cpu s':>8}{'frames/s':>10}{'peak MB':>9}{'cpu/plain':>11}")
     plain = 0.0
