@@ -20,13 +20,16 @@ class VisualSegment:
     Attributes:
         patches: float (P, 3 * p * p), normalised, element order (channel, row, column).
         positions: int64 (P, 3), rows (t, h, w), all >= 0.
-        placeholder_tokens: patches that each ``<image>`` of the prompt stands for, in order; their
-            sum is P. One entry for an image, one per frame or mosaic otherwise.
+        placeholder_tokens: language tokens that each ``<image>`` of the prompt stands for, in
+            order. One entry for an image, one per frame or mosaic otherwise.
+        patches_per_token: consecutive patches that become one language token; the sum of
+            ``placeholder_tokens`` times this is P.
     """
 
     patches: Tensor
     positions: Tensor
     placeholder_tokens: tuple[int, ...]
+    patches_per_token: int = 1
 
     def __post_init__(self) -> None:
         count = self.patches.shape[0]
@@ -35,10 +38,11 @@ class VisualSegment:
                 "a segment needs patches (P, 3*p*p) and positions (P, 3), got "
                 f"{tuple(self.patches.shape)} and {tuple(self.positions.shape)}"
             )
-        if sum(self.placeholder_tokens) != count or min(self.placeholder_tokens, default=0) < 1:
+        tokens = sum(self.placeholder_tokens)
+        if tokens * self.patches_per_token != count or min(self.placeholder_tokens, default=0) < 1:
             raise ValueError(
                 f"placeholder_tokens must be positive and sum to the {count} patches of the "
-                f"segment, got {self.placeholder_tokens}"
+                f"segment, {self.patches_per_token} per token, got {self.placeholder_tokens}"
             )
 
 
@@ -55,6 +59,7 @@ class VisualBatch:
         cu_seqlens: int32 (S + 1,), first 0, last P: segment s is rows cu[s]..cu[s + 1].
         sample_index: int64 (S,), the row of the batch that segment s belongs to.
         source_index: int64 (S,), its place among that sample's visuals, from 0.
+        patches_per_token: as in ``VisualSegment``, the same for all of them.
     """
 
     patches: Tensor
@@ -62,6 +67,7 @@ class VisualBatch:
     cu_seqlens: Tensor
     sample_index: Tensor
     source_index: Tensor
+    patches_per_token: int = 1
 
     def __post_init__(self) -> None:
         count, segments = self.patches.shape[0], self.sample_index.shape[0]
@@ -79,8 +85,8 @@ class VisualBatch:
         return self.sample_index.shape[0]
 
     def tokens_per_sample(self, batch_size: int) -> Tensor:
-        """Visual patches of each sample: int64 (batch_size,), on the batch's device."""
-        lengths = self.cu_seqlens.diff().to(torch.int64)
+        """Language tokens of each sample's visuals: int64 (batch_size,), on the batch's device."""
+        lengths = self.cu_seqlens.diff().to(torch.int64) // self.patches_per_token
         counts = torch.zeros(batch_size, dtype=torch.int64, device=lengths.device)
         return counts.index_add_(0, self.sample_index, lengths)
 
@@ -124,6 +130,9 @@ def pack_segments(samples: Sequence[Sequence[VisualSegment]]) -> VisualBatch | N
 
     Returns:
         The batch, or None where no sample has a segment.
+
+    Raises:
+        ValueError: if segments differ in patches per token.
     """
     rows = [
         (segment, sample_index, source_index)
@@ -132,6 +141,9 @@ def pack_segments(samples: Sequence[Sequence[VisualSegment]]) -> VisualBatch | N
     ]
     if not rows:
         return None
+    merged = {segment.patches_per_token for segment, _, _ in rows}
+    if len(merged) > 1:
+        raise ValueError(f"a batch needs one number of patches per token, got {sorted(merged)}")
     lengths = torch.tensor([0] + [segment.patches.shape[0] for segment, _, _ in rows])
     return VisualBatch(
         patches=torch.cat([segment.patches for segment, _, _ in rows]),
@@ -139,4 +151,5 @@ def pack_segments(samples: Sequence[Sequence[VisualSegment]]) -> VisualBatch | N
         cu_seqlens=lengths.cumsum(0).to(torch.int32),
         sample_index=torch.tensor([sample for _, sample, _ in rows]),
         source_index=torch.tensor([source for _, _, source in rows]),
+        patches_per_token=merged.pop(),
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
+_ORIENTATION = 0x0112
 # What Pillow raises for files that are missing, truncated, damaged, or not images at all.
 _PILLOW_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error)
 
@@ -36,6 +37,24 @@ def load_image(path: str | Path) -> Image.Image:
         raise ValueError(f"image {path} is too large: {error}") from error
     except _PILLOW_ERRORS as error:
         raise ValueError(f"image {path} cannot be read: {error}") from error
+
+
+def read_image_size(path: str | Path) -> tuple[int, int]:
+    """Upright (width, height) of an image file from its header; pixels are not decoded.
+
+    Raises:
+        ValueError: if the file is missing or no image; the message names the file.
+    """
+    try:
+        with Image.open(path) as image:
+            # A PNG may hold its orientation behind the pixels; only what was read so far counts.
+            rotated = "exif" in image.info and image.getexif().get(_ORIENTATION, 1) >= 5
+            width, height = image.size
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"image {path} is too large: {error}") from error
+    except _PILLOW_ERRORS as error:
+        raise ValueError(f"image {path} cannot be read: {error}") from error
+    return (height, width) if rotated else (width, height)
 
 
 @contextmanager

@@ -9,9 +9,7 @@ Axis letters: F frames, G mosaics, P patches, p side of a patch in pixels.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -19,99 +17,23 @@ from PIL import Image
 from torch import Tensor
 
 from llava.batch import VisualSegment
-from llava.constants import CLIP_IMAGE_MEAN, CLIP_IMAGE_STD, VIRTUAL_FRAMES
 from llava.pictures import fit_on_canvas, fitted_size, resize, to_rgb
 from llava.positions import frame_positions, image_positions
+from llava.visual_config import IMAGE_MODES, VisualConfig
 
-IMAGE_MODES = ("square", "pad", "anyres", "native")
-NATIVE_MIN_SIDE_PATCHES = 4
+__all__ = [
+    "IMAGE_MODES",
+    "VisualConfig",
+    "best_pinpoint",
+    "codec_segment",
+    "frames_segment",
+    "image_grid",
+    "image_segment",
+    "patchify",
+    "resize_mosaic",
+]
+
 MAX_ASPECT_RATIO = 200
-
-
-@dataclass(frozen=True, kw_only=True)
-class VisualConfig:
-    """How pixels become patches; saved with a checkpoint, equal in training and evaluation.
-
-    Attributes:
-        patch_size_px: side of an encoder patch.
-        patches_per_side: grid of a square or padded image, and of each frame of a stack.
-        image_aspect_ratio: one of ``IMAGE_MODES``: ``square`` distorts to the square, ``pad``
-            keeps the aspect on a black square, ``anyres`` on the best-fitting pinpoint, ``native``
-            rounds the image's own size to whole patches.
-        image_grid_pinpoints: canvases of ``anyres`` as (width, height) in pixels.
-        native_max_pixels: upper limit of ``native``; the lower one is 4 x 4 patches.
-        virtual_frames: length of the virtual time line that frames are spread over.
-        image_mean: per channel, on pixels scaled to 0..1.
-        image_std: per channel, on pixels scaled to 0..1.
-
-    Raises:
-        ValueError: for a mode, size or pinpoint that cannot work.
-    """
-
-    patch_size_px: int = 14
-    patches_per_side: int = 36
-    image_aspect_ratio: str = "square"
-    image_grid_pinpoints: tuple[tuple[int, int], ...] = ()
-    native_max_pixels: int = 1600 * 1600
-    virtual_frames: int = VIRTUAL_FRAMES
-    image_mean: tuple[float, float, float] = CLIP_IMAGE_MEAN
-    image_std: tuple[float, float, float] = CLIP_IMAGE_STD
-
-    def __post_init__(self) -> None:
-        for name in ("patch_size_px", "patches_per_side", "virtual_frames"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.image_aspect_ratio not in IMAGE_MODES:
-            raise ValueError(
-                f"image_aspect_ratio must be one of {', '.join(IMAGE_MODES)}, "
-                f"got {self.image_aspect_ratio!r}"
-            )
-        if self.image_aspect_ratio == "anyres" and not self.image_grid_pinpoints:
-            raise ValueError("image_aspect_ratio 'anyres' needs image_grid_pinpoints, got none")
-        patch = self.patch_size_px
-        for width, height in self.image_grid_pinpoints:
-            if min(width, height) < patch or width % patch or height % patch:
-                raise ValueError(
-                    f"image_grid_pinpoints must be multiples of the patch size {patch}, "
-                    f"got ({width}, {height})"
-                )
-        if self.native_max_pixels < self.native_min_pixels:
-            raise ValueError(
-                f"native_max_pixels must be at least {self.native_min_pixels} "
-                f"(4 x 4 patches), got {self.native_max_pixels}"
-            )
-        if len(self.image_mean) != 3 or len(self.image_std) != 3 or min(self.image_std) <= 0:
-            raise ValueError(
-                "image_mean and image_std must have three values, image_std above 0, "
-                f"got {self.image_mean} and {self.image_std}"
-            )
-
-    @property
-    def native_min_pixels(self) -> int:
-        """Smallest area of ``native``: 4 x 4 patches."""
-        return (NATIVE_MIN_SIDE_PATCHES * self.patch_size_px) ** 2
-
-    def to_dict(self) -> dict[str, Any]:
-        """All settings as plain values; ``from_dict`` takes them back, also after JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "VisualConfig":
-        """Build from ``to_dict``'s values, lists standing for tuples.
-
-        Raises:
-            ValueError: for a name that is no setting.
-        """
-        unknown = sorted(set(values) - {field.name for field in fields(cls)})
-        if unknown:
-            raise ValueError(f"unknown visual settings: {', '.join(unknown)}")
-        return cls(**{name: _as_tuple(value) for name, value in values.items()})
-
-
-def _as_tuple(value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        return tuple(_as_tuple(item) for item in value)
-    return value
 
 
 def patchify(images: Sequence[Image.Image], config: VisualConfig) -> Tensor:
@@ -149,16 +71,21 @@ def patchify(images: Sequence[Image.Image], config: VisualConfig) -> Tensor:
 def image_grid(width_px: int, height_px: int, config: VisualConfig) -> tuple[int, int]:
     """Grid (rows, columns) in patches that an image of this size gets, without reading pixels.
 
+    Where patches are merged, canvases grow to whole blocks and native sizes shrink to them.
+
     Raises:
         ValueError: for an empty image or, in mode ``native``, an aspect ratio above 200.
     """
     if min(width_px, height_px) < 1:
         raise ValueError(f"an image needs pixels, got {width_px} x {height_px}")
+    merge = config.merge_side_patches
     if config.image_aspect_ratio == "anyres":
         width, height = best_pinpoint(width_px, height_px, config.image_grid_pinpoints)
-        return height // config.patch_size_px, width // config.patch_size_px
+        rows, columns = height // config.patch_size_px, width // config.patch_size_px
+        return -(-rows // merge) * merge, -(-columns // merge) * merge
     if config.image_aspect_ratio == "native":
-        return _native_grid(width_px, height_px, config)
+        rows, columns = _native_grid(width_px, height_px, config)
+        return max(rows // merge, 1) * merge, max(columns // merge, 1) * merge
     return config.patches_per_side, config.patches_per_side
 
 
@@ -227,11 +154,7 @@ def image_segment(image: Image.Image, config: VisualConfig) -> VisualSegment:
     width, height = columns * config.patch_size_px, rows * config.patch_size_px
     keep_aspect = config.image_aspect_ratio in ("pad", "anyres")
     image = (fit_on_canvas if keep_aspect else resize)(image, width, height)
-    return VisualSegment(
-        patches=patchify([image], config),
-        positions=image_positions(rows, columns),
-        placeholder_tokens=(rows * columns,),
-    )
+    return _segment([image], image_positions(rows, columns), config)
 
 
 def frames_segment(images: Sequence[Image.Image], config: VisualConfig) -> VisualSegment:
@@ -250,11 +173,8 @@ def frames_segment(images: Sequence[Image.Image], config: VisualConfig) -> Visua
     grid = config.patches_per_side
     side = grid * config.patch_size_px
     squares = [fit_on_canvas(to_rgb(image), side, side) for image in images]
-    return VisualSegment(
-        patches=patchify(squares, config),
-        positions=frame_positions(len(images), grid, grid, config.virtual_frames),
-        placeholder_tokens=(grid * grid,) * len(images),
-    )
+    positions = frame_positions(len(images), grid, grid, config.virtual_frames)
+    return _segment(squares, positions, config)
 
 
 def codec_segment(
@@ -286,8 +206,39 @@ def codec_segment(
     if len(sizes) > 1:
         raise ValueError(f"the mosaics of a clip must have one size, got {sizes}")
     squares = [resize_mosaic(to_rgb(image), grid, config.patch_size_px) for image in mosaics]
+    if grid % config.merge_side_patches:
+        raise ValueError(
+            f"the grid of a mosaic must be a multiple of the {config.merge_side_patches} patches "
+            f"that are merged, got {grid}; choose another square or cell size for the assets"
+        )
+    return _segment(squares, torch.from_numpy(positions.astype(np.int64)), config)
+
+
+def _segment(
+    images: Sequence[Image.Image], positions: Tensor, config: VisualConfig
+) -> VisualSegment:
+    """Images of one size with their raster positions as a segment, blocks of patches together."""
+    patch, merge = config.patch_size_px, config.merge_side_patches
+    rows, columns = images[0].height // patch, images[0].width // patch
+    patches = patchify(images, config)
+    if merge > 1:
+        order = block_order(len(images), rows, columns, merge)
+        patches, positions = patches[order], positions[order]
     return VisualSegment(
-        patches=patchify(squares, config),
-        positions=torch.from_numpy(positions.astype(np.int64)),
-        placeholder_tokens=(cells,) * len(mosaics),
+        patches=patches,
+        positions=positions,
+        placeholder_tokens=(rows * columns // config.patches_per_token,) * len(images),
+        patches_per_token=config.patches_per_token,
     )
+
+
+def block_order(images: int, rows: int, columns: int, merge: int) -> Tensor:
+    """Where the patches of raster order go, so that each merge x merge block is consecutive.
+
+    Returns:
+        int64 (images * rows * columns,): raster numbers, image after image, blocks in raster
+        order, within a block row by row.
+    """
+    numbers = torch.arange(images * rows * columns)
+    blocks = numbers.view(images, rows // merge, merge, columns // merge, merge)
+    return blocks.transpose(2, 3).flatten()

@@ -18,7 +18,7 @@ from llava.model.llava_arch import LlavaForCausalLMMixin
 from llava.model.llava_qwen import LlavaQwenConfig, LlavaQwenForCausalLM
 from llava.model.llava_qwen3 import LlavaQwen3Config, LlavaQwen3ForCausalLM
 from llava.model.processing import LlavaProcessor
-from llava.model.projector import build_projector
+from llava.model.projector import MERGE_SIDE_PATCHES, build_projector
 from llava.model.weights import read_projector, read_weights, resolve_folder
 from llava.visuals import VisualConfig
 from onevision_encoder import OneVisionEncoderConfig
@@ -132,7 +132,17 @@ def _assemble(
     tower = resolve_folder(source.vision_tower)
     vision_config = OneVisionEncoderConfig.from_pretrained(tower)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    processor = LlavaProcessor(tokenizer, VisualConfig(patch_size_px=vision_config.patch_size))
+    projector_type = source.projector_type or "mlp2x_gelu"
+    if projector_type not in MERGE_SIDE_PATCHES:
+        raise ValueError(
+            f"--mm_projector_type must be one of {', '.join(MERGE_SIDE_PATCHES)}, "
+            f"got {projector_type!r}"
+        )
+    visual = VisualConfig(
+        patch_size_px=vision_config.patch_size,
+        merge_side_patches=MERGE_SIDE_PATCHES[projector_type],
+    )
+    processor = LlavaProcessor(tokenizer, visual)
     fields = language_config.to_dict()
     for name in ("model_type", "architectures"):
         fields.pop(name, None)
@@ -141,7 +151,7 @@ def _assemble(
         vision_config=vision_config.to_dict(),
         image_token_id=_image_token_id(processor),
         mm_vision_tower=source.vision_tower,
-        mm_projector_type=source.projector_type or "mlp2x_gelu",
+        mm_projector_type=projector_type,
         mm_vision_select_layer=-2 if source.select_layer is None else source.select_layer,
     )
     weights = read_weights(folder)

@@ -6,14 +6,18 @@ that ``llava_qwen3`` and ``llava_qwen`` differ in nothing but their base classes
 Axis letters: B samples, T text tokens, P patches of the whole batch, H language-model width.
 """
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from transformers import Cache
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from llava.batch import VisualBatch, VisualSegment, pack_segments
-from llava.model.projector import build_projector
+from llava.constants import IGNORE_INDEX
+from llava.model.loss import LanguageHead
+from llava.model.projector import MERGE_SIDE_PATCHES, build_projector
 from llava.model.vision_tower import VisionTower
 
 if TYPE_CHECKING:
@@ -33,7 +37,19 @@ else:
 
 
 class PlaceholderCountError(ValueError):
-    """The prompt of a sample has another number of placeholders than the sample has patches."""
+    """The prompt of a sample has another number of placeholders than it has visual tokens."""
+
+
+@dataclass
+class TrainingOutput(CausalLMOutputWithPast):
+    """What a training step returns: the loss, and no logits.
+
+    Attributes:
+        token_losses: float32 (B, T) without gradient: at each supervised token the loss of its
+            prediction, elsewhere 0.
+    """
+
+    token_losses: Tensor | None = None
 
 
 class LlavaModelMixin(_Decoder):
@@ -63,8 +79,16 @@ class LlavaModelMixin(_Decoder):
             (B, T, H).
 
         Raises:
-            PlaceholderCountError: if a sample's placeholders are not as many as its patches.
+            PlaceholderCountError: if a sample's placeholders are not as many as its visual tokens.
+            ValueError: if the visuals were prepared for another projector.
         """
+        patches_per_token = MERGE_SIDE_PATCHES[self.config.mm_projector_type] ** 2
+        if visual is not None and visual.patches_per_token != patches_per_token:
+            raise ValueError(
+                f"the projector {self.config.mm_projector_type} makes one token of "
+                f"{patches_per_token} patches, but the visuals were prepared for "
+                f"{visual.patches_per_token}; set merge_side_patches in llava_processor.json"
+            )
         embeds = self.embed_tokens(input_ids)
         is_placeholder = input_ids == self.config.image_token_id  # (B, T)
         check_placeholders(is_placeholder, visual)
@@ -72,7 +96,7 @@ class LlavaModelMixin(_Decoder):
             features = self.mm_projector(self.vision_tower(visual))  # (P, H)
             return embeds.masked_scatter(is_placeholder.unsqueeze(-1), features.to(embeds.dtype))
         if self.training:
-            dummy = self.vision_tower.dummy_batch(input_ids.device)
+            dummy = self.vision_tower.dummy_batch(input_ids.device, patches_per_token)
             features = self.mm_projector(self.vision_tower(dummy))
             return embeds + 0.0 * features.sum().to(embeds.dtype)
         return embeds
@@ -88,7 +112,7 @@ class LlavaForCausalLMMixin(_CausalLM):
         """Hold a decoder that sees, and the head; the library's constructor would hold another."""
         self.model = decoder_class(config)
         self.vocab_size = config.vocab_size
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = LanguageHead(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
     def forward(
@@ -109,20 +133,23 @@ class LlavaForCausalLMMixin(_CausalLM):
         Args:
             input_ids: int64 (B, T); each visual token is one ``config.image_token_id``.
             attention_mask: (B, T), 0 at padding.
-            position_ids: (B, T); follows from the mask in ``generate``.
+            position_ids: (B, T); follows from the mask in ``generate``. Without a mask and
+                a cache, a row may hold several samples, each attending to itself alone: positions
+                start anew at 0 with each.
             past_key_values: keys and values of the tokens before ``input_ids``.
             inputs_embeds: (B, T, H) instead of ``input_ids``; then ``visual`` must be None.
-            labels: int64 (B, T), ``IGNORE_INDEX`` where nothing is supervised.
+            labels: int64 (B, T), ``IGNORE_INDEX`` where nothing is supervised. In training mode
+                they bring the loss alone, never all logits.
             use_cache: whether to return ``past_key_values``.
             logits_to_keep: how many last positions get logits; 0 means all.
             visual: the visuals of the batch, in the order of their placeholders.
             **kwargs: passed on to the language model (``num_items_in_batch`` among them).
 
         Returns:
-            ``CausalLMOutputWithPast``.
+            ``CausalLMOutputWithPast``; ``TrainingOutput`` in training mode with labels.
 
         Raises:
-            PlaceholderCountError: if a sample's placeholders are not as many as its patches.
+            PlaceholderCountError: if a sample's placeholders are not as many as its visual tokens.
             ValueError: if ``visual`` comes with ``inputs_embeds``.
         """
         if inputs_embeds is not None and visual is not None:
@@ -135,6 +162,15 @@ class LlavaForCausalLMMixin(_CausalLM):
         if input_ids is not None and inputs_embeds is None and not is_cached:
             inputs_embeds = self.model.embed(input_ids, visual)
             input_ids = None
+        if labels is not None and self.training:
+            hidden = self.model(
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                inputs_embeds=inputs_embeds,
+                use_cache=False,
+                **{name: value for name, value in kwargs.items() if name != "num_items_in_batch"},
+            ).last_hidden_state
+            return self._training_loss(hidden, labels, kwargs.get("num_items_in_batch"))
         return super().forward(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -146,6 +182,22 @@ class LlavaForCausalLMMixin(_CausalLM):
             logits_to_keep=logits_to_keep,
             **kwargs,
         )
+
+    def _training_loss(
+        self, hidden: Tensor, labels: Tensor, num_items: Tensor | int | None
+    ) -> TrainingOutput:
+        """Loss of hidden states (B, T, H), each predicting the next label of (B, T)."""
+        supervised = labels != IGNORE_INDEX
+        supervised[:, 0] = False
+        targets = labels[supervised]
+        before = supervised.roll(-1, dims=1)
+        if num_items is None:
+            num_items = len(targets)
+        divisor = torch.as_tensor(num_items, dtype=torch.float32, device=hidden.device)
+        loss, losses = self.lm_head(hidden[before], targets, divisor)
+        token_losses = torch.zeros(labels.shape, device=hidden.device)
+        token_losses[supervised] = losses
+        return TrainingOutput(loss=loss, token_losses=token_losses)
 
     def prepare_inputs_for_generation(
         self,
@@ -180,7 +232,7 @@ class LlavaForCausalLMMixin(_CausalLM):
 
 
 def check_placeholders(is_placeholder: Tensor, visual: VisualBatch | None) -> None:
-    """Hold each sample's placeholders against its patches.
+    """Hold each sample's placeholders against its visual tokens.
 
     Args:
         is_placeholder: bool (B, T).
@@ -197,7 +249,7 @@ def check_placeholders(is_placeholder: Tensor, visual: VisualBatch | None) -> No
     raise PlaceholderCountError(
         f"row {row} of the batch has {int(found[row])} placeholder tokens in input_ids, but "
         f"{int(given[row])} visual tokens were given for it; expand every <image> to exactly the "
-        "patches of its visual (LlavaProcessor and llava.data do), and do not cut a prompt within "
+        "tokens of its visual (LlavaProcessor and llava.data do), and do not cut a prompt within "
         "its visuals: raise --model_max_length or drop the sample"
     )
 
@@ -210,7 +262,12 @@ def repeat_samples(visual: VisualBatch, batch_size: int, times: int) -> VisualBa
         bounds[:-1], bounds[1:], visual.sample_index.tolist(), strict=True
     ):
         samples[sample].append(
-            VisualSegment(visual.patches[start:end], visual.positions[start:end], (end - start,))
+            VisualSegment(
+                visual.patches[start:end],
+                visual.positions[start:end],
+                ((end - start) // visual.patches_per_token,),
+                visual.patches_per_token,
+            )
         )
     repeated = pack_segments([segments for segments in samples for _ in range(times)])
     assert repeated is not None  # a VisualBatch always holds a segment

@@ -22,6 +22,7 @@ from llava.model.llava_arch import LlavaForCausalLMMixin
 from llava.model.llava_qwen import LlavaQwenConfig, LlavaQwenForCausalLM
 from llava.model.llava_qwen3 import LlavaQwen3Config, LlavaQwen3ForCausalLM
 from llava.model.processing import LlavaProcessor
+from llava.model.projector import MERGE_SIDE_PATCHES, PROJECTOR_TYPES
 from llava.visuals import VisualConfig
 from onevision_encoder import OneVisionEncoderConfig
 
@@ -75,6 +76,7 @@ def tiny_model(
     language_model: str = "qwen3",
     patches_per_side: int = 8,
     hidden_size: int = 128,
+    projector_type: str = "mlp2x_gelu",
 ) -> LlavaForCausalLMMixin:
     """A random model of about 0.5 million parameters, by the global random state.
 
@@ -83,6 +85,7 @@ def tiny_model(
         language_model: "qwen3" or "qwen2".
         patches_per_side: grid of a square image.
         hidden_size: width of the decoder, a multiple of 4.
+        projector_type: see ``llava.model.projector``.
     """
     config_class, model_class = {
         "qwen3": (LlavaQwen3Config, LlavaQwen3ForCausalLM),
@@ -113,6 +116,7 @@ def tiny_model(
         ).to_dict(),
         image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
         mm_vision_tower="tiny",
+        mm_projector_type=projector_type,
         mm_patches_per_side=patches_per_side,
     )
     model = model_class(config)
@@ -128,16 +132,23 @@ def write_tiny_checkpoint(
     seed: int = 0,
     language_model: str = "qwen3",
     patches_per_side: int = 8,
+    projector_type: str = "mlp2x_gelu",
 ) -> None:
     """Write model, tokenizer and processor into ``out``; the random state is left as it was."""
     tokenizer = tiny_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = tiny_model(
-            tokenizer, language_model=language_model, patches_per_side=patches_per_side
+            tokenizer,
+            language_model=language_model,
+            patches_per_side=patches_per_side,
+            projector_type=projector_type,
         )
     model.save_pretrained(out)  # pyright: ignore[reportAttributeAccessIssue]
-    LlavaProcessor(tokenizer, VisualConfig(patches_per_side=patches_per_side)).save_pretrained(out)
+    visual = VisualConfig(
+        patches_per_side=patches_per_side, merge_side_patches=MERGE_SIDE_PATCHES[projector_type]
+    )
+    LlavaProcessor(tokenizer, visual).save_pretrained(out)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -149,12 +160,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--patches_per_side", type=int, default=8, help="grid of a square image, in patches"
     )
+    parser.add_argument("--mm_projector_type", choices=PROJECTOR_TYPES, default="mlp2x_gelu")
     args = parser.parse_args(argv)
     write_tiny_checkpoint(
         args.out,
         seed=args.seed,
         language_model=args.language_model,
         patches_per_side=args.patches_per_side,
+        projector_type=args.mm_projector_type,
     )
     sys.stdout.write(f"{args.out}\n")
     return 0

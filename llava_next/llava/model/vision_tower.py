@@ -30,17 +30,18 @@ class VisionTower(nn.Module):
             output_layer=self.output_layer,
         )
 
-    def dummy_batch(self, device: torch.device) -> VisualBatch:
-        """One black patch at the origin, for a step whose samples hold no visual."""
+    def dummy_batch(self, device: torch.device, patches: int) -> VisualBatch:
+        """One token of black patches at the origin, for a step whose samples hold no visual."""
         config = self.vision_tower.config
         width = config.num_channels * config.patch_size**2
         zero = torch.zeros(1, dtype=torch.int64, device=device)
         return VisualBatch(
-            patches=torch.zeros(1, width, device=device),
-            positions=torch.zeros(1, 3, dtype=torch.int64, device=device),
-            cu_seqlens=torch.tensor([0, 1], dtype=torch.int32, device=device),
+            patches=torch.zeros(patches, width, device=device),
+            positions=torch.zeros(patches, 3, dtype=torch.int64, device=device),
+            cu_seqlens=torch.tensor([0, patches], dtype=torch.int32, device=device),
             sample_index=zero,
             source_index=zero,
+            patches_per_token=patches,
         )
 
     def unused_parameters(self) -> Iterator[nn.Parameter]:

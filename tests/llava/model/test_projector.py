@@ -19,7 +19,19 @@ def test_linear_is_one_layer():
     assert build_projector("linear", 6, 4)(torch.randn(5, 6)).shape == (5, 4)
 
 
-@pytest.mark.parametrize("name", ["spatial_merge", "mlp3x_gelu", ""])
+def test_spatial_merge_joins_consecutive_rows_after_the_norm():
+    projector = build_projector("spatial_merge", 6, 5)
+    features = torch.randn(8, 6)
+    first, _, last = projector.mlp
+    for block, token in zip(features.split(4), projector(features), strict=True):
+        mean, variance = block.mean(1, keepdim=True), block.var(1, unbiased=False, keepdim=True)
+        row = torch.cat(list((block - mean) / (variance + 1e-6).sqrt()))
+        hidden = torch.nn.functional.gelu(row @ first.weight.T + first.bias)
+        torch.testing.assert_close(token, hidden @ last.weight.T + last.bias)
+
+
+@pytest.mark.parametrize("name", ["mlp3x_gelu", ""])
 def test_other_types_are_refused_by_name(name):
-    with pytest.raises(ValueError, match=f"must be one of linear, mlp2x_gelu, got '{name}'"):
+    known = "linear, mlp2x_gelu, spatial_merge"
+    with pytest.raises(ValueError, match=f"must be one of {known}, got '{name}'"):
         build_projector(name, 6, 4)

@@ -1,0 +1,110 @@
+"""How pixels become patches: the settings that a checkpoint carries."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from llava.constants import CLIP_IMAGE_MEAN, CLIP_IMAGE_STD, VIRTUAL_FRAMES
+
+IMAGE_MODES = ("square", "pad", "anyres", "native")
+NATIVE_MIN_SIDE_PATCHES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisualConfig:
+    """How pixels become patches; saved with a checkpoint, equal in training and evaluation.
+
+    Attributes:
+        patch_size_px: side of an encoder patch.
+        patches_per_side: grid of a square or padded image, and of each frame of a stack.
+        image_aspect_ratio: one of ``IMAGE_MODES``: ``square`` distorts to the square, ``pad``
+            keeps the aspect on a black square, ``anyres`` on the best-fitting pinpoint, ``native``
+            rounds the image's own size to whole patches.
+        image_grid_pinpoints: canvases of ``anyres`` as (width, height) in pixels.
+        native_max_pixels: upper limit of ``native``; the lower one is 4 x 4 patches.
+        merge_side_patches: side of the block of patches that one language token stands for: 1, or
+            2 for the projector ``spatial_merge``. Grids are then whole blocks, and the patches of
+            a block stand next to each other.
+        virtual_frames: length of the virtual time line that frames are spread over.
+        image_mean: per channel, on pixels scaled to 0..1.
+        image_std: per channel, on pixels scaled to 0..1.
+
+    Raises:
+        ValueError: for a mode, size or pinpoint that cannot work.
+    """
+
+    patch_size_px: int = 14
+    patches_per_side: int = 36
+    image_aspect_ratio: str = "square"
+    image_grid_pinpoints: tuple[tuple[int, int], ...] = ()
+    native_max_pixels: int = 1600 * 1600
+    merge_side_patches: int = 1
+    virtual_frames: int = VIRTUAL_FRAMES
+    image_mean: tuple[float, float, float] = CLIP_IMAGE_MEAN
+    image_std: tuple[float, float, float] = CLIP_IMAGE_STD
+
+    def __post_init__(self) -> None:
+        for name in ("patch_size_px", "patches_per_side", "merge_side_patches", "virtual_frames"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.patches_per_side % self.merge_side_patches:
+            raise ValueError(
+                f"patches_per_side must be a multiple of the {self.merge_side_patches} patches "
+                f"that are merged, got {self.patches_per_side}"
+            )
+        if self.image_aspect_ratio not in IMAGE_MODES:
+            raise ValueError(
+                f"image_aspect_ratio must be one of {', '.join(IMAGE_MODES)}, "
+                f"got {self.image_aspect_ratio!r}"
+            )
+        if self.image_aspect_ratio == "anyres" and not self.image_grid_pinpoints:
+            raise ValueError("image_aspect_ratio 'anyres' needs image_grid_pinpoints, got none")
+        patch = self.patch_size_px
+        for width, height in self.image_grid_pinpoints:
+            if min(width, height) < patch or width % patch or height % patch:
+                raise ValueError(
+                    f"image_grid_pinpoints must be multiples of the patch size {patch}, "
+                    f"got ({width}, {height})"
+                )
+        if self.native_max_pixels < self.native_min_pixels:
+            raise ValueError(
+                f"native_max_pixels must be at least {self.native_min_pixels} "
+                f"(4 x 4 patches), got {self.native_max_pixels}"
+            )
+        if len(self.image_mean) != 3 or len(self.image_std) != 3 or min(self.image_std) <= 0:
+            raise ValueError(
+                "image_mean and image_std must have three values, image_std above 0, "
+                f"got {self.image_mean} and {self.image_std}"
+            )
+
+    @property
+    def patches_per_token(self) -> int:
+        """Patches behind one language token."""
+        return self.merge_side_patches**2
+
+    @property
+    def native_min_pixels(self) -> int:
+        """Smallest area of ``native``: 4 x 4 patches."""
+        return (NATIVE_MIN_SIDE_PATCHES * self.patch_size_px) ** 2
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings as plain values; ``from_dict`` takes them back, also after JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "VisualConfig":
+        """Build from ``to_dict``'s values, lists standing for tuples.
+
+        Raises:
+            ValueError: for a name that is no setting.
+        """
+        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        if unknown:
+            raise ValueError(f"unknown visual settings: {', '.join(unknown)}")
+        return cls(**{name: _as_tuple(value) for name, value in values.items()})
+
+
+def _as_tuple(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return tuple(_as_tuple(item) for item in value)
+    return value

@@ -1,0 +1,69 @@
+"""Several samples in one row: none sees another, and the loss is that of the padded batch."""
+
+import pytest
+import torch
+
+from llava.batch import pack_segments
+from llava.constants import IGNORE_INDEX
+from llava.model.loading import load_pretrained
+
+
+def _rows(processor, samples) -> list[torch.Tensor]:
+    return [
+        processor([turns], [visuals])["input_ids"][0]
+        for turns, visuals in zip(*samples, strict=True)
+    ]
+
+
+def _packed(rows: list[torch.Tensor], segments) -> dict[str, object]:
+    return {
+        "input_ids": torch.cat(rows)[None],
+        "position_ids": torch.cat([torch.arange(len(row)) for row in rows])[None],
+        "visual": pack_segments([[one for visuals in segments for one in visuals]]),
+    }
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_the_packed_loss_and_gradients_are_the_padded_ones(
+    tiny_checkpoint, mixed_samples, attention
+):
+    model, processor = load_pretrained(tiny_checkpoint, attn_implementation=attention)
+    model.train()
+    rows, segments = _rows(processor, mixed_samples), mixed_samples[1]
+    labels = [row.clone() for row in rows]
+    for row in labels:
+        row[:5] = IGNORE_INDEX
+    pad = torch.nn.utils.rnn.pad_sequence
+    padded = model(
+        input_ids=pad(rows, batch_first=True),
+        attention_mask=pad([torch.ones_like(row) for row in rows], batch_first=True),
+        labels=pad(labels, batch_first=True, padding_value=IGNORE_INDEX),
+        visual=pack_segments(segments),
+    )
+    padded.loss.backward()
+    weights = [weight for weight in model.parameters() if weight.grad is not None]
+    expected = [weight.grad.clone() for weight in weights]
+    model.zero_grad()
+    packed = model(**_packed(rows, segments), labels=torch.cat(labels)[None])
+    packed.loss.backward()
+    torch.testing.assert_close(packed.loss, padded.loss, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close([w.grad for w in weights], expected, atol=1e-5, rtol=1e-4)
+    start = 0
+    for number, row in enumerate(rows):
+        one = padded.token_losses[number, : len(row)]
+        found = packed.token_losses[0, start : start + len(row)]
+        torch.testing.assert_close(found, one, atol=1e-5, rtol=1e-5)
+        start += len(row)
+
+
+def test_a_change_in_one_sample_leaves_the_others_untouched(tiny, mixed_samples):
+    model, processor = tiny
+    rows, segments = _rows(processor, mixed_samples), mixed_samples[1]
+    with torch.no_grad():
+        before = model(**_packed(rows, segments), use_cache=False).logits[0]
+        rows[2][-8] += 1
+        after = model(**_packed(rows, segments), use_cache=False).logits[0]
+    start = sum(map(len, rows[:2]))
+    end = start + len(rows[2])
+    changed = (before != after).any(-1).nonzero()[:, 0]
+    assert changed.min() == end - 8 and changed.max() < end
