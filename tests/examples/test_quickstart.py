@@ -1,0 +1,160 @@
+"""The quickstart's inputs, mixture, task and report; the whole run is marked slow."""
+
+import json
+import math
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cv_reader import read_index
+from inputs import DESCRIPTION_REQUEST, find_videos, user_material
+from llava.data.records import CodecRecord, ImageRecord, TextRecord, VideoRecord, parse_record
+from make_clips import COLOURS, EVENT_FRAMES, clip_frames, conversation, make_clips
+from media import moving_square, write_video
+from mixture import write_mixture
+from paths import ROOT
+from pictures import heat, kept_tile
+from report import wilson_interval
+from task.utils import normalise, process_results
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    path = tmp_path / "videos" / "tiny clip.mp4"
+    path.parent.mkdir()
+    write_video(path, moving_square(10, 64, 96, (2, 1)), frame_rate=5)
+    return path
+
+
+def test_the_event_lasts_as_long_as_the_question_says() -> None:
+    frames = list(clip_frames(seed=3, disc="dark", colour="green"))
+    shown = [bool((frame == COLOURS["green"]).all(axis=2).any()) for frame in frames]
+    assert sum(shown) == EVENT_FRAMES
+    first = shown.index(True)
+    assert all(shown[first : first + EVENT_FRAMES])
+
+
+def test_clips_hold_every_codec_with_b_frames_and_are_made_once(tmp_path: Path) -> None:
+    clips = make_clips(tmp_path, 2)
+    paths = [tmp_path / clip["video"] for clip in clips]
+    assert [read_index(path).codec_name for path in paths] == ["h264", "hevc"]
+    before = [path.stat().st_mtime_ns for path in paths]
+    assert make_clips(tmp_path, 2) == clips
+    assert [path.stat().st_mtime_ns for path in paths] == before
+
+
+def test_each_question_comes_first_in_some_clips() -> None:
+    clips = [{"id": f"clip_{n:04d}", "disc": "dark", "colour": "red"} for n in range(16)]
+    first = {conversation(clip)[0]["value"] for clip in clips}
+    assert len(first) == 2
+    assert all(text.startswith("<video>\n") for text in first)
+
+
+def test_users_videos_are_described_by_what_their_container_says(clip: Path) -> None:
+    material = user_material([clip.parent])
+    [question] = material.questions
+    assert question["question"] == DESCRIPTION_REQUEST
+    assert question["answer"] == (
+        "A video of 2.0 seconds, 96 by 64 pixels, 10 frames, coded as h264."
+    )
+    assert material.records[0]["conversations"][1]["value"] == question["answer"]
+
+
+def test_a_raw_training_file_gives_a_question_per_turn(clip: Path) -> None:
+    turns = [
+        {"from": "human", "value": "<video>\nWhat moves?"},
+        {"from": "gpt", "value": "A square."},
+        {"from": "human", "value": "Where to?"},
+        {"from": "gpt", "value": "Right."},
+    ]
+    data = clip.parent / "data.json"
+    data.write_text(json.dumps([{"id": "a", "video": clip.name, "conversations": turns}]))
+    material = user_material([data])
+    assert [q["question"] for q in material.questions] == ["What moves?", "Where to?"]
+    assert [q["answer"] for q in material.questions] == ["A square.", "Right."]
+    assert material.videos == [str(clip)]
+
+
+def test_missing_and_empty_inputs_are_named(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="nowhere.mp4 does not exist"):
+        find_videos([tmp_path / "nowhere.mp4"])
+    with pytest.raises(SystemExit, match="no video below"):
+        find_videos([tmp_path])
+
+
+def test_the_mixture_holds_every_kind_of_record(tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "<video>\nA?"}, {"from": "gpt", "value": "B"}]
+    codec = tmp_path / "codec.jsonl"
+    entry = {
+        "id": "c",
+        "image": ["m.jpg"],
+        "positions_thw": "p.npy",
+        "conversations": [{"from": "human", "value": "<image>\nA?"}, turns[1]],
+    }
+    codec.write_text(json.dumps(entry) + "\n")
+    raw = {"id": "r", "video": "v.mp4", "conversations": turns}
+    lines = write_mixture(tmp_path / "train.jsonl", codec, [raw], 8).read_text().splitlines()
+    records = [
+        parse_record(json.loads(line), where="x", image_folder=tmp_path, video_folder=tmp_path)
+        for line in lines
+    ]
+    assert {type(record) for record in records} == {
+        CodecRecord,
+        ImageRecord,
+        TextRecord,
+        VideoRecord,
+    }
+
+
+@pytest.mark.parametrize(
+    ("answer", "score"), [("red", 1.0), (" Red.\n", 1.0), ("dark red", 0.0), ("", 0.0)]
+)
+def test_answers_are_matched_whole(answer: str, score: float) -> None:
+    doc = {"answer": "red", "kind": "event"}
+    assert process_results(doc, [answer]) == {"accuracy": score, "accuracy_event": score}
+
+
+def test_normalise_keeps_inner_punctuation() -> None:
+    assert normalise("  A. On a  Beach. ") == "a. on a beach"
+
+
+def test_wilson_interval_solves_its_own_equation() -> None:
+    share, count = 0.3, 40
+    for bound in wilson_interval(share, count):
+        assert math.isclose(abs(share - bound), 1.96 * math.sqrt(bound * (1 - bound) / count))
+
+
+def test_only_kept_cells_show_the_frame() -> None:
+    square = np.random.default_rng(0).integers(0, 100, (32, 32, 3), dtype=np.uint8)
+    kept = np.array([[True, False], [False, True]])
+    tile = np.asarray(kept_tile(square, kept))
+    assert np.array_equal(tile[:16, :16], square[:16, :16])
+    assert np.array_equal(tile[16:, 16:], square[16:, 16:])
+    assert (tile[:16, 16:] >= 214).all()
+    assert isinstance(kept_tile(square, kept), Image.Image)
+
+
+def test_heat_grows_lighter_with_energy() -> None:
+    lightness = heat(np.linspace(0, 1, 50)).astype(float) @ (0.2126, 0.7152, 0.0722)
+    assert (np.diff(lightness) >= 0).all()
+
+
+@pytest.mark.slow
+def test_the_whole_line_runs_and_ends_with_its_report(tmp_path: Path, clip: Path) -> None:
+    run = subprocess.run(
+        ["bash", str(ROOT / "examples" / "quickstart" / "run.sh"), str(clip)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OUT": str(tmp_path / "out"), "STEPS": "3"},
+        timeout=900,
+    )
+    assert run.returncode == 0, run.stderr
+    report = Path(run.stdout.splitlines()[-1])
+    page = report.read_text(encoding="utf-8")
+    assert report == tmp_path / "out" / "report.html"
+    assert page.count("<figure>") >= 5
+    assert "tiny clip" in page and "http" not in page.replace("http-equiv", "")
