@@ -3,7 +3,8 @@
 Axis letters: B samples of a batch, T tokens, C tokens of the longest continuation.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,10 @@ from llava.eval.manifest import RunRecord
 from llava.eval.samples import Sample, write_prompt
 from llava.model.loading import LlavaForCausalLMMixin
 from llava.model.processing import LlavaProcessor
+
+
+class MemoryExhaustedError(ValueError):
+    """Samples that did not fit into memory."""
 
 
 class Inputs(NamedTuple):
@@ -57,6 +62,10 @@ class Answerer:
     @torch.inference_mode()
     def generate(self, samples: Sequence[Sample], settings: GenerationSettings) -> list[str]:
         """Answers, stop strings and what follows them cut off, ends stripped."""
+        with _naming_out_of_memory(samples):
+            return self._generate(samples, settings)
+
+    def _generate(self, samples: Sequence[Sample], settings: GenerationSettings) -> list[str]:
         inputs = self._inputs(samples)
         tokenizer, prompt_tokens = self._processor.tokenizer, inputs.input_ids.shape[1]
         arguments = settings.to_generate()
@@ -79,6 +88,10 @@ class Answerer:
         Raises:
             ValueError: if a continuation has no tokens.
         """
+        with _naming_out_of_memory(samples):
+            return self._score(samples)
+
+    def _score(self, samples: Sequence[Sample]) -> list[tuple[float, bool]]:
         inputs = self._inputs(samples)
         continuations = [self._continuation(sample).to(self._model.device) for sample in samples]
         ids, mask = self._append(inputs, continuations)
@@ -157,3 +170,22 @@ class Answerer:
         ids = pad_sequence(rows, True, pad_id, padding_side="left")
         mask = pad_sequence([torch.ones_like(row) for row in rows], True, 0, padding_side="left")
         return ids, mask
+
+
+@contextmanager
+def _naming_out_of_memory(samples: Sequence[Sample]) -> Iterator[None]:
+    """Turn exhausted memory into an error that names the samples and the ways out.
+
+    Raises:
+        MemoryExhaustedError: instead of the library's error.
+    """
+    names = [sample.name for sample in samples]
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise MemoryExhaustedError(
+            f"out of memory in a batch of {len(names)} ({', '.join(names)}): {reason}; lower "
+            "batch_size (BATCH_SIZE), num_frames or max_new_tokens; started again in the same "
+            "folder, the run goes on where it stopped"
+        ) from error

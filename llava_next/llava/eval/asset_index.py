@@ -85,6 +85,11 @@ class AssetIndex:
         self._by_key[entry.key].append(entry)
         return entry
 
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the assets that this run uses; None before the first."""
+        return self._fingerprint
+
     def __len__(self) -> int:
         return sum(len(entries) for entries in self._by_key.values())
 

@@ -1,8 +1,12 @@
 """What a task shows the model, as visual segments: codec assets, uniform frames, images.
 
-A string is a video's path (an image's, by its suffix); anything else must be a PIL image.
+A string is a path: of a video, of an image (by its suffix), or of a folder that holds the frames of
+a video as images. Such a folder has no stream to read codec signals from: it is always shown as
+uniform frames, and counted apart. Anything else must be a PIL image.
 """
 
+import os
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,12 +21,13 @@ from llava.batch import VisualSegment
 from llava.eval.asset_index import AssetEntry, AssetIndex, asset_config
 from llava.eval.settings import EvalSettings
 from llava.pictures import load_image
+from llava.positions import uniform_slots
 from llava.videos import read_uniform_frames
 from llava.visuals import VisualConfig, codec_segment, frames_segment, image_segment
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
-Source = Literal["codec", "online", "frames", "image"]
+Source = Literal["codec", "online", "frames", "frame_folder", "image"]
 
 
 class Visual(NamedTuple):
@@ -59,14 +64,20 @@ class VisualLoader:
         if settings.video_input == "codec" and settings.codec_miss == "online":
             roots.append(self._cache / "assets")
         self.index = AssetIndex(settings, roots)
+        self._last: tuple[str, Visual] | None = None
 
     def missing(self, videos: Sequence[str]) -> list[str]:
         """Those of the videos that have no asset, in order, each once.
 
         Raises:
-            AssetLookupError: for an asset that does not fit the run or its video.
+            ValueError: for an asset that does not fit the run or its video, or that another
+                version made.
         """
-        return [video for video in dict.fromkeys(videos) if self.index.find(video) is None]
+        found = {video: self.index.find(video) for video in dict.fromkeys(videos)}
+        first = next(filter(None, found.values()), None)
+        if first is not None:
+            read_asset(first.folder)  # all have its settings: one tells whether they can be read
+        return [video for video, entry in found.items() if entry is None]
 
     def load(self, visuals: Sequence[object]) -> list[Visual]:
         """Segments of one sample, in the order of its visuals.
@@ -85,6 +96,16 @@ class VisualLoader:
                 f"a visual must be a PIL image or a path, got {type(visual).__name__}; "
                 "audio and other media have no meaning for this model"
             )
+        if self._last is not None and self._last[0] == visual:
+            return _seen(self._last[1])
+        loaded = self._load_path(visual)
+        # Questions on one video follow each other in most tasks: the last visual is kept, no more.
+        self._last = visual, loaded
+        return loaded
+
+    def _load_path(self, visual: str) -> Visual:
+        if os.path.isdir(visual):
+            return Visual(self._folder_frames(Path(visual)), "frame_folder")
         if not is_video(visual):
             return Visual(image_segment(load_image(visual), self._visual_config), "image")
         if self._settings.video_input == "frames":
@@ -120,7 +141,30 @@ class VisualLoader:
         images = read_uniform_frames(video, self._settings.num_frames)
         return frames_segment(images, self._visual_config)
 
+    def _folder_frames(self, folder: Path) -> VisualSegment:
+        names = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+        if not names:
+            raise ValueError(f"{folder} holds no images, so it is no folder of a video's frames")
+        paths = sorted(names, key=_natural)
+        slots = uniform_slots(self._settings.num_frames, len(paths)).tolist()
+        images = {slot: load_image(paths[slot]) for slot in sorted(set(slots))}
+        return frames_segment([images[slot] for slot in slots], self._visual_config)
+
 
 def is_video(path: str) -> bool:
-    """Whether a path names a video: everything but the usual image suffixes."""
-    return Path(path).suffix.lower() not in IMAGE_SUFFIXES
+    """Whether a path names a video file: neither an image by its suffix nor a folder."""
+    return Path(path).suffix.lower() not in IMAGE_SUFFIXES and not os.path.isdir(path)
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Sorts frame_2 before frame_10, with and without leading zeros."""
+    parts = re.split(r"(\d+)", path.name)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+
+
+def _seen(visual: Visual) -> Visual:
+    """A visual that is used again: what was made in the run is found now."""
+    return visual._replace(
+        source="codec" if visual.source == "online" else visual.source,
+        missed=visual.missed and visual.source != "online",
+    )

@@ -5,7 +5,7 @@ Run: ``python -m lmms_eval --model llava_ov_encoder --model_args pretrained=DIR,
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,15 @@ from llava.eval.environment import local_rank
 from llava.eval.exits import BROKEN, USAGE, ExitOnError
 from llava.eval.generation import GenerationSettings, read_generation_settings
 from llava.eval.manifest import NAME, RunRecord, build_manifest, merge, write_manifest
-from llava.eval.samples import Sample, is_padding, read_request, results_folder
+from llava.eval.resume import AnswerJournal, run_key
+from llava.eval.samples import (
+    Sample,
+    command_line,
+    is_padding,
+    read_request,
+    results_folder,
+    shows_stored_images,
+)
 from llava.eval.settings import read_settings
 from llava.model.loading import load_pretrained
 from llava.model.processing import LlavaProcessor
@@ -63,6 +71,7 @@ class LlavaOVEncoder(lmms):
         self._record = RunRecord()
         self._answerer = Answerer(model, processor, self._loader, self._record)
         self._manifest_path = self.settings.manifest
+        self._journal = AnswerJournal(None, self._rank, "")
 
     @classmethod
     def create_from_arg_string(
@@ -87,25 +96,10 @@ class LlavaOVEncoder(lmms):
 
         A padding request gets an empty answer without work: its answer is thrown away.
         """
-        self._check_assets(requests)
-        answers = [""] * len(requests)
-        groups: dict[GenerationSettings, list[int]] = defaultdict(list)
+        self._start(requests)
         with ExitOnError(BROKEN) as context:
-            for index, request in enumerate(requests):
-                if not is_padding(request):
-                    groups[self._generation_settings(request)].append(index)
-            batches = [
-                (settings, batch)
-                for settings, indices in groups.items()
-                for batch in _chunks(indices, self.batch_size)
-            ]
-            for settings, batch in tqdm(batches, disable=self._rank != 0, desc="generate"):
-                samples = self._read(requests, batch, context)
-                for index, text in zip(
-                    batch, self._answerer.generate(samples, settings), strict=True
-                ):
-                    answers[index] = text
-        return answers
+            asked = [self._generation_settings(request) for request in requests]
+            return self._answer(requests, asked, self._answerer.generate, "", context)
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """Score continuations.
@@ -115,16 +109,50 @@ class LlavaOVEncoder(lmms):
             lmms-eval's multiple choice takes the smallest of), and whether greedy decoding would
             give exactly these tokens.
         """
-        self._check_assets(requests)
-        scores = [(0.0, False)] * len(requests)
-        real = [index for index, request in enumerate(requests) if not is_padding(request)]
+        self._start(requests)
         with ExitOnError(BROKEN) as context:
-            batches = list(_chunks(real, self.batch_size))
-            for batch in tqdm(batches, disable=self._rank != 0, desc="loglikelihood"):
-                samples = self._read(requests, batch, context)
-                for index, score in zip(batch, self._answerer.score(samples), strict=True):
-                    scores[index] = score
-        return scores
+            asked = [None] * len(requests)
+            score = self._answerer.score
+            scores = self._answer(
+                requests, asked, lambda samples, _: score(samples), (0.0, False), context
+            )
+            return [(float(loss), bool(greedy)) for loss, greedy in scores]
+
+    def _answer(
+        self,
+        requests: Sequence[Instance],
+        asked: Sequence[GenerationSettings | None],
+        answer: Callable[[Sequence[Sample], Any], Sequence[Any]],
+        padding: Any,
+        context: ExitOnError,
+    ) -> list[Any]:
+        """What was kept of a run that broke off, and the rest from the model in batches."""
+        answers = [padding] * len(requests)
+        groups: dict[GenerationSettings | None, list[int]] = defaultdict(list)
+        keys: dict[int, str] = {}
+        for index, (request, settings) in enumerate(zip(requests, asked, strict=True)):
+            if is_padding(request):
+                continue
+            if settings is None or settings.temperature == 0:
+                keys[index] = self._journal.key(request, settings)
+            kept = self._journal.find(keys.get(index, ""))
+            if kept is None:
+                groups[settings].append(index)
+            else:
+                answers[index] = kept
+                self._record.resumed[request.task_name] += 1
+        batches = [
+            (settings, batch)
+            for settings, indices in groups.items()
+            for batch in _chunks(indices, self.batch_size)
+        ]
+        for settings, batch in tqdm(batches, disable=self._rank != 0, desc="answers"):
+            samples = self._read(requests, batch, context)
+            new = dict(zip(batch, answer(samples, settings), strict=True))
+            self._journal.keep({keys[at]: text for at, text in new.items() if at in keys})
+            for index, text in new.items():
+                answers[index] = text
+        return answers
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
         """Refused by name: this model answers one prompt at a time."""
@@ -143,27 +171,47 @@ class LlavaOVEncoder(lmms):
         del self._answerer
         super().clean()
 
-    def _check_assets(self, requests: Sequence[Instance]) -> None:
-        """Stop before the first sample where videos lack assets (``codec_miss=error``)."""
+    def _start(self, requests: Sequence[Instance]) -> None:
+        """Before the first sample: where results go, whether assets are there, what is kept."""
         with ExitOnError(USAGE):
-            folder = results_folder(requests, self.settings.pretrained)
+            flags = command_line(requests)
+            if flags is not None and flags.use_cache:
+                raise ValueError(
+                    "--use_cache is refused: its key knows neither the checkpoint's weights nor "
+                    "the codec assets, so it would return answers of another run; leave it out, a "
+                    "run that broke off goes on by itself when started again in its folder"
+                )
+            folder = results_folder(flags, self.settings.pretrained)
             if self._manifest_path is None and folder is not None:
                 self._manifest_path = folder / NAME
-            if self.settings.video_input != "codec" or self.settings.codec_miss != "error":
-                return
-            videos = [
-                video
-                for request in requests
-                if not is_padding(request)
-                for video in read_request(request, self.task_dict).videos
-            ]
-            missing = self._loader.missing(videos)
-            if missing:
-                name = f"{MISSING_NAME}_rank{self._rank}" if self._rank else MISSING_NAME
-                listing = (folder or Path.cwd()) / f"{name}.jsonl"
-                write_listing(missing, videos, self._loader.index, listing)
-                total = len(set(videos))
-                raise ValueError(missing_message(missing, total, listing, self.settings))
+            if self.settings.video_input == "codec" and self.settings.codec_miss == "error":
+                self._check_assets(requests, folder)
+            key = run_key(self.settings, self._loader.index.fingerprint)
+            self._journal = AnswerJournal(folder, self._rank, key)
+            if len(self._journal):
+                logger.info(f"{len(self._journal)} answers of a run that broke off in {folder}")
+
+    def _check_assets(self, requests: Sequence[Instance], folder: Path | None) -> None:
+        """Stop where videos lack assets (``codec_miss=error``)."""
+        videos = [
+            video
+            for request in requests
+            if not is_padding(request) and not self._shows_stored_images(request)
+            for video in read_request(request, self.task_dict).videos
+        ]
+        missing = self._loader.missing(videos)
+        if missing:
+            name = f"{MISSING_NAME}_rank{self._rank}" if self._rank else MISSING_NAME
+            listing = (folder or Path.cwd()) / f"{name}.jsonl"
+            write_listing(missing, videos, self._loader.index, listing)
+            total = len(set(videos))
+            raise ValueError(missing_message(missing, total, listing, self.settings))
+
+    def _shows_stored_images(self, request: Instance) -> bool:
+        arguments: tuple[Any, ...] = request.args
+        return len(arguments) > 2 and shows_stored_images(
+            self.task_dict[arguments[4]][arguments[5]]
+        )
 
     def _read(
         self, requests: Sequence[Instance], batch: Sequence[int], context: ExitOnError
@@ -175,6 +223,7 @@ class LlavaOVEncoder(lmms):
         return samples
 
     def _generation_settings(self, request: Instance) -> GenerationSettings:
+        """Of one request; what has no meaning here is recorded."""
         arguments: tuple[Any, ...] = request.args
         settings, ignored = read_generation_settings(arguments[1], self.settings.max_new_tokens)
         if ignored and request.task_name not in self._record.ignored_generation_settings:

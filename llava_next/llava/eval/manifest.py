@@ -5,7 +5,8 @@ the same folder is kept under the time at which that run ended.
 
 Counts are of visuals that reached the model: ``hits`` codec assets found, ``misses`` videos
 without one, of which ``online`` were computed in the run and the rest became frames; ``frames``
-videos shown as uniform frames, for whatever reason; ``images``.
+videos shown as uniform frames, for whatever reason; ``frame_folders`` videos that a task has as
+folders of images, shown as uniform frames; ``images``.
 """
 
 import hashlib
@@ -26,6 +27,8 @@ from llava.eval.codec_visuals import Visual
 from llava.eval.settings import EvalSettings
 
 NAME = "manifest.json"
+_CHUNK_BYTES = 1 << 24
+COUNTS = ("hits", "misses", "online", "frames", "frame_folders", "images")
 _PACKAGES = ("onevision-encoder", "lmms-eval", "torch", "transformers", "av", "numpy", "pillow")
 
 
@@ -34,7 +37,8 @@ class RunRecord:
     """What one rank counts while it answers; ranks are added up for the manifest.
 
     Attributes:
-        samples: requests answered, by task.
+        samples: requests answered in this run, by task.
+        resumed: requests whose answers an earlier run left that broke off, by task.
         visuals: of these, by name (see the module's text).
         missing_keys: videos without an asset.
         fingerprints, backends, exactness: of the assets used, each with its number.
@@ -44,6 +48,7 @@ class RunRecord:
     """
 
     samples: Counter[str] = field(default_factory=Counter)
+    resumed: Counter[str] = field(default_factory=Counter)
     visuals: Counter[str] = field(default_factory=Counter)
     missing_keys: list[str] = field(default_factory=list)
     fingerprints: Counter[str] = field(default_factory=Counter)
@@ -71,6 +76,7 @@ class RunRecord:
         self.visuals["misses"] += visual.missed
         self.visuals["online"] += source == "online"
         self.visuals["frames"] += source == "frames"
+        self.visuals["frame_folders"] += source == "frame_folder"
         self.visuals["images"] += source == "image"
         if visual.missed and str(video) not in self.missing_keys:
             self.missing_keys.append(str(video))
@@ -106,7 +112,8 @@ def build_manifest(
         "device": device,
         "dtype": model_dtype,
         "samples": dict(record.samples),
-        **{name: record.visuals[name] for name in ("hits", "misses", "online", "frames", "images")},
+        "resumed": dict(record.resumed),
+        **{name: record.visuals[name] for name in COUNTS},
         "missing_keys": record.missing_keys,
         "assets": {
             "fingerprints": dict(record.fingerprints),
@@ -123,20 +130,29 @@ def build_manifest(
         "ignored_generation_settings": record.ignored_generation_settings,
         "settings": settings.to_dict(),
         "model": describe_model(Path(settings.pretrained)),
-        "versions": {package: _version(package) for package in _PACKAGES},
+        "versions": library_versions(),
     }
 
 
 def describe_model(folder: Path) -> dict[str, Any]:
-    """Which checkpoint this was: hashes of its config, and of its weight files' names and sizes."""
+    """Which checkpoint this was: hashes of its config and of all its weights, in order of name."""
     weights = sorted(folder.glob("*.safetensors"))
-    sizes = "".join(f"{path.name} {path.stat().st_size}\n" for path in weights)
+    content = hashlib.sha256()
+    for path in weights:
+        with path.open("rb") as stream:
+            while chunk := stream.read(_CHUNK_BYTES):
+                content.update(chunk)
     return {
         "path": str(folder),
         "config_sha256": hashlib.sha256((folder / "config.json").read_bytes()).hexdigest(),
         "weight_files": len(weights),
-        "weight_sizes_sha256": hashlib.sha256(sizes.encode()).hexdigest(),
+        "weights_sha256": content.hexdigest(),
     }
+
+
+def library_versions() -> dict[str, str | None]:
+    """Of what takes part in an answer; None for what is not installed."""
+    return {package: _version(package) for package in _PACKAGES}
 
 
 def write_manifest(manifest: dict[str, Any], path: Path) -> None:

@@ -5,11 +5,14 @@ doc_id, task, split)``; an unconditional one ``(context, continuation)`` alone.
 """
 
 import inspect
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
+from datasets.features.features import require_decoding
 from lmms_eval.api.instance import Instance
 from lmms_eval.api.task import Task
 from lmms_eval.utils import sanitize_model_name
@@ -93,20 +96,31 @@ def write_prompt(context: str, segments: Sequence[VisualSegment]) -> str:
     return parts[0] + "".join(block + rest for block, rest in zip(blocks, parts[1:], strict=True))
 
 
-def results_folder(requests: Sequence[Instance], pretrained: str) -> Path | None:
-    """Where lmms-eval will write this run's results, or None where it writes none.
+def command_line(requests: Sequence[Instance]) -> Namespace | None:
+    """lmms-eval's parsed command line, or None where it was called from Python.
 
-    Models are not told. But a request's ``doc_to_visual`` is bound to its task, and a task holds
-    the parsed command line, whether that came from flags or from a YAML file.
+    Models are not given it. But a request's ``doc_to_visual`` is bound to its task, and a task
+    holds the parsed command line, whether that came from flags or from a YAML file.
     """
     for request in requests:
         arguments: tuple[Any, ...] = request.args
         doc_to_visual = arguments[2] if len(arguments) > 2 else None
         task = doc_to_visual.__self__ if inspect.ismethod(doc_to_visual) else None
-        command_line = vars(task).get("args") if isinstance(task, Task) else None
-        if command_line is not None and command_line.output_path:
-            return Path(command_line.output_path) / sanitize_model_name(pretrained)
+        if isinstance(task, Task) and vars(task).get("args") is not None:
+            return vars(task)["args"]
     return None
+
+
+def results_folder(flags: Namespace | None, pretrained: str) -> Path | None:
+    """Where lmms-eval will write this run's results, or None where it writes none."""
+    if flags is None or not flags.output_path:
+        return None
+    return Path(flags.output_path) / sanitize_model_name(pretrained)
+
+
+def shows_stored_images(documents: Sequence[Any]) -> bool:
+    """Whether a split's visuals are images inside the data set; to look at them is to decode."""
+    return isinstance(documents, Dataset) and require_decoding(dict(documents.features))
 
 
 def _as_list(visuals: Any) -> list[Any]:

@@ -30,6 +30,8 @@ def _meta(folder: Path, key: str, video: str, size: int, **changes: Any) -> None
         "source": {"size_bytes": size, "mtime_ns": 0, "sha256": ""},
         "backend": "pyav",
         "exactness": {"motion": "direction"},
+        "files": {},
+        "image_stem": "mosaic",
         **changes,
     }
     (folder / key).mkdir(parents=True)

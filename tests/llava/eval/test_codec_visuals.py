@@ -14,7 +14,7 @@ from llava.batch import VisualSegment
 from llava.eval.codec_visuals import VisualLoader, is_video
 from llava.eval.settings import read_settings
 from llava.visuals import VisualConfig, codec_segment, frames_segment, image_segment
-from media import moving_square, write_video
+from media import moving_square, texture, write_video
 
 CONFIG = VisualConfig(patches_per_side=8)
 
@@ -149,5 +149,43 @@ def test_a_damaged_asset_is_named(toy: Toy, tmp_path: Path) -> None:
     [visual] = loader.load([str(toy.videos[2])])
     assert visual.asset is not None
     (visual.asset.folder / "mosaic_001.jpg").unlink()
+    loader.load([str(toy.videos[1])])  # the last video read would not be read again
     with pytest.raises(ValueError, match="mosaic_001.jpg"):
         loader.load([str(toy.videos[2])])
+
+
+def test_a_folder_of_frames_is_uniform_frames_in_every_mode(toy: Toy, tmp_path: Path) -> None:
+    for number in range(12):
+        picture = Image.fromarray(texture(48, 64, seed=number))
+        picture.save(tmp_path / f"frame_{number}.png")
+    (tmp_path / "notes.txt").touch()
+    chosen = [Image.open(tmp_path / f"frame_{number}.png") for number in (0, 2, 5, 8, 11)]
+    for video_input in ("codec", "frames"):
+        loader = _loader(toy, num_frames=5, video_input=video_input)
+        [visual] = loader.load([str(tmp_path)])
+        _assert_equal(visual.segment, frames_segment(chosen, CONFIG))
+        assert (visual.source, visual.missed) == ("frame_folder", False)
+    assert not is_video(str(tmp_path))
+
+
+def test_an_empty_folder_is_no_video(toy: Toy, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no images"):
+        _loader(toy).load([str(tmp_path)])
+
+
+def test_the_last_video_is_not_read_twice(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    loader = _loader(toy)
+    [first], [other] = loader.load([str(toy.videos[0])]), loader.load([str(toy.videos[1])])
+    monkeypatch.setattr("llava.eval.codec_visuals.read_asset", None)
+    [again] = loader.load([str(toy.videos[1])])
+    assert again.segment is other.segment
+    assert again.segment is not first.segment
+
+
+def test_an_asset_computed_in_the_run_is_a_hit_the_second_time(toy: Toy, tmp_path: Path) -> None:
+    loader = _loader(toy, codec_root=None, codec_miss="online", codec_cache=tmp_path)
+    seen = [loader.load([str(toy.videos[0])])[0] for _ in range(2)]
+    assert [(visual.source, visual.missed) for visual in seen] == [
+        ("online", True),
+        ("codec", False),
+    ]

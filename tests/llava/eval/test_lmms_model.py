@@ -1,17 +1,22 @@
 """The lmms-eval model in process: answers, scores, misses, and what the manifest counts."""
 
 import json
+import resource
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset, Features, Value
+from datasets import Image as ImageFeature
 from lmms_eval.api.instance import Instance
 from lmms_eval.models.registry_v2 import ModelRegistryV2
 from PIL import Image
 
 from eval_toy import Toy
+from llava.eval.answering import Answerer
 from llava.eval.lmms_model import LlavaOVEncoder
 from llava.model.loading import load_pretrained
 
@@ -264,3 +269,110 @@ def test_online_answers_equal_offline_answers(toy: Toy, tmp_path: Path) -> None:
     online = _answers(toy, codec_root=None, codec_miss="online", codec_cache=tmp_path)
     assert online == _answers(toy)
     assert _answers(toy, video_input="frames") != online
+
+
+def test_exhausted_memory_names_the_samples(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = _model(toy, batch_size=2)
+
+    def exhausted(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
+
+    monkeypatch.setattr(model._answerer, "_generate", exhausted)
+    with pytest.raises(SystemExit) as stopped:
+        model.generate_until(_requests(toy.documents, lambda index: dict(GREEDY)))
+    assert stopped.value.code == 1
+    expected = "a batch of 2 (toy document 0, toy document 1): CUDA out of memory. Tried"
+    assert expected in capsys.readouterr().err
+
+
+def _answer_with_a_journal(
+    toy: Toy, folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: object
+) -> tuple[list[str], LlavaOVEncoder]:
+    """As lmms-eval would with ``--output_path``, which only its command line can give."""
+    monkeypatch.setattr("llava.eval.lmms_model.results_folder", lambda *_: folder)
+    model = _model(toy, **changes)
+    requests = _requests(toy.documents, lambda index: dict(GREEDY))
+    return model.generate_until(requests), model
+
+
+def test_a_run_that_broke_off_goes_on(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = _answers(toy)
+    real = Answerer.generate
+    calls: list[int] = []
+
+    def breaks_at_the_third_batch(self: Answerer, samples: Any, settings: Any) -> list[str]:
+        calls.append(len(samples))
+        if len(calls) == 3:
+            raise ValueError("broken off")
+        return real(self, samples, settings)
+
+    monkeypatch.setattr(Answerer, "generate", breaks_at_the_third_batch)
+    with pytest.raises(SystemExit):
+        _answer_with_a_journal(toy, tmp_path, monkeypatch)
+    answers, model = _answer_with_a_journal(toy, tmp_path, monkeypatch, batch_size=2)
+    assert answers == expected
+    assert calls == [1, 1, 1, 2, 1], "two of five answers were there"
+    model.clean()
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert (manifest["resumed"], manifest["samples"]) == ({"toy": 2}, {"toy": 3})
+
+
+def test_other_assets_are_not_gone_on_with(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _answer_with_a_journal(toy, tmp_path, monkeypatch)
+    frames, model = _answer_with_a_journal(toy, tmp_path, monkeypatch, video_input="frames")
+    assert frames == _answers(toy, video_input="frames")
+    assert model._record.samples == {"toy": 5}
+
+
+def test_the_librarys_response_cache_is_refused(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = Namespace(use_cache="cache", output_path=None)
+    monkeypatch.setattr("llava.eval.lmms_model.command_line", lambda _: flags)
+    with pytest.raises(SystemExit) as stopped:
+        _model(toy).generate_until(_requests(toy.documents, lambda index: dict(GREEDY)))
+    assert stopped.value.code == 2
+    assert "--use_cache is refused" in capsys.readouterr().err
+
+
+def test_stored_images_are_not_decoded_to_look_for_videos(toy: Toy) -> None:
+    images = Dataset.from_dict(
+        {"image": [str(toy.images[0])], "question": ["?"]},
+        features=Features({"image": ImageFeature(), "question": Value("string")}),
+    )
+    looks: list[int] = []
+
+    def doc_to_visual(document: dict[str, Any]) -> list[Any]:
+        looks.append(1)
+        return [document["image"]]
+
+    model = _model(toy)
+    model.task_dict = {"toy": {"test": images}}
+    [request] = _requests([{"question": "?"}], lambda index: dict(GREEDY))
+    request.arguments = ("?", dict(GREEDY), doc_to_visual, 0, "toy", "test")
+    assert len(model.generate_until([request])) == 1
+    assert len(looks) == 1, "once, for its answer"
+
+
+@pytest.mark.slow
+def test_memory_stays_flat(toy: Toy) -> None:
+    model = _model(toy, batch_size=2)
+    requests = _requests(toy.documents * 4, lambda index: dict(GREEDY))
+    model.task_dict = {"toy": {"test": toy.documents * 4}}
+
+    def resident_mib() -> float:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * resource.getpagesize() / 2**20
+
+    for _ in range(5):
+        model.generate_until(requests)
+    before = resident_mib()
+    for _ in range(30):
+        model.generate_until(requests)
+    assert resident_mib() - before < 10, "600 more samples"

@@ -38,9 +38,9 @@ def test_the_model_is_known_by_config_and_weights(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"12")
     first = describe_model(tmp_path)
     assert first["config_sha256"].startswith("44136fa355b3678a")  # sha256 of "{}"
-    (tmp_path / "model.safetensors").write_bytes(b"123")
+    (tmp_path / "model.safetensors").write_bytes(b"13")
     second = describe_model(tmp_path)
-    assert second["weight_sizes_sha256"] != first["weight_sizes_sha256"]
+    assert second["weights_sha256"] != first["weights_sha256"]
     assert second["weight_files"] == 1
 
 
