@@ -15,7 +15,7 @@ from transformers import GenerationConfig
 from llava.batch import VisualBatch, VisualSegment
 from llava.eval.codec_visuals import VisualLoader
 from llava.eval.generation import GenerationSettings, StopAtStrings, cut_at
-from llava.eval.manifest import RunRecord
+from llava.eval.manifest import RunRecord, describe_visuals
 from llava.eval.samples import Sample, write_prompt
 from llava.model.loading import LlavaForCausalLMMixin
 from llava.model.processing import LlavaProcessor
@@ -137,6 +137,7 @@ class Answerer:
             visuals = self._loader.load(sample.visuals)
         for visual, source in zip(visuals, sample.visuals, strict=True):
             self._record.count_visual(visual, source)
+        self._record.shown[sample.name] = describe_visuals(visuals, sample.visuals)
         return [visual.segment for visual in visuals]
 
     def _count_tokens(self, inputs: Inputs) -> None:

@@ -149,7 +149,18 @@ class LlavaOVEncoder(lmms):
         for settings, batch in tqdm(batches, disable=self._rank != 0, desc="answers"):
             samples = self._read(requests, batch, context)
             new = dict(zip(batch, answer(samples, settings), strict=True))
-            self._journal.keep({keys[at]: text for at, text in new.items() if at in keys})
+            self._journal.keep(
+                [
+                    {
+                        "key": keys.get(index),
+                        "task": sample.task,
+                        "doc_id": requests[index].doc_id,
+                        "answer": new[index],
+                        **self._record.shown.pop(sample.name, {}),
+                    }
+                    for index, sample in zip(batch, samples, strict=True)
+                ]
+            )
             for index, text in new.items():
                 answers[index] = text
         return answers

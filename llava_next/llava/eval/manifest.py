@@ -45,6 +45,7 @@ class RunRecord:
         ignored_generation_settings: settings of tasks without a meaning here, by task.
         visual_tokens, text_tokens, new_tokens: per sample.
         nanoseconds: by stage, ``visuals`` and ``model``.
+        shown: of the samples of the current batch, by name: where their visuals came from.
     """
 
     samples: Counter[str] = field(default_factory=Counter)
@@ -59,6 +60,7 @@ class RunRecord:
     text_tokens: list[int] = field(default_factory=list)
     new_tokens: list[int] = field(default_factory=list)
     nanoseconds: Counter[str] = field(default_factory=Counter)
+    shown: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -84,6 +86,20 @@ class RunRecord:
             self.fingerprints[visual.asset.fingerprint] += 1
             self.backends[visual.asset.backend] += 1
             self.exactness[json.dumps(visual.asset.exactness, sort_keys=True)] += 1
+
+
+def describe_visuals(visuals: Sequence[Visual], shown: Sequence[object]) -> dict[str, Any]:
+    """Where the visuals of a sample came from, ready for JSON, and how many tokens they are."""
+    rows = [
+        {
+            "source": visual.source,
+            "path": item if isinstance(item, str) else None,
+            "asset": None if visual.asset is None else str(visual.asset.folder),
+        }
+        for visual, item in zip(visuals, shown, strict=True)
+    ]
+    tokens = sum(sum(visual.segment.placeholder_tokens) for visual in visuals)
+    return {"visuals": rows, "visual_tokens": tokens}
 
 
 def merge(records: Sequence[RunRecord]) -> RunRecord:

@@ -1,15 +1,15 @@
-"""Answers kept while a run goes on, so that one that broke off continues where it stopped.
+"""The answers of a run, written while it goes on: for resuming one that broke off, and the report.
 
 Every rank writes the answers of a batch, as soon as it has them, to ``answers_rank<r>.jsonl``
 beside the results. A later run in the same folder takes over those whose key is its own: the key
 covers checkpoint, settings, fingerprint of the assets, versions of the libraries, document, prompt
 and generation settings. A file that is older than results in its folder belongs to a run that
-ended, and is not used. Sampled answers are never kept.
+ended, and is removed. Sampled answers have no key and are never taken over.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from llava.eval.generation import GenerationSettings
 from llava.eval.manifest import library_versions
 from llava.eval.settings import EvalSettings
 
+_FILES = "answers_rank*.jsonl"
 _WITHOUT_MEANING = ("manifest", "codec_debug", "codec_cache", "batch_size", "device", "codec_root")
 """Settings that change no answer."""
 
@@ -38,8 +39,9 @@ class AnswerJournal:
         self._path = None if folder is None else folder / f"answers_rank{rank}.jsonl"
         self._kept: dict[str, Any] = {}
         if folder is not None:
-            for path in _unfinished(folder):
-                self._kept.update(_read(path))
+            _remove_finished(folder)
+            for row in read_answers(folder):
+                self._kept[row["key"]] = row["answer"]
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -59,14 +61,18 @@ class AnswerJournal:
         """The kept answer, or None."""
         return self._kept.get(key)
 
-    def keep(self, answers: Mapping[str, Any]) -> None:
-        """Write answers, by key, before the next batch begins."""
-        if self._path is None or not answers:
+    def keep(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write the answers of a batch before the next begins.
+
+        Args:
+            rows: each with ``key`` (None: never to be taken over) and ``answer``, and whatever
+                else is to be known of the sample.
+        """
+        if self._path is None:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        lines = [json.dumps({"key": key, "answer": answer}) for key, answer in answers.items()]
         with self._path.open("a", encoding="utf-8") as stream:
-            stream.write("\n".join(lines) + "\n")
+            stream.write("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def run_key(settings: EvalSettings, asset_fingerprint: str | None) -> str:
@@ -81,21 +87,24 @@ def run_key(settings: EvalSettings, asset_fingerprint: str | None) -> str:
     return _digest([meaning, weights, config, asset_fingerprint, library_versions()])
 
 
-def _unfinished(folder: Path) -> Iterator[Path]:
-    """Files of answers that no results came of."""
+def read_answers(folder: Path) -> list[dict[str, Any]]:
+    """The rows of all ranks; a last line that was cut while being written is left out."""
+    return [
+        json.loads(line)
+        for path in sorted(folder.glob(_FILES))
+        for line in path.read_text(encoding="utf-8").split("\n")[:-1]
+    ]
+
+
+def _remove_finished(folder: Path) -> None:
+    """Remove the answers that results came of; every rank does, whoever is first."""
     ended = max((path.stat().st_mtime_ns for path in folder.glob("*_results.json")), default=0)
-    for path in sorted(folder.glob("answers_rank*.jsonl")):
-        if path.stat().st_mtime_ns > ended:
-            yield path
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """The answers of a file; a last line that was cut while being written is left out."""
-    kept: dict[str, Any] = {}
-    for line in path.read_text(encoding="utf-8").split("\n")[:-1]:
-        row = json.loads(line)
-        kept[row["key"]] = row["answer"]
-    return kept
+    for path in folder.glob(_FILES):
+        try:
+            if path.stat().st_mtime_ns <= ended:
+                path.unlink()
+        except FileNotFoundError:
+            continue
 
 
 def _digest(value: object) -> str:

@@ -18,6 +18,7 @@ from PIL import Image
 from eval_toy import Toy
 from llava.eval.answering import Answerer
 from llava.eval.lmms_model import LlavaOVEncoder
+from llava.eval.resume import read_answers
 from llava.model.loading import load_pretrained
 
 GREEDY = {"do_sample": False, "until": []}
@@ -319,6 +320,11 @@ def test_a_run_that_broke_off_goes_on(
     model.clean()
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert (manifest["resumed"], manifest["samples"]) == ({"toy": 2}, {"toy": 3})
+    rows = {row["doc_id"]: row for row in read_answers(tmp_path)}
+    assert [rows[number]["answer"] for number in range(5)] == expected
+    clip = {"source": "codec", "path": str(toy.videos[0]), "asset": str(toy.assets / "a__clip")}
+    assert (rows[0]["visuals"], rows[0]["visual_tokens"]) == ([clip], 128)
+    assert [visual["source"] for visual in rows[3]["visuals"]] == ["image", "image"]
 
 
 def test_other_assets_are_not_gone_on_with(

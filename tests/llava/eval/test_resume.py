@@ -28,7 +28,7 @@ def test_answers_of_all_ranks_are_found_again(tmp_path: Path) -> None:
     for rank in range(2):
         journal = AnswerJournal(tmp_path / "out", rank, "run")
         assert len(journal) == rank, "the second rank of a later run sees what the first left"
-        journal.keep({journal.key(_request(rank), GREEDY): f"answer {rank}"})
+        journal.keep([{"key": journal.key(_request(rank), GREEDY), "answer": f"answer {rank}"}])
     journal = AnswerJournal(tmp_path / "out", 0, "run")
     assert [journal.find(journal.key(_request(number), GREEDY)) for number in range(3)] == [
         "answer 0",
@@ -54,16 +54,17 @@ def test_anything_else_has_another_key(
 
 def test_a_run_that_ended_leaves_nothing_to_go_on_with(tmp_path: Path) -> None:
     journal = AnswerJournal(tmp_path, 0, "run")
-    journal.keep({"key": "answer"})
+    journal.keep([{"key": "key", "answer": "answer"}])
     results = tmp_path / "20260101_results.json"
     results.touch()
     later = (tmp_path / "answers_rank0.jsonl").stat().st_mtime_ns + 1_000_000_000
     os.utime(results, ns=(later, later))
     assert AnswerJournal(tmp_path, 0, "run").find("key") is None
+    assert [path.name for path in tmp_path.iterdir()] == [results.name]
 
 
 def test_a_line_that_was_cut_is_left_out(tmp_path: Path) -> None:
-    AnswerJournal(tmp_path, 0, "run").keep({"one": [0.5, True]})
+    AnswerJournal(tmp_path, 0, "run").keep([{"key": "one", "answer": [0.5, True]}])
     with (tmp_path / "answers_rank0.jsonl").open("a") as stream:
         stream.write('{"key": "two", "ans')
     journal = AnswerJournal(tmp_path, 0, "run")
@@ -72,7 +73,7 @@ def test_a_line_that_was_cut_is_left_out(tmp_path: Path) -> None:
 
 def test_without_a_folder_nothing_is_kept(tmp_path: Path) -> None:
     journal = AnswerJournal(None, 0, "run")
-    journal.keep({"key": "answer"})
+    journal.keep([{"key": "key", "answer": "answer"}])
     assert journal.find("key") is None
 
 
