@@ -18,7 +18,8 @@ ALGORITHM_VERSION = 1
 PADDING_POLICIES = ("zero", "exclude", "repeat")
 TOPK_MODES = ("global", "time_bucket")
 SIGNALS = ("mv_residual", "mv", "residual", "bits", "framediff")
-COMPENSATIONS = ("median", "mean", "none")
+COMPENSATIONS = ("median", "mean", "none", "similarity")
+FRAME_SAMPLINGS = ("uniform", "bitcost")
 ORDERS = ("raster", "zigzag")
 WINDOW_PICKS = ("none", "begin", "mid", "end", "energy3")
 
@@ -32,6 +33,7 @@ class AssetConfig:
         num_images: mosaics per video; the budget is this many full frames.
         square_size: side of the padded square and of a mosaic, pixels.
         patch_size: side of a cell, pixels; divides ``square_size``.
+        frames: how the T frames are spread: ``uniform`` in number, or ``bitcost`` in coded bytes.
         sample_start_offset: first frame that may be sampled.
         window_len: sample inside a window of so many frames where the video is longer; 0 = off.
         window_pick: where the window lies; ``energy3`` = largest coded size of begin, mid, end;
@@ -60,6 +62,7 @@ class AssetConfig:
     num_images: int = 8
     square_size: int = 576
     patch_size: int = 16
+    frames: str = "uniform"
     sample_start_offset: int = 0
     window_len: int = 0
     window_pick: str = "none"
@@ -167,6 +170,7 @@ class AssetConfig:
 
 
 _CHOICES = {
+    "frames": FRAME_SAMPLINGS,
     "window_pick": WINDOW_PICKS,
     "padding_policy": PADDING_POLICIES,
     "topk_mode": TOPK_MODES,

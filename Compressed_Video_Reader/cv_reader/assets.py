@@ -10,6 +10,7 @@ A folder is written beside its place and renamed into it (``files``): one that e
 Axis letters: N rows (num_images * grid^2), T slots, G mosaics.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 from math import isqrt
@@ -76,6 +77,7 @@ def read_asset(folder: str | Path, *, expected: AssetConfig | None = None) -> As
     meta = read_meta(folder / META)
     if expected is not None:
         check_settings(meta, expected, folder)
+    check_files(folder, meta)
     config = AssetConfig.from_dict(meta["cfg"], folder / META)
     images = _find_images(folder, meta, config)
     positions = read_positions(folder / POSITIONS, num_images=len(images))
@@ -112,6 +114,51 @@ def _find_images(folder: Path, meta: dict[str, Any], config: AssetConfig) -> tup
                 f"got {size[0]} x {size[1]}; make the asset again"
             )
     return images
+
+
+def is_sound(folder: Path) -> bool:
+    """Whether an asset can be read."""
+    try:
+        read_asset(folder)
+    except AssetError:
+        return False
+    return True
+
+
+def file_facts(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of every file of an asset but ``meta.json``, which records them."""
+    facts: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name != META:
+            content = path.read_bytes()
+            digest = hashlib.sha256(content).hexdigest()
+            facts[path.name] = {"size_bytes": len(content), "sha256": digest}
+    return facts
+
+
+def check_files(folder: Path, meta: dict[str, Any], *, with_content: bool = False) -> None:
+    """Hold an asset's files against their recorded sizes, and hashes where asked for.
+
+    Raises:
+        AssetError: naming the first file that is missing or differs.
+    """
+    for name, recorded in meta["files"].items():
+        path = folder / name
+        try:
+            size = path.stat().st_size
+            digest = hashlib.sha256(path.read_bytes()).hexdigest() if with_content else None
+        except OSError as error:
+            raise AssetError(f"{path}: cannot be read ({error}); make the asset again") from error
+        if size != recorded["size_bytes"]:
+            raise AssetError(
+                f"{path}: must have {recorded['size_bytes']} bytes, got {size}; "
+                "the file is damaged, make the asset again"
+            )
+        if digest is not None and digest != recorded["sha256"]:
+            raise AssetError(
+                f"{path}: its content is not what was written (SHA-256 {digest} where "
+                f"{recorded['sha256']} is recorded); make the asset again"
+            )
 
 
 def read_positions(path: str | Path, *, num_images: int) -> NDArray[np.int32]:
@@ -181,7 +228,8 @@ def read_meta(path: Path) -> dict[str, Any]:
             f"{path}: schema_version must be {SCHEMA_VERSION}; the asset was made by another "
             "version or program, make it again"
         )
-    missing = [name for name in _REQUIRED if name not in found]
+    required = _REQUIRED + (_REQUIRED_OF_FOLDERS if path.name == META else ())
+    missing = [name for name in required if name not in found]
     if missing:
         raise AssetError(f"{path}: lacks {missing}; make the asset again")
     return found
@@ -197,6 +245,7 @@ _REQUIRED = (
     "backend",
     "exactness",
 )
+_REQUIRED_OF_FOLDERS = ("files", "image_stem")
 
 
 def check_settings(meta: dict[str, Any], expected: AssetConfig, where: object) -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cv_reader.asset_config import AssetConfig
 from cv_reader.assets import check_settings, read_meta
-from cv_reader.errors import StaleAssetError
+from cv_reader.errors import AssetError, StaleAssetError
 
 _HASH_CHUNK_BYTES = 1 << 20
 
@@ -46,6 +46,22 @@ def existing_meta(
             "drop that flag, or pass --overwrite to make it again"
         )
     return meta
+
+
+def standing_meta(
+    meta_path: Path, config: AssetConfig, *, backend: str = "auto", require_exact: bool = False
+) -> dict[str, Any] | None:
+    """``existing_meta`` for commands: what is in the way is refused with the flag that replaces it.
+
+    Raises:
+        AssetError: as ``existing_meta``.
+    """
+    try:
+        return existing_meta(meta_path, config, backend=backend, require_exact=require_exact)
+    except StaleAssetError:
+        raise
+    except AssetError as error:
+        raise AssetError(f"{error}, or pass --overwrite to replace it") from error
 
 
 def source_facts(path: Path) -> dict[str, Any]:

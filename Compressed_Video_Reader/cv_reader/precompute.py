@@ -24,11 +24,13 @@ from cv_reader.assets import (
     SCHEMA_VERSION,
     VISIBLE_INDICES,
     Asset,
+    file_facts,
+    is_sound,
     read_asset,
 )
 from cv_reader.energy import CellScorer, needs_signals
 from cv_reader.errors import AssetError, UnsupportedVideoError
-from cv_reader.files import new_folder, write_array, write_json
+from cv_reader.files import new_folder, shared_output, write_array, write_json
 from cv_reader.frames import VideoIndex
 from cv_reader.freshness import existing_meta, same_source, selection_hash, source_facts
 from cv_reader.geometry import Letterbox, letterbox
@@ -173,6 +175,19 @@ def collect_squares(
     return packer.mosaics
 
 
+def pack_squares(
+    selection: Selection, rows: NDArray[np.int32], config: AssetConfig
+) -> NDArray[np.uint8]:
+    """Mosaics from the squares that the selection kept: uint8 (G, S, S, 3); ``rows`` are sorted."""
+    packer = _packer(rows, config)
+    shown = -1
+    for slot in range(config.sequence_length):
+        # A slot that repeats the frame before has no square of its own.
+        shown = slot if slot in selection.squares else shown
+        packer.add(slot, selection.squares[shown])
+    return packer.mosaics
+
+
 def _packer(rows: NDArray[np.int32], config: AssetConfig) -> MosaicPacker:
     return MosaicPacker(
         rows,
@@ -217,19 +232,16 @@ def write_evaluation_asset(
     folder = Path(out_root) / "assets" / asset_key(key)
     if not overwrite:
         meta = existing_meta(folder / META, config, backend=backend, require_exact=require_exact)
-        if meta is not None and path.exists() and same_source(meta["source"], path):
+        is_fresh = meta is not None and path.exists() and same_source(meta["source"], path)
+        if is_fresh and is_sound(folder):
             return read_asset(folder, expected=config)
-    selection = select_from_video(path, config, options, keep_squares=True)
-    rows = sort_rows(selection.rows, config.order)
-    packer = _packer(rows, config)
-    shown = -1
-    for slot in range(config.sequence_length):
-        # A slot that repeats the frame before has no square of its own.
-        shown = slot if slot in selection.squares else shown
-        packer.add(slot, selection.squares[shown])
-    meta = build_meta(config, selection.facts, key=folder.name, video=video or str(video_path))
-    meta["image_stem"] = MOSAIC_STEM
-    write_asset(folder, meta, rows, selection.frame_ids, packer.mosaics)
+    with shared_output(Path(out_root)):
+        selection = select_from_video(path, config, options, keep_squares=True)
+        rows = sort_rows(selection.rows, config.order)
+        mosaics = pack_squares(selection, rows, config)
+        meta = build_meta(config, selection.facts, key=folder.name, video=video or str(video_path))
+        meta["image_stem"] = MOSAIC_STEM
+        write_asset(folder, meta, rows, selection.frame_ids, mosaics)
     return read_asset(folder, expected=config)
 
 
@@ -258,7 +270,7 @@ def write_asset(
             grid = int(meta["hb"])
             flat = rows.astype(np.int64) @ np.array([grid * grid, grid, 1])
             write_array(temporary / VISIBLE_INDICES, flat)
-        write_json(temporary / META, meta)
+        write_json(temporary / META, meta | {"files": file_facts(temporary)})
 
 
 def build_meta(

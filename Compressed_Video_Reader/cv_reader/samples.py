@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 
 from cv_reader.asset_names import hash8
-from cv_reader.errors import SampleError, SettingsError
+from cv_reader.errors import SampleError, SettingsError, VideoNotFoundError
 
 CHUNK_CHARS = 1 << 20
 MAX_ELEMENT_CHARS = 1 << 26
@@ -72,6 +72,13 @@ class BadSample:
     def shard(self, num_shards: int) -> int:
         """The shard that reports it: without an identity, by its place."""
         return self.row_index % num_shards
+
+
+def describe(sample: Sample | BadSample) -> dict[str, object]:
+    """A sample in a failure file."""
+    if isinstance(sample, Sample):
+        return {"id": sample.sample_id, "video": sample.video, "where": sample.where}
+    return {"id": sample.row.get("id"), "video": sample.row.get("video"), "where": sample.where}
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, Row | SampleError]]:
@@ -238,6 +245,12 @@ def _row_index(row: Row, number: int) -> int:
 def resolve_video(video: str, *, data_file: Path, video_root: Path | None) -> Path:
     """Where a video lies: relative paths join the root, else the folder of the data set."""
     return (video_root or data_file.parent) / video
+
+
+def check_video(path: Path) -> None:
+    """Raise VideoNotFoundError unless a file stands there."""
+    if not path.is_file():
+        raise VideoNotFoundError(path, "no such file")
 
 
 def rewrite_conversations(sample: Sample, num_images: int) -> list[dict[str, Any]]:

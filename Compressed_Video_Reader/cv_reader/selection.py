@@ -62,11 +62,47 @@ def choose_frame_ids(packet_bytes: NDArray[np.int32], config: AssetConfig) -> ND
         ValueError: if there are no frames.
     """
     num_frames, window = len(packet_bytes), config.window_len
-    if not 0 < window < num_frames:
-        return sample_frame_ids(num_frames, config.sequence_length, config.sample_start_offset)
-    start = _window_start(packet_bytes, window, config.window_pick)
-    ids = sample_frame_ids(window, config.sequence_length, config.sample_start_offset)
-    return ids + np.int32(start)
+    begin = 0
+    if 0 < window < num_frames:
+        begin = _window_start(packet_bytes, window, config.window_pick)
+        packet_bytes = packet_bytes[begin : begin + window]
+    slots, offset = config.sequence_length, config.sample_start_offset
+    if config.frames == "bitcost":
+        return sample_by_bytes(packet_bytes, slots, offset) + np.int32(begin)
+    return sample_frame_ids(len(packet_bytes), slots, offset) + np.int32(begin)
+
+
+def sample_by_bytes(
+    packet_bytes: NDArray[np.int32], sequence_length: int, start: int = 0
+) -> NDArray[np.int32]:
+    """Spread T slots so that about equally many coded bytes lie between neighbours.
+
+    The bytes of every packet between two samples count, whichever frames are sampled. Slot k is the
+    first frame by which k / (T - 1) of the bytes behind frame ``start`` are spent; slots that would
+    share a frame (a large key frame) move on to the next ones while there are frames enough.
+
+    Args:
+        packet_bytes: (N,) coded size of every frame, presentation order.
+        sequence_length: T.
+        start: first frame; behind the last it counts as 0.
+
+    Returns:
+        int32 (T,), never decreasing; strictly increasing where N - start >= T.
+
+    Raises:
+        ValueError: if there are no frames or no slots.
+    """
+    ids = sample_frame_ids(len(packet_bytes), sequence_length, start)
+    start, last = int(ids[0]), len(packet_bytes) - 1
+    spent = np.cumsum(packet_bytes[start + 1 :], dtype=np.int64)
+    if len(spent) < sequence_length or not spent[-1]:
+        return ids
+    slots = np.arange(sequence_length, dtype=np.int64)
+    steps = max(sequence_length - 1, 1)
+    ids = np.full(sequence_length, start)
+    ids[1:] += 1 + np.searchsorted(spent * steps, spent[-1] * slots[1:])
+    ids = np.maximum.accumulate(ids - slots) + slots
+    return np.minimum(ids, last - slots[::-1]).astype(np.int32)
 
 
 def _window_start(packet_bytes: NDArray[np.int32], window: int, pick: str) -> int:

@@ -7,7 +7,15 @@ import pytest
 from PIL import Image
 
 from cv_reader.asset_config import AssetConfig
-from cv_reader.assets import check_settings, load_array, read_asset, read_positions
+from cv_reader.assets import (
+    check_files,
+    check_settings,
+    file_facts,
+    is_sound,
+    load_array,
+    read_asset,
+    read_positions,
+)
 from cv_reader.errors import AssetError, SettingsError, StaleAssetError
 from cv_reader.files import write_json
 from paths import require_shared_data
@@ -44,8 +52,12 @@ def tiny_asset(tmp_path):
         Image.new("RGB", (32, 32)).save(folder / f"mosaic_{index:03d}.jpg")
     np.save(folder / "positions_thw.npy", _tiny_positions())
     np.save(folder / "frame_ids.npy", np.arange(4, dtype=np.int32))
-    write_json(folder / "meta.json", _tiny_meta())
+    _record(folder)
     return folder
+
+
+def _record(folder):
+    write_json(folder / "meta.json", _tiny_meta() | {"files": file_facts(folder)})
 
 
 def test_a_sound_asset_reads_back(tiny_asset):
@@ -71,7 +83,6 @@ def _wrong_picture(folder):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_remove("meta.json"), "cannot be read"),
         (_remove("mosaic_001.jpg"), "mosaic_001.jpg"),
         (_remove("positions_thw.npy"), "cannot be read as an array"),
         (_wrong_picture, "must be 32 x 32 pixels, got 48 x 32"),
@@ -79,15 +90,46 @@ def _wrong_picture(folder):
         (_save("frame_ids.npy", np.arange(4)), "int32"),
         (_save("positions_thw.npy", _tiny_positions(slots=8)), "must hold 32 rows"),
         (_save("positions_thw.npy", _tiny_positions() + np.int32([4, 0, 0])), "t below 4"),
-        (lambda folder: (folder / "meta.json").write_text("{"), "cannot be read"),
-        (lambda folder: (folder / "meta.json").write_text("[]"), "schema_version"),
         (lambda folder: (folder / "mosaic_000.jpg").write_bytes(b"no"), "not a readable JPEG"),
     ],
 )
-def test_damage_is_named(tiny_asset, damage, message):
+def test_a_broken_contract_is_named(tiny_asset, damage, message):
     damage(tiny_asset)
+    _record(tiny_asset)
     with pytest.raises(AssetError, match=message):
         read_asset(tiny_asset)
+
+
+def _cut(folder):
+    path = folder / "mosaic_000.jpg"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_remove("meta.json"), "cannot be read"),
+        (lambda folder: (folder / "meta.json").write_text("{"), "cannot be read"),
+        (lambda folder: (folder / "meta.json").write_text("[]"), "schema_version"),
+        (_remove("frame_ids.npy"), "frame_ids.npy: cannot be read"),
+        (_cut, "mosaic_000.jpg: must have .* bytes"),
+    ],
+)
+def test_damaged_files_are_named(tiny_asset, damage, message):
+    damage(tiny_asset)
+    assert not is_sound(tiny_asset)
+    with pytest.raises(AssetError, match=message):
+        read_asset(tiny_asset)
+
+
+def test_content_is_held_against_its_hash(tiny_asset):
+    path = tiny_asset / "mosaic_000.jpg"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    meta = read_asset(tiny_asset).meta
+    with pytest.raises(AssetError, match="SHA-256"):
+        check_files(tiny_asset, meta, with_content=True)
 
 
 def test_other_settings_are_named_with_both_values(tiny_asset):
@@ -110,6 +152,7 @@ def test_another_algorithm_version_is_stale():
 def test_the_fingerprint_covers_every_setting():
     changed = {
         "sequence_length": 5, "num_images": 3, "square_size": 64, "patch_size": 4,
+        "frames": "bitcost",
         "sample_start_offset": 1, "window_len": 3, "window_pick": "mid", "padding_policy": "repeat",
         "keep_first_full_frame": False, "keep_uniform_first": True, "keep_mid_full_frame": True,
         "mid_full_frame_index": 3, "topk_mode": "time_bucket", "time_bucket_count": 2,
@@ -126,7 +169,7 @@ def test_the_fingerprint_covers_every_setting():
 
 def test_the_default_fingerprint_outlives_releases():
     # Changes with ALGORITHM_VERSION or the settings alone: then all assets are made again.
-    assert AssetConfig().fingerprint == "5f1891f888653d2f"
+    assert AssetConfig().fingerprint == "c83504677c920ad3"
 
 
 def test_whole_numbers_and_floats_are_one_setting():

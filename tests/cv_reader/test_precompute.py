@@ -89,7 +89,7 @@ def test_what_moves_is_kept(clip, signal):
     config = AssetConfig(**{**CONFIG.to_dict(), "signal": signal})
     selection = select_from_video(clip, config, ReadOptions())
     hits = []
-    for t, h, w in selection.rows[64:96].tolist():
+    for t, h, w in selection.rows[64:80].tolist():  # the best cells
         frame = int(selection.frame_ids[t])
         left, top = START[1] + SPEED[1] * frame, START[0] + 16  # 16 rows of padding above
         # The cell touches the square, or the place that it left since the last sampled frame.

@@ -7,6 +7,7 @@ from cv_reader.asset_config import AssetConfig
 from cv_reader.selection import (
     choose_frame_ids,
     repeated_slots,
+    sample_by_bytes,
     sample_frame_ids,
     select_cells,
 )
@@ -164,3 +165,47 @@ def test_frame_ids_of_recorded_assets():
     for path in sorted(require_shared_data("reference_outputs", "stage1").glob("*.frame_ids.npy")):
         recorded = np.load(path)
         np.testing.assert_array_equal(sample_frame_ids(int(recorded[-1]) + 1, 64), recorded)
+
+
+def test_equal_packets_are_sampled_evenly():
+    ids = sample_by_bytes(np.full(641, 100, np.int32), 65)
+    assert ids.tolist() == list(range(0, 641, 10))
+
+
+def test_frames_lie_where_the_bytes_are():
+    sizes = np.full(300, 10, np.int32)
+    sizes[100:150] = 1000  # a scene with much motion: 95 % of all bytes
+    ids = sample_by_bytes(sizes, 32)
+    assert ids[0] == 0
+    assert ids[-1] == 299
+    assert ((ids >= 100) & (ids < 150)).sum() >= 28
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_sampling_by_bytes_follows_its_definition(seed):
+    generator = np.random.default_rng(seed)
+    count, slots = int(generator.integers(1, 90)), int(generator.integers(1, 30))
+    sizes = (generator.pareto(1, count) * 100).astype(np.int32)
+    ids = sample_by_bytes(sizes, slots)
+    assert len(ids) == slots
+    assert 0 == ids[0] <= ids[-1] <= count - 1
+    steps = np.diff(ids)
+    assert (steps >= 1).all() if count >= slots else (steps >= 0).all()
+    total = int(sizes[1:].sum())
+    if count > slots > 1 and total:
+        spent = [sum(sizes[1 : i + 1].tolist()) for i in range(count)]
+        free = [
+            next(i for i in range(count) if spent[i] * (slots - 1) >= total * k)
+            for k in range(slots)
+        ]
+        if (np.diff(free) >= 1).all() and free[-1] == count - 1:
+            assert ids.tolist() == free
+
+
+def test_bytes_count_inside_the_window_alone():
+    sizes = np.full(100, 10, np.int32)
+    sizes[:50] = 1
+    config = AssetConfig(sequence_length=8, frames="bitcost", window_len=20, window_pick="end")
+    ids = choose_frame_ids(sizes, config)
+    assert ids[0] == 80
+    assert ids[-1] == 99

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from cv_reader.assets import read_positions
-from cv_reader.workers import run_isolated
+from cv_reader.workers import DISK_FULL, run_isolated
 
 # Tasks are Python expressions: ``eval`` is a function that every worker can import.
 QUICK, FAIL = "1 + 1", "1 / 0"
@@ -32,6 +32,33 @@ def test_failures_cost_their_own_task_and_keep_the_order():
     assert "SIGABRT" in failures[2].reason
     assert "SIGKILL; out of memory?" in failures[3].reason
     assert "--timeout_seconds" in failures[4].reason
+    assert all("twice" in failure.reason for failure in failures[1:])
+
+
+def test_a_worker_that_dies_once_costs_nothing(tmp_path):
+    # Dies where the file is not there yet, and leaves it there.
+    path = str(tmp_path / "tried")
+    once = (
+        f"__import__('os').path.exists({path!r}) or "
+        f"(open({path!r}, 'w').close(), __import__('os')._exit(9))"
+    )
+    outcomes = list(run_isolated(eval, [QUICK, once, QUICK], num_workers=1))
+    assert [outcome.value for outcome in outcomes] == [2, True, 2]
+
+
+def test_memory_is_limited():
+    greedy = "(bytearray(400 << 20), __import__('time').sleep(600))"
+    outcomes = run_isolated(eval, [greedy, QUICK], memory_limit_mib=300)
+    failed, quick = outcomes
+    assert (failed.failure.kind, quick.value) == ("MemoryError", 2)
+    assert "more than 300 MiB (--memory_limit_mib), twice" in failed.failure.reason
+
+
+def test_a_full_disk_is_told_apart():
+    full = "open('/dev/full', 'w', buffering=1).write(chr(10))"
+    (outcome,) = run_isolated(eval, [full])
+    assert outcome.failure.kind == DISK_FULL
+    assert "No space left" in outcome.failure.reason
 
 
 def test_tasks_are_taken_lazily_and_workers_recycled():

@@ -1,22 +1,27 @@
 """What the commands that make assets share: arguments, failure files, progress, exit codes."""
 
 import argparse
-import json
+import errno
 import sys
-import time
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
 from dataclasses import fields
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from cv_reader.asset_config import COMPENSATIONS, ORDERS, PADDING_POLICIES, SIGNALS, AssetConfig
-from cv_reader.errors import AssetError, SampleError, SettingsError, StaleAssetError
-from cv_reader.files import new_file, write_json
+from cv_reader.asset_config import (
+    COMPENSATIONS,
+    FRAME_SAMPLINGS,
+    ORDERS,
+    PADDING_POLICIES,
+    SIGNALS,
+    AssetConfig,
+)
+from cv_reader.errors import AssetError, SampleError, SettingsError
+from cv_reader.files import new_file
 from cv_reader.precompute import ReadOptions
-from cv_reader.workers import Failure, Outcome, run_isolated
+from cv_reader.workers import Outcome, run_isolated
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 EXIT_DONE, EXIT_SOME_FAILED, EXIT_REFUSED, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
@@ -27,6 +32,11 @@ def run_command(body: Callable[[argparse.Namespace], int], args: argparse.Namesp
     except (SettingsError, SampleError, AssetError) as error:
         say(f"refused: {error}")
         return EXIT_REFUSED
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        say(f"stopped: {error}; make room and run the same command to go on")
+        return EXIT_SOME_FAILED
     except KeyboardInterrupt:
         say("interrupted; what is finished is kept, run the same command to go on")
         return EXIT_INTERRUPTED
@@ -68,15 +78,6 @@ def only(value: str, reason: str) -> Callable[[str], str]:
     return check
 
 
-def _compensation(text: str) -> str:
-    if text not in COMPENSATIONS:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not supported, only {', '.join(COMPENSATIONS)}: fitted camera models are "
-            "not part of the asset format"
-        )
-    return text
-
-
 def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
     """Settings of geometry, energy and selection that stage 1 and precompute share."""
     group = parser.add_argument_group("scoring")
@@ -84,7 +85,12 @@ def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--square_size", type=int, default=576, help="side of the square, pixels")
     group.add_argument("--padding_policy", choices=PADDING_POLICIES, default="zero")
     group.add_argument("--signal", choices=SIGNALS, default="mv_residual")
-    group.add_argument("--mv_compensate", type=_compensation, default="median")
+    group.add_argument(
+        "--mv_compensate", choices=COMPENSATIONS, default="median", help="the camera's motion"
+    )
+    group.add_argument(
+        "--frames", choices=FRAME_SAMPLINGS, default="uniform", help="spread by number or by bytes"
+    )
     group.add_argument("--mv_pct", type=float, default=95.0, help="percentile that counts as 1")
     group.add_argument("--res_pct", type=float, default=95.0, help="percentile that counts as 1")
     group.add_argument("--w_mv", type=float, default=1.0, help="weight of motion")
@@ -112,11 +118,15 @@ def add_run_arguments(parser: argparse.ArgumentParser, log_every: int, num_worke
     group.add_argument(
         "--timeout_seconds", type=float, default=1800.0, help="limit for one video; 0 = none"
     )
+    group.add_argument(
+        "--memory_limit_mib", type=int, default=4096, help="limit for one worker; 0 = none"
+    )
     group.add_argument("--log_every", type=int, default=log_every, help="samples per progress line")
     group.add_argument("--max_samples", type=int, default=0, help="first rows of the file; 0 = all")
     group.add_argument("--num_shards", type=int, default=1)
     group.add_argument("--shard_id", type=int, default=0)
     group.add_argument("--overwrite", action="store_true", help="make again what stands already")
+    group.add_argument("--dry_run", action="store_true", help="only say what there is to do")
     group.add_argument("--backend", default="auto", choices=("auto", "native", "pyav", "estimated"))
     group.add_argument("--require_exact", action="store_true", help="refuse estimated signals")
     group.add_argument(
@@ -170,77 +180,6 @@ def shard_suffix(args: argparse.Namespace) -> str:
     return f"shard{args.shard_id:02d}of{args.num_shards:02d}"
 
 
-def or_overwrite(error: AssetError) -> AssetError:
-    """Add the remedy to what is in the way of a run."""
-    if isinstance(error, StaleAssetError):
-        return error
-    return AssetError(f"{error}, or pass --overwrite to replace it")
-
-
-class Report(AbstractContextManager["Report"]):
-    """Counts, the failure file and progress of one run.
-
-    Args:
-        name: of the command, in messages.
-        fail_path: one JSON line per failed sample; emptied at the start.
-        log_every: samples per progress line.
-
-    Raises:
-        SettingsError: if the failure file cannot be written.
-    """
-
-    def __init__(self, name: str, fail_path: Path, log_every: int) -> None:
-        self._name, self._fail_path, self._log_every = name, fail_path, max(log_every, 1)
-        self._started = time.monotonic()
-        self.counts = {"made": 0, "kept": 0, "skipped": 0, "failed": 0}
-        try:
-            fail_path.parent.mkdir(parents=True, exist_ok=True)
-            self._failures = fail_path.open("w", encoding="utf-8", errors="backslashreplace")
-        except OSError as error:
-            raise SettingsError(
-                f"{fail_path}: cannot be written ({error.strerror}); choose another output"
-            ) from error
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._failures.close()
-
-    def count(self, what: str) -> None:
-        """Count a sample as ``made``, ``kept`` (was up to date), ``skipped`` or ``failed``."""
-        self.counts[what] += 1
-        total = sum(self.counts.values())
-        if total % self._log_every == 0:
-            rate = total / max(time.monotonic() - self._started, 1e-9)
-            say(f"{self._name}: {self._counts_text()}, {rate:.2f} videos/s")
-
-    def fail(self, failure: Failure, **sample: object) -> None:
-        """Record a failed sample."""
-        record = {**sample, "kind": failure.kind, "reason": failure.reason}
-        if failure.details:
-            record["details"] = failure.details
-        self._failures.write(json.dumps(record, ensure_ascii=False) + "\n")
-        self._failures.flush()
-        say(f"{self._name}: failed: {failure.reason}")
-        self.count("failed")
-
-    def finish(self, summary_path: Path) -> int:
-        """Write the summary, say it, and give the exit code."""
-        seconds = time.monotonic() - self._started
-        write_json(summary_path, {"command": self._name, **self.counts, "seconds": seconds})
-        say(f"{self._name}: {self._counts_text()} in {seconds:.1f} s")
-        if not self.counts["failed"]:
-            return EXIT_DONE
-        say(f"{self._name}: failures are listed in {self._fail_path}")
-        return EXIT_SOME_FAILED
-
-    def _counts_text(self) -> str:
-        return ", ".join(f"{number} {what}" for what, number in self.counts.items())
-
-
 def run_tasks(
     function: Callable[[Any], Any], tasks: Iterable[Any], args: argparse.Namespace
 ) -> Iterable[Outcome[Any, Any]]:
@@ -250,5 +189,6 @@ def run_tasks(
         tasks,
         num_workers=args.num_workers,
         timeout_seconds=args.timeout_seconds,
+        memory_limit_mib=args.memory_limit_mib,
         tasks_per_worker=args.maxtasks_per_child,
     )

@@ -2,37 +2,41 @@
 
 Reads JSONL lines with ``video`` and, optionally, ``key``; writes ``<out_root>/assets/<key>/``. A
 line without a key gets the one that the evaluator derives from the path.
+
+``--stage 1``, ``--stage 2`` and ``--stage 1,2`` make training data instead, with the flags of
+``cv_reader stage1`` and ``cv_reader stage2``; ``1,2`` decodes every video once.
 """
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cv_reader.asset_config import TOPK_MODES, WINDOW_PICKS, AssetConfig
 from cv_reader.asset_names import asset_key, evaluation_key
-from cv_reader.assets import META
+from cv_reader.assets import META, is_sound
+from cv_reader.commands import stage1, stage2, stages
 from cv_reader.commands.batch import (
-    Report,
     add_packing_arguments,
     add_run_arguments,
     add_scoring_arguments,
     check_shards,
     check_writable,
     config_from,
-    or_overwrite,
     refuse,
     run_command,
     run_tasks,
     say,
     shard_suffix,
 )
+from cv_reader.commands.report import Report, dry_run
 from cv_reader.errors import AssetError, SampleError, SettingsError
-from cv_reader.freshness import existing_meta, same_source
+from cv_reader.files import claimed_output
+from cv_reader.freshness import same_source, standing_meta
 from cv_reader.precompute import write_evaluation_asset
-from cv_reader.samples import Row, read_rows, resolve_video
+from cv_reader.samples import Row, check_video, read_rows, resolve_video
 
 
 @dataclass(frozen=True)
@@ -64,11 +68,20 @@ class Precompute:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    return run_command(_run, _parser().parse_args(argv))
+    choice = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    choice.add_argument("--stage", choices=_STAGES)
+    chosen, rest = choice.parse_known_args(argv)
+    if chosen.stage:
+        return _STAGES[chosen.stage](rest)
+    return run_command(_run, _parser().parse_args(rest))
+
+
+_STAGES = {"1": stage1.main, "2": stage2.main, "1,2": stages.main}
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("precompute", description=__doc__)
+    parser.add_argument("--stage", choices=_STAGES, help="training data; takes other flags")
     parser.add_argument("--jsonl", type=Path, required=True)
     parser.add_argument("--out_root", type=Path, required=True)
     parser.add_argument("--seq_len_frames", dest="sequence_length", type=int, default=64)
@@ -111,18 +124,25 @@ def _run(args: argparse.Namespace) -> int:
         out_root=args.out_root,
         overwrite=args.overwrite,
     )
-    _check_lines(work, args)
+    if args.dry_run:
+        state, trial = partial(_state, work), partial(_trial, work)
+        return dry_run("precompute", _shard(args), state, trial, args)
+    total = _check_lines(work, args)
     check_writable(args.out_root)
     suffix = shard_suffix(args)
     fail_path = args.fail_txt or args.out_root / f"precompute_failed.{suffix}.txt"
-    with Report("precompute", fail_path, args.log_every) as report:
+    folders = (args.out_root, args.out_root / "assets")
+    with (
+        claimed_output(args.out_root, suffix, *folders),
+        Report("precompute", fail_path, args.log_every, total) as report,
+    ):
         for outcome in run_tasks(partial(make_asset, work), _shard(args), args):
             line: Line = outcome.task
             if outcome.failure:
                 report.fail(outcome.failure, key=line.key, video=line.video, where=line.where)
             else:
                 report.count(str(outcome.value))
-        return report.finish(args.out_root / f"summary.{suffix}.json")
+        return report.finish(args.out_root / f"summary.{suffix}.json", work.config)
 
 
 def _lines(args: argparse.Namespace) -> Iterator[Line]:
@@ -160,8 +180,12 @@ def _shard(args: argparse.Namespace) -> Iterator[Line]:
             yield line
 
 
-def _check_lines(work: Precompute, args: argparse.Namespace) -> None:
-    """Refuse to start where keys collide or output made otherwise is in the way."""
+def _check_lines(work: Precompute, args: argparse.Namespace) -> int:
+    """Refuse to start where keys collide or output made otherwise is in the way.
+
+    Returns:
+        Videos of this shard.
+    """
     videos: dict[str, Line] = {}
     left_out = 0
     for line in _lines(args):
@@ -178,18 +202,33 @@ def _check_lines(work: Precompute, args: argparse.Namespace) -> None:
             _standing(work, line.key)
     if left_out:
         say(f"precompute: left out {left_out} lines that say that their video does not exist")
+    return sum(1 for _ in _shard(args))
 
 
 def _standing(work: Precompute, key: str) -> dict[str, Any] | None:
-    try:
-        return existing_meta(
-            work.meta_path(key),
-            work.config,
-            backend=work.backend,
-            require_exact=work.require_exact,
-        )
-    except AssetError as error:
-        raise or_overwrite(error) from error
+    return standing_meta(
+        work.meta_path(key), work.config, backend=work.backend, require_exact=work.require_exact
+    )
+
+
+def _state(work: Precompute, line: Line) -> str:
+    if line.reason:
+        raise SampleError(line.reason)
+    path = resolve_video(line.video, data_file=work.data_file, video_root=work.video_root)
+    check_video(path)
+    return "kept" if _is_done(work, line, path) else "make"
+
+
+def _trial(work: Precompute, folder: Path, line: Line) -> None:
+    make_asset(replace(work, out_root=folder, overwrite=True), line)
+
+
+def _is_done(work: Precompute, line: Line, path: Path) -> bool:
+    if work.overwrite or not path.exists():
+        return False
+    meta = _standing(work, line.key)
+    is_fresh = meta is not None and same_source(meta["source"], path)
+    return is_fresh and is_sound(work.meta_path(line.key).parent)
 
 
 def make_asset(work: Precompute, line: Line) -> str:
@@ -197,10 +236,8 @@ def make_asset(work: Precompute, line: Line) -> str:
     if line.reason:
         raise SampleError(line.reason)
     path = resolve_video(line.video, data_file=work.data_file, video_root=work.video_root)
-    if not work.overwrite and path.exists():
-        meta = _standing(work, line.key)
-        if meta is not None and same_source(meta["source"], path):
-            return "kept"
+    if _is_done(work, line, path):
+        return "kept"
     write_evaluation_asset(
         path,
         key=line.key,

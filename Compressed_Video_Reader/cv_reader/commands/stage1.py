@@ -8,23 +8,19 @@ import argparse
 import contextlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from cv_reader.asset_config import AssetConfig
-from cv_reader.asset_names import stage1_prefix
+from cv_reader.chosen import Stage1, is_selected, make_selection, standing_selection
 from cv_reader.commands.batch import (
     EXIT_DONE,
     EXIT_SOME_FAILED,
-    Report,
     add_run_arguments,
     add_scoring_arguments,
     check_shards,
     check_writable,
     config_from,
-    or_overwrite,
     read_options_from,
     refuse,
     run_command,
@@ -32,32 +28,10 @@ from cv_reader.commands.batch import (
     say,
     shard_suffix,
 )
-from cv_reader.errors import AssetError, SampleError, SettingsError
-from cv_reader.files import new_file, write_array, write_json
-from cv_reader.freshness import existing_meta, same_source
-from cv_reader.precompute import ReadOptions, build_meta, select_from_video
-from cv_reader.samples import BadSample, Sample, read_samples, resolve_video
-
-FRAME_IDS_SUFFIX = ".frame_ids.npy"
-META_SUFFIX = ".meta.json"
-ROWS_SUFFIX = ".visidx_thw.npy"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage1:
-    """Everything a worker needs to know beside the sample."""
-
-    config: AssetConfig
-    options: ReadOptions
-    data_file: Path
-    video_root: Path | None
-    out_root: Path
-    overwrite: bool
-
-    def file(self, sample: Sample, suffix: str) -> Path:
-        """One of the three files of a sample."""
-        name = stage1_prefix(sample.sample_id, sample.video, sample.key, self.config)
-        return self.out_root / (name + suffix)
+from cv_reader.commands.report import Report, dry_run
+from cv_reader.errors import SampleError, SettingsError
+from cv_reader.files import claimed_output, new_file
+from cv_reader.samples import BadSample, Sample, check_video, describe, read_samples
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -73,6 +47,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--shard_dataset_out_dir", type=Path, help="only split the data set into --num_shards files"
     )
+    parser.add_argument("--fail_txt", type=Path, help="one JSON line per failed sample")
+    add_selection_arguments(parser)
+    add_scoring_arguments(parser)
+    add_run_arguments(parser, log_every=1000, num_workers=8)
+    refuse(parser, {"--unsupported_txt": "refused codecs are listed in the failure file"})
+    return parser
+
+
+def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
+    """What a data set's samples are read with, and what is kept of them."""
     parser.add_argument("--sequence_length", type=int, default=64, help="frames sampled per video")
     parser.add_argument("--sample_start_offset", type=int, default=0, help="first frame to sample")
     parser.add_argument(
@@ -82,41 +66,47 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--keep_uniform_first", action="store_true")
     parser.add_argument("--check_codec", action="store_true", help="refuse other codecs")
     parser.add_argument("--allowed_codecs", default="h264,hevc,h265,avc1")
-    parser.add_argument("--fail_txt", type=Path, help="one JSON line per failed sample")
-    add_scoring_arguments(parser)
-    add_run_arguments(parser, log_every=1000, num_workers=8)
-    refuse(parser, {"--unsupported_txt": "refused codecs are listed in the failure file"})
-    return parser
+
+
+def stage1_from(args: argparse.Namespace, out_root: Path) -> Stage1:
+    """The stage that a command's arguments describe."""
+    codecs = tuple(args.allowed_codecs.split(",")) if args.check_codec else ()
+    return Stage1(
+        config=config_from(args),
+        options=replace(read_options_from(args), allowed_codecs=codecs),
+        data_file=args.dataset_path,
+        video_root=args.video_root,
+        out_root=out_root,
+        overwrite=args.overwrite,
+    )
 
 
 def _run(args: argparse.Namespace) -> int:
     check_shards(args)
     if args.out_root is None:
         raise SettingsError("--out_root is required")
-    codecs = tuple(args.allowed_codecs.split(",")) if args.check_codec else ()
-    stage = Stage1(
-        config=config_from(args),
-        options=replace(read_options_from(args), allowed_codecs=codecs),
-        data_file=args.dataset_path,
-        video_root=args.video_root,
-        out_root=args.out_root,
-        overwrite=args.overwrite,
-    )
-    _check_standing(stage, args)
+    stage = stage1_from(args, args.out_root)
+    if args.dry_run:
+        state, trial = partial(_state, stage), partial(_trial, stage)
+        return dry_run("stage1", samples_of(args), state, trial, args)
+    total = check_selections(stage, args)
     suffix = shard_suffix(args)
     fail_path = args.fail_txt or args.out_root / f"stage1_failed.{suffix}.txt"
     check_writable(args.out_root)
-    with Report("stage1", fail_path, args.log_every) as report:
-        for outcome in run_tasks(partial(make_selection, stage), _samples(args), args):
-            sample: Sample | BadSample = outcome.task
+    with (
+        claimed_output(args.out_root, suffix, args.out_root),
+        Report("stage1", fail_path, args.log_every, total) as report,
+    ):
+        for outcome in run_tasks(partial(make_selection, stage), samples_of(args), args):
             if outcome.failure:
-                report.fail(outcome.failure, **describe(sample))
+                report.fail(outcome.failure, **describe(outcome.task))
             else:
                 report.count(str(outcome.value))
-        return report.finish(args.out_root / f"stage1_summary.{suffix}.json")
+        return report.finish(args.out_root / f"stage1_summary.{suffix}.json", stage.config)
 
 
-def _samples(args: argparse.Namespace) -> Iterator[Sample | BadSample]:
+def samples_of(args: argparse.Namespace) -> Iterator[Sample | BadSample]:
+    """This shard's samples."""
     return read_samples(
         args.dataset_path,
         num_shards=args.num_shards,
@@ -125,60 +115,29 @@ def _samples(args: argparse.Namespace) -> Iterator[Sample | BadSample]:
     )
 
 
-def _check_standing(stage: Stage1, args: argparse.Namespace) -> None:
-    """Refuse to start where output made otherwise is in the way, or the data set is broken."""
-    for sample in _samples(args):
+def check_selections(stage: Stage1, args: argparse.Namespace) -> int:
+    """Refuse to start where output made otherwise is in the way, or the data set is broken.
+
+    Returns:
+        Samples of this shard.
+    """
+    total = 0
+    for sample in samples_of(args):
+        total += 1
         if isinstance(sample, Sample) and not stage.overwrite:
-            _standing(stage, sample)
+            standing_selection(stage, sample)
+    return total
 
 
-def _standing(stage: Stage1, sample: Sample) -> dict[str, Any] | None:
-    try:
-        return existing_meta(
-            stage.file(sample, META_SUFFIX),
-            stage.config,
-            backend=stage.options.backend,
-            require_exact=stage.options.require_exact,
-        )
-    except AssetError as error:
-        raise or_overwrite(error) from error
-
-
-def describe(sample: Sample | BadSample) -> dict[str, object]:
-    """A sample in a failure file."""
-    if isinstance(sample, Sample):
-        return {"id": sample.sample_id, "video": sample.video, "where": sample.where}
-    return {"id": sample.row.get("id"), "video": sample.row.get("video"), "where": sample.where}
-
-
-def make_selection(stage: Stage1, sample: Sample | BadSample) -> str:
-    """Make one sample's files; returns ``made``, or ``kept`` where they are up to date."""
+def _state(stage: Stage1, sample: Sample | BadSample) -> str:
     if isinstance(sample, BadSample):
         raise SampleError(sample.reason)
-    path = resolve_video(sample.video, data_file=stage.data_file, video_root=stage.video_root)
-    meta_path = stage.file(sample, META_SUFFIX)
-    if not stage.overwrite and path.exists():
-        meta = _standing(stage, sample)
-        if meta is not None and same_source(meta["source"], path):
-            return "kept"
-    selection = select_from_video(path, stage.config, stage.options)
-    meta_path.unlink(missing_ok=True)
-    write_array(stage.file(sample, ROWS_SUFFIX), selection.rows)
-    write_array(stage.file(sample, FRAME_IDS_SUFFIX), selection.frame_ids)
-    config = stage.config
-    meta = build_meta(config, selection.facts, key=sample.key, video=sample.video)
-    meta |= {
-        "sample_id": sample.sample_id,
-        "sample_key": sample.key,
-        "frame_ids": None,
-        "preprocess": f"square{config.square_size}",
-        "keep_frames_equiv": config.num_images,
-        "padding_policy": config.padding_policy,
-        "keep_uniform_first": config.keep_uniform_first,
-        "keep_first_full_frame": config.keep_first_full_frame,
-    }
-    write_json(meta_path, meta)
-    return "made"
+    check_video(stage.video(sample))
+    return "kept" if is_selected(stage, sample) else "make"
+
+
+def _trial(stage: Stage1, folder: Path, sample: Sample) -> None:
+    make_selection(replace(stage, out_root=folder, overwrite=True), sample)
 
 
 def _split(args: argparse.Namespace) -> int:

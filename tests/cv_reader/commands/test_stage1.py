@@ -101,7 +101,7 @@ def test_shards_split_the_file_and_keep_the_identity(corpus, tmp_path):
     [
         (["--fuse_mode", "max"], "only 'weighted'"),
         (["--res_use_grad"], "one residual energy"),
-        (["--mv_compensate", "similarity"], "camera models"),
+        (["--mv_compensate", "affine"], "invalid choice"),
         (["--mv_unit_div", "1"], "own percentile"),
         (["--unsupported_txt", "x"], "failure file"),
     ],

@@ -66,7 +66,7 @@ def test_the_jsonl_keeps_the_order_and_names_complete_assets(work):
         assert os.path.basename(record["image"][0]) == f"{record['id']}_000.jpg"
         assert asset.positions[:16].tolist() == [[0, h, w] for h in range(4) for w in range(4)]
     assert (out / "train.jsonl.fail.txt").read_text() == ""
-    assert asset.meta["backend"] == "estimated"  # HEVC
+    assert asset.meta["backend"] in ("estimated", "native")  # HEVC
 
 
 def test_a_second_run_packs_nothing_again(work, capsys):

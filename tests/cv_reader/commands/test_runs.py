@@ -1,0 +1,144 @@
+"""Whole runs under trouble: odd names, a full disk, two at once, kills."""
+
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from cv_reader import precompute as library
+from cv_reader.assets import read_asset
+from cv_reader.commands import precompute, stages
+from cv_reader.files import claimed_output
+from media import moving_square, write_video
+from paths import ROOT
+
+SMALL = ["--square_size", "64", "--num_images", "2", "--seq_len_frames", "8"]
+TOOL = ROOT / "Compressed_Video_Reader" / "tool" / "offline_precompute_llava_codec_assets.py"
+
+
+def _args(data, out, *extra):
+    return ["--jsonl", str(data), "--out_root", str(out), *SMALL, *extra]
+
+
+def _stages(data, out, *extra):
+    return stages.main([
+        "--dataset_path", str(data), "--visidx_root", str(out / "first"),
+        "--out_image_root", str(out / "images"), "--out_jsonl", str(out / "train.jsonl"),
+        "--square_size", "64", "--keep_frames_equiv", "2", "--sequence_length", "8",
+        "--write_positions", *extra,
+    ])  # fmt: skip
+
+
+def test_odd_names_and_duplicates(corpus, tmp_path):
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "clip.mp4").symlink_to(corpus.root / "short.mp4")
+    names = ["x" * 300, "ä/ö", "..", ".hidden", "a b\n", "日本語" * 60, "*?[1]", "same", "same", 7]
+    rows = [corpus.row(f"{'ab'[n % 2]}/clip.mp4", id=name) for n, name in enumerate(names)]
+    rows.append(corpus.row("a/clip.mp4", id="same"))
+    data = corpus.write(tmp_path / "data.jsonl", *rows)
+    assert _stages(data, tmp_path / "out") == 0
+    records = [json.loads(line) for line in (tmp_path / "out" / "train.jsonl").open()]
+    assert [record["id"] for record in records] == [str(row["id"]) for row in rows]
+    folders = [os.path.dirname(record["positions_thw"]) for record in records]
+    # The id "same" with b/clip.mp4, with a/clip.mp4, and with a/clip.mp4 once more.
+    assert len(set(folders)) == len(rows) - 1
+    assert all(os.path.dirname(folder) == str(tmp_path / "out" / "images") for folder in folders)
+    for folder in folders:
+        assert read_asset(folder).meta["video"].endswith("clip.mp4")
+
+
+def test_failures_name_their_sample(corpus, tmp_path, capsys):
+    data = corpus.write(tmp_path / "d.jsonl", corpus.row("text.mp4", id="some id"))
+    assert _stages(data, tmp_path / "out", "--video_root", str(corpus.root)) == 1
+    shown = capsys.readouterr().err
+    assert f"failed: id 'some id', video 'text.mp4', where '{data}:1': " in shown
+
+
+def test_a_full_disk_stops_the_run_and_it_can_go_on(corpus, tmp_path, monkeypatch, capsys):
+    videos = [{"video": str(corpus.root / f"{name}.mp4")} for name in ("good", "short", "other")]
+    data = corpus.write(tmp_path / "v.jsonl", *videos)
+    write, calls = library.write_mosaics, []
+
+    def until_full(*args, **settings):
+        calls.append(args)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(*args, **settings)
+
+    monkeypatch.setattr(library, "write_mosaics", until_full)
+    assert precompute.main(_args(data, tmp_path / "out")) == 1
+    assert len(calls) == 2
+    shown = capsys.readouterr().err
+    assert "stopped: [Errno 28] No space left on device; make room" in shown
+    assert [path.name for path in (tmp_path / "out" / "assets").iterdir()] == ["good"]
+    assert precompute.main(_args(data, tmp_path / "out")) == 0
+    assert "2 made, 1 kept" in capsys.readouterr().err
+
+
+def test_a_failure_file_on_a_full_disk_stops_the_run(corpus, tmp_path, capsys):
+    data = corpus.write(tmp_path / "v.jsonl", {"video": str(corpus.root / "text.mp4")})
+    assert precompute.main(_args(data, tmp_path / "out", "--fail_txt", "/dev/full")) == 1
+    assert "No space left" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("target", ["/proc/assets", "/dev/null/assets"])
+def test_a_target_that_cannot_be_written_starts_nothing(corpus, tmp_path, target, capsys):
+    data = corpus.write(tmp_path / "v.jsonl", {"video": str(corpus.root / "short.mp4")})
+    assert precompute.main(_args(data, target)) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_two_runs_on_one_output_are_kept_apart(corpus, tmp_path, capsys):
+    data = corpus.write(tmp_path / "v.jsonl", {"video": str(corpus.root / "short.mp4")})
+    with claimed_output(tmp_path / "out", "shard00of01"):
+        assert precompute.main(_args(data, tmp_path / "out")) == 2
+        assert "another run is at work" in capsys.readouterr().err
+        shards = ["--num_shards", "2", "--shard_id", "0"]
+        assert precompute.main(_args(data, tmp_path / "out", *shards)) == 0
+
+
+def test_leftovers_of_killed_workers_go_with_the_next_run(corpus, tmp_path):
+    data = corpus.write(tmp_path / "v.jsonl", {"video": str(corpus.root / "short.mp4")})
+    (tmp_path / "out" / "assets" / f".tmp-{'a' * 32}").mkdir(parents=True)
+    assert precompute.main(_args(data, tmp_path / "out")) == 0
+    assert [path.name for path in (tmp_path / "out" / "assets").iterdir()] == ["short"]
+
+
+def _tree(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and "summary" not in path.name
+    }
+
+
+@pytest.mark.slow
+def test_kills_at_any_moment_leave_no_trace(tmp_path):
+    for number in range(12):
+        frames = moving_square(20, 48, 64, seed=number)
+        write_video(tmp_path / f"{number}.mp4", frames)
+    data = tmp_path / "v.jsonl"
+    data.write_text("".join(json.dumps({"video": f"{n}.mp4"}) + "\n" for n in range(12)))
+    workers = ["--num_workers", "2"]
+    command = [sys.executable, str(TOOL), *_args(data, tmp_path / "killed", *workers)]
+    chance = random.Random(0)
+    for kill in range(20):
+        process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+        time.sleep(chance.uniform(0.1, 2.5))
+        # Every second time the workers outlive their parent for a moment.
+        target = os.killpg if kill % 2 else os.kill
+        target(process.pid, signal.SIGKILL)
+        process.wait()
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    whole = [sys.executable, str(TOOL), *_args(data, tmp_path / "whole", *workers)]
+    subprocess.run(whole, check=True, stderr=subprocess.DEVNULL)
+    assert _tree(tmp_path / "killed") == _tree(tmp_path / "whole")
+    assert len(np.load(tmp_path / "killed" / "assets" / "0" / "positions_thw.npy")) == 32
