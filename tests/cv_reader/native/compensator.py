@@ -21,6 +21,9 @@ Picture = NDArray[np.int32]
 _BORDER_PX = 16
 _REACH_PX = 8  # beyond this distance from the picture every tap reads the same border sample
 
+_MAX_PHASES = 160
+"""Interpolated pictures to keep: 16 of each of ten references."""
+
 _HEVC_TAPS = np.array(
     [
         [0, 0, 0, 64, 0, 0, 0, 0],
@@ -127,6 +130,8 @@ class Compensator:
         """A reference at one quarter-sample phase, with its border."""
         key = (index, x_qpel, y_qpel)
         if key not in self._phases:
+            if len(self._phases) >= _MAX_PHASES:
+                self._phases.clear()
             samples = np.pad(self.references[index].astype(np.int32), _BORDER_PX, mode="edge")
             interpolate = h264_phase if self.codec == "h264" else hevc_phase
             self._phases[key] = interpolate(samples, x_qpel, y_qpel, self.bit_depth)

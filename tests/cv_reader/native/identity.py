@@ -20,6 +20,9 @@ from .compensator import Compensator, Weight, explicit_weighting
 _CODED_BLOCK_PX = {"h264": 16, "hevc": 8}
 """Pictures are coded in whole blocks; what lies beyond the shown size is unknown here."""
 
+_WEIGHTS_PER_REFERENCE = 4
+_DARKER = Weight(offset=-1)
+
 
 @dataclass(kw_only=True)
 class Verdict:
@@ -32,7 +35,7 @@ class Verdict:
         phases: int (2, 4, 4), compared cells by list and quarter phase (y, x).
         distances: per list, the distances to references that occur.
         first_wrong: frame, row, column, decoded, predicted and residual of the first breach.
-        weights: fitted explicit weights, by frame and distance.
+        weights: fitted explicit weights, by frame, distance, and number of the attempt.
     """
 
     inter_pixels: int = 0
@@ -41,7 +44,7 @@ class Verdict:
     phases: NDArray[np.int64] = field(default_factory=lambda: np.zeros((2, 4, 4), np.int64))
     distances: tuple[set[int], set[int]] = field(default_factory=lambda: (set(), set()))
     first_wrong: str = ""
-    weights: dict[tuple[int, int], Weight] = field(default_factory=dict)
+    weights: dict[tuple[int, int, int], Weight] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return (
@@ -62,8 +65,8 @@ def check_identity(
     """Compare every inter pixel of all frames of a clip.
 
     Args:
-        fit_weights: where the unweighted prediction fails, look for one explicit weight per frame
-            and reference that explains the rest.
+        fit_weights: where the unweighted prediction fails, look for a few explicit weights per
+            frame and reference that explain the rest.
     """
     compensator = Compensator(
         codec=standard,
@@ -81,7 +84,9 @@ def check_identity(
         known = _inside_the_coded_picture(frame, standard)
         wrong &= known
         if fit_weights and wrong.any():
-            wrong = _explained_by_weights(compensator, frame, picture, wrong, verdict)
+            wrong = _explained_by_weights(
+                compensator, frame, picture, wrong, known=known, verdict=verdict
+            )
         _count(verdict, frame, inter & known, wrong)
         verdict.intra_pixels += int((~inter).sum())
         if wrong.any() and not verdict.first_wrong:
@@ -130,26 +135,47 @@ def _explained_by_weights(
     frame: CodecFrame,
     picture: NDArray[np.integer],
     wrong: NDArray[np.bool_],
+    *,
+    known: NDArray[np.bool_],
     verdict: Verdict,
 ) -> NDArray[np.bool_]:
-    """What is still wrong once each reference of list 0 may carry one explicit weight."""
+    """What is still wrong once each reference of list 0 may carry a few explicit weights.
+
+    A reference may stand in the list several times; x264 likes to add it with an offset of -1. A
+    cell counts as explained where one weight explains all of its pixels.
+    """
     assert frame.motion is not None and frame.motion_ref is not None
     assert frame.residual_y is not None
     samples = compensator.one_list(frame.index, frame.motion[0], frame.motion_ref[0])
     height, width = picture.shape
-    distance = frame.motion_ref[0].repeat(4, 0).repeat(4, 1)[:height, :width]
-    second = frame.motion_ref[1].repeat(4, 0).repeat(4, 1)[:height, :width]
+    first, second = (cells.repeat(4, 0).repeat(4, 1)[:height, :width] for cells in frame.motion_ref)
     left = wrong.copy()
-    for step in np.unique(distance[wrong & (second == 0) & (distance != 0)]).tolist():
-        here = wrong & (distance == step) & (second == 0)
-        weight = fit_weight(compensator, samples[here], (picture - frame.residual_y)[here])
-        verdict.weights[frame.index, step] = weight
-        predicted = explicit_weighting(
-            samples[here], weight, compensator.limit, compensator.uni_shift
-        )
-        decoded = np.clip(predicted + frame.residual_y[here], 0, compensator.limit)
-        left[here] = decoded != picture[here]
+    for step in np.unique(first[wrong & (second == 0)]).tolist():
+        for attempt in range(_WEIGHTS_PER_REFERENCE):
+            here = left & (first == step) & (second == 0)
+            if not here.any():
+                break
+            weight = _DARKER
+            if attempt:
+                weight = fit_weight(compensator, samples[here], (picture - frame.residual_y)[here])
+            predicted = explicit_weighting(
+                samples, weight, compensator.limit, compensator.uni_shift
+            )
+            decoded = np.clip(predicted + frame.residual_y, 0, compensator.limit)
+            explained = here & ~_spread_over_cells(known & (decoded != picture))
+            if explained.any():
+                verdict.weights[frame.index, step, attempt] = weight
+            left &= ~explained
     return left
+
+
+def _spread_over_cells(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """All pixels of 4x4 cells that hold a pixel of the mask."""
+    height, width = mask.shape
+    padded = np.pad(mask, ((0, -height % 4), (0, -width % 4)))
+    rows, columns = padded.shape
+    cells = padded.reshape(rows // 4, 4, columns // 4, 4).any((1, 3))
+    return cells.repeat(4, 0).repeat(4, 1)[:height, :width]
 
 
 def fit_weight(
