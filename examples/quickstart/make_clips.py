@@ -1,8 +1,8 @@
 """Made clips with known answers, encoded by real encoders (H.264 with B frames, and HEVC).
 
-In each clip a bright or dark disc moves over a still, textured background, and a coloured square
-shows up somewhere for four of the 64 frames. Two questions follow: is the disc bright or dark
-(any frame tells), and which colour appeared for a moment (only those four frames tell).
+In each clip a bright or dark disc moves over a still, textured background, and a striped coloured
+square rushes by somewhere for four of the 64 frames. Two questions follow: is the disc bright or
+dark (any frame tells), and which colour appeared for a moment (only those four frames tell).
 
     python examples/quickstart/make_clips.py --out DIR [--num_clips 8] [--first_seed 0]
 """
@@ -22,6 +22,8 @@ NUM_FRAMES = 64
 FRAME_RATE = 25
 EVENT_FRAMES = 4
 EVENT_SIZE_PX = 48
+EVENT_STEP_PX = 10
+STRIPE_PX = 8
 DISC_RADIUS_PX = 24
 DISC_LUMA = {"bright": 235, "dark": 20}
 COLOURS = {
@@ -67,15 +69,21 @@ def clip_frames(seed: int, disc: str, colour: str) -> Iterator[np.ndarray]:
     scene = background(rng)
     centres = disc_path(rng)
     first_event_frame = int(rng.integers(2, NUM_FRAMES - EVENT_FRAMES - 1))
-    top, left = rng.integers(8, SIZE_PX - EVENT_SIZE_PX - 8, 2)
+    travel = EVENT_STEP_PX * (EVENT_FRAMES - 1)
+    top = int(rng.integers(8, SIZE_PX - EVENT_SIZE_PX - 8))
+    left = int(rng.integers(8, SIZE_PX - EVENT_SIZE_PX - travel - 8))
+    striped = np.full((EVENT_SIZE_PX, EVENT_SIZE_PX, 3), COLOURS[colour], np.float32)
+    striped[:, np.arange(EVENT_SIZE_PX) // STRIPE_PX % 2 == 1] *= 0.4
     rows, columns = np.mgrid[:SIZE_PX, :SIZE_PX]
     for index, (y, x) in enumerate(centres):
         picture = scene.copy()
         distance = np.hypot(rows - y, columns - x)
         cover = np.clip(DISC_RADIUS_PX + 0.5 - distance, 0, 1)[..., None]
         picture += cover * (DISC_LUMA[disc] - picture)
-        if first_event_frame <= index < first_event_frame + EVENT_FRAMES:
-            picture[top : top + EVENT_SIZE_PX, left : left + EVENT_SIZE_PX] = COLOURS[colour]
+        step = index - first_event_frame
+        if 0 <= step < EVENT_FRAMES:
+            x_px = left + EVENT_STEP_PX * step
+            picture[top : top + EVENT_SIZE_PX, x_px : x_px + EVENT_SIZE_PX] = striped
         yield np.clip(np.rint(picture), 0, 255).astype(np.uint8)
 
 
