@@ -133,6 +133,8 @@ def _decoded_order(path: str, num_packets: int) -> NDArray[np.int64]:
                 order.extend(frame.pts for frame in stream.codec_context.decode(packet))
             except FFmpegError:
                 continue
+    # A damaged packet can be shown twice: its frame is the first.
+    order = list(dict.fromkeys(order))
     for lost in sorted(set(range(num_packets)) - set(order)):
         later = (place for place, number in enumerate(order) if number > lost)
         order.insert(next(later, len(order)), lost)
