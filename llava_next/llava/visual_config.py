@@ -1,5 +1,6 @@
 """How pixels become patches: the settings that a checkpoint carries."""
 
+import ast
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -108,3 +109,19 @@ def _as_tuple(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(_as_tuple(item) for item in value)
     return value
+
+
+def parse_pinpoints(text: str) -> tuple[tuple[int, int], ...]:
+    """Read ``(574,1120),(1120,574)``, also in brackets: (width, height) pairs in pixels.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    try:
+        pairs = ast.literal_eval(f"[{text}]")
+        pairs = pairs[0] if len(pairs) == 1 and isinstance(pairs[0], list) else pairs
+        return tuple((int(width), int(height)) for width, height in pairs)
+    except (SyntaxError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"--image_grid_pinpoints must look like '(574,1120),(1120,574)', got {text!r}"
+        ) from error

@@ -1,6 +1,7 @@
-"""Samples to one training batch: text padded on the right, visuals laid end to end.
+"""Samples to one training batch: text padded on the right or packed, visuals laid end to end.
 
-Axis letters: B samples, T text tokens of the longest sample (visual tokens included).
+Axis letters: B samples (1 where packed), T text tokens (visual tokens included) of the longest
+sample, or of all samples where packed.
 """
 
 from collections.abc import Sequence
@@ -13,16 +14,42 @@ from torch.nn.utils.rnn import pad_sequence
 
 from llava.batch import VisualBatch, pack_segments
 from llava.constants import IGNORE_INDEX
-from llava.data.dataset import Item
+from llava.data.dataset import BadSample, Item
 
 
-class Batch(TypedDict):
-    """input_ids, labels and attention_mask int64 (B, T); no visual where no sample has one."""
+@dataclass(frozen=True)
+class BatchInfo:
+    """What is told about a batch; nothing that the model needs.
 
+    Attributes:
+        set_index: int64 (B, T), the data set of each token.
+        sample_tokens: T of each sample.
+        segment_patches: patches of each visual.
+        bad_samples: samples that others stand in for.
+    """
+
+    set_index: Tensor
+    sample_tokens: tuple[int, ...]
+    segment_patches: tuple[int, ...]
+    bad_samples: tuple[BadSample, ...]
+
+
+class _EveryBatch(TypedDict):
     input_ids: Tensor
     labels: Tensor
-    attention_mask: Tensor
     visual: VisualBatch | None
+    info: BatchInfo
+
+
+class Batch(_EveryBatch, total=False):
+    """input_ids and labels int64 (B, T); no visual where no sample has one.
+
+    ``attention_mask`` int64 (B, T) tells samples from padding. A packed batch has ``position_ids``
+    int64 (1, T) instead, which start anew at 0 with each sample.
+    """
+
+    attention_mask: Tensor
+    position_ids: Tensor
 
 
 @dataclass(frozen=True)
@@ -32,12 +59,38 @@ class Collator:
     Attributes:
         pad_token_id: fills ``input_ids``. It may also occur inside a sample: the attention mask
             follows the lengths, never the ids.
+        packed: put all samples into one row without padding, each isolated from the others.
     """
 
     pad_token_id: int
+    packed: bool = False
 
     def __call__(self, items: Sequence[Item]) -> Batch:
         ids = [item["input_ids"] for item in items]
+        sets = [
+            torch.full_like(row, item["set_index"]) for row, item in zip(ids, items, strict=True)
+        ]
+        segments = [segment for item in items for segment in item["segments"]]
+
+        def info(set_index: Tensor) -> BatchInfo:
+            return BatchInfo(
+                set_index=set_index,
+                sample_tokens=tuple(map(len, ids)),
+                segment_patches=tuple(len(segment.patches) for segment in segments),
+                bad_samples=tuple(bad for item in items for bad in item["bad_samples"]),
+            )
+
+        if self.packed:
+            labels = [item["labels"].clone() for item in items]
+            for row in labels:
+                row[0] = IGNORE_INDEX  # the sample before it must not learn to predict it
+            return Batch(
+                input_ids=torch.cat(ids)[None],
+                labels=torch.cat(labels)[None],
+                position_ids=torch.cat([torch.arange(len(row)) for row in ids])[None],
+                visual=pack_segments([segments]),
+                info=info(torch.cat(sets)[None]),
+            )
         labels = [item["labels"] for item in items]
         ones = [torch.ones_like(row) for row in ids]
         return Batch(
@@ -45,4 +98,5 @@ class Collator:
             labels=pad_sequence(labels, batch_first=True, padding_value=IGNORE_INDEX),
             attention_mask=pad_sequence(ones, batch_first=True),
             visual=pack_segments([item["segments"] for item in items]),
+            info=info(pad_sequence(sets, batch_first=True)),
         )

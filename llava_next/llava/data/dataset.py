@@ -3,34 +3,53 @@
 Axis letters: T text tokens (visual tokens included).
 """
 
+import hashlib
+import json
 from pathlib import Path
 from typing import TypedDict
 
+import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from llava.batch import VisualSegment
-from llava.data.images import load_segments
-from llava.data.records import AnyRecord, parse_record
-from llava.data.sources import Mixture
+from llava.data.images import count_visual_tokens, load_segments
+from llava.data.mixture import Mixture
+from llava.data.records import AnyRecord, SampleError, parse_record
 from llava.data.tokenization import tokenize
 from llava.visuals import VisualConfig
 
+ON_BAD_SAMPLE = ("stop", "skip")
+_MAX_REPLACEMENTS = 20
+
+
+class BadSample(TypedDict):
+    """A sample that could not be used: its number in the data path, and why."""
+
+    index: int
+    message: str
+
 
 class Item(TypedDict):
-    """One sample: ids and labels int64 (T,), segments in prompt order, the sample's id."""
+    """One sample: ids and labels int64 (T,), segments in prompt order, id, data set.
+
+    ``bad_samples`` are those that this one stands in for, none as a rule.
+    """
 
     input_ids: Tensor
     labels: Tensor
     segments: list[VisualSegment]
     sample_id: str
+    set_index: int
+    bad_samples: list[BadSample]
 
 
 class SupervisedDataset(Dataset[Item]):
     """Samples of a .jsonl, .json or .yaml data path, read when asked for.
 
-    A sample that cannot be used raises with its name; none is ever replaced or cut.
+    A sample that cannot be used raises with its name. Where that is asked for it is replaced and
+    reported, always by the same one of its data set. None is ever cut.
     """
 
     def __init__(
@@ -43,6 +62,7 @@ class SupervisedDataset(Dataset[Item]):
         image_folder: str | Path | None = None,
         video_folder: str | Path | None = None,
         template: str = "qwen_1_5",
+        on_bad_sample: str = "stop",
     ) -> None:
         """Index the data path; nothing is parsed yet but JSON arrays and mixtures.
 
@@ -55,10 +75,15 @@ class SupervisedDataset(Dataset[Item]):
                 of ``data_path``.
             video_folder: the same for raw videos.
             template: conversation template.
+            on_bad_sample: ``stop`` raises, ``skip`` replaces.
 
         Raises:
-            ValueError: if a data file is missing or broken.
+            ValueError: if a data file is missing or broken, or a setting unknown.
         """
+        if on_bad_sample not in ON_BAD_SAMPLE:
+            raise ValueError(
+                f"--on_bad_sample must be one of {', '.join(ON_BAD_SAMPLE)}, got {on_bad_sample!r}"
+            )
         path = Path(data_path)
         self._entries = Mixture(path)
         self._image_folder = path.parent if image_folder is None else Path(image_folder)
@@ -67,6 +92,24 @@ class SupervisedDataset(Dataset[Item]):
         self._visual_config = visual_config
         self._template = template
         self._max_length = max_length
+        self._on_bad_sample = on_bad_sample
+
+    @property
+    def entries(self) -> Mixture:
+        """The entries behind the samples, and the names of their data sets."""
+        return self._entries
+
+    def fingerprint(self) -> str:
+        """16 hex digits over all that decides how long each sample is, pictures aside."""
+        settings = {
+            "entries": self._entries.fingerprint(),
+            "folders": [str(self._image_folder), str(self._video_folder)],
+            "visual": self._visual_config.to_dict(),
+            "template": self._template,
+            "max_length": self._max_length,
+            "vocabulary": sorted(self._tokenizer.get_vocab().items()),
+        }
+        return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -87,16 +130,61 @@ class SupervisedDataset(Dataset[Item]):
         )
 
     def __getitem__(self, index: int) -> Item:
+        bad_samples: list[BadSample] = []
+        for attempt in range(_MAX_REPLACEMENTS):
+            candidate = self._candidate(index, attempt)
+            try:
+                item = self._load(candidate)
+            except SampleError as error:
+                if self._on_bad_sample == "stop":
+                    raise
+                bad_samples.append(BadSample(index=candidate, message=str(error)))
+            else:
+                item["bad_samples"] = bad_samples
+                return item
+        raise SampleError(
+            f"{_MAX_REPLACEMENTS} samples in turn cannot be used, the last: "
+            f"{bad_samples[-1]['message']}; check the data with python -m llava.data.validate"
+        )
+
+    def _candidate(self, index: int, attempt: int) -> int:
+        """The sample itself, then those that stand in for it: the same ones in every run."""
+        if attempt == 0:
+            return index
+        same_set = self._entries.set_range(self._entries.set_of(index))
+        return same_set[int(np.random.default_rng([index, attempt]).integers(len(same_set)))]
+
+    def _load(self, index: int) -> Item:
         record = self.record(index)
         segments = load_segments(record, self._visual_config)
         counts = [count for segment in segments for count in segment.placeholder_tokens]
-        input_ids, labels = tokenize(
+        input_ids, labels = self._tokenize(record, counts)
+        return Item(
+            input_ids=input_ids,
+            labels=labels,
+            segments=segments,
+            sample_id=record.sample_id,
+            set_index=self._entries.set_of(index),
+            bad_samples=[],
+        )
+
+    def length(self, index: int) -> tuple[int, int]:
+        """(text tokens, visual tokens) of a sample; pixels are not decoded.
+
+        Raises:
+            SampleError: if the sample is broken, as far as that shows without its pixels.
+        """
+        record = self.record(index)
+        counts = count_visual_tokens(record, self._visual_config)
+        input_ids, _ = self._tokenize(record, counts)
+        visual = sum(counts)
+        return len(input_ids) - visual, visual
+
+    def _tokenize(self, record: AnyRecord, counts: list[int]) -> tuple[Tensor, Tensor]:
+        return tokenize(
             record,
             counts,
             self._tokenizer,
             template=self._template,
             max_length=self._max_length,
-        )
-        return Item(
-            input_ids=input_ids, labels=labels, segments=segments, sample_id=record.sample_id
         )

@@ -1,16 +1,7 @@
-"""Files of entries, read by position: JSONL, JSON arrays, and YAML mixtures of both.
+"""Files of entries, read by position: JSONL and JSON arrays.
 
 Only the place of each entry is kept (24 bytes per entry), never the parsed entry, so memory does
 not grow with the length of conversations, and workers can be forked or spawned freely.
-
-A mixture::
-
-    seed: 0
-    datasets:
-      - json_path: codec.jsonl            # relative to the mixture's folder
-        sampling_strategy: all            # the default
-      - json_path: images.json
-        sampling_strategy: random:10%     # all | first:N | end:N | random:N, N a number or N%
 """
 
 import json
@@ -21,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from llava.data.records import SampleError
 
@@ -167,65 +157,3 @@ def select_rows(num_rows: int, strategy: str, seed: list[int]) -> np.ndarray:
         return np.sort(np.random.default_rng(seed).choice(num_rows, count, replace=False))
     start = 0 if kind == "first" else num_rows - count
     return np.arange(start, start + count)
-
-
-class Mixture:
-    """The entries of a data path, numbered from 0, file after file."""
-
-    def __init__(self, data_path: Path) -> None:
-        """Index a .jsonl, .json, .yaml or .yml file.
-
-        Raises:
-            ValueError: if a file is missing or broken, or a setting of the mixture is unknown.
-        """
-        is_mixture = data_path.suffix in (".yaml", ".yml")
-        seed, parts = _read_mixture(data_path) if is_mixture else (0, [(data_path, "all")])
-        self._files = [open_entries(path) for path, _ in parts]
-        self._rows: list[np.ndarray] = []
-        for number, (file, (path, strategy)) in enumerate(zip(self._files, parts, strict=True)):
-            try:
-                self._rows.append(select_rows(len(file.starts), strategy, [seed, number]))
-            except ValueError as error:
-                raise ValueError(f"{data_path}, {path}: {error}") from error
-        self._ends = np.cumsum([len(rows) for rows in self._rows])
-
-    def __len__(self) -> int:
-        return int(self._ends[-1])
-
-    def read(self, index: int) -> tuple[Any, str]:
-        """Decode entry ``index``: (JSON value, ``file:line``).
-
-        Raises:
-            IndexError: if ``index`` is not in 0..len - 1.
-            SampleError: if the entry is broken.
-        """
-        if not 0 <= index < len(self):
-            raise IndexError(f"entry must be in 0..{len(self) - 1}, got {index}")
-        number = int(np.searchsorted(self._ends, index, side="right"))
-        row = int(self._rows[number][index - int(self._ends[number])])
-        return self._files[number].read(row), self._files[number].where(row)
-
-
-def _read_mixture(path: Path) -> tuple[int, list[tuple[Path, str]]]:
-    if not path.is_file():
-        raise ValueError(f"data file {path} does not exist")
-    try:
-        settings = yaml.safe_load(path.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(settings, dict) or not settings.keys() <= {"datasets", "seed"}:
-        raise ValueError(f"{path} must be a mapping of datasets and (optional) seed")
-    seed, datasets = settings.get("seed", 0), settings.get("datasets")
-    if not isinstance(seed, int) or seed < 0 or not isinstance(datasets, list) or not datasets:
-        raise ValueError(f"{path} needs a list of datasets, and a seed >= 0 if any")
-    parts: list[tuple[Path, str]] = []
-    for number, entry in enumerate(datasets, start=1):
-        keys = {"json_path", "sampling_strategy"}
-        if not isinstance(entry, dict) or "json_path" not in entry or not entry.keys() <= keys:
-            raise ValueError(
-                f"{path}: data set {number} must have json_path and (optional) "
-                f"sampling_strategy, got {entry!r}"
-            )
-        strategy = str(entry.get("sampling_strategy", "all"))
-        parts.append((path.parent / str(entry["json_path"]), strategy))
-    return seed, parts

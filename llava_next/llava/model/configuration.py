@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
+from llava.model.projector import MERGE_SIDE_PATCHES
 from onevision_encoder import OneVisionEncoderConfig
 
 
@@ -65,6 +66,11 @@ class LlavaConfigFields:
                 f"{self.mm_patch_merge_type!r}; set it to 'flat' in config.json"
             )
         super().__post_init__(**kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+
+    @property
+    def patches_per_token(self) -> int:
+        """Patches that the projector makes one language token of."""
+        return MERGE_SIDE_PATCHES[self.mm_projector_type] ** 2
 
     def require_vision(self) -> OneVisionEncoderConfig:
         """The encoder's configuration.

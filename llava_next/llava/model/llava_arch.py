@@ -17,7 +17,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from llava.batch import VisualBatch, VisualSegment, pack_segments
 from llava.constants import IGNORE_INDEX
 from llava.model.loss import LanguageHead
-from llava.model.projector import MERGE_SIDE_PATCHES, build_projector
+from llava.model.projector import build_projector
 from llava.model.vision_tower import VisionTower
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class LlavaModelMixin(_Decoder):
             PlaceholderCountError: if a sample's placeholders are not as many as its visual tokens.
             ValueError: if the visuals were prepared for another projector.
         """
-        patches_per_token = MERGE_SIDE_PATCHES[self.config.mm_projector_type] ** 2
+        patches_per_token = self.config.patches_per_token
         if visual is not None and visual.patches_per_token != patches_per_token:
             raise ValueError(
                 f"the projector {self.config.mm_projector_type} makes one token of "

@@ -6,7 +6,6 @@ checkpoint says how its prompts and pixels were prepared.
 Axis letters: B samples, T text tokens.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,12 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from llava.batch import VisualSegment, pack_segments
 from llava.conversation import TEMPLATES, Turn, encode, expand_placeholders, render
+from llava.processor_file import (
+    ProcessorSettings,
+    read_processor_settings,
+    write_processor_settings,
+)
 from llava.visuals import VisualConfig
-
-PROCESSOR_FILE = "llava_processor.json"
 
 
 class LlavaProcessor:
@@ -110,13 +112,7 @@ class LlavaProcessor:
         """Write ``llava_processor.json`` and the tokenizer's files."""
         Path(folder).mkdir(parents=True, exist_ok=True)
         self.tokenizer.save_pretrained(str(folder))
-        settings = {
-            "schema_version": 1,
-            "template": self.template,
-            "visual": self.visual.to_dict(),
-        }
-        text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
-        (Path(folder) / PROCESSOR_FILE).write_text(text, encoding="utf-8")
+        write_processor_settings(Path(folder), ProcessorSettings(self.visual, self.template))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "LlavaProcessor":
@@ -125,20 +121,6 @@ class LlavaProcessor:
         Raises:
             ValueError: if the file is absent or of another schema.
         """
-        path = Path(folder) / PROCESSOR_FILE
-        if not path.is_file():
-            raise ValueError(
-                f"{path} does not exist: the folder is no LLaVA checkpoint of this project; "
-                "training and `python -m llava.model.tiny` write it"
-            )
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        if settings.get("schema_version") != 1:
-            raise ValueError(
-                f"{path}: schema_version must be 1, got {settings.get('schema_version')!r}; "
-                "use the version of this project that wrote the checkpoint"
-            )
-        return cls(
-            AutoTokenizer.from_pretrained(str(folder)),
-            VisualConfig.from_dict(settings["visual"]),
-            settings["template"],
-        )
+        settings = read_processor_settings(Path(folder))
+        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        return cls(tokenizer, settings.visual, settings.template)

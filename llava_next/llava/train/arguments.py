@@ -3,7 +3,6 @@
 Flags that have no meaning here do not exist; an unknown flag ends the run before it starts.
 """
 
-import ast
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +12,11 @@ import torch
 from transformers import HfArgumentParser, TrainingArguments
 
 from llava.conversation import TEMPLATES
+from llava.data.dataset import ON_BAD_SAMPLE
 from llava.model.assemble import ModelSource
 from llava.train.distributed import prepare_deepspeed
 from llava.train.parts import PARTS, parse_parts
+from llava.visual_config import parse_pinpoints
 
 
 @dataclass
@@ -32,7 +33,8 @@ class ModelArguments:
         default=None, metadata={"help": "projector weights, a .safetensors file"}
     )
     mm_projector_type: str | None = field(
-        default=None, metadata={"help": "linear or mlp2x_gelu (default), for a new projector"}
+        default=None,
+        metadata={"help": "linear, mlp2x_gelu (default) or spatial_merge; for a new projector"},
     )
     mm_vision_select_layer: int | None = field(
         default=None, metadata={"help": "encoder layer that is read: -2 (default) or -1"}
@@ -62,7 +64,9 @@ class ModelArguments:
 class DataArguments:
     """What it is trained on."""
 
-    data_path: str = field(metadata={"help": "training data, .jsonl or .json"})
+    data_path: str = field(
+        metadata={"help": "training data: .jsonl, .json, .yaml mixture, or {a,b}.json"}
+    )
     image_folder: str | None = field(
         default=None, metadata={"help": "folder that relative image and position paths join"}
     )
@@ -75,24 +79,31 @@ class DataArguments:
     image_grid_pinpoints: str | None = field(
         default=None, metadata={"help": "canvases of anyres in px: '(574,1120),(1120,574)'"}
     )
+    on_bad_sample: str = field(
+        default="stop", metadata={"help": "stop, or skip: replace it and go on"}
+    )
+    max_bad_fraction: float = field(
+        default=0.01, metadata={"help": "share of the samples that may be skipped before a stop"}
+    )
+    lengths_file: str | None = field(
+        default=None, metadata={"help": "lengths.npz of llava.data.validate, for packing, balance"}
+    )
 
     def __post_init__(self) -> None:
         self.pinpoints()
+        if self.on_bad_sample not in ON_BAD_SAMPLE:
+            raise ValueError(
+                f"--on_bad_sample must be one of {', '.join(ON_BAD_SAMPLE)}, "
+                f"got {self.on_bad_sample!r}"
+            )
+        if not 0 <= self.max_bad_fraction <= 1:
+            raise ValueError(f"--max_bad_fraction must be in [0, 1], got {self.max_bad_fraction}")
 
     def pinpoints(self) -> tuple[tuple[int, int], ...] | None:
         """``image_grid_pinpoints`` as (width, height) pairs in pixels."""
         if self.image_grid_pinpoints is None:
             return None
-        try:
-            pairs = ast.literal_eval(f"[{self.image_grid_pinpoints}]")
-            # Both "(a,b),(c,d)" and "[(a,b),(c,d)]" are in use.
-            pairs = pairs[0] if len(pairs) == 1 and isinstance(pairs[0], list) else pairs
-            return tuple((int(width), int(height)) for width, height in pairs)
-        except (SyntaxError, TypeError, ValueError) as error:
-            raise ValueError(
-                "--image_grid_pinpoints must look like '(574,1120),(1120,574)', got "
-                f"{self.image_grid_pinpoints!r}"
-            ) from error
+        return parse_pinpoints(self.image_grid_pinpoints)
 
 
 @dataclass
@@ -101,6 +112,20 @@ class LlavaTrainingArguments(TrainingArguments):
 
     model_max_length: int = field(
         default=16384, metadata={"help": "longest sequence in tokens, visual tokens included"}
+    )
+    pack_sequences: bool = field(
+        default=False,
+        metadata={"help": "fill rows of model_max_length with several samples, each isolated"},
+    )
+    balance_lengths: bool = field(
+        default=False,
+        metadata={
+            "help": "samples of like length (text and visual tokens) share a step, dealt evenly",
+            "aliases": ["--group_by_modality_length"],
+        },
+    )
+    peak_tflops: float | None = field(
+        default=None, metadata={"help": "peak of one device for MFU; default: by its name"}
     )
     mm_projector_lr: float | None = field(
         default=None, metadata={"help": "learning rate of the projector; default: learning_rate"}

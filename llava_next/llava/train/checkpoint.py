@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -13,6 +14,42 @@ MARKER_FILE = "complete.json"
 def mark_complete(folder: Path, step: int) -> None:
     """Say that everything of a checkpoint is on disk."""
     (folder / MARKER_FILE).write_text(json.dumps({"step": step}) + "\n", encoding="utf-8")
+
+
+UNFINISHED_FOLDER = "unfinished"
+"""Where a checkpoint is written before it gets its place, below the folder of the run."""
+
+
+class CheckpointError(OSError):
+    """A checkpoint could not be written; those before it are untouched."""
+
+
+def discard_unfinished(output_dir: Path) -> None:
+    """Remove what a run that was killed, or a full disk, left of a checkpoint."""
+    shutil.rmtree(output_dir / UNFINISHED_FOLDER, ignore_errors=True)
+
+
+def publish_checkpoint(output_dir: Path, step: int, keep: int | None) -> None:
+    """Give a checkpoint that every rank has written its place, and remove the oldest.
+
+    Args:
+        output_dir: folder of the run.
+        step: number of the checkpoint.
+        keep: how many complete ones stay, at least 1; None for all.
+    """
+    written = output_dir / UNFINISHED_FOLDER / f"checkpoint-{step}"
+    place = output_dir / written.name
+    mark_complete(written, step)
+    if place.exists():
+        shutil.rmtree(place)
+    written.rename(place)
+    if keep is None:
+        return
+    complete = [folder for folder in checkpoints(output_dir) if (folder / MARKER_FILE).is_file()]
+    for folder in complete[: -max(1, keep)]:
+        # Without its marker a half-removed folder is no checkpoint.
+        (folder / MARKER_FILE).unlink()
+        shutil.rmtree(folder)
 
 
 def checkpoints(output_dir: Path) -> list[Path]:

@@ -23,6 +23,11 @@ def part_of(parameter_name: str) -> str:
     return LANGUAGE_MODEL
 
 
+def parameter_numel(parameter: nn.Parameter) -> int:
+    """Numbers in a whole parameter. Under ZeRO-3 a rank holds an empty shard of it."""
+    return vars(parameter).get("ds_numel", parameter.numel())
+
+
 def parse_parts(text: str) -> tuple[str, ...]:
     """Read ``--mm_tunable_parts``: a comma-separated list.
 
@@ -57,8 +62,7 @@ def set_trainable(model: nn.Module, parts: tuple[str, ...]) -> dict[str, int]:
         part = part_of(name)
         parameter.requires_grad_(part in parts and id(parameter) not in unused)
         if parameter.requires_grad:
-            # Under ZeRO-3 a rank holds an empty shard; ds_numel is the whole parameter's size.
-            counts[part] += vars(parameter).get("ds_numel", parameter.numel())
+            counts[part] += parameter_numel(parameter)
     for part, count in counts.items():
         logger.info("%s: %s trainable parameters", part, f"{count:,}")
     return counts

@@ -19,7 +19,11 @@ from llava.data.dataset import SupervisedDataset
 from llava.data.records import SampleError
 from llava.model.assemble import load_model
 from llava.train.arguments import Arguments, model_source, parse_arguments
-from llava.train.checkpoint import find_checkpoint
+from llava.train.bad_samples import BadSampleLog, TooManyBadSamples
+from llava.train.batches import plan_batches
+from llava.train.checkpoint import CheckpointError, find_checkpoint
+from llava.train.flops import count_flops_of, peak_flops
+from llava.train.meter import StepMeter
 from llava.train.parts import parse_parts, set_trainable
 from llava.train.record import write_run_config
 from llava.train.trainer import LlavaTrainer
@@ -61,13 +65,25 @@ def prepare(arguments: Arguments) -> tuple[LlavaTrainer, Path | None]:
         video_folder=data_args.video_folder,
         template=processor.template,
         max_length=training_args.model_max_length,
+        on_bad_sample=data_args.on_bad_sample,
+    )
+    bad_samples = BadSampleLog(
+        output_dir, num_samples=len(dataset), max_fraction=data_args.max_bad_fraction
     )
     trainer = LlavaTrainer(
         tuned_parts=parts,
+        batches=plan_batches(dataset, data_args, training_args, bad_samples),
+        meter=StepMeter(
+            training_args.device,
+            dataset.entries.names,
+            count_flops_of(model, parts),
+            peak_flops(training_args.device, training_args.peak_tflops),
+        ),
+        bad_samples=bad_samples,
         model=model,
         args=training_args,
         train_dataset=dataset,
-        data_collator=Collator(processor.pad_token_id),
+        data_collator=Collator(processor.pad_token_id, packed=training_args.pack_sequences),
         processing_class=processor,
     )
     if trainer.is_world_process_zero():
@@ -95,6 +111,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             "error: %s\nMend or remove the sample, then go on with --resume_from_checkpoint auto",
             error,
         )
+        return 1
+    except (TooManyBadSamples, CheckpointError) as error:
+        logger.error("error: %s", error)
         return 1
     trainer.save_model()
     trainer.save_state()

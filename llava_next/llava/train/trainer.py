@@ -1,19 +1,39 @@
-"""The library's Trainer, with a learning rate per part, token counts and projector files."""
+"""The library's Trainer with this project's batches, learning rates, figures and checkpoints."""
 
-import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import Trainer
 
+from llava.data.sampler import RankBatches
 from llava.model.weights import PROJECTOR_FILE
 from llava.train.arguments import LlavaTrainingArguments
-from llava.train.checkpoint import mark_complete
+from llava.train.bad_samples import BadSampleLog
+from llava.train.checkpoint import (
+    UNFINISHED_FOLDER,
+    CheckpointError,
+    discard_unfinished,
+    publish_checkpoint,
+)
+from llava.train.meter import StepMeter, TimedIterator
 from llava.train.parts import LANGUAGE_MODEL, PARTS, PROJECTOR, VISION_TOWER, part_of
 from llava.train.record import TrainLog
+
+_SHOWN = (
+    "tokens_per_second",
+    "visual_tokens_per_second",
+    "data_wait_seconds",
+    "mfu",
+    "peak_memory_bytes",
+    "bad_samples",
+)
+"""Figures of a step that the console and TensorBoard get, beside loss, rate and norm."""
 
 
 def parameter_groups(
@@ -61,6 +81,9 @@ class LlavaTrainer(Trainer):
 
     Args:
         tuned_parts: what is trained; unless that is everything, the projector is saved apart too.
+        batches: which samples meet in each batch of this rank.
+        meter: collects what is logged.
+        bad_samples: where replaced samples are written down.
         **kwargs: of ``transformers.Trainer``.
     """
 
@@ -68,13 +91,50 @@ class LlavaTrainer(Trainer):
     model: Any  # the library's declaration allows None, which never holds here
     accelerator: Any
 
-    def __init__(self, *, tuned_parts: tuple[str, ...], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        tuned_parts: tuple[str, ...],
+        batches: RankBatches,
+        meter: StepMeter,
+        bad_samples: BadSampleLog,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self._saves_projector = set(tuned_parts) != set(PARTS) and PROJECTOR in tuned_parts
-        # Text and visual tokens since the last log line, on the device: no synchronisation.
-        self._tokens = torch.zeros(2, dtype=torch.int64, device=self.args.device)
-        self._log_time: float | None = None
+        self._batches, self._meter, self._bad_samples = batches, meter, bad_samples
+        self._bad_count = bad_samples.count()
         self._train_log: TrainLog | None = None
+        self._writes_checkpoint = False
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """This rank's batches; the library would share out and seed them by its own rules."""
+        workers = self.args.dataloader_num_workers
+        return DataLoader(
+            self.train_dataset,  # pyright: ignore[reportArgumentType]
+            batch_sampler=self._batches,
+            collate_fn=self.data_collator,
+            num_workers=workers,
+            pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
+            persistent_workers=self.args.dataloader_persistent_workers and workers > 0,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+            # Its own, so that making an iterator takes nothing from the model's random numbers.
+            generator=torch.Generator().manual_seed(self.args.seed),
+        )
+
+    def _run_epoch(self, *, epoch: int, **kwargs: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        self._batches.set_epoch(epoch)
+        self._meter.start()
+        super()._run_epoch(epoch=epoch, **kwargs)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Tensor | int | None]:
+        """Batches of one optimiser step; the time until they are there is counted."""
+        timed = TimedIterator(epoch_iterator)
+        samples = super().get_batch_samples(timed, num_batches, device)
+        self._meter.add_wait(timed.seconds)
+        return samples
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Make the optimiser with a learning rate per part."""
@@ -92,42 +152,65 @@ class LlavaTrainer(Trainer):
         inputs: dict[str, Any],
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """One forward and backward pass; counts its tokens."""
-        if self._log_time is None:
-            self._log_time = time.perf_counter()
-        visual = inputs["visual"]
-        self._tokens[0] += inputs["attention_mask"].sum().to(self._tokens.device)
-        self._tokens[1] += 0 if visual is None else visual.patches.shape[0]
+        """One forward and backward pass; counts its tokens and notes replaced samples."""
+        info, visual = inputs["info"], inputs["visual"]
+        tokens = 0 if visual is None else visual.patches.shape[0] // visual.patches_per_token
+        self._meter.add_batch(info, inputs["labels"], tokens)
+        self._meter.add_bad_samples(self._bad_samples.add(info.bad_samples))
         return super().training_step(model, inputs, num_items_in_batch)
 
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        visual = inputs["visual"]
+        moved = super()._prepare_inputs(inputs)
+        if visual is not None:
+            moved["visual"] = visual.to(self.args.device, non_blocking=True)
+        return moved
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The model's loss; its share of each data set is counted."""
+        info = inputs.pop("info")
+        result: Any = super().compute_loss(model, inputs, True, num_items_in_batch)
+        loss, outputs = result
+        self._meter.add_losses(outputs["token_losses"], inputs["labels"], info.set_index)
+        return (loss, outputs) if return_outputs else loss
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add token rates of all ranks to a step's log, and write its line."""
+        """Add the figures of all ranks to a step's log, and write its line.
+
+        Raises:
+            TooManyBadSamples: on all ranks at once, if the run has skipped too many samples.
+        """
         if "loss" in logs:  # a step; the summary at the end has other keys
             row = self._step_row(logs)
-            logs |= {name: row[name] for name in ("tokens_per_second", "visual_tokens_per_second")}
+            losses = {f"loss_{name}": loss for name, loss in row["loss_by_dataset"].items()}
+            logs |= {name: row[name] for name in _SHOWN if row[name] is not None} | losses
             if self.is_world_process_zero():
                 if self._train_log is None:
                     self._train_log = TrainLog(self.args.run_folder, first_step=row["step"])
                 self._train_log.append(row)
         super().log(logs, start_time)
+        self._bad_samples.check(self._bad_count)
 
     def _step_row(self, logs: dict[str, float]) -> dict[str, Any]:
-        now = time.perf_counter()
-        assert self._log_time is not None  # a step is logged after it was trained
-        seconds, self._log_time = now - self._log_time, now
-        tokens, visual_tokens = self.accelerator.reduce(self._tokens.clone(), "sum").tolist()
-        self._tokens.zero_()
+        figures = self._meter.row(self.accelerator)
+        if figures.pop("new_bad_samples"):
+            count = self._bad_samples.count() if self.is_world_process_zero() else 0
+            counted = torch.tensor(count, device=self.args.device)
+            self._bad_count = int(self.accelerator.reduce(counted, "sum"))
         return {
             "step": self.state.global_step,
             "epoch": self.state.epoch,
             "loss": logs["loss"],
             "lr": logs["learning_rate"],
             "grad_norm": logs.get("grad_norm"),
-            "tokens": tokens,
-            "visual_tokens": visual_tokens,
-            "seconds": round(seconds, 4),
-            "tokens_per_second": round(tokens / seconds, 1),
-            "visual_tokens_per_second": round(visual_tokens / seconds, 1),
+            "bad_samples": self._bad_count,
+            **figures,
         }
 
     def _save(
@@ -147,9 +230,32 @@ class LlavaTrainer(Trainer):
             folder = self.args.run_folder if output_dir is None else Path(output_dir)
             save_file(projector, folder / PROJECTOR_FILE)
 
+    def _get_output_dir(self, trial: Any) -> str:
+        folder = self.args.run_folder
+        return str(folder / UNFINISHED_FOLDER if self._writes_checkpoint else folder)
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()
-        step = self.state.global_step
+        """Write a checkpoint aside, and give it its place when every rank is done.
+
+        Raises:
+            CheckpointError: if it cannot be written; the checkpoints before it stay.
+        """
+        folder, step = self.args.run_folder, self.state.global_step
         if self.args.should_save:
-            mark_complete(self.args.run_folder / f"checkpoint-{step}", step)
+            discard_unfinished(folder)
+        self.accelerator.wait_for_everyone()
+        self._writes_checkpoint = True
+        try:
+            super()._save_checkpoint(model, trial)
+        # torch reports a full disk as RuntimeError.
+        except (OSError, RuntimeError, SafetensorError) as error:
+            discard_unfinished(folder)
+            raise CheckpointError(
+                f"checkpoint-{step} cannot be written into {folder} ({error}); free some space, "
+                "then go on with --resume_from_checkpoint auto"
+            ) from error
+        finally:
+            self._writes_checkpoint = False
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            publish_checkpoint(folder, step, self.args.save_total_limit)

@@ -10,7 +10,14 @@ from llava.data.dataset import Item
 
 def _item(ids: list[int], *segments: VisualSegment) -> Item:
     row = torch.tensor(ids)
-    return Item(input_ids=row, labels=row + 100, segments=list(segments), sample_id="s")
+    return Item(
+        input_ids=row,
+        labels=row + 100,
+        segments=list(segments),
+        sample_id="s",
+        set_index=len(ids),
+        bad_samples=[],
+    )
 
 
 def _segment(count: int, value: float) -> VisualSegment:
@@ -41,3 +48,19 @@ def test_visuals_keep_sample_and_order() -> None:
     assert visual.sample_index.tolist() == [0, 0, 2]
     assert visual.source_index.tolist() == [0, 1, 0]
     assert visual.patches[:, 0].tolist() == [5, 5, 6, 6, 6, 8]
+
+
+def test_a_packed_row_holds_all_samples_and_starts_each_anew() -> None:
+    items = [_item([1, 2, 3], _segment(2, 5)), _item([4]), _item([5, 6], _segment(1, 6))]
+    batch = Collator(pad_token_id=7, packed=True)(items)
+    assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 5, 6]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 0, 1]]
+    # No sample is asked to predict the first token of the next.
+    ignored = IGNORE_INDEX
+    assert batch["labels"].tolist() == [[ignored, 102, 103, ignored, ignored, 106]]
+    assert "attention_mask" not in batch
+    visual = batch["visual"]
+    assert visual is not None and visual.tokens_per_sample(1).tolist() == [3]
+    assert batch["info"].set_index.tolist() == [[3, 3, 3, 1, 2, 2]]
+    assert batch["info"].sample_tokens == (3, 1, 2) and batch["info"].segment_patches == (2, 1)
+    assert items[0]["labels"].tolist() == [101, 102, 103]

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from llava.data import sources
+from llava.data.mixture import Mixture
 from llava.data.records import SampleError
-from llava.data.sources import Mixture, select_rows
+from llava.data.sources import select_rows
 
 ENTRIES = [{"id": index, "text": "ä\u2028日本" * index, "list": [1, [2]]} for index in range(5)]
 

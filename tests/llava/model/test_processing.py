@@ -4,8 +4,9 @@ from dataclasses import replace
 import pytest
 
 from llava.conversation import IM_END, IM_START, render
-from llava.model.processing import PROCESSOR_FILE, LlavaProcessor
+from llava.model.processing import LlavaProcessor
 from llava.model.tiny import tiny_tokenizer
+from llava.processor_file import PROCESSOR_FILE
 from llava.visuals import VisualConfig
 
 

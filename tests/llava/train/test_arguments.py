@@ -20,7 +20,7 @@ def test_flags_reach_their_groups(tmp_path):
     assert training_args.weight_dtype is torch.float32
 
 
-@pytest.mark.parametrize("flag", ["--lora_enable", "--max_step", "--mm_spatial_pool_stride"])
+@pytest.mark.parametrize("flag", ["--group_by_varlen", "--max_step", "--mm_spatial_pool_stride"])
 def test_unknown_flags_end_the_run_with_code_2(tmp_path, flag, caplog):
     assert main([*REQUIRED, "--output_dir", str(tmp_path), flag, "1"]) == 2
     assert f"unknown arguments: {flag} 1" in caplog.text
@@ -40,6 +40,8 @@ def test_a_missing_required_flag_ends_the_run_with_code_2():
         (["--image_grid_pinpoints", "574x1120"], "--image_grid_pinpoints must look like"),
         (["--warmup_ratio", "3"], "--warmup_ratio must be in"),
         (["--warmup_ratio", "0.1", "--warmup_steps", "5"], "not both"),
+        (["--on_bad_sample", "drop"], "--on_bad_sample must be one of stop, skip"),
+        (["--max_bad_fraction", "2"], "--max_bad_fraction must be in"),
         (["--remove_unused_columns", "true"], "--remove_unused_columns must be False"),
         (["--model_name_or_path", "/nowhere"], "must be a folder or a repository"),
     ],
@@ -77,3 +79,8 @@ def test_bf16_weights_only_where_deepspeed_keeps_float32_copies(tmp_path):
     assert args.weight_dtype is torch.float32
     args.deepspeed = "zero2.json"
     assert args.weight_dtype is torch.bfloat16
+
+
+def test_the_promised_name_of_balancing_still_works(tmp_path):
+    assert _parse(tmp_path, "--group_by_modality_length", "True")[2].balance_lengths
+    assert not _parse(tmp_path)[2].balance_lengths

@@ -2,7 +2,13 @@ from pathlib import Path
 
 import pytest
 
-from llava.train.checkpoint import checkpoints, find_checkpoint, mark_complete
+from llava.train.checkpoint import (
+    checkpoints,
+    discard_unfinished,
+    find_checkpoint,
+    mark_complete,
+    publish_checkpoint,
+)
 
 
 def _tiny_run(folder: Path, *, complete: tuple[int, ...], incomplete: tuple[int, ...] = ()) -> Path:
@@ -46,3 +52,37 @@ def test_a_named_checkpoint_must_be_complete(tmp_path):
     assert find_checkpoint(run, str(run / "checkpoint-5")) == run / "checkpoint-5"
     with pytest.raises(ValueError, match="checkpoint-6 is no complete checkpoint"):
         find_checkpoint(run, str(run / "checkpoint-6"))
+
+
+def test_a_checkpoint_gets_its_place_whole_and_the_oldest_complete_ones_go(tmp_path):
+    run = _tiny_run(tmp_path, complete=(2, 4), incomplete=(3,))
+    (run / "unfinished" / "checkpoint-6").mkdir(parents=True)
+    assert find_checkpoint(run, "auto") == run / "checkpoint-4"
+    publish_checkpoint(run, 6, keep=2)
+    names = [folder.name for folder in checkpoints(run)]
+    assert names == ["checkpoint-3", "checkpoint-4", "checkpoint-6"]
+    assert find_checkpoint(run, "auto") == run / "checkpoint-6"
+    assert not list((run / "unfinished").iterdir())
+
+
+@pytest.mark.parametrize(("keep", "left"), [(None, 3), (0, 1), (1, 1), (2, 2)])
+def test_at_least_one_checkpoint_is_kept(tmp_path, keep, left):
+    run = _tiny_run(tmp_path, complete=(2, 4))
+    (run / "unfinished" / "checkpoint-6").mkdir(parents=True)
+    publish_checkpoint(run, 6, keep=keep)
+    assert len(checkpoints(run)) == left
+
+
+def test_a_step_written_again_replaces_what_is_there(tmp_path):
+    run = _tiny_run(tmp_path, complete=(), incomplete=(6,))
+    (run / "checkpoint-6" / "old").touch()
+    (run / "unfinished" / "checkpoint-6").mkdir(parents=True)
+    publish_checkpoint(run, 6, keep=None)
+    assert not (run / "checkpoint-6" / "old").exists()
+
+
+def test_what_a_killed_run_left_is_discarded(tmp_path):
+    (tmp_path / "unfinished" / "checkpoint-6").mkdir(parents=True)
+    discard_unfinished(tmp_path)
+    discard_unfinished(tmp_path)
+    assert not any(tmp_path.iterdir())

@@ -1,0 +1,204 @@
+"""Data paths: one file, several files in braces, or a YAML mixture of sampled data sets.
+
+A mixture::
+
+    seed: 0                               # of random strategies; default 0
+    datasets:
+      - json_path: codec.jsonl            # relative to the mixture's folder
+        sampling_strategy: all            # the default
+      - json_path: parts/{one,two}.json   # braces: one data set per file
+        sampling_strategy: random:10%     # all | first:N | end:N | random:N, N a number or N%
+        type: frames                      # type of entries that do not name their own
+        seed: 7                           # instead of the common one
+        name: clips                       # in logs; default: the file's name
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from llava.data.records import RECORD_TYPES
+from llava.data.sources import EntryFile, open_entries, select_rows
+
+_SUFFIXES = (".yaml", ".yml")
+_BRACES = re.compile(r"\{([^{}]*,[^{}]*)\}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSource:
+    """One file of a data path, and what is taken from it.
+
+    Attributes:
+        path: a .jsonl or .json file.
+        strategy: see ``select_rows``.
+        seed: of a random strategy.
+        kind: type of entries that do not name their own, if any.
+        name: in logs.
+    """
+
+    path: Path
+    strategy: str = "all"
+    seed: tuple[int, ...] = (0,)
+    kind: str | None = None
+    name: str
+
+
+class Mixture:
+    """The entries of a data path, numbered from 0, file after file.
+
+    Attributes:
+        names: of the data sets, each different.
+        sizes: entries taken from each data set.
+    """
+
+    def __init__(self, data_path: Path) -> None:
+        """Index a .jsonl, .json, .yaml or .yml file, or files in braces.
+
+        Raises:
+            ValueError: if a file is missing or broken, or a setting of the mixture is unknown.
+        """
+        is_mixture = data_path.suffix in _SUFFIXES
+        self._sources = _read_mixture(data_path) if is_mixture else _plain_sources(data_path)
+        self.names = tuple(source.name for source in self._sources)
+        self._files: list[EntryFile] = []
+        self._rows: list[np.ndarray] = []
+        for source in self._sources:
+            file = open_entries(source.path)
+            try:
+                rows = select_rows(len(file.starts), source.strategy, list(source.seed))
+            except ValueError as error:
+                raise ValueError(f"{data_path}, {source.path}: {error}") from error
+            self._files.append(file)
+            self._rows.append(rows)
+        self.sizes = tuple(len(rows) for rows in self._rows)
+        self._ends = np.cumsum(self.sizes)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def set_of(self, index: int) -> int:
+        """Number of the data set that entry ``index`` is of.
+
+        Raises:
+            IndexError: if ``index`` is not in 0..len - 1.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"entry must be in 0..{len(self) - 1}, got {index}")
+        return int(np.searchsorted(self._ends, index, side="right"))
+
+    def set_range(self, number: int) -> range:
+        """Entries of data set ``number``."""
+        end = int(self._ends[number])
+        return range(end - self.sizes[number], end)
+
+    def read(self, index: int) -> tuple[Any, str]:
+        """Decode entry ``index``: (JSON value, ``file:line``).
+
+        Raises:
+            IndexError: if ``index`` is not in 0..len - 1.
+            SampleError: if the entry is broken.
+        """
+        number = self.set_of(index)
+        row = int(self._rows[number][index - self.set_range(number).start])
+        entry, where = self._files[number].read(row), self._files[number].where(row)
+        kind = self._sources[number].kind
+        if kind is not None and isinstance(entry, dict) and entry.get("type") is None:
+            entry["type"] = kind
+        return entry, where
+
+    def fingerprint(self) -> str:
+        """16 hex digits over files (path, size, time of change), entries taken and types."""
+        digest = hashlib.sha256()
+        for source, rows in zip(self._sources, self._rows, strict=True):
+            stat = source.path.stat()
+            digest.update(f"{source}{stat.st_size}{stat.st_mtime_ns}".encode())
+            digest.update(rows.tobytes())
+        return digest.hexdigest()[:16]
+
+
+def expand_braces(path: Path) -> list[Path]:
+    """Files that ``folder/{a,b}.json`` names; a path without braces, or one that exists, is one.
+
+    Raises:
+        ValueError: if the braces are not in the file's name.
+    """
+    match = _BRACES.search(path.name)
+    if path.exists() or not match:
+        if _BRACES.search(str(path)) and not path.exists():
+            raise ValueError(f"braces may stand in the name of a file only, got {path}")
+        return [path]
+    before, after = path.name[: match.start()], path.name[match.end() :]
+    names = [before + middle.strip() + after for middle in match[1].split(",")]
+    return [file for name in names for file in expand_braces(path.with_name(name))]
+
+
+def _plain_sources(data_path: Path) -> list[DataSource]:
+    paths = expand_braces(data_path)
+    return [
+        DataSource(path=path, name=name)
+        for path, name in zip(paths, _distinct([path.stem for path in paths]), strict=True)
+    ]
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """Names that occur again get a number."""
+    seen: dict[str, int] = {}
+    result: list[str] = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        result.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+    return result
+
+
+def _read_mixture(path: Path) -> list[DataSource]:
+    if not path.is_file():
+        raise ValueError(f"data file {path} does not exist")
+    try:
+        settings = yaml.safe_load(path.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(settings, dict) or not settings.keys() <= {"datasets", "seed"}:
+        raise ValueError(f"{path} must be a mapping of datasets and (optional) seed")
+    seed, datasets = settings.get("seed", 0), settings.get("datasets")
+    if not _is_seed(seed) or not isinstance(datasets, list) or not datasets:
+        raise ValueError(f"{path} needs a list of datasets, and a seed >= 0 if any")
+    parts: list[tuple[Path, dict[str, Any], str]] = []
+    for number, entry in enumerate(datasets, start=1):
+        name = f"{path}: data set {number}"
+        _check_entry(entry, name)
+        files = expand_braces(path.parent / str(entry["json_path"]))
+        parts += [(file, entry, str(entry.get("name", file.stem))) for file in files]
+    names = _distinct([name for _, _, name in parts])
+    return [
+        DataSource(
+            path=file,
+            strategy=str(entry.get("sampling_strategy", "all")),
+            seed=(entry.get("seed", seed), number),
+            kind=entry.get("type"),
+            name=name,
+        )
+        for number, ((file, entry, _), name) in enumerate(zip(parts, names, strict=True))
+    ]
+
+
+def _check_entry(entry: Any, name: str) -> None:
+    keys = ("json_path", "sampling_strategy", "type", "seed", "name")
+    if not isinstance(entry, dict) or "json_path" not in entry or not entry.keys() <= set(keys):
+        raise ValueError(
+            f"{name} must have json_path and (optional) {', '.join(keys[1:])}, got {entry!r}"
+        )
+    if entry.get("type") not in (None, *RECORD_TYPES):
+        raise ValueError(
+            f"{name}: type must be one of {', '.join(RECORD_TYPES)}, got {entry['type']!r}"
+        )
+    if not _is_seed(entry.get("seed", 0)):
+        raise ValueError(f"{name}: seed must be an integer >= 0, got {entry['seed']!r}")
+
+
+def _is_seed(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

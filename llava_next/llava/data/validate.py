@@ -1,0 +1,244 @@
+"""Read a whole mixture before a GPU is spent: counts, token histograms, broken samples, steps.
+
+Run: ``python -m llava.data.validate MIXTURE --model_name_or_path DIR [--out DIR]``
+
+Sizes of pictures come from file headers; ``--pixels`` decodes them too. ``--out`` receives
+``report.json``, ``lengths.npz`` (training takes it with ``--lengths_file``) and ``failures.jsonl``,
+one line per broken sample.
+
+Exit codes: 0 all samples can be used; 1 some cannot; 2 settings or data path wrong.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import AutoTokenizer
+
+from llava.conversation import TEMPLATES
+from llava.data.dataset import SupervisedDataset
+from llava.data.estimate import read_model_size, training_gigabytes
+from llava.data.lengths import Lengths, measure_lengths, save_lengths
+from llava.data.sampler import RankBatches, packed_rows, single_rows
+from llava.processor_file import PROCESSOR_FILE, read_processor_settings
+from llava.visual_config import IMAGE_MODES, VisualConfig, parse_pinpoints
+
+_SHOWN_FAILURES = 20
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    args = _parser().parse_args(argv)
+    try:
+        dataset = _open(args)
+        lengths = measure_lengths(dataset, workers=args.workers, pixels=args.pixels)
+        report = make_report(dataset, lengths, _run_shape(args))
+        if args.memory:
+            report["memory_gigabytes"] = _memory(args, report)
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    if args.out is not None:
+        _write(args.out, dataset, lengths, report)
+    sys.stdout.write(format_report(report, lengths))
+    return 1 if lengths.bad_samples else 0
+
+
+@dataclass(frozen=True)
+class RunShape:
+    """What steps follow from: flags of training of the same names."""
+
+    batch_size: int
+    accumulation: int
+    world_size: int
+    epochs: float
+    max_length: int
+    packed: bool
+
+
+def make_report(dataset: SupervisedDataset, lengths: Lengths, run: RunShape) -> dict[str, Any]:
+    """All figures as plain values."""
+    entries, sets = dataset.entries, []
+    for number, name in enumerate(entries.names):
+        rows = np.array(entries.set_range(number))
+        text, visual = lengths.text[rows], lengths.visual[rows]
+        sets.append(
+            {
+                "name": name,
+                "samples": len(rows),
+                "broken": int((text == 0).sum()),
+                "text_tokens": int(text.sum(dtype=np.int64)),
+                "visual_tokens": int(visual.sum(dtype=np.int64)),
+            }
+        )
+    usable = lengths.usable
+    return {
+        "samples": len(dataset),
+        "broken": len(lengths.bad_samples),
+        "datasets": sets,
+        "text_histogram": histogram(lengths.text[usable]),
+        "visual_histogram": histogram(lengths.visual[usable]),
+        "longest_sample": int(lengths.total.max()),
+        **_steps(lengths, run),
+    }
+
+
+def histogram(values: np.ndarray) -> dict[str, int]:
+    """How many values lie in 0, 1, 2..3, 4..7 and so on; only classes that occur."""
+    if not len(values):
+        return {}
+    classes = np.where(values > 0, np.floor(np.log2(np.maximum(values, 1))), -1).astype(int)
+    numbers, counts = np.unique(classes, return_counts=True)
+    return {
+        "0"
+        if number < 0
+        else "1"
+        if number == 0
+        else f"{2**number}..{2 ** (number + 1) - 1}": count
+        for number, count in zip(numbers.tolist(), counts.tolist(), strict=True)
+    }
+
+
+def _steps(lengths: Lengths, run: RunShape) -> dict[str, Any]:
+    usable, total = lengths.usable, lengths.total
+    if not len(usable):
+        return {"rows": 0, "steps": 0, "row_tokens": 0}
+    rows = packed_rows(usable, total, run.max_length, seed=0) if run.packed else single_rows(usable)
+    batches = RankBatches(rows, batch_rows=run.batch_size, world_size=run.world_size)
+    per_epoch = math.ceil(len(batches) / run.accumulation)
+    longest = np.sort(rows.sums(total))[-run.batch_size :]
+    return {
+        "rows": len(rows),
+        "steps": math.ceil(per_epoch * run.epochs),
+        "row_tokens": int(longest.sum() if run.packed else run.batch_size * longest.max()),
+    }
+
+
+def format_report(report: dict[str, Any], lengths: Lengths) -> str:
+    """The report for people."""
+    lines = [f"{'data set':<28}{'samples':>10}{'broken':>8}{'text tokens':>14}{'visual':>14}"]
+    lines += [
+        f"{row['name']:<28}{row['samples']:>10}{row['broken']:>8}"
+        f"{row['text_tokens']:>14}{row['visual_tokens']:>14}"
+        for row in report["datasets"]
+    ]
+    for kind in ("text", "visual"):
+        lines.append(f"\n{kind} tokens per sample")
+        counts = report[f"{kind}_histogram"]
+        most = max(counts.values(), default=1)
+        lines += [
+            f"{span:>16} {count:>9} {'#' * math.ceil(40 * count / most)}"
+            for span, count in counts.items()
+        ]
+    lines.append(
+        f"\nlongest sample: {report['longest_sample']} tokens; largest batch of a rank: "
+        f"{report['row_tokens']} tokens; optimiser steps: {report['steps']}"
+    )
+    for name, gigabytes in report.get("memory_gigabytes", {}).items():
+        lines.append(f"memory per GPU, {name}: about {gigabytes} GB")
+    if lengths.bad_samples:
+        lines.append(f"\n{report['broken']} samples cannot be used:")
+        lines += [bad["message"] for bad in lengths.bad_samples[:_SHOWN_FAILURES]]
+        more = report["broken"] - _SHOWN_FAILURES
+        lines += [f"... and {more} more; --out DIR lists all"] if more > 0 else []
+    return "\n".join(lines) + "\n"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m llava.data.validate", allow_abbrev=False)
+    parser.add_argument("data_path", type=Path, metavar="MIXTURE")
+    parser.add_argument("--model_name_or_path", type=Path, required=True, help="gives tokenizer")
+    parser.add_argument("--vision_tower", type=Path, help="encoder folder, for --memory")
+    parser.add_argument("--version", choices=TEMPLATES, help="prompt template")
+    parser.add_argument("--image_folder", type=Path)
+    parser.add_argument("--video_folder", type=Path)
+    parser.add_argument("--image_aspect_ratio", choices=IMAGE_MODES)
+    parser.add_argument("--image_grid_pinpoints", help="'(574,1120),(1120,574)'")
+    parser.add_argument("--mm_patches_per_side", type=int)
+    parser.add_argument("--merge_side_patches", type=int, help="2 for spatial_merge")
+    parser.add_argument("--model_max_length", type=int, default=16384)
+    parser.add_argument("--pack_sequences", action="store_true")
+    parser.add_argument("--per_device_train_batch_size", type=_positive, default=1)
+    parser.add_argument("--gradient_accumulation_steps", type=_positive, default=1)
+    parser.add_argument("--num_gpus", type=_positive, default=1)
+    parser.add_argument("--num_train_epochs", type=float, default=1.0)
+    parser.add_argument("--zero_stage", type=int, choices=range(4), default=3)
+    parser.add_argument("--memory", action="store_true", help="estimate it from the weight files")
+    parser.add_argument("--pixels", action="store_true", help="decode every picture and video too")
+    parser.add_argument("--workers", type=int, default=0, help="processes that read")
+    parser.add_argument("--out", type=Path, help="folder of report.json and failures.jsonl")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def _open(args: argparse.Namespace) -> SupervisedDataset:
+    folder: Path = args.model_name_or_path
+    if not folder.is_dir():
+        raise ValueError(f"{folder} must be the folder of a model; download it first")
+    visual, template = VisualConfig(), "qwen_1_5"
+    if (folder / PROCESSOR_FILE).is_file():
+        visual, template = read_processor_settings(folder)
+    changes = {
+        "image_aspect_ratio": args.image_aspect_ratio,
+        "image_grid_pinpoints": args.image_grid_pinpoints
+        and parse_pinpoints(args.image_grid_pinpoints),
+        "patches_per_side": args.mm_patches_per_side,
+        "merge_side_patches": args.merge_side_patches,
+    }
+    return SupervisedDataset(
+        args.data_path,
+        AutoTokenizer.from_pretrained(str(folder)),
+        replace(visual, **{name: value for name, value in changes.items() if value is not None}),
+        image_folder=args.image_folder,
+        video_folder=args.video_folder,
+        template=args.version or template,
+        max_length=args.model_max_length,
+    )
+
+
+def _run_shape(args: argparse.Namespace) -> RunShape:
+    return RunShape(
+        batch_size=args.per_device_train_batch_size,
+        accumulation=args.gradient_accumulation_steps,
+        world_size=args.num_gpus,
+        epochs=args.num_train_epochs,
+        max_length=args.model_max_length,
+        packed=args.pack_sequences,
+    )
+
+
+def _memory(args: argparse.Namespace, report: dict[str, Any]) -> dict[str, float]:
+    others = [] if args.vision_tower is None else [args.vision_tower]
+    return training_gigabytes(
+        read_model_size(args.model_name_or_path, *others),
+        row_tokens=report["row_tokens"],
+        world_size=args.num_gpus,
+        zero_stage=args.zero_stage,
+    )
+
+
+def _write(
+    folder: Path, dataset: SupervisedDataset, lengths: Lengths, report: dict[str, Any]
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    save_lengths(lengths, folder / "lengths.npz", dataset.fingerprint())
+    text = json.dumps(report, indent=2) + "\n"
+    (folder / "report.json").write_text(text, encoding="utf-8")
+    failures = "".join(json.dumps(bad) + "\n" for bad in lengths.bad_samples)
+    (folder / "failures.jsonl").write_text(failures, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""Which samples meet in which batch of this rank: rows of single or packed samples, in order."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from llava.data.dataset import SupervisedDataset
+from llava.data.lengths import Lengths, measure_lengths, read_lengths, save_lengths
+from llava.data.records import SampleError
+from llava.data.sampler import RankBatches, packed_rows, single_rows
+from llava.train.arguments import DataArguments, LlavaTrainingArguments
+from llava.train.bad_samples import BadSampleLog
+
+logger = logging.getLogger(__name__)
+
+LENGTHS_FILE = "lengths.npz"
+
+
+def plan_batches(
+    dataset: SupervisedDataset,
+    data_args: DataArguments,
+    args: LlavaTrainingArguments,
+    bad_samples: BadSampleLog,
+) -> RankBatches:
+    """Plan the batches of this rank.
+
+    Packing and balancing read all entries first, unless their lengths are already known.
+
+    Raises:
+        SampleError: if a sample is broken and the run is to stop.
+        ValueError: if there are too many of them, or too few rows for a step.
+    """
+    rows, costs = single_rows(np.arange(len(dataset))), None
+    if args.pack_sequences or args.balance_lengths:
+        lengths = _lengths(dataset, data_args, args)
+        if lengths.bad_samples and data_args.on_bad_sample == "stop":
+            raise SampleError(
+                f"{len(lengths.bad_samples)} samples cannot be used, the first: "
+                f"{lengths.bad_samples[0]['message']}; mend them, or add --on_bad_sample skip"
+            )
+        if args.should_save:
+            bad_samples.add(lengths.bad_samples)
+        bad_samples.check(len(lengths.bad_samples))
+        rows = single_rows(lengths.usable)
+        if args.pack_sequences:
+            rows = packed_rows(lengths.usable, lengths.total, args.model_max_length, args.seed)
+            logger.info("%d samples are packed into %d rows", len(lengths.usable), len(rows))
+        costs = rows.sums(lengths.total) if args.balance_lengths else None
+    return RankBatches(
+        rows,
+        batch_rows=args.per_device_train_batch_size,
+        world_size=args.world_size,
+        rank=args.process_index,
+        seed=args.seed if args.data_seed is None else args.data_seed,
+        costs=costs,
+        drop_last=args.dataloader_drop_last,
+    )
+
+
+def _lengths(
+    dataset: SupervisedDataset, data_args: DataArguments, args: LlavaTrainingArguments
+) -> Lengths:
+    """Lengths from the file, measured by the first rank where it does not fit the data."""
+    fingerprint = dataset.fingerprint()
+    if data_args.lengths_file is not None:
+        lengths = read_lengths(Path(data_args.lengths_file), fingerprint)
+        if lengths is None:
+            raise ValueError(
+                f"--lengths_file {data_args.lengths_file} is absent or of other data or settings; "
+                "make it anew with python -m llava.data.validate --out, or leave it out"
+            )
+        return lengths
+    path = args.run_folder / LENGTHS_FILE
+    with args.main_process_first(local=False, desc="measuring lengths"):
+        lengths = read_lengths(path, fingerprint)
+        if lengths is None:
+            logger.info("measuring the lengths of %d samples", len(dataset))
+            lengths = measure_lengths(dataset, workers=args.dataloader_num_workers)
+            save_lengths(lengths, path, fingerprint)
+    return lengths

@@ -1,0 +1,50 @@
+"""Broken samples that are skipped: always the same stand-in, of the same data set, reported."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llava.data.dataset import SupervisedDataset
+from llava.data.records import SampleError
+from llava.model.tiny import tiny_tokenizer
+from llava.visuals import VisualConfig
+
+
+def _line(name: str, answer: str) -> str:
+    turns = [{"from": "human", "value": "Q"}, {"from": "gpt", "value": answer}]
+    return json.dumps({"id": name, "conversations": turns})
+
+
+def _open(folder: Path, on_bad_sample: str, good: int = 6) -> SupervisedDataset:
+    lines = [_line("broken", " "), *(_line(f"good{i}", "A") for i in range(good))]
+    (folder / "a.jsonl").write_text("\n".join(lines))
+    (folder / "b.jsonl").write_text("\n".join(_line(f"other{i}", "A") for i in range(50)))
+    path = folder / "{b,a}.jsonl"
+    config = VisualConfig(patches_per_side=8)
+    return SupervisedDataset(
+        path, tiny_tokenizer(), config, max_length=500, on_bad_sample=on_bad_sample
+    )
+
+
+def test_a_skipped_sample_has_one_stand_in_of_its_data_set(tmp_path: Path) -> None:
+    item = _open(tmp_path, "skip")[50]
+    assert item["sample_id"].startswith("good") and item["set_index"] == 1
+    assert {bad["index"] for bad in item["bad_samples"]} == {50}
+    assert "a.jsonl:1" in item["bad_samples"][0]["message"]
+    assert _open(tmp_path, "skip")[50]["sample_id"] == item["sample_id"]
+    assert _open(tmp_path, "skip")[51]["bad_samples"] == []
+
+
+def test_stopping_raises_and_a_data_set_of_broken_samples_does_not_go_round_for_ever(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(SampleError, match="a.jsonl:1"):
+        _open(tmp_path, "stop")[50]
+    with pytest.raises(SampleError, match="20 samples in turn cannot be used.*llava.data.validate"):
+        _open(tmp_path, "skip", good=0)[50]
+
+
+def test_other_words_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--on_bad_sample must be one of stop, skip, got 'drop'"):
+        _open(tmp_path, "drop")

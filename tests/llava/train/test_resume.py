@@ -1,0 +1,108 @@
+"""A run that breaks off anywhere and goes on equals one that was never disturbed, bit for bit."""
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from llava.train.checkpoint import MARKER_FILE, checkpoints
+from llava.train.record import read_log
+from llava.train.trainer import LlavaTrainer
+from paths import ROOT
+
+OPTIONS = {
+    "max_steps": 8,
+    "per_device_train_batch_size": 1,
+    "gradient_accumulation_steps": 2,
+    "save_strategy": "steps",
+    "save_steps": 2,
+    "save_total_limit": 2,
+}
+VARIANTS = {
+    "plain": {},
+    "packed": {"pack_sequences": True, "model_max_length": 400},
+    "balanced": {"balance_lengths": True, "per_device_train_batch_size": 2},
+    "workers": {"dataloader_num_workers": 2},
+}
+
+
+class _Killed(BaseException):
+    pass
+
+
+@pytest.fixture
+def batches(monkeypatch):
+    """Digests of all batches trained on; ``kill_at`` breaks off before that micro-step."""
+    seen: list[str] = []
+    step = LlavaTrainer.training_step
+
+    def recorded(self, model, inputs, num_items_in_batch=None):
+        if len(seen) == recorded.kill_at:
+            raise _Killed
+        visual = inputs["visual"]
+        patches = b"" if visual is None else visual.patches.numpy().tobytes()
+        seen.append(hashlib.sha256(inputs["input_ids"].numpy().tobytes() + patches).hexdigest())
+        return step(self, model, inputs, num_items_in_batch)
+
+    recorded.kill_at = None
+    recorded.seen = seen
+    monkeypatch.setattr(LlavaTrainer, "training_step", recorded)
+    return recorded
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_batches_losses_and_weights_are_the_undisturbed_ones(train, tmp_path, batches, variant):
+    options = OPTIONS | VARIANTS[variant]
+    assert train(tmp_path / "whole", **options) == 0
+    whole, batches.kill_at = batches.seen.copy(), 11
+    batches.seen.clear()
+    with pytest.raises(_Killed):
+        train(tmp_path / "broken", **options)
+    assert checkpoints(tmp_path / "broken") and batches.seen == whole[:11]
+    batches.seen.clear()
+    batches.kill_at = None
+    assert train(tmp_path / "broken", **options, resume_from_checkpoint="auto") == 0
+    again = len(batches.seen)
+    assert len(whole) - 11 <= again < len(whole) and batches.seen == whole[-again:]
+    _assert_equal_runs(tmp_path)
+
+
+def _assert_equal_runs(folder):
+    whole, broken = (read_log(folder / name) for name in ("whole", "broken"))
+    keys = ("step", "epoch", "loss", "lr", "grad_norm", "tokens", "loss_by_dataset")
+    assert [[row[key] for key in keys] for row in broken] == [
+        [row[key] for key in keys] for row in whole
+    ]
+    one, two = (load_file(folder / name / "model.safetensors") for name in ("whole", "broken"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["plain", "packed"])
+def test_a_run_that_is_killed_goes_on_as_if_nothing_had_happened(
+    run_arguments, train, tmp_path, variant
+):
+    options = OPTIONS | VARIANTS[variant] | {"max_steps": 30, "save_total_limit": 1}
+    assert train(tmp_path / "whole", **options) == 0
+    command = [sys.executable, "-m", "llava.train.train"]
+    command += run_arguments(tmp_path / "broken", **options, resume_from_checkpoint="auto")
+    moment = random.Random(os.getpid())
+    for _ in range(2):
+        last = len(read_log(tmp_path / "broken"))
+        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+        wanted = last + moment.randint(3, 9)
+        while len(read_log(tmp_path / "broken")) < wanted and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        complete = [path for path in checkpoints(tmp_path / "broken")]
+        assert all((path / MARKER_FILE).is_file() for path in complete)
+    subprocess.run(command, cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+    _assert_equal_runs(tmp_path)
