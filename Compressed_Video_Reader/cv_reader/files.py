@@ -147,12 +147,17 @@ def claimed_file(target: Path) -> Generator[IO[str], None, None]:
             partial.unlink(missing_ok=True)
 
 
+def is_leftover(name: str) -> bool:
+    """Whether a file or folder of this name is unfinished."""
+    return _LEFTOVER.fullmatch(name) is not None
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove what killed processes left unfinished in a folder."""
     if not folder.is_dir():
         return
     with os.scandir(folder) as entries:
-        leftovers = [entry for entry in entries if _LEFTOVER.fullmatch(entry.name)]
+        leftovers = [entry for entry in entries if is_leftover(entry.name)]
     for entry in leftovers:
         if entry.is_dir(follow_symlinks=False):
             shutil.rmtree(entry.path, ignore_errors=True)

@@ -86,6 +86,11 @@ def same_source(recorded: dict[str, Any], path: Path) -> bool:
     return status.st_mtime_ns == recorded["mtime_ns"] or _file_hash(path) == recorded["sha256"]
 
 
+def same_content(recorded: dict[str, Any], path: Path) -> bool:
+    """Whether a file has the recorded content, whatever its time."""
+    return path.stat().st_size == recorded["size_bytes"] and _file_hash(path) == recorded["sha256"]
+
+
 def _file_hash(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as stream:

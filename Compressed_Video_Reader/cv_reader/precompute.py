@@ -74,12 +74,14 @@ class Selection:
         frame_ids: int32 (T,).
         squares: by the first slot of each distinct frame, its padded square; empty where only the
             rows were asked for.
+        scores: float32 (T, g, g), energies of the cells; 0 for slots that repeat the frame before.
         facts: what ``meta.json`` records of the video, the backend and the geometry.
     """
 
     rows: NDArray[np.int32]
     frame_ids: NDArray[np.int32]
     squares: dict[int, NDArray[np.uint8]]
+    scores: NDArray[np.float32]
     facts: dict[str, Any]
 
 
@@ -111,7 +113,7 @@ def select_from_video(
     rows = select_cells(scores, valid, repeated, config)
     facts["padding_patch_filtered"] = int((~valid[rows[:, 1], rows[:, 2]]).sum())
     facts["selection_hash"] = selection_hash(rows, frame_ids)
-    return Selection(rows=rows, frame_ids=frame_ids, squares=squares, facts=facts)
+    return Selection(rows=rows, frame_ids=frame_ids, squares=squares, scores=scores, facts=facts)
 
 
 def _fit(index: VideoIndex, config: AssetConfig) -> Letterbox:

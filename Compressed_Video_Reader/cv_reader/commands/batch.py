@@ -16,6 +16,7 @@ from cv_reader.asset_config import (
     SIGNALS,
     AssetConfig,
 )
+from cv_reader.backends import BACKEND_NAMES
 from cv_reader.errors import AssetError, SampleError, SettingsError
 from cv_reader.files import new_file
 from cv_reader.precompute import ReadOptions
@@ -127,7 +128,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, log_every: int, num_worke
     group.add_argument("--shard_id", type=int, default=0)
     group.add_argument("--overwrite", action="store_true", help="make again what stands already")
     group.add_argument("--dry_run", action="store_true", help="only say what there is to do")
-    group.add_argument("--backend", default="auto", choices=("auto", "native", "pyav", "estimated"))
+    group.add_argument("--backend", default="auto", choices=BACKEND_NAMES)
     group.add_argument("--require_exact", action="store_true", help="refuse estimated signals")
     group.add_argument(
         "--video_root", type=Path, help="relative videos; default: the data set's folder"

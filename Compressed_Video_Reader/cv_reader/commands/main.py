@@ -9,6 +9,9 @@ COMMANDS = MappingProxyType(
         "stage1": "score the patches of videos, and choose the ones to keep",
         "stage2": "pack the chosen patches into mosaics with their positions",
         "precompute": "both stages in one pass, as evaluation needs them",
+        "validate": "check assets and training data against the contract",
+        "visualize": "show what is kept of a video, beside what other ways would keep",
+        "stats": "draw which patches a folder of assets keeps, over time and space",
         "doctor": "say what this installation can read, and how exactly",
     }
 )

@@ -1,0 +1,140 @@
+"""``cv_reader stats``: draw which patches a folder of assets keeps, over time and space.
+
+Writes one page that needs no other file. Exit code 1 where some assets could not be read.
+"""
+
+import argparse
+import html
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cv_reader.commands.batch import EXIT_DONE, EXIT_SOME_FAILED, run_command, run_tasks, say
+from cv_reader.errors import SettingsError
+from cv_reader.files import new_file
+from cv_reader.plots import STYLE, bars, cells
+from cv_reader.statistics import Kept, Totals, new_totals, read_kept
+from cv_reader.validation import ASSET, Target, find_targets
+from cv_reader.visualize import heat
+
+_PAGE_STYLE = """
+:root { color-scheme: light dark }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 940px; margin: 2rem auto; padding: 0 1rem }
+h1 { font-size: 1.5rem; overflow-wrap: anywhere } h2 { font-size: 1.1rem; margin: 2rem 0 .2rem }
+p { margin: 0 0 .6rem; opacity: .8; max-width: 75ch } .map svg { max-width: 380px }
+td { padding: .15rem 1.5rem .15rem 0 } td:first-child { opacity: .7 }
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return run_command(_run, _parser().parse_args(argv))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("cv_reader stats", description=__doc__)
+    parser.add_argument("root", type=Path, help="a folder with assets at any depth")
+    parser.add_argument("-o", "--output", type=Path, required=True, help=".html")
+    parser.add_argument("--num_workers", type=int, default=2)
+    parser.add_argument("--timeout_seconds", type=float, default=600.0, help="0 = none")
+    parser.add_argument("--memory_limit_mib", type=int, default=4096, help="0 = none")
+    parser.add_argument("--maxtasks_per_child", type=int, default=0, help="0 = no limit")
+    return parser
+
+
+def _run(args: argparse.Namespace) -> int:
+    if not args.root.is_dir():
+        raise SettingsError(f"{args.root}: no such folder")
+    shapes: dict[tuple[int, bytes], Totals] = {}
+    failed = 0
+    targets = (target for target in find_targets(args.root) if target.kind == ASSET)
+    for outcome in run_tasks(partial(_read), targets, args):
+        if outcome.failure:
+            failed += 1
+            say(f"stats: left out: {outcome.failure.reason}")
+            continue
+        kept = cast(Kept, outcome.value)
+        shape = (len(kept.per_cell), kept.free_slots.tobytes())
+        shapes.setdefault(shape, new_totals(kept)).add(kept)
+    if not shapes:
+        raise SettingsError(f"{args.root}: holds no asset that can be read")
+    body = "".join(_section(totals) for totals in shapes.values())
+    title = html.escape(f"Kept patches in {args.root}")
+    with new_file(args.output) as path:
+        path.write_text(
+            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
+            f"<style>{_PAGE_STYLE}{STYLE}</style><h1>{title}</h1>{body}</html>\n",
+            encoding="utf-8",
+        )
+    videos = sum(totals.num_videos for totals in shapes.values())
+    say(f"stats: {args.output}: {videos} assets, {failed} left out")
+    return EXIT_SOME_FAILED if failed else EXIT_DONE
+
+
+def _read(target: Target) -> Kept:
+    return read_kept(Path(target.where))
+
+
+def _section(totals: Totals) -> str:
+    slots, grid = len(totals.free_slots), len(totals.per_cell)
+    counts = np.array(totals.per_slot)
+    free = np.flatnonzero(totals.free_slots)
+    low, high = np.percentile(counts, (10, 90), axis=0)
+    facts = {
+        "assets": str(totals.num_videos),
+        "slots, cells": f"{slots} slots of {grid} x {grid} cells",
+        "read by": ", ".join(f"{name} {count}" for name, count in totals.makers.most_common()),
+        "settings": ", ".join(f"{k} ({n})" for k, n in totals.fingerprints.most_common(8)),
+        "patches in whole slots": f"{int(counts[:, ~totals.free_slots].mean(axis=0).sum())}",
+        "patches that competed": f"{int(counts[:, free].sum(axis=1).mean())} on average",
+    }
+    rows = "".join(
+        f"<tr><td>{name}</td><td>{html.escape(value)}</td></tr>" for name, value in facts.items()
+    )
+    numbers = free.tolist()
+    over_time = bars(
+        counts[:, free].mean(axis=0).tolist(),
+        [str(number) for number in numbers],
+        title="Patches kept per slot",
+        axis="slot",
+        band=list(zip(low[free].tolist(), high[free].tolist(), strict=True)),
+    )
+    halves = np.bincount(totals.half_slots(), minlength=2)[1:]
+    concentration = bars(
+        halves.tolist(),
+        [str(number + 1) for number in range(len(halves))],
+        title="Slots that hold half of the patches",
+        axis="slots that hold half of what competed",
+    )
+    shares = np.histogram(totals.padding_shares, bins=20, range=(0, 1))[0]
+    padding = bars(
+        shares.tolist(),
+        [f"{5 * number} %" for number in range(20)],
+        title="Share of padding",
+        axis="share of padding among what competed, from",
+    )
+    return (
+        f"<table>{rows}</table>"
+        "<h2>Over time</h2><p>Patches kept per slot, mean over videos; lines reach from the 10th "
+        "to the 90th percentile. Slots that are kept whole are left out.</p>" + over_time + ""
+        "<h2>Over space</h2><p>How often each cell of the square is kept where it had to compete: "
+        "dark never, yellow most.</p>"
+        f'<div class="map">{_map(totals.per_cell, totals.num_videos * len(numbers))}</div>'
+        "<h2>How concentrated</h2><p>Videos by the number of slots that hold half of their "
+        "patches: to the left one event, to the right motion all along.</p>" + concentration + ""
+        "<h2>Padding</h2><p>Videos by the share of kept cells outside the picture: these had too "
+        "little content for the budget.</p>" + padding
+    )
+
+
+def _map(per_cell: NDArray[np.int64], chances: int) -> str:
+    values = (per_cell / max(int(per_cell.max()), 1)).astype(np.float32)
+    colours = [["#" + bytes(pixel).hex() for pixel in line] for line in heat(values)]
+    titles = [
+        [f"row {r}, column {c}: kept {100 * n / max(chances, 1):.3g} %" for c, n in enumerate(line)]
+        for r, line in enumerate(per_cell.tolist())
+    ]
+    return cells(colours, titles, title="Patches kept per cell")

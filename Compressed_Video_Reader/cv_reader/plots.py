@@ -1,0 +1,106 @@
+"""Plots as inline SVG: bars, a band over bars, a grid of cells. No script, no outside file.
+
+Colours come from the page's style: ``bar``, ``band``, ``axis`` classes; cells carry their own.
+"""
+
+import html
+from collections.abc import Sequence
+
+_WIDTH, _HEIGHT = 900, 220
+_LEFT, _BOTTOM, _TOP = 56, 34, 10
+_TICKS = 4
+
+STYLE = """
+svg { width: 100%; height: auto; display: block }
+svg rect { shape-rendering: crispEdges }
+svg .bar { fill: #1a73c8 } svg .band { stroke: currentColor; stroke-width: 1.2; opacity: .55 }
+svg .axis { stroke: currentColor; opacity: .35 }
+svg text { font: 12px system-ui, sans-serif; fill: currentColor }
+"""
+
+
+def bars(
+    values: Sequence[float],
+    labels: Sequence[str],
+    *,
+    title: str,
+    axis: str,
+    band: Sequence[tuple[float, float]] = (),
+) -> str:
+    """A bar chart, with whiskers where a ``band`` of (low, high) is given.
+
+    Args:
+        values: heights, >= 0.
+        labels: below the bars; every n-th is written where there are many.
+        title: what a screen reader says.
+        axis: what the labels are.
+        band: as many pairs as values, or none.
+    """
+    top = _round_up(max([*values, *(high for _, high in band), 1e-9]))
+    plot_width, plot_height = _WIDTH - _LEFT - 8, _HEIGHT - _BOTTOM - _TOP
+    step = plot_width / max(len(values), 1)
+    base = _TOP + plot_height
+    parts = [_scale(top, plot_height)]
+    every = -(-len(labels) // 16)
+    for number, (value, label) in enumerate(zip(values, labels, strict=True)):
+        left = _LEFT + number * step
+        height = plot_height * value / top
+        parts.append(
+            f'<rect class="bar" x="{left + step * 0.1:.1f}" y="{base - height:.1f}" '
+            f'width="{step * 0.8:.1f}" height="{height:.1f}">'
+            f"<title>{html.escape(label)}: {value:.4g}</title></rect>"
+        )
+        if number % every == 0:
+            parts.append(_text(left + step / 2, base + 15, label))
+    for number, (low, high) in enumerate(band):
+        middle = _LEFT + (number + 0.5) * step
+        ends = (base - plot_height * edge / top for edge in (low, high))
+        parts.append(_line("band", middle, next(ends), middle, next(ends)))
+    parts.append(_text(_LEFT + plot_width / 2, _HEIGHT - 4, axis))
+    return _svg(parts, _WIDTH, _HEIGHT, title)
+
+
+def cells(colours: Sequence[Sequence[str]], titles: Sequence[Sequence[str]], *, title: str) -> str:
+    """A grid of coloured squares; ``colours`` are CSS, ``titles`` show under the pointer."""
+    side = 9
+    parts = [
+        f'<rect x="{column * side}" y="{row * side}" width="{side}" height="{side}" '
+        f'fill="{colour}"><title>{html.escape(text)}</title></rect>'
+        for row, (line, texts) in enumerate(zip(colours, titles, strict=True))
+        for column, (colour, text) in enumerate(zip(line, texts, strict=True))
+    ]
+    return _svg(parts, side * len(colours[0]), side * len(colours), title)
+
+
+def _scale(top: float, plot_height: float) -> str:
+    parts: list[str] = []
+    for tick in range(_TICKS + 1):
+        y = _TOP + plot_height * (1 - tick / _TICKS)
+        parts.append(_line("axis", _LEFT, y, _WIDTH - 8, y))
+        parts.append(_text(_LEFT - 6, y + 4, f"{top * tick / _TICKS:g}", anchor="end"))
+    return "".join(parts)
+
+
+def _round_up(value: float) -> float:
+    """The next round number: four ticks divide it well."""
+    power = 1.0
+    while power * 10 <= value:
+        power *= 10
+    while power > value:
+        power /= 10
+    return next(power * step for step in (1, 1.2, 1.6, 2, 3, 4, 6, 8, 10) if power * step >= value)
+
+
+def _line(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:
+    return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+
+
+def _text(x: float, y: float, text: str, *, anchor: str = "middle") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{html.escape(text)}</text>'
+
+
+def _svg(parts: Sequence[str], width: float, height: float, title: str) -> str:
+    name = html.escape(title)
+    return (
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{name}">{"".join(parts)}</svg>'
+    )
