@@ -1,65 +1,19 @@
 """One self-contained page about a quickstart run: pictures, loss, scores, time and tokens."""
 
-import base64
 import html
-import io
 import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
 from cv_reader.assets import read_asset
+from llava.eval.html_page import figure, page, table
 from pictures import video_panels
 
 if TYPE_CHECKING:
     from inputs import Material
     from quickstart import Run
-
-STYLE = """
-:root { color-scheme: light dark; --line: #8884; --codec: #1a73c8; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2rem auto;
-       padding: 0 1rem; }
-h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
-h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; font-family: ui-monospace, monospace; }
-p { max-width: 75ch; } .note { opacity: .75; }
-table { border-collapse: collapse; margin: .6rem 0; }
-th, td { padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); text-align: left;
-         vertical-align: top; }
-th { font-weight: 600; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-td code { font-size: .75rem; word-break: break-all; opacity: .8; }
-figure { margin: .6rem 0; } figcaption { font-size: .85rem; opacity: .8; margin-bottom: .2rem; }
-figure img { width: 100%; border-radius: 4px; display: block; } svg { width: 100%; height: auto; }
-.right { color: #2a9d4a; } .wrong { color: #c8384a; }
-"""
-
-
-def data_uri(picture: Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=88)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def figure(picture: Image.Image, caption: str) -> str:
-    text = html.escape(caption)
-    return (
-        f"<figure><figcaption>{text}</figcaption>"
-        f'<img alt="{text}" src="{data_uri(picture)}"></figure>'
-    )
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], numbers: set[int]) -> str:
-    """An HTML table; columns named in ``numbers`` are set flush right. Cells are HTML."""
-
-    def cells(row: Sequence[str], tag: str) -> str:
-        marks = [' class="number"' if column in numbers else "" for column in range(len(row))]
-        return "".join(f"<{tag}{m}>{cell}</{tag}>" for m, cell in zip(marks, row, strict=True))
-
-    body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
-    return f"<table><tr>{cells(header, 'th')}</tr>{body}</table>"
 
 
 def wilson_interval(share: float, count: int) -> tuple[float, float]:
@@ -175,8 +129,8 @@ def sample_table(
         row.append(html.escape(question["answer"]))
         for by_number in answers.values():
             answer = by_number[number]
-            mark = "right" if answer["accuracy"] else "wrong"
-            row.append(f'<span class="{mark}">{html.escape(answer["filtered_resps"])}</span>')
+            mark = "✓" if answer["accuracy"] else "✗"
+            row.append(f"{mark} {html.escape(answer['filtered_resps'])}")
         rows.append(row)
     return table(["video", "question", "answer", *evaluations], rows, set())
 
@@ -241,11 +195,7 @@ def write_report(
     ]
     tokens = sum(row["tokens"] for row in log)
     visual = sum(row["visual_tokens"] for row in log)
-    page = f"""<!doctype html><html lang="en"><meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>From videos to a model: a quickstart</title>
-<style>{STYLE}</style>
-<h1>From videos to a model</h1>
+    body = f"""
 <p>{len(material.records)} training videos and {len(material.questions)} questions went through
 codec assets, training and evaluation in {seconds:.0f} s. Codec input keeps the informative patches
 of {slots} frames; plain input keeps all patches of {num_frames}.</p>
@@ -254,12 +204,12 @@ of {slots} frames; plain input keeps all patches of {num_frames}.</p>
 {len(losses)} steps; {visual:,} visual of {tokens:,} tokens in all.</p>{loss_curve(losses)}
 <h2>Evaluation by lmms-eval, both inputs at the same number of visual tokens</h2>
 {score_table(samples)}{token_table(manifests)}
-<p class="note">A tiny model trained from random weights on made clips: the scores show that the
-line works and what the input can carry, nothing about a full-size model.</p>
+<p class="note">A tiny model trained from random weights: the scores show that the line works and
+what the input can carry, nothing about a full-size model. What appears between the uniformly
+sampled frames cannot be seen in them, however good the model.</p>
 {sample_table(material.questions, samples)}
 <h2>Steps</h2>{table(["step", "seconds", "command"], steps, {1})}
-</html>
 """
     target = run.path("report.html")
-    target.write_text(page, encoding="utf-8")
+    target.write_text(page("From videos to a model", body), encoding="utf-8")
     return target

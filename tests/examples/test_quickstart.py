@@ -6,9 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from cv_reader import read_index
 from inputs import DESCRIPTION_REQUEST, find_videos, user_material
@@ -17,7 +15,6 @@ from make_clips import COLOURS, EVENT_FRAMES, clip_frames, conversation, make_cl
 from media import moving_square, write_video
 from mixture import write_mixture
 from paths import ROOT
-from pictures import heat, kept_tile
 from report import wilson_interval
 from task.utils import normalise, process_results
 
@@ -126,21 +123,6 @@ def test_wilson_interval_solves_its_own_equation() -> None:
     share, count = 0.3, 40
     for bound in wilson_interval(share, count):
         assert math.isclose(abs(share - bound), 1.96 * math.sqrt(bound * (1 - bound) / count))
-
-
-def test_only_kept_cells_show_the_frame() -> None:
-    square = np.random.default_rng(0).integers(0, 100, (32, 32, 3), dtype=np.uint8)
-    kept = np.array([[True, False], [False, True]])
-    tile = np.asarray(kept_tile(square, kept))
-    assert np.array_equal(tile[:16, :16], square[:16, :16])
-    assert np.array_equal(tile[16:, 16:], square[16:, 16:])
-    assert (tile[:16, 16:] >= 214).all()
-    assert isinstance(kept_tile(square, kept), Image.Image)
-
-
-def test_heat_grows_lighter_with_energy() -> None:
-    lightness = heat(np.linspace(0, 1, 50)).astype(float) @ (0.2126, 0.7152, 0.0722)
-    assert (np.diff(lightness) >= 0).all()
 
 
 @pytest.mark.slow
