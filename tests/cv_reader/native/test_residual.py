@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import av
 import numpy as np
 import pytest
 
@@ -14,6 +16,9 @@ from .compensator import Compensator
 from .identity import check_identity
 from .reading import read
 from .stock import decoded_luma
+
+if TYPE_CHECKING:
+    from cv_reader_native import Memory
 
 pytestmark = pytest.mark.usefixtures("native_reader")
 Clip = Callable[[str, Kind], Path]
@@ -41,6 +46,47 @@ def test_the_residual_is_zero_where_nothing_moves(codec: str, tmp_path: Path) ->
     assert (residual[:, :, 64:] != 0).mean() > 0.02
     first = frames[0].residual_y
     assert first is not None and (first != 0).mean() > 0.2, "an intra picture codes its residual"
+
+
+@pytest.mark.parametrize("name", FILTERED)
+def test_maps_are_the_same_with_and_without_loop_filters(name: str, clip: Clip) -> None:
+    path = clip(name, FILTERED[name])
+    normal, skipped = (_decoded(path, skip_loop_filter=skip) for skip in (False, True))
+    assert normal.keys() == skipped.keys() == set(range(14))
+    luma = MAPS.index("luma")
+    for number in normal:
+        for place, (first, second) in enumerate(zip(normal[number], skipped[number], strict=True)):
+            assert place == luma or first == second, (number, MAPS[place])
+    assert any(normal[number][luma] != skipped[number][luma] for number in normal)
+
+
+MAPS = ("residual", "motion", "distance", "bits", "qp", "luma")
+
+
+def _decoded(path: Path, *, skip_loop_filter: bool) -> dict[int, list[bytes]]:
+    """Maps and luma of each picture, straight from the decoder."""
+    from cv_reader_native import Decoder
+
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        rank = {packet.pts: n for n, packet in enumerate(sorted(packets, key=lambda p: p.pts))}
+        context = stream.codec_context
+        decoder = Decoder(context.name, context.extradata or b"", skip_loop_filter=skip_loop_filter)
+        pictures = [p for packet in packets for p in decoder.decode(packet, rank[packet.pts])]
+        pictures += decoder.finish()
+    return {
+        picture.picture_id: [
+            *(bytes(picture.map(name) or b"") for name in MAPS[:-1]),
+            _shown(*picture.plane(0), *picture.size),
+        ]
+        for picture in pictures
+    }
+
+
+def _shown(plane: "Memory", pitch: int, width: int, height: int) -> bytes:
+    """A plane without the padding of its rows."""
+    return np.frombuffer(plane, np.uint8).reshape(-1, pitch)[:height, :width].tobytes()
 
 
 @pytest.mark.parametrize("name", ["h264-filtered", "hevc-filtered"])
