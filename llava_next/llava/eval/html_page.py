@@ -33,6 +33,7 @@ svg { width: 100%; height: auto; }
 .codec { color: var(--codec); font-weight: 600; }
 .frames { color: var(--frames); font-weight: 600; }
 .none { color: var(--none); }
+td span { white-space: nowrap; }
 .question { white-space: pre-wrap; overflow-wrap: anywhere; max-height: 11rem; overflow-y: auto;
             border-left: 3px solid var(--line); padding-left: .8rem; margin: .4rem 0; }
 """

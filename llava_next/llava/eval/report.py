@@ -69,9 +69,10 @@ def _common_tasks(first: RunResult, second: RunResult) -> list[str]:
 def _scores_section(runs: Sequence[RunResult]) -> str:
     rows: list[list[str]] = []
     for task in dict.fromkeys(task for run in runs for task in run.tasks):
-        for run in runs:
-            if task in run.tasks:
-                rows.append([escape(task), _run_name(run), *_score_cells(run.tasks[task])])
+        having = [run for run in runs if task in run.tasks]
+        for number, run in enumerate(having):
+            name = "" if number else escape(task)
+            rows.append([name, _run_name(run), *_score_cells(run.tasks[task])])
     header = ["task", "run", "metric", "score", "mean of samples", "95 % interval", "n", "tokens"]
     notes = {
         task: benchmark.note
@@ -131,15 +132,20 @@ def _comparison_section(codec: RunResult, frames: RunResult) -> str:
             counts[kind] += 1
             marks.append(Mark(task, mean, low, high, kind))
     header = ["task", "tokens codec", "tokens frames", "difference, points (95 %)"]
-    header += ["codec wins / loses / ties", "p", "finding"]
+    header += ["wins / losses / ties", "p", "finding"]
     return (
         f"<h2>Codec input against frames: {_run_name(codec)} and {_run_name(frames)}</h2>"
         f"<p>At equal token budgets codec input is better on <b>{counts['codec']}</b>, worse on "
         f"<b>{counts['frames']}</b> of {sum(counts.values())} tasks; on <b>{counts['none']}</b> "
-        "no difference is shown. Same checkpoint, same samples; p by random changes of sign, "
+        "no difference is shown. Same checkpoint, same samples; a win is a sample on which codec "
+        "input scores higher. p by random changes of sign, "
         f"two-sided, a finding from p &lt; {SIGNIFICANT}, not corrected for the number of "
         "tasks.</p>"
-        + (interval_chart(marks, "frames better", "codec better") if marks else "")
+        + (
+            interval_chart(marks, "frames better (points)", "codec better (points)")
+            if marks
+            else ""
+        )
         + table(header, rows, {1, 2, 3, 4, 5})
     )
 

@@ -11,6 +11,8 @@ import pytest
 
 from eval_benchmarks import COPIES, read_samples, write_checkpoint_that_says_a, write_copy
 from llava.eval.benchmarks import find_benchmark
+from llava.eval.report import main as report
+from llava.eval.results import read_runs
 from paths import ROOT
 
 SIZES = {"SEQ_LEN_FRAMES": "8", "NUM_IMAGES": "2", "SQUARE_SIZE": "64", "PATCH_SIZE": "8"}
@@ -70,6 +72,22 @@ def _check(name: str, run: dict[str, Any]) -> None:
         assert score == pytest.approx(copy.score), task
         answers = [row["filtered_resps"] for row in read_samples(run["out"], task)]
         assert answers == [["A"], ["A"]] or answers == ["A", "A"], task
+    _check_report(name, run)
+
+
+def _check_report(name: str, run: dict[str, Any]) -> None:
+    """The report's scores of single samples give lmms-eval's score of the task."""
+    copy, benchmark = COPIES[name](), find_benchmark(name)
+    assert benchmark is not None
+    [result] = read_runs([run["out"]])
+    for task in benchmark.tasks:
+        found = result.tasks[task]
+        assert found.scores == [1.0, 0.0], task
+        assert found.value == copy.score
+        assert found.visual_tokens == 128, "2 mosaics or frames of 8 x 8 cells"
+        shown = [sample.visuals[0]["asset"] for sample in found.samples.values()]
+        if task not in benchmark.frame_folder_tasks:
+            assert {Path(folder).name for folder in shown} <= set(copy.keys)
 
 
 def test_videomme_from_videos_to_score(tmp_path: Path) -> None:
@@ -80,6 +98,8 @@ def test_videomme_from_videos_to_score(tmp_path: Path) -> None:
     assert manifest["samples"] == {"videomme": 2}
     [row, _] = read_samples(run["out"], "videomme")
     assert "Answer with the option's letter from the given choices directly." in str(row)
+    assert report([str(run["out"]), "--out", str(tmp_path / "report.html")]) == 0
+    assert (tmp_path / "report.html").read_text().count("<img") == 2
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,199 @@
+"""Speed of evaluation: samples and visual tokens per second, where the time goes, asset lookup.
+
+    python scripts/bench/eval.py [--model DIR] [--batch_sizes 1,4,8] [--lookup_assets 100000]
+
+Makes clips, their assets and (without --model) a tiny checkpoint in a temporary folder, and answers
+questions on them through the plug-in of lmms-eval. Prints one line of JSON per batch size, with the
+share of decode (assets to patches), encode (vision tower and projector), prefill and generate;
+then how batches compare with single samples; then the time to find one of many assets.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from lmms_eval.api.instance import Instance
+
+from clips import made_clip
+from cv_reader.precompute import write_evaluation_asset
+from llava.eval.asset_index import AssetIndex, asset_config
+from llava.eval.lmms_model import LlavaOVEncoder
+from llava.eval.settings import EvalSettings, read_settings
+from llava.model.tiny import write_tiny_checkpoint
+
+QUESTION = "What happens in the video? Answer with the option's letter.\nA. One\nB. Two\n"
+SIDE_PX = 64
+PATCH_PX = 8
+
+
+class Stages:
+    """Seconds by stage, from hooks on the model's own modules."""
+
+    def __init__(self, model: Any, device: torch.device) -> None:
+        self.seconds: Counter[str] = Counter()
+        self._device = device
+        self._started: list[float] = []
+        self._encode_seconds = 0.0
+        for module in (model.model.vision_tower, model.model.mm_projector):
+            module.register_forward_pre_hook(self._enter)
+            module.register_forward_hook(self._leave_encoder)
+        model.register_forward_pre_hook(self._enter_model, with_kwargs=True)
+        model.register_forward_hook(self._leave_model)
+        self._stage = ""
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+    def _enter(self, *_: Any) -> None:
+        self._started.append(self._now())
+
+    def _leave_encoder(self, *_: Any) -> None:
+        self._encode_seconds += self._now() - self._started.pop()
+
+    def _enter_model(self, _module: Any, _arguments: Any, names: dict[str, Any]) -> None:
+        cache = names.get("past_key_values")
+        cached = cache is not None and cache.get_seq_length() > 0
+        self._stage = "generate" if cached else "prefill"
+        self._encode_seconds = 0.0
+        self._enter()
+
+    def _leave_model(self, *_: Any) -> None:
+        seconds = self._now() - self._started.pop()
+        self.seconds[self._stage] += seconds - self._encode_seconds
+        self.seconds["encode"] += self._encode_seconds
+
+
+def measure(
+    arguments: dict[str, Any], videos: list[Path], num_questions: int, new_tokens: int
+) -> dict[str, Any]:
+    """Answer all questions once, after one batch to warm up."""
+    model = LlavaOVEncoder(**arguments)
+    documents = [{"video": str(videos[number % len(videos)])} for number in range(num_questions)]
+    model.task_dict = {"bench": {"test": documents}}
+    settings = {"max_new_tokens": new_tokens, "until": []}
+    requests = [
+        Instance(
+            request_type="generate_until",
+            arguments=(QUESTION, settings, _visual, number, "bench", "test"),
+            idx=0,
+            metadata={"task": "bench", "doc_id": number, "repeats": 1},
+        )
+        for number in range(num_questions)
+    ]
+    model.generate_until(requests[: model.batch_size])
+    stages = Stages(model._answerer._model, model.device)
+    record = model._record
+    record.visual_tokens.clear()
+    record.nanoseconds.clear()
+    started = time.perf_counter()
+    model.generate_until(requests)
+    seconds = time.perf_counter() - started
+    parts = {"decode": record.nanoseconds["visuals"] / 1e9, **stages.seconds}
+    return {
+        "batch_size": model.batch_size,
+        "samples_per_second": round(num_questions / seconds, 2),
+        "visual_tokens_per_second": round(sum(record.visual_tokens) / seconds),
+        "share": {
+            name: round(parts[name] / seconds, 3)
+            for name in ("decode", "encode", "prefill", "generate")
+        },
+    }
+
+
+def _visual(document: dict[str, str]) -> list[str]:
+    return [document["video"]]
+
+
+def measure_lookup(folder: Path, example: Path, count: int) -> dict[str, Any]:
+    """Time to index many assets, and to find one by its path and one by its key."""
+    meta = json.loads((example / "meta.json").read_text(encoding="utf-8"))
+    for number in range(count):
+        key = f"folder{number % 97:02d}__{number:06d}"
+        target = folder / key
+        target.mkdir(parents=True)
+        video = f"/videos/{key.replace('__', '/')}.mp4"
+        (target / "meta.json").write_text(json.dumps({**meta, "key": key, "video": video}))
+    config = meta["cfg"]
+    settings = EvalSettings(
+        pretrained="",
+        codec_seq_len_frames=config["sequence_length"],
+        codec_num_images=config["num_images"],
+        codec_square_size=config["square_size"],
+        codec_patch_size=config["patch_size"],
+    )
+    started = time.perf_counter()
+    index = AssetIndex(settings, [folder])
+    indexed = time.perf_counter() - started
+    times: dict[str, float] = {}
+    for name, root in (("by_path", "/videos"), ("by_key", "/moved/elsewhere")):
+        wanted = [
+            f"{root}/folder{n % 97:02d}/{n:06d}.mp4" for n in range(0, count, max(1, count // 1000))
+        ]
+        if name == "by_key":
+            index = AssetIndex(settings, [folder])  # one asset serves one file
+        started = time.perf_counter()
+        if not all(index.find(video) for video in wanted):
+            raise RuntimeError("an asset was not found")
+        times[name] = 1000 * (time.perf_counter() - started) / len(wanted)
+    rounded = {f"milliseconds_{name}": round(value, 4) for name, value in times.items()}
+    return {"assets": count, "index_seconds": round(indexed, 2), **rounded}
+
+
+def main() -> int:
+    """Run the benchmark; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", type=Path, help="checkpoint; default: a tiny random one")
+    parser.add_argument("--batch_sizes", default="1,4,8")
+    parser.add_argument("--clips", type=int, default=8)
+    parser.add_argument("--questions", type=int, default=64)
+    parser.add_argument("--new_tokens", type=int, default=16)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--lookup_assets", type=int, default=100_000, help="0 leaves lookup out")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if args.model is None:
+            write_tiny_checkpoint(folder / "model")
+        sizes: dict[str, Any] = {}
+        if args.model is None:
+            sizes = {"codec_square_size": SIDE_PX, "codec_patch_size": PATCH_PX}
+        arguments = {
+            "pretrained": args.model or folder / "model",
+            "codec_root": folder / "offline" / "assets",
+            "device": args.device,
+            **sizes,
+        }
+        videos = [made_clip(folder / f"clips{n}", "h264", 120, 160, 90) for n in range(args.clips)]
+        (folder / "offline" / "assets").mkdir(parents=True)
+        config = asset_config(read_settings(arguments, {}))
+        for number, video in enumerate(videos):
+            write_evaluation_asset(
+                video, key=f"clip{number}", out_root=folder / "offline", config=config
+            )
+        rows = []
+        for size in map(int, args.batch_sizes.split(",")):
+            rows.append(
+                measure({**arguments, "batch_size": size}, videos, args.questions, args.new_tokens)
+            )
+            print(json.dumps(rows[-1]), flush=True)
+        best = max(rows, key=lambda row: row["samples_per_second"])
+        ratio = best["samples_per_second"] / rows[0]["samples_per_second"]
+        print(json.dumps({"best_batch": best["batch_size"], "over_first": round(ratio, 2)}))
+        if args.lookup_assets:
+            example = folder / "offline" / "assets" / "clip0"
+            print(json.dumps(measure_lookup(folder / "many", example, args.lookup_assets)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
