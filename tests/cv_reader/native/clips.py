@@ -43,7 +43,7 @@ class Kind:
     """
 
     codec: str
-    params: str
+    params: str = ""
     pixel_format: str = "yuv420p"
     options: dict[str, str] = field(default_factory=dict)
     implicit_weights: bool = False
@@ -59,7 +59,7 @@ class Kind:
     @property
     def standard(self) -> str:
         """``h264`` or ``hevc``."""
-        return {"libx264": "h264", "libx265": "hevc"}[self.codec]
+        return "hevc" if self.codec == "libx265" else "h264"
 
 
 def _h264(*params: str, **settings: object) -> Kind:
@@ -158,6 +158,9 @@ FILTERED: dict[str, Kind] = {
     "h264-filtered": _h264(_H264_RICH, _B_PYRAMID, "weightp=0:weightb=0:crf=30"),
     "h264-no-weights": _h264("weightp=0:weightb=0:crf=30"),
     "h264-filtered-slices": _h264(_H264_RICH, _B_PYRAMID, "slices=4:weightp=0:weightb=0:crf=30"),
+    "h264-openh264": Kind(
+        codec="libopenh264", options={"coder": "cabac", "b": "250000", "profile": "high"}
+    ),
     "hevc-filtered": _h265(_H265_RICH, "no-weightp=1:bframes=4:b-adapt=0:sao=1:crf=30"),
     "hevc-default": _h265("no-weightp=1:crf=30"),
     "hevc-filtered-slices": _h265(_H265_SLICES, "bframes=2:sao=1:no-weightp=1:crf=30"),
@@ -213,14 +216,14 @@ CONTENTS = {"wandering": wandering, "fading": fading, "noisy corner": noisy_corn
 
 def make(kind: Kind, path: Path, num_frames: int = NUM_FRAMES) -> Path:
     """Encode the wandering tiles as one kind of stream."""
-    name = "x264-params" if kind.codec == "libx264" else "x265-params"
+    params = {f"{kind.codec.removeprefix('lib')}-params": kind.params} if kind.params else {}
     frames = CONTENTS[kind.content](num_frames, kind.height_px, kind.width_px)
     return write_video(
         path,
         frames,
         codec=kind.codec,
         pixel_format=kind.pixel_format,
-        options={name: kind.params, **kind.options},
+        options={**params, **kind.options},
     )
 
 

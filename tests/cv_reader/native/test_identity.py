@@ -13,6 +13,7 @@ from .clips import (
     TIER2,
     UNFILTERED,
     Kind,
+    make,
 )
 from .identity import Verdict, check_identity
 from .reading import read, read_or_refusal, read_pixels
@@ -54,6 +55,24 @@ def test_streams_with_loop_filters_are_exact(name: str, clip: Clip) -> None:
     verdict = _verdict(path, kind)
     assert verdict.wrong_pixels == 0, verdict
     assert verdict.inter_pixels > verdict.intra_pixels, verdict
+
+
+CONTAINERS = {
+    "h264": ("h264-b-spatial", ["mp4", "ts", "flv", "avi", "h264"]),
+    "hevc": ("hevc-b", ["mp4", "ts", "hevc"]),
+}
+
+
+@pytest.mark.parametrize(
+    ("standard", "suffix"), [(s, suffix) for s, row in CONTAINERS.items() for suffix in row[1]]
+)
+def test_references_are_right_in_every_container(
+    standard: str, suffix: str, tmp_path: Path
+) -> None:
+    kind = UNFILTERED[CONTAINERS[standard][0]]
+    verdict = _verdict(make(kind, tmp_path / f"clip.{suffix}"), kind)
+    assert verdict.wrong_pixels == 0, verdict
+    assert verdict.inter_pixels > 2 * verdict.intra_pixels, verdict
 
 
 @pytest.mark.parametrize("name", ["h264-fine", "hevc-b"])
