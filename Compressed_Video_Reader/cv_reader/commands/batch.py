@@ -14,6 +14,8 @@ from cv_reader.asset_config import (
     ORDERS,
     PADDING_POLICIES,
     SIGNALS,
+    TOPK_MODES,
+    WINDOW_PICKS,
     AssetConfig,
 )
 from cv_reader.backends import BACKEND_NAMES
@@ -107,6 +109,20 @@ def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
         default="4.0",
     )
     refuse(parser, {"--res_use_grad": "training and evaluation share one residual energy"})
+
+
+def add_budget_arguments(parser: argparse.ArgumentParser) -> None:
+    """How the budget is shared out over time."""
+    parser.add_argument("--keep_mid_full_frame", action="store_true")
+    parser.add_argument(
+        "--mid_full_frame_index", type=int, default=-1, help="a slot; -1 = T // 2, 0 = none"
+    )
+    parser.add_argument("--topk_mode", choices=TOPK_MODES, default="global")
+    parser.add_argument(
+        "--time_bucket_count", type=int, default=-1, help="-1 = one per mosaic that is left"
+    )
+    parser.add_argument("--window_len", type=int, default=0, help="frames; 0 = the whole video")
+    parser.add_argument("--window_pick", choices=WINDOW_PICKS, default="none")
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, log_every: int, num_workers: int) -> None:

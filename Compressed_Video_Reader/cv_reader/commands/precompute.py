@@ -14,11 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cv_reader.asset_config import TOPK_MODES, WINDOW_PICKS, AssetConfig
+from cv_reader.asset_config import AssetConfig
 from cv_reader.asset_names import asset_key, evaluation_key
 from cv_reader.assets import META, is_sound
 from cv_reader.commands import stage1, stage2, stages
 from cv_reader.commands.batch import (
+    add_budget_arguments,
     add_packing_arguments,
     add_run_arguments,
     add_scoring_arguments,
@@ -86,16 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out_root", type=Path, required=True)
     parser.add_argument("--seq_len_frames", dest="sequence_length", type=int, default=64)
     parser.add_argument("--num_images", type=int, default=8)
-    parser.add_argument("--keep_mid_full_frame", action="store_true")
-    parser.add_argument(
-        "--mid_full_frame_index", type=int, default=-1, help="a slot; -1 = T // 2, 0 = none"
-    )
-    parser.add_argument("--topk_mode", choices=TOPK_MODES, default="global")
-    parser.add_argument(
-        "--time_bucket_count", type=int, default=-1, help="-1 = one per mosaic that is left"
-    )
-    parser.add_argument("--window_len", type=int, default=0, help="frames; 0 = the whole video")
-    parser.add_argument("--window_pick", choices=WINDOW_PICKS, default="none")
+    add_budget_arguments(parser)
     parser.add_argument(
         "--only_exists", action="store_true", default=True, help="always: skip exists=false"
     )

@@ -16,6 +16,7 @@ from cv_reader.chosen import Stage1, is_selected, make_selection, standing_selec
 from cv_reader.commands.batch import (
     EXIT_DONE,
     EXIT_SOME_FAILED,
+    add_budget_arguments,
     add_run_arguments,
     add_scoring_arguments,
     check_shards,
@@ -64,6 +65,7 @@ def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--keep_first_full_frame", action="store_true")
     parser.add_argument("--keep_uniform_first", action="store_true")
+    add_budget_arguments(parser)
     parser.add_argument("--check_codec", action="store_true", help="refuse other codecs")
     parser.add_argument("--allowed_codecs", default="h264,hevc,h265,avc1")
 

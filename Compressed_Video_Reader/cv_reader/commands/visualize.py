@@ -12,11 +12,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from cv_reader.asset_config import TOPK_MODES
 from cv_reader.backends import BACKEND_NAMES
 from cv_reader.commands.batch import (
     EXIT_DONE,
     EXIT_SOME_FAILED,
+    add_budget_arguments,
     add_packing_arguments,
     add_scoring_arguments,
     config_from,
@@ -50,8 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-o", "--output", type=Path, required=True, help=".gif, .png or .html")
     parser.add_argument("--sequence_length", type=int, default=64, help="frames sampled")
     parser.add_argument("--num_images", type=int, default=8, help="budget in full frames")
-    parser.add_argument("--topk_mode", choices=TOPK_MODES, default="global")
-    parser.add_argument("--keep_mid_full_frame", action="store_true")
+    add_budget_arguments(parser)
     parser.add_argument("--no_first_full_frame", dest="keep_first_full_frame", action="store_false")
     parser.add_argument("--backend", default="auto", choices=BACKEND_NAMES)
     parser.add_argument("--num_threads", type=int, default=1)
