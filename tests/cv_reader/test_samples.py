@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -179,3 +181,37 @@ def test_the_first_human_turn_gets_the_images(before, after):
 def test_conversations_that_cannot_hold_the_images_are_refused(row, message):
     with pytest.raises(SampleError, match=message):
         rewrite_conversations(Sample("a", "a.mp4", 0, row, "here"), 2)
+
+
+_MEASURE = """
+import sys
+from pathlib import Path
+from cv_reader.samples import read_samples
+
+def peak_mib():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+before = peak_mib()
+count = sum(1 for _ in read_samples(Path(sys.argv[1])))
+print(count, peak_mib() - before)
+"""
+
+
+@pytest.mark.parametrize("mib", [48, pytest.param(2048, marks=pytest.mark.slow)])
+def test_an_array_is_read_in_constant_memory(tmp_path, mib):
+    row = json.dumps({"id": 1, "video": "a.mp4", "text": "ä" * 4000}, indent=1)
+    count = mib * 2**20 // len(row)
+    path = tmp_path / "data.json"
+    with path.open("w") as stream:
+        stream.write("[" + row)
+        for _ in range(count - 1):
+            stream.write(",\n" + row)
+        stream.write("]")
+    command = [sys.executable, "-c", _MEASURE, str(path)]
+    found, grown = subprocess.run(
+        command, check=True, capture_output=True, text=True
+    ).stdout.split()
+    path.unlink()
+    assert int(found) == count
+    assert float(grown) < 24
