@@ -3,8 +3,9 @@
     python scripts/check_transformers_versions.py --other_venv .venv-transformers4
 
 makes the second virtual environment where it does not exist, runs 11 input shapes under both
-versions with the same weights and pixels, then seven scenarios under the installed one, and prints
-both tables. Exit code 0 if all agree, 1 if not.
+versions with the same weights and pixels, seven scenarios and two shapes of the large variant under
+the installed one, and prints both tables; then it runs the encoder's tests under the other version.
+Exit code 0 if all agree and pass, 1 if not.
 """
 
 import argparse
@@ -23,8 +24,9 @@ from torch import Tensor
 
 from onevision_encoder import OneVisionEncoderConfig, OneVisionEncoderModel, grid_positions
 
-PACKAGES = Path(__file__).resolve().parents[1] / "llava_next"
+ROOT = Path(__file__).resolve().parents[1]
 OTHER_TRANSFORMERS = "4.57.6"
+OTHER_PACKAGES = ("accelerate", "pillow", "pytest", "pytest-timeout")
 VARIANTS = {"large": True, "lang": False}
 """Name of a published variant: whether it has a head."""
 
@@ -101,8 +103,8 @@ def make_venv(folder: Path) -> Path:
         print(f"making {folder} with transformers {OTHER_TRANSFORMERS}", flush=True)
         venv.create(folder, with_pip=True)
         torch_version = torch.__version__.split("+")[0]
-        packages = [f"torch=={torch_version}", f"transformers=={OTHER_TRANSFORMERS}", "pillow"]
-        subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True)
+        pinned = [f"torch=={torch_version}", f"transformers=={OTHER_TRANSFORMERS}"]
+        subprocess.run([python, "-m", "pip", "install", "-q", *pinned, *OTHER_PACKAGES], check=True)
     return python
 
 
@@ -113,7 +115,7 @@ def compare_versions(python: Path, folder: Path) -> bool:
     write_features(folder, folder / "here.safetensors")
     subprocess.run(
         [python, __file__, "--write", str(folder), str(folder / "other.safetensors")],
-        env={**os.environ, "PYTHONPATH": str(PACKAGES)},
+        env={**os.environ, "PYTHONPATH": str(ROOT / "llava_next")},
         check=True,
     )
     here, other = load_file(folder / "here.safetensors"), load_file(folder / "other.safetensors")
@@ -198,6 +200,27 @@ def run_scenarios(folder: Path) -> bool:
     return passed
 
 
+def has_published_shapes() -> bool:
+    """Print what the large variant's width makes of an image and four frames of 448 px."""
+    model = OneVisionEncoderModel(OneVisionEncoderConfig(num_hidden_layers=1)).eval()
+    shapes = {(1, 3, 448, 448): (1, 1024, 1024), (1, 3, 4, 448, 448): (1, 4096, 1024)}
+    passed = True
+    for shape, expected in shapes.items():
+        tokens = features(model, {"pixel_values": torch.randn(shape)})["lhs"]
+        good = tuple(tokens.shape) == expected and bool(tokens.isfinite().all())
+        name = f"large, {'x'.join(map(str, shape))}"
+        print(f"  {name:30s} {'passed' if good else 'FAILED'} tokens {tuple(tokens.shape)}")
+        passed = passed and good
+    return passed
+
+
+def run_tests(python: Path) -> bool:
+    """Run the encoder's tests under the other version; True if none fails."""
+    print(f"tests/onevision_encoder under transformers {OTHER_TRANSFORMERS}:", flush=True)
+    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/onevision_encoder"]
+    return subprocess.run(command, cwd=ROOT).returncode == 0
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the checks; returns an exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -213,7 +236,8 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as name:
         equal = compare_versions(python, Path(name))
         passed = run_scenarios(Path(name))
-    return 0 if equal and passed else 1
+    passed = has_published_shapes() and passed
+    return 0 if run_tests(python) and equal and passed else 1
 
 
 if __name__ == "__main__":

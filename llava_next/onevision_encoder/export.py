@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         try:
             model = OneVisionEncoderModel.from_pretrained(arguments.checkpoint, dtype=dtype)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             parser.error(f"cannot load {arguments.checkpoint}: {error}")
     export(model, arguments.out)
     sys.stdout.write(f"wrote {arguments.out}\n")

@@ -11,6 +11,7 @@ Axis letters: B samples, C channels, F frames, H and W pixels, L tokens of a sam
 packed batch, S segments, D width, N heads, K width of a head, (t, h, w) positions.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -30,18 +31,21 @@ from .selection import select_tokens
 _VARLEN_BACKENDS = frozenset({"flash_attention_2", "flash_attention_3"})
 """Backends whose kernels take segment boundaries; the others are called once per segment."""
 
+GROUP_TOKENS = 2048
+"""Short segments share their matrix products up to this many tokens; more only costs memory."""
+
 
 class Segments(NamedTuple):
     """Which tokens of a packed sequence attend to each other.
 
     Attributes:
-        cu_seqlens: int32 (S + 1,), on the device of the tokens.
-        lengths: its differences, on the host.
+        lengths: tokens of each segment, on the host.
+        cu_seqlens: int32 (S + 1,) for kernels that take boundaries, None elsewhere.
         block_mask: the same for flex attention on an accelerator, None elsewhere.
     """
 
-    cu_seqlens: Tensor
     lengths: tuple[int, ...]
+    cu_seqlens: Tensor | None = None
     block_mask: BlockMask | None = None
 
 
@@ -171,7 +175,7 @@ class OneVisionEncoderAttention(nn.Module):
         }
         if segments is None or len(segments.lengths) == 1:
             return attention(self, query, key, value, None, **options)
-        if name in _VARLEN_BACKENDS:
+        if segments.cu_seqlens is not None:
             longest = max(segments.lengths)
             options |= {"cu_seq_lens_q": segments.cu_seqlens, "cu_seq_lens_k": segments.cu_seqlens}
             options |= {"max_length_q": longest, "max_length_k": longest}
@@ -283,6 +287,17 @@ class OneVisionEncoderPoolingHead(nn.Module):
         probe = self.probe.expand(hidden_states.shape[0], -1, -1)
         pooled = self.attention(probe, hidden_states, hidden_states, need_weights=False)[0]
         return (pooled + self.mlp(self.norm(pooled)))[:, 0]
+
+
+def _groups(lengths: Sequence[int]) -> list[Segments]:
+    """Join neighbours while they have at most ``GROUP_TOKENS`` tokens together."""
+    groups: list[list[int]] = []
+    for length in lengths:
+        if groups and sum(groups[-1]) + length <= GROUP_TOKENS:
+            groups[-1].append(length)
+        else:
+            groups.append([length])
+    return [Segments(tuple(group)) for group in groups]
 
 
 class OneVisionEncoderPreTrainedModel(PreTrainedModel):
@@ -442,25 +457,35 @@ class OneVisionEncoderModel(OneVisionEncoderPreTrainedModel):
             )
         check_patches(patches, self.config.num_channels * self.config.patch_size**2)
         check_positions(patch_positions, [(patches.shape[0], 3)])
-        segments = self._segments(cu_seqlens, patches)
-        tokens = self._run_blocks(
-            patches[None],
-            patch_positions[None].to(patches.device),
-            segments,
-            blocks + 1 + output_layer,
-        )[0]
+        groups = self._grouped(cu_seqlens, patches)
+        sizes = [sum(group.lengths) for group in groups]
+        parts = zip(
+            patches[None].split(sizes, dim=1),
+            patch_positions[None].to(patches.device).split(sizes, dim=1),
+            groups,
+            strict=True,
+        )
+        tokens = [self._run_blocks(*part, blocks + 1 + output_layer) for part in parts]
+        tokens = torch.cat(tokens, dim=1)[0]
         if output_layer == -1 and self.layernorm_post is not None:
             return self.layernorm_post(tokens)
         return tokens
 
-    def _segments(self, cu_seqlens: Tensor, patches: Tensor) -> Segments:
-        count, device = patches.shape[0], patches.device
-        lengths = segment_lengths(cu_seqlens, count)
-        cu_seqlens = cu_seqlens.to(device, torch.int32)
+    def _grouped(self, cu_seqlens: Tensor, patches: Tensor) -> list[Segments]:
+        """The segments, in groups that go through the blocks one after the other."""
+        lengths = segment_lengths(cu_seqlens, patches.shape[0])
+        name, device = self.config._attn_implementation, patches.device
+        if name in _VARLEN_BACKENDS:
+            return [Segments(lengths, cu_seqlens.to(device, torch.int32))]
         # On a CPU one call per segment is faster, and flex attention has no backward anyway.
-        if self.config._attn_implementation == "flex_attention" and device.type != "cpu":
-            return Segments(cu_seqlens, lengths, segment_block_mask(cu_seqlens, count))
-        return Segments(cu_seqlens, lengths)
+        if name == "flex_attention" and device.type != "cpu":
+            mask = segment_block_mask(cu_seqlens.to(device, torch.int32), patches.shape[0])
+            return [Segments(lengths, block_mask=mask)]
+        # Gradients keep every activation, whatever the groups. Without them a CPU gains by small
+        # groups: buffers of tens of megabytes are new pages every time, smaller ones are reused.
+        if device.type != "cpu" or torch.is_grad_enabled():
+            return [Segments(lengths)]
+        return _groups(lengths)
 
     def _run_blocks(
         self,

@@ -1,8 +1,8 @@
 """Speed and memory of the encoder: python scripts/bench/encoder.py [--size large] [--memory].
 
-All ratios are of one run. On a CPU times are processor seconds of one thread, so that other work on
-the machine does not disturb them; the fastest repeat counts. Blocks cost the same each, so a few of
-them are enough. Weights are random.
+All ratios are of one run, in which the runs that are compared take turns; the median counts. On a
+CPU times are processor seconds of one thread, so that other work on the machine disturbs them
+little. Blocks cost the same each, so a few of them are enough. Weights are random.
 
 Axis letters: B samples, L tokens of a sample, P tokens of a packed batch, N heads, K width of a
 head, D width.
@@ -11,8 +11,9 @@ head, D width.
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from statistics import median
 
 import torch
 from torch import Tensor
@@ -113,23 +114,25 @@ def run_padded(model: OneVisionEncoderModel, parts: list[tuple[Tensor, Tensor]])
 RUNS = {"packed": run_packed, "loop": run_loop, "eager": run_eager, "padded": run_padded}
 
 
-def seconds(call: Callable[[], object], device: str, repeats: int) -> float:
-    """The fastest of several calls: processor time on a CPU, else wall time."""
+def seconds(calls: Sequence[Callable[[], object]], device: str, repeats: int) -> list[float]:
+    """The median of each call over some rounds: processor time on a CPU, else wall time.
 
-    def once() -> float:
-        if device == "cpu":
-            start = time.process_time()
-            call()
-            return time.process_time() - start
-        torch.cuda.synchronize()
-        start = time.perf_counter()
+    A round before them is not counted.
+    """
+    rounds = [[_timed(call, device) for call in calls] for _ in range(repeats + 1)]
+    return [median(taken) for taken in zip(*rounds[1:], strict=True)]
+
+
+def _timed(call: Callable[[], object], device: str) -> float:
+    if device == "cpu":
+        start = time.process_time()
         call()
-        torch.cuda.synchronize()
-        return time.perf_counter() - start
-
-    if device != "cpu":
-        once()
-    return min(once() for _ in range(repeats))
+        return time.process_time() - start
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    call()
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 def once(name: str, size: str, dtype: str, device: str, layers: int, grids: list) -> None:
@@ -155,7 +158,8 @@ def matrix_rate(options: argparse.Namespace) -> float:
     side = 1024 if options.device == "cpu" else 8192
     dtype = getattr(torch, options.dtype)
     left, right = torch.randn(2, side, side, dtype=dtype, device=options.device)
-    return 2 * side**3 / seconds(lambda: left @ right, options.device, 3 * options.repeats)
+    (taken,) = seconds([lambda: left @ right], options.device, 3 * options.repeats)
+    return 2 * side**3 / taken
 
 
 def model_flops(model: OneVisionEncoderModel, tokens: int) -> float:
@@ -165,20 +169,20 @@ def model_flops(model: OneVisionEncoderModel, tokens: int) -> float:
     return model.config.num_hidden_layers * tokens * per_token
 
 
-def compare(model: OneVisionEncoderModel, options: argparse.Namespace, grids: list, names: list):
-    """Print seconds, memory and the ratio to the first name; outputs must agree."""
+def compare(
+    model: OneVisionEncoderModel, options: argparse.Namespace, grids: list, names: list[str]
+) -> None:
+    """Print seconds, memory, the ratio to the first name and how far outputs are from its."""
     parts = segments(model, grids)
     tokens = sum(len(patches) for patches, _ in parts)
-    first: tuple[float, Tensor] | None = None
-    for name in names:
-        outputs: list[Tensor] = []
-        run = partial(RUNS[name], model, parts)
-        taken = seconds(lambda: outputs.append(run()), options.device, options.repeats)  # noqa: B023
-        first = first or (taken, outputs[-1])
-        difference = (outputs[-1] - first[1]).abs().max().item()
+    runs = [partial(RUNS[name], model, parts) for name in names]
+    expected = runs[0]()
+    differences = [(run() - expected).abs().max().item() for run in runs]
+    taken = seconds(runs, options.device, options.repeats)
+    for name, each, difference in zip(names, taken, differences, strict=True):
         memory = f"{peak_mib(name, options, grids):8.0f} MiB" if options.memory else ""
         print(
-            f"  {tokens:6d} tokens  {name:7s} {taken:9.3f} s  {taken / first[0]:5.2f}x "
+            f"  {tokens:6d} tokens  {name:7s} {each:9.3f} s  {each / taken[0]:5.2f}x "
             f"{memory}  largest difference {difference:.1e}",
             flush=True,
         )
@@ -215,10 +219,12 @@ def main(argv: list[str] | None = None) -> int:
         print(f"(c, d) growth; a matrix product runs at {rate / 1e9:.1f} GFLOP/s")
         for side in options.growth_sides:
             parts = segments(model, [(1, side, side)])
-            taken = seconds(partial(run_packed, model, parts), options.device, options.repeats)
+            run = partial(run_packed, model, parts)
+            (taken,) = seconds([run], options.device, options.repeats)
             speed = model_flops(model, side * side) / taken
             print(
                 f"  {side * side:6d} tokens {taken:9.3f} s {taken / side**2 * 1e6:7.1f} us/token "
+                f"{side**2 / taken:9.0f} tokens/s "
                 f"{speed / 1e9:7.1f} GFLOP/s {speed / rate:5.0%} of the matrix rate",
                 flush=True,
             )

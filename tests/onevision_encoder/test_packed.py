@@ -7,7 +7,12 @@ import torch
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from onevision_encoder import OneVisionEncoderModel, grid_positions, patchify
+from onevision_encoder import (
+    OneVisionEncoderModel,
+    grid_positions,
+    modeling_onevision_encoder,
+    patchify,
+)
 
 SIZES = [(1, 2, 3), (4, 2, 2), (1, 1, 1), (2, 3, 1)]
 """Frames, rows and columns of the segments of a mixed batch."""
@@ -42,17 +47,41 @@ def test_equals_one_call_per_segment(
 
 
 @pytest.mark.parametrize("attn_implementation", ["eager", "sdpa"])
-def test_segments_do_not_see_each_other(tiny_model: Callable, attn_implementation: str) -> None:
+@pytest.mark.parametrize(("group_tokens", "gradients"), [(2048, True), (2048, False), (7, False)])
+def test_segments_do_not_see_each_other(
+    tiny_model: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    attn_implementation: str,
+    group_tokens: int,
+    gradients: bool,
+) -> None:
+    monkeypatch.setattr(modeling_onevision_encoder, "GROUP_TOKENS", group_tokens)
     model = tiny_model(attn_implementation=attn_implementation)
     patches, positions, cu_seqlens = _pack(_segments())
-    before = model.forward_packed(patches, positions, cu_seqlens)
     start, end = cu_seqlens[1:3].tolist()
-    patches[start:end] += 1.0
-    positions[start:end] += 1
-    after = model.forward_packed(patches, positions, cu_seqlens)
+    with torch.set_grad_enabled(gradients):
+        before = model.forward_packed(patches, positions, cu_seqlens)
+        patches[start:end] += 1.0
+        positions[start:end] += 1
+        after = model.forward_packed(patches, positions, cu_seqlens)
     assert not torch.equal(after[start:end], before[start:end])
     assert torch.equal(after[:start], before[:start])
     assert torch.equal(after[end:], before[end:])
+
+
+@pytest.mark.parametrize("output_layer", [-1, -2])
+def test_groups_without_gradients(
+    tiny_model: Callable, monkeypatch: pytest.MonkeyPatch, output_layer: int
+) -> None:
+    """Without gradients neighbours go through the blocks together up to a number of tokens."""
+    monkeypatch.setattr(modeling_onevision_encoder, "GROUP_TOKENS", 7)
+    model, sizes = tiny_model(), []
+    model.encoder.layers[0].register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0]))
+    expected = model.forward_packed(*_pack(_segments()), output_layer=output_layer)
+    with torch.no_grad():
+        actual = model.forward_packed(*_pack(_segments()), output_layer=output_layer)
+    assert [tokens.shape[1] for tokens in sizes] == [29, 6, 16, 1 + 6]
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
 
 
 def test_one_segment(tiny_model: Callable) -> None:
