@@ -114,19 +114,22 @@ def described_material(videos: list[Path]) -> Material:
 
 
 def dataset_material(path: Path) -> Material:
-    """A raw training file of the seeds (JSON array): every human turn becomes a question."""
+    """A raw training file of the seeds (JSON array): each question and its answer on its own."""
     root = Path(os.environ.get("VIDEO_ROOT") or path.parent)
     records, questions = [], []
     for record in json.loads(path.read_text(encoding="utf-8")):
         video = str((root / record["video"]).resolve())
-        records.append({**record, "video": video})
         turns = record["conversations"]
         for number, (human, answer) in enumerate(zip(turns[::2], turns[1::2], strict=True)):
+            sample_id = f"{record['id']}_{number}"
+            question = human["value"].replace("<video>", "").strip()
+            request = {"from": "human", "value": f"<video>\n{question}"}
+            records.append({"id": sample_id, "video": video, "conversations": [request, answer]})
             questions.append(
                 {
-                    "id": f"{record['id']}_{number}",
+                    "id": sample_id,
                     "video": video,
-                    "question": human["value"].replace("<video>", "").strip(),
+                    "question": question,
                     "answer": answer["value"],
                     "kind": "user",
                 }

@@ -54,9 +54,13 @@ def text_records() -> list[dict[str, Any]]:
 def write_mixture(
     target: Path, codec: Path, records: list[dict[str, Any]], num_frames: int
 ) -> Path:
-    """Write one JSONL: the codec samples, the same videos as uniform frames, pictures, text."""
-    rows = [json.loads(line) for line in codec.read_text(encoding="utf-8").splitlines()]
-    rows += [{**row, "id": f"{row['id']}_frames", "num_frames": num_frames} for row in records]
-    rows += picture_records(target.parent / "pictures") + text_records()
+    """Write one JSONL: codec samples, the same videos as uniform frames, pictures, text.
+
+    Few videos are repeated, so that they make up at least half of the mixture.
+    """
+    videos = [json.loads(line) for line in codec.read_text(encoding="utf-8").splitlines()]
+    videos += [{**row, "id": f"{row['id']}_frames", "num_frames": num_frames} for row in records]
+    others = picture_records(target.parent / "pictures") + text_records()
+    rows = videos * max(1, round(len(others) / len(videos))) + others
     target.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return target

@@ -31,16 +31,15 @@ SEQUENCE_LENGTH = 64
 class Scale:
     """How much is made and trained: small enough for two cores and ten minutes."""
 
-    num_train: int
-    num_test: int
     square_size_px: int
     batch_size: int
     num_steps: int
     patch_size_px: int = 16
 
 
-MADE_CLIPS = Scale(num_train=128, num_test=32, square_size_px=128, batch_size=8, num_steps=300)
-USER_VIDEOS = Scale(num_train=16, num_test=8, square_size_px=256, batch_size=4, num_steps=60)
+MADE_CLIPS = Scale(square_size_px=128, batch_size=8, num_steps=300)
+USER_VIDEOS = Scale(square_size_px=192, batch_size=4, num_steps=200)
+NUM_TRAINING_CLIPS, NUM_TEST_CLIPS = 128, 32
 
 
 @dataclass
@@ -98,14 +97,16 @@ def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def prepare_material(run: Run, arguments: list[Path]) -> Material:
-    """Clips with known answers, and whatever the user named."""
-    print("[1] make clips" + (" and read yours" if arguments else ""), flush=True)
+    """What the user named, or clips with known answers."""
+    print("[1] read your videos" if arguments else "[1] make clips", flush=True)
     started = time.monotonic()
-    user = user_material(arguments)
-    clips = ROOT / "outputs" / "quickstart_clips"
-    made = made_material(clips, run.scale.num_train, run.scale.num_test)
-    run.note("make clips", started)
-    return Material(user.records + made.records, user.questions + made.questions)
+    if arguments:
+        material = user_material(arguments)
+    else:
+        clips = ROOT / "outputs" / "quickstart_clips"
+        material = made_material(clips, NUM_TRAINING_CLIPS, NUM_TEST_CLIPS)
+    run.note("prepare videos", started)
+    return material
 
 
 def make_training_assets(run: Run, records: list[dict[str, Any]]) -> Path:
