@@ -55,11 +55,18 @@ class Toy:
         return [*on_videos, on_images, {"media": [], "question": "Name a colour."}]
 
 
+KILLS_RANK_1 = "Does this question kill a process?"
+
 _UTILS = """
+import os
+import signal
+
 from PIL import Image
 
 
 def doc_to_visual(doc):
+    if doc["question"] == "Does this question kill a process?" and os.environ.get("RANK") == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
     return [Image.open(path) if path.endswith(".png") else path for path in doc["media"]]
 
 

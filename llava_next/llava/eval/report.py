@@ -83,8 +83,8 @@ def _scores_section(runs: Sequence[RunResult]) -> str:
     lines = "".join(f"<li>{escape(task)}: {escape(note)}</li>" for task, note in notes.items())
     return (
         "<h2>Scores</h2><p>The score is lmms-eval's own. The mean of samples and its interval "
-        "(bootstrap over samples) are of the scores that the task gives single samples; where the "
-        "task weights them, both differ. Tokens are visual tokens per sample.</p>"
+        "(bootstrap over videos, where there are any) are of the scores that the task gives single "
+        "samples; where the task weights them, both differ. Tokens: visual, per sample.</p>"
         + table(header, rows, {3, 4, 5, 6, 7})
         + (f'<ul class="note">{lines}</ul>' if lines else "")
     )
@@ -94,7 +94,7 @@ def _score_cells(result: TaskResult) -> list[str]:
     values = result.value if isinstance(result.value, list) else [result.value]
     cells = [escape(result.metric), " / ".join(f"{value:.4g}" for value in values)]
     if result.scores:
-        interval = bootstrap_mean(result.scores)
+        interval = bootstrap_mean(result.scores, result.groups)
         cells += [f"{interval.mean:.3f}", f"{interval.low:.3f} to {interval.high:.3f}"]
     else:
         cells += ["none", ""]
@@ -138,7 +138,7 @@ def _comparison_section(codec: RunResult, frames: RunResult) -> str:
         f"<p>At equal token budgets codec input is better on <b>{counts['codec']}</b>, worse on "
         f"<b>{counts['frames']}</b> of {sum(counts.values())} tasks; on <b>{counts['none']}</b> "
         "no difference is shown. Same checkpoint, same samples; a win is a sample on which codec "
-        "input scores higher. p by random changes of sign, "
+        "input scores higher. p by random changes of sign of all samples of a video at once, "
         f"two-sided, a finding from p &lt; {SIGNIFICANT}, not corrected for the number of "
         "tasks.</p>"
         + (
@@ -153,12 +153,15 @@ def _comparison_section(codec: RunResult, frames: RunResult) -> str:
 def _compare(first: TaskResult, second: TaskResult) -> Comparison | None:
     """On the samples that both have a score for."""
     pairs = [
-        (one.score, second.samples[number].score)
+        (one.score, second.samples[number].score, one.group)
         for number, one in first.samples.items()
         if number in second.samples
     ]
-    known = [(one, two) for one, two in pairs if one is not None and two is not None]
-    return compare([one for one, _ in known], [two for _, two in known]) if known else None
+    known = [(one, two, at) for one, two, at in pairs if one is not None and two is not None]
+    if not known:
+        return None
+    scores, others, groups = zip(*known, strict=True)
+    return compare(scores, others, groups)
 
 
 def _equal_budgets(first: TaskResult, second: TaskResult) -> bool:

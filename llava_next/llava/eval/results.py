@@ -41,6 +41,12 @@ class SampleResult:
     visuals: list[dict[str, Any]]
     visual_tokens: int | None
 
+    @property
+    def group(self) -> str:
+        """What ties it to other samples: the video that it asks about, else nothing."""
+        path = self.visuals[0]["path"] if self.visuals else None
+        return path or f"document {self.doc_id}"
+
 
 @dataclass(frozen=True)
 class TaskResult:
@@ -62,6 +68,11 @@ class TaskResult:
     def scores(self) -> list[float]:
         """Of the samples that have one."""
         return [item.score for item in self.samples.values() if item.score is not None]
+
+    @property
+    def groups(self) -> list[str]:
+        """Of the same samples."""
+        return [item.group for item in self.samples.values() if item.score is not None]
 
     @property
     def visual_tokens(self) -> float | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from eval_toy import Toy, write_toy_task
+from eval_toy import KILLS_RANK_1, Toy, write_toy_task
 from media import moving_square, write_video
 
 
@@ -33,6 +33,7 @@ def _run(
         cwd=folder,
         capture_output=True,
         text=True,
+        timeout=240,
     )
 
 
@@ -117,3 +118,13 @@ def test_a_miss_on_one_rank_fails_the_launch(toy: Toy, tmp_path: Path) -> None:
     result = _run(toy, documents, tmp_path, ranks=2)
     assert result.returncode != 0
     assert "of 2 videos of this run have no codec asset" in result.stderr
+
+
+@pytest.mark.slow
+def test_a_rank_that_dies_ends_all_ranks(toy: Toy, tmp_path: Path) -> None:
+    """The launcher ends the other rank, which waits for the dead one; a hang fails by time-out."""
+    documents = [*toy.documents, {"media": [], "question": KILLS_RANK_1}]
+    result = _run(toy, documents, tmp_path, ranks=2, codec_miss="online")
+    assert result.returncode != 0
+    assert "SIGKILL" in result.stdout + result.stderr or "-9" in result.stdout + result.stderr
+    assert not list((tmp_path / "out").glob("**/*_results.json"))

@@ -22,10 +22,10 @@ def _write_run(
     folder: Path,
     settings: EvalSettings,
     tasks: dict[str, Sequence[float]],
-    visuals: list[dict[str, Any]],
+    visuals: Sequence[dict[str, Any]],
     tokens: int = 128,
 ) -> Path:
-    """What an evaluation leaves: results, samples, answers, manifest."""
+    """What an evaluation leaves: results, samples, answers, manifest. ``visuals``: by document."""
     folder.mkdir(parents=True)
     metric = {"metric": "accuracy", "aggregation": "mean"}
     results = {task: {"accuracy,none": sum(scores) / len(scores)} for task, scores in tasks.items()}
@@ -47,8 +47,9 @@ def _write_run(
         ]
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / f"20260101_samples_{task}.jsonl").write_text(lines)
-        shown = {"visuals": visuals, "visual_tokens": tokens, "key": None, "answer": "A"}
-        answers += [{"task": task, "doc_id": number, **shown} for number in range(len(scores))]
+        for number in range(len(scores)):
+            shown = {"visuals": [visuals[number]], "visual_tokens": tokens}
+            answers.append({"task": task, "doc_id": number, "key": None, "answer": "A", **shown})
     lines = "".join(json.dumps(row) + "\n" for row in answers)
     (folder / "answers_rank0.jsonl").write_text(lines)
     manifest = build_manifest(
@@ -61,10 +62,13 @@ def _write_run(
 @pytest.fixture
 def pair(toy: Toy, tmp_path: Path) -> list[Path]:
     """Codec input wins one task, loses one, ties on one."""
-    video = str(toy.videos[0])
+    videos = [tmp_path / f"clip_{number}.mp4" for number in range(20)]
+    for video in videos:
+        video.symlink_to(toy.videos[0])
+    asset = str(toy.assets / "a__clip")
     inputs = {
-        "codec": {"source": "codec", "path": video, "asset": str(toy.assets / "a__clip")},
-        "frames": {"source": "frames", "path": video, "asset": None},
+        "codec": [{"source": "codec", "path": str(video), "asset": asset} for video in videos],
+        "frames": [{"source": "frames", "path": str(video), "asset": None} for video in videos],
     }
     scores = {
         "codec": {"won": [1] * 18 + [0] * 2, "lost": [0] * 15 + [1] * 5, "tied": [1, 0] * 10},
@@ -75,9 +79,9 @@ def pair(toy: Toy, tmp_path: Path) -> list[Path]:
             tmp_path / kind / "model",
             read_settings(toy.arguments(video_input=kind), {}),
             scores[kind],
-            [visual],
+            visuals,
         )
-        for kind, visual in inputs.items()
+        for kind, visuals in inputs.items()
     ]
 
 
@@ -118,7 +122,8 @@ def test_losses_are_as_plain_as_wins(pair: list[Path], tmp_path: Path) -> None:
 
 def test_unequal_budgets_are_not_judged(pair: list[Path], toy: Toy, tmp_path: Path) -> None:
     settings = read_settings(toy.arguments(video_input="frames"), {})
-    more = _write_run(tmp_path / "more", settings, {"won": [0] * 20}, [], tokens=256)
+    image = {"source": "image", "path": None, "asset": None}
+    more = _write_run(tmp_path / "more", settings, {"won": [0] * 20}, [image] * 20, tokens=256)
     page = _page([pair[0], more], tmp_path / "page.html")
     assert "not at equal tokens" in page.text
     assert "better on 0, worse on 0 of 0 tasks" in page.text
@@ -182,6 +187,19 @@ def test_the_paired_test_is_mcnemars_on_right_and_wrong(wins: int, losses: int) 
     assert result.p_value == pytest.approx(min(1.0, 2 * tail), abs=0.015)
     assert (result.wins, result.losses, result.samples) == (wins, losses, 30 + changed)
     assert result.difference.mean == pytest.approx((wins - losses) / (30 + changed))
+
+
+def test_questions_on_one_video_count_as_one() -> None:
+    """Ten videos of four equal questions each say no more than ten questions."""
+    single = [1.0] * 8 + [0.0] * 2
+    repeated = [score for score in single for _ in range(4)]
+    groups = [str(video) for video in range(10) for _ in range(4)]
+    assert bootstrap_mean(repeated, groups) == bootstrap_mean(single)
+    zeros, many = [0.0] * 10, [0.0] * 40
+    assert compare(repeated, many, groups).p_value == compare(single, zeros).p_value
+    assert compare(repeated, many).p_value < compare(repeated, many, groups).p_value
+    with pytest.raises(ValueError, match="every sample needs a group"):
+        bootstrap_mean(single, groups)
 
 
 def test_no_difference_is_no_finding() -> None:
