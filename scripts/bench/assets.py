@@ -1,14 +1,18 @@
-"""Time and memory of video to assets, and where the time goes.
+"""Time and memory of video to assets, where the time goes, and how it grows with workers.
 
-    python scripts/bench/assets.py VIDEO [VIDEO ...] [--backend auto]
+    python scripts/bench/assets.py [VIDEO ...] [--backends native pyav] [--copies 8] [--hour]
 
-Per video: stage 1 and stage 2 as commands (wall, processor time, peak memory of any one process,
-start of the interpreter included); one pass to an evaluation asset; and the share of each step of
-that pass, measured in this process. The last line is what selecting costs beside reading:
-(energy + selection + packing) / decoding of the same frames, motion and residual included.
+Per video and backend: stage 1, stage 2, both in one decode, and one pass to an evaluation asset, as
+commands (wall, processor time, peak memory of any one process, start of the interpreter included);
+the share of each step of that pass, measured in this process; and what selecting costs beside
+reading: (energy + selection + packing) / decoding of the same frames, motion and residual included.
+Then videos per second of a run over copies of the video, with one worker and with two. Where
+lmms-video-utils is installed, its two modes are set beside. Without videos, clips are made: 360p
+and 1080p of 10 s, 1080p of 60 s, and with ``--hour`` 360p of one hour.
 """
 
 import argparse
+import importlib.util
 import json
 import sys
 import tempfile
@@ -20,15 +24,24 @@ from pathlib import Path
 
 import numpy as np
 
-from cv_reader import open_video
+from clips import looped, made_clip
+from cv_reader import open_video, read_index
 from cv_reader.asset_config import AssetConfig
 from cv_reader.energy import CellScorer
 from cv_reader.geometry import letterbox
 from cv_reader.packing import MosaicPacker, sort_rows, square_frame, write_mosaics
 from cv_reader.selection import choose_frame_ids, repeated_slots, select_cells
-from measure import measure
+from measure import Measured, measure
 
 TOOLS = Path(__file__).resolve().parents[2] / "Compressed_Video_Reader" / "tool"
+ONE_PASS = "offline_precompute_llava_codec_assets.py"
+PEER = """
+import sys
+from lmms_video_utils import fetch_codec_video
+settings = {"target_canvas": 8, "backend": "pyav", "device": "cpu", "score_mode": sys.argv[2]}
+fetch_codec_video(sys.argv[1], **settings)
+"""
+PEER_MODES = ("framediff", "mvwarp")
 PIPELINE = ("energy", "selection", "packing")
 
 
@@ -95,39 +108,95 @@ def time_commands(path: Path, backend: str) -> None:
         row = {"id": "x", "video": str(path.resolve()), "conversations": turns}
         data = folder / "data.json"
         data.write_text(json.dumps([row]))
-        (folder / "data.jsonl").write_text(json.dumps({"video": row["video"], "key": "x"}))
+        lines = folder / "data.jsonl"
+        lines.write_text(json.dumps({"video": row["video"], "key": "x"}))
         shared = ["--num_workers", "1", "--backend", backend]
-        first = ["--dataset_path", data, "--out_root", folder / "1", "--keep_first_full_frame"]
+        whole = "--keep_first_full_frame"
+        first = ["--dataset_path", data, "--out_root", folder / "1", whole]
         second = ["--input_dataset", data, "--visidx_root", folder / "1"]
         second += ["--out_image_root", folder / "2", "--out_jsonl", folder / "2.jsonl"]
-        offline = ["--jsonl", folder / "data.jsonl", "--out_root", folder / "3"]
+        both = ["--dataset_path", data, "--visidx_root", folder / "4", whole]
+        both += ["--out_image_root", folder / "5", "--out_jsonl", folder / "5.jsonl"]
         tools = {
             "stage 1": ["stage1.py", *first],
             "stage 2": ["stage2.py", *second],
-            "one pass": ["offline_precompute_llava_codec_assets.py", *offline],
+            "stage 1,2": [ONE_PASS, "--stage", "1,2", *both],
+            "one pass": [ONE_PASS, "--jsonl", lines, "--out_root", folder / "3"],
         }
         for label, (tool, *arguments) in tools.items():
-            taken = measure([sys.executable, TOOLS / str(tool), *arguments, *shared])
-            print(
-                f"  {label:9} {taken.wall_seconds:7.2f} s wall {taken.cpu_seconds:7.2f} s cpu "
-                f"{taken.peak_rss_bytes / 2**20:6.0f} MiB"
-            )
+            show(label, measure([sys.executable, TOOLS / str(tool), *arguments, *shared]))
+
+
+def show(label: str, taken: Measured) -> None:
+    print(
+        f"  {label:9} {taken.wall_seconds:7.2f} s wall {taken.cpu_seconds:7.2f} s cpu "
+        f"{taken.peak_rss_bytes / 2**20:6.0f} MiB",
+        flush=True,
+    )
+
+
+def time_steps_of(path: Path, backend: str) -> None:
+    """Print the share of each step, and their ratio to reading."""
+    seconds = time_steps(path, backend, AssetConfig())
+    total = sum(seconds.values())
+    shares = (f"{name} {value / total:.0%}" for name, value in seconds.items())
+    print(f"  steps     {total:7.2f} s cpu: {', '.join(shares)}")
+    ratio = sum(seconds[name] for name in PIPELINE) / seconds["decode"]
+    print(f"  (energy + selection + packing) / decode = {ratio:.2f}", flush=True)
+
+
+def time_workers(path: Path, backend: str, copies: int) -> None:
+    """Print videos per second of a run over copies of a video."""
+    walls = {}
+    for workers in (1, 2):
+        with tempfile.TemporaryDirectory() as name:
+            rows = [{"video": str(path.resolve()), "key": str(copy)} for copy in range(copies)]
+            lines = Path(name) / "data.jsonl"
+            lines.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            command = [sys.executable, TOOLS / ONE_PASS, "--jsonl", lines, "--out_root", name]
+            command += ["--num_workers", str(workers), "--backend", backend]
+            taken = measure([str(part) for part in command])
+        walls[workers] = taken.wall_seconds
+        print(
+            f"  {copies} videos, {workers} workers: {copies / taken.wall_seconds:.2f} videos/s, "
+            f"{copies / taken.cpu_seconds:.2f} per processor second, "
+            f"{taken.peak_rss_bytes / 2**20:.0f} MiB per process"
+        )
+    print(f"  2 workers / 1 worker = {walls[1] / walls[2]:.2f}x", flush=True)
+
+
+def time_peer(path: Path) -> None:
+    """Print what lmms-video-utils takes for its mosaics of the same video."""
+    for mode in PEER_MODES if read_index(path).codec_name == "h264" else PEER_MODES[:1]:
+        show(mode, measure([sys.executable, "-c", PEER, str(path), mode]))
+
+
+def clips(folder: Path, *, with_hour: bool) -> list[Path]:
+    """The videos of a run without arguments."""
+    large = made_clip(folder, "h264", 1080, 1920, 300)
+    made = [made_clip(folder, "h264", 360, 640, 300), large, looped(large, 6)]
+    if with_hour:
+        made.append(looped(made_clip(folder, "h264", 360, 640, 250), 3600 * 30 // 250))
+    return made
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("videos", nargs="+", type=Path)
-    parser.add_argument("--backend", default="auto")
+    parser.add_argument("videos", nargs="*", type=Path)
+    parser.add_argument("--backends", nargs="+", default=["auto"])
+    parser.add_argument("--copies", type=int, default=8, help="videos of the run; 0 = leave it out")
+    parser.add_argument("--hour", action="store_true")
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "bench_clips")
     args = parser.parse_args()
-    for path in args.videos:
-        print(path)
-        time_commands(path, args.backend)
-        seconds = time_steps(path, args.backend, AssetConfig())
-        total = sum(seconds.values())
-        shares = (f"{name} {value / total:.0%}" for name, value in seconds.items())
-        print(f"  steps     {total:7.2f} s: {', '.join(shares)}")
-        ratio = sum(seconds[name] for name in PIPELINE) / seconds["decode"]
-        print(f"  (energy + selection + packing) / decode = {ratio:.2f}")
+    for path in args.videos or clips(args.folder, with_hour=args.hour):
+        for backend in args.backends:
+            print(f"{path} ({backend})", flush=True)
+            time_commands(path, backend)
+            time_steps_of(path, backend)
+            if args.copies:
+                time_workers(path, backend, args.copies)
+        if importlib.util.find_spec("lmms_video_utils"):
+            time_peer(path)
 
 
 if __name__ == "__main__":
