@@ -20,7 +20,7 @@ from llava.model.llava_qwen3 import LlavaQwen3Config, LlavaQwen3ForCausalLM
 from llava.model.processing import LlavaProcessor
 from llava.model.projector import MERGE_SIDE_PATCHES, build_projector
 from llava.model.weights import read_projector, read_weights, resolve_folder
-from llava.visuals import VisualConfig
+from llava.visual_config import VisualConfig, parse_pinpoints
 from onevision_encoder import OneVisionEncoderConfig
 
 _CONFIG_OF_LANGUAGE_MODEL = {"qwen3": LlavaQwen3Config, "qwen2": LlavaQwenConfig}
@@ -69,7 +69,9 @@ def load_model(
     """
     folder = resolve_folder(source.model_name_or_path)
     config = AutoConfig.from_pretrained(folder)
-    if isinstance(config, LlavaConfigFields):
+    if isinstance(config, LlavaConfigFields) and config.vision_config is None:
+        config, processor, weights = _complete(source, folder, config)
+    elif isinstance(config, LlavaConfigFields):
         _refuse_parts(source)
         processor = LlavaProcessor.from_pretrained(folder)
         weights = read_weights(folder)
@@ -115,6 +117,54 @@ def _with_overrides(processor: LlavaProcessor, source: ModelSource) -> LlavaProc
     )
 
 
+def needs_tower(folder: Path) -> bool:
+    """Whether a folder is a LLaVA checkpoint that does not say what its encoder looks like."""
+    if not (folder / "config.json").is_file():
+        return False
+    config = AutoConfig.from_pretrained(folder)
+    return isinstance(config, LlavaConfigFields) and config.vision_config is None
+
+
+def _complete(
+    source: ModelSource, folder: Path, config: Any
+) -> tuple[Any, LlavaProcessor, dict[str, Tensor]]:
+    """A checkpoint as LLaVA-NeXT writes it: the tower's settings, and its weights if need be."""
+    name = source.vision_tower or config.mm_vision_tower
+    if name is None:
+        raise ValueError(
+            f"{folder} names no encoder (mm_vision_tower in config.json); give --vision_tower"
+        )
+    tower = resolve_folder(name)
+    vision_config = OneVisionEncoderConfig.from_pretrained(tower)
+    pinpoints = config.image_grid_pinpoints or ()
+    if isinstance(pinpoints, str):
+        pinpoints = parse_pinpoints(pinpoints)
+    visual = VisualConfig(
+        patch_size_px=vision_config.patch_size,
+        patches_per_side=config.mm_patches_per_side,
+        merge_side_patches=_merge_side(config.mm_projector_type),
+        image_aspect_ratio=config.image_aspect_ratio or "square",
+        image_grid_pinpoints=tuple((width, height) for width, height in pinpoints),
+    )
+    processor = LlavaProcessor(AutoTokenizer.from_pretrained(folder), visual)
+    fields = {**config.to_dict(), "vision_config": vision_config.to_dict()}
+    fields["image_token_id"] = _image_token_id(processor)
+    weights = read_weights(folder)
+    prefix = "model.vision_tower.vision_tower."
+    if not any(key.startswith(prefix) for key in weights):
+        weights |= {f"{prefix}{key}": value for key, value in read_weights(tower).items()}
+    return type(config).from_dict(fields), processor, weights
+
+
+def _merge_side(projector_type: str) -> int:
+    if projector_type not in MERGE_SIDE_PATCHES:
+        raise ValueError(
+            f"mm_projector_type must be one of {', '.join(MERGE_SIDE_PATCHES)}, "
+            f"got {projector_type!r}"
+        )
+    return MERGE_SIDE_PATCHES[projector_type]
+
+
 def _assemble(
     source: ModelSource, folder: Path, language_config: PreTrainedConfig
 ) -> tuple[Any, LlavaProcessor, dict[str, Tensor]]:
@@ -133,14 +183,9 @@ def _assemble(
     vision_config = OneVisionEncoderConfig.from_pretrained(tower)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     projector_type = source.projector_type or "mlp2x_gelu"
-    if projector_type not in MERGE_SIDE_PATCHES:
-        raise ValueError(
-            f"--mm_projector_type must be one of {', '.join(MERGE_SIDE_PATCHES)}, "
-            f"got {projector_type!r}"
-        )
     visual = VisualConfig(
         patch_size_px=vision_config.patch_size,
-        merge_side_patches=MERGE_SIDE_PATCHES[projector_type],
+        merge_side_patches=_merge_side(projector_type),
     )
     processor = LlavaProcessor(tokenizer, visual)
     fields = language_config.to_dict()

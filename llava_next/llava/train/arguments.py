@@ -13,6 +13,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from llava.conversation import TEMPLATES
 from llava.data.dataset import ON_BAD_SAMPLE
+from llava.model.adapters import LoraSettings
 from llava.model.assemble import ModelSource
 from llava.train.distributed import prepare_deepspeed
 from llava.train.parts import PARTS, parse_parts
@@ -52,12 +53,26 @@ class ModelArguments:
         default=None, metadata={"help": "eager, sdpa, flash_attention_2; default: the library's"}
     )
 
+    lora_enable: bool = field(
+        default=False,
+        metadata={"help": "tune the language model through adapters, beside mm_tunable_parts"},
+    )
+    lora_r: int = field(default=64, metadata={"help": "rank of the adapters"})
+    lora_alpha: int = field(default=16, metadata={"help": "they count lora_alpha / lora_r times"})
+    lora_dropout: float = field(default=0.05, metadata={"help": "dropout on their input"})
+
     def __post_init__(self) -> None:
         parse_parts(self.mm_tunable_parts)
+        self.lora()
         if self.version is not None and self.version not in TEMPLATES:
             raise ValueError(
                 f"--version must be one of {', '.join(TEMPLATES)}, got {self.version!r}"
             )
+
+    def lora(self) -> LoraSettings | None:
+        """Size of the adapters, None without any."""
+        settings = LoraSettings(rank=self.lora_r, alpha=self.lora_alpha, dropout=self.lora_dropout)
+        return settings if self.lora_enable else None
 
 
 @dataclass

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from llava.model.adapters import is_adapter
+
 logger = logging.getLogger(__name__)
 
 VISION_TOWER, PROJECTOR, LANGUAGE_MODEL = "mm_vision_tower", "mm_mlp_adapter", "mm_language_model"
@@ -43,7 +45,9 @@ def parse_parts(text: str) -> tuple[str, ...]:
     return parts
 
 
-def set_trainable(model: nn.Module, parts: tuple[str, ...]) -> dict[str, int]:
+def set_trainable(
+    model: nn.Module, parts: tuple[str, ...], *, lora: bool = False
+) -> dict[str, int]:
     """Freeze everything outside ``parts`` and log what is left.
 
     Layers of the tower above the one that is read stay frozen: no gradient ever reaches them.
@@ -51,6 +55,7 @@ def set_trainable(model: nn.Module, parts: tuple[str, ...]) -> dict[str, int]:
     Args:
         model: a LLaVA language model.
         parts: from ``parse_parts``.
+        lora: tune the adapters of the language model, whatever the parts, and not its own weights.
 
     Returns:
         Trainable parameters per part, zeros included.
@@ -60,7 +65,8 @@ def set_trainable(model: nn.Module, parts: tuple[str, ...]) -> dict[str, int]:
     counts: dict[str, int] = dict.fromkeys(PARTS, 0)
     for name, parameter in model.named_parameters():
         part = part_of(name)
-        parameter.requires_grad_(part in parts and id(parameter) not in unused)
+        tuned = is_adapter(name) if lora and part == LANGUAGE_MODEL else part in parts
+        parameter.requires_grad_(tuned and id(parameter) not in unused)
         if parameter.requires_grad:
             counts[part] += parameter_numel(parameter)
     for part, count in counts.items():

@@ -17,6 +17,7 @@ from transformers import set_seed
 from llava.data.collator import Collator
 from llava.data.dataset import SupervisedDataset
 from llava.data.records import SampleError
+from llava.model.adapters import add_adapters
 from llava.model.assemble import load_model
 from llava.train.arguments import Arguments, model_source, parse_arguments
 from llava.train.bad_samples import BadSampleLog, TooManyBadSamples
@@ -55,7 +56,10 @@ def prepare(arguments: Arguments) -> tuple[LlavaTrainer, Path | None]:
     model.config.tokenizer_model_max_length = training_args.model_max_length
     model.config.mm_tunable_parts = model_args.mm_tunable_parts
     parts = parse_parts(model_args.mm_tunable_parts)
-    trainable = set_trainable(model, parts)
+    lora, adapters = model_args.lora(), None
+    if lora is not None:
+        adapters = add_adapters(model, lora, base=model_args.model_name_or_path)  # pyright: ignore[reportArgumentType]
+    trainable = set_trainable(model, parts, lora=lora is not None)  # pyright: ignore[reportArgumentType]
 
     dataset = SupervisedDataset(
         data_args.data_path,
@@ -72,11 +76,12 @@ def prepare(arguments: Arguments) -> tuple[LlavaTrainer, Path | None]:
     )
     trainer = LlavaTrainer(
         tuned_parts=parts,
+        adapters=adapters,
         batches=plan_batches(dataset, data_args, training_args, bad_samples),
         meter=StepMeter(
             training_args.device,
             dataset.entries.names,
-            count_flops_of(model, parts),
+            count_flops_of(model, parts, lora=lora is not None),
             peak_flops(training_args.device, training_args.peak_tflops),
         ),
         bad_samples=bad_samples,

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from llava.data.sampler import RankBatches
+from llava.model.adapters import load_adapter_weights, save_adapters
 from llava.model.weights import PROJECTOR_FILE
 from llava.train.arguments import LlavaTrainingArguments
 from llava.train.bad_samples import BadSampleLog
@@ -81,6 +82,8 @@ class LlavaTrainer(Trainer):
 
     Args:
         tuned_parts: what is trained; unless that is everything, the projector is saved apart too.
+        adapters: configuration of the model's adapters, if any; then they alone are saved, with
+            the other weights that were tuned.
         batches: which samples meet in each batch of this rank.
         meter: collects what is logged.
         bad_samples: where replaced samples are written down.
@@ -95,6 +98,7 @@ class LlavaTrainer(Trainer):
         self,
         *,
         tuned_parts: tuple[str, ...],
+        adapters: Any = None,
         batches: RankBatches,
         meter: StepMeter,
         bad_samples: BadSampleLog,
@@ -102,6 +106,7 @@ class LlavaTrainer(Trainer):
     ) -> None:
         super().__init__(**kwargs)
         self._saves_projector = set(tuned_parts) != set(PARTS) and PROJECTOR in tuned_parts
+        self._adapters = adapters
         self._batches, self._meter, self._bad_samples = batches, meter, bad_samples
         self._bad_count = bad_samples.count()
         self._train_log: TrainLog | None = None
@@ -216,19 +221,33 @@ class LlavaTrainer(Trainer):
     def _save(
         self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None
     ) -> None:
+        folder = self.args.run_folder if output_dir is None else Path(output_dir)
+        weights = self.model.state_dict() if state_dict is None else state_dict
         # Training runs without a cache; whoever loads the files will generate.
         self.model.config.use_cache = True
-        super()._save(output_dir, state_dict)
+        if self._adapters is None:
+            super()._save(output_dir, state_dict)
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            tuned = {name for name, value in self.model.named_parameters() if value.requires_grad}
+            save_adapters(folder, self._adapters, weights, tuned)
+            self.model.config.save_pretrained(folder)
+            processor: Any = self.processing_class
+            processor.save_pretrained(folder)
         self.model.config.use_cache = self.args.use_cache
         if self._saves_projector and self.args.should_save:
-            weights = self.model.state_dict() if state_dict is None else state_dict
             projector = {
                 name: tensor.detach().cpu().contiguous()
                 for name, tensor in weights.items()
                 if part_of(name) == PROJECTOR
             }
-            folder = self.args.run_folder if output_dir is None else Path(output_dir)
             save_file(projector, folder / PROJECTOR_FILE)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self._adapters is None:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            load_adapter_weights(self.model, Path(resume_from_checkpoint))
 
     def _get_output_dir(self, trial: Any) -> str:
         folder = self.args.run_folder

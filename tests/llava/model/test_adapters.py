@@ -1,0 +1,157 @@
+"""Adapters on the language model: files, loading, merging."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from llava.model.adapters import (
+    ADAPTER_FILE,
+    TUNED_FILE,
+    LoraSettings,
+    add_adapters,
+    is_adapter,
+    load_adapter_weights,
+    save_adapters,
+)
+from llava.model.loading import load_pretrained
+from llava.model.merge import main as merge
+from llava.train.parts import set_trainable
+
+SETTINGS = LoraSettings(rank=4, alpha=8, dropout=0.0)
+
+
+@pytest.fixture
+def adapted(tiny_checkpoint, tmp_path):
+    """A folder of adapters with weights that matter, and the model that it was saved from."""
+    model, processor = load_pretrained(tiny_checkpoint)
+    config = add_adapters(model, SETTINGS, base=str(tiny_checkpoint))
+    set_trainable(model, ("mm_mlp_adapter",), lora=True)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.add_(torch.randn_like(weight), alpha=0.1)
+    tuned = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    save_adapters(tmp_path, config, model.state_dict(), tuned)
+    model.config.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    return tmp_path, model.eval()
+
+
+def test_adapters_change_nothing_before_they_are_trained(tiny_checkpoint, mixed_samples):
+    model, processor = load_pretrained(tiny_checkpoint)
+    batch = processor(*mixed_samples)
+    with torch.no_grad():
+        before = model(**batch).logits
+        add_adapters(model, SETTINGS, base="b")
+        assert torch.equal(model(**batch).logits, before)
+
+
+def test_every_linear_layer_of_the_decoder_has_one_and_the_encoder_none(tiny_checkpoint):
+    model, _ = load_pretrained(tiny_checkpoint)
+    add_adapters(model, SETTINGS, base="b")
+    names = {name for name, _ in model.named_parameters() if is_adapter(name)}
+    assert len(names) == 2 * 7 * model.config.num_hidden_layers
+    assert all(name.startswith("model.layers.") for name in names)
+
+
+@pytest.mark.parametrize("parts", [("mm_mlp_adapter",), ("mm_mlp_adapter", "mm_language_model")])
+def test_adapters_are_tuned_and_their_base_is_not(tiny_checkpoint, parts):
+    model, _ = load_pretrained(tiny_checkpoint)
+    add_adapters(model, SETTINGS, base="b")
+    set_trainable(model, parts, lora=True)
+    tuned = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    assert {name for name in tuned if not is_adapter(name)} == {
+        name for name, _ in model.named_parameters() if "mm_projector" in name
+    }
+
+
+def test_loaded_adapters_generate_the_same(adapted, mixed_samples):
+    folder, model = adapted
+    loaded, processor = load_pretrained(folder)
+    batch = processor(*mixed_samples)
+    with torch.no_grad():
+        assert torch.equal(loaded(**batch).logits, model(**batch).logits)
+    options = {"max_new_tokens": 6, "min_new_tokens": 6}
+    assert torch.equal(loaded.generate(**batch, **options), model.generate(**batch, **options))
+
+
+def test_a_merged_checkpoint_is_base_plus_adapters(adapted, mixed_samples, tmp_path):
+    folder, model = adapted
+    assert merge(["--adapters", str(folder), "--out", str(tmp_path / "merged")]) == 0
+    merged, processor = load_pretrained(tmp_path / "merged")
+    batch = processor(*mixed_samples)
+    with torch.no_grad():
+        expected = model(**batch).logits
+        torch.testing.assert_close(merged(**batch).logits, expected, atol=1e-4, rtol=1e-4)
+    layer = model.model.layers[0].self_attn.q_proj
+    product = layer.lora_B["default"].weight @ layer.lora_A["default"].weight * 2
+    found = merged.model.layers[0].self_attn.q_proj.weight
+    torch.testing.assert_close(found, layer.base_layer.weight + product)
+
+
+def test_peft_itself_reads_the_files(adapted, tiny_checkpoint, mixed_samples):
+    from peft import PeftModel
+
+    folder, model = adapted
+    base, processor = load_pretrained(tiny_checkpoint)
+    base.load_state_dict(load_file(folder / TUNED_FILE), strict=False)
+    theirs = PeftModel.from_pretrained(base, folder).eval()
+    batch = processor(*mixed_samples)
+    with torch.no_grad():
+        assert torch.equal(theirs(**batch).logits, model(**batch).logits)
+
+
+def test_adapters_of_another_model_are_refused(adapted):
+    folder, model = adapted
+    weights = load_file(folder / ADAPTER_FILE)
+    first = sorted(weights)[0]
+    save_file({first: weights[first]}, folder / ADAPTER_FILE)
+    with pytest.raises(ValueError, match="do not fit their base model: absent"):
+        load_adapter_weights(model, folder)
+    save_file({**weights, first: torch.zeros(3, 5)}, folder / ADAPTER_FILE)
+    with pytest.raises(ValueError, match="do not fit their base model: Error"):
+        load_adapter_weights(model, folder)
+
+
+def test_merging_a_folder_without_adapters_is_code_2(tiny_checkpoint, tmp_path, capsys):
+    assert merge(["--adapters", str(tiny_checkpoint), "--out", str(tmp_path / "m")]) == 2
+    assert "holds no adapter_config.json" in capsys.readouterr().err
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize("wrong", [{"rank": 0}, {"alpha": 0}, {"dropout": 1.0}])
+def test_sizes_that_cannot_work_are_refused(wrong):
+    with pytest.raises(ValueError, match="--lora_r and --lora_alpha must be at least 1"):
+        LoraSettings(**wrong)
+
+
+@pytest.mark.parametrize("own_tower_weights", [True, False])
+def test_a_checkpoint_without_vision_config_takes_it_from_its_tower(
+    tiny_checkpoint, mixed_samples, tmp_path, own_tower_weights
+):
+    model, processor = load_pretrained(tiny_checkpoint)
+    tower = tmp_path / "tower"
+    model.model.vision_tower.vision_tower.save_pretrained(tower)
+    folder = tmp_path / "other"
+    processor.tokenizer.save_pretrained(folder)
+    config = json.loads((tiny_checkpoint / "config.json").read_text())
+    for name in ("vision_config", "image_token_id"):
+        del config[name]
+    config |= {"mm_vision_tower": str(tower), "image_aspect_ratio": "anyres"}
+    config["image_grid_pinpoints"] = "(28, 56), (56, 28)"
+    (folder / "config.json").write_text(json.dumps(config))
+    weights = model.state_dict()
+    if not own_tower_weights:
+        weights = {name: value for name, value in weights.items() if "vision_tower" not in name}
+    save_file(weights, folder / "model.safetensors")
+    loaded, its_processor = load_pretrained(folder)
+    assert its_processor.visual.image_grid_pinpoints == ((28, 56), (56, 28))
+    batch = its_processor(*mixed_samples)
+    with torch.no_grad():
+        assert torch.equal(loaded(**batch).logits, model(**batch).logits)
+    config["mm_vision_tower"] = None
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="names no encoder .*--vision_tower"):
+        load_pretrained(folder)

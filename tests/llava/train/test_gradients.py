@@ -1,0 +1,74 @@
+"""Checkpointed gradients of both networks, and clipping that is really applied."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from llava.batch import VisualSegment, pack_segments
+from llava.model.tiny import tiny_model, tiny_tokenizer
+from llava.positions import image_positions
+from llava.train.parts import PARTS, set_trainable
+from llava.train.record import read_log
+from paths import ROOT
+
+NORM = 0.01
+
+
+def _gradients(model, checkpointed: bool) -> tuple[list[torch.Tensor], int]:
+    calls = 0
+
+    def counted(*_):
+        nonlocal calls
+        calls += 1
+
+    layers = [*model.model.layers, *model.model.vision_tower.vision_tower.encoder.layers]
+    # Hooks of a layer itself stay outside of what is done again.
+    hooks = [next(layer.children()).register_forward_pre_hook(counted) for layer in layers]
+    if checkpointed:
+        model.gradient_checkpointing_enable()
+    ids = torch.full((1, 40), model.config.image_token_id)
+    ids[0, 16:] = torch.arange(24)
+    segment = VisualSegment(torch.ones(16, 588), image_positions(4, 4), (16,))
+    labels = ids.masked_fill(torch.arange(40) < 20, -100)
+    model.zero_grad()
+    model(input_ids=ids, labels=labels, visual=pack_segments([[segment]])).loss.backward()
+    for hook in hooks:
+        hook.remove()
+    return [w.grad.clone() for w in model.parameters() if w.grad is not None], calls
+
+
+@pytest.mark.parametrize("parts", [PARTS, PARTS[1:], PARTS[1:2]])
+def test_checkpointing_runs_layers_again_and_changes_no_gradient(parts):
+    model = tiny_model(tiny_tokenizer()).train()
+    set_trainable(model, parts)
+    plain, calls = _gradients(model, checkpointed=False)
+    again, more = _gradients(model, checkpointed=True)
+    torch.testing.assert_close(again, plain)
+    # One of the tower's two layers lies below the one that is read.
+    tower_again = len(model.model.vision_tower.vision_tower.encoder.layers) - 1
+    assert more - calls >= len(model.model.layers) + (tower_again if PARTS[0] in parts else 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [2, 3])
+def test_clipping_bounds_the_step_under_zero(stage, run_arguments, tiny_material, tmp_path):
+    """With plain SGD and a rate of 1 a step is as long as its gradient."""
+    flags = run_arguments(
+        tmp_path,
+        deepspeed=f"scripts/zero{stage}.json",
+        optim="sgd",
+        learning_rate=1.0,
+        max_grad_norm=NORM,
+        max_steps=1,
+    )
+    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [sys.executable, "-m", *launcher, "-m", "llava.train.train", *flags]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    before = load_file(tiny_material / "model" / "model.safetensors")
+    after = load_file(tmp_path / "model.safetensors")
+    squares = sum(float((after[name] - before[name]).double().square().sum()) for name in before)
+    assert read_log(tmp_path)[0]["grad_norm"] > 100 * NORM
+    assert squares**0.5 == pytest.approx(NORM, rel=0.02)

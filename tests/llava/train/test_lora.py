@@ -1,0 +1,52 @@
+"""LoRA runs: what is tuned, what is saved, and that they resume."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from llava.model.adapters import ADAPTER_FILE, TUNED_FILE
+from llava.model.loading import load_pretrained
+from llava.train.record import read_log
+
+OPTIONS = {"lora_enable": True, "lora_r": 4, "mm_tunable_parts": "mm_mlp_adapter"}
+
+
+def test_a_lora_run_saves_adapters_with_the_projector_and_resumes(train, tiny_material, tmp_path):
+    options = OPTIONS | {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    assert train(tmp_path, **options) == 0
+    expected = [row["loss"] for row in read_log(tmp_path)]
+    weights = [load_file(tmp_path / name) for name in (ADAPTER_FILE, TUNED_FILE)]
+    assert set(weights[1]) == set(load_file(tmp_path / "mm_projector.safetensors"))
+    before = load_file(tiny_material / "model" / "model.safetensors")
+    assert all(not torch.equal(before[name], value) for name, value in weights[1].items())
+    assert any(value.any() for name, value in weights[0].items() if "lora_B" in name)
+    assert not (tmp_path / "model.safetensors").exists()
+
+    (tmp_path / "checkpoint-4" / "complete.json").unlink()
+    assert train(tmp_path, **options, resume_from_checkpoint="auto") == 0
+    assert [row["loss"] for row in read_log(tmp_path)] == expected
+    for name, earlier in zip((ADAPTER_FILE, TUNED_FILE), weights, strict=True):
+        again = load_file(tmp_path / name)
+        assert all(torch.equal(again[key], earlier[key]) for key in earlier)
+    loaded = load_pretrained(tmp_path)[0].model.layers[0].mlp.up_proj
+    key = "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"
+    assert torch.equal(loaded.lora_A["default"].weight, weights[0][key])
+
+
+@pytest.mark.slow
+def test_a_lora_run_under_zero_3_equals_one_without(train, run_arguments, tmp_path):
+    import subprocess
+    import sys
+
+    from paths import ROOT
+
+    assert train(tmp_path / "alone", **OPTIONS, lora_dropout=0.0) == 0
+    flags = run_arguments(
+        tmp_path / "zero3", **OPTIONS, lora_dropout=0.0, deepspeed="scripts/zero3.json"
+    )
+    subprocess.run([sys.executable, "-m", "llava.train.train", *flags], cwd=ROOT, check=True)
+    losses = [[r["loss"] for r in read_log(tmp_path / name)] for name in ("alone", "zero3")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    one, two = (load_file(tmp_path / name / ADAPTER_FILE) for name in ("alone", "zero3"))
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], atol=1e-3, rtol=1e-2)
