@@ -54,6 +54,7 @@ def _answers(out: Path) -> dict[int, str]:
     return {row["doc_id"]: row["filtered_resps"] for row in rows}
 
 
+@pytest.mark.slow
 def test_a_run_with_all_assets_succeeds(toy: Toy, tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = _run(toy, toy.documents, tmp_path)
