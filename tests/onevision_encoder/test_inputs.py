@@ -21,11 +21,15 @@ def test_patches_are_frame_major_then_row_major() -> None:
     assert torch.equal(patches[0, 11], pixels[0, :, 1, 2:4, 4:6].flatten())
 
 
-def test_patch_embedding_is_the_convolution(tiny_model: Callable) -> None:
-    embedding = tiny_model().embeddings.patch_embedding
-    expected = torch.nn.functional.conv2d(IMAGE, embedding.weight, stride=4)
-    actual = embedding(patchify(IMAGE.unsqueeze(2), 4))
-    torch.testing.assert_close(actual, expected.flatten(2).transpose(1, 2))
+@pytest.mark.parametrize("side", [4, 14, 16])
+def test_patch_embedding_is_the_convolution(tiny_model: Callable, side: int) -> None:
+    model, pixels = tiny_model(patch_size=side), torch.randn(2, 3, 2 * side, 3 * side)
+    embedding = model.embeddings.patch_embedding
+    expected = torch.nn.functional.conv2d(pixels, embedding.weight, stride=side)
+    actual = embedding(patchify(pixels.unsqueeze(2), side))
+    expected = expected.flatten(2).transpose(1, 2)
+    torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-5)
+    assert model(pixels).last_hidden_state.shape == (2, 6, 64)
 
 
 def test_positions_of_indices() -> None:

@@ -72,16 +72,27 @@ def test_compiles_without_graph_breaks(tiny_model: Callable, attn_implementation
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", [(1, 3, 8, 12), (2, 3, 16, 12), (1, 3, 48, 48)])
-def test_flex_attention_equals_sdpa(tiny_model: Callable, shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("shape", "dtype", "tolerance"),
+    [
+        ((1, 3, 8, 12), torch.float32, 1e-5),
+        ((2, 3, 16, 12), torch.float32, 1e-5),
+        ((1, 3, 48, 48), torch.float32, 1e-5),
+        ((2, 3, 16, 12), torch.float16, 0.01),
+        ((2, 3, 16, 12), torch.bfloat16, 0.08),
+    ],
+)
+def test_flex_attention_equals_sdpa(
+    tiny_model: Callable, shape: tuple[int, ...], dtype: torch.dtype, tolerance: float
+) -> None:
     """Forward only: flex attention has no backward on a CPU."""
-    model, pixels = tiny_model(), torch.randn(shape)
+    model, pixels = tiny_model().to(dtype), torch.randn(shape, dtype=dtype)
     segments = pack([image_segment(image, 4) for image in pixels])
     with torch.no_grad():
         expected = model(pixels).last_hidden_state, model.forward_packed(*segments)
         model.set_attn_implementation("flex_attention")
         actual = model(pixels).last_hidden_state, model.forward_packed(*segments)
-    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(actual, expected, atol=tolerance, rtol=0)
 
 
 @pytest.mark.gpu

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModel
 
 from onevision_encoder import OneVisionEncoderConfig, OneVisionEncoderModel
 from onevision_encoder import configuration_onevision_encoder as configuration
+from onevision_encoder.export import SIZES
 
 IMAGE = torch.randn(2, 3, 8, 12, generator=torch.Generator().manual_seed(1))
 
@@ -52,16 +53,20 @@ def test_state_dict_has_the_published_keys(use_head: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("width", "layers", "heads", "mlp", "parameters"),
-    [(768, 12, 12, 3072, 92_595_456), (1280, 32, 20, 5120, 650_110_720)],
-    ids=["base", "huge"],
+    ("size", "shape", "parameters"),
+    [
+        ("base", (768, 12, 12, 3072), 92_595_456),
+        ("large", (1024, 24, 16, 4096), 315_509_760),
+        ("huge", (1280, 32, 20, 5120), 650_110_720),
+    ],
 )
-def test_other_sizes(width: int, layers: int, heads: int, mlp: int, parameters: int) -> None:
-    config = OneVisionEncoderConfig(
-        hidden_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=mlp,
+def test_published_sizes(size: str, shape: tuple[int, ...], parameters: int) -> None:
+    config = OneVisionEncoderConfig(**SIZES[size])
+    assert shape == (
+        config.hidden_size,
+        config.num_hidden_layers,
+        config.num_attention_heads,
+        config.intermediate_size,
     )
     with torch.device("meta"):
         model = OneVisionEncoderModel(config)
@@ -142,6 +147,20 @@ def test_backends_agree_and_switch_at_run_time(tiny_model: Callable) -> None:
     model.set_attn_implementation("sdpa")
     with pytest.raises(ValueError, match="output_attentions needs .*'eager', got 'sdpa'"):
         model(IMAGE, output_attentions=True)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(torch.float32, 1e-5), (torch.float16, 0.01), (torch.bfloat16, 0.08)],
+)
+@pytest.mark.parametrize("rope_precision", ["float32", "query"])
+def test_backends_agree_in_every_dtype(
+    tiny_model: Callable, dtype: torch.dtype, tolerance: float, rope_precision: str
+) -> None:
+    model = tiny_model(rope_precision=rope_precision).to(dtype)
+    fused = model(IMAGE).last_hidden_state
+    model.set_attn_implementation("eager")
+    torch.testing.assert_close(model(IMAGE).last_hidden_state, fused, atol=tolerance, rtol=0)
 
 
 @pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])

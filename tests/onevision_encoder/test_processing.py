@@ -25,10 +25,11 @@ from onevision_encoder import (
     prepare_video,
     uniform_slots,
 )
-from onevision_encoder.export import export, main
+from onevision_encoder.export import SIZES, export, main
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
 STD = np.array([0.26862954, 0.26130258, 0.27577711])
+TINY = {"hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 3}
 
 
 def _picture(height: int, width: int, seed: int = 0) -> Image.Image:
@@ -185,6 +186,33 @@ def test_export_loads_without_the_package(tiny_model: Callable, tmp_path: Path) 
     assert type(AutoImageProcessor.from_pretrained(tmp_path / "hub")) is (
         OneVisionEncoderImageProcessor
     )
+
+
+def test_export_refuses_weights_of_other_names(
+    tiny_model: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_model().save_pretrained(tmp_path / "in")
+    weights = load_file(tmp_path / "in" / "model.safetensors")
+    extra = weights.pop("head.probe")
+    for state, message in (
+        (weights, "missing_keys ['head.probe']"),
+        ({**weights, "head.probe": extra, "head.other": extra.clone()}, "unexpected_keys"),
+    ):
+        save_file(state, tmp_path / "in" / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(SystemExit) as stop:
+            main([str(tmp_path / "in"), str(tmp_path / "out")])
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_export_of_random_weights(
+    tiny_model: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SIZES, "base", TINY)
+    assert main(["--random", "base", "--dtype", "float32", str(tmp_path)]) == 0
+    loaded = OneVisionEncoderModel.from_pretrained(tmp_path)
+    assert loaded.state_dict().keys() == tiny_model().state_dict().keys()
 
 
 def test_export_command(
