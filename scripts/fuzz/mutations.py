@@ -5,6 +5,7 @@ Axis legend: frames are uint8 (H, W, 3) RGB.
 
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from multiprocessing import get_context
 from pathlib import Path
 
 import av
@@ -13,6 +14,8 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 _NUM_FRAMES = 12
+_TRIES = 4
+_ENCODER_SECONDS = 20
 
 _ENCODERS = {
     "h264": ("libx264", "x264-params", "keyint=6:scenecut=0:bframes=2:ref=3:repeat-headers=1"),
@@ -42,7 +45,7 @@ def make_seeds(folder: Path) -> list[Path]:
         suffix = name.split("_")[0] if container == "raw" else container
         path = folder / f"{name}_{place}.{suffix}"
         pixel_format = "yuv420p10le" if name in _DEEP else "yuv420p"
-        _encode(path, base, _SIZES[place % len(_SIZES)], pixel_format)
+        _make(path, base, _SIZES[place % len(_SIZES)], pixel_format)
         paths.append(path)
     paths += [_changing_size(folder, standard, paths) for standard in ("h264", "hevc")]
     return paths
@@ -60,6 +63,20 @@ def mutant(seeds: list[Path], seed: int, number: int) -> tuple[str, str, bytes]:
         data = _MUTATIONS[name](data, other, generator) or data
         steps.append(name)
     return f"{path.name}: {', '.join(steps)}", path.suffix[1:], data
+
+
+def _make(path: Path, encoder: str, size: tuple[int, int], pixel_format: str) -> None:
+    """Encode in a process of its own: the thread pool of x265 may wait for itself forever."""
+    for _ in range(_TRIES):
+        arguments = (path, encoder, size, pixel_format)
+        process = get_context("fork").Process(target=_encode, args=arguments)
+        process.start()
+        process.join(_ENCODER_SECONDS)
+        if process.exitcode == 0:
+            return
+        process.kill()
+        process.join()
+    raise RuntimeError(f"the encoder did not finish {path.name} in {_TRIES} tries")
 
 
 def _encode(path: Path, encoder: str, size: tuple[int, int], pixel_format: str) -> None:

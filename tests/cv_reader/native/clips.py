@@ -5,6 +5,7 @@ Axis legend: frames are uint8 (H, W, 3) RGB.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,9 @@ from media import texture, write_video
 
 HEIGHT_PX, WIDTH_PX = 96, 128
 NUM_FRAMES = 14
+
+_TRIES = 4
+_ENCODER_SECONDS = 20
 
 _H264_OFF = "no-deblock=1:weightp=0:weightb=0:scenecut=0"
 _H264_RICH = "ref=4:me=umh:subme=9:mixed-refs=1:partitions=all:8x8dct=1:trellis=1:psy=0"
@@ -215,12 +219,27 @@ CONTENTS = {"wandering": wandering, "fading": fading, "noisy corner": noisy_corn
 
 
 def make(kind: Kind, path: Path, num_frames: int = NUM_FRAMES) -> Path:
-    """Encode the wandering tiles as one kind of stream."""
+    """Encode the content of a kind of stream."""
+    if "pools=2" not in kind.params:
+        return _encode(kind, path, num_frames)
+    # The thread pool of x265 may wait for itself forever, so that a process of its own can be
+    # given up.
+    for _ in range(_TRIES):
+        process = get_context("fork").Process(target=_encode, args=(kind, path, num_frames))
+        process.start()
+        process.join(_ENCODER_SECONDS)
+        if process.exitcode == 0:
+            return path
+        process.kill()
+        process.join()
+    raise RuntimeError(f"x265 did not finish {path.name} in {_TRIES} tries")
+
+
+def _encode(kind: Kind, path: Path, num_frames: int) -> Path:
     params = {f"{kind.codec.removeprefix('lib')}-params": kind.params} if kind.params else {}
-    frames = CONTENTS[kind.content](num_frames, kind.height_px, kind.width_px)
     return write_video(
         path,
-        frames,
+        CONTENTS[kind.content](num_frames, kind.height_px, kind.width_px),
         codec=kind.codec,
         pixel_format=kind.pixel_format,
         options={**params, **kind.options},
