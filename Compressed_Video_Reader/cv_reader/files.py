@@ -101,7 +101,7 @@ def claimed_output(folder: Path, part: str, *places: Path) -> Generator[None, No
         SettingsError: if another run is at work on this part.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{LOCK}.{part}").open("a") as own, (folder / LOCK).open("a") as shared:
+    with (folder / f"{LOCK}.{part}").open("a+") as own, (folder / LOCK).open("a+") as shared:
         if not _try_lock(own):
             raise SettingsError(
                 f"{folder}: another run is at work on its {part}; wait for it, or choose another "
@@ -119,7 +119,7 @@ def claimed_output(folder: Path, part: str, *places: Path) -> Generator[None, No
 def shared_output(folder: Path) -> Generator[None, None, None]:
     """Keep runs on an output from taking what is written in the block for a leftover."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a") as shared:
+    with (folder / LOCK).open("a+") as shared:
         with contextlib.suppress(OSError):
             fcntl.flock(shared, fcntl.LOCK_SH)
         yield

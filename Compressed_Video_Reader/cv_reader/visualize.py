@@ -8,6 +8,7 @@ Axis letters: T slots, g cells along a side, S side of the square in pixels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ _BAR_PX, _LABEL_PX, _MARGIN_PX = 44, 20, 8
 
 _BRIGHT_PERCENTILE = 99.5
 """Of all cells; what lies above has the brightest colour."""
+_MIN_BRIGHTEST = 1.0
 
 _GROUND, _INK, _FAINT = (250, 250, 248), (40, 40, 44), (176, 178, 186)
 _KEPT, _NOW, _UNIFORM = (26, 115, 200), (214, 228, 246), (214, 92, 52)
@@ -46,7 +48,7 @@ class Shown:
 
     Attributes:
         tiles: T arrays uint8 (H, W, 3), the picture inside the square.
-        saliency: float32 (T, g, g), energy of each cell per pixel, in [0, 1].
+        saliency: float32 (T, g, g), energy of each cell over that of the brightest colour.
         kept: bool (T, g, g).
         content: rows and columns of the square that hold the picture, in pixels.
         frame_ids: int32 (T,).
@@ -95,9 +97,10 @@ def show_video(path: Path, config: AssetConfig, options: ReadOptions) -> Shown:
         tiles.append(tiles[-1] if square is None else square[content])
     kept = np.zeros((config.sequence_length, config.grid, config.grid), bool)
     kept[tuple(rows.T)] = True
+    brightest = max(float_percentile(selection.scores, _BRIGHT_PERCENTILE), _MIN_BRIGHTEST)
     return Shown(
         tiles=tuple(tiles),
-        saliency=selection.scores / np.float32(config.patch_size**2),
+        saliency=selection.scores / np.float32(brightest),
         kept=kept,
         content=content,
         frame_ids=selection.frame_ids,
@@ -117,8 +120,7 @@ def heat(values: NDArray[np.float32]) -> Pixels:
 
 def saliency_tile(shown: Shown, slot: int) -> Pixels:
     """Energies of a slot as colours, the frame's light and dark shining through."""
-    brightest = max(float_percentile(shown.saliency, _BRIGHT_PERCENTILE), 1e-6)
-    colours = heat(_enlarged(shown, shown.saliency[slot] / np.float32(brightest)))
+    colours = heat(_enlarged(shown, shown.saliency[slot]))
     grey = shown.tiles[slot].mean(axis=2, keepdims=True) / 255
     return (colours * (0.55 + 0.45 * grey)).astype(np.uint8)
 
@@ -185,7 +187,7 @@ def strips(shown: Shown) -> list[tuple[str, Image.Image]]:
 def sheet(shown: Shown) -> Image.Image:
     """All strips with their captions on one picture."""
     parts = strips(shown)
-    font = ImageFont.load_default(15)
+    font = _font(15)
     width = max(picture.width for _, picture in parts) + 2 * _MARGIN_PX
     step = _LABEL_PX + GAP_PX
     height = sum(picture.height + step + 2 * _MARGIN_PX for _, picture in parts) + _MARGIN_PX
@@ -228,7 +230,7 @@ def _moment(shown: Shown, slot: int) -> Image.Image:
     bar_top = top + max(picture.height for picture in pictures) + _MARGIN_PX
     canvas = Image.new("RGB", (width, bar_top + _BAR_PX + _MARGIN_PX), _GROUND)
     draw = ImageDraw.Draw(canvas)
-    title, note = ImageFont.load_default(15), ImageFont.load_default(12)
+    title, note = _font(15), _font(12)
     for number, ((name, text, _), picture) in enumerate(zip(panels, pictures, strict=True)):
         left = _MARGIN_PX + number * (panel_px + _MARGIN_PX)
         draw.text((left, _MARGIN_PX), name, fill=_INK, font=title)
@@ -236,6 +238,11 @@ def _moment(shown: Shown, slot: int) -> Image.Image:
         canvas.paste(picture, (left + (panel_px - picture.width) // 2, top + _MARGIN_PX // 2))
     _draw_bars(draw, shown, slot, (_MARGIN_PX, bar_top, width - _MARGIN_PX, bar_top + _BAR_PX))
     return canvas
+
+
+@cache
+def _font(size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size_px)
 
 
 def _draw_bars(

@@ -98,6 +98,8 @@ def _run(args: argparse.Namespace) -> int:
     is_packing = args.mode == "pack"
     if is_packing and args.visidx_root is None:
         raise SettingsError("--visidx_root is required to pack")
+    if args.dry_run and not is_packing:
+        raise SettingsError("--dry_run counts what there is to pack; drop --mode rewrite")
     first = Stage1(
         config=AssetConfig(
             sequence_length=args.T,

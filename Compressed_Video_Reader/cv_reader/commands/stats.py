@@ -25,7 +25,8 @@ _PAGE_STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 940px; margin: 2rem auto; padding: 0 1rem }
 h1 { font-size: 1.5rem; overflow-wrap: anywhere } h2 { font-size: 1.1rem; margin: 2rem 0 .2rem }
 p { margin: 0 0 .6rem; opacity: .8; max-width: 75ch } .map svg { max-width: 380px }
-td { padding: .15rem 1.5rem .15rem 0 } td:first-child { opacity: .7 }
+td { padding: .15rem 1.5rem .15rem 0; vertical-align: top }
+td:first-child { opacity: .7; white-space: nowrap }
 """
 
 

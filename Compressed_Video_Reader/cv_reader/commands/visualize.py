@@ -33,9 +33,10 @@ _STYLE = """
 :root { color-scheme: light dark; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1060px; margin: 2rem auto; padding: 0 1rem }
 h1 { font-size: 1.4rem; overflow-wrap: anywhere } h2 { font-size: 1.1rem; margin-top: 2rem }
-img { width: 100%; border-radius: 4px } figure { margin: 1rem 0 }
+img { max-width: 100%; border-radius: 4px } figure { margin: 1rem 0 }
 figcaption { font-size: .9rem; opacity: .8; margin-bottom: .3rem }
-td { padding: .15rem 1.5rem .15rem 0 } td:first-child { opacity: .7 }
+td { padding: .15rem 1.5rem .15rem 0; vertical-align: top }
+td:first-child { opacity: .7; white-space: nowrap }
 """
 
 

@@ -150,6 +150,7 @@ def test_a_video_that_changed_since_stage_1_fails(corpus, tmp_path, failures):
     ("extra", "reason"),
     [
         (["--layout", "spatial"], "positions would not describe the images"),
+        (["--mode", "rewrite", "--dry_run"], "drop --mode rewrite"),
         (["--num_images", "9"], "sequence_length must be at least num_images"),
         (["--out_image_root", "/dev/null/x"], "cannot be written"),
         (["--out_jsonl", "/dev/null/x.jsonl"], "cannot be written"),
