@@ -17,8 +17,9 @@ from cv_reader.frames import CodecFrame
 
 from .compensator import Compensator, Weight, explicit_weighting
 
-_CODED_BLOCK_PX = {"h264": 16, "hevc": 8}
-"""Pictures are coded in whole blocks; what lies beyond the shown size is unknown here."""
+_CODED_BLOCK_PX = 16
+"""Pictures are coded in whole blocks; what lies beyond the shown size is unknown here. H.265 may
+use smaller ones, but x265's fast presets use these too."""
 
 _WEIGHTS_PER_REFERENCE = 4
 _DARKER = Weight(offset=-1)
@@ -81,7 +82,7 @@ def check_identity(
         assert not frame.motion[frame.motion_ref == 0].any(), "a vector without a reference"
         predicted, inter = compensator.predict(frame.index, frame.motion, frame.motion_ref)
         wrong = inter & (np.clip(predicted + frame.residual_y, 0, compensator.limit) != picture)
-        known = _inside_the_coded_picture(frame, standard)
+        known = _inside_the_coded_picture(frame)
         wrong &= known
         if fit_weights and wrong.any():
             wrong = _explained_by_weights(
@@ -115,14 +116,13 @@ def _count(
         np.add.at(verdict.phases[side], (phase[:, 1], phase[:, 0]), 1)
 
 
-def _inside_the_coded_picture(frame: CodecFrame, standard: str) -> NDArray[np.bool_]:
+def _inside_the_coded_picture(frame: CodecFrame) -> NDArray[np.bool_]:
     """Pixels whose prediction reads nothing of the coded area that cropping hides."""
     assert frame.motion is not None and frame.residual_y is not None
-    block = _CODED_BLOCK_PX[standard]
     shape = frame.residual_y.shape
     known = np.ones(shape, np.bool_)
     for axis, component in ((0, 1), (1, 0)):
-        if shape[axis] % block:
+        if shape[axis] % _CODED_BLOCK_PX:
             place = np.arange(shape[axis]).reshape([-1 if axis == a else 1 for a in (0, 1)])
             vectors = frame.motion[..., component].max(0).astype(np.int64)
             reach = vectors.repeat(4, 0).repeat(4, 1)[: shape[0], : shape[1]]
