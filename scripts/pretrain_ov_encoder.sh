@@ -50,7 +50,13 @@ launch \
     --save_total_limit "${SAVE_TOTAL_LIMIT:-1}" \
     --logging_steps "${LOGGING_STEPS:-1}" \
     --dataloader_num_workers "${DATALOADER_NUM_WORKERS:-16}" \
+    --on_bad_sample "${ON_BAD_SAMPLE:-stop}" \
+    --max_bad_fraction "${MAX_BAD_FRACTION:-0.01}" \
+    --max_grad_norm "${MAX_GRAD_NORM:-1.0}" \
     --report_to "${REPORT_TO:-none}" \
+    ${PACK_SEQUENCES:+--pack_sequences "$PACK_SEQUENCES"} \
+    ${GROUP_BY_MODALITY_LENGTH:+--group_by_modality_length "$GROUP_BY_MODALITY_LENGTH"} \
+    ${LENGTHS_FILE:+--lengths_file "$LENGTHS_FILE"} \
     ${ATTN_IMPLEMENTATION:+--attn_implementation "$ATTN_IMPLEMENTATION"} \
     ${USE_CPU:+--use_cpu "$USE_CPU"} \
     ${RESUME:+--resume_from_checkpoint "$RESUME"} \
