@@ -173,7 +173,9 @@ def _estimate(
             f"{name}: {len(failed)} of {len(picked)} that were tried failed, the first: {failed[0]}"
         )
     if seconds:
-        total = sum(seconds) / len(seconds) * count / max(args.num_workers, 1)
+        # More workers than cores do not go faster.
+        at_once = max(1, min(args.num_workers, os.cpu_count() or 1))
+        total = sum(seconds) / len(seconds) * count / at_once
         disk = sum(sizes) / len(seconds) * count / _MIB
         say(
             f"{name}: about {duration(total)} with {args.num_workers} workers and {disk:.1f} MiB "
