@@ -1,0 +1,20 @@
+"""TensorBoard gets what the log file has, each data set's loss under its own name."""
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from llava.train.record import read_log
+
+
+def test_figures_reach_tensorboard(train, tmp_path, monkeypatch):
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "events"))
+    assert train(tmp_path, max_steps=2, report_to="tensorboard", peak_tflops=0.1) == 0
+    events = EventAccumulator(str(tmp_path / "events"))
+    events.Reload()
+    rows = read_log(tmp_path)
+    names = ["loss", "tokens_per_second", "data_wait_seconds", "mfu", "grad_norm"]
+    for name in names:
+        values = [event.value for event in events.Scalars(f"train/{name}")]
+        assert [round(value, 3) for value in values] == [round(row[name], 3) for row in rows]
+    losses = [event.value for event in events.Scalars("train/loss_train")]
+    assert [round(v, 3) for v in losses] == [round(r["loss_by_dataset"]["train"], 3) for r in rows]
+    assert all(0 < row["mfu"] < 1 for row in rows)
