@@ -10,12 +10,14 @@ import json
 import os
 import shlex
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cv_reader.assets import AssetConfig, evaluation_key, read_meta
+from llava.eval.benchmarks import root_of_video
+from llava.eval.environment import hf_home
 from llava.eval.settings import EvalSettings
 
 META_NAME = "meta.json"
@@ -170,27 +172,42 @@ def asset_config(settings: EvalSettings) -> AssetConfig:
 
 def write_listing(
     videos: Sequence[str], run_videos: Sequence[str], index: AssetIndex, path: Path
-) -> None:
+) -> list[str]:
     """Write the offline command's input: a line with ``video`` and ``key`` for each video.
 
     Args:
         videos: those without an asset.
-        run_videos: all of the run; keys are relative to the folder that these share.
+        run_videos: all of the run; outside known benchmarks, keys are relative to the folder that
+            these share.
+        index: knows the run's own root.
+        path: the file to write.
+
+    Returns:
+        The keys.
     """
-    root = os.path.commonpath([os.path.dirname(os.path.abspath(video)) for video in run_videos])
-    lines = [
-        json.dumps({"video": os.path.abspath(video), "key": index.key_of(video, root)})
-        for video in videos
-    ]
+    shared = os.path.commonpath([os.path.dirname(os.path.abspath(video)) for video in run_videos])
+    rows: list[dict[str, str]] = []
+    for video in map(os.path.abspath, videos):
+        root = root_of_video(Path(video), hf_home()) or shared
+        rows.append({"video": video, "key": index.key_of(video, str(root))})
+    lines = [json.dumps(row) for row in rows]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return [row["key"] for row in rows]
 
 
 def missing_message(
-    videos: Sequence[str], num_videos: int, listing: Path, settings: EvalSettings
+    videos: Mapping[str, str], num_videos: int, listing: Path, settings: EvalSettings
 ) -> str:
-    """Which of the run's videos have no asset, and the command that makes them from ``listing``."""
-    shown = [f"  {video}" for video in videos[:MISSING_LINES]]
+    """Which of the run's videos have no asset, and the command that makes them from ``listing``.
+
+    Args:
+        videos: path to key of those without one.
+        num_videos: of the run.
+        listing: the command's input.
+        settings: of the run.
+    """
+    shown = [f"  {key}: {video}" for video, key in list(videos.items())[:MISSING_LINES]]
     if len(videos) > MISSING_LINES:
         shown.append(f"  ... and {len(videos) - MISSING_LINES} more, all in {listing}")
     root = settings.codec_root[0] if settings.codec_root else Path("OUT_ROOT/assets")

@@ -192,3 +192,9 @@ def find_benchmark(name: str) -> Benchmark | None:
 def task_of(name: str) -> str:
     """What lmms-eval calls a task that may be given by its short name."""
     return next((item.task for item in BENCHMARKS if name == item.name), name)
+
+
+def root_of_video(video: Path, hf_home: Path) -> Path | None:
+    """The folder that preparation makes a video's key relative to; None outside all benchmarks."""
+    folders = (item.videos_folder(hf_home) for item in VIDEO_BENCHMARKS)
+    return next((folder for folder in folders if video.is_relative_to(folder)), None)

@@ -214,9 +214,9 @@ class LlavaOVEncoder(lmms):
         if missing:
             name = f"{MISSING_NAME}_rank{self._rank}" if self._rank else MISSING_NAME
             listing = (folder or Path.cwd()) / f"{name}.jsonl"
-            write_listing(missing, videos, self._loader.index, listing)
-            total = len(set(videos))
-            raise ValueError(missing_message(missing, total, listing, self.settings))
+            keys = write_listing(missing, videos, self._loader.index, listing)
+            named = dict(zip(missing, keys, strict=True))
+            raise ValueError(missing_message(named, len(set(videos)), listing, self.settings))
 
     def _shows_stored_images(self, request: Instance) -> bool:
         arguments: tuple[Any, ...] = request.args

@@ -141,12 +141,24 @@ def test_the_repair_names_every_video_and_the_command(tmp_path: Path) -> None:
     index = AssetIndex(settings, [])
     videos = [f"/data/{folder}/{number}.mp4" for folder in "ab" for number in range(15)]
     listing = tmp_path / "out" / "missing.jsonl"
-    write_listing(videos, videos, index, listing)
+    keys = write_listing(videos, videos, index, listing)
     rows = [json.loads(line) for line in listing.read_text().splitlines()]
     assert rows[0] == {"video": "/data/a/0.mp4", "key": "a__0"}
     assert [row["video"] for row in rows] == videos
-    message = missing_message(videos, 40, listing, settings)
+    assert keys == [row["key"] for row in rows]
+    named = dict(zip(videos, keys, strict=True))
+    message = missing_message(named, 40, listing, settings)
+    assert "  b__4: /data/b/4.mp4\n" in message
     assert message.startswith("30 of 40 videos of this run have no codec asset")
     assert message.count("/data/a/") + message.count("/data/b/") == 20
     assert "and 10 more" in message
     assert f"--jsonl {listing} --out_root {tmp_path / 'offline'} --seq_len_frames 64" in message
+
+
+def test_a_benchmarks_video_is_named_as_preparation_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    video = str(tmp_path / "TOMATO" / "videos" / "human" / "1.mp4")
+    index = AssetIndex(EvalSettings(pretrained=""), [])
+    assert write_listing([video], [video], index, tmp_path / "l.jsonl") == ["videos__human__1"]

@@ -3,6 +3,7 @@ tasks on small copies of the data."""
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -122,3 +123,22 @@ def test_every_video_of_every_benchmark_was_an_asset(every: dict[str, Any]) -> N
     assert manifest["frame_folders"] == 2, "MVBench's episodic_reasoning"
     assert manifest["hits"] == questions - 2
     assert (manifest["misses"], manifest["frames"]) == (0, 0)
+
+
+@pytest.mark.slow
+def test_a_deleted_asset_stops_the_run_and_is_named(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    write_copy("tomato", home)
+    assert _script(PREPARE, "tomato", home=home, **SIZES).returncode == 0
+    shutil.rmtree(home / "tomato_offline" / "assets" / "videos__object__0001-01")
+    result = _script(
+        EVALUATE,
+        home=home,
+        MODEL_PATH=str(write_checkpoint_that_says_a(tmp_path / "model")),
+        OUTPUT_PATH=str(tmp_path / "out"),
+        **{f"LLAVA_CODEC_{name}": value for name, value in SIZES.items()},
+    )
+    assert result.returncode == 2, result.stderr[-2000:]
+    assert "1 of 2 videos of this run have no codec asset" in result.stderr
+    assert "  videos__object__0001-01: " in result.stderr
+    assert not list((tmp_path / "out").glob("**/*_results.json"))

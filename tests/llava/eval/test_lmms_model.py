@@ -168,7 +168,7 @@ def test_a_miss_stops_before_the_first_sample(
     assert stopped.value.code == 2
     message = capsys.readouterr().err
     assert "2 of 5 videos of this run have no codec asset" in message
-    assert "/none/y.mp4\n  /none/x.mp4" in message
+    assert "  none__y: /none/y.mp4\n  none__x: /none/x.mp4\n" in message
     listing = tmp_path / "missing_codec_assets.jsonl"
     assert f"--jsonl {listing}" in message
     assert [json.loads(line)["video"] for line in listing.read_text().splitlines()] == [
