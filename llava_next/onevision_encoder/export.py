@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -59,9 +60,10 @@ def export(model: OneVisionEncoderModel, folder: str | Path) -> None:
 
 def _load(checkpoint: str, dtype: torch.dtype) -> OneVisionEncoderModel:
     """Load, and refuse weights of other names: the library would go on with random ones."""
-    model, report = OneVisionEncoderModel.from_pretrained(
+    loaded: Any = OneVisionEncoderModel.from_pretrained(
         checkpoint, dtype=dtype, use_safetensors=True, output_loading_info=True
     )
+    model, report = loaded
     for kind in ("missing_keys", "unexpected_keys"):
         if report[kind]:
             raise ValueError(
