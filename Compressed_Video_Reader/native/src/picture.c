@@ -97,7 +97,7 @@ static PyObject *get_blocks(Picture *self, void *closure)
     const CodecSignals *signals = signals_of(self);
     if (!signals)
         Py_RETURN_NONE;
-    return Py_BuildValue("(ii)", (int)signals->block_width, (int)signals->block_height);
+    return Py_BuildValue("(ii)", (int)signals->block_stride, (int)signals->block_height);
 }
 
 static PyObject *get_num_missing(Picture *self, void *closure)
@@ -105,9 +105,9 @@ static PyObject *get_num_missing(Picture *self, void *closure)
     const CodecSignals *signals = signals_of(self);
     Py_ssize_t missing = 0;
 
-    if (signals)
-        for (int i = 0; i < signals->block_width * signals->block_height; i++)
-            missing += !(signals->state[i] & CODEC_SIGNALS_DECODED);
+    for (int y = 0; signals && y < signals->block_height; y++)
+        for (int x = 0; x < signals->block_width; x++)
+            missing += !(signals->state[y * signals->block_stride + x] & CODEC_SIGNALS_DECODED);
     return PyLong_FromSsize_t(missing);
 }
 
@@ -148,7 +148,7 @@ static PyObject *picture_map(Picture *self, PyObject *argument)
         return NULL;
     if (!signals)
         Py_RETURN_NONE;
-    blocks = (Py_ssize_t)signals->block_width * signals->block_height;
+    blocks = (Py_ssize_t)signals->block_stride * signals->block_height;
     const struct { const char *name; const void *start; Py_ssize_t length; } maps[] = {
         { "residual", signals->residual,    blocks * 256 * (Py_ssize_t)sizeof(int16_t) },
         { "motion",   signals->motion[0],   blocks * 2 * 16 * 2 * (Py_ssize_t)sizeof(int16_t) },

@@ -18,16 +18,27 @@
  * Foundation, Inc., 51 Franklin Street, Fifth Floor, Boston, MA 02110-1301 USA
  */
 
+#define _GNU_SOURCE /* MADV_HUGEPAGE */
+
+#include "config.h"
+
 #include <limits.h>
 #include <string.h>
+#if HAVE_MMAP
+#include <sys/mman.h>
+#endif
+#if ARCH_X86_64
+#include <emmintrin.h>
+#endif
 
+#include "libavutil/avutil.h"
 #include "libavutil/common.h"
 #include "libavutil/error.h"
 #include "libavutil/macros.h"
 
 #include "codec_signals_internal.h"
 
-#define ALIGNMENT 64
+#define LINE_BYTES 64
 
 /** 256 * log2(1 + i / 256) */
 const uint8_t ff_codec_signals_log2[256] = {
@@ -49,79 +60,125 @@ const uint8_t ff_codec_signals_log2[256] = {
     244, 245, 246, 247, 247, 248, 249, 249, 250, 251, 252, 252, 253, 254, 255, 255,
 };
 
-static void *take(uint8_t **cursor, size_t size)
+static void *take(uintptr_t *cursor, size_t size)
 {
-    void *taken = *cursor;
-    *cursor += FFALIGN(size, ALIGNMENT);
-    return taken;
+    const uintptr_t taken = FFALIGN(*cursor, LINE_BYTES);
+
+    *cursor = taken + size;
+    return (void *)taken;
 }
 
-/** Lay the maps out in memory; with base NULL only the size counts. */
-static size_t lay_out(CodecSignals *signals, uint8_t *base)
+/** Lay the maps out in memory; returns the size, with room for any alignment of base. */
+static size_t lay_out(CodecSignals *signals, uintptr_t base)
 {
-    const size_t blocks = (size_t)signals->block_width * signals->block_height;
-    uint8_t *cursor = base;
+    const size_t blocks = (size_t)signals->block_stride * signals->block_height;
+    uintptr_t cursor = base + sizeof(*signals);
 
-    take(&cursor, sizeof(*signals));
-    signals->residual_stride = 16 * signals->block_width;
-    signals->cell_stride     = 4 * signals->block_width;
-    signals->residual        = take(&cursor, blocks * 256 * sizeof(*signals->residual));
+    signals->stage       = take(&cursor, sizeof(*signals->stage));
+    signals->residual    = take(&cursor, blocks * 256 * sizeof(*signals->residual));
     // The lists follow each other at equal distance, so that a consumer can see one array.
-    signals->motion[0]       = take(&cursor, 2 * blocks * 16 * sizeof(*signals->motion[0]));
-    signals->motion[1]       = signals->motion[0] + blocks * 16;
-    signals->distance[0]     = take(&cursor, 2 * blocks * 16 * sizeof(*signals->distance[0]));
-    signals->distance[1]     = signals->distance[0] + blocks * 16;
-    signals->bits            = take(&cursor, blocks * sizeof(*signals->bits));
-    signals->qp              = take(&cursor, blocks);
-    signals->state           = take(&cursor, blocks);
-    return cursor - base;
+    signals->motion[0]   = take(&cursor, 2 * blocks * 16 * sizeof(*signals->motion[0]));
+    signals->motion[1]   = signals->motion[0] + blocks * 16;
+    signals->distance[0] = take(&cursor, 2 * blocks * 16 * sizeof(*signals->distance[0]));
+    signals->distance[1] = signals->distance[0] + blocks * 16;
+    signals->bits        = take(&cursor, blocks * sizeof(*signals->bits));
+    signals->qp          = take(&cursor, blocks);
+    signals->state       = take(&cursor, blocks);
+    return cursor - base + LINE_BYTES;
 }
 
-static void clear_residual(CodecSignals *signals, int block_x, int block_y)
+#if HAVE_MMAP && defined(MADV_HUGEPAGE)
+#define HUGE_PAGE ((size_t)2 << 20)
+
+static void free_pages(void *opaque, uint8_t *data)
 {
-    int16_t *row = signals->residual + 16 * (block_y * signals->residual_stride + block_x);
-    for (int y = 0; y < 16; y++, row += signals->residual_stride)
-        memset(row, 0, 16 * sizeof(*row));
+    munmap(data, (size_t)(uintptr_t)opaque);
 }
 
-int ff_codec_signals_attach(CodecSignalsPool *pool, AVFrame *frame,
-                            int width, int height, int bit_depth)
+/**
+ * Zeroed memory on huge pages: a block of the maps touches many rows far from each other, which
+ * with small pages costs more in address translation than in writing.
+ */
+static AVBufferRef *allocate(size_t size)
+{
+    const size_t length = FFALIGN(size, HUGE_PAGE);
+    uint8_t *start, *data;
+    AVBufferRef *buffer;
+
+    if (size < HUGE_PAGE / 2)
+        return av_buffer_allocz(size);
+    start = mmap(NULL, length + HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+                 -1, 0);
+    if (start == MAP_FAILED)
+        return NULL;
+    data = (uint8_t *)FFALIGN((uintptr_t)start, HUGE_PAGE);
+    if (data > start)
+        munmap(start, data - start);
+    if (data < start + HUGE_PAGE)
+        munmap(data + length, start + HUGE_PAGE - data);
+    madvise(data, length, MADV_HUGEPAGE);
+    buffer = av_buffer_create(data, size, free_pages, (void *)(uintptr_t)length, 0);
+    if (!buffer)
+        munmap(data, length);
+    return buffer;
+}
+#else
+#define allocate av_buffer_allocz
+#endif
+
+int ff_codec_signals_attach(CodecSignalsPool *pool, AVFrame *frame, AVBufferRef **buffer,
+                            int width, int height)
 {
     CodecSignals layout = {
         .picture_id   = frame->pts,
-        .width        = width,
-        .height       = height,
         .block_width  = (width  + 15) / 16,
         .block_height = (height + 15) / 16,
-        .bit_depth    = bit_depth,
     };
-    AVBufferRef *buffer;
 
+    av_buffer_unref(buffer);
+    av_buffer_unref(&frame->opaque_ref);
+    // Rows of all maps so begin with a cache line.
+    layout.block_stride = FFALIGN(layout.block_width, 8);
     if (pool->pool && (pool->block_width  != layout.block_width ||
                        pool->block_height != layout.block_height))
         ff_codec_signals_uninit(pool);
     if (!pool->pool) {
-        pool->pool = av_buffer_pool_init(lay_out(&layout, (uint8_t *)0) + ALIGNMENT,
-                                         av_buffer_allocz);
+        pool->pool = av_buffer_pool_init(lay_out(&layout, 0), allocate);
         if (!pool->pool)
             return AVERROR(ENOMEM);
         pool->block_width  = layout.block_width;
         pool->block_height = layout.block_height;
     }
 
-    buffer = av_buffer_pool_get(pool->pool);
-    if (!buffer)
+    *buffer = av_buffer_pool_get(pool->pool);
+    if (!*buffer)
         return AVERROR(ENOMEM);
-    lay_out(&layout, buffer->data);
-    memcpy(buffer->data, &layout, sizeof(layout));
-    // What a former picture left in the residual is cleared block by block on the way, while the
-    // block is in the cache anyway.
-    for (int i = 0; i < layout.block_width * layout.block_height; i++)
+    lay_out(&layout, (uintptr_t)(*buffer)->data);
+    memcpy((*buffer)->data, &layout, sizeof(layout));
+    memset(layout.stage, 0, sizeof(*layout.stage));
+    // A former picture may have left a residual; blocks of it are overwritten on the way.
+    for (int i = 0; i < layout.block_stride * layout.block_height; i++)
         layout.state[i] &= ~CODEC_SIGNALS_DECODED;
 
+    frame->opaque_ref = av_buffer_ref(*buffer);
+    return frame->opaque_ref ? 0 : AVERROR(ENOMEM);
+}
+
+void ff_codec_signals_finish(AVBufferRef **buffer)
+{
+    if (*buffer)
+        ff_codec_signals_flush(ff_codec_signals(*buffer));
+#if ARCH_X86_64
+    _mm_sfence(); // what went past the caches must be seen by whoever reads the picture
+#endif
+    av_buffer_unref(buffer);
+}
+
+void ff_codec_signals_disown(AVFrame *frame, AVBufferRef **buffer)
+{
     av_buffer_unref(&frame->opaque_ref);
-    frame->opaque_ref = buffer;
-    return 0;
+    av_buffer_unref(buffer);
+    frame->pts = AV_NOPTS_VALUE;
 }
 
 void ff_codec_signals_uninit(CodecSignalsPool *pool)
@@ -129,39 +186,128 @@ void ff_codec_signals_uninit(CodecSignalsPool *pool)
     av_buffer_pool_uninit(&pool->pool);
 }
 
-void ff_codec_signals_begin(CodecSignals *signals, int block_x, int block_y, int side)
+/** Copy rows; whole cache lines go past the caches. */
+static void write_rows(void *to, ptrdiff_t to_stride, const void *from, ptrdiff_t from_stride,
+                       int bytes, int rows)
 {
-    const int end_x = FFMIN(block_x + side, signals->block_width);
-    const int end_y = FFMIN(block_y + side, signals->block_height);
+    uint8_t *target       = to;
+    const uint8_t *source = from;
 
-    for (int y = block_y; y < end_y; y++)
-        for (int x = block_x; x < end_x; x++) {
-            uint8_t *state = &signals->state[y * signals->block_width + x];
-            if (*state & CODEC_SIGNALS_HAS_RESIDUAL)
-                clear_residual(signals, x, y);
-            *state = CODEC_SIGNALS_DECODED;
+    for (; rows > 0; rows--, target += to_stride, source += from_stride) {
+#if ARCH_X86_64
+        if (bytes % LINE_BYTES == 0) {
+            for (int i = 0; i < bytes; i += 16)
+                _mm_stream_si128((__m128i *)(target + i),
+                                 _mm_load_si128((const __m128i *)(source + i)));
+            continue;
         }
+#endif
+        // A size known to the compiler saves a call.
+        if (bytes == LINE_BYTES / 2)
+            memcpy(target, source, LINE_BYTES / 2);
+        else
+            memcpy(target, source, bytes);
+    }
 }
 
-void ff_codec_signals_touch(CodecSignals *signals, int x, int y, int width, int height)
+/** Write the residual of width blocks side by side, and clear it in the stage. */
+static void flush_residual(CodecSignals *signals, int x, int y, int width)
 {
-    const int end_x = (x + width  - 1) / 16;
-    const int end_y = (y + height - 1) / 16;
+    CodecSignalsStage *stage = signals->stage;
+    const ptrdiff_t stride   = 16 * signals->block_stride;
+    int16_t *source          = &stage->residual[16 * y][16 * x];
 
-    for (int block_y = y / 16; block_y <= end_y; block_y++)
-        for (int block_x = x / 16; block_x <= end_x; block_x++)
-            signals->state[block_y * signals->block_width + block_x] |= CODEC_SIGNALS_HAS_RESIDUAL;
+    write_rows(signals->residual + 16 * (stage->y + y) * stride + 16 * (stage->x + x),
+               stride * sizeof(*source), source, sizeof(stage->residual[0]),
+               16 * width * sizeof(*source), 16);
+    for (int row = 0; row < 16; row++)
+        memset(stage->residual[16 * y + row] + 16 * x, 0, 16 * width * sizeof(*source));
+}
+
+/** Write vectors and distances of width blocks side by side. */
+static void flush_motion(CodecSignals *signals, int x, int y, int width)
+{
+    const CodecSignalsStage *stage = signals->stage;
+    const ptrdiff_t stride = 4 * signals->block_stride;
+    const ptrdiff_t cell   = 4 * (stage->y + y) * stride + 4 * (stage->x + x);
+
+    for (int list = 0; list < 2; list++) {
+        write_rows(signals->motion[list] + cell, stride * sizeof(*signals->motion[list]),
+                   stage->motion[list][4 * y] + 4 * x, sizeof(stage->motion[list][0]),
+                   4 * width * sizeof(*signals->motion[list]), 4);
+        write_rows(signals->distance[list] + cell, stride * sizeof(*signals->distance[list]),
+                   stage->distance[list][4 * y] + 4 * x, sizeof(stage->distance[list][0]),
+                   4 * width * sizeof(*signals->distance[list]), 4);
+    }
+}
+
+static void flush_row(CodecSignals *signals, int y)
+{
+    CodecSignalsStage *stage = signals->stage;
+    uint8_t *staged = stage->state + y * stage->width;
+    uint8_t *state  = signals->state + (stage->y + y) * signals->block_stride + stage->x;
+    int decoded = 0;
+
+    for (int x = 0; x < stage->width; x++)
+        decoded += !!(staged[x] & CODEC_SIGNALS_DECODED);
+    if (decoded == stage->width)
+        flush_motion(signals, 0, y, stage->width);
+    else
+        for (int x = 0; x < stage->width; x++)
+            if (staged[x] & CODEC_SIGNALS_DECODED)
+                flush_motion(signals, x, y, 1);
+
+    for (int x = 0; x < stage->width; x += 2) {
+        // Two blocks make up a cache line; one that is not decoded here may be elsewhere.
+        const int pair = x + 1 < stage->width && staged[x] & staged[x + 1] & CODEC_SIGNALS_DECODED;
+
+        if (pair && (staged[x] | staged[x + 1] | state[x] | state[x + 1]) &
+                    CODEC_SIGNALS_HAS_RESIDUAL)
+            flush_residual(signals, x, y, 2);
+        else if (!pair)
+            for (int i = x; i < FFMIN(x + 2, stage->width); i++)
+                if (staged[i] & CODEC_SIGNALS_DECODED &&
+                    (staged[i] | state[i]) & CODEC_SIGNALS_HAS_RESIDUAL)
+                    flush_residual(signals, i, y, 1);
+    }
+    for (int x = 0; x < stage->width; x++)
+        if (staged[x] & CODEC_SIGNALS_DECODED)
+            state[x] = staged[x];
+}
+
+void ff_codec_signals_flush(CodecSignals *signals)
+{
+    CodecSignalsStage *stage = signals->stage;
+    const int height = FFMIN(stage->height, signals->block_height - stage->y);
+
+    for (int y = 0; y < height; y++)
+        flush_row(signals, y);
+    // What broken data left of blocks that were begun only.
+    for (int i = 0; i < stage->width * stage->height; i++)
+        if (stage->state[i] == CODEC_SIGNALS_HAS_RESIDUAL)
+            memset(stage->residual, 0, sizeof(stage->residual));
+    memset(stage->state, 0, sizeof(stage->state));
+}
+
+void ff_codec_signals_stage(CodecSignals *signals, int x, int y, int width, int height)
+{
+    CodecSignalsStage *stage = signals->stage;
+
+    if (stage->x == x && stage->y == y && stage->width == width && stage->height == height)
+        return;
+    ff_codec_signals_flush(signals);
+    stage->x      = x;
+    stage->y      = y;
+    stage->width  = width;
+    stage->height = height;
 }
 
 int ff_codec_signals_distance(CodecSignals *signals, const AVFrame *reference)
 {
-    const CodecSignals *other = ff_codec_signals(reference);
-    int64_t distance;
+    const int64_t distance = reference->pts - (uint64_t)signals->picture_id;
 
-    if (!other || other->picture_id == CODEC_SIGNALS_NO_ID ||
-        other->picture_id == signals->picture_id)
+    if (reference->pts == AV_NOPTS_VALUE || signals->picture_id == AV_NOPTS_VALUE || !distance)
         return CODEC_SIGNALS_UNKNOWN;
-    distance = other->picture_id - signals->picture_id;
     if (distance < -INT16_MAX || distance > INT16_MAX)
         signals->flags |= CODEC_SIGNALS_FAR_REF;
     return av_clip64(distance, -INT16_MAX, INT16_MAX);

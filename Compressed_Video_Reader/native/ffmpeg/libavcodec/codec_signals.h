@@ -35,38 +35,32 @@
 /** Bit of AVCodecContext.export_side_data that asks for signals. */
 #define CODEC_SIGNALS_EXPORT (1 << 24)
 
-/** Side of a block of the maps, in luma samples. */
-#define CODEC_SIGNALS_BLOCK 16
-
-/** CodecSignals.picture_id of a picture that the decoder made up in place of a lost one. */
-#define CODEC_SIGNALS_NO_ID INT64_MIN
-
-/** The picture is a field pair or has field macroblocks: no motion, bits or quantiser. */
+/** The picture is a field pair or has field macroblocks: the maps are empty. */
 #define CODEC_SIGNALS_INTERLACED  (1 << 0)
 /** A block is predicted from a picture that the decoder never got; it has no vector here. */
 #define CODEC_SIGNALS_MISSING_REF (1 << 1)
 /** A reference is farther away than 32767 pictures; the distance is clipped. */
 #define CODEC_SIGNALS_FAR_REF     (1 << 2)
 
-/** CodecSignals.state of a block: its residual was written to since it was last cleared. */
+/** CodecSignals.state of a block: its residual is not all zero. */
 #define CODEC_SIGNALS_HAS_RESIDUAL 1
 /** CodecSignals.state of a block: the decoder has been here; otherwise its maps mean nothing. */
 #define CODEC_SIGNALS_DECODED      2
 
+/** Maps count in blocks of 16x16 luma samples, each of 4x4 cells of 4x4 samples. */
 typedef struct CodecSignals {
-    int64_t picture_id;        ///< AVFrame.pts, chosen by the caller as a place in display order
-    int32_t width, height;     ///< luma samples, before cropping
-    int32_t block_width, block_height; ///< 16x16 blocks that cover the picture
-    uint32_t flags;            ///< CODEC_SIGNALS_* above
-    int32_t bit_depth;
-    ptrdiff_t residual_stride; ///< in samples: 16 * block_width
-    ptrdiff_t cell_stride;     ///< in 4x4 cells: 4 * block_width
-    int16_t *residual;         ///< [16 * block_height][residual_stride], luma
-    int16_t (*motion[2])[2];   ///< per list [4 * block_height][cell_stride], quarter samples
-    int16_t *distance[2];      ///< per list, likewise: pictures to the reference, 0 for none
-    float *bits;               ///< [block_height][block_width]
-    uint8_t *qp;               ///< likewise; QP'Y, that is with the offset of deep samples
-    uint8_t *state;            ///< likewise: CODEC_SIGNALS_HAS_RESIDUAL, CODEC_SIGNALS_DECODED
+    int64_t picture_id;      ///< AVFrame.pts, chosen by the caller as a place in display order
+    int32_t block_width;     ///< blocks that cover the picture before cropping
+    int32_t block_height;    ///< likewise
+    int32_t block_stride;    ///< blocks from one row to the next
+    uint32_t flags;          ///< CODEC_SIGNALS_* above
+    int16_t *residual;       ///< luma, [16 * block_height][16 * block_stride]
+    int16_t (*motion[2])[2]; ///< per list [4 * block_height][4 * block_stride], quarter samples
+    int16_t *distance[2];    ///< per list, likewise: pictures to the reference, 0 for none
+    float *bits;             ///< [block_height][block_stride]
+    uint8_t *qp;             ///< likewise; QP'Y, that is with the offset of deep samples
+    uint8_t *state;          ///< likewise: CODEC_SIGNALS_HAS_RESIDUAL, CODEC_SIGNALS_DECODED
+    struct CodecSignalsStage *stage; ///< of the decoder
 } CodecSignals;
 
 #endif /* AVCODEC_CODEC_SIGNALS_H */

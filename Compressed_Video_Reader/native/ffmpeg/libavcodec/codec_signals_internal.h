@@ -24,6 +24,7 @@
 #include "libavutil/buffer.h"
 #include "libavutil/frame.h"
 #include "libavutil/intmath.h"
+#include "libavutil/mem_internal.h"
 
 #include "cabac.h"
 #include "codec_signals.h"
@@ -33,22 +34,53 @@ typedef struct CodecSignalsPool {
     int block_width, block_height;
 } CodecSignalsPool;
 
-/** Hang cleared signals at the frame, which has its pts already. */
-int ff_codec_signals_attach(CodecSignalsPool *pool, AVFrame *frame,
-                            int width, int height, int bit_depth);
+#define CODEC_SIGNALS_STAGE_WIDTH  128
+#define CODEC_SIGNALS_STAGE_HEIGHT 64
+#define CODEC_SIGNALS_STAGE_BLOCKS 16
+#define CODEC_SIGNALS_STAGE_CELLS  (CODEC_SIGNALS_STAGE_WIDTH / 4)
+
+/**
+ * The area that is decoded at the moment: 8x1 macroblocks, or one coding tree unit. It fits into
+ * the first-level cache, and leaves for the maps in whole cache lines past the caches, so that the
+ * maps do not crowd out the pictures that the decoder needs there.
+ */
+typedef struct CodecSignalsStage {
+    DECLARE_ALIGNED(64, int16_t, residual)[CODEC_SIGNALS_STAGE_HEIGHT][CODEC_SIGNALS_STAGE_WIDTH];
+    DECLARE_ALIGNED(64, int16_t, motion)[2][CODEC_SIGNALS_STAGE_HEIGHT / 4]
+                                        [CODEC_SIGNALS_STAGE_CELLS][2];
+    DECLARE_ALIGNED(64, int16_t, distance)[2][CODEC_SIGNALS_STAGE_HEIGHT / 4]
+                                          [CODEC_SIGNALS_STAGE_CELLS];
+    int x, y, width, height; ///< in blocks; the area begins on a multiple of its size
+    int has_list_1;          ///< H.264: vectors of list 1 have been here in this picture
+    uint8_t state[CODEC_SIGNALS_STAGE_BLOCKS]; ///< CodecSignals.state, [height][width]
+} CodecSignalsStage;
+
+/**
+ * Hang signals at the frame, which has its pts already, and keep a reference to write through:
+ * frame->opaque_ref goes out with the picture, *buffer is released when it is decoded. References
+ * do not hold signals, so that few buffers are on their way at any time.
+ */
+int ff_codec_signals_attach(CodecSignalsPool *pool, AVFrame *frame, AVBufferRef **buffer,
+                            int width, int height);
+
+/** The picture is decoded, as far as it will be: write out the stage and let go of the buffer. */
+void ff_codec_signals_finish(AVBufferRef **buffer);
+
+/** The picture is one that the decoder makes up in place of a lost one. */
+void ff_codec_signals_disown(AVFrame *frame, AVBufferRef **buffer);
 
 void ff_codec_signals_uninit(CodecSignalsPool *pool);
 
-static inline CodecSignals *ff_codec_signals(const AVFrame *frame)
+static inline CodecSignals *ff_codec_signals(const AVBufferRef *buffer)
 {
-    return frame && frame->opaque_ref ? (CodecSignals *)frame->opaque_ref->data : NULL;
+    return buffer ? (CodecSignals *)buffer->data : NULL;
 }
 
-/** Before blocks are decoded: clear what a former picture left in their residual. */
-void ff_codec_signals_begin(CodecSignals *signals, int block_x, int block_y, int side);
+/** Write out the stage unless it stands at the given blocks already, and move it there. */
+void ff_codec_signals_stage(CodecSignals *signals, int x, int y, int width, int height);
 
-/** Note that samples x..x+size, y..y+height of the residual are written. */
-void ff_codec_signals_touch(CodecSignals *signals, int x, int y, int width, int height);
+/** Write decoded blocks of the stage to the maps, and empty it. */
+void ff_codec_signals_flush(CodecSignals *signals);
 
 /** Distance of a reference that the decoder made up in place of a lost one. */
 #define CODEC_SIGNALS_UNKNOWN INT16_MIN

@@ -21,26 +21,30 @@
 #include <string.h>
 
 #include "libavutil/common.h"
+#include "libavutil/intreadwrite.h"
 
 #include "codec_signals_internal.h"
 #include "h264_signals.h"
 #include "h264dec.h"
 
+/** Macroblocks side by side in the stage. */
+#define STAGE_MBS (CODEC_SIGNALS_STAGE_WIDTH / 16)
+
+/** Samples from one row of the stage to the next. */
+#define STRIDE CODEC_SIGNALS_STAGE_WIDTH
+
 void ff_h264_signals_slice(const H264Context *h, H264SliceContext *sl)
 {
-    CodecSignals *signals = ff_codec_signals(h->cur_pic_ptr->f);
+    CodecSignals *signals = ff_codec_signals(h->signals_buffer);
 
-    sl->signals = signals;
+    sl->signals = NULL;
     if (!signals)
         return;
     if (FIELD_OR_MBAFF_PICTURE(h)) {
-        // Macroblocks and blocks do not coincide, so that all are cleared at once.
-        if (!(signals->flags & CODEC_SIGNALS_INTERLACED))
-            ff_codec_signals_begin(signals, 0, 0,
-                                   FFMAX(signals->block_width, signals->block_height));
         signals->flags |= CODEC_SIGNALS_INTERLACED;
         return;
     }
+    sl->signals = signals;
     for (int list = 0; list < sl->list_count; list++)
         for (int i = 0; i < sl->ref_count[list]; i++) {
             const H264Picture *parent = sl->ref_list[list][i].parent;
@@ -52,65 +56,88 @@ void ff_h264_signals_slice(const H264Context *h, H264SliceContext *sl)
         }
 }
 
+static int64_t position(const H264Context *h, const H264SliceContext *sl)
+{
+    return CABAC(h) ? ff_codec_signals_cabac_position(&sl->cabac)
+                    : 256 * (int64_t)get_bits_count(&sl->gb);
+}
+
 void ff_h264_signals_begin_mb(const H264Context *h, H264SliceContext *sl)
 {
-    sl->signals_position = CABAC(h) ? ff_codec_signals_cabac_position(&sl->cabac)
-                                    : 256 * (int64_t)get_bits_count(&sl->gb);
-    if (!FIELD_OR_MBAFF_PICTURE(h))
-        ff_codec_signals_begin(sl->signals, sl->mb_x, sl->mb_y, 1);
+    CodecSignalsStage *stage = sl->signals->stage;
+    const int x = sl->mb_x % STAGE_MBS;
+
+    sl->signals_position = position(h, sl);
+    ff_codec_signals_stage(sl->signals, sl->mb_x - x, sl->mb_y, STAGE_MBS, 1);
+    if (stage->state[x] & CODEC_SIGNALS_HAS_RESIDUAL) {
+        // Only broken streams come here: the macroblock has been decoded before.
+        for (int y = 0; y < 16; y++)
+            memset(stage->residual[y] + 16 * x, 0, 16 * sizeof(**stage->residual));
+    }
+    stage->state[x] = 0;
+}
+
+static int step_to(H264SliceContext *sl, int list, int ref)
+{
+    return ref < 0 ? 0 : ff_codec_signals_use(sl->signals, sl->signals_distance[list][ref]);
 }
 
 static void export_motion(const H264Context *h, H264SliceContext *sl, int list)
 {
-    CodecSignals *signals   = sl->signals;
-    const int mb_type       = h->cur_pic.mb_type[sl->mb_xy];
-    const ptrdiff_t stride  = signals->cell_stride;
-    const ptrdiff_t first   = 4 * (sl->mb_y * stride + sl->mb_x);
-    int16_t (*motion)[2]    = signals->motion[list] + first;
-    int16_t *distance       = signals->distance[list] + first;
+    static const int8_t none[4] = { -1, -1, -1, -1 };
+    CodecSignalsStage *stage = sl->signals->stage;
+    const int mb_type        = h->cur_pic.mb_type[sl->mb_xy];
+    const int cell           = 4 * (sl->mb_x % STAGE_MBS);
+    const int is_used        = !IS_INTRA(mb_type) && list < sl->list_count &&
+                               USES_LIST(mb_type, list);
     const int16_t (*source)[2] =
         h->cur_pic.motion_val[list] + 4 * sl->mb_x + 4 * sl->mb_y * h->b_stride;
-    const int8_t *index     = h->cur_pic.ref_index[list] + 4 * sl->mb_xy;
+    const int8_t *index      = is_used ? h->cur_pic.ref_index[list] + 4 * sl->mb_xy : none;
 
-    if (IS_INTRA(mb_type) || list >= sl->list_count || !USES_LIST(mb_type, list)) {
-        for (int y = 0; y < 4; y++, motion += stride, distance += stride) {
-            memset(motion, 0, 4 * sizeof(*motion));
-            memset(distance, 0, 4 * sizeof(*distance));
+    if (AV_RN32(index) == (uint8_t)index[0] * 0x01010101u) {
+        const int step = step_to(sl, list, index[0]);
+
+        for (int y = 0; y < 4; y++) {
+            if (step)
+                memcpy(stage->motion[list][y] + cell, source + y * h->b_stride, 16);
+            else
+                memset(stage->motion[list][y] + cell, 0, 16);
+            AV_WN64(stage->distance[list][y] + cell, (uint16_t)step * UINT64_C(0x1000100010001));
         }
         return;
     }
-    for (int y = 0; y < 4; y++, motion += stride, distance += stride, source += h->b_stride) {
-        const int left  = index[y & 2], right = index[(y & 2) + 1];
-        const int from_left  = left >= 0
-            ? ff_codec_signals_use(signals, sl->signals_distance[list][left]) : 0;
-        const int from_right = right >= 0
-            ? ff_codec_signals_use(signals, sl->signals_distance[list][right]) : 0;
+    for (int part = 0; part < 4; part++) {
+        const int step = step_to(sl, list, index[part]);
+        const int left = 2 * (part & 1);
 
-        distance[0] = distance[1] = from_left;
-        distance[2] = distance[3] = from_right;
-        memset(motion, 0, 4 * sizeof(*motion));
-        if (from_left)
-            memcpy(motion, source, 2 * sizeof(*motion));
-        if (from_right)
-            memcpy(motion + 2, source + 2, 2 * sizeof(*motion));
+        for (int y = part & 2; y < (part & 2) + 2; y++) {
+            const uint64_t vectors = AV_RN64(source + y * h->b_stride + left);
+
+            AV_WN64(stage->motion[list][y] + cell + left, step ? vectors : 0);
+            AV_WN32(stage->distance[list][y] + cell + left, (uint16_t)step * 0x10001u);
+        }
     }
 }
 
 void ff_h264_signals_end_mb(const H264Context *h, H264SliceContext *sl)
 {
-    CodecSignals *signals = sl->signals;
-    const int block       = sl->mb_y * signals->block_width + sl->mb_x;
-    const int64_t end     = CABAC(h) ? ff_codec_signals_cabac_position(&sl->cabac)
-                                     : 256 * (int64_t)get_bits_count(&sl->gb);
+    CodecSignals *signals    = sl->signals;
+    CodecSignalsStage *stage = signals->stage;
+    const int block          = sl->mb_y * signals->block_stride + sl->mb_x;
+    const int x              = sl->mb_x % STAGE_MBS;
 
-    if (signals->flags & CODEC_SIGNALS_INTERLACED)
-        return;
-    signals->bits[block] = (end - sl->signals_position) / 256.0f;
+    signals->bits[block] = (position(h, sl) - sl->signals_position) / 256.0f;
     signals->qp[block]   = h->cur_pic.qscale_table[sl->mb_xy];
     export_motion(h, sl, 0);
-    export_motion(h, sl, 1);
+    // The stage begins a picture with zeros, and P slices leave the second list alone.
+    if (sl->list_count > 1 || stage->has_list_1)
+        export_motion(h, sl, 1);
+    stage->has_list_1 |= sl->list_count > 1;
+    stage->state[x] |= CODEC_SIGNALS_DECODED;
+    if (sl->mb_x == h->mb_width - 1)
+        // The maps are wider than the picture, so that the last lines are whole too.
+        memset(stage->state + x + 1, CODEC_SIGNALS_DECODED, STAGE_MBS - 1 - x);
 }
-
 
 /*
  * The transforms of the standard, written once more because the decoder's own add to clipped
@@ -196,7 +223,7 @@ static av_always_inline void transpose8(Lanes8 r[8])
         r[4] = b6 - b1;                                                         \
     } while (0)
 
-static void transform4(int16_t *to, ptrdiff_t stride, const int16_t *block)
+static void transform4(int16_t *to, const int16_t *block)
 {
     Lanes4 r[4];
 
@@ -207,11 +234,11 @@ static void transform4(int16_t *to, ptrdiff_t stride, const int16_t *block)
     BUTTERFLY4(r);
     for (int i = 0; i < 4; i++) {
         const Lanes4 row = r[i] >> 6;
-        memcpy(to + i * stride, &row, sizeof(row));
+        memcpy(to + i * STRIDE, &row, sizeof(row));
     }
 }
 
-static void transform8(int16_t *to, ptrdiff_t stride, const int16_t *block)
+static void transform8(int16_t *to, const int16_t *block)
 {
     Lanes8 r[8];
 
@@ -222,11 +249,11 @@ static void transform8(int16_t *to, ptrdiff_t stride, const int16_t *block)
     BUTTERFLY8(r);
     for (int i = 0; i < 8; i++) {
         const Lanes8 row = r[i] >> 6;
-        memcpy(to + i * stride, &row, sizeof(row));
+        memcpy(to + i * STRIDE, &row, sizeof(row));
     }
 }
 
-static void transform_deep(int16_t *to, ptrdiff_t stride, const int32_t *block, int side)
+static void transform_deep(int16_t *to, const int32_t *block, int side)
 {
     int columns[64], r[8];
 
@@ -247,13 +274,12 @@ static void transform_deep(int16_t *to, ptrdiff_t stride, const int32_t *block, 
         else
             BUTTERFLY4(r);
         for (int k = 0; k < side; k++)
-            to[i + k * stride] = av_clip_int16(r[k] >> 6);
+            to[i + k * STRIDE] = av_clip_int16(r[k] >> 6);
     }
 }
 
 typedef struct Macroblock {
-    int16_t *samples;      ///< of the residual plane
-    ptrdiff_t stride;      ///< twice that of the plane for field macroblocks
+    int16_t *samples;      ///< of the stage
     const int16_t *blocks; ///< coefficients, 32 bit each where deep
     const uint8_t *counts; ///< non-zero coefficients, by scan8
     int deep, is_bypass;
@@ -273,7 +299,7 @@ static int16_t *samples_of(const Macroblock *mb, int i)
 {
     // scan8 holds the place of block i on a grid of 8 columns.
     const int place = scan8[i] - scan8[0];
-    return mb->samples + 4 * (place & 7) + 4 * (place >> 3) * mb->stride;
+    return mb->samples + 4 * (place & 7) + 4 * (place >> 3) * STRIDE;
 }
 
 /** Lossless: coefficients are samples. */
@@ -283,32 +309,32 @@ static void copy_block(const Macroblock *mb, int i, int side)
 
     for (int y = 0; y < side; y++)
         for (int x = 0; x < side; x++)
-            to[y * mb->stride + x] =
+            to[y * STRIDE + x] =
                 mb->deep ? av_clip_int16(((const int32_t *)block_of(mb, i))[y * side + x])
                          : block_of(mb, i)[y * side + x];
 }
 
-static void add_block(const Macroblock *mb, int i, int side)
+static void write_block(const Macroblock *mb, int i, int side)
 {
     if (mb->is_bypass)
         copy_block(mb, i, side);
     else if (mb->deep)
-        transform_deep(samples_of(mb, i), mb->stride, (const int32_t *)block_of(mb, i), side);
+        transform_deep(samples_of(mb, i), (const int32_t *)block_of(mb, i), side);
     else if (side == 8)
-        transform8(samples_of(mb, i), mb->stride, block_of(mb, i));
+        transform8(samples_of(mb, i), block_of(mb, i));
     else
-        transform4(samples_of(mb, i), mb->stride, block_of(mb, i));
+        transform4(samples_of(mb, i), block_of(mb, i));
 }
 
 /** Lossless and predicted along a direction: the samples so far are differences along it. */
-static void accumulate(int16_t *samples, ptrdiff_t stride, int side, int is_horizontal)
+static void accumulate(int16_t *samples, int side, int is_horizontal)
 {
-    const ptrdiff_t back = is_horizontal ? 1 : stride;
+    const int back = is_horizontal ? 1 : STRIDE;
 
     for (int y = !is_horizontal; y < side; y++)
         for (int x = is_horizontal; x < side; x++)
-            samples[y * stride + x] =
-                av_clip_int16(samples[y * stride + x] + samples[y * stride + x - back]);
+            samples[y * STRIDE + x] =
+                av_clip_int16(samples[y * STRIDE + x] + samples[y * STRIDE + x - back]);
 }
 
 static int residual_16x16(const H264SliceContext *sl, const Macroblock *mb, int is_differential)
@@ -317,12 +343,12 @@ static int residual_16x16(const H264SliceContext *sl, const Macroblock *mb, int 
 
     for (int i = 0; i < 16; i++)
         if (mb->counts[scan8[i]] || has_dc(mb, i)) {
-            add_block(mb, i, 4);
+            write_block(mb, i, 4);
             touched = 1;
         }
     if (is_differential && (sl->intra16x16_pred_mode == VERT_PRED8x8 ||
                             sl->intra16x16_pred_mode == HOR_PRED8x8))
-        accumulate(mb->samples, mb->stride, 16, sl->intra16x16_pred_mode == HOR_PRED8x8);
+        accumulate(mb->samples, 16, sl->intra16x16_pred_mode == HOR_PRED8x8);
     return touched;
 }
 
@@ -333,9 +359,9 @@ static int residual_blocks(const H264SliceContext *sl, const Macroblock *mb, int
 
     for (int i = 0; i < 16; i += side * side / 16)
         if (mb->counts[scan8[i]]) {
-            add_block(mb, i, side);
+            write_block(mb, i, side);
             if (is_differential && sl->intra4x4_pred_mode_cache[scan8[i]] <= HOR_PRED)
-                accumulate(samples_of(mb, i), mb->stride, side,
+                accumulate(samples_of(mb, i), side,
                            sl->intra4x4_pred_mode_cache[scan8[i]] == HOR_PRED);
             touched = 1;
         }
@@ -343,20 +369,13 @@ static int residual_blocks(const H264SliceContext *sl, const Macroblock *mb, int
 }
 
 void ff_h264_signals_residual(const H264Context *h, H264SliceContext *sl, int mb_type,
-                              int is_bypass, int pixel_shift,
-                              const uint8_t *samples, ptrdiff_t linesize)
+                              int is_bypass, int pixel_shift)
 {
-    CodecSignals *signals  = sl->signals;
-    const AVFrame *frame   = h->cur_pic_ptr->f;
-    const ptrdiff_t offset = samples - frame->data[0];
-    const int y            = offset / frame->linesize[0];
-    const int x            = (offset - y * (ptrdiff_t)frame->linesize[0]) >> pixel_shift;
-    const int step         = linesize / frame->linesize[0];
-    const int side         = IS_8x8DCT(mb_type) ? 8 : 4;
+    CodecSignalsStage *stage  = sl->signals->stage;
+    const int x               = sl->mb_x % STAGE_MBS;
     const int is_differential = is_bypass && IS_INTRA(mb_type) && h->ps.sps->profile_idc == 244;
     const Macroblock mb = {
-        .samples   = signals->residual + y * signals->residual_stride + x,
-        .stride    = step * signals->residual_stride,
+        .samples   = stage->residual[0] + 16 * x,
         .blocks    = sl->mb,
         .counts    = sl->non_zero_count_cache,
         .deep      = pixel_shift,
@@ -367,7 +386,7 @@ void ff_h264_signals_residual(const H264Context *h, H264SliceContext *sl, int mb
     if (IS_INTRA16x16(mb_type))
         touched = residual_16x16(sl, &mb, is_differential);
     else if (IS_INTRA4x4(mb_type) || sl->cbp & 15)
-        touched = residual_blocks(sl, &mb, side, is_differential);
+        touched = residual_blocks(sl, &mb, IS_8x8DCT(mb_type) ? 8 : 4, is_differential);
     if (touched)
-        ff_codec_signals_touch(signals, x, y, 16, 15 * step + 1);
+        stage->state[x] |= CODEC_SIGNALS_HAS_RESIDUAL;
 }

@@ -21,9 +21,6 @@
 #ifndef AVCODEC_H264_SIGNALS_H
 #define AVCODEC_H264_SIGNALS_H
 
-#include <stddef.h>
-#include <stdint.h>
-
 struct H264Context;
 struct H264SliceContext;
 
@@ -36,13 +33,8 @@ void ff_h264_signals_begin_mb(const struct H264Context *h, struct H264SliceConte
 /** After it is reconstructed. */
 void ff_h264_signals_end_mb(const struct H264Context *h, struct H264SliceContext *sl);
 
-/**
- * Before its luma coefficients are used up by reconstruction.
- * @param samples  where the macroblock lies in the picture
- * @param linesize distance of its rows there
- */
+/** Before its luma coefficients are used up by reconstruction. */
 void ff_h264_signals_residual(const struct H264Context *h, struct H264SliceContext *sl,
-                              int mb_type, int is_bypass, int pixel_shift,
-                              const uint8_t *samples, ptrdiff_t linesize);
+                              int mb_type, int is_bypass, int pixel_shift);
 
 #endif /* AVCODEC_H264_SIGNALS_H */

@@ -21,6 +21,7 @@
 #include <string.h>
 
 #include "libavutil/common.h"
+#include "libavutil/intreadwrite.h"
 
 #include "codec_signals_internal.h"
 #include "hevc_signals.h"
@@ -28,7 +29,7 @@
 
 void ff_hevc_signals_slice(HEVCContext *s)
 {
-    CodecSignals *signals = s->ref ? ff_codec_signals(s->ref->frame) : NULL;
+    CodecSignals *signals = s->ref ? ff_codec_signals(s->signals_buffer) : NULL;
 
     s->signals = signals;
     memset(s->signals_distance, 0, sizeof(s->signals_distance));
@@ -51,77 +52,94 @@ void ff_hevc_signals_slice(HEVCContext *s)
 
 int64_t ff_hevc_signals_begin_ctu(const HEVCContext *s, int x_ctb, int y_ctb)
 {
-    CodecSignals *signals = s->signals;
-    const int side        = 1 << s->ps.sps->log2_ctb_size;
-    const int cells       = FFMIN(side / 4, signals->cell_stride - x_ctb / 4);
-    const int end_y       = FFMIN((y_ctb + side) / 4, 4 * signals->block_height);
+    const int side = 1 << s->ps.sps->log2_ctb_size >> 4;
 
-    ff_codec_signals_begin(signals, x_ctb / 16, y_ctb / 16, side / 16);
-    for (int list = 0; list < 2; list++)
-        for (int y = y_ctb / 4; y < end_y; y++) {
-            const ptrdiff_t cell = y * signals->cell_stride + x_ctb / 4;
-
-            memset(signals->motion[list] + cell, 0, cells * sizeof(*signals->motion[list]));
-            memset(signals->distance[list] + cell, 0, cells * sizeof(*signals->distance[list]));
-        }
+    ff_codec_signals_stage(s->signals, x_ctb / 16, y_ctb / 16, side, side);
     return ff_codec_signals_cabac_position(&s->HEVClc->cc);
+}
+
+/** Repeat the 8 bytes of a value; bytes is even. */
+static av_always_inline void fill(uint8_t *to, uint64_t value, int bytes)
+{
+    for (; bytes >= 16; bytes -= 16, to += 16) {
+        AV_WN64(to, value);
+        AV_WN64(to + 8, value);
+    }
+    if (bytes & 8) {
+        AV_WN64(to, value);
+        to += 8;
+    }
+    if (bytes & 4) {
+        AV_WN32(to, value);
+        to += 4;
+    }
+    if (bytes & 2)
+        AV_WN16(to, value);
 }
 
 void ff_hevc_signals_motion(const HEVCContext *s, int x, int y, int width, int height,
                             const MvField *unit)
 {
-    CodecSignals *signals = s->signals;
+    CodecSignalsStage *stage = s->signals->stage;
+    const int cell_x = x / 4 - 4 * stage->x;
+    const int cell_y = y / 4 - 4 * stage->y;
 
     for (int list = 0; list < 2; list++) {
-        const int distance = unit->pred_flag & (PF_L0 << list)
-            ? ff_codec_signals_use(signals, s->signals_distance[list][unit->ref_idx[list]]) : 0;
-        const ptrdiff_t cell  = y / 4 * signals->cell_stride + x / 4;
-        int16_t (*motion)[2]  = signals->motion[list] + cell;
-        int16_t *distances    = signals->distance[list] + cell;
+        const int distance = unit && unit->pred_flag & (PF_L0 << list)
+            ? ff_codec_signals_use(s->signals, s->signals_distance[list][unit->ref_idx[list]]) : 0;
+        const uint64_t vectors   = distance ? AV_RN32(&unit->mv[list]) * UINT64_C(0x100000001) : 0;
+        const uint64_t distances = (uint16_t)distance * UINT64_C(0x1000100010001);
 
-        if (!distance)
-            continue;
-        for (int row = 0; row < height / 4; row++) {
-            for (int column = 0; column < width / 4; column++) {
-                memcpy(motion[column], &unit->mv[list], sizeof(*motion));
-                distances[column] = distance;
-            }
-            motion    += signals->cell_stride;
-            distances += signals->cell_stride;
+        for (int row = cell_y; row < cell_y + height / 4; row++) {
+            fill((uint8_t *)(stage->motion[list][row] + cell_x), vectors, width);
+            fill((uint8_t *)(stage->distance[list][row] + cell_x), distances, width / 2);
         }
     }
 }
 
 void ff_hevc_signals_end_ctu(const HEVCContext *s, int x_ctb, int y_ctb, int64_t position)
 {
-    CodecSignals *signals = s->signals;
-    const HEVCSPS *sps    = s->ps.sps;
-    const int end_x       = FFMIN(x_ctb + (1 << sps->log2_ctb_size), sps->width);
-    const int end_y       = FFMIN(y_ctb + (1 << sps->log2_ctb_size), sps->height);
-    const float density   = (ff_codec_signals_cabac_position(&s->HEVClc->cc) - position) / 256.0f /
-                            ((end_x - x_ctb) * (end_y - y_ctb));
+    CodecSignals *signals    = s->signals;
+    CodecSignalsStage *stage = signals->stage;
+    const HEVCSPS *sps       = s->ps.sps;
+    const int end_x          = FFMIN(x_ctb + (1 << sps->log2_ctb_size), sps->width);
+    const int end_y          = FFMIN(y_ctb + (1 << sps->log2_ctb_size), sps->height);
+    const int64_t spent      = ff_codec_signals_cabac_position(&s->HEVClc->cc) - position;
+    const float density      = spent / 256.0f / ((end_x - x_ctb) * (end_y - y_ctb));
 
     for (int y = y_ctb; y < end_y; y += 16)
         for (int x = x_ctb; x < end_x; x += 16) {
-            const int block = y / 16 * signals->block_width + x / 16;
+            const int block = y / 16 * signals->block_stride + x / 16;
             const int unit  = (y >> sps->log2_min_cb_size) * sps->min_cb_width +
                               (x >> sps->log2_min_cb_size);
 
             signals->bits[block] = density * FFMIN(16, end_x - x) * FFMIN(16, end_y - y);
             signals->qp[block]   = s->qp_y_tab[unit] + sps->qp_bd_offset;
         }
+    // Beyond the picture too: the maps are larger, and whole lines are quicker.
+    for (int i = 0; i < stage->width * stage->height; i++)
+        stage->state[i] |= CODEC_SIGNALS_DECODED;
+    ff_codec_signals_flush(signals);
 }
 
 void ff_hevc_signals_residual(const HEVCContext *s, int x, int y, int side,
                               const int16_t *residual)
 {
-    CodecSignals *signals = s->signals;
-    int16_t *row          = signals->residual + y * signals->residual_stride + x;
+    CodecSignalsStage *stage = s->signals->stage;
 
-    for (int i = 0; i < side; i++) {
-        memcpy(row, residual, side * sizeof(*row));
-        row      += signals->residual_stride;
-        residual += side;
+    x -= 16 * stage->x;
+    y -= 16 * stage->y;
+    // Transform blocks have sides of 4, 8, 16 and 32.
+    for (int row = 0; row < side; row++, residual += side) {
+        int16_t *to = stage->residual[y + row] + x;
+
+        if (side == 4)
+            memcpy(to, residual, 4 * sizeof(*to));
+        else
+            for (int i = 0; i < side; i += 8)
+                memcpy(to + i, residual + i, 8 * sizeof(*to));
     }
-    ff_codec_signals_touch(signals, x, y, side, side);
+    for (int block_y = y / 16; block_y <= (y + side - 1) / 16; block_y++)
+        for (int block_x = x / 16; block_x <= (x + side - 1) / 16; block_x++)
+            stage->state[block_y * stage->width + block_x] |= CODEC_SIGNALS_HAS_RESIDUAL;
 }

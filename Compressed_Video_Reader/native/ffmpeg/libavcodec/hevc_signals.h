@@ -32,7 +32,7 @@ void ff_hevc_signals_slice(struct HEVCContext *s);
 /** Before a coding tree unit is parsed; returns where it begins, in 1/256 bit. */
 int64_t ff_hevc_signals_begin_ctu(const struct HEVCContext *s, int x_ctb, int y_ctb);
 
-/** The motion of one prediction unit. */
+/** The motion of one prediction unit, or NULL for an intra coding unit. */
 void ff_hevc_signals_motion(const struct HEVCContext *s, int x, int y, int width, int height,
                             const struct MvField *unit);
 

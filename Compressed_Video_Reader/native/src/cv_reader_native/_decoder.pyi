@@ -1,4 +1,4 @@
-"""Types of the extension. Numbers: w, h blocks of 16 x 16 luma samples that cover a picture."""
+"""Types of the extension. Axis legend: w, h blocks of 16 x 16 luma samples."""
 
 from typing import Literal, final
 
@@ -64,7 +64,7 @@ class Picture:
         """Of luma samples."""
     @property
     def blocks(self) -> tuple[int, int] | None:
-        """(w, h), or None where the decoder gives no maps."""
+        """(w, h) of the maps, which cover the picture and more; None without maps."""
     @property
     def num_missing(self) -> int:
         """Blocks that the decoder never came to."""

@@ -6,9 +6,24 @@ The clips hold I, P and B pictures of 64 x 48 pixels, made with x264 and x265 fo
 import base64
 import hashlib
 
+from typing import TYPE_CHECKING
+
 from cv_reader_native import Decoder, Picture
 
+if TYPE_CHECKING:
+    from cv_reader_native._decoder import MapName
+
 _SIDE_PX = (64, 48)
+_BLOCKS = (4, 3)
+
+_MAPS: "tuple[tuple[MapName, int, int], ...]" = (
+    ("residual", 16, 32),
+    ("motion", 4, 16),
+    ("distance", 4, 8),
+    ("bits", 1, 4),
+    ("qp", 1, 1),
+)
+"""Name, rows per block, and bytes per block in each row."""
 
 _CLIPS: dict[str, tuple[tuple[int, str], ...]] = {
     "h264": (
@@ -66,11 +81,26 @@ def digest(codec: str, clip: tuple[tuple[int, str], ...], num_threads: int) -> s
     for picture in pictures:
         facts = (picture.picture_id, picture.pict_type, picture.flags, picture.num_missing)
         total.update(repr(facts).encode())
-        for name in ("residual", "motion", "distance", "bits", "qp"):
-            total.update(picture.map(name) or b"")
+        for name, rows, row_bytes in _MAPS:
+            total.update(_cropped(picture, name, rows, row_bytes))
         for number in range(3):
             total.update(_samples(picture, number))
     return total.hexdigest()
+
+
+def _cropped(picture: Picture, name: "MapName", rows: int, row_bytes: int) -> bytes:
+    """A map (both lists of it) without the blocks beyond the picture."""
+    memory, blocks = picture.map(name), picture.blocks
+    if memory is None or blocks is None:
+        return b""
+    whole = memoryview(memory)
+    pitch, per_list = blocks[0] * row_bytes, blocks[0] * blocks[1] * rows * row_bytes
+    starts = (
+        first + row * pitch
+        for first in range(0, len(whole), per_list)
+        for row in range(_BLOCKS[1] * rows)
+    )
+    return b"".join(whole[start : start + _BLOCKS[0] * row_bytes] for start in starts)
 
 
 def _samples(picture: Picture, number: int) -> bytes:
