@@ -1,4 +1,4 @@
-"""Feeds damaged H.264 and H.265 files to the reader: it must neither crash, hang nor leak.
+r"""Feeds damaged H.264 and H.265 files to the reader: it must neither crash, hang nor leak.
 
     python scripts/fuzz/native_reader.py --count 2000
 
@@ -7,11 +7,18 @@ Child processes read them under a memory limit; a child reads many files, and is
 kills it. A file passes when its frames come out, or an error class of the reader says why not.
 Files that fail are kept below ``--keep``. Exit code: 0 all passed, 1 some failed, 2 wrong settings.
 
-Under AddressSanitizer (CV_READER_NATIVE_SANITIZE=address bash Compressed_Video_Reader/install.sh)
-run it with ``--memory_mb 0`` and the sanitizer's library preloaded:
+Under AddressSanitizer, with a build of its own beside the installed one (no assembly, which the
+sanitizer does not see into):
 
-    LD_PRELOAD=$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 \
-        python scripts/fuzz/native_reader.py --count 300 --memory_mb 0 --time_limit 120
+    cd Compressed_Video_Reader/native
+    export CV_READER_CACHE=/tmp/asan CV_READER_FFMPEG=/tmp/asan/ffmpeg
+    CV_READER_CONFIGURE="--toolchain=gcc-asan --disable-asm" bash build_ffmpeg.sh /tmp/asan/ffmpeg
+    CFLAGS=-fsanitize=address LDFLAGS=-fsanitize=address \
+        pip install --no-deps --target /tmp/asan/site .
+    cd ../..
+    LD_PRELOAD=$(gcc -print-file-name=libasan.so) PYTHONPATH=/tmp/asan/site \
+        ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
+        python scripts/fuzz/native_reader.py --memory_mb 0 --time_limit 120
 """
 
 import argparse
