@@ -33,8 +33,8 @@ class Picture(Protocol):
         """W."""
         ...
 
-    def rgb(self) -> NDArray[np.uint8]:
-        """uint8 (H, W, 3)."""
+    def rgb(self, size_px: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+        """uint8 (H, W, 3), or of another (width, height)."""
         ...
 
     def luma(self) -> NDArray[np.uint8]:
@@ -148,9 +148,17 @@ class CodecFrame:
             if array is not None:
                 _check_map(name, array, shape, dtype)
 
-    def rgb(self) -> NDArray[np.uint8]:
-        """Pixels as shown, uint8 (H, W, 3), by the matrix and range that the stream declares."""
-        return self.picture.rgb()
+    def rgb(self, size_px: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+        """Pixels as shown, by the matrix and range that the stream declares.
+
+        Args:
+            size_px: (width, height) to scale to, bicubically and in the same step as the colours,
+                which costs a third of scaling afterwards; None = (W, H).
+
+        Returns:
+            uint8 (height, width, 3).
+        """
+        return self.picture.rgb(size_px)
 
     def luma(self) -> NDArray[np.uint8]:
         """Coded luma as shown, uint8 (H, W): the stored values, deeper samples rounded to 8 bit."""

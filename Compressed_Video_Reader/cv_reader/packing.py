@@ -5,6 +5,7 @@ square, in pixels.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +13,8 @@ from PIL import Image
 
 from cv_reader.geometry import Letterbox
 
-_REDUCING_GAP = 1.5
-"""Large frames are first averaged down by a whole number, to 1.5 times the size or more: half the
-time for differences of 1 level in 255."""
+if TYPE_CHECKING:
+    from cv_reader.frames import CodecFrame, Picture
 
 
 def sort_rows(rows: NDArray[np.int32], order: str) -> NDArray[np.int32]:
@@ -28,16 +28,12 @@ def sort_rows(rows: NDArray[np.int32], order: str) -> NDArray[np.int32]:
     return rows[np.lexsort((along, h, t))]
 
 
-def square_frame(rgb: NDArray[np.uint8], box: Letterbox) -> NDArray[np.uint8]:
-    """Resize a frame (H, W, 3) bicubically and centre it on black: uint8 (S, S, 3)."""
-    size = (box.width_px, box.height_px)
-    image = Image.fromarray(np.ascontiguousarray(rgb))
-    if image.size != size:
-        image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=_REDUCING_GAP)
+def square_frame(picture: "CodecFrame | Picture", box: Letterbox) -> NDArray[np.uint8]:
+    """Scale a frame's pixels bicubically and centre them on black: uint8 (S, S, 3)."""
     square = np.zeros((box.square_px, box.square_px, 3), np.uint8)
     rows = slice(box.pad_top_px, box.pad_top_px + box.height_px)
     columns = slice(box.pad_left_px, box.pad_left_px + box.width_px)
-    square[rows, columns] = np.asarray(image)
+    square[rows, columns] = picture.rgb((box.width_px, box.height_px))
     return square
 
 

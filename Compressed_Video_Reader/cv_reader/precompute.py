@@ -107,7 +107,7 @@ def select_from_video(
         for slot, frame in zip(slots, frames, strict=True):
             scores[slot] = scorer.score(frame)
             if keep_squares:
-                squares[slot] = square_frame(frame.rgb(), box)
+                squares[slot] = square_frame(frame, box)
         facts = _video_facts(video, path) | box.facts()
     valid = box.valid_cells()
     rows = select_cells(scores, valid, repeated, config)
@@ -171,7 +171,7 @@ def collect_squares(
                 "the video changed, run stage 1 again"
             )
         for frame in video.frames(sorted(slots_of), signals=False):
-            square = square_frame(frame.rgb(), box)
+            square = square_frame(frame, box)
             for slot in slots_of[frame.index]:
                 packer.add(slot, square)
     return packer.mosaics

@@ -14,7 +14,7 @@ class _TinyPicture:
     height_px = 6
     width_px = 10
 
-    def rgb(self) -> np.ndarray:
+    def rgb(self, size_px: tuple[int, int] | None = None) -> np.ndarray:
         return np.zeros((6, 10, 3), np.uint8)
 
     def luma(self) -> np.ndarray:

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from av import VideoFrame
 from PIL import Image
 
+from cv_reader.backends.pixels import AvPicture
 from cv_reader.geometry import letterbox
 from cv_reader.packing import MosaicPacker, sort_rows, square_frame, write_mosaics
 
@@ -49,7 +51,8 @@ def test_a_whole_frame_packs_into_itself():
 
 def test_a_frame_is_centred_on_black():
     box = letterbox(20, 40, square_px=40, patch_px=4)
-    square = square_frame(np.full((20, 40, 3), 200, np.uint8), box)
+    picture = AvPicture(VideoFrame.from_ndarray(np.full((20, 40, 3), 200, np.uint8)), 0)
+    square = square_frame(picture, box)
     assert (square[10:30] == 200).all()
     assert not square[:10].any()
     assert not square[30:].any()

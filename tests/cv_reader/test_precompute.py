@@ -74,7 +74,7 @@ def test_mosaics_show_the_cells_that_positions_name(clip):
     mosaics = collect_squares(clip, rows, selection.frame_ids, CONFIG, ReadOptions())
     box = letterbox(HEIGHT, WIDTH, square_px=SQUARE, patch_px=16)
     with open_video(clip) as video:
-        frames = {frame.index: square_frame(frame.rgb(), box) for frame in video.frames()}
+        frames = {frame.index: square_frame(frame, box) for frame in video.frames()}
     for number, (t, h, w) in enumerate(rows.tolist()):
         image, (row, column) = number // 64, divmod(number % 64, 8)
         source = frames[int(selection.frame_ids[t])]

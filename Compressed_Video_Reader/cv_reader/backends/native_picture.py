@@ -16,6 +16,7 @@ from cv_reader.orientation import turn_pixels
 
 if TYPE_CHECKING:
     from cv_reader_native import Memory, Picture
+    from cv_reader_native._decoder import MapName
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
@@ -145,7 +146,9 @@ class NativePicture:
             raise ValueError("the picture was decoded without maps")
         return blocks[1], blocks[0]
 
-    def _map(self, name: str, shape: tuple[int, ...], dtype: type[_Scalar]) -> NDArray[_Scalar]:
+    def _map(
+        self, name: "MapName", shape: tuple[int, ...], dtype: type[_Scalar]
+    ) -> NDArray[_Scalar]:
         memory: Memory | None = self.picture.map(name)
         return np.ndarray(shape, dtype, cast(bytes, memory))
 
@@ -181,9 +184,9 @@ class NativePixels:
         picture = self._picture
         return picture.height if picture.rotation_degrees % 180 else picture.width
 
-    def rgb(self) -> NDArray[np.uint8]:
-        """uint8 (H, W, 3), by the same conversion as every backend's."""
-        return AvPicture(self._picture.to_av(), self._picture.rotation_degrees).rgb()
+    def rgb(self, size_px: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+        """uint8 (H, W, 3) or of another size, by the same conversion as every backend's."""
+        return AvPicture(self._picture.to_av(), self._picture.rotation_degrees).rgb(size_px)
 
     def luma(self) -> NDArray[np.uint8]:
         """uint8 (H, W), a read-only view where neither depth nor rotation need a copy."""

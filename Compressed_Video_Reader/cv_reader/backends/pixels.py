@@ -5,7 +5,7 @@ from typing import Any, TypedDict, cast
 
 import numpy as np
 from av.video.frame import VideoFrame
-from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from cv_reader.decoding import Decoded, DecodeOptions, decode
@@ -47,9 +47,11 @@ class AvPicture:
         """W."""
         return self._frame.height if self._rotation_degrees % 180 else self._frame.width
 
-    def rgb(self) -> NDArray[np.uint8]:
-        """uint8 (H, W, 3); BT.601 where the stream names no matrix."""
-        array = _rgb_frame(self._frame).to_ndarray()
+    def rgb(self, size_px: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+        """uint8 (H, W, 3), or of another (width, height); BT.601 where no matrix is named."""
+        width, height = size_px or (self.width_px, self.height_px)
+        turned = (height, width) if self._rotation_degrees % 180 else (width, height)
+        array = _rgb_frame(self._frame, turned).to_ndarray()
         return turn_pixels(cast(NDArray[np.uint8], array), self._rotation_degrees)
 
     def luma(self) -> NDArray[np.uint8]:
@@ -157,15 +159,21 @@ def assemble(
     )
 
 
-def _rgb_frame(frame: VideoFrame) -> VideoFrame:
+def _rgb_frame(frame: VideoFrame, size_px: tuple[int, int]) -> VideoFrame:
     # A converter of its own for each picture: one that is used again remembers former settings.
     converter = VideoReformatter()
+    width, height = size_px
     if frame.format.is_rgb:
-        return converter.reformat(frame, format="rgb24")
+        return converter.reformat(
+            frame, width, height, format="rgb24", interpolation=Interpolation.BICUBIC
+        )
     full = frame.color_range == _FULL_RANGE
     return converter.reformat(
         frame,
+        width,
+        height,
         format="rgb24",
+        interpolation=Interpolation.BICUBIC,
         src_colorspace=_MATRICES.get(frame.colorspace, Colorspace.DEFAULT),
         dst_colorspace=Colorspace.DEFAULT,
         src_color_range=ColorRange.JPEG if full else ColorRange.MPEG,

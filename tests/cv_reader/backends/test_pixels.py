@@ -5,6 +5,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from cv_reader import open_video
 from cv_reader.backends.pixels import AvPicture, coded_luma
@@ -42,6 +43,27 @@ def test_rgb_follows_matrix_and_range(matrix: int, color_range: int) -> None:
         assert np.abs(AvPicture(frame, 0).rgb() - expected).mean() < 1.3
     other = _by_formula(frame, 1 if matrix != 1 else 2, full=color_range == 2)
     assert np.abs(other - expected).mean() > 1.5 or matrix == 9
+
+
+@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv444p", "rgb24"])
+@pytest.mark.parametrize("size", [(80, 54), (160, 108), (50, 34), (160, 60)])
+def test_scaled_pixels_are_those_of_scaling_afterwards(
+    pixel_format: str, size: tuple[int, int]
+) -> None:
+    smooth = Image.fromarray(texture(12, 18)).resize((160, 108), Image.Resampling.BICUBIC)
+    frame = av.VideoFrame.from_ndarray(np.asarray(smooth)).reformat(format=pixel_format)
+    whole = Image.fromarray(AvPicture(frame, 0).rgb())
+    expected = np.asarray(whole.resize(size, Image.Resampling.BICUBIC)).astype(float)
+    scaled = AvPicture(frame, 0).rgb(size)
+    assert scaled.shape == (size[1], size[0], 3)
+    assert np.abs(scaled - expected).mean() < 1.5
+    turned = AvPicture(frame, 90).rgb((size[1], size[0]))
+    np.testing.assert_array_equal(turned, np.rot90(scaled, -1))
+
+
+def test_scaling_to_its_own_size_changes_nothing() -> None:
+    frame = av.VideoFrame.from_ndarray(texture(48, 64), format="rgb24").reformat(format="yuv420p")
+    np.testing.assert_array_equal(AvPicture(frame, 0).rgb((64, 48)), AvPicture(frame, 0).rgb())
 
 
 def test_conversion_does_not_remember_the_picture_before() -> None:

@@ -32,7 +32,7 @@ class _Stored:
     def width_px(self) -> int:
         return self.pixels.shape[1]
 
-    def rgb(self) -> np.ndarray:
+    def rgb(self, size_px: tuple[int, int] | None = None) -> np.ndarray:
         return self.pixels[..., None].repeat(3, 2)
 
     def luma(self) -> np.ndarray:
