@@ -120,6 +120,18 @@ def _packet_bytes(path: Path, frame: int) -> bytes:
     return bytes(sorted(packets, key=lambda packet: packet.pts)[frame])
 
 
+@pytest.mark.parametrize("mark", [b"\x40\x01\x0c", b"\x42\x01\x01"], ids=str)
+def test_broken_parameter_sets_are_told(mark: bytes, clip: Clip, tmp_path: Path) -> None:
+    data = bytearray(clip("bad-hevc", KINDS["hevc"]).read_bytes())
+    place = data.index(mark)  # in the container's header
+    data[place - 2 : place + 2] = b"\xff" * 4  # the length of the unit, and its type
+    path = tmp_path / "broken.mkv"
+    path.write_bytes(data)
+    frames, error = read_until_error(path)
+    assert error is None or isinstance(error, VideoError)
+    assert error is not None or len(frames) == 14
+
+
 @pytest.mark.parametrize("suffix", ["h264", "mkv"])
 def test_a_change_of_size_is_refused_by_name(suffix: str, tmp_path: Path) -> None:
     options = {"x264-params": "repeat-headers=1:bframes=0"}
