@@ -166,6 +166,7 @@ class _Decoder(Generic[PictureT]):
         self._table = source.packets
         self._options = options
         self._open_decoder = open_decoder
+        self._is_midway = False
         self._reader = PacketReader(source, self._configure)
 
     def _configure(self, stream: VideoStream) -> None:
@@ -213,6 +214,9 @@ class _Decoder(Generic[PictureT]):
         return lost + list(pending)
 
     def _pictures(self, first: int, last: int) -> Iterator[PictureT]:
+        if self._is_midway:
+            self._send(None)  # what a run that was given up has left in the decoder
+        self._is_midway = True
         echo: Packet | None = None
         for row, packet in self._reader.read(first, last):
             if echo is None and self._exports_late:
@@ -224,6 +228,7 @@ class _Decoder(Generic[PictureT]):
         # What the decoder still holds back for reordering; it takes no more packets after this.
         yield from (frame for frame in self._send(None) if frame.pts != _ECHO)
         self._reader.forget_place()
+        self._is_midway = False
 
     @property
     def _exports_late(self) -> bool:

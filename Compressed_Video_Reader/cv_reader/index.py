@@ -59,11 +59,21 @@ class PacketTable:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class VideoSource:
-    """A scanned file: what callers see of it, what the decoder needs, and its first picture."""
+    """A scanned file: what callers see of it, and what decoders need.
+
+    Attributes:
+        index: as callers see it.
+        packets: every packet.
+        first: the first picture, where it can be decoded, else as declared.
+        head: the packets that it takes to decode the first picture.
+        extradata: the codec's parameters as the container keeps them.
+    """
 
     index: VideoIndex
     packets: PacketTable
     first: FirstPicture
+    head: tuple[bytes, ...]
+    extradata: bytes
 
 
 def read_index(path: str | os.PathLike[str]) -> VideoIndex:
@@ -91,7 +101,11 @@ def scan(path: str | os.PathLike[str]) -> VideoSource:
         raise CorruptVideoError(name, "its edit list discards every frame; re-encode it")
     first = raw.first or FirstPicture(*raw.declared_size, *raw.declared_size, rotation_degrees=0)
     return VideoSource(
-        index=_video_index(name, raw, packets, times, first), packets=packets, first=first
+        index=_video_index(name, raw, packets, times, first),
+        packets=packets,
+        first=first,
+        head=raw.head,
+        extradata=raw.extradata,
     )
 
 

@@ -50,6 +50,8 @@ class ScannedPackets:
         codec_name: FFmpeg's name of the format.
         container_name: FFmpeg's name of the container.
         first: the first picture, or None where none of the first packets can be decoded.
+        head: the packets that it took to decode it.
+        extradata: the codec's parameters as the container keeps them.
         declared_size: width and height by the stream's header.
     """
 
@@ -59,6 +61,8 @@ class ScannedPackets:
     codec_name: str
     container_name: str
     first: FirstPicture | None
+    head: tuple[bytes, ...]
+    extradata: bytes
     declared_size: tuple[int, int]
 
     def column(self, name: str) -> NDArray[np.int64]:
@@ -85,10 +89,12 @@ def read_packets(container: InputContainer, stream: VideoStream, path: str) -> S
     codec_name = stream.codec_context.codec.canonical_name
     rows: list[tuple[int, ...]] = []
     first: FirstPicture | None = None
+    head: list[bytes] = []
     nal_length = length_size(stream.codec_context.extradata)
     try:
         for packet in container.demux(stream):
             if first is None and len(rows) < _MAX_PROBE_PACKETS:
+                head.append(bytes(packet))
                 first = _probe(stream, packet, path)
             if packet.size:
                 rows.append(_row(packet, codec_name, nal_length))
@@ -104,6 +110,8 @@ def read_packets(container: InputContainer, stream: VideoStream, path: str) -> S
         codec_name=codec_name,
         container_name=container.format.name,
         first=first,
+        head=tuple(head),
+        extradata=bytes(stream.codec_context.extradata or b""),
         declared_size=(stream.width, stream.height),
     )
 

@@ -26,14 +26,12 @@ from av.video.stream import VideoStream
 
 from cv_reader.backends.native_picture import NativePicture, NativePixels
 from cv_reader.backends.pixels import shared_facts
-from cv_reader.coded import PacketDecoder
 from cv_reader.container import MAX_AREA_PX
 from cv_reader.decoding import DecodeOptions, decode_with
 from cv_reader.errors import UnsupportedVideoError
 from cv_reader.frames import CodecFrame
 from cv_reader.index import VideoSource
 from cv_reader.orientation import turn_blocks, turn_cells, turn_pixels, turn_vectors
-from cv_reader.packets import PacketReader
 
 if TYPE_CHECKING:
     from cv_reader_native import Decoder
@@ -45,9 +43,6 @@ CODECS = ("h264", "hevc")
 EXACTNESS: Mapping[str, str] = MappingProxyType(
     {"motion": "exact", "residual_y": "exact", "bits": "exact", "qp": "exact"}
 )
-
-_MAX_PROBE_PACKETS = 64
-"""Packets to decode before the first picture is given up."""
 
 
 def is_installed() -> bool:
@@ -66,7 +61,10 @@ def refusal(source: VideoSource) -> str | None:
     """Why this backend cannot read a video, or None; decodes its first picture."""
     if source.index.codec_name not in CODECS:
         return f"it decodes {' and '.join(CODECS)}, not {source.index.codec_name}"
-    picture = _first_picture(source)
+    try:
+        picture = _first_picture(source)
+    except ValueError as error:
+        return str(error)
     if picture is None:
         return "its first picture cannot be decoded"
     if (picture.width, picture.height) != (source.first.width_px, source.first.height_px):
@@ -85,8 +83,9 @@ def read(source: VideoSource, ids: Sequence[int], num_threads: int) -> Generator
         UnsupportedVideoError: a picture is one that ``refusal`` names, or its size changes.
     """
 
-    def open_decoder(stream: VideoStream, num_threads: int) -> PacketDecoder[NativePicture]:
-        return _PictureDecoder(source, stream, num_threads)
+    def open_decoder(stream: VideoStream, num_threads: int) -> _PictureDecoder:
+        del stream
+        return _PictureDecoder(source, num_threads)
 
     for decoded in decode_with(source, ids, DecodeOptions(num_threads), open_decoder):
         if decoded.is_wanted:
@@ -97,11 +96,11 @@ class _PictureDecoder:
     """The decoder of one stream. Packets enter by their place in presentation order, so that the
     distance between two pictures is the difference of their numbers."""
 
-    def __init__(self, source: VideoSource, stream: VideoStream, num_threads: int) -> None:
+    def __init__(self, source: VideoSource, num_threads: int) -> None:
         self._rank = source.packets.rank
         self._row = np.argsort(self._rank)
         self._degrees = source.index.rotation_degrees
-        self._decoder = _open(stream, num_threads)
+        self._decoder = _open(source.index.codec_name, source.extradata, num_threads)
 
     def __call__(self, packet: Packet | None) -> list[NativePicture]:
         if packet is None:
@@ -114,32 +113,20 @@ class _PictureDecoder:
         ]
 
 
-def _open(stream: VideoStream, num_threads: int) -> "Decoder":
+def _open(codec_name: str, extradata: bytes, num_threads: int) -> "Decoder":
     from cv_reader_native import Decoder
 
-    context = stream.codec_context
-    return Decoder(
-        context.codec.canonical_name,
-        context.extradata or b"",
-        num_threads=num_threads,
-        max_pixels=MAX_AREA_PX,
-    )
+    return Decoder(codec_name, extradata, num_threads=num_threads, max_pixels=MAX_AREA_PX)
 
 
 def _first_picture(source: VideoSource) -> NativePicture | None:
-    """The first picture of the stream, single-threaded, or None."""
-    decoders: list[_PictureDecoder] = []
-    reader = PacketReader(source, lambda s: decoders.append(_PictureDecoder(source, s, 1)))
-    reader.open()
-    try:
-        last = min(_MAX_PROBE_PACKETS, len(source.packets.rank)) - 1
-        for row, packet in reader.read(0, last):
-            packet.pts = row
-            if pictures := decoders[-1](packet):
-                return pictures[0]
-        return next(iter(decoders[-1](None)), None)
-    finally:
-        reader.close()
+    """The first picture of the stream, or None."""
+    decoder = _open(source.index.codec_name, source.extradata, 1)
+    for row, packet in enumerate(source.head):
+        if pictures := decoder.decode(packet, row):
+            return NativePicture(pictures[0], 0, source.index.rotation_degrees)
+    pictures = decoder.finish()
+    return NativePicture(pictures[0], 0, source.index.rotation_degrees) if pictures else None
 
 
 def _frame(source: VideoSource, number: int, picture: NativePicture) -> CodecFrame:
