@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 from av.video.frame import VideoFrame
+from cv_reader_native import FAR_REF, INTERLACED, MISSING_REF, Memory, Picture
 from numpy.typing import NDArray
 
 from cv_reader.backends.pixels import AvPicture, narrowed
@@ -15,7 +16,6 @@ from cv_reader.frames import BLOCK_PX, CELL_PX, map_shape
 from cv_reader.orientation import turn_pixels
 
 if TYPE_CHECKING:
-    from cv_reader_native import Memory, Picture
     from cv_reader_native._decoder import MapName
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
@@ -26,7 +26,7 @@ _CELLS = BLOCK_PX // CELL_PX
 class NativePicture:
     """One decoded picture with its maps; has what ``cv_reader.coded.CodedPicture`` asks for."""
 
-    def __init__(self, picture: "Picture", row: int, rotation_degrees: int) -> None:
+    def __init__(self, picture: Picture, row: int, rotation_degrees: int) -> None:
         """Wrap a picture; ``row`` is its packet's, ``rotation_degrees`` the container's."""
         self.picture = picture
         self.rotation_degrees = rotation_degrees
@@ -64,8 +64,6 @@ class NativePicture:
     @property
     def is_corrupt(self) -> bool:
         """Whether errors were concealed, blocks are missing, or a reference was."""
-        from cv_reader_native import INTERLACED, MISSING_REF
-
         flags = self.picture.flags
         is_partial = not flags & INTERLACED and self.picture.num_missing > 0
         return self.picture.is_corrupt or is_partial or bool(flags & MISSING_REF)
@@ -73,8 +71,6 @@ class NativePicture:
     @property
     def refusal(self) -> str | None:
         """Why its maps cannot be given exactly, or None."""
-        from cv_reader_native import FAR_REF, INTERLACED
-
         if self.picture.flags & INTERLACED:
             return "it is field-coded (interlaced), and fields have no vectors per frame"
         if self.picture.flags & FAR_REF:

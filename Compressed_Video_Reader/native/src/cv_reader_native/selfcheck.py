@@ -5,7 +5,6 @@ The clips hold I, P and B pictures of 64 x 48 pixels, made with x264 and x265 fo
 
 import base64
 import hashlib
-
 from typing import TYPE_CHECKING
 
 from cv_reader_native import Decoder, Picture
