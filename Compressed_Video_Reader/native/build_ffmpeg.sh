@@ -9,7 +9,6 @@ set -euo pipefail
 VERSION=5.1.9
 SHA256=d9b593bb2ba93d4b50f74177e0cdcd41747e708596367deed0c30348a71dd176
 RELEASE=https://ffmpeg.org/releases/ffmpeg-$VERSION.tar.xz
-DEBIAN_MIRROR=${DEBIAN_MIRROR:-}
 DEBIAN_KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -48,16 +47,26 @@ download() {
     fi && mv "$part" "$tarball"
 }
 
+# Where this system gets a release of Debian from; DEBIAN_MIRROR= names a mirror where it has none.
+mirror_of() {
+    local mirror
+    mirror=$(apt-get indextargets --format '$(RELEASE) $(REPO_URI)' 2>/dev/null |
+        awk -v release="$1" '$1 == release && !seen++ { print $2 }')
+    echo "${mirror:-${DEBIAN_MIRROR:+$DEBIAN_MIRROR${1#bookworm}}}"
+}
+
 # Through apt, with lists of its own: the system's sources stay as they are.
 from_debian() {
     command -v apt-get >/dev/null && [ -f "$DEBIAN_KEYRING" ] || return 1
     echo "fetching FFmpeg $VERSION from Debian's source package" >&2
     local apt=$cache/apt
     mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial"
-    local suite
-    for suite in "$DEBIAN_MIRROR bookworm" "$DEBIAN_MIRROR-security bookworm-security"; do
-        echo "deb-src [signed-by=$DEBIAN_KEYRING] $suite main"
+    local release mirror
+    for release in bookworm bookworm-security; do
+        mirror=$(mirror_of $release)
+        [ -z "$mirror" ] || echo "deb-src [signed-by=$DEBIAN_KEYRING] $mirror $release main"
     done >"$apt/sources.list"
+    [ -s "$apt/sources.list" ] || return 1
     cat >"$apt/apt.conf" <<-CONF
 	Dir::Etc::SourceList "$apt/sources.list";
 	Dir::Etc::SourceParts "-";
