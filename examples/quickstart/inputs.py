@@ -28,9 +28,10 @@ class Material:
     questions: list[dict[str, str]]
 
     @property
-    def videos(self) -> list[str]:
-        """Paths of the questions' videos, each once, in order."""
-        return list(dict.fromkeys(question["video"] for question in self.questions))
+    def keys(self) -> dict[str, str]:
+        """Asset key of each of the questions' videos, in order; no file name can spoil it."""
+        videos = dict.fromkeys(question["video"] for question in self.questions)
+        return {video: f"video_{number:04d}" for number, video in enumerate(videos)}
 
 
 def made_material(folder: Path, num_train: int, num_test: int) -> Material:

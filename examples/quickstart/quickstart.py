@@ -143,10 +143,7 @@ def make_evaluation_assets(run: Run, material: Material) -> Path:
     listing = run.path("test_videos.jsonl")
     write_lines(
         listing,
-        [
-            {"video": video, "key": f"{number:04d}_{Path(video).stem}"}
-            for number, video in enumerate(material.videos)
-        ],
+        [{"video": video, "key": key} for video, key in material.keys.items()],
     )
     run.command(
         "evaluation assets",

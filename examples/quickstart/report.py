@@ -185,8 +185,8 @@ def write_report(
     both = {name: read_evaluation(folder) for name, folder in results.items()}
     samples = {name: rows for name, (_, rows) in both.items()}
     manifests = {name: manifest for name, (manifest, _) in both.items()}
-    keys = {video: f"{n:04d}_{Path(video).stem}" for n, video in enumerate(material.videos)}
-    shown = material.videos[:2]
+    keys = material.keys
+    shown = list(keys)[:2]
     first_asset = read_asset(assets / keys[shown[0]])
     slots, num_frames = len(first_asset.frame_ids), len(first_asset.images)
     steps = [

@@ -73,7 +73,7 @@ def test_a_raw_training_file_gives_a_question_per_turn(clip: Path) -> None:
     material = user_material([data])
     assert [q["question"] for q in material.questions] == ["What moves?", "Where to?"]
     assert [q["answer"] for q in material.questions] == ["A square.", "Right."]
-    assert material.videos == [str(clip)]
+    assert list(material.keys) == [str(clip)]
 
 
 def test_missing_and_empty_inputs_are_named(tmp_path: Path) -> None:
