@@ -55,6 +55,7 @@ def _answers(out: Path) -> dict[int, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_run_with_all_assets_succeeds(toy: Toy, tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = _run(toy, toy.documents, tmp_path)
