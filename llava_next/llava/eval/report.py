@@ -14,10 +14,10 @@ from pathlib import Path
 
 from llava.eval.benchmarks import find_benchmark
 from llava.eval.exits import USAGE, say
-from llava.eval.html_page import Mark, interval_chart, page, table
 from llava.eval.report_samples import samples_section
 from llava.eval.results import ResultsError, RunResult, TaskResult, read_runs
 from llava.eval.significance import Comparison, bootstrap_mean, compare
+from llava.html_page import Mark, interval_chart, page, table
 
 SIGNIFICANT = 0.05
 EQUAL_TOKENS = 0.01

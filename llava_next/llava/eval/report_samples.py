@@ -8,8 +8,8 @@ from typing import Any
 from PIL import Image
 
 from cv_reader.assets import read_asset
-from llava.eval.html_page import figure, table
 from llava.eval.results import RunResult, SampleResult
+from llava.html_page import figure, table
 from llava.pictures import load_image
 from llava.videos import read_uniform_frames
 

@@ -21,23 +21,37 @@ CELL_PX = 16
 NUM_MOSAICS = 2
 
 
-def write_mixture(folder: Path, *, samples_per_kind: int = 4, seed: int = 0) -> Path:
-    """Write codec, image and text samples in turn, with their files beside them.
+def write_mixture(
+    folder: Path,
+    *,
+    kinds: Sequence[str] = ("codec", "image", "text"),
+    samples_per_kind: int = 4,
+    seed: int = 0,
+) -> Path:
+    """Write samples of all kinds in turn, with their files beside them.
+
+    Args:
+        folder: receives everything.
+        kinds: ``codec``, ``image``, ``images`` (two of them) and ``text``.
+        samples_per_kind: each sample's answer is its own.
+        seed: of pictures and positions.
 
     Returns:
-        ``train.jsonl``; ``captions.jsonl`` beside it holds the images alone.
+        ``train.jsonl``; ``captions.jsonl`` beside it holds the single images alone.
     """
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
-    entries: list[dict[str, Any]] = []
-    for number in range(samples_per_kind):
-        entries += [
-            _codec_entry(folder, f"codec_{number}", random),
-            _image_entry(folder, f"image_{number}", random),
-            _entry(f"text_{number}", "Count on.", f"{number}, {number + 1}"),
-        ]
-    _write_jsonl(folder / "captions.jsonl", entries[1::3])
+    entries = [
+        _KINDS[kind](folder, f"{kind}_{number}", random)
+        for number in range(samples_per_kind)
+        for kind in kinds
+    ]
+    _write_jsonl(folder / "captions.jsonl", [row for row in entries if _has_one_image(row)])
     return _write_jsonl(folder / "train.jsonl", entries)
+
+
+def _has_one_image(entry: dict[str, Any]) -> bool:
+    return isinstance(entry.get("image"), str)
 
 
 def _write_jsonl(path: Path, entries: list[dict[str, Any]]) -> Path:
@@ -53,6 +67,16 @@ def _entry(name: str, question: str, answer: str, **fields: Any) -> dict[str, An
 def _image_entry(folder: Path, name: str, random: np.random.Generator) -> dict[str, Any]:
     image = _write_picture(folder / f"{name}.png", random)
     return _entry(name, "<image>\nWhich picture?", name, image=image)
+
+
+def _images_entry(folder: Path, name: str, random: np.random.Generator) -> dict[str, Any]:
+    images = [_write_picture(folder / f"{name}_{i}.png", random) for i in range(2)]
+    return _entry(name, "<image>\n<image>\nWhich pair?", name, image=images)
+
+
+def _text_entry(folder: Path, name: str, random: np.random.Generator) -> dict[str, Any]:
+    number = int(name.rpartition("_")[2])
+    return _entry(name, f"Count on from {number}.", f"{number + 1}, {number + 2}")
 
 
 def _codec_entry(folder: Path, name: str, random: np.random.Generator) -> dict[str, Any]:
@@ -71,6 +95,14 @@ def _write_picture(path: Path, random: np.random.Generator) -> str:
     colours = random.integers(0, 256, (GRID_PATCHES, GRID_PATCHES, 3), dtype=np.uint8)
     Image.fromarray(colours).resize((side, side), Image.Resampling.NEAREST).save(path)
     return path.name
+
+
+_KINDS = {
+    "codec": _codec_entry,
+    "image": _image_entry,
+    "images": _images_entry,
+    "text": _text_entry,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -49,12 +49,12 @@ class Mark(NamedTuple):
     kind: str
 
 
-def page(title: str, body: str) -> str:
-    """A whole page."""
+def page(title: str, body: str, style: str = "") -> str:
+    """A whole page; ``style`` is CSS of pieces that are not of this module."""
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n"
+        f"<title>{escape(title)}</title>\n<style>{STYLE}{style}</style>\n"
         f"<h1>{escape(title)}</h1>\n{body}\n</html>\n"
     )
 

@@ -1,0 +1,208 @@
+"""Line charts over training steps as inline SVG: no script, no outside file.
+
+Each line is drawn twice: faint as it is, and bold as its running mean where there are many points.
+Long lines are thinned to what a screen can show, keeping every peak.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+COLOURS = 8
+_WIDTH, _HEIGHT = 640, 290
+_LEFT, _RIGHT, _TOP, _BOTTOM = 66, 12, 12, 40
+_MOST_POINTS = 600
+_FEW_POINTS = 40
+_MEAN_OF = 0.02
+"""Share of a line that its running mean looks back on."""
+
+STYLE = """
+:root { --c0: #1a73c8; --c1: #d1601f; --c2: #2c9a52; --c3: #a03ab0; --c4: #c2334d; --c5: #8a6d1c;
+        --c6: #1596a3; --c7: #6b6b6b; }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(420px, 1fr));
+          gap: 1.4rem 1.6rem; }
+.chart figcaption { font-weight: 600; font-size: .95rem; opacity: 1; margin-bottom: .2rem; }
+.chart .legend { font-size: .82rem; display: flex; flex-wrap: wrap; gap: .1rem .9rem; }
+.legend i { display: inline-block; width: 1.1em; height: 3px; margin-right: .35em;
+            vertical-align: middle; }
+.chart text { font: 13px system-ui, sans-serif; fill: currentColor; opacity: .8; }
+.chart .axis { stroke: currentColor; opacity: .18; }
+.chart .mark { stroke: currentColor; opacity: .6; stroke-dasharray: 4 4; }
+.chart polyline { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
+.chart polyline.raw { stroke-width: 1; opacity: .3; }
+"""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a chart.
+
+    Attributes:
+        name: in the legend.
+        steps: ascending.
+        values: as many, finite.
+        colour: number of its colour; taken modulo ``COLOURS``.
+    """
+
+    name: str
+    steps: Sequence[float]
+    values: Sequence[float]
+    colour: int
+
+
+def line_chart(
+    title: str,
+    lines: Sequence[Line],
+    *,
+    marks: Sequence[tuple[float, str]] = (),
+    from_zero: bool = True,
+) -> str:
+    """A figure with a legend; empty where no line has a point.
+
+    Args:
+        title: what is shown, with its unit.
+        lines: share both axes.
+        marks: (step, text) of dashed lines across the chart.
+        from_zero: let the value axis begin at zero.
+    """
+    lines = [line for line in lines if line.steps]
+    if not lines:
+        return ""
+    values = [value for line in lines for value in line.values]
+    ticks = _ticks(min(0.0, *values) if from_zero else min(values), max(values))
+    first = min(line.steps[0] for line in lines)
+    frame = _Frame(first, max(line.steps[-1] for line in lines), ticks[0], ticks[-1])
+    parts = [_axes(frame, ticks)]
+    parts += [_mark(frame, step, text) for step, text in marks if first <= step <= frame.last]
+    parts += [_line(frame, line) for line in lines]
+    legend = "".join(
+        f'<span><i style="background: var(--c{line.colour % COLOURS})"></i>{escape(line.name)}'
+        "</span>"
+        for line in lines
+    )
+    return (
+        f'<figure class="chart"><figcaption>{escape(title)}</figcaption>'
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">'
+        f'{"".join(parts)}</svg><div class="legend">{legend}</div></figure>'
+    )
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """Ends of both axes, and where their values lie in the picture."""
+
+    first: float
+    last: float
+    low: float
+    high: float
+
+    def x(self, step: float) -> float:
+        width = _WIDTH - _LEFT - _RIGHT
+        return _LEFT + width * (step - self.first) / ((self.last - self.first) or 1)
+
+    def y(self, value: float) -> float:
+        height = _HEIGHT - _TOP - _BOTTOM
+        return _TOP + height * (self.high - value) / ((self.high - self.low) or 1)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Four to nine round numbers that enclose both."""
+    span = (high - low) or abs(high) or 1.0
+    power = 10.0 ** math.floor(math.log10(span))
+    step = next(power * part for part in (0.2, 0.25, 0.5, 1, 2) if span <= 5 * power * part)
+    start, end = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [number * step for number in range(start, max(end, start + 1) + 1)]
+
+
+def thin(line: Line, most: int = _MOST_POINTS) -> Line:
+    """Lowest and highest point of each of ``most / 2`` stretches, in order of steps."""
+    count = len(line.steps)
+    if count <= most:
+        return line
+    ends = [count * number * 2 // most for number in range(most // 2 + 1)]
+    kept: list[int] = []
+    for start, end in zip(ends, ends[1:], strict=False):
+        ranked = sorted(range(start, end), key=line.values.__getitem__)
+        kept += sorted({ranked[0], ranked[-1]})
+    return Line(
+        line.name, [line.steps[i] for i in kept], [line.values[i] for i in kept], line.colour
+    )
+
+
+def running_mean(values: Sequence[float]) -> list[float]:
+    """Exponential mean over the last 2 % of the values, unbiased at the start."""
+    keep = 1 - 1 / max(1.0, _MEAN_OF * len(values))
+    means: list[float] = []
+    total, weight = 0.0, 0.0
+    for value in values:
+        total, weight = keep * total + value, keep * weight + 1
+        means.append(total / weight)
+    return means
+
+
+def _line(frame: _Frame, line: Line) -> str:
+    if len(line.steps) <= _FEW_POINTS:
+        return _polyline(frame, line, "") + _points(frame, line)
+    mean = Line(line.name, line.steps, running_mean(line.values), line.colour)
+    return _polyline(frame, thin(line), "raw") + _polyline(frame, thin(mean), "mean")
+
+
+def _polyline(frame: _Frame, line: Line, kind: str) -> str:
+    points = " ".join(
+        f"{frame.x(step):.1f},{frame.y(value):.1f}"
+        for step, value in zip(line.steps, line.values, strict=True)
+    )
+    return (
+        f'<polyline class="{kind}" stroke="var(--c{line.colour % COLOURS})" points="{points}">'
+        f"<title>{escape(line.name)}</title></polyline>"
+    )
+
+
+def _points(frame: _Frame, line: Line) -> str:
+    return "".join(
+        f'<circle cx="{frame.x(step):.1f}" cy="{frame.y(value):.1f}" r="2.6" '
+        f'fill="var(--c{line.colour % COLOURS})">'
+        f"<title>{escape(line.name)}, step {step:g}: {value:.5g}</title></circle>"
+        for step, value in zip(line.steps, line.values, strict=True)
+    )
+
+
+def _mark(frame: _Frame, step: float, text: str) -> str:
+    x = frame.x(step)
+    return (
+        f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}">'
+        f"<title>{escape(text)}</title></line>"
+    )
+
+
+def _axes(frame: _Frame, ticks: Sequence[float]) -> str:
+    right = _WIDTH - _RIGHT
+    parts = [
+        f'<line class="axis" x1="{_LEFT}" x2="{right}" y1="{frame.y(tick):.1f}" '
+        f'y2="{frame.y(tick):.1f}"/>'
+        f'<text x="{_LEFT - 7}" y="{frame.y(tick) + 4:.1f}" text-anchor="end">'
+        f"{short_number(tick)}</text>"
+        for tick in ticks
+    ]
+    steps = sorted(
+        {round(frame.first + (frame.last - frame.first) * part / 4) for part in range(5)}
+    )
+    for number, step in enumerate(steps):
+        anchor = "end" if number and number == len(steps) - 1 else "middle"
+        parts.append(
+            f'<text x="{frame.x(step):.1f}" y="{_HEIGHT - _BOTTOM + 17}" text-anchor="{anchor}">'
+            f"{step:,}</text>"
+        )
+    middle = (_LEFT + right) / 2
+    parts.append(f'<text x="{middle}" y="{_HEIGHT - 5}" text-anchor="middle">step</text>')
+    return "".join(parts)
+
+
+def short_number(value: float) -> str:
+    """1.25M, 40k, 0.02, 2e-06: short enough for an axis or a table."""
+    for limit, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= limit:
+            scale = limit if letter != "k" else 1e3
+            return f"{value / scale:.4g}{letter}"
+    return f"{value:.4g}"
