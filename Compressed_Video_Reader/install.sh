@@ -5,6 +5,8 @@
 # python3). Nothing is built twice: FFmpeg and the wheel are cached by the content they are made
 # from, in CV_READER_CACHE (default: native/build). FFMPEG_TARBALL=FILE gives the source of FFmpeg
 # where neither the release server nor Debian's can be reached; JOBS=N limits parallel jobs.
+# CV_READER_NATIVE_SANITIZE=address (or undefined) makes a build for fuzzing instead, below the cache:
+# the environment stays as it is. `scripts/fuzz/native_reader.py --sanitize address` runs it.
 # Exit codes: 0 installed and checked, 2 something is missing (named) or failed.
 set -euo pipefail
 
@@ -51,6 +53,12 @@ key() {
     { echo "$words"; cat "$@"; } | sha256sum | cut -c1-12
 }
 
+# A sanitized build runs only in a process that has its runtime from the start.
+with_sanitizer() {
+    LD_PRELOAD=$("${CC:-gcc}" -print-file-name="$runtime") ASAN_OPTIONS=detect_leaks=0 \
+        PYTHONPATH=$site "$@"
+}
+
 install_wheel() {
     local wheels=$CV_READER_CACHE/wheel-$build isolation=()
     if ! compgen -G "$wheels/*.whl" >/dev/null; then
@@ -62,21 +70,32 @@ install_wheel() {
             fail "the extension could not be built; see above"
         rm -rf "$native/build/lib."* "$native/build/temp."* "$native/build/bdist."*
     fi
-    "$python" -m pip install --quiet --no-deps --force-reinstall "$wheels"/*.whl ||
+    local target=()
+    [ -z "$sanitize" ] || target=(--upgrade --target "$site")
+    "$python" -m pip install --quiet --no-deps --force-reinstall "${target[@]}" "$wheels"/*.whl ||
         fail "the wheel could not be installed; see above"
 }
 
+sanitize=${CV_READER_NATIVE_SANITIZE:-}
+site=$CV_READER_CACHE/$sanitize
+run=()
+case $sanitize in
+    "") ;;
+    address) runtime=libasan.so run=(with_sanitizer) ;;
+    undefined) runtime=libubsan.so run=(with_sanitizer) ;;
+    *) fail "CV_READER_NATIVE_SANITIZE must be address or undefined, got '$sanitize'" ;;
+esac
 python=$(choose_python "$@")
 check_python
 compiler=$({ cc --version || gcc --version; } 2>/dev/null | head -n 1) || true
-library=$(key "$(uname -m) $compiler ${CV_READER_CONFIGURE:-}" "$native/build_ffmpeg.sh" \
+library=$(key "$(uname -m) $compiler $sanitize ${CV_READER_CONFIGURE:-}" "$native/build_ffmpeg.sh" \
     "$native/ffmpeg/configure.args" "$native/ffmpeg/hooks.diff" "$native"/ffmpeg/libavcodec/*)
 tag=$("$python" -c 'import sys; print(sys.implementation.cache_tag)')
 build=$(key "$library $tag" "$native/setup.py" "$native/pyproject.toml" "$native"/src/*.[ch] \
     "$native"/src/cv_reader_native/*.py*)
 ffmpeg=$CV_READER_CACHE/ffmpeg-$library
 
-installed=$("$python" -c 'import cv_reader_native as n; print(n.BUILD_ID)' 2>/dev/null) || true
+installed=$("${run[@]}" "$python" -c 'import cv_reader_native as n; print(n.BUILD_ID)' 2>/dev/null) || true
 if [ "$installed" != "$build" ]; then
     check_tools
     if [ ! -f "$ffmpeg/lib/libavcodec.a" ]; then
@@ -85,4 +104,4 @@ if [ "$installed" != "$build" ]; then
     fi
     install_wheel
 fi
-"$python" -m cv_reader_native || fail "the installed reader does not pass its check"
+"${run[@]}" "$python" -m cv_reader_native || fail "the installed reader does not pass its check"

@@ -4,6 +4,8 @@
 # Source, first that is there: FFMPEG_TARBALL=FILE, the cache, the release server, Debian's source
 # package. Whatever it is, its SHA-256 must be the pinned one. Sources are kept in
 # CV_READER_CACHE (default: build/ beside this script). JOBS=N limits parallel jobs.
+# CV_READER_NATIVE_SANITIZE=address (or undefined) builds it with that sanitizer, without assembly,
+# into which no sanitizer sees.
 set -euo pipefail
 
 VERSION=5.1.9
@@ -107,11 +109,17 @@ build() {
     patch --quiet --strip=1 --directory="$work/ffmpeg-$VERSION" <"$here/ffmpeg/hooks.diff"
     cp "$here"/ffmpeg/libavcodec/* "$work/ffmpeg-$VERSION/libavcodec/"
     mkdir "$work/objects"
+    local sanitizer=()
+    case ${CV_READER_NATIVE_SANITIZE:-} in
+        address) sanitizer=(--toolchain=gcc-asan --disable-asm) ;;
+        undefined) sanitizer=(--toolchain=gcc-usan --disable-asm) ;;
+    esac
     (
         cd "$work/objects"
         # shellcheck disable=SC2046,SC2086  # one option per word
         "$work/ffmpeg-$VERSION/configure" --prefix="$work/installed" \
-            $(cat "$here/ffmpeg/configure.args") ${CV_READER_CONFIGURE:-} >configure.log ||
+            $(cat "$here/ffmpeg/configure.args") "${sanitizer[@]}" ${CV_READER_CONFIGURE:-} \
+            >configure.log ||
             fail "configure failed; the end of its log: $(tail -n 5 configure.log)"
         make -j"${JOBS:-$(nproc)}" install >make.log 2>&1 ||
             fail "make failed; the end of its log: $(tail -n 20 make.log)"

@@ -1,7 +1,7 @@
 """Build the extension against the static FFmpeg that ``build_ffmpeg.sh`` has made.
 
 ``CV_READER_FFMPEG`` names its folder; ``CV_READER_NATIVE_BUILD`` the build, as ``install.sh`` tells
-one from another.
+one from another; ``CV_READER_NATIVE_SANITIZE`` a sanitizer that FFmpeg was built with.
 """
 
 import os
@@ -13,6 +13,9 @@ from setuptools import Extension, setup
 ROOT = Path(__file__).resolve().parent
 PREFIX = Path(os.environ.get("CV_READER_FFMPEG", ROOT / "build" / "ffmpeg"))
 LIBRARIES = [PREFIX / "lib" / name for name in ("libavcodec.a", "libavutil.a")]
+
+SANITIZER = os.environ.get("CV_READER_NATIVE_SANITIZE")
+SANITIZE = [f"-fsanitize={SANITIZER}", "-g"] if SANITIZER else []
 
 missing = [str(path) for path in LIBRARIES if not path.is_file()]
 if missing:
@@ -31,10 +34,16 @@ setup(
             define_macros=[
                 ("BUILD_ID", f'"{os.environ.get("CV_READER_NATIVE_BUILD", "unnamed")}"')
             ],
-            extra_compile_args=["-O2", "-fvisibility=hidden", "-Wall", "-Wno-unused-parameter"],
+            extra_compile_args=[
+                "-O2",
+                "-fvisibility=hidden",
+                "-Wall",
+                "-Wno-unused-parameter",
+                *SANITIZE,
+            ],
             extra_objects=[str(path) for path in LIBRARIES],
             # FFmpeg's assembly refers to its own symbols directly, and PyAV brings an FFmpeg too.
-            extra_link_args=["-Wl,-Bsymbolic", "-Wl,--exclude-libs,ALL"],
+            extra_link_args=["-Wl,-Bsymbolic", "-Wl,--exclude-libs,ALL", *SANITIZE],
             libraries=["m", "pthread"],
         )
     ]

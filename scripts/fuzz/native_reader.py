@@ -7,18 +7,13 @@ Child processes read them under a memory limit; a child reads many files, and is
 kills it. A file passes when its frames come out, or an error class of the reader says why not.
 Files that fail are kept below ``--keep``. Exit code: 0 all passed, 1 some failed, 2 wrong settings.
 
-Under AddressSanitizer, with a build of its own beside the installed one (no assembly, which the
-sanitizer does not see into):
+Under a sanitizer, with a build of its own (without assembly, into which no sanitizer sees) beside
+the installed one:
 
-    cd Compressed_Video_Reader/native
-    export CV_READER_CACHE=/tmp/asan CV_READER_FFMPEG=/tmp/asan/ffmpeg
-    CV_READER_CONFIGURE="--toolchain=gcc-asan --disable-asm" bash build_ffmpeg.sh /tmp/asan/ffmpeg
-    CFLAGS=-fsanitize=address LDFLAGS=-fsanitize=address \
-        pip install --no-deps --target /tmp/asan/site .
-    cd ../..
-    LD_PRELOAD=$(gcc -print-file-name=libasan.so) PYTHONPATH=/tmp/asan/site \
-        ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
-        python scripts/fuzz/native_reader.py --memory_mb 0 --time_limit 120
+    CV_READER_NATIVE_SANITIZE=address bash Compressed_Video_Reader/install.sh
+    python scripts/fuzz/native_reader.py --count 1000 --sanitize address
+
+``undefined`` likewise; what it finds in FFmpeg's own files is listed, in ours it is a failure.
 """
 
 import argparse
@@ -42,8 +37,13 @@ from mutations import make_seeds, mutant
 FRAMES_READ = "read"
 REFUSED = "refused"
 PARTIAL = "partial"
+FINDING = "runtime error"
 PASSED = (FRAMES_READ, REFUSED, PARTIAL)
 CRASH, HANG, FOREIGN = "crash", "hang", "foreign error"
+
+ROOT = Path(__file__).resolve().parents[2]
+NATIVE = ROOT / "Compressed_Video_Reader" / "native"
+RUNTIMES = {"address": "libasan.so", "undefined": "libubsan.so"}
 
 _WARM_UP_FILES = 150
 """Files after which a child's memory is taken as its normal size."""
@@ -62,6 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--memory_mb", type=int, default=2048, help="per child; 0: no limit")
     parser.add_argument("--time_limit", type=float, default=30, help="seconds per file")
     parser.add_argument("--max_growth_mb", type=float, default=64, help="of one child")
+    parser.add_argument("--sanitize", choices=list(RUNTIMES), help="use the build made for it")
     parser.add_argument("--keep", type=Path, default=Path("fuzz_failures"))
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
@@ -70,7 +71,36 @@ def main(argv: list[str] | None = None) -> int:
     if options.backend == "native" and importlib.util.find_spec("cv_reader_native") is None:
         print("cv_reader_native is not installed; run bash Compressed_Video_Reader/install.sh")
         return 2
+    if options.sanitize:
+        if not sanitized_build(options.sanitize).is_dir():
+            print(
+                f"{sanitized_build(options.sanitize)} is missing; run CV_READER_NATIVE_SANITIZE="
+                f"{options.sanitize} bash Compressed_Video_Reader/install.sh"
+            )
+            return 2
+        # A sanitizer reserves address space by the terabyte, and is slow.
+        options.memory_mb, options.time_limit = 0, 5 * options.time_limit
     return _run(options)
+
+
+def sanitized_build(sanitizer: str) -> Path:
+    """Where ``install.sh`` puts the build for a sanitizer."""
+    return Path(os.environ.get("CV_READER_CACHE", NATIVE / "build")) / sanitizer
+
+
+def child_environment(sanitizer: str | None) -> dict[str, str]:
+    """Environment of the reading processes: one thread for numpy, and the sanitizer's runtime."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    if sanitizer is None:
+        return environment
+    find = ["gcc", f"-print-file-name={RUNTIMES[sanitizer]}"]
+    runtime = subprocess.run(find, capture_output=True, text=True, check=True).stdout.strip()
+    return {
+        **environment,
+        "LD_PRELOAD": runtime,
+        "PYTHONPATH": str(sanitized_build(sanitizer)),
+        "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1:quarantine_size_mb=16",
+    }
 
 
 def read_files(backend: str, memory_mb: int) -> int:
@@ -108,7 +138,10 @@ class _Child:
 
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         self._options = options
-        self._stderr_path = folder / f"stderr_{id(self)}.txt"
+        self._environment = child_environment(options.sanitize)
+        self.stderr_path = folder / f"stderr_{id(self)}.txt"
+        self.stderr_path.touch()
+        self._stderr_start = 0
         self._process: subprocess.Popen[bytes] | None = None
         self.files = 0
         self.normal_mb = 0.0
@@ -152,18 +185,19 @@ class _Child:
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             self.files, self.normal_mb = 0, 0.0
+            self._stderr_start = self.stderr_path.stat().st_size
             command = [sys.executable, __file__, "--child", f"--backend={self._options.backend}"]
             self._process = subprocess.Popen(
                 [*command, f"--memory_mb={self._options.memory_mb}"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=self._stderr_path.open("wb"),
-                env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+                stderr=self.stderr_path.open("ab"),
+                env=self._environment,
             )
         return self._process
 
     def _stderr_tail(self) -> bytes:
-        return self._stderr_path.read_bytes()[-_STDERR_CHARACTERS:]
+        return self.stderr_path.read_bytes()[self._stderr_start :][-_STDERR_CHARACTERS:]
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -184,6 +218,7 @@ def _run(options: argparse.Namespace) -> int:
             )
         for child in children:
             child.close()
+        own_findings = _report_findings([child.stderr_path for child in children])
     outcomes = Counter(outcome for part in results for outcome in part)
     growth_mb = max(child.growth_mb for child in children)
     failed = sum(count for outcome, count in outcomes.items() if outcome not in PASSED)
@@ -193,7 +228,23 @@ def _run(options: argparse.Namespace) -> int:
         f"{outcomes[HANG]} hangs, {outcomes[FOREIGN]} errors of other classes; memory growth "
         f"{growth_mb:.0f} MB; {time.monotonic() - started:.0f} s"
     )
-    return 1 if failed or growth_mb > options.max_growth_mb else 0
+    return 1 if failed or own_findings or growth_mb > options.max_growth_mb else 0
+
+
+def _report_findings(stderr_paths: list[Path]) -> int:
+    """Print the places that a sanitizer complained of; returns how many are in our own files."""
+    own = {path.name for path in [*NATIVE.glob("src/*.[ch]"), *NATIVE.glob("ffmpeg/*/*.[ch]")]}
+    places: Counter[tuple[str, str]] = Counter()
+    for path in stderr_paths:
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            place, mark, said = line.partition(f": {FINDING}: ")
+            if mark:
+                places[Path(place).name, said] += 1
+    own_places = {key for key in places if key[0].split(":")[0] in own}
+    for place, said in sorted(places):
+        kind = "OURS" if (place, said) in own_places else "FFmpeg"
+        print(f"{FINDING} ({kind}): {place}: {said}")
+    return len(own_places)
 
 
 def _work(
