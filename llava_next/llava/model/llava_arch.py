@@ -16,6 +16,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from llava.batch import VisualBatch, VisualSegment, pack_segments
 from llava.constants import IGNORE_INDEX
+from llava.model.isolation import IsolatesSamples, holds_several_samples, isolation_arguments
 from llava.model.loss import LanguageHead
 from llava.model.projector import build_projector
 from llava.model.vision_tower import VisionTower
@@ -52,7 +53,7 @@ class TrainingOutput(CausalLMOutputWithPast):
     token_losses: Tensor | None = None
 
 
-class LlavaModelMixin(_Decoder):
+class LlavaModelMixin(IsolatesSamples, _Decoder):
     """A decoder that also holds the vision tower and the projector. Goes before the decoder."""
 
     config: Any
@@ -102,7 +103,7 @@ class LlavaModelMixin(_Decoder):
         return embeds
 
 
-class LlavaForCausalLMMixin(_CausalLM):
+class LlavaForCausalLMMixin(IsolatesSamples, _CausalLM):
     """A language model whose prompt may hold visuals. Goes before the ``...ForCausalLM`` class."""
 
     config: Any
@@ -140,7 +141,7 @@ class LlavaForCausalLMMixin(_CausalLM):
             inputs_embeds: (B, T, H) instead of ``input_ids``; then ``visual`` must be None.
             labels: int64 (B, T), ``IGNORE_INDEX`` where nothing is supervised. In training mode
                 they bring the loss alone, never all logits.
-            use_cache: whether to return ``past_key_values``.
+            use_cache: whether to return ``past_key_values``; never for a row of several samples.
             logits_to_keep: how many last positions get logits; 0 means all.
             visual: the visuals of the batch, in the order of their placeholders.
             **kwargs: passed on to the language model (``num_items_in_batch`` among them).
@@ -150,7 +151,8 @@ class LlavaForCausalLMMixin(_CausalLM):
 
         Raises:
             PlaceholderCountError: if a sample's placeholders are not as many as its visual tokens.
-            ValueError: if ``visual`` comes with ``inputs_embeds``.
+            ValueError: if ``visual`` comes with ``inputs_embeds``, or ``use_cache`` with several
+                samples in a row.
         """
         if inputs_embeds is not None and visual is not None:
             raise ValueError(
@@ -162,26 +164,38 @@ class LlavaForCausalLMMixin(_CausalLM):
         if input_ids is not None and inputs_embeds is None and not is_cached:
             inputs_embeds = self.model.embed(input_ids, visual)
             input_ids = None
+        decoder: dict[str, Any] = {
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "use_cache": use_cache,
+        }
+        if attention_mask is None and position_ids is not None and not is_cached:
+            decoder |= self._isolate(position_ids, use_cache)
         if labels is not None and self.training:
-            hidden = self.model(
-                attention_mask=attention_mask,
-                position_ids=position_ids,
-                inputs_embeds=inputs_embeds,
-                use_cache=False,
-                **{name: value for name, value in kwargs.items() if name != "num_items_in_batch"},
-            ).last_hidden_state
-            return self._training_loss(hidden, labels, kwargs.get("num_items_in_batch"))
+            decoder |= {"inputs_embeds": inputs_embeds, "use_cache": False}
+            num_items = kwargs.pop("num_items_in_batch", None)
+            hidden = self.model(**decoder, **kwargs).last_hidden_state
+            return self._training_loss(hidden, labels, num_items)
         return super().forward(
             input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             labels=labels,
-            use_cache=use_cache,
             logits_to_keep=logits_to_keep,
+            **decoder,
             **kwargs,
         )
+
+    def _isolate(self, position_ids: Tensor, use_cache: bool | None) -> dict[str, Any]:
+        """What keeps the samples of packed rows apart; nothing where each row is one sample."""
+        if not holds_several_samples(position_ids):
+            return {}
+        if use_cache:
+            raise ValueError(
+                "use_cache must be False where a row holds several samples (its positions start "
+                "anew): a cache continues one sample; leave it out, or give each sample a row"
+            )
+        return {"use_cache": False, **isolation_arguments(self.config, position_ids)}
 
     def _training_loss(
         self, hidden: Tensor, labels: Tensor, num_items: Tensor | int | None

@@ -60,10 +60,51 @@ def test_a_change_in_one_sample_leaves_the_others_untouched(tiny, mixed_samples)
     model, processor = tiny
     rows, segments = _rows(processor, mixed_samples), mixed_samples[1]
     with torch.no_grad():
-        before = model(**_packed(rows, segments), use_cache=False).logits[0]
+        before = model(**_packed(rows, segments)).logits[0]
         rows[2][-8] += 1
-        after = model(**_packed(rows, segments), use_cache=False).logits[0]
+        after = model(**_packed(rows, segments)).logits[0]
     start = sum(map(len, rows[:2]))
     end = start + len(rows[2])
     changed = (before != after).any(-1).nonzero()[:, 0]
     assert changed.min() == end - 8 and changed.max() < end
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_evaluation_of_a_packed_row_gives_each_sample_its_own_logits(
+    tiny_checkpoint, mixed_samples, attention
+):
+    model, processor = load_pretrained(tiny_checkpoint, attn_implementation=attention)
+    rows, segments = _rows(processor, mixed_samples), mixed_samples[1]
+    with torch.no_grad():
+        packed = model(**_packed(rows, segments))
+        alone = [
+            model(input_ids=row[None], visual=pack_segments([visuals])).logits[0]
+            for row, visuals in zip(rows, segments, strict=True)
+        ]
+    assert packed.past_key_values is None
+    torch.testing.assert_close(packed.logits[0], torch.cat(alone), atol=1e-5, rtol=1e-5)
+
+
+def test_a_cache_of_several_samples_is_refused(tiny, mixed_samples):
+    model, processor = tiny
+    rows, segments = _rows(processor, mixed_samples), mixed_samples[1]
+    with pytest.raises(ValueError, match="use_cache must be False where a row holds several"):
+        model(**_packed(rows, segments), use_cache=True)
+
+
+def test_the_decoder_never_scores_tokens_of_two_samples(tiny, mixed_samples, monkeypatch):
+    model, processor = tiny
+    rows, segments = _rows(processor, mixed_samples), mixed_samples[1]
+    scored: list[tuple[int, int]] = []
+    attention = torch.nn.functional.scaled_dot_product_attention
+
+    def recorded(query, key, *args, **kwargs):
+        scored.append((query.shape[2], key.shape[2]))
+        return attention(query, key, *args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", recorded)
+    with torch.no_grad():
+        model(**_packed(rows, segments))
+    lengths = [len(row) for row in rows]
+    in_decoder = scored[-len(rows) * model.config.num_hidden_layers :]
+    assert in_decoder == [(length, length) for length in lengths] * model.config.num_hidden_layers

@@ -1,0 +1,104 @@
+"""Samples of a packed row attend to themselves alone, each at the cost it has alone.
+
+The library masks such a row instead: it scores all pairs of the row's tokens, throws most of them
+away, and holds a mask of T x T. Here the default backend is called once per sample, and
+FlashAttention is told the bounds. Other backends, and layers with a sliding window, keep the
+library's mask.
+
+Axis letters: B rows, T tokens of a row, N heads, K width of a head.
+"""
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel as _PreTrained
+else:
+    _PreTrained = object
+
+SDPA_PER_SAMPLE = "sdpa_per_sample"
+"""Name of the backend that stands for ``sdpa`` in the decoder: the same but for packed rows."""
+
+_FLASH_BACKENDS = frozenset({"flash_attention_2", "flash_attention_3"})
+
+
+def sdpa_per_sample(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    sample_lengths: tuple[int, ...] | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """The library's ``sdpa``, called once per sample where the row holds several.
+
+    Args:
+        module: of the attention.
+        query: (B, N, T, K).
+        key: the same, of fewer heads.
+        value: as the key.
+        attention_mask: None where there are ``sample_lengths``.
+        sample_lengths: tokens of each sample of the one row.
+        **kwargs: of the library's function.
+
+    Returns:
+        (B, T, N, K) and None.
+    """
+    if sample_lengths is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    samples = zip(*(x.split(sample_lengths, dim=2) for x in (query, key, value)), strict=True)
+    mixed = [sdpa_attention_forward(module, q, k, v, None, **kwargs)[0] for q, k, v in samples]
+    return torch.cat(mixed, dim=1), None
+
+
+AttentionInterface.register(SDPA_PER_SAMPLE, sdpa_per_sample)
+AttentionMaskInterface.register(SDPA_PER_SAMPLE, sdpa_mask)
+
+
+class IsolatesSamples(_PreTrained):
+    """A model that reads ``sdpa``, the default, as the backend above. Goes before the library's."""
+
+    def get_correct_attn_implementation(
+        self, requested_attention: str | None, is_init_check: bool = False
+    ) -> str:
+        """The name of the backend that is used; see the library."""
+        name = super().get_correct_attn_implementation(requested_attention, is_init_check)
+        return SDPA_PER_SAMPLE if name == "sdpa" else name
+
+
+def holds_several_samples(position_ids: Tensor) -> bool:
+    """Whether positions (B, T) start anew within a row."""
+    return bool((position_ids.diff(dim=-1) != 1).any())
+
+
+def isolation_arguments(config: Any, position_ids: Tensor) -> dict[str, Any]:
+    """Keyword arguments that tell the decoder the samples of one packed row.
+
+    Args:
+        config: of the decoder; names the backend.
+        position_ids: (B, T), starting anew with each sample.
+
+    Returns:
+        None of them where the library's mask has to do it.
+    """
+    backend = config._attn_implementation
+    slides = set(config.layer_types) != {"full_attention"}
+    if len(position_ids) > 1 or slides or backend not in {SDPA_PER_SAMPLE, *_FLASH_BACKENDS}:
+        return {}
+    starts = (position_ids[0].diff() != 1).nonzero()[:, 0] + 1
+    bounds = [0, *starts.tolist(), position_ids.shape[1]]
+    lengths = tuple(end - start for start, end in pairwise(bounds))
+    arguments: dict[str, Any] = {"attention_mask": {"full_attention": None}}
+    if backend == SDPA_PER_SAMPLE:
+        return arguments | {"sample_lengths": lengths}
+    edges = torch.tensor(bounds, dtype=torch.int32, device=position_ids.device)
+    arguments |= {"cu_seq_lens_q": edges, "cu_seq_lens_k": edges}
+    return arguments | {"max_length_q": max(lengths), "max_length_k": max(lengths)}
