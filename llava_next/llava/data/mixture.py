@@ -111,6 +111,29 @@ class Mixture:
             entry["type"] = kind
         return entry, where
 
+    def describe(self) -> list[dict[str, Any]]:
+        """Per data set: the file, its entries by their places, and what is taken; JSON values."""
+        described: list[dict[str, Any]] = []
+        for source, file, rows in zip(self._sources, self._files, self._rows, strict=True):
+            stat = source.path.stat()
+            digest = hashlib.sha256()
+            for array in (file.starts, file.ends, rows):
+                digest.update(np.ascontiguousarray(array, np.int64).tobytes())
+            described.append(
+                {
+                    "name": source.name,
+                    "path": str(source.path),
+                    "size_bytes": stat.st_size,
+                    "modified": stat.st_mtime_ns,
+                    "entries": len(file.starts),
+                    "samples": len(rows),
+                    "sampling_strategy": source.strategy,
+                    "type": source.kind,
+                    "index": digest.hexdigest()[:16],
+                }
+            )
+        return described
+
     def fingerprint(self) -> str:
         """16 hex digits over files (path, size, time of change), entries taken and types."""
         digest = hashlib.sha256()

@@ -165,6 +165,10 @@ class LlavaTrainingArguments(TrainingArguments):
         default=None,
         metadata={"help": "checkpoint folder, or 'auto': the newest complete one, if any"},
     )
+    resume_with_changes: bool = field(
+        default=False,
+        metadata={"help": "go on although data or settings are not those of the checkpoint"},
+    )
 
     def __post_init__(self) -> None:
         if self.output_dir is None:

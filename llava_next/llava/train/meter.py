@@ -3,6 +3,7 @@
 Sums stay on the device between log lines, so that no step waits for them.
 """
 
+import resource
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -108,6 +109,7 @@ class StepMeter:
             "flops_per_second": rate,
             "mfu": None if self._peak is None else round(rate / self._peak / ranks, 4),
             "peak_memory_bytes": self._peak_memory(),
+            "peak_host_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "new_bad_samples": round(sums[_NEW_BAD]),
             "loss_by_dataset": {
                 name: loss / count

@@ -1,41 +1,10 @@
-"""What a run leaves behind for people: ``run_config.json`` and ``train_log.jsonl``."""
+"""``train_log.jsonl``: the figures of a run, one line per logged step."""
 
-import dataclasses
 import json
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from llava.train.arguments import Arguments
-
-CONFIG_FILE = "run_config.json"
 LOG_FILE = "train_log.jsonl"
-_PACKAGES = ("torch", "transformers", "accelerate", "deepspeed", "onevision-encoder")
-
-
-def write_run_config(
-    folder: Path, arguments: Arguments, *, trainable: dict[str, int], world_size: int
-) -> None:
-    """Write every resolved setting of the run, and the versions it runs on."""
-    model_args, data_args, training_args = arguments
-    record = {
-        "model": dataclasses.asdict(model_args),
-        "data": dataclasses.asdict(data_args),
-        "training": training_args.to_dict(),
-        "trainable_parameters": trainable,
-        "world_size": world_size,
-        "versions": {name: _version(name) for name in _PACKAGES},
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(record, indent=2, sort_keys=True, default=str) + "\n"
-    (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 class TrainLog:

@@ -26,7 +26,7 @@ from llava.train.checkpoint import CheckpointError, find_checkpoint
 from llava.train.flops import count_flops_of, peak_flops
 from llava.train.meter import StepMeter
 from llava.train.parts import parse_parts, set_trainable
-from llava.train.record import write_run_config
+from llava.train.run_config import check_resume, describe_run, write_run_config
 from llava.train.trainer import LlavaTrainer
 
 logger = logging.getLogger("llava.train")
@@ -71,6 +71,15 @@ def prepare(arguments: Arguments) -> tuple[LlavaTrainer, Path | None]:
         max_length=training_args.model_max_length,
         on_bad_sample=data_args.on_bad_sample,
     )
+    record = describe_run(
+        arguments, dataset.entries, trainable=trainable, world_size=training_args.world_size
+    )
+    changes: list[str] = []
+    if checkpoint is not None:
+        accept = training_args.resume_with_changes
+        changes = check_resume(checkpoint, record, accept_changes=accept)
+        for change in changes:
+            logger.warning("going on with a change: %s", change)
     bad_samples = BadSampleLog(
         output_dir, num_samples=len(dataset), max_fraction=data_args.max_bad_fraction
     )
@@ -92,9 +101,7 @@ def prepare(arguments: Arguments) -> tuple[LlavaTrainer, Path | None]:
         processing_class=processor,
     )
     if trainer.is_world_process_zero():
-        write_run_config(
-            output_dir, arguments, trainable=trainable, world_size=training_args.world_size
-        )
+        write_run_config(output_dir, record, checkpoint, changes)
     return trainer, checkpoint
 
 
@@ -113,7 +120,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except SampleError as error:
         logger.error(
-            "error: %s\nMend or remove the sample, then go on with --resume_from_checkpoint auto",
+            "error: %s\nGo on with --resume_from_checkpoint auto and --on_bad_sample skip, or mend "
+            "the sample and add --resume_with_changes true",
             error,
         )
         return 1

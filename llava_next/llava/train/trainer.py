@@ -111,6 +111,8 @@ class LlavaTrainer(Trainer):
         self._bad_count = bad_samples.count()
         self._train_log: TrainLog | None = None
         self._writes_checkpoint = False
+        self._group_parts: list[str] = []
+        self._part_rates: dict[str, float] = {}
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """This rank's batches; the library would share out and seed them by its own rules."""
@@ -149,6 +151,7 @@ class LlavaTrainer(Trainer):
             decayed = set(self.get_decay_parameter_names(tuned))
             groups = parameter_groups(tuned, self.args, decayed)
             self.optimizer = optimizer_class(groups, **options)
+            self._group_parts = [group["part"] for group in groups]
         return self.optimizer
 
     def training_step(
@@ -159,6 +162,9 @@ class LlavaTrainer(Trainer):
     ) -> Tensor:
         """One forward and backward pass; counts its tokens and notes replaced samples."""
         info, visual = inputs["info"], inputs["visual"]
+        optimizer: Any = self.optimizer
+        rates = (group["lr"] for group in optimizer.param_groups)
+        self._part_rates = dict(zip(self._group_parts, rates, strict=True))
         tokens = 0 if visual is None else visual.patches.shape[0] // visual.patches_per_token
         self._meter.add_batch(info, inputs["labels"], tokens)
         self._meter.add_bad_samples(self._bad_samples.add(info.bad_samples))
@@ -213,6 +219,7 @@ class LlavaTrainer(Trainer):
             "epoch": self.state.epoch,
             "loss": logs["loss"],
             "lr": logs["learning_rate"],
+            "lr_by_part": self._part_rates,
             "grad_norm": logs.get("grad_norm"),
             "bad_samples": self._bad_count,
             **figures,
