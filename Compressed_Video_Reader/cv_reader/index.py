@@ -67,6 +67,7 @@ class VideoSource:
         first: the first picture, where it can be decoded, else as declared.
         head: the packets that it takes to decode the first picture.
         extradata: the codec's parameters as the container keeps them.
+        changes_parameters: the container brings others on the way, beside the packets.
     """
 
     index: VideoIndex
@@ -74,6 +75,7 @@ class VideoSource:
     first: FirstPicture
     head: tuple[bytes, ...]
     extradata: bytes
+    changes_parameters: bool
 
 
 def read_index(path: str | os.PathLike[str]) -> VideoIndex:
@@ -106,6 +108,7 @@ def scan(path: str | os.PathLike[str]) -> VideoSource:
         first=first,
         head=raw.head,
         extradata=raw.extradata,
+        changes_parameters=raw.changes_parameters,
     )
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cv_reader.container import FirstPicture, describe, first_picture, set_threads
 from cv_reader.errors import CorruptVideoError
 from cv_reader.h264 import is_reference, length_size
+from cv_reader.parameters import changes_parameters
 
 NO_TIME = -(1 << 63)
 """Stands for a time stamp that a packet does not have."""
@@ -53,6 +54,7 @@ class ScannedPackets:
         head: the packets that it took to decode it.
         extradata: the codec's parameters as the container keeps them.
         declared_size: width and height by the stream's header.
+        changes_parameters: the container brings other parameters on the way, beside the packets.
     """
 
     columns: NDArray[np.int64]
@@ -64,6 +66,7 @@ class ScannedPackets:
     head: tuple[bytes, ...]
     extradata: bytes
     declared_size: tuple[int, int]
+    changes_parameters: bool
 
     def column(self, name: str) -> NDArray[np.int64]:
         """``pts``, ``dts``, ``position``, ``size_bytes``, ``duration``, ``is_key``, ``is_hidden``
@@ -113,6 +116,7 @@ def read_packets(container: InputContainer, stream: VideoStream, path: str) -> S
         head=tuple(head),
         extradata=bytes(stream.codec_context.extradata or b""),
         declared_size=(stream.width, stream.height),
+        changes_parameters=changes_parameters(path, container.format.name),
     )
 
 

@@ -83,7 +83,12 @@ def _encode(path: Path, encoder: str, size: tuple[int, int], pixel_format: str) 
     codec, parameter, value = _ENCODERS[encoder]
     # Without its assembler x264 gives the same bytes everywhere.
     quiet = "log-level=none:" + ("asm=0" if codec == "libx264" else "pools=none:frame-threads=1")
-    with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
+    # With its index first, an MP4 that is cut or shifted still opens.
+    options = {
+        "fflags": "+bitexact",
+        **({"movflags": "faststart"} if path.suffix == ".mp4" else {}),
+    }
+    with av.open(str(path), "w", options=options) as container:
         stream = container.add_stream(codec, rate=25)
         stream.width, stream.height = size
         stream.pix_fmt = pixel_format

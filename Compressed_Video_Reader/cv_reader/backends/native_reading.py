@@ -19,6 +19,8 @@ from cv_reader.orientation import turn_blocks, turn_cells, turn_pixels, turn_vec
 
 def refusal(source: VideoSource) -> str | None:
     """Why this backend cannot read a video, or None; decodes its first picture."""
+    if source.changes_parameters:
+        return "its container changes the codec's parameters on the way, beside the packets"
     try:
         picture = _first_picture(source)
     except ValueError as error:
