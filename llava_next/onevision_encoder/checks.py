@@ -1,4 +1,4 @@
-"""Checks of the encoder's arguments; every message names the argument, the rule and the value.
+"""Checks of the encoder's arguments and weights; messages name argument, rule and value.
 
 Checks of values wait for the device, so a compiled model leaves them out.
 
@@ -6,12 +6,40 @@ Axis letters: B samples, C channels, F frames, H and W pixels, L tokens of a sam
 packed batch, S segments, p side of a patch in pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 _INDEX_DTYPES = (torch.int32, torch.int64)
+_NAMES_SHOWN = 8
+
+
+def check_loaded(report: Mapping[str, Iterable[Any]]) -> None:
+    """Refuse weights of other names or shapes than the configuration describes.
+
+    Args:
+        report: the library's loading report. A name in ``mismatched_keys`` stands by itself in
+            transformers 4, and with both shapes in 5.
+    """
+    mismatched = (key if isinstance(key, str) else key[0] for key in report["mismatched_keys"])
+    kinds = {
+        "missing": sorted(report["missing_keys"]),
+        "unexpected": sorted(report["unexpected_keys"]),
+        "of another shape": sorted(mismatched),
+    }
+    problems = [f"{kind}: {_shortened(names)}" for kind, names in kinds.items() if names]
+    if problems:
+        raise ValueError(
+            "the weights must be exactly those that config.json describes, got "
+            f"{'; '.join(problems)}. Check use_head, num_hidden_layers and the sizes there"
+        )
+
+
+def _shortened(names: list[str]) -> str:
+    rest = len(names) - _NAMES_SHOWN
+    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def check_pixels(pixel_values: Tensor, num_channels: int, patch_size: int) -> None:

@@ -10,7 +10,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -58,21 +57,6 @@ def export(model: OneVisionEncoderModel, folder: str | Path) -> None:
             cls._auto_class = None
 
 
-def _load(checkpoint: str, dtype: torch.dtype) -> OneVisionEncoderModel:
-    """Load, and refuse weights of other names: the library would go on with random ones."""
-    loaded: Any = OneVisionEncoderModel.from_pretrained(
-        checkpoint, dtype=dtype, use_safetensors=True, output_loading_info=True
-    )
-    model, report = loaded
-    for kind in ("missing_keys", "unexpected_keys"):
-        if report[kind]:
-            raise ValueError(
-                f"its weights must be those that its config.json describes, got {kind} "
-                f"{sorted(report[kind])}; check use_head and num_hidden_layers there"
-            )
-    return model
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit code is 0, or 2 where nothing was written."""
     parser = argparse.ArgumentParser(prog="python -m onevision_encoder.export", description=__doc__)
@@ -88,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = OneVisionEncoderModel(OneVisionEncoderConfig(**SIZES[arguments.random])).to(dtype)
     else:
         try:
-            model = _load(arguments.checkpoint, dtype)
+            model = OneVisionEncoderModel.from_pretrained(arguments.checkpoint, dtype=dtype)
         except (OSError, ValueError) as error:
             parser.error(f"cannot load {arguments.checkpoint}: {error}")
     export(model, arguments.out)

@@ -12,7 +12,8 @@ packed batch, S segments, D width, N heads, K width of a head, (t, h, w) positio
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from os import PathLike
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +24,15 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 
 from .block_mask import segment_block_mask
-from .checks import check_patches, check_pixels, check_positions, segment_lengths
+from .checks import (
+    check_loaded,
+    check_patches,
+    check_pixels,
+    check_positions,
+    segment_lengths,
+)
 from .configuration_onevision_encoder import OneVisionEncoderConfig
-from .patches import grid_positions
+from .rotary import VideoRotaryEmbeddingSplit466, rotate
 from .selection import select_tokens
 
 _VARLEN_BACKENDS = frozenset({"flash_attention_2", "flash_attention_3"})
@@ -47,65 +54,6 @@ class Segments(NamedTuple):
     lengths: tuple[int, ...]
     cu_seqlens: Tensor | None = None
     block_mask: BlockMask | None = None
-
-
-class VideoRotaryEmbeddingSplit466(nn.Module):
-    """Angles of the 3-D rotary embedding; half a head is split 4 : 6 : 6 between t, h and w.
-
-    Frequencies are computed where they are needed: a buffer that is not saved is left
-    uninitialised when the library builds a model without memory and then loads weights into it.
-    """
-
-    def __init__(self, config: OneVisionEncoderConfig) -> None:
-        super().__init__()
-        unit = config.hidden_size // config.num_attention_heads // 32
-        self.axis_sizes = (4 * unit, 6 * unit, 6 * unit)
-        self.theta = config.rope_theta
-
-    def forward(self, t: int, h: int, w: int, device: torch.device | None = None) -> Tensor:
-        """Angles of a whole grid, raster order: float32 (t * h * w, K / 2)."""
-        return self.forward_from_positions(grid_positions(torch.arange(t, device=device), h, w))
-
-    def forward_from_positions(
-        self, patch_positions: Tensor, dtype: torch.dtype = torch.float32
-    ) -> Tensor:
-        """Angles of explicit positions.
-
-        Args:
-            patch_positions: (..., 3), rows (t, h, w), integer or floating.
-            dtype: of the result; at least float32, or whole positions are no longer exact.
-
-        Returns:
-            (..., K / 2), order t, h, w.
-        """
-        coordinates = patch_positions.to(dtype)
-        angles = []
-        for axis, size in enumerate(self.axis_sizes):
-            exponents = torch.arange(size, dtype=torch.float32, device=coordinates.device) / size
-            frequencies = (1.0 / self.theta**exponents).to(dtype)
-            angles.append(coordinates[..., axis, None] * frequencies)
-        return torch.cat(angles, dim=-1)
-
-    def tables(self, patch_positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Cosine and signed sine for ``rotate``: each (..., 1, K), one row for all heads.
-
-        The published weights expect an unusual layout: the angles stand twice side by side, as
-        for a rotation of halves, but neighbours are rotated into each other. The two members of
-        a pair thus turn by different angles.
-        """
-        angles = self.forward_from_positions(patch_positions, dtype)
-        angles = torch.cat((angles, angles), dim=-1).unsqueeze(-2)
-        sine = angles.sin()
-        # The partner of (x0, x1) is (-x1, x0): its sign is put into the table once, here.
-        return angles.cos(), torch.stack((-sine[..., 0::2], sine[..., 1::2]), dim=-1).flatten(-2)
-
-
-def rotate(tensor: Tensor, cosine: Tensor, signed_sine: Tensor) -> Tensor:
-    """Apply the tables to queries or keys (B, L, N, K), in the precision of the tables."""
-    dtype = tensor.dtype
-    tensor = tensor.to(cosine.dtype)
-    partner = tensor.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
-    return torch.addcmul(tensor * cosine, partner, signed_sine).to(dtype)
 
 
 def eager_attention_forward(
@@ -314,6 +262,42 @@ class OneVisionEncoderPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
 
     @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | PathLike[str] | None,
+        *model_args: Any,
+        ignore_mismatched_sizes: bool = False,
+        output_loading_info: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Load as the library does, and see that the weights are what the configuration describes.
+
+        The library by itself warns, and goes on with random weights where some are missing.
+
+        Args:
+            pretrained_model_name_or_path: folder or name on the Hub; safetensors unless
+                ``use_safetensors=False`` is passed.
+            model_args: for the class.
+            ignore_mismatched_sizes: start weights of another shape afresh.
+            output_loading_info: also return the library's report.
+            kwargs: as for the library's ``from_pretrained``.
+
+        Raises:
+            ValueError: naming weights that are missing, unexpected or of another shape.
+        """
+        kwargs.setdefault("use_safetensors", True)
+        loaded: Any = super().from_pretrained(
+            pretrained_model_name_or_path,
+            *model_args,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **kwargs,
+        )
+        model, report = loaded
+        check_loaded(report | {"mismatched_keys": []} if ignore_mismatched_sizes else report)
+        return (model, report) if output_loading_info else model
+
+    @classmethod
     def _can_set_attn_implementation(cls) -> bool:
         return True
 
@@ -481,10 +465,12 @@ class OneVisionEncoderModel(OneVisionEncoderPreTrainedModel):
         if name == "flex_attention" and device.type != "cpu":
             mask = segment_block_mask(cu_seqlens.to(device, torch.int32), patches.shape[0])
             return [Segments(lengths, block_mask=mask)]
-        # Gradients keep every activation, whatever the groups. Without them a CPU gains by small
-        # groups: buffers of tens of megabytes are new pages every time, smaller ones are reused.
-        if device.type != "cpu" or torch.is_grad_enabled():
+        # Gradients keep every activation, whatever the groups. Where processes share out the
+        # weights, all of them gather a block's at every call: data must not decide how many.
+        is_shared = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if device.type != "cpu" or torch.is_grad_enabled() or is_shared:
             return [Segments(lengths)]
+        # A CPU gains by small groups: large buffers are new pages every time, others are reused.
         return _groups(lengths)
 
     def _run_blocks(

@@ -1,9 +1,10 @@
 """The packed entry: equal to one call per segment, and no segment sees another."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from torch import distributed
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -82,6 +83,28 @@ def test_groups_without_gradients(
         actual = model.forward_packed(*_pack(_segments()), output_layer=output_layer)
     assert [tokens.shape[1] for tokens in sizes] == [29, 6, 16, 1 + 6]
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
+
+
+@pytest.fixture
+def process_group() -> Iterator[None]:
+    """A group of this process alone."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("process_group")
+def test_blocks_run_once_where_processes_work_together(
+    tiny_model: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sharded weights are gathered at each call of a block, by all processes or by none."""
+    monkeypatch.setattr(modeling_onevision_encoder, "GROUP_TOKENS", 7)
+    model, calls = tiny_model(), []
+    for module in model.modules():
+        module.register_forward_pre_hook(lambda module, _: calls.append(module))
+    with torch.no_grad():
+        model.forward_packed(*_pack(_segments()))
+    assert len(calls) == len(set(calls)) > 0
 
 
 def test_one_segment(tiny_model: Callable) -> None:
