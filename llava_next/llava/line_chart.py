@@ -56,7 +56,7 @@ def line_chart(
     lines: Sequence[Line],
     *,
     marks: Sequence[tuple[float, str]] = (),
-    from_zero: bool = True,
+    smooth: bool = True,
 ) -> str:
     """A figure with a legend; empty where no line has a point.
 
@@ -64,18 +64,18 @@ def line_chart(
         title: what is shown, with its unit.
         lines: share both axes.
         marks: (step, text) of dashed lines across the chart.
-        from_zero: let the value axis begin at zero.
+        smooth: draw a running mean over long lines.
     """
     lines = [line for line in lines if line.steps]
     if not lines:
         return ""
     values = [value for line in lines for value in line.values]
-    ticks = _ticks(min(0.0, *values) if from_zero else min(values), max(values))
+    ticks = _ticks(min(0.0, *values), max(values))
     first = min(line.steps[0] for line in lines)
     frame = _Frame(first, max(line.steps[-1] for line in lines), ticks[0], ticks[-1])
     parts = [_axes(frame, ticks)]
     parts += [_mark(frame, step, text) for step, text in marks if first <= step <= frame.last]
-    parts += [_line(frame, line) for line in lines]
+    parts += [_line(frame, line, smooth) for line in lines]
     legend = "".join(
         f'<span><i style="background: var(--c{line.colour % COLOURS})"></i>{escape(line.name)}'
         "</span>"
@@ -141,9 +141,11 @@ def running_mean(values: Sequence[float]) -> list[float]:
     return means
 
 
-def _line(frame: _Frame, line: Line) -> str:
+def _line(frame: _Frame, line: Line, smooth: bool) -> str:
     if len(line.steps) <= _FEW_POINTS:
-        return _polyline(frame, line, "") + _points(frame, line)
+        return _polyline(frame, line, "mean") + _points(frame, line)
+    if not smooth:
+        return _polyline(frame, thin(line), "mean")
     mean = Line(line.name, line.steps, running_mean(line.values), line.colour)
     return _polyline(frame, thin(line), "raw") + _polyline(frame, thin(mean), "mean")
 
@@ -185,14 +187,13 @@ def _axes(frame: _Frame, ticks: Sequence[float]) -> str:
         f"{short_number(tick)}</text>"
         for tick in ticks
     ]
-    steps = sorted(
-        {round(frame.first + (frame.last - frame.first) * part / 4) for part in range(5)}
-    )
-    for number, step in enumerate(steps):
-        anchor = "end" if number and number == len(steps) - 1 else "middle"
+    inside = (step for step in _ticks(frame.first, frame.last) if frame.first <= step <= frame.last)
+    marks = [step for step in inside if step == int(step)]
+    for step in marks:
+        anchor = "end" if frame.x(step) > right - 12 else "middle"
         parts.append(
             f'<text x="{frame.x(step):.1f}" y="{_HEIGHT - _BOTTOM + 17}" text-anchor="{anchor}">'
-            f"{step:,}</text>"
+            f"{short_number(step)}</text>"
         )
     middle = (_LEFT + right) / 2
     parts.append(f'<text x="{middle}" y="{_HEIGHT - 5}" text-anchor="middle">step</text>')
