@@ -1,10 +1,11 @@
-"""Small copies of the video benchmarks, as lmms-eval's own tasks read them offline: a few made
-clips under the real folder and file names, two questions each in the real annotation schema.
+"""Small copies of benchmarks, as lmms-eval's own tasks read them offline: a few made clips under
+the real folder and file names or made pictures, two questions each in the real annotation schema.
 
 In every task the right answer to the first question is its first option, A, and to the second it
 is B. A model that always says A therefore scores one of two.
 """
 
+import io
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 from datasets import DatasetInfo, Features
+from datasets import Image as ImageFeature
 from datasets.naming import camelcase_to_snakecase
 from datasets.splits import SplitDict, SplitInfo
 from PIL import Image
@@ -30,11 +32,12 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Annotations:
-    """One split of one configuration of a data set."""
+    """One split of one configuration of a data set; ``dataset`` where the table names none."""
 
     config: str
     split: str
     rows: Rows
+    dataset: str = ""
 
 
 @dataclass(frozen=True)
@@ -301,6 +304,81 @@ def _mlvu_dev() -> Copy:
     )
 
 
+def _picture(seed: int) -> dict[str, Any]:
+    """An image inside a data set: its bytes."""
+    buffer = io.BytesIO()
+    Image.fromarray(texture(40, 56, seed=seed)).save(buffer, "PNG")
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+def _images(config: str, split: str, rows: Rows, metric: str, score: float) -> Copy:
+    shown: Rows = [{**row, "image": _picture(seed)} for seed, row in enumerate(rows)]
+    return Copy((), (Annotations(config, split, shown),), metric, score, ())
+
+
+def _ai2d() -> Copy:
+    options = ["larva", "pupa", "egg", "adult"]
+    rows: Rows = [
+        {"question": "What is labelled C?", "options": options, "answer": it} for it in ("0", "1")
+    ]
+    return _images("default", "test", rows, "exact_match", 0.5)
+
+
+def _chartqa() -> Copy:
+    rows: Rows = [
+        {"type": kind, "question": "Which bar is highest?", "answer": answer}
+        for kind, answer in (("human_test", "A"), ("augmented_test", "B"))
+    ]
+    return _images("default", "test", rows, "relaxed_overall", 0.5)
+
+
+def _docvqa() -> Copy:
+    rows: Rows = [
+        {
+            "questionId": str(number),
+            "question": "What is the letter on the page?",
+            "question_types": ["handwritten"],
+            "docId": number,
+            "ucsf_document_id": "nkbl0226",
+            "ucsf_document_page_no": "1",
+            "answers": answers,
+        }
+        for number, answers in enumerate((["a page", "A"], ["B"]))
+    ]
+    return _images("DocVQA", "validation", rows, "anls", 0.5)
+
+
+def _ocrbench() -> Copy:
+    rows: Rows = [
+        {
+            "dataset": "IIIT5K",
+            "question": "what is written in the image?",
+            "question_type": "Regular Text Recognition",
+            "answer": [answer],
+        }
+        for answer in ("A", "CENTRE")
+    ]
+    return _images("default", "test", rows, "ocrbench_accuracy", 1 / 1000)
+
+
+def _arc_easy() -> Copy:
+    """Text alone, scored by likelihoods; of these options, only one is what the model says."""
+    rows: Rows = [
+        {
+            "id": f"Mercury_{number}",
+            "question": "Which letter comes first?",
+            "choices": {"text": ["A", "not this"], "label": ["A", "B"]},
+            "answerKey": answer,
+        }
+        for number, answer in enumerate("AB")
+    ]
+    parts = tuple(
+        Annotations("ARC-Easy", split, rows, "allenai/ai2_arc")
+        for split in ("train", "validation", "test")
+    )
+    return Copy((), parts, "acc", 0.5, ())
+
+
 COPIES: dict[str, Callable[[], Copy]] = {
     "videomme": _videomme,
     "mvbench": _mvbench,
@@ -312,14 +390,23 @@ COPIES: dict[str, Callable[[], Copy]] = {
     "longvideobench": _longvideobench,
     "mlvu_dev": _mlvu_dev,
 }
+"""Benchmarks with videos."""
+
+OTHER_COPIES: dict[str, Callable[[], Copy]] = {
+    "ai2d": _ai2d,
+    "chartqa": _chartqa,
+    "docvqa_val": _docvqa,
+    "ocrbench": _ocrbench,
+    "arc_easy": _arc_easy,
+}
+"""Benchmarks with images, and one that the table does not know, without any."""
 
 
 def write_copy(name: str, hf_home: Path) -> Copy:
     """Write the made copy of a benchmark below ``HF_HOME``."""
     benchmark = find_benchmark(name)
-    assert benchmark is not None
-    copy = COPIES[name]()
-    folder = hf_home / benchmark.cache_folder
+    copy = {**COPIES, **OTHER_COPIES}[name]()
+    folder = hf_home / (benchmark.cache_folder if benchmark else "")
     for seed, video in enumerate(copy.videos):
         path = folder / video
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -330,7 +417,8 @@ def write_copy(name: str, hf_home: Path) -> Copy:
             picture = Image.fromarray(texture(48, 64, seed=number))
             picture.save(folder / copy.frame_folder / f"{number + 1:05d}.jpg")
     for annotations in copy.annotations:
-        _write_annotations(benchmark.dataset, annotations, hf_home / "datasets")
+        dataset = annotations.dataset or (benchmark.dataset if benchmark else "")
+        _write_annotations(dataset, annotations, hf_home / "datasets")
     return copy
 
 
@@ -339,23 +427,29 @@ def _write_annotations(dataset: str, annotations: Annotations, folder: Path) -> 
     owner, _, name = dataset.partition("/")
     stem = camelcase_to_snakecase(name)
     target = folder / f"{owner}___{stem}" / annotations.config / "0.0.0" / ("0" * 40)
-    target.mkdir(parents=True)
-    table = pa.Table.from_pylist(annotations.rows)
+    target.mkdir(parents=True, exist_ok=True)
+    features = Features.from_arrow_schema(pa.Table.from_pylist(annotations.rows).schema)
+    if "image" in features:
+        features["image"] = ImageFeature()
+    table = pa.Table.from_pylist(annotations.rows, schema=features.arrow_schema)
     with (
         pa.OSFile(str(target / f"{stem}-{annotations.split}.arrow"), "wb") as sink,
         pa.ipc.new_stream(sink, table.schema) as writer,
     ):
         writer.write_table(table)
-    splits = SplitDict(dataset_name=stem)
-    splits.add(SplitInfo(annotations.split, num_examples=len(table), dataset_name=stem))
-    DatasetInfo(
-        features=Features.from_arrow_schema(table.schema),
+    info = DatasetInfo(
+        features=features,
         builder_name="parquet",
         dataset_name=stem,
         config_name=annotations.config,
         version="0.0.0",
-        splits=splits,
-    ).write_to_directory(str(target))
+        splits=SplitDict(dataset_name=stem),
+    )
+    if (target / "dataset_info.json").exists():
+        info = DatasetInfo.from_directory(str(target))
+    assert info.splits is not None
+    info.splits.add(SplitInfo(annotations.split, num_examples=len(table), dataset_name=stem))
+    info.write_to_directory(str(target))
 
 
 def write_checkpoint_that_says_a(folder: Path) -> Path:

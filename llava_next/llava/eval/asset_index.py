@@ -1,9 +1,12 @@
-"""Which asset belongs to which video: all roots read once, then answered from memory.
+"""Which asset belongs to which video: names of folders first, ``meta.json`` only where one fits.
 
-A video matches, in this order: the asset made from exactly this path; the asset whose key is the
-video's path below ``video_root``; without a root, the one with the longest key that the end of the
-path spells. Among the matches the first whose recorded source size is the file's size wins, so
-that equal file names in two benchmarks do not meet.
+A video's asset is looked for by its key: the video's path below ``video_root``; without a root,
+any end of its path, the longest first. Among the folders of these names the one made from exactly
+this path wins, then the first whose recorded source size is the file's size, so that equal file
+names in two benchmarks do not meet. Keys of a user's own are found by the recorded path: once no
+folder's name answers (or one does whose own source is another file that is still there), the
+``meta.json`` of all assets are read, once. So a lookup costs the same among many assets as among
+few, and a start costs one listing of each root.
 """
 
 import json
@@ -46,6 +49,7 @@ class AssetEntry:
         fingerprint: of these.
         backend: what read the video.
         exactness: of each field that the backend gave.
+        files: size and hash of each file, by name.
     """
 
     folder: Path
@@ -56,6 +60,7 @@ class AssetEntry:
     fingerprint: str
     backend: str
     exactness: dict[str, str]
+    files: dict[str, Any]
 
 
 class AssetLookupError(ValueError):
@@ -66,25 +71,20 @@ class AssetIndex:
     """All assets below some roots; those that the run uses are checked against its settings."""
 
     def __init__(self, settings: EvalSettings, roots: Sequence[Path]) -> None:
-        """Read every ``<root>/*/meta.json``.
-
-        Raises:
-            AssetError: for a ``meta.json`` that is no asset's.
-        """
+        """List the roots; one that does not exist yet is empty."""
         self._settings = settings
-        self._by_video: dict[str, list[AssetEntry]] = defaultdict(list)
-        self._by_key: dict[str, list[AssetEntry]] = defaultdict(list)
+        self._names: dict[Path, set[str]] = {root: _folders(root) for root in roots}
+        self._read: dict[Path, AssetEntry] = {}
+        self._by_video: dict[str, list[AssetEntry]] | None = None
         self._used_by: dict[Path, str] = {}
         self._fingerprint: str | None = None
-        for root in roots:
-            for meta_path in sorted(root.glob(f"[!.]*/{META_NAME}")):
-                self.add(meta_path.parent)
 
     def add(self, folder: Path) -> AssetEntry:
         """Index one asset."""
-        entry = _read_entry(folder)
-        self._by_video[os.path.abspath(entry.video)].append(entry)
-        self._by_key[entry.key].append(entry)
+        entry = self._entry(folder)
+        self._names.setdefault(folder.parent, set()).add(folder.name)
+        if self._by_video is not None:
+            self._by_video[os.path.abspath(entry.video)].append(entry)
         return entry
 
     @property
@@ -92,30 +92,27 @@ class AssetIndex:
         """Of the assets that this run uses; None before the first."""
         return self._fingerprint
 
-    def __len__(self) -> int:
-        return sum(len(entries) for entries in self._by_key.values())
-
     def find(self, video: str) -> AssetEntry | None:
         """The asset of a video, or None.
 
         Raises:
+            AssetError: for a ``meta.json`` that is no asset's.
             AssetLookupError: if the file's size differs from that of every matching asset's source,
-                the asset was made with other settings than the run's or than other assets, or two
-                different files match it.
+                the asset was made with other settings than the run's, by another version or with
+                other settings than other assets, or two different files match it.
         """
         path = os.path.abspath(video)
         size = os.path.getsize(path) if os.path.isfile(path) else None
-        first = None
-        for entry in self._matches(path):
+        matches = self._matches(path, size)
+        for entry in matches:
             if size is None or entry.source_size_bytes == size:
                 self._claim(entry, path)
                 self._require_settings(entry)
                 return entry
-            first = first or entry
-        if first is None:
+        if not matches:
             return None
         raise AssetLookupError(
-            f"{first.folder}: made from a file of {first.source_size_bytes} bytes, but "
+            f"{matches[0].folder}: made from a file of {matches[0].source_size_bytes} bytes, but "
             f"{video} has {size}; make it again with --overwrite, or give video_root if it "
             "belongs to another video of that name"
         )
@@ -127,13 +124,39 @@ class AssetIndex:
             os.path.abspath(video), os.path.abspath(self._settings.video_root or root)
         )
 
-    def _matches(self, path: str) -> Iterator[AssetEntry]:
+    def _matches(self, path: str, size: int | None) -> list[AssetEntry]:
         """Assets that may be the video's, most telling first."""
-        yield from self._by_video.get(path, ())
+        named = [self._entry(folder) for folder in self._folders_named_like(path)]
+        exact = [entry for entry in named if os.path.abspath(entry.video) == path]
+        fitting = next((e for e in named if size is None or e.source_size_bytes == size), None)
+        if not exact and (fitting is None or os.path.exists(fitting.video)):
+            exact = self._made_from(path)
+        return [*exact, *named]
+
+    def _folders_named_like(self, path: str) -> Iterator[Path]:
+        """Folders whose name is a key of the path, the longest key first."""
         root = self._settings.video_root
-        folders = reversed(Path(path).parents) if root is None else [os.path.abspath(root)]
-        for folder in folders:
-            yield from self._by_key.get(evaluation_key(path, folder), ())
+        parents = reversed(Path(path).parents) if root is None else [os.path.abspath(root)]
+        for key in (evaluation_key(path, parent) for parent in parents):
+            for folder, names in self._names.items():
+                if key in names and (folder / key / META_NAME).is_file():
+                    yield folder / key
+
+    def _made_from(self, path: str) -> list[AssetEntry]:
+        """Assets whose recorded path is this one; the first call reads every ``meta.json``."""
+        if self._by_video is None:
+            self._by_video = defaultdict(list)
+            folders = (root / name for root, names in self._names.items() for name in sorted(names))
+            for folder in folders:
+                if (folder / META_NAME).is_file():
+                    entry = self._entry(folder)
+                    self._by_video[os.path.abspath(entry.video)].append(entry)
+        return self._by_video.get(path, [])
+
+    def _entry(self, folder: Path) -> AssetEntry:
+        if folder not in self._read:
+            self._read[folder] = _read_entry(folder)
+        return self._read[folder]
 
     def _claim(self, entry: AssetEntry, path: str) -> None:
         """One asset serves one file: two that share it are told apart only by a root."""
@@ -146,6 +169,7 @@ class AssetIndex:
             )
 
     def _require_settings(self, entry: AssetEntry) -> None:
+        """The run's own settings, this version's algorithm, and the same of all assets."""
         for argument, (name, flag) in _FLAGS.items():
             asked, found = getattr(self._settings, argument), entry.config.get(name)
             if asked != found:
@@ -155,6 +179,13 @@ class AssetIndex:
                     f"{argument}={asked}; set {variable} or model_args {argument}= to the asset's "
                     f"value, or make the assets again with {flag} {asked} --overwrite"
                 )
+        config = AssetConfig.from_dict(entry.config, entry.folder / META_NAME)
+        if entry.fingerprint != config.fingerprint:
+            raise AssetLookupError(
+                f"{entry.folder}: has fingerprint {entry.fingerprint}, but this version makes "
+                f"{config.fingerprint} of its settings: it was made by another version (or its "
+                "meta.json was changed); make the assets again with --overwrite"
+            )
         self._fingerprint = self._fingerprint or entry.fingerprint
         if entry.fingerprint != self._fingerprint:
             raise AssetLookupError(
@@ -227,6 +258,15 @@ def missing_message(
     )
 
 
+def _folders(root: Path) -> set[str]:
+    """Names of the folders in a root; those that begin with a dot are unfinished."""
+    try:
+        with os.scandir(root) as items:
+            return {item.name for item in items if item.name[0] != "." and item.is_dir()}
+    except FileNotFoundError:
+        return set()
+
+
 def _read_entry(folder: Path) -> AssetEntry:
     meta = read_meta(folder / META_NAME)
     return AssetEntry(
@@ -238,4 +278,5 @@ def _read_entry(folder: Path) -> AssetEntry:
         fingerprint=meta["fingerprint"],
         backend=meta["backend"],
         exactness=meta["exactness"],
+        files=meta["files"],
     )

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 from loguru import logger
 from PIL import Image
 
-from cv_reader.assets import read_asset
+from cv_reader.assets import check_files, read_asset
 from cv_reader.precompute import write_evaluation_asset
 from llava.batch import VisualSegment
 from llava.eval.asset_index import AssetEntry, AssetIndex, asset_config
@@ -74,10 +74,18 @@ class VisualLoader:
                 version made.
         """
         found = {video: self.index.find(video) for video in dict.fromkeys(videos)}
-        first = next(filter(None, found.values()), None)
-        if first is not None:
-            read_asset(first.folder)  # all have its settings: one tells whether they can be read
+        entries = [entry for entry in found.values() if entry is not None]
+        for entry in entries:
+            check_files(entry.folder, {"files": entry.files})
+        if entries:
+            read_asset(entries[0].folder)  # the contract of one settings: one stands for all
         return [video for video, entry in found.items() if entry is None]
+
+    @property
+    def asset_fingerprint(self) -> str | None:
+        """Of the assets in use; before the first, of those that this run would compute."""
+        computes = (self._settings.video_input, self._settings.codec_miss) == ("codec", "online")
+        return self.index.fingerprint or (self._config.fingerprint if computes else None)
 
     def load(self, visuals: Sequence[object]) -> list[Visual]:
         """Segments of one sample, in the order of its visuals.

@@ -20,15 +20,19 @@ def say(text: str) -> None:
 class ExitOnError:
     """Context: an exception ends the process with an exit code and its message.
 
-    ``SystemExit`` is what passes through lmms-eval, which catches every ``Exception``.
+    ``SystemExit`` is what passes through lmms-eval, which catches every ``Exception``. One with a
+    message instead of a code, as tasks end where a file is missing, gets the code of the block.
 
     Attributes:
-        where: what was being done, for the message; may be changed inside the block.
+        code: may be changed inside the block, like ``where``.
+        where: what was being done, for the message.
+        always_trace: whether a ``ValueError`` shows where it comes from; our own say it themselves.
     """
 
-    def __init__(self, code: int, where: str = "") -> None:
+    def __init__(self, code: int, where: str = "", *, always_trace: bool = False) -> None:
         self.code = code
         self.where = where
+        self.always_trace = always_trace
 
     def __enter__(self) -> "ExitOnError":
         return self
@@ -39,9 +43,12 @@ class ExitOnError:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if not isinstance(error, Exception):
+        ends_with_text = isinstance(error, SystemExit) and isinstance(error.code, str)
+        if not isinstance(error, Exception) and not ends_with_text:
             return
-        if not isinstance(error, ValueError):
+        if isinstance(error, Exception) and (
+            self.always_trace or not isinstance(error, ValueError)
+        ):
             traceback.print_exception(kind, error, trace)
         prefix = f"{self.where}: " if self.where else ""
         say(f"error: {prefix}{error}")

@@ -6,23 +6,22 @@ Run: ``python -m lmms_eval --model llava_ov_encoder --model_args pretrained=DIR,
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-import torch.distributed as dist
-from lmms_eval.api.instance import Instance
+from lmms_eval.api.instance import GenerationResult, Instance
 from lmms_eval.api.model import lmms
 from loguru import logger
 from tqdm import tqdm
 
 from llava.eval.answering import Answerer
-from llava.eval.asset_index import missing_message, write_listing
 from llava.eval.codec_visuals import VisualLoader
 from llava.eval.environment import local_rank
 from llava.eval.exits import BROKEN, USAGE, ExitOnError
 from llava.eval.generation import GenerationSettings, read_generation_settings
 from llava.eval.manifest import NAME, RunRecord, build_manifest, merge, write_manifest
+from llava.eval.preflight import check_assets
+from llava.eval.ranks import gather, rank_and_size
 from llava.eval.resume import AnswerJournal, run_key
 from llava.eval.samples import (
     Sample,
@@ -36,13 +35,17 @@ from llava.eval.settings import read_settings
 from llava.model.loading import load_pretrained
 from llava.model.processing import LlavaProcessor
 
-MISSING_NAME = "missing_codec_assets"
-
 
 class LlavaOVEncoder(lmms):
-    """A checkpoint of this project behind lmms-eval's interface of simple models."""
+    """A checkpoint of this project behind lmms-eval's interface of simple models.
+
+    Attributes:
+        started: whether a model of this process began to answer: what tells the exit code of a run
+            that broke off from that of one that never began.
+    """
 
     is_simple = True
+    started: ClassVar[bool] = False
 
     def __init__(self, **arguments: object) -> None:
         """Load the checkpoint and read the index of assets.
@@ -54,8 +57,7 @@ class LlavaOVEncoder(lmms):
             ValueError: for an argument, checkpoint or asset that cannot be used.
         """
         super().__init__()
-        if dist.is_available() and dist.is_initialized():
-            self._rank, self._world_size = dist.get_rank(), dist.get_world_size()
+        self._rank, self._world_size = rank_and_size()
         self.settings = read_settings(arguments)
         self._device = _choose_device(self.settings.device)
         model, processor = load_pretrained(
@@ -101,13 +103,14 @@ class LlavaOVEncoder(lmms):
             asked = [self._generation_settings(request) for request in requests]
             return self._answer(requests, asked, self._answerer.generate, "", context)
 
-    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: list[Instance]) -> list[Any]:
         """Score continuations.
 
         Returns:
-            For each request the mean negative log-likelihood of the continuation's tokens (what
-            lmms-eval's multiple choice takes the smallest of), and whether greedy decoding would
-            give exactly these tokens.
+            For each request, as its ``text``: the mean negative log-likelihood of the
+            continuation's tokens (what lmms-eval's multiple choice takes the smallest of), and
+            whether greedy decoding would give exactly these tokens. lmms-eval makes a string of
+            a bare pair, which its multiple choice then cannot read.
         """
         self._start(requests)
         with ExitOnError(BROKEN) as context:
@@ -116,7 +119,8 @@ class LlavaOVEncoder(lmms):
             scores = self._answer(
                 requests, asked, lambda samples, _: score(samples), (0.0, False), context
             )
-            return [(float(loss), bool(greedy)) for loss, greedy in scores]
+            pairs: list[Any] = [(float(loss), bool(greedy)) for loss, greedy in scores]
+            return [GenerationResult(pair) for pair in pairs]
 
     def _answer(
         self,
@@ -195,28 +199,22 @@ class LlavaOVEncoder(lmms):
             folder = results_folder(flags, self.settings.pretrained)
             if self._manifest_path is None and folder is not None:
                 self._manifest_path = folder / NAME
-            if self.settings.video_input == "codec" and self.settings.codec_miss == "error":
-                self._check_assets(requests, folder)
-            key = run_key(self.settings, self._loader.index.fingerprint)
+            if self.settings.video_input == "codec":
+                check_assets(self._videos(requests), self._loader, self.settings, folder)
+            key = run_key(self.settings, self._loader.asset_fingerprint)
             self._journal = AnswerJournal(folder, self._rank, key)
+            LlavaOVEncoder.started = True
             if len(self._journal):
                 logger.info(f"{len(self._journal)} answers of a run that broke off in {folder}")
 
-    def _check_assets(self, requests: Sequence[Instance], folder: Path | None) -> None:
-        """Stop where videos lack assets (``codec_miss=error``)."""
-        videos = [
+    def _videos(self, requests: Sequence[Instance]) -> list[str]:
+        """Paths of the videos that the requests show."""
+        return [
             video
             for request in requests
             if not is_padding(request) and not self._shows_stored_images(request)
             for video in read_request(request, self.task_dict).videos
         ]
-        missing = self._loader.missing(videos)
-        if missing:
-            name = f"{MISSING_NAME}_rank{self._rank}" if self._rank else MISSING_NAME
-            listing = (folder or Path.cwd()) / f"{name}.jsonl"
-            keys = write_listing(missing, videos, self._loader.index, listing)
-            named = dict(zip(missing, keys, strict=True))
-            raise ValueError(missing_message(named, len(set(videos)), listing, self.settings))
 
     def _shows_stored_images(self, request: Instance) -> bool:
         arguments: tuple[Any, ...] = request.args
@@ -244,10 +242,7 @@ class LlavaOVEncoder(lmms):
 
     def _write_manifest(self) -> None:
         """Add up the ranks and write; every rank must come here."""
-        gathered: list[Any] = [(self._record, self._manifest_path)]
-        if dist.is_available() and dist.is_initialized():
-            gathered = [None] * self._world_size
-            dist.all_gather_object(gathered, (self._record, self._manifest_path))
+        gathered = gather((self._record, self._manifest_path))
         path = next((path for _, path in gathered if path is not None), None)
         if self._rank != 0:
             return

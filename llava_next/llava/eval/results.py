@@ -144,7 +144,8 @@ def _read_run(folder: Path, path: Path) -> RunResult:
     stem = newest.name.removesuffix("results.json")
     details: defaultdict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
     for row in read_answers(folder):
-        details[row["task"]][int(row["doc_id"])] = row
+        # Several requests of one document (the options of a question) share what it shows.
+        details[row["task"]].setdefault(int(row["doc_id"]), {}).update(row)
     tasks: dict[str, TaskResult] = {}
     for task in results["configs"]:
         samples = folder / f"{stem}samples_{task}.jsonl"
@@ -169,16 +170,25 @@ def _first_metric(task: str, results: dict[str, Any]) -> tuple[str, float | list
 def _read_sample(
     row: dict[str, Any], metric: str, details: Mapping[int, dict[str, Any]]
 ) -> SampleResult:
-    answer, noted = row["filtered_resps"], details.get(int(row["doc_id"]), {})
+    noted = details.get(int(row["doc_id"]), {})
     return SampleResult(
         doc_id=int(row["doc_id"]),
         score=sample_score(row.get(metric)),
-        answer=str(answer[0] if isinstance(answer, list) and answer else answer),
+        answer=_answer(row["filtered_resps"]),
         target=str(row["target"]),
         prompt=str(row.get("input", "")),
         visuals=noted.get("visuals", []),
         visual_tokens=noted.get("visual_tokens"),
     )
+
+
+def _answer(response: Any) -> str:
+    """What the model said; of a question scored by likelihoods, the mean loss of each option."""
+    if not isinstance(response, list) or not response:
+        return str(response)
+    if isinstance(response[0], list):
+        return "losses of the options: " + ", ".join(f"{float(loss):.4g}" for loss, _ in response)
+    return str(response[0])
 
 
 def _with_own_names(runs: Sequence[RunResult]) -> list[RunResult]:

@@ -127,23 +127,20 @@ def _command(tasks: Sequence[str], arguments: Sequence[str]) -> list[str]:
     )
     output = variable("OUTPUT_PATH", default=f"eval_log/{Path(model).name}")
     return [
-        *_launcher(),
-        *("-m", "lmms_eval", "--model", "llava_ov_encoder", "--model_args", model_args),
+        *(sys.executable, "-m", "llava.eval.launch", "--processes", _processes()),
+        *("--model", "llava_ov_encoder", "--model_args", model_args),
         *("--tasks", ",".join(tasks), "--batch_size", variable("BATCH_SIZE", default="1")),
         *("--log_samples", "--output_path", output),
         *arguments,
     ]
 
 
-def _launcher() -> list[str]:
-    """One process, or one per GPU; a rank that dies ends the others."""
+def _processes() -> str:
+    """How many: ``NUM_GPUS``, else one per GPU, else one."""
     text = variable("NUM_GPUS", default=str(_visible_gpus()))
     if not text.isdecimal():
         raise EvalSettingsError(f"NUM_GPUS must be a number, got {text!r}")
-    if int(text) <= 1:
-        return [sys.executable]
-    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", text)
-    return [sys.executable, *launch]
+    return str(max(1, int(text)))
 
 
 def _visible_gpus() -> int:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from cv_reader.assets import AssetConfig
+from llava.eval import asset_index
 from llava.eval.asset_index import (
     AssetIndex,
     AssetLookupError,
@@ -51,8 +52,8 @@ def _video(path: Path, size: int) -> str:
 def test_the_longest_key_that_the_path_spells_wins(tmp_path: Path) -> None:
     for key in ("clip", "b__clip", "c__clip", ".hidden"):
         _meta(tmp_path / "assets", key, "elsewhere.mp4", 5)
-    index = _index(tmp_path / "assets")
-    assert len(index) == 3
+    (tmp_path / "assets" / "a__b__clip").mkdir()  # no asset: it holds no meta.json
+    index = _index(tmp_path / "assets", tmp_path / "not_yet_there")
     deep, flat = _video(tmp_path / "a/b/clip.mp4", 5), _video(tmp_path / "a/d/clip.mp4", 5)
     assert index.find(deep).key == "b__clip"  # type: ignore[union-attr]
     assert index.find(flat).key == "clip"  # type: ignore[union-attr]
@@ -68,10 +69,32 @@ def test_a_root_makes_keys_exact(tmp_path: Path) -> None:
 
 
 def test_a_free_key_is_found_by_the_recorded_path(tmp_path: Path) -> None:
-    video = _video(tmp_path / "clip.mp4", 5)
+    video, other = _video(tmp_path / "clip.mp4", 5), _video(tmp_path / "other/clip.mp4", 5)
     _meta(tmp_path / "assets", "0007", video, 5)
-    _meta(tmp_path / "assets", "clip", "elsewhere.mp4", 5)
     assert _index(tmp_path / "assets").find(video).key == "0007"  # type: ignore[union-attr]
+    _meta(tmp_path / "assets", "clip", other, 5)  # named as the video, made from another
+    assert _index(tmp_path / "assets").find(video).key == "0007"  # type: ignore[union-attr]
+
+
+def test_only_the_meta_of_assets_that_fit_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(30):
+        _meta(tmp_path / "assets", f"a__{number}", f"/moved/a/{number}.mp4", 5)
+    read: list[str] = []
+    real = asset_index.read_meta
+    monkeypatch.setattr(
+        asset_index, "read_meta", lambda path: read.append(path.parent.name) or real(path)
+    )
+    index = _index(tmp_path / "assets")
+    for _ in range(2):
+        found = [index.find(_video(tmp_path / f"a/{number}.mp4", 5)) for number in (3, 8)]
+        assert [entry.key for entry in found if entry] == ["a__3", "a__8"]
+    assert read == ["a__3", "a__8"]
+    assert index.find(_video(tmp_path / "b/7.mp4", 5)) is None
+    assert len(read) == 30, "a video that no name fits is looked for by recorded path"
+    assert index.find(_video(tmp_path / "b/8.mp4", 5)) is None
+    assert len(read) == 30
 
 
 def test_equal_names_in_two_roots_are_told_apart_by_size(tmp_path: Path) -> None:
@@ -122,18 +145,30 @@ def test_other_settings_are_refused_by_name(
 
 def test_assets_of_a_run_have_one_fingerprint(tmp_path: Path) -> None:
     _meta(tmp_path, "one", "one.mp4", 5)
-    _meta(tmp_path, "two", "two.mp4", 5, fingerprint="0" * 16)
-    _meta(tmp_path, "unused", "unused.mp4", 5, fingerprint="1" * 16)
+    other = AssetConfig(signal="mv")
+    changes = {"cfg": other.to_dict(), "fingerprint": other.fingerprint}
+    _meta(tmp_path, "two", "two.mp4", 5, **changes)
+    _meta(tmp_path, "unused", "unused.mp4", 5, **changes)
     index = _index(tmp_path)
     assert index.find("one.mp4") is not None
-    with pytest.raises(AssetLookupError, match="two: has fingerprint 0000000000000000"):
+    message = f"two: has fingerprint {other.fingerprint}, other assets of this run have"
+    with pytest.raises(AssetLookupError, match=message):
         index.find("two.mp4")
+
+
+def test_assets_of_another_version_are_refused(tmp_path: Path) -> None:
+    _meta(tmp_path, "clip", "clip.mp4", 5, fingerprint="0" * 16)
+    expected = "has fingerprint 0{16}, but this version makes .* made by another version"
+    with pytest.raises(AssetLookupError, match=expected):
+        _index(tmp_path).find("clip.mp4")
 
 
 def test_a_folder_of_another_program_is_refused(tmp_path: Path) -> None:
     _meta(tmp_path, "clip", "clip.mp4", 5, schema_version="llava_codec_v1")
     with pytest.raises(ValueError, match="schema_version must be 1"):
-        _index(tmp_path)
+        _index(tmp_path).find("clip.mp4")
+    with pytest.raises(ValueError, match="schema_version must be 1"):
+        _index(tmp_path).find("unlike.mp4")
 
 
 def test_the_repair_names_every_video_and_the_command(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ tasks on small copies of the data."""
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,8 +11,16 @@ from typing import Any
 
 import pytest
 
-from eval_benchmarks import COPIES, read_samples, write_checkpoint_that_says_a, write_copy
+from eval_benchmarks import (
+    COPIES,
+    OTHER_COPIES,
+    read_samples,
+    write_checkpoint_that_says_a,
+    write_copy,
+)
+from eval_run import evaluate_here
 from llava.eval.benchmarks import find_benchmark
+from llava.eval.prepare_benchmark import main as prepare
 from llava.eval.report import main as report
 from llava.eval.results import read_runs
 from paths import ROOT
@@ -34,69 +43,104 @@ def _script(
     )
 
 
-def _prepare_and_evaluate(names: list[str], folder: Path) -> dict[str, Any]:
-    """The written results, with the manifest under ``manifest`` and the folder under ``out``."""
-    home, out = folder / "home", folder / "out"
+def _write(names: list[str], home: Path) -> list[str]:
+    """Write copies; returns those whose videos need preparation."""
     for name in names:
         write_copy(name, home)
+    return [name for name in names if name in COPIES]
+
+
+def _variables(names: list[str], folder: Path) -> dict[str, str]:
     model = write_checkpoint_that_says_a(folder / "model")
-    prepared = _script(PREPARE, *names, home=home, **SIZES)
-    assert prepared.returncode == 0, prepared.stdout + prepared.stderr
     codec = {f"LLAVA_CODEC_{name}": value for name, value in SIZES.items()}
-    result = _script(
-        EVALUATE,
-        home=home,
-        MODEL_PATH=str(model),
-        TASKS=",".join(names),
-        OUTPUT_PATH=str(out),
-        BATCH_SIZE="2",
-        **codec,
-    )
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-5000:]
+    run = {"MODEL_PATH": str(model), "TASKS": ",".join(names), "OUTPUT_PATH": str(folder / "out")}
+    return {**codec, **run, "BATCH_SIZE": "2"}
+
+
+def _written(folder: Path) -> dict[str, Any]:
+    """The results, with the manifest under ``manifest`` and the folders under their names."""
+    out = folder / "out"
     [results] = out.glob("**/*_results.json")
     [manifest] = out.glob("**/manifest.json")
     return {
         **json.loads(results.read_text()),
         "manifest": json.loads(manifest.read_text()),
         "out": out,
-        "home": home,
+        "home": folder / "home",
     }
 
 
+def _by_scripts(names: list[str], folder: Path) -> dict[str, Any]:
+    """As users do: two scripts."""
+    home = folder / "home"
+    prepared = _script(PREPARE, *_write(names, home), home=home, **SIZES)
+    assert prepared.returncode == 0, prepared.stdout + prepared.stderr
+    result = _script(EVALUATE, home=home, **_variables(names, folder))
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-5000:]
+    return _written(folder)
+
+
+def _in_process(names: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The command that the script would start, without its imports."""
+    home = folder / "home"
+    monkeypatch.setenv("HF_HOME", str(home))
+    flags = [part for name, size in SIZES.items() for part in (f"--{name.lower()}", size)]
+    assert prepare([*_write(names, home), "--num_workers", "1", *flags]) == 0
+    shown = _script(EVALUATE, home=home, DRY_RUN="1", **_variables(names, folder))
+    assert shown.returncode == 0, shown.stderr
+    *variables, command = shown.stdout.splitlines()
+    for variable in variables:
+        monkeypatch.setenv(*variable.split("=", 1))
+    interpreter, _, module, *arguments = shlex.split(command)
+    assert (Path(interpreter).name, module) == ("python", "llava.eval.launch")
+    assert evaluate_here(home, monkeypatch, arguments) == 0
+    return _written(folder)
+
+
 def _check(name: str, run: dict[str, Any]) -> None:
-    copy, benchmark = COPIES[name](), find_benchmark(name)
-    assert benchmark is not None
-    made = {path.name for path in benchmark.assets_folder(run["home"]).iterdir()}
-    assert made == set(copy.keys)
-    for task in benchmark.tasks:
-        score = run["results"][task][f"{copy.metric},none"]
-        assert score == pytest.approx(copy.score), task
-        answers = [row["filtered_resps"] for row in read_samples(run["out"], task)]
-        assert answers == [["A"], ["A"]] or answers == ["A", "A"], task
+    copy, benchmark = {**COPIES, **OTHER_COPIES}[name](), find_benchmark(name)
+    if copy.videos:
+        assert benchmark is not None
+        made = {path.name for path in benchmark.assets_folder(run["home"]).iterdir()}
+        assert made == set(copy.keys)
+    for task in benchmark.tasks if benchmark else [name]:
+        [metric] = [key for key in run["results"][task] if key.startswith(f"{copy.metric},")]
+        assert run["results"][task][metric] == pytest.approx(copy.score), task
+        if name != "arc_easy":  # scores of options, no answers
+            answers = [row["filtered_resps"] for row in read_samples(run["out"], task)]
+            assert answers in ([["A"], ["A"]], ["A", "A"]), task
     _check_report(name, run)
 
 
 def _check_report(name: str, run: dict[str, Any]) -> None:
     """The report's scores of single samples give lmms-eval's score of the task."""
-    copy, benchmark = COPIES[name](), find_benchmark(name)
-    assert benchmark is not None
+    copy, benchmark = {**COPIES, **OTHER_COPIES}[name](), find_benchmark(name)
     [result] = read_runs([run["out"]])
-    for task in benchmark.tasks:
+    for task in benchmark.tasks if benchmark else [name]:
         found = result.tasks[task]
         assert found.scores == [1.0, 0.0], task
         assert found.value == copy.score
-        assert found.visual_tokens == 128, "2 mosaics or frames of 8 x 8 cells"
-        shown = [sample.visuals[0]["asset"] for sample in found.samples.values()]
-        if task not in benchmark.frame_folder_tasks:
-            assert {Path(folder).name for folder in shown} <= set(copy.keys)
+        shown = [visual for sample in found.samples.values() for visual in sample.visuals]
+        if copy.videos:
+            assert found.visual_tokens == 128, "2 mosaics or frames of 8 x 8 cells"
+        else:
+            assert found.visual_tokens == (0 if name == "arc_easy" else 64)
+            assert [visual["source"] for visual in shown] == ["image"] * len(shown)
+        if copy.videos and benchmark and task not in benchmark.frame_folder_tasks:
+            assert {Path(visual["asset"]).name for visual in shown} <= set(copy.keys)
 
 
-def test_videomme_from_videos_to_score(tmp_path: Path) -> None:
-    run = _prepare_and_evaluate(["videomme"], tmp_path)
-    _check("videomme", run)
+def test_benchmarks_from_videos_images_and_text_to_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["videomme", "docvqa_val", "arc_easy"]
+    run = _in_process(names, tmp_path, monkeypatch)
+    for name in names:
+        _check(name, run)
     manifest = run["manifest"]
-    assert (manifest["hits"], manifest["misses"], manifest["frames"]) == (2, 0, 0)
-    assert manifest["samples"] == {"videomme": 2}
+    counts = [manifest[name] for name in ("hits", "misses", "frames", "images")]
+    assert counts == [2, 0, 0, 2]
+    assert manifest["samples"] == {"videomme": 2, "docvqa_val": 2, "arc_easy": 4}
     [row, _] = read_samples(run["out"], "videomme")
     assert "Answer with the option's letter from the given choices directly." in str(row)
     assert report([str(run["out"]), "--out", str(tmp_path / "report.html")]) == 0
@@ -106,12 +150,12 @@ def test_videomme_from_videos_to_score(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def every(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """All benchmarks in one run."""
-    return _prepare_and_evaluate(list(COPIES), tmp_path_factory.mktemp("every"))
+    return _by_scripts([*COPIES, *OTHER_COPIES], tmp_path_factory.mktemp("every"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", COPIES)
-def test_a_benchmark_from_videos_to_score(name: str, every: dict[str, Any]) -> None:
+@pytest.mark.parametrize("name", [*COPIES, *OTHER_COPIES])
+def test_a_benchmark_from_data_to_score(name: str, every: dict[str, Any]) -> None:
     _check(name, every)
 
 
@@ -119,7 +163,8 @@ def test_a_benchmark_from_videos_to_score(name: str, every: dict[str, Any]) -> N
 def test_every_video_of_every_benchmark_was_an_asset(every: dict[str, Any]) -> None:
     manifest = every["manifest"]
     questions = sum(len(part.rows) for make in COPIES.values() for part in make().annotations)
-    assert sum(manifest["samples"].values()) == questions
+    assert sum(manifest["samples"].values()) == questions + 4 * 2 + 2 * 2, "images, options of text"
+    assert manifest["images"] == 4 * 2
     assert manifest["frame_folders"] == 2, "MVBench's episodic_reasoning"
     assert manifest["hits"] == questions - 2
     assert (manifest["misses"], manifest["frames"]) == (0, 0)

@@ -1,40 +1,30 @@
-"""The real command line, offline: results and manifest where all assets are there, else exit 2."""
+"""lmms-eval's real command line, offline: results and manifest where all assets are there, and an
+exit code that says why where not."""
 
 import json
-import os
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from eval_run import evaluate_apart, evaluate_here
 from eval_toy import KILLS_RANK_1, Toy, write_toy_task
 from media import moving_square, write_video
 
 
-def _run(
-    toy: Toy, documents: list[dict[str, Any]], folder: Path, *, ranks: int = 1, **changes: object
-) -> subprocess.CompletedProcess[str]:
+def _arguments(
+    toy: Toy, documents: list[dict[str, Any]], folder: Path, **changes: object
+) -> list[str]:
     """Evaluate the documents as users do; results go to ``folder / "out"``."""
     folder.mkdir(exist_ok=True)
     task = write_toy_task(folder / "task", documents)
     arguments = ",".join(f"{name}={value}" for name, value in toy.arguments(**changes).items())
-    launch = [sys.executable]
-    if ranks > 1:
-        launch += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-    return subprocess.run(
-        [
-            *(*launch, "-m", "lmms_eval", "--model", "llava_ov_encoder", "--model_args", arguments),
-            *("--include_path", task, "--tasks", "toy_video", "--batch_size", "2"),
-            *("--log_samples", "--output_path", folder / "out"),
-        ],
-        env={**os.environ, "HF_HOME": str(folder / "huggingface")},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    return [
+        *("--model", "llava_ov_encoder", "--model_args", arguments),
+        *("--include_path", str(task), "--tasks", "toy_video", "--batch_size", "2"),
+        *("--log_samples", "--output_path", str(folder / "out")),
+    ]
 
 
 def _results(out: Path) -> dict[str, Any]:
@@ -54,12 +44,11 @@ def _answers(out: Path) -> dict[int, str]:
     return {row["doc_id"]: row["filtered_resps"] for row in rows}
 
 
-@pytest.mark.slow
-@pytest.mark.slow
-def test_a_run_with_all_assets_succeeds(toy: Toy, tmp_path: Path) -> None:
+def test_a_run_with_all_assets_succeeds(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "out"
-    result = _run(toy, toy.documents, tmp_path)
-    assert result.returncode == 0, result.stdout + result.stderr
+    assert evaluate_here(tmp_path, monkeypatch, _arguments(toy, toy.documents, tmp_path)) == 0
     manifest = _manifest(out)
     assert (manifest["hits"], manifest["misses"]) == (3, 0)
     assert manifest["samples"] == {"toy_video": 5}
@@ -68,14 +57,16 @@ def test_a_run_with_all_assets_succeeds(toy: Toy, tmp_path: Path) -> None:
     assert score == sum(map(len, answers.values())) / 5
 
 
-def test_a_run_with_a_missing_asset_exits_with_2(toy: Toy, tmp_path: Path) -> None:
+def test_a_run_with_a_missing_asset_exits_with_2(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     video = write_video(tmp_path / "new.mp4", moving_square(9, 48, 64))
     documents = [*toy.documents, {"media": [str(video)], "question": "?"}]
     out = tmp_path / "out"
-    result = _run(toy, documents, tmp_path)
-    assert result.returncode == 2, result.stdout + result.stderr
-    assert f"1 of 4 videos of this run have no codec asset ({toy.assets}):\n  " in result.stderr
-    assert f"__new: {video}\n" in result.stderr
+    assert evaluate_here(tmp_path, monkeypatch, _arguments(toy, documents, tmp_path)) == 2
+    message = capfd.readouterr().err
+    assert f"1 of 4 videos of this run have no codec asset ({toy.assets}):\n  " in message
+    assert f"__new: {video}\n" in message
     [listing] = out.glob("**/missing_codec_assets.jsonl")
     row = json.loads(listing.read_text())
     assert row["video"] == str(video)
@@ -83,9 +74,58 @@ def test_a_run_with_a_missing_asset_exits_with_2(toy: Toy, tmp_path: Path) -> No
     assert not list(out.glob("**/*_results.json"))
 
 
+def test_a_damaged_asset_exits_with_2(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assets = shutil.copytree(toy.assets, tmp_path / "assets")
+    (assets / "b__clip" / "mosaic_001.jpg").unlink()
+    arguments = _arguments(toy, toy.documents, tmp_path, codec_root=assets)
+    assert evaluate_here(tmp_path, monkeypatch, arguments) == 2
+    assert "b__clip/mosaic_001.jpg: cannot be read" in capfd.readouterr().err
+    assert not list((tmp_path / "out").glob("**/answers_rank*.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"--tasks": "toy_vidoe"}, "lmms-eval: Tasks not found: toy_vidoe"),
+        # Its data set is not here; the library tries several times.
+        pytest.param({"--tasks": "ai2d"}, "error: lmms-eval: ", marks=pytest.mark.slow),
+        ({"--model_args": "pretrained=nowhere"}, "nowhere"),
+    ],
+)
+def test_what_cannot_start_exits_with_2(
+    toy: Toy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    changes: dict[str, str],
+    message: str,
+) -> None:
+    arguments = _arguments(toy, toy.documents, tmp_path)
+    for flag, value in changes.items():
+        arguments[arguments.index(flag) + 1] = value
+    assert evaluate_here(tmp_path, monkeypatch, arguments) == 2
+    assert message in capfd.readouterr().err
+
+
+def test_a_scorer_that_fails_exits_with_1(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = _arguments(toy, toy.documents[-1:], tmp_path)
+    utils = tmp_path / "task" / "utils.py"
+    utils.write_text(f"{utils.read_text()}\n\ndef broken(scores):\n    return 1 / 0\n")
+    task = tmp_path / "task" / "toy_video.yaml"
+    text = task.read_text()
+    task.write_text(text.replace("aggregation: mean", "aggregation: !function utils.broken"))
+    assert evaluate_here(tmp_path, monkeypatch, arguments) == 1
+    assert "error: lmms-eval: division by zero" in capfd.readouterr().err
+
+
 @pytest.mark.slow
 def test_stale_settings_exit_with_2(toy: Toy, tmp_path: Path) -> None:
-    result = _run(toy, toy.documents, tmp_path, codec_num_images=4)
+    arguments = _arguments(toy, toy.documents, tmp_path, codec_num_images=4)
+    result = evaluate_apart(tmp_path, arguments)
     assert result.returncode == 2
     assert "made with num_images=2" in result.stderr
     assert "--overwrite" in result.stderr
@@ -94,15 +134,17 @@ def test_stale_settings_exit_with_2(toy: Toy, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_frames_are_an_explicit_choice(toy: Toy, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    result = _run(toy, toy.documents, tmp_path, codec_root=None, video_input="frames")
+    arguments = _arguments(toy, toy.documents, tmp_path, codec_root=None, video_input="frames")
+    result = evaluate_apart(tmp_path, arguments)
     assert result.returncode == 0, result.stdout + result.stderr
     assert (_manifest(out)["hits"], _manifest(out)["frames"]) == (0, 3)
 
 
 @pytest.mark.slow
 def test_two_ranks_answer_as_one(toy: Toy, tmp_path: Path) -> None:
-    for ranks in (1, 2):
-        result = _run(toy, toy.documents, tmp_path / str(ranks), ranks=ranks)
+    for ranks in ("1", "2"):
+        arguments = _arguments(toy, toy.documents, tmp_path / ranks)
+        result = evaluate_apart(tmp_path / ranks, ["--processes", ranks, *arguments])
         assert result.returncode == 0, result.stdout + result.stderr
     one, two = tmp_path / "1", tmp_path / "2"
     assert _answers(one) == _answers(two)
@@ -113,18 +155,37 @@ def test_two_ranks_answer_as_one(toy: Toy, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_miss_on_one_rank_fails_the_launch(toy: Toy, tmp_path: Path) -> None:
-    documents = [*toy.documents, {"media": ["/none/new.mp4"], "question": "?"}]
-    result = _run(toy, documents, tmp_path, ranks=2)
-    assert result.returncode != 0
-    assert "of 2 videos of this run have no codec asset" in result.stderr
+def test_misses_of_all_ranks_are_named_before_any_begins(toy: Toy, tmp_path: Path) -> None:
+    gone = [{"media": [f"/none/{name}.mp4"], "question": "?"} for name in ("x", "y", "z")]
+    arguments = _arguments(toy, [*toy.documents, *gone], tmp_path)
+    result = evaluate_apart(tmp_path, ["--processes", "2", *arguments])
+    assert result.returncode == 2, result.stderr[-3000:]
+    assert "3 of 6 videos of this run have no codec asset" in result.stderr
+    [listing] = (tmp_path / "out").glob("**/missing_codec_assets.jsonl")
+    named = {json.loads(line)["video"] for line in listing.read_text().splitlines()}
+    assert named == {"/none/x.mp4", "/none/y.mp4", "/none/z.mp4"}
+    assert not list((tmp_path / "out").glob("**/answers_rank*.jsonl"))
+
+
+@pytest.mark.slow
+def test_settings_that_one_rank_finds_wrong_exit_with_2(toy: Toy, tmp_path: Path) -> None:
+    """Only the second document, which is rank 1's, has an asset of other settings."""
+    assets = shutil.copytree(toy.assets, tmp_path / "assets")
+    meta = assets / "b__clip" / "meta.json"
+    meta.write_text(meta.read_text().replace('"num_images": 2', '"num_images": 4'))
+    arguments = _arguments(toy, toy.documents[:2], tmp_path, codec_root=assets)
+    result = evaluate_apart(tmp_path, ["--processes", "2", *arguments])
+    assert result.returncode == 2, result.stderr[-3000:]
+    assert "b__clip: made with num_images=4" in result.stderr
+    assert not list((tmp_path / "out").glob("**/answers_rank*.jsonl"))
 
 
 @pytest.mark.slow
 def test_a_rank_that_dies_ends_all_ranks(toy: Toy, tmp_path: Path) -> None:
     """The launcher ends the other rank, which waits for the dead one; a hang fails by time-out."""
     documents = [*toy.documents, {"media": [], "question": KILLS_RANK_1}]
-    result = _run(toy, documents, tmp_path, ranks=2, codec_miss="online")
-    assert result.returncode != 0
+    arguments = _arguments(toy, documents, tmp_path, codec_miss="online")
+    result = evaluate_apart(tmp_path, ["--processes", "2", *arguments])
+    assert result.returncode == 1, result.stderr[-3000:]
     assert "SIGKILL" in result.stdout + result.stderr or "-9" in result.stdout + result.stderr
     assert not list((tmp_path / "out").glob("**/*_results.json"))

@@ -1,5 +1,7 @@
 """Exceptions become exit codes; what already ends a process is left alone."""
 
+import sys
+
 import pytest
 
 from llava.eval.exits import ExitOnError
@@ -28,3 +30,18 @@ def test_interrupts_pass(kind: type[BaseException]) -> None:
         raise kind
     with ExitOnError(2):
         pass
+
+
+def test_a_text_instead_of_a_code_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped, ExitOnError(2):
+        sys.exit("video path:a.mp4 does not exist")
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == "error: video path:a.mp4 does not exist\n"
+
+
+def test_errors_of_others_show_where_they_come_from(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit), ExitOnError(2, "there", always_trace=True):
+        raise ValueError("wrong value")
+    message = capsys.readouterr().err
+    assert message.startswith("Traceback")
+    assert message.endswith("error: there: wrong value\n")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from datasets import Dataset, Features, Value
 from datasets import Image as ImageFeature
-from lmms_eval.api.instance import Instance
+from lmms_eval.api.instance import Instance, unwrap_generation_output
 from lmms_eval.models.registry_v2 import ModelRegistryV2
 from PIL import Image
 
@@ -51,6 +51,11 @@ def _model(toy: Toy, **changes: object) -> LlavaOVEncoder:
 def _answers(toy: Toy, second: dict[str, Any] | None = None, **changes: object) -> list[str]:
     requests = _requests(toy.documents, lambda index: dict(GREEDY if second is None else second))
     return _model(toy, **changes).generate_until(requests)
+
+
+def _scores(model: LlavaOVEncoder, requests: list[Instance]) -> list[Any]:
+    """As lmms-eval hands them to its metrics."""
+    return [unwrap_generation_output(output)[0] for output in model.loglikelihood(requests)]
 
 
 def test_registry_finds_the_model_through_the_entry_point() -> None:
@@ -107,7 +112,7 @@ def test_until_ends_answers_and_is_left_out(toy: Toy) -> None:
 def test_scores_are_the_mean_loss_of_the_continuation(toy: Toy) -> None:
     continuations = [" yes", "no, never", " ", "B", "<image>"]
     requests = _requests(toy.documents, lambda index: continuations[index], "loglikelihood")
-    scores = _model(toy, batch_size=1).loglikelihood(requests)
+    scores = _scores(_model(toy, batch_size=1), requests)
     model, processor = load_pretrained(toy.model)
     # Oracle for the sample without visuals: one pass of the model over the whole text.
     inputs = processor([[{"from": "human", "value": toy.documents[4]["question"]}]], [[]])
@@ -117,7 +122,7 @@ def test_scores_are_the_mean_loss_of_the_continuation(toy: Toy) -> None:
         logits = model(ids).logits[0, -tokens.shape[1] - 1 : -1].log_softmax(-1)  # type: ignore[operator]
     expected = -logits.gather(1, tokens.T).mean().item()
     assert scores[4] == (pytest.approx(expected, rel=1e-5), False)
-    batched = _model(toy, batch_size=3).loglikelihood(requests)
+    batched = _scores(_model(toy, batch_size=3), requests)
     assert [value for value, _ in batched] == pytest.approx(
         [value for value, _ in scores], rel=1e-4
     )
@@ -130,7 +135,7 @@ def test_a_greedy_answer_scores_as_greedy(toy: Toy) -> None:
     greedy = [answer if answer.isascii() and answer else None for answer in answers]
     assert any(greedy)
     requests = _requests(toy.documents, lambda index: greedy[index] or "~", "loglikelihood")
-    scores = model.loglikelihood(requests)
+    scores = _scores(model, requests)
     assert [is_greedy for _, is_greedy in scores] == [answer is not None for answer in greedy]
 
 
@@ -141,7 +146,7 @@ def test_an_unconditional_continuation_is_scored(toy: Toy) -> None:
         idx=0,
         metadata={"task": "toy", "doc_id": 0, "repeats": 1},
     )
-    [(loss, _)] = _model(toy).loglikelihood([request])
+    [(loss, _)] = _scores(_model(toy), [request])
     assert loss > 0
 
 

@@ -78,7 +78,7 @@ def test_roots_of_video_tasks_are_found_once(tmp_path: Path) -> None:
     assert f"LLAVA_CODEC_OFFLINE_ROOT={':'.join(roots)}\n" in result.stdout
     assert "LLAVA_CODEC_USE_OFFLINE=1\n" in result.stdout
     command = result.stdout.splitlines()[-1]
-    assert "python -m lmms_eval --model llava_ov_encoder " in command
+    assert "python -m llava.eval.launch --processes 1 --model llava_ov_encoder " in command
     assert "--model_args pretrained=models/my_model,conv_template=plain " in command
     assert f"--tasks {tasks} " in command
     assert "--output_path eval_log/my_model --limit 4" in command
@@ -103,7 +103,7 @@ def test_image_tasks_need_no_assets(tmp_path: Path) -> None:
     assert result.returncode == 0
     assert "USE_OFFLINE" not in result.stdout
     assert _run(tmp_path, TASKS="ai2d", NUM_GPUS="many").returncode == 2
-    assert "torch.distributed.run --standalone --nproc_per_node 8 -m lmms_eval" in result.stdout
+    assert "-m llava.eval.launch --processes 8 --model llava_ov_encoder" in result.stdout
 
 
 def test_a_checkpoint_must_be_named(tmp_path: Path) -> None:

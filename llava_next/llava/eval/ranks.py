@@ -1,0 +1,23 @@
+"""The processes of one run, as far as they speak with each other; one process is a run too."""
+
+from typing import Any
+
+import torch.distributed as dist
+
+
+def rank_and_size() -> tuple[int, int]:
+    """Number of this process, and how many there are."""
+    return (dist.get_rank(), dist.get_world_size()) if _several() else (0, 1)
+
+
+def gather(value: Any) -> list[Any]:
+    """What every rank gave, in their order; every rank must come here."""
+    if not _several():
+        return [value]
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered
+
+
+def _several() -> bool:
+    return dist.is_available() and dist.is_initialized()
