@@ -1,10 +1,10 @@
 """Opening a file: its video stream, its first picture, and FFmpeg's complaints in our own words."""
 
 import os
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -25,6 +25,12 @@ MAX_AREA_PX = 1 << 26
 
 _TEXT_CODECS = ("ansi", "bintext", "xbin", "idf")
 """FFmpeg draws plain text files as pictures under these names."""
+
+
+_LENIENT: dict[str, Any] = (
+    {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}
+)
+"""Metadata in whatever encoding is read; before version 19 PyAV has to be asked for that."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +91,15 @@ def side_data(frame: VideoFrame, name: str, path: str) -> SideData | None:
         UnsupportedVideoError: the frame carries side data of a kind that PyAV does not know.
     """
     try:
-        return next((d for d in _all_side_data(frame) if d.type.name == name), None)
+        return _all_side_data(frame).get(name)
     except ValueError as error:
         raise UnsupportedVideoError(path, f"{error}; convert it with a plain encoder") from error
 
 
-def _all_side_data(frame: VideoFrame) -> Iterable[SideData]:
-    return SideDataContainer(frame)  # pyright: ignore[reportCallIssue] (the stub has no __init__)
+def _all_side_data(frame: VideoFrame) -> Mapping[str, SideData]:
+    """By name, whatever else PyAV takes for a key."""
+    all_data = SideDataContainer(frame)  # pyright: ignore[reportCallIssue] (no __init__ in the stub)
+    return cast(Mapping[str, SideData], all_data)
 
 
 def first_picture(frame: VideoFrame, stream: VideoStream, path: str) -> FirstPicture:
@@ -127,11 +135,10 @@ def _open(path: str) -> InputContainer:
     try:
         # "file:" keeps a colon in a name from being taken for a protocol, and the whitelist keeps
         # a play list from leading to the network.
-        return av.open(
-            f"file:{path}",
-            metadata_errors="ignore",
-            container_options={"protocol_whitelist": "file"},
+        container: Any = av.open(
+            f"file:{path}", container_options={"protocol_whitelist": "file"}, **_LENIENT
         )
+        return cast(InputContainer, container)
     except error_classes.EOFError as error:
         raise CorruptVideoError(path, "ends before its first packet; copy it again") from error
     except FFmpegError as error:

@@ -1,4 +1,4 @@
-"""Plots as inline SVG: bars, a band over bars, a grid of cells. No script, no outside file.
+"""Plots as inline SVG: bars, layers, a band over bars, a grid of cells. No script, no other file.
 
 Colours come from the page's style: ``bar``, ``band``, ``axis`` classes; cells carry their own.
 """
@@ -56,6 +56,45 @@ def bars(
         middle = _LEFT + (number + 0.5) * step
         ends = (base - plot_height * edge / top for edge in (low, high))
         parts.append(_line("band", middle, next(ends), middle, next(ends)))
+    parts.append(_text(_LEFT + plot_width / 2, _HEIGHT - 4, axis))
+    return _svg(parts, _WIDTH, _HEIGHT, title)
+
+
+def stacks(
+    layers: Sequence[Sequence[float]],
+    colours: Sequence[str],
+    labels: Sequence[str],
+    *,
+    title: str,
+    axis: str,
+) -> str:
+    """Bars in layers, the first at the bottom.
+
+    Args:
+        layers: heights >= 0, as many per layer as labels.
+        colours: CSS, one per layer.
+        labels: below the bars; every n-th is written where there are many.
+        title: what a screen reader says.
+        axis: what the labels are.
+    """
+    columns = list(zip(*layers, strict=True))
+    top = _round_up(max([*map(sum, columns), 1e-9]))
+    plot_width, plot_height = _WIDTH - _LEFT - 8, _HEIGHT - _BOTTOM - _TOP
+    step, base = plot_width / max(len(labels), 1), _TOP + plot_height
+    parts = [_scale(top, plot_height)]
+    every = -(-len(labels) // 16)
+    for number, (values, label) in enumerate(zip(columns, labels, strict=True)):
+        left, bottom = _LEFT + number * step, base
+        for value, colour in zip(values, colours, strict=True):
+            height = plot_height * value / top
+            bottom -= height
+            parts.append(
+                f'<rect x="{left + step * 0.1:.1f}" y="{bottom:.1f}" width="{step * 0.8:.1f}" '
+                f'height="{height:.1f}" fill="{colour}">'
+                f"<title>{html.escape(label)}: {value:.4g}</title></rect>"
+            )
+        if number % every == 0:
+            parts.append(_text(left + step / 2, base + 15, label))
     parts.append(_text(_LEFT + plot_width / 2, _HEIGHT - 4, axis))
     return _svg(parts, _WIDTH, _HEIGHT, title)
 

@@ -187,7 +187,7 @@ def strips(shown: Shown) -> list[tuple[str, Image.Image]]:
 def sheet(shown: Shown) -> Image.Image:
     """All strips with their captions on one picture."""
     parts = strips(shown)
-    font = _font(15)
+    font = label_font(15)
     width = max(picture.width for _, picture in parts) + 2 * _MARGIN_PX
     step = _LABEL_PX + GAP_PX
     height = sum(picture.height + step + 2 * _MARGIN_PX for _, picture in parts) + _MARGIN_PX
@@ -230,7 +230,7 @@ def _moment(shown: Shown, slot: int) -> Image.Image:
     bar_top = top + max(picture.height for picture in pictures) + _MARGIN_PX
     canvas = Image.new("RGB", (width, bar_top + _BAR_PX + _MARGIN_PX), _GROUND)
     draw = ImageDraw.Draw(canvas)
-    title, note = _font(15), _font(12)
+    title, note = label_font(15), label_font(12)
     for number, ((name, text, _), picture) in enumerate(zip(panels, pictures, strict=True)):
         left = _MARGIN_PX + number * (panel_px + _MARGIN_PX)
         draw.text((left, _MARGIN_PX), name, fill=_INK, font=title)
@@ -241,7 +241,8 @@ def _moment(shown: Shown, slot: int) -> Image.Image:
 
 
 @cache
-def _font(size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def label_font(size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The font of captions."""
     return ImageFont.load_default(size_px)
 
 

@@ -11,6 +11,7 @@ COMMANDS = MappingProxyType(
         "precompute": "both stages in one pass, as evaluation needs them",
         "validate": "check assets and training data against the contract",
         "visualize": "show what is kept of a video, beside what other ways would keep",
+        "compare": "hold selections made elsewhere against those made here",
         "stats": "draw which patches a folder of assets keeps, over time and space",
         "extract": "write motion, residual and bits of frames as numpy files",
         "doctor": "say what this installation can read, and how exactly",

@@ -1,0 +1,143 @@
+"""Selections made elsewhere are held against ours: counts, reasons, pictures, refusals."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cv_reader import open_video
+from cv_reader.agreement import OURS, Agreement, compare
+from cv_reader.commands.compare import main, shown_slots
+from cv_reader.made_elsewhere import find_chosen, read_chosen
+from cv_reader.precompute import ReadOptions, select_from_video
+from media import moving_square, write_video
+from paths import require_shared_data
+
+META = {
+    "video": "videos/clip.mp4",
+    "T": 8,
+    "square_size": 64,
+    "patch": 8,
+    "keep_frames_equiv": 2,
+    "padding_policy": "zero",
+    "keep_first_full_frame": True,
+    "keep_uniform_first": False,
+}
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    frames = moving_square(24, 48, 64, (0, 2), square_px=16)
+    return write_video(tmp_path_factory.mktemp("videos") / "clip.mp4", frames)
+
+
+def _write(folder: Path, rows: np.ndarray, frame_ids: np.ndarray, **changes: object) -> Path:
+    folder.mkdir(exist_ok=True)
+    np.save(folder / "sample.visidx_thw.npy", rows.astype(np.int32))
+    np.save(folder / "sample.frame_ids.npy", frame_ids.astype(np.int32))
+    path = folder / "sample.meta.json"
+    path.write_text(json.dumps(META | changes), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def same(clip: Path, tmp_path: Path) -> Path:
+    """A folder with exactly what is selected here."""
+    empty = _write(tmp_path / "same", np.zeros((0, 3)), np.zeros(8))
+    selection = select_from_video(clip, read_chosen(empty).config, ReadOptions())
+    _write(tmp_path / "same", selection.rows, selection.frame_ids)
+    return tmp_path / "same"
+
+
+def _agreement(folder: Path, clip: Path) -> Agreement:
+    return compare(read_chosen(find_chosen(folder)[0]), clip, ReadOptions())
+
+
+def test_a_selection_agrees_with_itself(same: Path, clip: Path) -> None:
+    agreement = _agreement(same, clip)
+    assert agreement.shared == agreement.jaccard == agreement.shared_by[OURS] == 1
+    # Of the budget of two frames, one is the first; the clip fills 6 of 8 rows of the square.
+    assert agreement.theirs.sum() == 64
+    assert agreement.competing.sum() == 7 * 48
+    assert agreement.chance == pytest.approx(64 / (7 * 48))
+
+
+def test_cells_are_counted_and_told_apart(same: Path, clip: Path) -> None:
+    rows = np.load(same / "sample.visidx_thw.npy")
+    frame_ids = np.load(same / "sample.frame_ids.npy")
+    ours = {tuple(row) for row in rows.tolist()}
+    others = [
+        (t, h, w)
+        for t in range(1, 8)
+        for h in range(1, 7)
+        for w in range(8)
+        if (t, h, w) not in ours
+    ]
+    with open_video(clip) as video:
+        residuals = {t: frame.residual_y for t, frame in enumerate(video.frames(frame_ids))}
+    coded = [
+        bool(np.any(residuals[t][(h - 1) * 8 : h * 8, w * 8 : w * 8 + 8])) for t, h, w in others
+    ]
+    swapped = np.concatenate([rows[:-10], np.array(others[:10])])
+    agreement = _agreement(_write(same, swapped, frame_ids).parent, clip)
+    assert agreement.shared == pytest.approx(54 / 64)
+    assert agreement.jaccard == pytest.approx(54 / 74)
+    there_alone = agreement.shares()["the true luma residual is exactly 0"][2]
+    assert there_alone == pytest.approx(1 - np.mean(coded[:10]))
+
+
+@pytest.mark.parametrize("suffix", ["html", "png"])
+def test_the_command_writes_a_page_or_a_picture(
+    suffix: str, same: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / f"page.{suffix}"
+    assert main([str(same), "--video_root", str(clip.parent), "-o", str(output)]) == 0
+    assert "100.0 % of their cells" in capsys.readouterr().err
+    if suffix == "png":
+        assert Image.open(output).width > 500
+    else:
+        page = output.read_text(encoding="utf-8")
+        assert "data:image/jpeg" in page and "<svg" in page
+        assert "http" not in page, "the page needs no other file"
+
+
+def test_shown_slots_reach_from_least_to_most_agreement(same: Path, clip: Path) -> None:
+    agreement = _agreement(same, clip)
+    slots = shown_slots(agreement, 3)
+    values = agreement.slot_jaccard()[slots]
+    assert len(slots) == 3 and (np.diff(values) >= 0).all()
+
+
+def test_what_cannot_be_compared_is_told(
+    same: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--video_root", str(clip.parent), "-o", str(tmp_path / "page.html")]
+    rows = np.load(same / "sample.visidx_thw.npy")
+    for changes, frame_ids, reason in (
+        ({}, np.arange(8), "other frames were sampled"),
+        ({"T": 9}, np.arange(8), "do not fit"),
+        ({"patch": None}, np.arange(8), "not the metadata"),
+        ({"video": "none.mp4"}, np.arange(8), "no such file"),
+    ):
+        _write(same, rows, frame_ids, **changes)
+        assert main([str(same), *arguments]) == 2
+        assert reason in capsys.readouterr().err
+    assert main([str(tmp_path), *arguments]) == 2
+    assert main([str(same), *arguments[:-1], "page.txt"]) == 2
+
+
+@pytest.mark.slow
+def test_the_reference_selections_differ_as_they_must(tmp_path: Path) -> None:
+    """They are not made from the residual: most of what they alone keep has none."""
+    folder = require_shared_data("reference_outputs", "stage1")
+    videos = require_shared_data("real_videos")
+    output = tmp_path / "page.html"
+    assert main([str(folder), "--video_root", str(videos), "-o", str(output)]) == 0
+    for meta_path in find_chosen(folder):
+        chosen = read_chosen(meta_path)
+        agreement = compare(chosen, videos / Path(chosen.video).name, ReadOptions())
+        assert agreement.chance == pytest.approx(0.2)
+        assert 0.2 < agreement.shared < 0.8
+        assert agreement.shares()["the true luma residual is exactly 0"][2] > 0.5
