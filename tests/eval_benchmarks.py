@@ -205,7 +205,7 @@ def _temporalbench() -> Copy:
 def _video_mmmu() -> Copy:
     names = ("validation_Art_Theory_1", "validation_Math_7")
 
-    def rows(kind: str) -> Rows:
+    def rows(kinds: tuple[str, str], answers: tuple[str, str]) -> Rows:
         return [
             {
                 "id": name,
@@ -214,17 +214,18 @@ def _video_mmmu() -> Copy:
                 "answer": answer,
                 "question_type": kind,
             }
-            for name, answer in zip(names, "AB", strict=True)
+            for name, kind, answer in zip(names, kinds, answers, strict=True)
         ]
 
-    kinds = {
-        "Adaptation": "multiple-choice",
-        "Comprehension": "multiple-choice",
-        "Perception": "multiple-choice",
+    options = ("multiple-choice", "multiple-choice")
+    questions = {
+        "Adaptation": rows(("multiple-choice", "open"), ("A", "12.5")),
+        "Comprehension": rows(options, ("A", "B")),
+        "Perception": rows(options, ("A", "B")),
     }
     return Copy(
         videos=("Art/validation_Art_Theory_1.mp4", "Science/validation_Math_7.mp4"),
-        annotations=tuple(Annotations(name, "test", rows(kind)) for name, kind in kinds.items()),
+        annotations=tuple(Annotations(name, "test", rows) for name, rows in questions.items()),
         metric="mmmu_acc",
         score=0.5,
         keys=("Art__validation_Art_Theory_1", "Science__validation_Math_7"),

@@ -27,6 +27,11 @@ def hf_home() -> Path:
     return Path(variable("HF_HOME", default=DEFAULT_HF_HOME)).expanduser().absolute()
 
 
+def settle_hf_home() -> None:
+    """Set ``HF_HOME`` where it is not: modules of some tasks cannot be imported without it."""
+    os.environ["HF_HOME"] = str(hf_home())
+
+
 def local_rank() -> int:
     """Which device of this machine belongs to this process (set by ``torchrun``)."""
     return int(variable("LOCAL_RANK", default="0"))

@@ -15,7 +15,7 @@ from pathlib import Path
 from llava.eval.benchmarks import find_benchmark
 from llava.eval.exits import USAGE, say
 from llava.eval.report_samples import samples_section
-from llava.eval.results import ResultsError, RunResult, TaskResult, read_runs
+from llava.eval.results import ResultsError, RunResult, TaskResult, equal_weights, read_runs
 from llava.eval.significance import Comparison, bootstrap_mean, compare
 from llava.html_page import Mark, interval_chart, page, table
 
@@ -63,16 +63,32 @@ def build_page(runs: Sequence[RunResult], num_samples: int) -> str:
 
 
 def _common_tasks(first: RunResult, second: RunResult) -> list[str]:
-    return [task for task in first.tasks if task in second.tasks]
+    return [task for task in _in_order([first]) if task in second.results]
+
+
+def _in_order(runs: Sequence[RunResult]) -> list[str]:
+    """Groups and tasks, each once, a group before its tasks."""
+    names: list[str] = []
+    for run in runs:
+        for task in run.tasks:
+            names += [name for name, group in run.groups.items() if task in group.parts]
+            names.append(task)
+    return list(dict.fromkeys(names))
+
+
+def _label(result: TaskResult) -> str:
+    if len(result.parts) == 1:
+        return escape(result.task)
+    return f"<b>{escape(result.task)}</b>, mean of {len(result.parts)} tasks"
 
 
 def _scores_section(runs: Sequence[RunResult]) -> str:
     rows: list[list[str]] = []
-    for task in dict.fromkeys(task for run in runs for task in run.tasks):
-        having = [run for run in runs if task in run.tasks]
+    for task in _in_order(runs):
+        having = [run for run in runs if task in run.results]
         for number, run in enumerate(having):
-            name = "" if number else escape(task)
-            rows.append([name, _run_name(run), *_score_cells(run.tasks[task])])
+            name = "" if number else _label(run.results[task])
+            rows.append([name, _run_name(run), *_score_cells(run.results[task])])
     header = ["task", "run", "metric", "score", "mean of samples", "95 % interval", "n", "tokens"]
     notes = {
         task: benchmark.note
@@ -84,7 +100,8 @@ def _scores_section(runs: Sequence[RunResult]) -> str:
     return (
         "<h2>Scores</h2><p>The score is lmms-eval's own. The mean of samples and its interval "
         "(bootstrap over videos, where there are any) are of the scores that the task gives single "
-        "samples; where the task weights them, both differ. Tokens: visual, per sample.</p>"
+        "samples; where the task weights them, both differ. A group is the mean of its tasks. "
+        "Tokens: visual, per sample.</p>"
         + table(header, rows, {3, 4, 5, 6, 7})
         + (f'<ul class="note">{lines}</ul>' if lines else "")
     )
@@ -108,11 +125,11 @@ def _comparison_section(codec: RunResult, frames: RunResult) -> str:
     marks: list[Mark] = []
     counts = {"codec": 0, "frames": 0, "none": 0}
     for task in _common_tasks(codec, frames):
-        first, second = codec.tasks[task], frames.tasks[task]
-        comparison = _compare(first, second)
+        first, second = codec.results[task], frames.results[task]
+        comparison = _compare(codec, frames, first.parts)
         budgets = [_tokens(first), _tokens(second)]
         if comparison is None:
-            rows.append([escape(task), *budgets, "", "", "", "no scores of samples in common"])
+            rows.append([_label(first), *budgets, "", "", "", "no scores of samples in common"])
             continue
         equal = _equal_budgets(first, second)
         kind, words = _verdict(comparison) if equal else ("none", "not at equal tokens")
@@ -120,7 +137,7 @@ def _comparison_section(codec: RunResult, frames: RunResult) -> str:
         ties = comparison.samples - comparison.wins - comparison.losses
         rows.append(
             [
-                escape(task),
+                _label(first),
                 *budgets,
                 f"{mean:+.1f} ({low:+.1f} to {high:+.1f})",
                 f"{comparison.wins} / {comparison.losses} / {ties}",
@@ -129,7 +146,7 @@ def _comparison_section(codec: RunResult, frames: RunResult) -> str:
             ]
         )
         if equal:
-            counts[kind] += 1
+            counts[kind] += len(first.parts) == 1
             marks.append(Mark(task, mean, low, high, kind))
     header = ["task", "tokens codec", "tokens frames", "difference, points (95 %)"]
     header += ["wins / losses / ties", "p", "finding"]
@@ -150,18 +167,34 @@ def _comparison_section(codec: RunResult, frames: RunResult) -> str:
     )
 
 
-def _compare(first: TaskResult, second: TaskResult) -> Comparison | None:
-    """On the samples that both have a score for."""
+def _compare(codec: RunResult, frames: RunResult, parts: Sequence[str]) -> Comparison | None:
+    """On the samples of some tasks that both have a score for; every task has the same weight."""
     pairs = [
-        (one.score, second.samples[number].score, one.group)
-        for number, one in first.samples.items()
-        if number in second.samples
+        _pairs(codec.tasks[task], frames.tasks[task])
+        for task in parts
+        if task in codec.tasks and task in frames.tasks
     ]
-    known = [(one, two, at) for one, two, at in pairs if one is not None and two is not None]
-    if not known:
+    weights = equal_weights([len(part) for part in pairs])
+    weighted = [
+        (weight * one, weight * two, group)
+        for weight, part in zip(weights, pairs, strict=True)
+        for one, two, group in part
+    ]
+    if not weighted:
         return None
-    scores, others, groups = zip(*known, strict=True)
+    scores, others, groups = zip(*weighted, strict=True)
     return compare(scores, others, groups)
+
+
+def _pairs(first: TaskResult, second: TaskResult) -> list[tuple[float, float, str]]:
+    """Both scores of each sample that has them, and what it belongs to."""
+    return [
+        (one.score, two.score, one.video or f"{first.task} {number}")
+        for number, one in first.samples.items()
+        if one.score is not None
+        and (two := second.samples.get(number)) is not None
+        and two.score is not None
+    ]
 
 
 def _equal_budgets(first: TaskResult, second: TaskResult) -> bool:

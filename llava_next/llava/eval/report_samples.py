@@ -26,7 +26,7 @@ def samples_section(runs: Sequence[RunResult], num_samples: int) -> str:
     return "\n".join(parts)
 
 
-def _chosen(task: str, runs: Sequence[RunResult], num_samples: int) -> list[int]:
+def _chosen(task: str, runs: Sequence[RunResult], num_samples: int) -> list[int | str]:
     """Document numbers: codec right and frames wrong, the reverse, and so on; then the others."""
     samples = runs[0].tasks[task].samples
     better, worse, same = [], [], []
@@ -35,13 +35,13 @@ def _chosen(task: str, runs: Sequence[RunResult], num_samples: int) -> list[int]
         frames = _mean_score(task, number, runs, "frames")
         group = same if codec == frames else better if codec > frames else worse
         group.append(number)
-    turns: list[int] = []
+    turns: list[int | str] = []
     for rank in range(max(len(better), len(worse))):
         turns += [*better[rank : rank + 1], *worse[rank : rank + 1]]
     return [*turns, *same][:num_samples]
 
 
-def _mean_score(task: str, number: int, runs: Sequence[RunResult], kind: str) -> float:
+def _mean_score(task: str, number: int | str, runs: Sequence[RunResult], kind: str) -> float:
     """Of the runs with this input; equal for both inputs where one of them has no run."""
     scores = [
         sample.score
@@ -54,7 +54,7 @@ def _mean_score(task: str, number: int, runs: Sequence[RunResult], kind: str) ->
     return sum(scores) / len(scores) if scores and both else 0.0
 
 
-def _sample(task: str, number: int, runs: Sequence[RunResult]) -> str:
+def _sample(task: str, number: int | str, runs: Sequence[RunResult]) -> str:
     found = [
         (run, run.tasks[task].samples[number]) for run in runs if number in run.tasks[task].samples
     ]

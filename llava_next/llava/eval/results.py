@@ -3,11 +3,13 @@
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from llava.eval.benchmarks import find_benchmark
+from llava.eval.environment import settle_hf_home
 from llava.eval.manifest import NAME
 from llava.eval.resume import read_answers
 
@@ -42,10 +44,9 @@ class SampleResult:
     visual_tokens: int | None
 
     @property
-    def group(self) -> str:
-        """What ties it to other samples: the video that it asks about, else nothing."""
-        path = self.visuals[0]["path"] if self.visuals else None
-        return path or f"document {self.doc_id}"
+    def video(self) -> str | None:
+        """What ties it to other samples: the video that it asks about, if any."""
+        return self.visuals[0]["path"] if self.visuals else None
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,15 @@ class TaskResult:
         task: its name.
         metric: the first of its scores.
         value: what lmms-eval computed; a list where the task returns several.
-        samples: its documents, by number.
+        samples: its documents, by number; of a group with the name of their task before it.
+        parts: names of a group's tasks; of a single task itself.
     """
 
     task: str
     metric: str
     value: float | list[float]
-    samples: dict[int, SampleResult]
+    samples: dict[int | str, SampleResult]
+    parts: tuple[str, ...]
 
     @property
     def scores(self) -> list[float]:
@@ -71,8 +74,12 @@ class TaskResult:
 
     @property
     def groups(self) -> list[str]:
-        """Of the same samples."""
-        return [item.group for item in self.samples.values() if item.score is not None]
+        """Of the same samples: what each belongs to, its video or nothing but itself."""
+        return [
+            item.video or f"document {number}"
+            for number, item in self.samples.items()
+            if item.score is not None
+        ]
 
     @property
     def visual_tokens(self) -> float | None:
@@ -84,12 +91,18 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class RunResult:
-    """One run: a folder with results and their manifest."""
+    """One run: a folder with results and their manifest; groups are the means of their tasks."""
 
     name: str
     folder: Path
     manifest: dict[str, Any]
     tasks: dict[str, TaskResult]
+    groups: dict[str, TaskResult]
+
+    @property
+    def results(self) -> dict[str, TaskResult]:
+        """Tasks and groups by name."""
+        return {**self.tasks, **self.groups}
 
     @property
     def video_input(self) -> str:
@@ -135,6 +148,44 @@ def sample_score(value: Any) -> float | None:
     return None
 
 
+def video_mmmu_score(value: Any) -> float | None:
+    """The score of one VideoMMMU sample, options or open answer, by the task's own code; None for
+    an empty open answer, which the task leaves out of its score."""
+    if not isinstance(value, Mapping) or value["parsed_pred"] == "API Error":
+        return None
+    settle_hf_home()
+    from lmms_eval.tasks.videommmu.utils import evaluate_videommmu
+
+    result: Any = evaluate_videommmu([value])
+    return float(result[1]["acc"])
+
+
+def group_result(group: str, tasks: Sequence[TaskResult]) -> TaskResult | None:
+    """A group as the mean of its tasks, each of equal weight, or None where their scores differ in
+    kind.
+
+    The scores of its samples are weighted so that their mean is the mean of the tasks' means. So
+    intervals and tests know that tasks of a group share videos.
+    """
+    values = [task.value for task in tasks if not isinstance(task.value, list)]
+    if len({task.metric for task in tasks}) != 1 or len(values) < len(tasks):
+        return None
+    weights = equal_weights([len(task.scores) for task in tasks])
+    samples: dict[int | str, SampleResult] = {}
+    for task, weight in zip(tasks, weights, strict=True):
+        for number, sample in task.samples.items():
+            score = None if sample.score is None else weight * sample.score
+            samples[f"{task.task} {number}"] = replace(sample, score=score)
+    parts = tuple(task.task for task in tasks)
+    return TaskResult(group, tasks[0].metric, mean(values), samples, parts)
+
+
+def equal_weights(counts: Sequence[int]) -> list[float]:
+    """What the samples of tasks are multiplied with, so that their mean is the mean of the tasks'
+    means."""
+    return [sum(counts) / (len(counts) * max(1, count)) for count in counts]
+
+
 def _read_run(folder: Path, path: Path) -> RunResult:
     newest = max(folder.glob("*_results.json"))
     if not (folder / NAME).is_file():
@@ -153,9 +204,15 @@ def _read_run(folder: Path, path: Path) -> RunResult:
             raise ResultsError(f"{samples} is missing; evaluate with --log_samples")
         metric, value = _first_metric(task, results)
         rows = map(json.loads, samples.read_text(encoding="utf-8").splitlines())
-        read = [_read_sample(row, metric, details[task]) for row in rows]
-        tasks[task] = TaskResult(task, metric, value, {item.doc_id: item for item in read})
-    return RunResult(path.name, folder, manifest, tasks)
+        read = [_read_sample(row, task, metric, details[task]) for row in rows]
+        by_number: dict[int | str, SampleResult] = {item.doc_id: item for item in read}
+        tasks[task] = TaskResult(task, metric, value, by_number, (task,))
+    groups = {
+        name: group
+        for name, parts in results.get("group_subtasks", {}).items()
+        if parts and (group := group_result(name, [tasks[part] for part in parts]))
+    }
+    return RunResult(path.name, folder, manifest, tasks, groups)
 
 
 def _first_metric(task: str, results: dict[str, Any]) -> tuple[str, float | list[float]]:
@@ -168,12 +225,15 @@ def _first_metric(task: str, results: dict[str, Any]) -> tuple[str, float | list
 
 
 def _read_sample(
-    row: dict[str, Any], metric: str, details: Mapping[int, dict[str, Any]]
+    row: dict[str, Any], task: str, metric: str, details: Mapping[int, dict[str, Any]]
 ) -> SampleResult:
+    benchmark = find_benchmark(task)
+    is_video_mmmu = benchmark is not None and benchmark.name == "video_mmmu"
+    score = video_mmmu_score if is_video_mmmu else sample_score
     noted = details.get(int(row["doc_id"]), {})
     return SampleResult(
         doc_id=int(row["doc_id"]),
-        score=sample_score(row.get(metric)),
+        score=score(row.get(metric)),
         answer=_answer(row["filtered_resps"]),
         target=str(row["target"]),
         prompt=str(row.get("input", "")),
@@ -198,5 +258,5 @@ def _with_own_names(runs: Sequence[RunResult]) -> list[RunResult]:
     for run in runs:
         seen[run.name] += 1
         name = run.name if seen[run.name] == 1 else f"{run.name} ({seen[run.name]})"
-        named.append(RunResult(name, run.folder, run.manifest, run.tasks))
+        named.append(replace(run, name=name))
     return named

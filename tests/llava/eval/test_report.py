@@ -13,7 +13,7 @@ import pytest
 from eval_toy import Toy
 from llava.eval.manifest import RunRecord, build_manifest
 from llava.eval.report import main
-from llava.eval.results import ResultsError, read_runs, sample_score
+from llava.eval.results import ResultsError, read_runs, sample_score, video_mmmu_score
 from llava.eval.settings import EvalSettings, read_settings
 from llava.eval.significance import bootstrap_mean, compare
 
@@ -24,6 +24,7 @@ def _write_run(
     tasks: dict[str, Sequence[float]],
     visuals: Sequence[dict[str, Any]],
     tokens: int = 128,
+    groups: dict[str, list[str]] | None = None,
 ) -> Path:
     """What an evaluation leaves: results, samples, answers, manifest. ``visuals``: by document."""
     folder.mkdir(parents=True)
@@ -31,7 +32,7 @@ def _write_run(
     results = {task: {"accuracy,none": sum(scores) / len(scores)} for task, scores in tasks.items()}
     configs = {task: {"metric_list": [metric]} for task in tasks}
     (folder / "20260101_results.json").write_text(
-        json.dumps({"results": results, "configs": configs})
+        json.dumps({"results": results, "configs": configs, "group_subtasks": groups or {}})
     )
     answers: list[dict[str, Any]] = []
     for task, scores in tasks.items():
@@ -118,6 +119,75 @@ def test_losses_are_as_plain_as_wins(pair: list[Path], tmp_path: Path) -> None:
     assert page.images == 3 * 2 * 2, "three tasks, two samples, two runs"
     assert "<B>" in page.text, "what a model says is shown, not interpreted"
     assert "Question 0 & more?" in page.text
+
+
+def test_a_group_is_the_mean_of_its_tasks(toy: Toy, tmp_path: Path) -> None:
+    """Tasks of 2 and 6 documents weigh the same, and share their videos."""
+    visuals = [{"source": "frames", "path": f"clip_{number}", "asset": None} for number in range(6)]
+    scores = {
+        "codec": {"short": [1, 1], "long": [1, 0, 0, 0, 0, 1]},
+        "frames": {"short": [0, 1], "long": [1, 0, 0, 0, 1, 1]},
+    }
+    groups = {"both": ["short", "long"], "short": [], "long": []}
+    folders = [
+        _write_run(
+            tmp_path / kind,
+            read_settings(toy.arguments(video_input=kind), {}),
+            tasks,
+            visuals,
+            groups=groups,
+        )
+        for kind, tasks in scores.items()
+    ]
+    codec, frames = read_runs(folders)
+    assert codec.groups["both"].value == pytest.approx((1 + 2 / 6) / 2)
+    group = codec.groups["both"]
+    assert bootstrap_mean(group.scores, group.groups).mean == pytest.approx((1 + 2 / 6) / 2)
+    assert len(set(group.groups)) == 6, "clips, not documents"
+    page = _page(folders, tmp_path / "page.html")
+    assert "both, mean of 2 tasks" in page.text
+    difference = 100 * ((1 + 2 / 6) / 2 - (1 / 2 + 3 / 6) / 2)
+    assert f"{difference:+.1f} (" in page.text
+    assert "1 / 1 / 6" in page.text
+    assert "of 2 tasks; on 2 no difference" in page.text, "the group is no task of its own"
+
+
+def test_groups_of_different_scores_have_none(toy: Toy, tmp_path: Path) -> None:
+    settings = read_settings(toy.arguments(), {})
+    visual = {"source": "image", "path": None, "asset": None}
+    folder = _write_run(
+        tmp_path / "run", settings, {"a": [1], "b": [0]}, [visual], groups={"g": ["a", "b"]}
+    )
+    path = folder / "20260101_results.json"
+    path.write_text(path.read_text().replace('{"accuracy,none": 0.0}', '{"accuracy,none": [0, 1]}'))
+    [run] = read_runs([folder])
+    assert (run.groups, list(run.tasks)) == ({}, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "said", "score"),
+    [
+        ("multiple-choice", "B", "B", 1.0),
+        ("multiple-choice", "B", "No Answer Found.", 0.0),
+        ("open", "12.50", ["the sum is 12.5", 12.5], 1.0),
+        ("open", "12.50", ["the sum is 13", 13.0], 0.0),
+        ("open", "Red shift", ["it is a red shift of light"], 1.0),
+        ("open", "a", ["a cat"], 1.0),
+        ("open", "a", ["cat"], 0.0),
+        ("open", "Red shift", "API Error", None),
+    ],
+)
+def test_video_mmmus_samples_by_its_own_rule(
+    kind: str, answer: str, said: Any, score: float | None
+) -> None:
+    noted = {
+        "id": "validation_Math_7",
+        "subdomain": "Math",
+        "question_type": kind,
+        "answer": answer,
+        "parsed_pred": said,
+    }
+    assert video_mmmu_score(noted) == score
 
 
 def test_unequal_budgets_are_not_judged(pair: list[Path], toy: Toy, tmp_path: Path) -> None:
