@@ -20,8 +20,8 @@ p { max-width: 78ch; }
 .note { opacity: .75; font-size: .9rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; margin: .6rem 0; }
-th, td { padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); text-align: left;
-         vertical-align: top; }
+th, td { padding: .2rem .9rem .2rem 0; text-align: left; vertical-align: top; }
+tr + tr:not(.same) > td { border-top: 1px solid var(--line); }
 th { font-weight: 600; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums;
                        white-space: nowrap; }
@@ -40,13 +40,15 @@ td span { white-space: nowrap; }
 
 
 class Mark(NamedTuple):
-    """One line of an interval chart: label, middle, ends, class of its colour."""
+    """One line of an interval chart: label, middle, ends, class of its colour; whether it is part
+    of the group above."""
 
     label: str
     middle: float
     low: float
     high: float
     kind: str
+    is_part: bool = False
 
 
 def page(title: str, body: str, style: str = "") -> str:
@@ -60,14 +62,15 @@ def page(title: str, body: str, style: str = "") -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], numbers: set[int]) -> str:
-    """A table; columns in ``numbers`` are flush right. Cells are HTML, the header is text."""
+    """A table; columns in ``numbers`` are flush right. Cells are HTML, the header is text. A row
+    whose first cell is empty belongs to the one above."""
 
     def line(cells: Sequence[str], tag: str) -> str:
         marks = [' class="number"' if column in numbers else "" for column in range(len(cells))]
         pairs = zip(marks, cells, strict=True)
         return "".join(f"<{tag}{mark}>{cell}</{tag}>" for mark, cell in pairs)
 
-    body = "\n".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)
+    body = "\n".join(f"<tr{'' if row[0] else ' class=same'}>{line(row, 'td')}</tr>" for row in rows)
     head = line([escape(cell) for cell in header], "th")
     return f'<div class="wide"><table><tr>{head}</tr>\n{body}</table></div>'
 
@@ -115,7 +118,7 @@ def interval_chart(marks: Sequence[Mark], below: str, above: str) -> str:
         y = top + row * number + row / 2
         colour = f'class="{mark.kind}" stroke="currentColor" fill="currentColor"'
         parts.append(
-            f'<text x="0" y="{y + 4}" {text}>{escape(mark.label)}</text>'
+            f'<text x="{16 * mark.is_part}" y="{y + 4}" {text}>{escape(mark.label)}</text>'
             f'<line x1="{at(mark.low):.1f}" x2="{at(mark.high):.1f}" y1="{y}" y2="{y}" {colour} '
             f'stroke-width="3"/><circle cx="{at(mark.middle):.1f}" cy="{y}" r="5" {colour}/>'
         )

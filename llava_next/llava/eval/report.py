@@ -76,10 +76,16 @@ def _in_order(runs: Sequence[RunResult]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _label(result: TaskResult) -> str:
-    if len(result.parts) == 1:
-        return escape(result.task)
-    return f"<b>{escape(result.task)}</b>, mean of {len(result.parts)} tasks"
+def _label(run: RunResult, name: str) -> str:
+    """A task; a group in bold, its tasks set in below it."""
+    parts = run.results[name].parts
+    if len(parts) > 1:
+        return f"<b>{escape(name)}</b>, mean of {len(parts)} tasks"
+    return f"{'&emsp;' * _is_part(run, name)}{escape(name)}"
+
+
+def _is_part(run: RunResult, name: str) -> bool:
+    return any(name in group.parts for group in run.groups.values())
 
 
 def _scores_section(runs: Sequence[RunResult]) -> str:
@@ -87,7 +93,7 @@ def _scores_section(runs: Sequence[RunResult]) -> str:
     for task in _in_order(runs):
         having = [run for run in runs if task in run.results]
         for number, run in enumerate(having):
-            name = "" if number else _label(run.results[task])
+            name = "" if number else _label(run, task)
             rows.append([name, _run_name(run), *_score_cells(run.results[task])])
     header = ["task", "run", "metric", "score", "mean of samples", "95 % interval", "n", "tokens"]
     notes = {
@@ -127,9 +133,11 @@ def _comparison_section(codec: RunResult, frames: RunResult) -> str:
     for task in _common_tasks(codec, frames):
         first, second = codec.results[task], frames.results[task]
         comparison = _compare(codec, frames, first.parts)
-        budgets = [_tokens(first), _tokens(second)]
+        budgets = " / ".join(dict.fromkeys([_tokens(first), _tokens(second)]))
         if comparison is None:
-            rows.append([_label(first), *budgets, "", "", "", "no scores of samples in common"])
+            rows.append(
+                [_label(codec, task), budgets, "", "", "", "no scores of samples in common"]
+            )
             continue
         equal = _equal_budgets(first, second)
         kind, words = _verdict(comparison) if equal else ("none", "not at equal tokens")
@@ -137,8 +145,8 @@ def _comparison_section(codec: RunResult, frames: RunResult) -> str:
         ties = comparison.samples - comparison.wins - comparison.losses
         rows.append(
             [
-                _label(first),
-                *budgets,
+                _label(codec, task),
+                budgets,
                 f"{mean:+.1f} ({low:+.1f} to {high:+.1f})",
                 f"{comparison.wins} / {comparison.losses} / {ties}",
                 "&lt; 0.001" if comparison.p_value < 0.001 else f"{comparison.p_value:.3f}",
@@ -147,9 +155,8 @@ def _comparison_section(codec: RunResult, frames: RunResult) -> str:
         )
         if equal:
             counts[kind] += len(first.parts) == 1
-            marks.append(Mark(task, mean, low, high, kind))
-    header = ["task", "tokens codec", "tokens frames", "difference, points (95 %)"]
-    header += ["wins / losses / ties", "p", "finding"]
+            marks.append(Mark(task, mean, low, high, kind, _is_part(codec, task)))
+    header = ["task", "tokens", "difference, points (95 %)", "wins / losses / ties", "p", "finding"]
     return (
         f"<h2>Codec input against frames: {_run_name(codec)} and {_run_name(frames)}</h2>"
         f"<p>At equal token budgets codec input is better on <b>{counts['codec']}</b>, worse on "
@@ -163,7 +170,7 @@ def _comparison_section(codec: RunResult, frames: RunResult) -> str:
             if marks
             else ""
         )
-        + table(header, rows, {1, 2, 3, 4, 5})
+        + table(header, rows, {1, 2, 3, 4})
     )
 
 
