@@ -15,6 +15,7 @@ A mixture::
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from llava.data.entry_index import file_key
 from llava.data.records import RECORD_TYPES
 from llava.data.sources import EntryFile, open_entries, select_rows
 
@@ -66,11 +68,11 @@ class Mixture:
         self._sources = _read_mixture(data_path) if is_mixture else _plain_sources(data_path)
         self.names = tuple(source.name for source in self._sources)
         self._files: list[EntryFile] = []
-        self._rows: list[np.ndarray] = []
+        self._rows: list[Sequence[int] | np.ndarray] = []
         for source in self._sources:
             file = open_entries(source.path)
             try:
-                rows = select_rows(len(file.starts), source.strategy, list(source.seed))
+                rows = select_rows(len(file), source.strategy, list(source.seed))
             except ValueError as error:
                 raise ValueError(f"{data_path}, {source.path}: {error}") from error
             self._files.append(file)
@@ -112,24 +114,22 @@ class Mixture:
         return entry, where
 
     def describe(self) -> list[dict[str, Any]]:
-        """Per data set: the file, its entries by their places, and what is taken; JSON values."""
+        """Per data set: the file, a digest of its ends, and what is taken of it; JSON values."""
         described: list[dict[str, Any]] = []
         for source, file, rows in zip(self._sources, self._files, self._rows, strict=True):
-            stat = source.path.stat()
-            digest = hashlib.sha256()
-            for array in (file.starts, file.ends, rows):
-                digest.update(np.ascontiguousarray(array, np.int64).tobytes())
+            key = file_key(source.path)
             described.append(
                 {
                     "name": source.name,
                     "path": str(source.path),
-                    "size_bytes": stat.st_size,
-                    "modified": stat.st_mtime_ns,
-                    "entries": len(file.starts),
+                    "size_bytes": key.size_bytes,
+                    "modified": key.modified_ns,
+                    "edges": key.edges,
+                    "entries": len(file),
                     "samples": len(rows),
                     "sampling_strategy": source.strategy,
+                    "seed": list(source.seed),
                     "type": source.kind,
-                    "index": digest.hexdigest()[:16],
                 }
             )
         return described
@@ -137,10 +137,11 @@ class Mixture:
     def fingerprint(self) -> str:
         """16 hex digits over files (path, size, time of change), entries taken and types."""
         digest = hashlib.sha256()
-        for source, rows in zip(self._sources, self._rows, strict=True):
-            stat = source.path.stat()
-            digest.update(f"{source}{stat.st_size}{stat.st_mtime_ns}".encode())
-            digest.update(rows.tobytes())
+        for source, file, rows in zip(self._sources, self._files, self._rows, strict=True):
+            key = file_key(source.path)
+            # Which rows are taken follows from strategy, seed and number of entries.
+            facts = f"{source}{key.size_bytes}{key.modified_ns}{len(file)}{len(rows)}"
+            digest.update(facts.encode())
         return digest.hexdigest()[:16]
 
 

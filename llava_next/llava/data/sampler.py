@@ -117,7 +117,7 @@ class RankBatches(Sampler[list[int]]):
         self._batch_rows, self._world_size, self._rank = batch_rows, world_size, rank
         self._seed, self._drop_last = seed, drop_last
         self._order: tuple[int, np.ndarray] | None = None
-        self.epoch = 0
+        self.epoch, self._skipped = 0, 0
         if not len(self):
             raise ValueError(
                 f"{len(rows)} rows of data do not fill one step of {self._step_rows} rows; lower "
@@ -132,12 +132,14 @@ class RankBatches(Sampler[list[int]]):
         full, rest = divmod(len(self._rows), self._step_rows)
         return full + int(rest > 0 and not self._drop_last)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Say which epoch comes next."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, skipped: int = 0) -> None:
+        """Say which epoch comes next, and how many of its first batches nobody will look at."""
+        self.epoch, self._skipped = epoch, skipped
 
     def __iter__(self) -> Iterator[list[int]]:
-        for number in range(len(self)):
+        for _ in range(self._skipped):
+            yield []  # the library counts them off one by one
+        for number in range(self._skipped, len(self)):
             yield self.batch(self.epoch, number)
 
     def batch(self, epoch: int, number: int) -> list[int]:

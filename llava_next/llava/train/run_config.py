@@ -85,8 +85,8 @@ def describe_run(
 def fingerprint(entries: Mixture) -> dict[str, Any]:
     """Which files were read and what was taken from them; ``digest`` is the same wherever they lie.
 
-    A file counts as the same when its size, its time of change, the places of all its entries and
-    the entries taken are.
+    A file counts as the same when its size, its time of change, its first and last 64 KB, the
+    number of its entries and the rule by which they are taken are.
     """
     datasets = entries.describe()
     same = [{key: row[key] for key in row if key != "path"} for row in datasets]

@@ -9,6 +9,7 @@ nothing started; 130 interrupted.
 
 import logging
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from llava.data.dataset import SupervisedDataset
 from llava.data.records import SampleError
 from llava.model.adapters import add_adapters
 from llava.model.assemble import load_model
+from llava.model.processing import LlavaProcessor
 from llava.train.arguments import Arguments, model_source, parse_arguments
 from llava.train.bad_samples import BadSampleLog, TooManyBadSamples
 from llava.train.batches import plan_batches
@@ -61,16 +63,7 @@ def prepare(arguments: Arguments) -> tuple[LlavaTrainer, Path | None]:
         adapters = add_adapters(model, lora, base=model_args.model_name_or_path)  # pyright: ignore[reportArgumentType]
     trainable = set_trainable(model, parts, lora=lora is not None)  # pyright: ignore[reportArgumentType]
 
-    dataset = SupervisedDataset(
-        data_args.data_path,
-        processor.tokenizer,
-        processor.visual,
-        image_folder=data_args.image_folder,
-        video_folder=data_args.video_folder,
-        template=processor.template,
-        max_length=training_args.model_max_length,
-        on_bad_sample=data_args.on_bad_sample,
-    )
+    dataset = _open_dataset(arguments, processor)
     record = describe_run(
         arguments, dataset.entries, trainable=trainable, world_size=training_args.world_size
     )
@@ -105,6 +98,22 @@ def prepare(arguments: Arguments) -> tuple[LlavaTrainer, Path | None]:
     return trainer, checkpoint
 
 
+def _open_dataset(arguments: Arguments, processor: LlavaProcessor) -> SupervisedDataset:
+    """Index the data. One process of a machine makes the index of a new file, others map it."""
+    _, data_args, training_args = arguments
+    with training_args.main_process_first(desc="indexing the data"):
+        return SupervisedDataset(
+            data_args.data_path,
+            processor.tokenizer,
+            processor.visual,
+            image_folder=data_args.image_folder,
+            video_folder=data_args.video_folder,
+            template=processor.template,
+            max_length=training_args.model_max_length,
+            on_bad_sample=data_args.on_bad_sample,
+        )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
@@ -124,6 +133,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             "the sample and add --resume_with_changes true",
             error,
         )
+        # Data workers that the garbage collector finds, not their last user, take seconds to end.
+        traceback.clear_frames(error.__traceback__)
         return 1
     except (TooManyBadSamples, CheckpointError) as error:
         logger.error("error: %s", error)

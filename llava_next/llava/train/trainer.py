@@ -130,7 +130,9 @@ class LlavaTrainer(Trainer):
         )
 
     def _run_epoch(self, *, epoch: int, **kwargs: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        self._batches.set_epoch(epoch)
+        resumed = kwargs["resume_from_checkpoint"] is not None and epoch == kwargs["epochs_trained"]
+        skipped = kwargs["steps_trained_in_current_epoch"] if resumed else 0
+        self._batches.set_epoch(epoch, 0 if self.args.ignore_data_skip else skipped)
         self._meter.start()
         super()._run_epoch(epoch=epoch, **kwargs)
 

@@ -52,6 +52,18 @@ def test_the_order_follows_from_seed_and_epoch_alone():
     assert tuple(again.batch(1, 0)) == orders[1, 1] and tuple(again.batch(0, 0)) == orders[1, 0]
 
 
+@pytest.mark.parametrize("skipped", [0, 3, 8])
+def test_batches_that_are_skipped_are_not_made(skipped, monkeypatch):
+    batches = RankBatches(single_rows(np.arange(16)), batch_rows=2)
+    expected, batch, made = list(batches), batches.batch, []
+    batches.set_epoch(0, skipped)
+    monkeypatch.setattr(batches, "batch", lambda *place: made.append(place[1]) or batch(*place))
+    assert list(batches)[skipped:] == expected[skipped:]
+    assert made == list(range(skipped, 8))
+    batches.set_epoch(0)
+    assert list(batches) == expected
+
+
 def test_an_incomplete_step_can_be_dropped_and_none_at_all_is_refused():
     rows = single_rows(np.arange(7))
     assert len(RankBatches(rows, batch_rows=4, drop_last=True)) == 1

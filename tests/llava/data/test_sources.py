@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llava.data import sources
+from llava.data import entry_index
 from llava.data.mixture import Mixture
 from llava.data.records import SampleError
 from llava.data.sources import select_rows
@@ -36,7 +36,7 @@ def _dump(entry: Any) -> str:
 def test_lines_are_found_whatever_the_block_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, scan_bytes: int
 ) -> None:
-    monkeypatch.setattr(sources, "_SCAN_BYTES", scan_bytes)
+    monkeypatch.setattr(entry_index, "_SCAN_BYTES", scan_bytes)
     lines = ["", _dump(ENTRIES[0]), "  ", *map(_dump, ENTRIES[1:]), ""]
     path = _write_lines(tmp_path / "a.jsonl", lines, end)
     entries, where = _read_all(path)
@@ -138,7 +138,7 @@ def test_entries_outside_the_range_are_refused(tmp_path: Path, index: int) -> No
     ],
 )
 def test_sampling_strategies(strategy: str, rows: list[int]) -> None:
-    assert select_rows(10, strategy, [0]).tolist() == rows
+    assert list(select_rows(10, strategy, [0])) == rows
 
 
 def test_random_rows_follow_the_seed() -> None:
