@@ -23,6 +23,9 @@ MAX_SIDE_PX = 16384
 MAX_AREA_PX = 1 << 26
 """Larger pictures are refused before anything is allocated for them; 8K video has half of it."""
 
+DECODE_ERRORS = (FFmpegError, ValueError)
+"""What PyAV raises for a packet that cannot be decoded; the second where no decoder will open."""
+
 _TEXT_CODECS = ("ansi", "bintext", "xbin", "idf")
 """FFmpeg draws plain text files as pictures under these names."""
 
@@ -135,10 +138,10 @@ def _open(path: str) -> InputContainer:
     try:
         # "file:" keeps a colon in a name from being taken for a protocol, and the whitelist keeps
         # a play list from leading to the network.
-        container: Any = av.open(
+        opened = cast(Any, av.open)(
             f"file:{path}", container_options={"protocol_whitelist": "file"}, **_LENIENT
         )
-        return cast(InputContainer, container)
+        return cast(InputContainer, opened)
     except error_classes.EOFError as error:
         raise CorruptVideoError(path, "ends before its first packet; copy it again") from error
     except FFmpegError as error:

@@ -11,13 +11,12 @@ from typing import Generic, cast
 
 import numpy as np
 from av.codec.context import Flags2
-from av.error import FFmpegError
 from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from cv_reader.coded import Decoded, DecodedPicture, PacketDecoder, PictureT
-from cv_reader.container import set_threads
+from cv_reader.container import DECODE_ERRORS, set_threads
 from cv_reader.errors import CorruptVideoError, UnsupportedVideoError
 from cv_reader.index import VideoSource
 from cv_reader.packets import PacketReader
@@ -122,9 +121,9 @@ def _plan(source: VideoSource, ids: Sequence[int], options: DecodeOptions) -> It
     packets = source.packets
     number = np.asarray(ids, dtype=np.int64)
     first = packets.start_of_frame[number]
-    last = packets.packet_of_frame[number]
+    last = packets.last_of_frame[number]
     if options.predecessors:
-        last = np.maximum(last, packets.packet_of_frame[np.maximum(number - 1, 0)])
+        last = np.maximum(last, packets.last_of_frame[np.maximum(number - 1, 0)])
     reach = np.maximum.accumulate(last) if len(last) else last
     begins = np.flatnonzero(first[1:] > reach[:-1] + 1 + _MAX_GAP_PACKETS) + 1
     for rows in np.split(np.arange(len(number)), begins):
@@ -145,7 +144,7 @@ def _av_decoder(stream: VideoStream, num_threads: int) -> PacketDecoder[VideoFra
     def send(packet: Packet | None) -> list[VideoFrame]:
         try:
             return stream.codec_context.decode(packet)
-        except FFmpegError:
+        except DECODE_ERRORS:
             return []
 
     return send

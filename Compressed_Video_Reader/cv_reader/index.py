@@ -16,10 +16,9 @@ import os
 from dataclasses import dataclass
 
 import numpy as np
-from av.error import FFmpegError
 from numpy.typing import NDArray
 
-from cv_reader.container import FirstPicture, open_stream, set_threads
+from cv_reader.container import DECODE_ERRORS, FirstPicture, open_stream, set_threads
 from cv_reader.errors import CorruptVideoError, UnsupportedVideoError
 from cv_reader.frames import VideoIndex
 from cv_reader.scanning import NO_TIME, ScannedPackets, read_packets
@@ -41,6 +40,7 @@ class PacketTable:
         frame: int32 (M,), frame number, -1 for hidden pictures.
         is_reference: bool (M,), False where an H.264 packet says that nothing refers to it.
         packet_of_frame: int32 (N,), row of each frame.
+        last_of_frame: int32 (N,), the same, or the row of its second field.
         start_of_frame: int32 (N,), row of the key packet to decode from, so that the frame and
             all that it refers to come out: the last one that precedes the frame in the file and
             in presentation order.
@@ -54,6 +54,7 @@ class PacketTable:
     frame: NDArray[np.int32]
     is_reference: NDArray[np.bool_]
     packet_of_frame: NDArray[np.int32]
+    last_of_frame: NDArray[np.int32]
     start_of_frame: NDArray[np.int32]
 
 
@@ -115,10 +116,13 @@ def scan(path: str | os.PathLike[str]) -> VideoSource:
 def _presentation(raw: ScannedPackets, path: str) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
     """Rank of each packet in presentation order, and the time of each rank in seconds."""
     pts, count = raw.column("pts"), len(raw.columns)
-    order = np.argsort(pts, kind="stable")
+    firsts = np.flatnonzero(raw.column("is_second_field") == 0)
+    order = firsts[np.argsort(pts[firsts], kind="stable")]
     is_reordered = bool((np.diff(order) < 0).any())
-    if not raw.has_trusted_pts or (is_reordered and len(np.unique(pts)) < count):
+    if not raw.has_trusted_pts or (is_reordered and len(np.unique(pts)) < len(firsts)):
         order = _decoded_order(path, count)
+    if len(firsts) < count:
+        order = _after_their_firsts(order, raw.column("is_second_field"))
     rank = np.empty(count, np.int32)
     rank[order] = np.arange(count, dtype=np.int32)
     jumps = np.flatnonzero(np.abs(rank - np.arange(count)) > _MAX_REORDER_PACKETS)
@@ -126,14 +130,25 @@ def _presentation(raw: ScannedPackets, path: str) -> tuple[NDArray[np.int32], ND
         raise UnsupportedVideoError(
             path, f"its time stamps jump back near packet {jumps[0]}; remux or re-encode it"
         )
-    return rank, _times(raw)
+    return rank, _times(raw, rank)
 
 
-def _times(raw: ScannedPackets) -> NDArray[np.float64]:
+def _after_their_firsts(
+    order: NDArray[np.int64], is_second: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """The order of all packets, with second fields behind the first field of their frame."""
+    firsts = order[is_second[order] == 0]
+    with_second = np.append(is_second, 0)[firsts + 1] == 1
+    places = np.flatnonzero(with_second) + 1
+    return np.insert(firsts, places, firsts[with_second] + 1)
+
+
+def _times(raw: ScannedPackets, rank: NDArray[np.int32]) -> NDArray[np.float64]:
     """Time of each rank in seconds, never decreasing."""
     ticks = raw.column("pts" if raw.has_trusted_pts else "dts")
     if (ticks == NO_TIME).any():
-        return np.arange(len(ticks), dtype=np.float64) / raw.frame_rate
+        is_first = raw.column("is_second_field")[np.argsort(rank)] == 0
+        return (np.cumsum(is_first) - 1) / raw.frame_rate
     return np.sort(ticks).astype(np.float64) * raw.time_base
 
 
@@ -148,7 +163,7 @@ def _decoded_order(path: str, num_packets: int) -> NDArray[np.int64]:
                 packet.pts = number
             try:
                 order.extend(frame.pts for frame in stream.codec_context.decode(packet))
-            except FFmpegError:
+            except DECODE_ERRORS:
                 continue
     # A damaged packet can be shown twice: its frame is the first.
     order = list(dict.fromkeys(order))
@@ -160,6 +175,7 @@ def _decoded_order(path: str, num_packets: int) -> NDArray[np.int64]:
 
 def _packet_table(raw: ScannedPackets, rank: NDArray[np.int32]) -> PacketTable:
     keys = np.flatnonzero(raw.column("is_key"))
+    second = np.append(raw.column("is_second_field"), 0).astype(np.int32)
     hidden = raw.column("is_hidden").astype(np.bool_)
     if len(keys):
         hidden = hidden | (rank < rank[keys[0]])
@@ -176,6 +192,7 @@ def _packet_table(raw: ScannedPackets, rank: NDArray[np.int32]) -> PacketTable:
         frame=frame,
         is_reference=raw.column("is_reference").astype(np.bool_),
         packet_of_frame=packet_of_frame,
+        last_of_frame=packet_of_frame + second[packet_of_frame + 1],
         start_of_frame=_start_packets(keys, rank, packet_of_frame),
     )
 
@@ -190,6 +207,13 @@ def _start_packets(
     while (leading := (place > 0) & (rank[keys[place]] > rank[packet_of_frame])).any():
         place = place - leading
     return keys[np.maximum(place, 0)].astype(np.int32)
+
+
+def _coded_bytes(packets: PacketTable) -> NDArray[np.int32]:
+    """Of each frame, with its second field where that has a packet of its own."""
+    sizes = packets.size_bytes
+    first, last = packets.packet_of_frame, packets.last_of_frame
+    return np.where(last > first, sizes[first] + sizes[last], sizes[first])
 
 
 def _video_index(
@@ -216,7 +240,7 @@ def _video_index(
         num_frames=len(shown),
         pts_seconds=pts_seconds,
         is_key=raw.column("is_key")[shown].astype(np.bool_),
-        packet_bytes=packets.size_bytes[shown],
+        packet_bytes=_coded_bytes(packets),
         duration_seconds=span + last,
         frame_rate=len(shown) / (span + last),
         size_bytes=status.st_size,

@@ -12,9 +12,16 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from cv_reader.container import FirstPicture, describe, first_picture, set_threads
+from cv_reader.container import (
+    DECODE_ERRORS,
+    FirstPicture,
+    describe,
+    first_picture,
+    set_threads,
+)
 from cv_reader.errors import CorruptVideoError
 from cv_reader.h264 import is_reference, length_size
+from cv_reader.h264_fields import FieldPairs
 from cv_reader.parameters import changes_parameters
 
 NO_TIME = -(1 << 63)
@@ -37,6 +44,7 @@ _COLUMNS = (
     "is_key",
     "is_hidden",
     "is_reference",
+    "is_second_field",
 )
 
 
@@ -45,7 +53,7 @@ class ScannedPackets:
     """A demuxed stream: columns of M rows, and facts about the stream.
 
     Attributes:
-        columns: int64 (M, 8); see ``column``.
+        columns: int64 (M, 9); see ``column``.
         time_base: seconds per unit of ``pts``, ``dts`` and ``duration``.
         frame_rate: as the container declares it, or guessed.
         codec_name: FFmpeg's name of the format.
@@ -70,7 +78,8 @@ class ScannedPackets:
 
     def column(self, name: str) -> NDArray[np.int64]:
         """``pts``, ``dts``, ``position``, ``size_bytes``, ``duration``, ``is_key``, ``is_hidden``
-        (decoded but not shown) or ``is_reference``: int64 (M,)."""
+        (decoded but not shown), ``is_reference`` or ``is_second_field`` (of the frame before):
+        int64 (M,)."""
         return self.columns[:, _COLUMNS.index(name)]
 
     @property
@@ -94,13 +103,15 @@ def read_packets(container: InputContainer, stream: VideoStream, path: str) -> S
     first: FirstPicture | None = None
     head: list[bytes] = []
     nal_length = length_size(stream.codec_context.extradata)
+    pairs = FieldPairs() if codec_name == "h264" and nal_length is None else None
     try:
         for packet in container.demux(stream):
             if first is None and len(rows) < _MAX_PROBE_PACKETS:
                 head.append(bytes(packet))
                 first = _probe(stream, packet, path)
             if packet.size:
-                rows.append(_row(packet, codec_name, nal_length))
+                is_second = pairs is not None and pairs.is_second(memoryview(packet))
+                rows.append(_row(packet, codec_name, nal_length, rows[-1] if is_second else None))
     except FFmpegError as error:
         # A damaged tail: what comes before it stands.
         if not rows:
@@ -123,22 +134,29 @@ def read_packets(container: InputContainer, stream: VideoStream, path: str) -> S
 def _probe(stream: VideoStream, packet: Packet, path: str) -> FirstPicture | None:
     try:
         frames = stream.codec_context.decode(packet if packet.size else None)
-    except FFmpegError:
+    except DECODE_ERRORS:
         return None
     return first_picture(frames[0], stream, path) if frames else None
 
 
-def _row(packet: Packet, codec_name: str, nal_length: int | None) -> tuple[int, ...]:
+def _row(
+    packet: Packet, codec_name: str, nal_length: int | None, other_field: tuple[int, ...] | None
+) -> tuple[int, ...]:
+    """One row; that of a second field has the times of the first."""
     data = memoryview(packet)
     # A VP8 frame header says in bit 4 of its first byte whether the picture is shown.
     hidden = packet.is_discard or (codec_name == "vp8" and not data[0] & 0x10)
-    return (
+    times = (
         NO_TIME if packet.pts is None else packet.pts,
         NO_TIME if packet.dts is None else packet.dts,
+    )
+    return (
+        *(times if other_field is None else other_field[:2]),
         -1 if packet.pos is None else packet.pos,
         packet.size,
         packet.duration or 0,
         packet.is_keyframe,
-        hidden,
+        hidden or other_field is not None,
         codec_name != "h264" or is_reference(data, nal_length),
+        other_field is not None,
     )
