@@ -1,15 +1,33 @@
 #!/usr/bin/env bash
-# Creates or reuses the virtual environment of this project. Sourced by the commands that need it:
-#   source scripts/environment.sh            leaves $VENV and puts its programs first in PATH
+# Creates or reuses the virtual environment of this project: the one way to install it, for people, tests
+# and the container. Run it, or source it to have the environment's programs first in PATH:
+#   bash scripts/environment.sh
+#   source scripts/environment.sh            leaves $VENV too
 # PYTHON   the interpreter to create it with (3.10 to 3.13; default python3)
 # VENV     where it lies (default .venv in the project's root)
+# EXTRAS   what to install beside the core, of pyproject.toml (default train,eval,dev; may be empty)
+# NATIVE   1: build the native reader too (needs a C compiler and nasm)
+# FLASH    1: build flash-attn too (needs the CUDA compiler; up to an hour; MAX_JOBS= limits its memory)
+# Versions are those of constraints.txt. Nothing is done twice: a second call takes no time.
 
 project_root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV="${VENV:-$project_root/.venv}"
+EXTRAS="${EXTRAS-train,eval,dev}"
 
 _fail() { echo "error: $*" >&2; exit 2; }
 
-_wanted_stamp() { cat "$project_root/pyproject.toml" "$project_root/constraints.txt" | cksum; echo "$project_root"; }
+_wanted_stamp() {
+    cat "$project_root/pyproject.toml" "$project_root/constraints.txt" | cksum
+    echo "$project_root $EXTRAS ${FLASH:-0}"
+}
+
+_pip_install() { "$VENV/bin/python" -m pip install --disable-pip-version-check -c "$project_root/constraints.txt" "$@"; }
+
+# It compiles against the torch that is there, so with the tools that are there, too.
+_install_flash() {
+    [ "${FLASH:-0}" = 1 ] || return 0
+    _pip_install ninja packaging psutil setuptools wheel && _pip_install --no-build-isolation flash-attn
+}
 
 _create_environment() {
     local python="${PYTHON:-python3}"
@@ -22,14 +40,11 @@ _create_environment() {
 _install() {
     echo "Installing into $VENV (a few minutes the first time) ..."
     local started=$SECONDS log="$VENV/install.log"
-    if ! "$VENV/bin/python" -m pip install --disable-pip-version-check -c "$project_root/constraints.txt" \
-        -e "$project_root[train,eval,dev]" > "$log" 2>&1; then
-        tail -n 25 "$log" >&2
-        _fail "installation failed; the whole log is in $log"
-    fi
+    { _pip_install -e "$project_root${EXTRAS:+[$EXTRAS]}" && _install_flash; } > "$log" 2>&1 || { tail -n 25 "$log" >&2; _fail "installation failed; the whole log is in $log"; }
     # A torchvision without its compiled operators (it happens beside a CPU build of torch) makes transformers,
     # peft and lmms-eval fail on import. Nothing here needs it, and timm cannot be imported without it.
-    if ! "$VENV/bin/python" -c 'import torchvision' > /dev/null 2>&1; then
+    if "$VENV/bin/python" -m pip show --quiet torchvision 2> /dev/null \
+        && ! "$VENV/bin/python" -c 'import torchvision' > /dev/null 2>&1; then
         echo "torchvision does not load beside this torch: removing torchvision and timm (not needed here)"
         "$VENV/bin/python" -m pip uninstall --yes torchvision timm >> "$log" 2>&1
     fi
@@ -41,4 +56,5 @@ if [ "$(cat "$VENV/installed.stamp" 2> /dev/null)" != "$(_wanted_stamp)" ]; then
     _install
     _wanted_stamp > "$VENV/installed.stamp"
 fi
+if [ "${NATIVE:-0}" = 1 ]; then bash "$project_root/Compressed_Video_Reader/install.sh" "$VENV/bin/python"; fi
 export PATH="$VENV/bin:$PATH"
