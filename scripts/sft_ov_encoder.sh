@@ -6,13 +6,12 @@
 # Every variable below can be set from outside. Also:
 #   DRY_RUN=1    print the command and do nothing
 #   SMOKE=1      tiny random model on the CPU, a few steps; DATA_PATH= takes your data there too
-#   NUM_GPUS=8   processes on this machine (default: one per GPU; SMOKE: 1)
-#   NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT   several machines: run it once on each
 #   RESUME=auto  go on from the newest complete checkpoint of OUTPUT_DIR (default); empty: never
+#   RESUME_WITH_CHANGES=true   although data or settings have changed
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-export PATH="$PWD/.venv/bin:$PATH"
+export PATH="${VENV:-$PWD/.venv}/bin:$PATH"
 SMOKE_DATA=train.jsonl
 source scripts/training.sh
 
@@ -63,4 +62,5 @@ launch \
     ${ATTN_IMPLEMENTATION:+--attn_implementation "$ATTN_IMPLEMENTATION"} \
     ${USE_CPU:+--use_cpu "$USE_CPU"} \
     ${RESUME:+--resume_from_checkpoint "$RESUME"} \
+    ${RESUME_WITH_CHANGES:+--resume_with_changes "$RESUME_WITH_CHANGES"} \
     "$@"

@@ -1,31 +1,75 @@
 # Shared by pretrain_ov_encoder.sh and sft_ov_encoder.sh, which source it: --help, the defaults of a
-# smoke run on SMOKE_DATA, and the launch. Whatever is set outside wins over both kinds of defaults.
+# smoke run on SMOKE_DATA, and the launch. Whatever is set outside wins over all defaults.
 
 if [ "${1:-}" = "--help" ] || [ "${1:-}" = "-h" ]; then
     awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$0"
+    echo
+    sed -n '/^# Launch:/,/^$/ { s/^# \{0,1\}//p }' scripts/training.sh
     exit 0
 fi
 
+# Launch: how many processes, and where.
+#   NUM_GPUS=8       processes on each machine (default: one per GPU; SMOKE: 1)
+#   NNODES=4 NODE_RANK=0 MASTER_ADDR=HOST [MASTER_PORT=29500]
+#                    several machines: run the same command on each, with its own NODE_RANK
+#   HOSTFILE=hosts   several machines by the DeepSpeed launcher (lines "HOST slots=8"), from one of
+#                    them; needs pdsh and ssh without a password, and this folder on all
+#   srun             under SLURM nothing need be set: one task per machine, as in
+#                    sbatch --nodes 4 --ntasks-per-node 1 --gpus-per-node 8 \
+#                        --wrap 'srun bash scripts/sft_ov_encoder.sh'
+
+fail() { echo "error: $*" >&2; exit 2; }
+
+# A step of SLURM with one task on each of several machines.
+if [ "${SLURM_STEP_NUM_NODES:-1}" -gt 1 ] && [ -z "${HOSTFILE:-}" ]; then
+    [ "${SLURM_STEP_NUM_TASKS:-}" = "$SLURM_STEP_NUM_NODES" ] \
+        || fail "SLURM started ${SLURM_STEP_NUM_TASKS:-?} tasks on $SLURM_STEP_NUM_NODES machines; add --ntasks-per-node 1"
+    if [ -z "${MASTER_ADDR:-}" ]; then
+        read -r MASTER_ADDR _ <<< "$(scontrol show hostnames "$SLURM_STEP_NODELIST" | tr '\n' ' ')" || true
+        [ -n "$MASTER_ADDR" ] || fail "scontrol did not name the first machine of $SLURM_STEP_NODELIST; set MASTER_ADDR="
+    fi
+    : "${NNODES:=$SLURM_STEP_NUM_NODES}" "${NODE_RANK:=$SLURM_NODEID}" "${MASTER_PORT:=$((20000 + SLURM_JOB_ID % 10000))}"
+fi
+
+[[ "${NUM_GPUS:-gpu}" =~ ^([1-9][0-9]*|gpu|cpu|auto)$ ]] || fail "NUM_GPUS must be a number from 1 on, got '$NUM_GPUS'"
+[[ "${NNODES:-1}" =~ ^[1-9][0-9]*$ ]] || fail "NNODES must be a number from 1 on, got '$NNODES'"
+if [ "${NNODES:-1}" -gt 1 ]; then
+    [[ "${NODE_RANK:-}" =~ ^[0-9]+$ && "$NODE_RANK" -lt "$NNODES" ]] \
+        || fail "NODE_RANK must be a number from 0 to $((NNODES - 1)), each machine its own, got '${NODE_RANK:-}'"
+    [ -n "${MASTER_ADDR:-}" ] || fail "MASTER_ADDR must be set for NNODES=$NNODES: the machine with NODE_RANK=0"
+fi
+[ -z "${HOSTFILE:-}" ] || [ -f "$HOSTFILE" ] || fail "HOSTFILE $HOSTFILE does not exist"
+
 if [ "${SMOKE:-0}" = 1 ]; then
     : "${OUTPUT_DIR:=outputs/smoke_$(basename "$0" .sh)}"
-    : "${MODEL_NAME_OR_PATH:=$OUTPUT_DIR/smoke/model}" "${VISION_TOWER=}" "${PRETRAIN_MM_MLP_ADAPTER=}"
-    : "${DATA_PATH:=$OUTPUT_DIR/smoke/data/$SMOKE_DATA}"
+    smoke_files="$OUTPUT_DIR/smoke" # a machine's own, should they share a file system
+    if [ "${NODE_RANK:-0}" != 0 ]; then smoke_files+="_node$NODE_RANK"; fi
+    : "${MODEL_NAME_OR_PATH:=$smoke_files/model}" "${VISION_TOWER=}" "${PRETRAIN_MM_MLP_ADAPTER=}"
+    : "${DATA_PATH:=$smoke_files/data/$SMOKE_DATA}"
     : "${IMAGE_ASPECT_RATIO:=square}" "${MM_PROJECTOR_TYPE=}" "${MM_VISION_SELECT_LAYER=}"
     : "${LEARNING_RATE:=2e-3}" "${MM_VISION_TOWER_LR:=2e-3}" "${MAX_STEPS:=6}" "${SAVE_STRATEGY:=no}"
     : "${PER_DEVICE_TRAIN_BATCH_SIZE:=2}" "${GRADIENT_ACCUMULATION_STEPS:=1}"
     : "${BF16:=false}" "${TF32:=false}" "${GRADIENT_CHECKPOINTING:=false}" "${USE_CPU:=true}"
     : "${DATALOADER_NUM_WORKERS:=0}" "${NUM_GPUS:=1}" "${OMP_NUM_THREADS:=1}"
-    [ "${DRY_RUN:-0}" = 1 ] || python -m llava.train.smoke --out "$OUTPUT_DIR/smoke"
+    [ "${DRY_RUN:-0}" = 1 ] || python -m llava.train.smoke --out "$smoke_files"
 fi
 
-# launch ARG...: the run itself, on NUM_GPUS processes of NNODES machines.
+# launch ARG...: the run itself, on NUM_GPUS processes of each machine.
 launch() {
-    local command=(
-        python -m torch.distributed.run
-        --nproc_per_node "${NUM_GPUS:-gpu}" --nnodes "${NNODES:-1}" --node_rank "${NODE_RANK:-0}"
-        --master_addr "${MASTER_ADDR:-127.0.0.1}" --master_port "${MASTER_PORT:-29500}"
-        -m llava.train.train "$@"
-    )
+    local command=(python -m)
+    if [ -n "${HOSTFILE:-}" ]; then
+        command+=(deepspeed.launcher.runner --hostfile "$HOSTFILE" --master_port "${MASTER_PORT:-29500}")
+        if [ -n "${MASTER_ADDR:-}" ]; then command+=(--master_addr "$MASTER_ADDR"); fi
+        if [ -n "${NUM_GPUS:-}" ]; then command+=(--num_gpus "$NUM_GPUS"); fi
+        command+=(--no_local_rank --module)
+    elif [ "${NUM_GPUS:-gpu}" != 1 ] || [ "${NNODES:-1}" != 1 ]; then
+        command+=(
+            torch.distributed.run
+            --nproc_per_node "${NUM_GPUS:-gpu}" --nnodes "${NNODES:-1}" --node_rank "${NODE_RANK:-0}"
+            --master_addr "${MASTER_ADDR:-127.0.0.1}" --master_port "${MASTER_PORT:-29500}" -m
+        )
+    fi
+    command+=(llava.train.train "$@")
     if [ "${DRY_RUN:-0}" = 1 ]; then
         printf '%q ' "${command[@]}"
         echo

@@ -198,12 +198,21 @@ def _data_section(run: Run) -> str:
             escape(row["type"] or "by its fields"),
             f"{row['size_bytes'] / 1e6:,.2f}",
             _clock(row["modified"] / 1e9),
-            _code(row["index"]),
+            _code(row["edges"]),
             _code(row["path"]),
         ]
         for row in run.config.get("data_fingerprint", {}).get("datasets", [])
     ]
-    header = ["data set", "samples", "of entries", "taken", "type", "MB", "changed (UTC)", "index"]
+    header = [
+        "data set",
+        "samples",
+        "of entries",
+        "taken",
+        "type",
+        "MB",
+        "changed (UTC)",
+        "digest of its ends",
+    ]
     return _heading(run) + table([*header, "file"], rows, {1, 2, 5})
 
 

@@ -13,7 +13,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -94,33 +94,32 @@ def fingerprint(entries: Mixture) -> dict[str, Any]:
     return {"digest": digest, "samples": len(entries), "datasets": datasets}
 
 
-def check_resume(checkpoint: Path, record: Mapping[str, Any], *, accept_changes: bool) -> list[str]:
-    """Hold a run against the one that wrote a checkpoint.
+def find_changes(checkpoint: Path, record: Mapping[str, Any]) -> list[str]:
+    """What differs from the run that wrote a checkpoint: one text each, with both values.
 
     Args:
         checkpoint: folder of the checkpoint, below that of its run.
         record: of ``describe_run``.
-        accept_changes: report changes instead of refusing them.
-
-    Returns:
-        What changed, one text each, with both values.
-
-    Raises:
-        ChangedRunError: naming every change and the remedy.
     """
     before = read_run_config(checkpoint.parent)
     if before is None:
-        changes = [f"{CONFIG_FILE} is absent from {checkpoint.parent}: nothing to compare with"]
-    else:
-        changes = list(_changes(before, record))
-    if changes and not accept_changes:
+        return [f"{CONFIG_FILE} is absent from {checkpoint.parent}: nothing to compare with"]
+    return list(_changes(before, record))
+
+
+def refuse_changes(checkpoint: Path, changes: Sequence[str]) -> None:
+    """End a run that would go on with other data or settings.
+
+    Raises:
+        ChangedRunError: if anything changed, naming every change and the remedy.
+    """
+    if changes:
         raise ChangedRunError(
             f"{checkpoint} was made by another run than this one:\n  "
             + "\n  ".join(changes)
             + "\nUse the same data and settings, or add --resume_with_changes true to go on with "
             "these (the run is then not the one that would have been without a break)"
         )
-    return changes
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
@@ -161,7 +160,7 @@ def write_run_config(
         folder: of the run.
         record: of ``describe_run``.
         checkpoint: that the run goes on from, if any.
-        changes: of ``check_resume``.
+        changes: of ``find_changes``.
     """
     before = None if checkpoint is None else read_run_config(checkpoint.parent)
     start = {

@@ -12,7 +12,9 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from accelerate.utils import broadcast_object_list
 from transformers import set_seed
 
 from llava.data.collator import Collator
@@ -21,14 +23,19 @@ from llava.data.records import SampleError
 from llava.model.adapters import add_adapters
 from llava.model.assemble import load_model
 from llava.model.processing import LlavaProcessor
-from llava.train.arguments import Arguments, model_source, parse_arguments
+from llava.train.arguments import (
+    Arguments,
+    LlavaTrainingArguments,
+    model_source,
+    parse_arguments,
+)
 from llava.train.bad_samples import BadSampleLog, TooManyBadSamples
 from llava.train.batches import plan_batches
 from llava.train.checkpoint import CheckpointError, find_checkpoint
 from llava.train.flops import count_flops_of, peak_flops
 from llava.train.meter import StepMeter
 from llava.train.parts import parse_parts, set_trainable
-from llava.train.run_config import check_resume, describe_run, write_run_config
+from llava.train.run_config import describe_run, find_changes, refuse_changes, write_run_config
 from llava.train.trainer import LlavaTrainer
 
 logger = logging.getLogger("llava.train")
@@ -67,12 +74,7 @@ def prepare(arguments: Arguments) -> tuple[LlavaTrainer, Path | None]:
     record = describe_run(
         arguments, dataset.entries, trainable=trainable, world_size=training_args.world_size
     )
-    changes: list[str] = []
-    if checkpoint is not None:
-        accept = training_args.resume_with_changes
-        changes = check_resume(checkpoint, record, accept_changes=accept)
-        for change in changes:
-            logger.warning("going on with a change: %s", change)
+    changes = _changes_since(checkpoint, record, training_args)
     bad_samples = BadSampleLog(
         output_dir, num_samples=len(dataset), max_fraction=data_args.max_bad_fraction
     )
@@ -112,6 +114,27 @@ def _open_dataset(arguments: Arguments, processor: LlavaProcessor) -> Supervised
             max_length=training_args.model_max_length,
             on_bad_sample=data_args.on_bad_sample,
         )
+
+
+def _changes_since(
+    checkpoint: Path | None, record: dict[str, Any], args: LlavaTrainingArguments
+) -> list[str]:
+    """What changed since a checkpoint, as the first rank sees it.
+
+    Copies of the data on other machines may have other times of change.
+
+    Raises:
+        ChangedRunError: on all ranks, unless changes were asked for.
+    """
+    if checkpoint is None:
+        return []
+    found = [find_changes(checkpoint, record) if args.process_index == 0 else []]
+    changes = broadcast_object_list(found)[0]
+    if not args.resume_with_changes:
+        refuse_changes(checkpoint, changes)
+    for change in changes:
+        logger.warning("going on with a change: %s", change)
+    return changes
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -30,7 +30,7 @@ def _write(folder, rows, *, learning_rate=1e-5, starts=(1,), bad=()):
     config = {
         "training": training | {"learning_rate": learning_rate},
         "world_size": 4,
-        "data_fingerprint": {"digest": "d1", "samples": 5, "datasets": [data | {"index": "i1"}]},
+        "data_fingerprint": {"digest": "d1", "samples": 5, "datasets": [data | {"edges": "e1"}]},
         "versions": VERSIONS,
         "starts": [start | {"first_step": step} for step in starts],
     }

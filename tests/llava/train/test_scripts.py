@@ -1,4 +1,7 @@
+"""The training scripts: their command lines, launches and smoke runs."""
+
 import os
+import re
 import shlex
 import subprocess
 
@@ -74,6 +77,136 @@ def test_variables_and_further_flags_reach_the_command():
     assert (flags["--learning_rate"], flags["--image_folder"]) == ("3e-5", "with space")
     assert flags["--seed"] == "7" and "--nproc_per_node 4" in text
     assert not {"--vision_tower", "--pretrain_mm_mlp_adapter"} & set(flags)
+
+
+def _launch(dry_run: str) -> list[str]:
+    words = shlex.split(dry_run)
+    return words[: words.index("llava.train.train") + 1]
+
+
+TORCHRUN = ["python", "-m", "torch.distributed.run"]
+MACHINES = {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "gpu-a", "MASTER_PORT": "4000"}
+LAUNCHES = {
+    "one process needs no launcher": ({"NUM_GPUS": "1"}, "python -m llava.train.train"),
+    "all GPUs": ({}, "--nproc_per_node gpu --nnodes 1"),
+    "some GPUs": ({"NUM_GPUS": "4"}, "--nproc_per_node 4 --nnodes 1"),
+    "several machines": (
+        MACHINES,
+        "--nproc_per_node gpu --nnodes 2 --node_rank 1 --master_addr gpu-a --master_port 4000",
+    ),
+    "one process on each of several machines": (
+        MACHINES | {"NUM_GPUS": "1"},
+        "--nproc_per_node 1 --nnodes 2 --node_rank 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LAUNCHES)
+def test_variables_say_how_many_processes_run_where(case):
+    variables, expected = LAUNCHES[case]
+    command = _launch(_bash("sft_ov_encoder.sh", DRY_RUN="1", **variables))
+    assert expected in " ".join(command)
+    assert (command[:3] == TORCHRUN) == (case != "one process needs no launcher")
+    assert command[-2] == "-m"
+
+
+def test_a_hostfile_goes_to_the_launcher_of_deepspeed(tmp_path):
+    hosts = tmp_path / "hosts"
+    hosts.write_text("gpu-a slots=8\ngpu-b slots=8\n")
+    text = _bash("sft_ov_encoder.sh", DRY_RUN="1", HOSTFILE=str(hosts), MASTER_ADDR="gpu-a")
+    assert _launch(text) == [
+        *("python", "-m", "deepspeed.launcher.runner", "--hostfile", str(hosts)),
+        *("--master_port", "29500", "--master_addr", "gpu-a", "--no_local_rank"),
+        *("--module", "llava.train.train"),
+    ]
+
+
+SLURM = {
+    "SLURM_JOB_ID": "123456",
+    "SLURM_STEP_NUM_NODES": "3",
+    "SLURM_STEP_NUM_TASKS": "3",
+    "SLURM_STEP_NODELIST": "gpu[07-09]",
+    "SLURM_NODEID": "2",
+}
+
+
+def test_under_slurm_every_machine_finds_its_place(tmp_path):
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text('#!/bin/sh\n[ "$*" = "show hostnames gpu[07-09]" ] && seq -f gpu%02g 7 9\n')
+    scontrol.chmod(0o755)
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = " ".join(_launch(_bash("sft_ov_encoder.sh", DRY_RUN="1", **SLURM, **path)))
+    assert "--nproc_per_node gpu --nnodes 3 --node_rank 2 --master_addr gpu07" in command
+    assert "--master_port 23456" in command
+    given = {"MASTER_ADDR": "other", "MASTER_PORT": "1"}
+    command = " ".join(_launch(_bash("sft_ov_encoder.sh", DRY_RUN="1", **SLURM, **given)))
+    assert "--node_rank 2 --master_addr other --master_port 1" in command
+
+
+WRONG = {
+    "NUM_GPUS must be a number": {"NUM_GPUS": "many"},
+    "NNODES must be a number": {"NNODES": "0"},
+    "NODE_RANK must be a number from 0 to 1": {"NNODES": "2", "MASTER_ADDR": "a"},
+    "got '2'": {"NNODES": "2", "MASTER_ADDR": "a", "NODE_RANK": "2"},
+    "MASTER_ADDR must be set": {"NNODES": "2", "NODE_RANK": "0"},
+    "HOSTFILE none does not exist": {"HOSTFILE": "none"},
+    "16 tasks on 3 machines; add --ntasks-per-node 1": SLURM | {"SLURM_STEP_NUM_TASKS": "16"},
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_a_launch_that_cannot_work_ends_with_code_2(message):
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        _bash("sft_ov_encoder.sh", DRY_RUN="1", **WRONG[message])
+    assert caught.value.returncode == 2
+    assert message in caught.value.stderr and not caught.value.stdout
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_value_can_be_set_from_outside(script):
+    text = (ROOT / "scripts" / script).read_text()
+    flags = text[text.index("launch ") :]
+    named = dict(re.findall(r"--(\w+) \"\$\{?([A-Z0-9_]+)", flags))
+    assert {name.upper() for name in named} - {"VERSION", "RESUME_FROM_CHECKPOINT"} <= set(
+        named.values()
+    )
+    # MASTER_* and numbers would be refused; text reaches the command as it is.
+    values = {variable: f"{number}x" for number, variable in enumerate(named.values())}
+    seen = _flags(_bash(script, DRY_RUN="1", **values))
+    assert {name: seen[f"--{name}"] for name in named} == {
+        name: values[variable] for name, variable in named.items()
+    }
+
+
+def _two_machines(tmp_path, extra):
+    """The script as two machines would run it, here both on this one."""
+    environment = {"PATH": os.environ["PATH"], "SMOKE": "1", "OUTPUT_DIR": str(tmp_path), **extra}
+    environment |= {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29641"}
+    environment |= {"GLOO_SOCKET_IFNAME": "lo"}
+    machines = [
+        subprocess.Popen(
+            ["bash", str(ROOT / "scripts" / "sft_ov_encoder.sh")],
+            env=environment | {"NODE_RANK": rank},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "10"
+    ]
+    errors = [machine.communicate(timeout=250)[1] for machine in machines]
+    return [machine.returncode for machine in machines], errors
+
+
+@pytest.mark.slow
+def test_two_machines_train_together_and_stop_together(tmp_path):
+    codes, _ = _two_machines(tmp_path, {"SAVE_STRATEGY": "steps", "SAVE_STEPS": "3"})
+    assert codes == [0, 0]
+    assert len((tmp_path / "train_log.jsonl").read_text().splitlines()) == 6
+    assert '"world_size": 2' in (tmp_path / "run_config.json").read_text()
+    # Data was made anew, at another time: the second run refuses to go on, on both machines.
+    codes, errors = _two_machines(tmp_path, {"LEARNING_RATE": "1e-3"})
+    assert all(code != 0 for code in codes)
+    assert all("learning_rate: 0.002 before, 0.001 now" in text for text in errors)
 
 
 @pytest.mark.slow
