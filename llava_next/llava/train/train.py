@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
-from transformers import set_seed
+from transformers import PrinterCallback, ProgressCallback, set_seed
 
 from llava.data.collator import Collator
 from llava.data.dataset import SupervisedDataset
@@ -32,6 +32,7 @@ from llava.train.arguments import (
 from llava.train.bad_samples import BadSampleLog, TooManyBadSamples
 from llava.train.batches import plan_batches
 from llava.train.checkpoint import CheckpointError, find_checkpoint
+from llava.train.console import ConsoleTable
 from llava.train.flops import count_flops_of, peak_flops
 from llava.train.meter import StepMeter
 from llava.train.parts import parse_parts, set_trainable
@@ -95,6 +96,10 @@ def prepare(arguments: Arguments) -> tuple[LlavaTrainer, Path | None]:
         data_collator=Collator(processor.pad_token_id, packed=training_args.pack_sequences),
         processing_class=processor,
     )
+    # One table takes the place of the library's progress bar and dictionaries.
+    for callback in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(callback)
+    trainer.add_callback(ConsoleTable(dataset.entries.names))
     if trainer.is_world_process_zero():
         write_run_config(output_dir, record, checkpoint, changes)
     return trainer, checkpoint
