@@ -1,15 +1,18 @@
 """Speed of evaluation: samples and visual tokens per second, where the time goes, asset lookup.
 
     python scripts/bench/eval.py [--model DIR] [--batch_sizes 1,4,8] [--lookup_assets 100000]
+                                 [--memory_samples 600]
 
 Makes clips, their assets and (without --model) a tiny checkpoint in a temporary folder, and answers
 questions on them through the plug-in of lmms-eval. Prints one line of JSON per batch size, with the
 share of decode (assets to patches), encode (vision tower and projector), prefill and generate;
-then how batches compare with single samples; then the time to find one of many assets.
+then how batches compare with single samples; the process's memory after 100 samples and at the end
+of many; and the time to find one of many assets.
 """
 
 import argparse
 import json
+import resource
 import sys
 import tempfile
 import time
@@ -75,19 +78,7 @@ def measure(
     arguments: dict[str, Any], videos: list[Path], num_questions: int, new_tokens: int
 ) -> dict[str, Any]:
     """Answer all questions once, after one batch to warm up."""
-    model = LlavaOVEncoder(**arguments)
-    documents = [{"video": str(videos[number % len(videos)])} for number in range(num_questions)]
-    model.task_dict = {"bench": {"test": documents}}
-    settings = {"max_new_tokens": new_tokens, "until": []}
-    requests = [
-        Instance(
-            request_type="generate_until",
-            arguments=(QUESTION, settings, _visual, number, "bench", "test"),
-            idx=0,
-            metadata={"task": "bench", "doc_id": number, "repeats": 1},
-        )
-        for number in range(num_questions)
-    ]
+    model, requests = _ask(arguments, videos, num_questions, new_tokens)
     model.generate_until(requests[: model.batch_size])
     stages = Stages(model._answerer._model, model.device)
     record = model._record
@@ -107,6 +98,43 @@ def measure(
             for name in ("decode", "encode", "prefill", "generate")
         },
     }
+
+
+def measure_memory(
+    arguments: dict[str, Any], videos: list[Path], num_questions: int, new_tokens: int
+) -> dict[str, Any]:
+    """Memory of the process after the first 100 questions, and after all."""
+    model, requests = _ask(arguments, videos, num_questions, new_tokens)
+    model.generate_until(requests[:100])
+    before = _resident_mib()
+    model.generate_until(requests[100:])
+    sizes = {"after_100_mib": round(before, 1), "at_the_end_mib": round(_resident_mib(), 1)}
+    return {"samples": num_questions, **sizes}
+
+
+def _resident_mib() -> float:
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+def _ask(
+    arguments: dict[str, Any], videos: list[Path], num_questions: int, new_tokens: int
+) -> tuple[LlavaOVEncoder, list[Instance]]:
+    """The plug-in, and questions on the videos in turn."""
+    model = LlavaOVEncoder(**arguments)
+    documents = [{"video": str(videos[number % len(videos)])} for number in range(num_questions)]
+    model.task_dict = {"bench": {"test": documents}}
+    settings = {"max_new_tokens": new_tokens, "until": []}
+    requests = [
+        Instance(
+            request_type="generate_until",
+            arguments=(QUESTION, settings, _visual, number, "bench", "test"),
+            idx=0,
+            metadata={"task": "bench", "doc_id": number, "repeats": 1},
+        )
+        for number in range(num_questions)
+    ]
+    return model, requests
 
 
 def _visual(document: dict[str, str]) -> list[str]:
@@ -172,6 +200,7 @@ def main() -> int:
     parser.add_argument("--questions", type=int, default=64)
     parser.add_argument("--new_tokens", type=int, default=16)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--memory_samples", type=int, default=600, help="0 leaves memory out")
     parser.add_argument("--lookup_assets", type=int, default=100_000, help="0 leaves lookup out")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -201,6 +230,9 @@ def main() -> int:
             )
             print(json.dumps(rows[-1]), flush=True)
         _print_gain(rows)
+        if args.memory_samples:
+            row = measure_memory({**arguments, "batch_size": 4}, videos, args.memory_samples, 4)
+            print(json.dumps(row), flush=True)
         if args.lookup_assets:
             example = folder / "offline" / "assets" / "clip0"
             print(json.dumps(measure_lookup(folder / "many", example, args.lookup_assets)))

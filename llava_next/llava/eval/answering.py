@@ -183,10 +183,19 @@ def _naming_out_of_memory(samples: Sequence[Sample]) -> Iterator[None]:
     names = [sample.name for sample in samples]
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
+    except (RuntimeError, MemoryError) as error:
+        if not _is_exhausted(error):
+            raise
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise MemoryExhaustedError(
             f"out of memory in a batch of {len(names)} ({', '.join(names)}): {reason}; lower "
             "batch_size (BATCH_SIZE), num_frames or max_new_tokens; started again in the same "
             "folder, the run goes on where it stopped"
         ) from error
+
+
+def _is_exhausted(error: RuntimeError | MemoryError) -> bool:
+    """PyTorch has a kind of its own for a GPU's memory, but none for the machine's."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        "can't allocate memory" in str(error)
+    )

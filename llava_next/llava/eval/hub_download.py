@@ -5,6 +5,7 @@ done, so a folder that exists is complete; a run that broke off goes on where it
 that lie in the repository as they are get a link.
 """
 
+import hashlib
 import io
 import re
 import tarfile
@@ -12,6 +13,7 @@ import zipfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from llava.eval.benchmarks import VIDEO_SUFFIXES, Benchmark
 from llava.eval.exits import say
@@ -19,6 +21,7 @@ from llava.eval.exits import say
 _TAR = re.compile(
     r"(?P<name>.+\.(tar\.gz|tgz|tar))([._-]?(part[._-]?[a-z0-9]{1,4}|[0-9]{1,4}|[a-z]{2}))?", re.I
 )
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _MARKERS = ".unpacked"
 _CHUNK_BYTES = 1 << 20
 
@@ -34,6 +37,7 @@ def download(benchmark: Benchmark, hf_home: Path) -> None:
         DownloadError: no hub can be reached, it refuses, or an archive is damaged.
     """
     snapshot = _snapshot(benchmark)
+    _check_content(benchmark, snapshot)
     target = hf_home / benchmark.cache_folder
     partial = target.with_name(f".{target.name}.partial")
     markers = partial / _MARKERS
@@ -57,21 +61,43 @@ def download(benchmark: Benchmark, hf_home: Path) -> None:
 
 def _snapshot(benchmark: Benchmark) -> Path:
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
 
+    # The bases name the errors of the HTTP library, whichever the installed version uses.
+    errors: Any = (OSError, *HfHubHTTPError.__bases__)
     try:
         return Path(
             snapshot_download(
                 repo_id=benchmark.dataset, repo_type="dataset", revision=benchmark.revision
             )
         )
-    except OSError as error:
+    except errors as error:
         terms = " and accept its terms on its page" if benchmark.gated else ""
         raise DownloadError(
             f"{benchmark.name}: {benchmark.dataset} cannot be fetched from the data hub "
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); "
-            f"where it asks for an account, log in (hf auth login){terms}; without a hub, put the "
+            f"start again to go on where it stopped; where it asks for an account, log in (hf auth "
+            f"login){terms}; without a hub, put the "
             f"videos below <HF_HOME>/{benchmark.cache_folder}/{benchmark.video_root} yourself"
         ) from error
+
+
+def _check_content(benchmark: Benchmark, snapshot: Path) -> None:
+    """Hold every large file against its SHA-256, which is the name it is stored under."""
+    for path in sorted(snapshot.rglob("*")):
+        stored = path.resolve()
+        if not _SHA256.fullmatch(stored.name):
+            continue
+        with stored.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if digest != stored.name:
+            path.unlink()
+            stored.unlink()
+            raise DownloadError(
+                f"{benchmark.name}: {path.relative_to(snapshot)}: arrived damaged (SHA-256 "
+                f"{digest} where the hub states {stored.name}) and was removed; start again to "
+                "fetch it once more"
+            )
 
 
 def _archives(snapshot: Path) -> list[tuple[Path, ...]]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset, Features, Value
@@ -277,20 +278,45 @@ def test_online_answers_equal_offline_answers(toy: Toy, tmp_path: Path) -> None:
     assert _answers(toy, video_input="frames") != online
 
 
+def _gpu_is_full() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
+
+
+@pytest.mark.parametrize(
+    ("exhaust", "reason"),
+    [
+        (_gpu_is_full, "CUDA out of memory. Tried to allocate 2 GiB.; lower batch_size"),
+        (lambda: torch.empty(10**15), "can't allocate memory"),
+        (lambda: np.empty(10**17), "Unable to allocate"),
+    ],
+)
 def test_exhausted_memory_names_the_samples(
-    toy: Toy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    toy: Toy,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    exhaust: Callable[[], object],
+    reason: str,
 ) -> None:
     model = _model(toy, batch_size=2)
-
-    def exhausted(*_: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
-
-    monkeypatch.setattr(model._answerer, "_generate", exhausted)
+    monkeypatch.setattr(model._answerer, "_generate", lambda *_: exhaust())
     with pytest.raises(SystemExit) as stopped:
         model.generate_until(_requests(toy.documents, lambda index: dict(GREEDY)))
     assert stopped.value.code == 1
-    expected = "a batch of 2 (toy document 0, toy document 1): CUDA out of memory. Tried"
-    assert expected in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "out of memory in a batch of 2 (toy document 0, toy document 1): " in message
+    assert reason in message
+
+
+def test_another_error_of_the_library_is_not_called_memory(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = _model(toy)
+    monkeypatch.setattr(model._answerer, "_generate", lambda *_: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(SystemExit):
+        model.generate_until(_requests(toy.documents, lambda index: dict(GREEDY)))
+    message = capsys.readouterr().err
+    assert "out of memory" not in message
+    assert "error: batch of toy document 0 to toy document 0: " in message
 
 
 def _answer_with_a_journal(
