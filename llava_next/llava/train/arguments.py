@@ -216,7 +216,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
         SystemExit: for ``--help``, and for missing or malformed flags (code 2).
     """
     kinds: Any = (ModelArguments, DataArguments, LlavaTrainingArguments)
-    parser = HfArgumentParser(kinds, prog="python -m llava.train.train", allow_abbrev=False)
+    parser = HfArgumentParser(
+        kinds,
+        prog="python -m llava.train.train",
+        usage="%(prog)s --model_name_or_path DIR --data_path FILE --output_dir DIR [--help] ...",
+        allow_abbrev=False,
+    )
     *parsed, unknown = parser.parse_args_into_dataclasses(
         list(argv) if argv is not None else None,
         return_remaining_strings=True,
