@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from loguru import logger
 from PIL import Image
 
 from cv_reader import open_video
@@ -113,6 +114,24 @@ def test_assets_follow_a_data_set_that_moved(toy: Toy, tmp_path: Path) -> None:
         assert entry.video == str(video)
 
 
+@pytest.mark.parametrize(
+    ("debug", "rank", "logged"), [("0", 0, 0), ("1", 0, 2), ("1", 1, 0), ("all", 1, 2)]
+)
+def test_debug_names_every_hit_and_miss(
+    toy: Toy, tmp_path: Path, debug: str, rank: int, logged: int
+) -> None:
+    settings = read_settings(toy.arguments(codec_miss="frames"), {"LLAVA_CODEC_DEBUG": debug})
+    lines: list[str] = []
+    sink = logger.add(lines.append, format="{message}")
+    loader = VisualLoader(settings, CONFIG, rank)
+    copy = tmp_path / "unknown.mp4"
+    copy.symlink_to(toy.videos[0])
+    loader.load([str(toy.videos[0]), str(copy)])
+    logger.remove(sink)
+    expected = [f"codec asset HIT: {toy.videos[0]}\n", f"codec asset MISS: {copy}\n"]
+    assert lines == expected[:logged]
+
+
 def test_a_miss_becomes_frames_only_on_request(toy: Toy, tmp_path: Path) -> None:
     video = write_video(tmp_path / "new.mp4", moving_square(9, 48, 64))
     [visual] = _loader(toy, codec_miss="frames").load([str(video)])
@@ -152,6 +171,13 @@ def test_a_damaged_asset_is_named(toy: Toy, tmp_path: Path) -> None:
     loader.load([str(toy.videos[1])])  # the last video read would not be read again
     with pytest.raises(ValueError, match="mosaic_001.jpg"):
         loader.load([str(toy.videos[2])])
+
+
+def test_damage_is_found_before_the_first_sample(toy: Toy, tmp_path: Path) -> None:
+    assets = shutil.copytree(toy.assets, tmp_path / "assets")
+    (assets / "long%20walk" / "positions_thw.npy").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"positions_thw.npy: must have \d+ bytes, got 0"):
+        _loader(toy, codec_root=assets).missing([str(video) for video in toy.videos])
 
 
 def test_a_folder_of_frames_is_uniform_frames_in_every_mode(toy: Toy, tmp_path: Path) -> None:

@@ -92,6 +92,20 @@ def test_batches_do_not_change_answers(toy: Toy) -> None:
     assert _answers(toy, batch_size=5) == one
 
 
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_any_number_of_images_is_answered(toy: Toy, batch_size: int) -> None:
+    counts = [1, 2, 3, 7, 8, 9]
+    documents = [
+        {"media": [str(toy.images[n % 2]) for n in range(count)], "question": "What differs?"}
+        for count in counts
+    ]
+    model = _model(toy, batch_size=batch_size)
+    model.task_dict = {"toy": {"test": documents}}
+    answers = model.generate_until(_requests(documents, lambda index: dict(GREEDY)))
+    assert all(answers)
+    assert model._record.visual_tokens == [64 * count for count in counts]
+
+
 def test_tasks_with_different_settings_share_a_call(toy: Toy) -> None:
     limits = [6, 2, 6, 2, 6]
     requests = _requests(toy.documents, lambda index: {**GREEDY, "max_new_tokens": limits[index]})
@@ -356,6 +370,17 @@ def test_a_run_that_broke_off_goes_on(
     clip = {"source": "codec", "path": str(toy.videos[0]), "asset": str(toy.assets / "a__clip")}
     assert (rows[0]["visuals"], rows[0]["visual_tokens"]) == ([clip], 128)
     assert [visual["source"] for visual in rows[3]["visuals"]] == ["image", "image"]
+
+
+def test_a_run_that_computes_assets_goes_on_too(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept does not depend on how many assets there were at the start."""
+    online = {"codec_root": None, "codec_miss": "online", "codec_cache": tmp_path / "cache"}
+    first, _ = _answer_with_a_journal(toy, tmp_path / "out", monkeypatch, **online)
+    again, model = _answer_with_a_journal(toy, tmp_path / "out", monkeypatch, **online)
+    assert again == first
+    assert (model._record.resumed, model._record.samples) == ({"toy": 5}, {})
 
 
 def test_other_assets_are_not_gone_on_with(
