@@ -31,7 +31,7 @@ MOTION_ALONE = "exact motion alone"
 RULE_ALONE = "list 0 in whole pixels alone"
 VARIANTS = (OURS, MOTION_BY_RULE, RESIDUAL_ALONE, MOTION_ALONE, RULE_ALONE)
 
-_QPEL_BITS = 2
+_QPELS_PER_PIXEL = 4
 
 Cells = NDArray[np.bool_]
 Scores = NDArray[np.float32]
@@ -224,7 +224,8 @@ def _by_rule(frame: CodecFrame) -> CodecFrame:
     whole pixels, and not divided by the distance to their reference."""
     assert frame.motion is not None and frame.motion_ref is not None
     motion, motion_ref = np.zeros_like(frame.motion), np.zeros_like(frame.motion_ref)
-    motion[0] = frame.motion[0] >> _QPEL_BITS << _QPEL_BITS
+    exact = frame.motion[0].astype(np.int32)
+    motion[0] = exact - np.fmod(exact, _QPELS_PER_PIXEL)
     motion_ref[0] = frame.motion_ref[0] != 0
     return replace(frame, motion=motion, motion_ref=motion_ref)
 

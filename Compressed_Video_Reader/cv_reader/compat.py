@@ -26,7 +26,7 @@ from cv_reader.frames import CELL_PX, CodecFrame, VideoIndex
 from cv_reader.reader import open_video
 
 _NEUTRAL = 128
-_QPEL_BITS = 2
+_QPELS_PER_PIXEL = 4
 
 FrameDict = dict[str, Any]
 
@@ -107,9 +107,10 @@ def _as_dict(frame: CodecFrame, index: VideoIndex, *, with_residual: bool) -> Fr
 
 
 def _whole_pixels(frame: CodecFrame, index: VideoIndex) -> NDArray[np.int32]:
-    """int32 (H // 4, W // 4, 4): quarter pixels with their fraction cut off, as the reference."""
+    """int32 (H // 4, W // 4, 4): quarter pixels with their fraction cut off, towards 0."""
     rows, columns = index.height_px // CELL_PX, index.width_px // CELL_PX
     if frame.motion is None:
         return np.zeros((rows, columns, 4), np.int32)
-    whole = frame.motion[:, :rows, :columns].astype(np.int32) >> _QPEL_BITS
+    exact = frame.motion[:, :rows, :columns].astype(np.int32)
+    whole = np.sign(exact) * (np.abs(exact) // _QPELS_PER_PIXEL)
     return np.ascontiguousarray(np.moveaxis(whole, 0, 2)).reshape(rows, columns, 4)
