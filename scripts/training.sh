@@ -54,14 +54,20 @@ if [ "${SMOKE:-0}" = 1 ]; then
     [ "${DRY_RUN:-0}" = 1 ] || python -m llava.train.smoke --out "$smoke_files"
 fi
 
+# DeepSpeed's launcher passes words to a shell on the other side, and quotes those with a blank alone.
+_quote_for_ssh() {
+    if [[ "$1" == *" "* ]]; then printf '%s' "$1"; else printf '%q' "$1"; fi
+}
+
 # launch ARG...: the run itself, on NUM_GPUS processes of each machine.
 launch() {
-    local command=(python -m)
+    local command=(python -m) arguments=("$@") index
     if [ -n "${HOSTFILE:-}" ]; then
         command+=(deepspeed.launcher.runner --hostfile "$HOSTFILE" --master_port "${MASTER_PORT:-29500}")
         if [ -n "${MASTER_ADDR:-}" ]; then command+=(--master_addr "$MASTER_ADDR"); fi
         if [ -n "${NUM_GPUS:-}" ]; then command+=(--num_gpus "$NUM_GPUS"); fi
         command+=(--no_local_rank --module)
+        for index in "${!arguments[@]}"; do arguments[index]=$(_quote_for_ssh "${arguments[index]}"); done
     elif [ "${NUM_GPUS:-gpu}" != 1 ] || [ "${NNODES:-1}" != 1 ]; then
         command+=(
             torch.distributed.run
@@ -69,7 +75,7 @@ launch() {
             --master_addr "${MASTER_ADDR:-127.0.0.1}" --master_port "${MASTER_PORT:-29500}" -m
         )
     fi
-    command+=(llava.train.train "$@")
+    command+=(llava.train.train "${arguments[@]}")
     if [ "${DRY_RUN:-0}" = 1 ]; then
         printf '%q ' "${command[@]}"
         echo

@@ -30,6 +30,7 @@ STYLE = """
 .chart .axis { stroke: currentColor; opacity: .18; }
 .chart .mark { stroke: currentColor; opacity: .6; stroke-dasharray: 4 4; }
 .chart polyline { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
+.chart polyline.dashed { stroke-dasharray: 7 4; }
 .chart polyline.raw { stroke-width: 1; opacity: .3; }
 """
 
@@ -151,13 +152,15 @@ def _line(frame: _Frame, line: Line, smooth: bool) -> str:
 
 
 def _polyline(frame: _Frame, line: Line, kind: str) -> str:
+    # Where two lines lie on each other, both colours show.
+    dashed = " dashed" if kind == "mean" and line.colour % 2 else ""
     points = " ".join(
         f"{frame.x(step):.1f},{frame.y(value):.1f}"
         for step, value in zip(line.steps, line.values, strict=True)
     )
     return (
-        f'<polyline class="{kind}" stroke="var(--c{line.colour % COLOURS})" points="{points}">'
-        f"<title>{escape(line.name)}</title></polyline>"
+        f'<polyline class="{kind}{dashed}" stroke="var(--c{line.colour % COLOURS})" '
+        f'points="{points}"><title>{escape(line.name)}</title></polyline>'
     )
 
 

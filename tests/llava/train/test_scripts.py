@@ -8,6 +8,8 @@ import subprocess
 import pytest
 
 from llava.train.arguments import parse_arguments
+from llava.train.record import read_log
+from llava.train.smoke import write_mixture
 from paths import ROOT
 
 SCRIPTS = ("pretrain_ov_encoder.sh", "sft_ov_encoder.sh")
@@ -119,6 +121,12 @@ def test_a_hostfile_goes_to_the_launcher_of_deepspeed(tmp_path):
         *("--master_port", "29500", "--master_addr", "gpu-a", "--no_local_rank"),
         *("--module", "llava.train.train"),
     ]
+    # It hands words on to a shell by ssh, unquoted where they hold no blank.
+    canvases = _flags(text)["--image_grid_pinpoints"]
+    assert shlex.split(canvases) == [
+        _flags(_bash("sft_ov_encoder.sh", DRY_RUN="1"))["--image_grid_pinpoints"]
+    ]
+    assert "(" not in canvases.replace("\\(", "")
 
 
 SLURM = {
@@ -211,6 +219,36 @@ def test_two_machines_train_together_and_stop_together(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_a_smoke_run_trains_on_the_cpu(script, tmp_path):
-    _bash(script, SMOKE="1", OUTPUT_DIR=str(tmp_path), MASTER_PORT="29631")
-    assert len((tmp_path / "train_log.jsonl").read_text().splitlines()) == 6
+def test_a_smoke_run_trains_on_the_cpu_and_prints_the_loss_of_each_step(script, tmp_path):
+    result = _smoke(script, tmp_path)
+    assert len(read_log(tmp_path / "run")) == 6
+    lines = result.stderr.splitlines()
+    head = next(number for number, line in enumerate(lines) if line.split()[:1] == ["step"])
+    column = lines[head].split().index("loss")
+    printed = [float(line.split()[column]) for line in lines[head + 1 : head + 7]]
+    assert printed == pytest.approx([row["loss"] for row in read_log(tmp_path / "run")], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_smoke_run_takes_the_mixture_of_the_user(tmp_path):
+    write_mixture(tmp_path / "mine")
+    mixture = tmp_path / "mixture.yaml"
+    mixture.write_text(
+        "datasets:\n  - {json_path: mine/train.jsonl, name: clips, sampling_strategy: 'first:9'}\n"
+        "  - {json_path: mine/captions.jsonl, name: pictures}\n"
+    )
+    folder = str(tmp_path / "mine")
+    _smoke("sft_ov_encoder.sh", tmp_path, DATA_PATH=str(mixture), IMAGE_FOLDER=folder)
+    sets = {name for row in read_log(tmp_path / "run") for name in row["loss_by_dataset"]}
+    assert sets == {"clips", "pictures"}
+
+
+def _smoke(script, folder, **variables):
+    environment = {"PATH": os.environ["PATH"], "SMOKE": "1", "OUTPUT_DIR": str(folder / "run")}
+    return subprocess.run(
+        ["bash", str(ROOT / "scripts" / script)],
+        env=environment | variables,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
