@@ -20,7 +20,6 @@ from cv_reader.errors import AssetError
 from cv_reader.frames import CodecFrame
 from cv_reader.geometry import Letterbox, letterbox
 from cv_reader.made_elsewhere import Chosen
-from cv_reader.packing import square_frame
 from cv_reader.precompute import ReadOptions
 from cv_reader.selection import choose_frame_ids, repeated_slots, select_cells
 
@@ -166,8 +165,10 @@ class _Facts:
         self._rule[slot] = self._ruled.mv(ruled)
         self._moving[slot] = self._plain.mv(frame) > 0
         self._moving_by_rule[slot] = self._plain_ruled.mv(ruled) > 0
-        self._squares[slot] = square_frame(frame, self._box)
-        self._residuals[slot] = _residual_square(frame, self._box)
+        box = self._box
+        content = _content(box)
+        self._squares[slot][content] = frame.rgb((box.width_px, box.height_px))
+        self._residuals[slot][content] = _residual(frame, box)
         self._pict_types[slot] = frame.pict_type
 
     def agreement(self, chosen: Chosen, frame_ids: NDArray[np.int32], backend: str) -> Agreement:
@@ -182,7 +183,6 @@ class _Facts:
             name: _cells(select_cells(scores, valid, repeated_slots(frame_ids), config), competing)
             for name, scores in self._variants().items()
         }
-        pad = self._box
         return Agreement(
             name=chosen.name,
             video=chosen.video,
@@ -196,10 +196,7 @@ class _Facts:
             shared_by={name: _share(cells, theirs) for name, cells in kept.items()},
             squares=self._squares,
             residuals=self._residuals,
-            content=(
-                slice(pad.pad_top_px, pad.pad_top_px + pad.height_px),
-                slice(pad.pad_left_px, pad.pad_left_px + pad.width_px),
-            ),
+            content=_content(self._box),
             patch_px=config.patch_size,
             backend=backend,
             pict_types=tuple(self._pict_types),
@@ -230,16 +227,21 @@ def _by_rule(frame: CodecFrame) -> CodecFrame:
     return replace(frame, motion=motion, motion_ref=motion_ref)
 
 
-def _residual_square(frame: CodecFrame, box: Letterbox) -> NDArray[np.uint8]:
-    """Absolute residual in the square, each pixel the one nearest to it: uint8 (S, S)."""
+def _residual(frame: CodecFrame, box: Letterbox) -> NDArray[np.uint8]:
+    """Absolute residual at the size of the picture in the square, by the nearest pixel."""
     assert frame.residual_y is not None
     magnitude = np.minimum(np.abs(frame.residual_y), 255).astype(np.uint8)
     rows = np.arange(box.height_px) * box.source_height_px // box.height_px
     columns = np.arange(box.width_px) * box.source_width_px // box.width_px
-    square = np.zeros((box.square_px, box.square_px), np.uint8)
-    top, left = box.pad_top_px, box.pad_left_px
-    square[top : top + box.height_px, left : left + box.width_px] = magnitude[rows][:, columns]
-    return square
+    return magnitude[rows][:, columns]
+
+
+def _content(box: Letterbox) -> tuple[slice, slice]:
+    """Rows and columns of the square that hold the picture."""
+    return (
+        slice(box.pad_top_px, box.pad_top_px + box.height_px),
+        slice(box.pad_left_px, box.pad_left_px + box.width_px),
+    )
 
 
 def _cells(rows: NDArray[np.int32], competing: Cells) -> Cells:
