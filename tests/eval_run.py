@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import lmms_eval.api.task
 import lmms_eval.tasks
 import pytest
 from lmms_eval.tasks import TaskManager
@@ -16,6 +17,13 @@ _TASK_FOLDERS = (
     *("ai2d", "arc", "chartqa", "docvqa", "longvideobench", "mlvu", "mvbench", "nextqa"),
     *("ocrbench", "perceptiontest", "temporalbench", "tomato", "videomme", "videommmu"),
 )
+
+
+def keep_data_in(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have lmms-eval, which remembers the folder of the first data set, keep data sets there."""
+    monkeypatch.setenv("HF_HOME", str(home))
+    monkeypatch.setenv("LMMS_EVAL_DATASETS_CACHE", str(home / "datasets"))
+    lmms_eval.api.task._resolve_hf_datasets_cache_dir.cache_clear()
 
 
 def evaluate_here(home: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> int:
@@ -29,8 +37,7 @@ def evaluate_here(home: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[s
         monkeypatch: sets the environment and takes it back.
         arguments: of the command.
     """
-    monkeypatch.setenv("HF_HOME", str(home))
-    monkeypatch.setenv("LMMS_EVAL_DATASETS_CACHE", str(home / "datasets"))
+    keep_data_in(home, monkeypatch)
     monkeypatch.setattr(sys, "argv", ["pytest"])
     package = Path(lmms_eval.tasks.__file__).parent
     index = TaskManager._get_task_and_group

@@ -143,6 +143,7 @@ BENCHMARKS = (
         sub_tasks=("video_mmmu_adaptation", "video_mmmu_comprehension", "video_mmmu_perception"),
         dataset="lmms-eval/VideoMMMU",
         cache_folder="video_mmmu",
+        note="an empty answer to an open question is left out of the score by the task",
     ),
     Benchmark(
         name="tomato",

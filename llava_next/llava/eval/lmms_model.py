@@ -27,6 +27,7 @@ from llava.eval.samples import (
     Sample,
     command_line,
     is_padding,
+    judged_tasks,
     read_request,
     results_folder,
     shows_stored_images,
@@ -196,6 +197,7 @@ class LlavaOVEncoder(lmms):
                     "the codec assets, so it would return answers of another run; leave it out, a "
                     "run that broke off goes on by itself when started again in its folder"
                 )
+            self._name_judged(requests)
             folder = results_folder(flags, self.settings.pretrained)
             if self._manifest_path is None and folder is not None:
                 self._manifest_path = folder / NAME
@@ -206,6 +208,16 @@ class LlavaOVEncoder(lmms):
             LlavaOVEncoder.started = True
             if len(self._journal):
                 logger.info(f"{len(self._journal)} answers of a run that broke off in {folder}")
+
+    def _name_judged(self, requests: Sequence[Instance]) -> None:
+        """Say which scores do not come from this machine."""
+        tasks = judged_tasks(requests)
+        self._record.judged_tasks.update(tasks)
+        if tasks and self._rank == 0:
+            logger.warning(
+                f"{', '.join(tasks)}: scored by a judge model over the network; where it cannot be "
+                "reached, such tasks may score 0 without saying so"
+            )
 
     def _videos(self, requests: Sequence[Instance]) -> list[str]:
         """Paths of the videos that the requests show."""

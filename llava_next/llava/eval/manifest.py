@@ -43,6 +43,7 @@ class RunRecord:
         missing_keys: videos without an asset.
         fingerprints, backends, exactness: of the assets used, each with its number.
         ignored_generation_settings: settings of tasks without a meaning here, by task.
+        judged_tasks: whose scores a judge model gives.
         visual_tokens, text_tokens, new_tokens: per sample.
         nanoseconds: by stage, ``visuals`` and ``model``.
         shown: of the samples of the current batch, by name: where their visuals came from.
@@ -56,6 +57,7 @@ class RunRecord:
     backends: Counter[str] = field(default_factory=Counter)
     exactness: Counter[str] = field(default_factory=Counter)
     ignored_generation_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    judged_tasks: set[str] = field(default_factory=set)
     visual_tokens: list[int] = field(default_factory=list)
     text_tokens: list[int] = field(default_factory=list)
     new_tokens: list[int] = field(default_factory=list)
@@ -144,6 +146,7 @@ def build_manifest(
         },
         "seconds": {stage: count / 1e9 for stage, count in record.nanoseconds.items()},
         "ignored_generation_settings": record.ignored_generation_settings,
+        "judged_tasks": sorted(record.judged_tasks),
         "settings": settings.to_dict(),
         "model": describe_model(Path(settings.pretrained)),
         "versions": library_versions(),

@@ -102,6 +102,11 @@ def _scores_section(runs: Sequence[RunResult]) -> str:
         for task in run.tasks
         if (benchmark := find_benchmark(task)) and benchmark.note
     }
+    notes |= {
+        task: "scored by a judge model, which this page cannot vouch for"
+        for run in runs
+        for task in run.manifest.get("judged_tasks", [])
+    }
     lines = "".join(f"<li>{escape(task)}: {escape(note)}</li>" for task, note in notes.items())
     return (
         "<h2>Scores</h2><p>The score is lmms-eval's own. The mean of samples and its interval "

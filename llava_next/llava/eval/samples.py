@@ -21,6 +21,8 @@ from llava.batch import VisualSegment
 from llava.constants import IMAGE_PLACEHOLDER
 from llava.eval.codec_visuals import is_video
 
+_JUDGES = ("lmms_eval.llm_judge", "openai", "anthropic", "requests", "httpx")
+
 Documents = Mapping[str, Mapping[str, Sequence[Any]]]
 """lmms-eval's ``task_dict``: task, split, document number."""
 
@@ -103,12 +105,39 @@ def command_line(requests: Sequence[Instance]) -> Namespace | None:
     holds the parsed command line, whether that came from flags or from a YAML file.
     """
     for request in requests:
-        arguments: tuple[Any, ...] = request.args
-        doc_to_visual = arguments[2] if len(arguments) > 2 else None
-        task = doc_to_visual.__self__ if inspect.ismethod(doc_to_visual) else None
-        if isinstance(task, Task) and vars(task).get("args") is not None:
+        task = _task(request)
+        if task is not None and vars(task).get("args") is not None:
             return vars(task)["args"]
     return None
+
+
+def judged_tasks(requests: Sequence[Instance]) -> list[str]:
+    """Names of the tasks that a judge model scores, over a network: their scorer's module holds
+    something of lmms-eval's judges or of a client library."""
+    scorers = {
+        request.task_name: task.config.process_results
+        for request in requests
+        if (task := _task(request)) is not None
+    }
+    return sorted(
+        name
+        for name, scorer in scorers.items()
+        if inspect.isfunction(scorer) and any(map(_is_of_a_judge, scorer.__globals__.values()))
+    )
+
+
+def _task(request: Instance) -> Task | None:
+    arguments: tuple[Any, ...] = request.args
+    doc_to_visual = arguments[2] if len(arguments) > 2 else None
+    task = doc_to_visual.__self__ if inspect.ismethod(doc_to_visual) else None
+    return task if isinstance(task, Task) else None
+
+
+def _is_of_a_judge(value: object) -> bool:
+    module = value.__name__ if inspect.ismodule(value) else type(value).__module__
+    if inspect.isclass(value) or inspect.isfunction(value):
+        module = value.__module__
+    return module in _JUDGES or module.startswith(tuple(f"{name}." for name in _JUDGES))
 
 
 def results_folder(flags: Namespace | None, pretrained: str) -> Path | None:

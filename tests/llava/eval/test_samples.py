@@ -1,11 +1,16 @@
 """Requests of lmms-eval as samples, and prompts with placeholders."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from lmms_eval.api.instance import Instance
+from lmms_eval.api.task import ConfigurableTask
+from lmms_eval.utils import load_yaml_config
 
+from eval_run import keep_data_in
 from llava.batch import VisualSegment
-from llava.eval.samples import is_padding, read_request, write_prompt
+from llava.eval.samples import is_padding, judged_tasks, read_request, write_prompt
 
 
 def _segment(*counts: int) -> VisualSegment:
@@ -58,3 +63,44 @@ def test_a_target_may_be_a_function_of_the_document() -> None:
 def test_padding_requests_are_known() -> None:
     assert not is_padding(_request("Q", {}))
     assert is_padding(_request("Q", {}, __padding_only__=True))
+
+
+_TASK = """
+task: {name}
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: {listing}
+test_split: test
+output_type: generate_until
+doc_to_text: question
+doc_to_target: question
+process_results: !function {name}.score
+metric_list:
+  - metric: exact_match
+    aggregation: mean
+    higher_is_better: true
+"""
+
+_IMPORTS = {
+    "mine": "import json",
+    "library": "from lmms_eval.llm_judge import Request",
+    "client": "import requests",
+}
+
+
+def test_tasks_with_a_judge_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks as lmms-eval builds them from files."""
+    keep_data_in(tmp_path, monkeypatch)
+    listing = tmp_path / "documents.jsonl"
+    listing.write_text('{"question": "?"}\n')
+    requests = []
+    for name, line in _IMPORTS.items():
+        scorer = f"{line}\n\n\ndef score(doc, results):\n    return {{}}\n"
+        (tmp_path / f"{name}.py").write_text(scorer)
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(_TASK.format(name=name, listing=listing))
+        task = ConfigurableTask(config=load_yaml_config(str(path)))
+        task.build_all_requests(rank=0, world_size=1)
+        requests += task.instances
+    assert judged_tasks(requests) == ["client", "library"]
