@@ -6,8 +6,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from media import write_video
 from paths import ROOT
 
 from .clips import FILTERED, Kind
@@ -87,3 +89,51 @@ def test_damaged_files_do_no_harm(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_interpreter_is_released_while_decoding(tmp_path: Path) -> None:
+    """Threads may not take turns by time here, so that another runs only where one lets it."""
+    done = subprocess.run(
+        [sys.executable, "-c", _SEE_ANOTHER_DECODE, str(_noise(tmp_path / "noise.h264"))],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    seen, tried = map(int, done.stdout.split())
+    assert tried >= 5 and seen > tried // 2, (seen, tried)
+
+
+_SEE_ANOTHER_DECODE = """
+import sys, threading
+import av
+from cv_reader_native import Decoder
+
+with av.open(sys.argv[1]) as container:
+    packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+sys.setswitchinterval(1000)
+seen = 0
+for number, packet in enumerate(packets):
+    # One after the other decodes a large picture; this thread wakes up while it does.
+    decoder, begun, ended = Decoder("h264", b""), threading.Event(), []
+
+    def work():
+        begun.set()
+        decoder.decode(packet, number)
+        ended.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    begun.wait()
+    seen += not ended
+    thread.join()
+    assert ended
+print(seen, len(packets))
+"""
+
+
+def _noise(path: Path) -> Path:
+    """Six large pictures, each a key frame that takes long to decode."""
+    generator = np.random.default_rng(0)
+    frames = (generator.integers(0, 256, (720, 1280, 3), np.uint8) for _ in range(6))
+    options = {"preset": "ultrafast", "x264-params": "keyint=1:qp=20:repeat-headers=1"}
+    return write_video(path, frames, options=options)
