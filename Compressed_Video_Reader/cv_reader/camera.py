@@ -20,35 +20,36 @@ _ROUNDS = 2
 Velocity = NDArray[np.float32]
 
 
-def camera_velocity(velocity: Velocity, compensate: str) -> Velocity:
+def camera_velocity(velocity: Velocity, compensate: str, times: int = 1) -> Velocity:
     """What the camera adds to each cell's velocity.
 
     Args:
         velocity: float32 (2, h, w), x and y in pixels per frame.
         compensate: ``none``, ``median``, ``mean`` or ``similarity``.
+        times: how many cells each one stands for.
 
     Returns:
         float32 (2, h, w), or (2, 1, 1) where it is the same everywhere.
     """
     if compensate == "similarity":
-        return _similarity(velocity)
+        return _similarity(velocity, times)
     if compensate == "mean":
         return velocity.mean(axis=(1, 2), keepdims=True)
     if compensate == "median":
-        return _median(velocity)
+        return _median(velocity, times)
     return np.zeros((2, 1, 1), np.float32)
 
 
-def _median(velocity: Velocity) -> Velocity:
-    medians = [float_percentile(component, 50.0) for component in velocity]
+def _median(velocity: Velocity, times: int) -> Velocity:
+    medians = [float_percentile(component, 50.0, times) for component in velocity]
     return np.array(medians, np.float32)[:, None, None]
 
 
-def _similarity(velocity: Velocity) -> Velocity:
+def _similarity(velocity: Velocity, times: int) -> Velocity:
     _, height, width = velocity.shape
     moving = np.flatnonzero(np.abs(velocity).sum(axis=0) > _MIN_SPEED)
-    if len(moving) < _MIN_POINTS:
-        return _median(velocity)
+    if len(moving) * times < _MIN_POINTS:
+        return _median(velocity, times)
     moving = moving[:: -(-len(moving) // _MAX_POINTS)]
     # A complex number holds (x, y): a zoom with a turn is then one factor.
     rows, columns = np.mgrid[:height, :width]
@@ -58,7 +59,7 @@ def _similarity(velocity: Velocity) -> Velocity:
     shift, factor = _fit(points, speeds)
     for _ in range(_ROUNDS):
         error = np.abs(speeds - shift - factor * points)
-        count = max(_MIN_POINTS, int(len(points) * _KEPT_SHARE))
+        count = max(_MIN_POINTS // times, int(len(points) * _KEPT_SHARE))
         best = np.sort(np.argsort(error, kind="stable")[:count])
         points, speeds = points[best], speeds[best]
         shift, factor = _fit(points, speeds)

@@ -17,8 +17,9 @@ from cv_reader.asset_config import AssetConfig
 from cv_reader.camera import camera_velocity
 from cv_reader.errors import UnsupportedVideoError
 from cv_reader.frames import BLOCK_PX, CELL_PX, CodecFrame
-from cv_reader.geometry import AxisSampling, Letterbox
+from cv_reader.geometry import Letterbox
 from cv_reader.percentiles import float_percentile, integer_percentile
+from cv_reader.pooling import CellPool, SparseMap
 
 _PX_PER_QPEL = np.float32(0.25)
 _ONE, _HALF = np.float32(1), np.float32(0.5)
@@ -44,7 +45,7 @@ class CellScorer:
     def __init__(self, letterbox: Letterbox, config: AssetConfig) -> None:
         self._letterbox = letterbox
         self._config = config
-        self._samplings: dict[int, tuple[AxisSampling, AxisSampling]] = {}
+        self._pools: dict[int, CellPool] = {}
         self._previous_luma: NDArray[np.uint8] | None = None
         self._guess = 0
 
@@ -68,15 +69,17 @@ class CellScorer:
         """Motion relative to the camera."""
         if frame.motion is None or frame.motion_ref is None:
             raise _lacking(frame, "motion")
-        velocity = frame_velocity(frame.motion, frame.motion_ref)
-        energy = motion_energy(velocity, self._config.mv_compensate, self._config.mv_pct)
-        return self._sum_cells(energy, CELL_PX)
+        motion, motion_ref, step_px = coarse_motion(frame.motion, frame.motion_ref)
+        velocity = frame_velocity(motion, motion_ref)
+        times = (step_px // CELL_PX) ** 2
+        energy = motion_energy(velocity, self._config.mv_compensate, self._config.mv_pct, times)
+        return self._pool(step_px).sums(energy)
 
     def residual(self, frame: CodecFrame) -> Scores:
         """What motion compensation could not predict."""
         if frame.residual_y is None:
             raise _lacking(frame, "residual")
-        return self._magnitudes(np.abs(frame.residual_y))
+        return self._magnitudes(SparseMap(frame.residual_y))
 
     def framediff(self, frame: CodecFrame) -> Scores:
         """Luma difference to the previous frame that was scored; the first frame scores 0."""
@@ -84,44 +87,27 @@ class CellScorer:
         previous, self._previous_luma = self._previous_luma, luma
         if previous is None:
             return np.zeros((self._letterbox.grid, self._letterbox.grid), np.float32)
-        return self._magnitudes(np.maximum(luma, previous) - np.minimum(luma, previous))
+        return self._magnitudes(SparseMap(np.maximum(luma, previous) - np.minimum(luma, previous)))
 
     def bits(self, frame: CodecFrame) -> Scores:
         """Bits spent, where the backend counts them."""
         if frame.bits is None:
             raise _lacking(frame, "bits")
         scale = max(float_percentile(frame.bits, self._config.res_pct), _MIN_RESIDUAL_SCALE)
-        return self._sum_cells(np.minimum(frame.bits / np.float32(scale), 1), BLOCK_PX)
+        return self._pool(BLOCK_PX).sums(np.minimum(frame.bits / np.float32(scale), _ONE))
 
-    def _magnitudes(self, magnitudes: NDArray[np.int16] | NDArray[np.uint8]) -> Scores:
-        """Integers (H, W), >= 0, divided by their percentile (at least 1) and clipped to 1."""
-        percentile = integer_percentile(magnitudes, self._config.res_pct, self._guess)
+    def _magnitudes(self, values: SparseMap) -> Scores:
+        """Magnitudes divided by their percentile (at least 1) and clipped to 1."""
+        percentile = integer_percentile(
+            values.magnitudes(), self._config.res_pct, self._guess, values.size
+        )
         self._guess = int(percentile)
-        scale = max(percentile, _MIN_RESIDUAL_SCALE)
-        return self._sum_cells(magnitudes, 1, ceiling=scale)
+        return self._pool(1).clipped_sums(values, max(percentile, _MIN_RESIDUAL_SCALE))
 
-    def _sum_cells(
-        self,
-        values: NDArray[np.int16] | NDArray[np.uint8] | NDArray[np.float32],
-        step_px: int,
-        ceiling: float = 1.0,
-    ) -> Scores:
-        """Cell sums of ``min(values / ceiling, 1)``, resized to the square."""
-        box = self._letterbox
-        if step_px not in self._samplings:
-            self._samplings[step_px] = (box.row_sampling(step_px), box.column_sampling(step_px))
-        rows, columns = self._samplings[step_px]
-        strips = np.empty((len(rows.starts), values.shape[1]), np.float32)
-        # Row of cells by row of cells: what is worked on stays in the processor's cache.
-        for strip, (start, end) in zip(strips, rows.groups(), strict=True):
-            picked = values[rows.indices[start:end]].astype(np.float32)
-            np.minimum(picked, np.float32(ceiling), out=picked)
-            picked *= rows.weights[start:end, None]
-            strip[:] = picked.sum(axis=0)
-        sums = np.add.reduceat(strips[:, columns.indices] * columns.weights, columns.starts, axis=1)
-        scores = np.zeros((box.grid, box.grid), np.float32)
-        scores[rows.cells, columns.cells] = sums / np.float32(ceiling)
-        return scores
+    def _pool(self, step_px: int) -> CellPool:
+        if step_px not in self._pools:
+            self._pools[step_px] = CellPool(self._letterbox, step_px)
+        return self._pools[step_px]
 
 
 _SIGNALS: dict[str, Callable[[CellScorer, CodecFrame], Scores]] = {
@@ -131,6 +117,34 @@ _SIGNALS: dict[str, Callable[[CellScorer, CodecFrame], Scores]] = {
     "framediff": CellScorer.framediff,
     "bits": CellScorer.bits,
 }
+
+
+def coarse_motion(
+    motion: NDArray[np.int16], motion_ref: NDArray[np.int16]
+) -> tuple[NDArray[np.int16], NDArray[np.int16], int]:
+    """Every other row and column of the motion maps, where blocks of 8 pixels all move as one.
+
+    Encoders seldom choose smaller blocks. Percentiles and sums do not change: every cell that is
+    left stands for four.
+
+    Args:
+        motion: int16 (2, h, w, 2).
+        motion_ref: int16 (2, h, w).
+
+    Returns:
+        The maps, and how many pixels a side of their cells has.
+    """
+    height, width = motion_ref.shape[1:]
+    if height % 2 or width % 2:
+        return motion, motion_ref, CELL_PX
+    vectors = motion.view(np.uint32)[..., 0]
+    for cells in (vectors, motion_ref):
+        upper = cells[:, ::2]
+        if not np.array_equal(upper, cells[:, 1::2]):
+            return motion, motion_ref, CELL_PX
+        if not np.array_equal(upper[:, :, ::2], upper[:, :, 1::2]):
+            return motion, motion_ref, CELL_PX
+    return motion[:, ::2, ::2], motion_ref[:, ::2, ::2], 2 * CELL_PX
 
 
 def frame_velocity(motion: NDArray[np.int16], motion_ref: NDArray[np.int16]) -> NDArray[np.float32]:
@@ -151,18 +165,18 @@ def frame_velocity(motion: NDArray[np.int16], motion_ref: NDArray[np.int16]) -> 
     lists = [index for index in range(2) if motion_ref[index].any()]
     for index in lists:
         distance = motion_ref[index].astype(np.float32)
-        unused = distance == 0
-        distance[unused] = np.inf  # a vector over an infinite time is no motion
-        per_frame = np.divide(_PX_PER_QPEL, distance)
-        velocity[0] += motion[index, :, :, 0] * per_frame
-        velocity[1] += motion[index, :, :, 1] * per_frame
+        # A vector over an infinite time is no motion.
+        np.copyto(distance, np.inf, where=distance == 0)
+        per_frame = np.divide(_PX_PER_QPEL, distance, out=distance)
+        for axis, component in enumerate(velocity):
+            component += motion[index, :, :, axis] * per_frame
     if len(lists) == 2:
         velocity *= np.where((motion_ref[0] != 0) & (motion_ref[1] != 0), _HALF, _ONE)
     return velocity
 
 
 def motion_energy(
-    velocity: NDArray[np.float32], compensate: str, percentile: float
+    velocity: NDArray[np.float32], compensate: str, percentile: float, times: int = 1
 ) -> NDArray[np.float32]:
     """Speed after taking out the camera's motion, over its percentile, clipped to 1.
 
@@ -170,16 +184,20 @@ def motion_energy(
         velocity: float32 (2, h, w). Cells without a vector count as still.
         compensate: how the camera's motion is found; see ``camera``.
         percentile: in (0, 100].
+        times: how many cells each one stands for.
 
     Returns:
         float32 (h, w) in [0, 1].
     """
     if not velocity.any():
         return np.zeros(velocity.shape[1:], np.float32)
-    relative = velocity - camera_velocity(velocity, compensate)
-    speed = np.sqrt(relative[0] ** 2 + relative[1] ** 2)
-    scale = max(float_percentile(speed, percentile), _MIN_MOTION_SCALE)
-    return np.minimum(speed / np.float32(scale), _ONE)
+    relative = velocity - camera_velocity(velocity, compensate, times)
+    np.square(relative, out=relative)
+    speed = np.add(relative[0], relative[1], out=relative[0])
+    np.sqrt(speed, out=speed)
+    scale = max(float_percentile(speed, percentile, times), _MIN_MOTION_SCALE)
+    speed /= np.float32(scale)
+    return np.minimum(speed, _ONE, out=speed)
 
 
 def _lacking(frame: CodecFrame, what: str) -> UnsupportedVideoError:

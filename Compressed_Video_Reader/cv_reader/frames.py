@@ -37,6 +37,10 @@ class Picture(Protocol):
         """uint8 (H, W, 3), or of another (width, height)."""
         ...
 
+    def rgbx(self, size_px: tuple[int, int]) -> NDArray[np.uint8]:
+        """uint8 (height, width, 4) of another (width, height); the fourth byte says nothing."""
+        ...
+
     def luma(self) -> NDArray[np.uint8]:
         """uint8 (H, W)."""
         ...
@@ -159,6 +163,13 @@ class CodecFrame:
             uint8 (height, width, 3).
         """
         return self.picture.rgb(size_px)
+
+    def rgbx(self, size_px: tuple[int, int]) -> NDArray[np.uint8]:
+        """``rgb(size_px)`` in whole words, twice as fast: uint8 (height, width, 4).
+
+        Rounded otherwise than ``rgb``, mostly by 1; the fourth byte says nothing.
+        """
+        return self.picture.rgbx(size_px)
 
     def luma(self) -> NDArray[np.uint8]:
         """Coded luma as shown, uint8 (H, W): the stored values, deeper samples rounded to 8 bit."""

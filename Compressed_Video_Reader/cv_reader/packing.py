@@ -29,11 +29,15 @@ def sort_rows(rows: NDArray[np.int32], order: str) -> NDArray[np.int32]:
 
 
 def square_frame(picture: "CodecFrame | Picture", box: Letterbox) -> NDArray[np.uint8]:
-    """Scale a frame's pixels bicubically and centre them on black: uint8 (S, S, 3)."""
-    square = np.zeros((box.square_px, box.square_px, 3), np.uint8)
+    """Scale a frame's pixels bicubically and centre them on black.
+
+    Returns:
+        uint8 (S, S, 4), RGB and a byte that says nothing: pixels are moved as whole words.
+    """
+    square = np.zeros((box.square_px, box.square_px, 4), np.uint8)
     rows = slice(box.pad_top_px, box.pad_top_px + box.height_px)
     columns = slice(box.pad_left_px, box.pad_left_px + box.width_px)
-    square[rows, columns] = picture.rgb((box.width_px, box.height_px))
+    square[rows, columns] = picture.rgbx((box.width_px, box.height_px))
     return square
 
 
@@ -51,18 +55,23 @@ class MosaicPacker:
         self, rows: NDArray[np.int32], *, square_px: int, patch_px: int, num_images: int
     ) -> None:
         self._rows = rows
-        self._grid, self._patch = square_px // patch_px, patch_px
-        self.mosaics = np.zeros((num_images, square_px, square_px, 3), np.uint8)
+        self._grid = square_px // patch_px
+        self.mosaics = np.zeros((num_images, square_px, square_px, 4), np.uint8)
+        # A cell is p items, each a whole row of it.
+        self._item = np.dtype(f"V{4 * patch_px}")
+        self._shape = (-1, self._grid, patch_px, self._grid)
 
     def add(self, slot: int, square: NDArray[np.uint8]) -> None:
-        """Copy the kept cells of time slot ``slot`` from its square frame (S, S, 3)."""
-        grid, patch = self._grid, self._patch
+        """Copy the kept cells of time slot ``slot`` from its square frame (S, S, 4)."""
         numbers = np.flatnonzero(self._rows[:, 0] == slot)
-        image, cell = np.divmod(numbers, grid * grid)
-        row, column = np.divmod(cell, grid)
-        target = np.reshape(self.mosaics, (-1, grid, patch, grid, patch, 3))
-        source = np.reshape(square, (grid, patch, grid, patch, 3))
+        image, cell = np.divmod(numbers, self._grid**2)
+        row, column = np.divmod(cell, self._grid)
+        target, source = self._items(self.mosaics), self._items(square)[0]
         target[image, row, :, column] = source[self._rows[numbers, 1], :, self._rows[numbers, 2]]
+
+    def _items(self, pixels: NDArray[np.uint8]) -> NDArray[np.void]:
+        """(images, g, p, g) of rows of cells."""
+        return pixels.reshape(-1).view(self._item).reshape(self._shape)
 
 
 def write_mosaics(
@@ -71,12 +80,18 @@ def write_mosaics(
     """Write ``{stem}_000.jpg`` and so on, 4:2:0.
 
     Args:
-        mosaics: uint8 (G, S, S, 3), RGB.
+        mosaics: uint8 (G, S, S, 4), RGB and a byte that says nothing.
         folder: an existing folder.
         stem: of the file names, safe for paths.
         quality: 1..100.
     """
     paths = tuple(folder / f"{stem}_{index:03d}.jpg" for index in range(len(mosaics)))
     for path, mosaic in zip(paths, mosaics, strict=True):
-        Image.fromarray(mosaic).save(path, quality=quality, subsampling="4:2:0")
+        to_image(mosaic).save(path, quality=quality, subsampling="4:2:0")
     return paths
+
+
+def to_image(pixels: NDArray[np.uint8]) -> Image.Image:
+    """Pixels (height, width, 4) as Pillow holds them: no copy."""
+    height, width = pixels.shape[:2]
+    return Image.frombuffer("RGBX", (width, height), pixels, "raw", "RGBX", 0, 1)

@@ -3,29 +3,40 @@
 import numpy as np
 from numpy.typing import NDArray
 
+Integers = NDArray[np.int16] | NDArray[np.uint8]
 
-def float_percentile(values: NDArray[np.float32], percentile: float) -> float:
-    """Linear percentile, as ``numpy.percentile``.
+
+def float_percentile(values: NDArray[np.float32], percentile: float, times: int = 1) -> float:
+    """Linear percentile, as ``numpy.percentile``, of values of which each counts ``times``.
 
     Velocities take few distinct values; there a vectorised sort is faster than a partition.
     """
-    below, share = _rank(values.size, percentile)
+    below, share = _rank(values.size * times, percentile)
     ordered = np.sort(values, axis=None)
-    low = float(ordered[below])
-    return _interpolate(low, float(ordered[below + 1]), share) if share else low
+    low = float(ordered[below // times])
+    return _interpolate(low, float(ordered[(below + 1) // times]), share) if share else low
 
 
 def integer_percentile(
-    values: NDArray[np.int16] | NDArray[np.uint8], percentile: float, guess: int = 0
+    values: Integers, percentile: float, guess: int = 0, num_values: int = 0
 ) -> float:
     """``numpy.percentile`` (linear) of integers >= 0, without sorting.
 
     Counting how many values lie at or below a bound is much cheaper than ordering them, and
     a good ``guess`` (the last frame's percentile) leaves few bounds to try. It has no influence on
     the result.
+
+    Args:
+        values: any shape; zeros may be left out, or be too many.
+        percentile: in (0, 100].
+        guess: a value it may be near.
+        num_values: with the right number of zeros; 0 = ``values`` has it.
     """
-    below, share = _rank(values.size, percentile)
-    low = _order_statistic(values, below, guess)
+    num_values = num_values or values.size
+    below, share = _rank(num_values, percentile)
+    # Counted from the largest value, so that zeros do not matter.
+    below -= num_values - values.size
+    low = _order_statistic(values, below, guess) if below >= 0 else 0
     high = low
     if share and np.count_nonzero(values <= low) == below + 1:
         high = int(values[values > low].min())
@@ -44,7 +55,7 @@ def _interpolate(low: float, high: float, share: float) -> float:
     return low + step * share if share < 0.5 else high - step * (1 - share)
 
 
-def _order_statistic(values: NDArray[np.int16] | NDArray[np.uint8], rank: int, guess: int) -> int:
+def _order_statistic(values: Integers, rank: int, guess: int) -> int:
     """The ``rank``-th smallest value, from 0: smallest v with more than ``rank`` values <= v."""
 
     def reached(bound: int) -> bool:

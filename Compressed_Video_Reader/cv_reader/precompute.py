@@ -156,7 +156,7 @@ def collect_squares(
         options: how to read.
 
     Returns:
-        uint8 (G, S, S, 3).
+        uint8 (G, S, S, 4).
     """
     packer = _packer(rows, config)
     slots_of: dict[int, list[int]] = {}
@@ -180,7 +180,7 @@ def collect_squares(
 def pack_squares(
     selection: Selection, rows: NDArray[np.int32], config: AssetConfig
 ) -> NDArray[np.uint8]:
-    """Mosaics from the squares that the selection kept: uint8 (G, S, S, 3); ``rows`` are sorted."""
+    """Mosaics from the squares that the selection kept: uint8 (G, S, S, 4); ``rows`` are sorted."""
     packer = _packer(rows, config)
     shown = -1
     for slot in range(config.sequence_length):
@@ -261,7 +261,7 @@ def write_asset(
         meta: content of ``meta.json``; names the settings and the image stem.
         rows: int32 (N, 3), sorted.
         frame_ids: int32 (T,).
-        mosaics: uint8 (G, S, S, 3).
+        mosaics: uint8 (G, S, S, 4).
     """
     stem: str = meta["image_stem"]
     with new_folder(folder) as temporary:

@@ -94,7 +94,7 @@ def show_video(path: Path, config: AssetConfig, options: ReadOptions) -> Shown:
     tiles: list[Pixels] = []
     for slot in range(config.sequence_length):
         square = selection.squares.get(slot)
-        tiles.append(tiles[-1] if square is None else square[content])
+        tiles.append(tiles[-1] if square is None else square[content][..., :3])
     kept = np.zeros((config.sequence_length, config.grid, config.grid), bool)
     kept[tuple(rows.T)] = True
     brightest = max(float_percentile(selection.scores, _BRIGHT_PERCENTILE), _MIN_BRIGHTEST)
@@ -104,7 +104,7 @@ def show_video(path: Path, config: AssetConfig, options: ReadOptions) -> Shown:
         kept=kept,
         content=content,
         frame_ids=selection.frame_ids,
-        mosaics=pack_squares(selection, rows, config),
+        mosaics=pack_squares(selection, rows, config)[..., :3],
         config=config,
         facts=selection.facts,
     )

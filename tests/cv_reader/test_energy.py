@@ -8,6 +8,7 @@ import pytest
 from cv_reader.asset_config import AssetConfig
 from cv_reader.energy import (
     CellScorer,
+    coarse_motion,
     float_percentile,
     frame_velocity,
     integer_percentile,
@@ -86,6 +87,23 @@ def test_distance_does_not_scale_where_only_the_direction_is_known():
         motion.astype(np.float64).mean(axis=0).transpose(2, 0, 1) / 4,
         rtol=1e-6,
     )
+
+
+def test_blocks_of_8_pixels_are_scored_as_one():
+    random = np.random.default_rng(4)
+    small = random.integers(-40, 40, (2, 8, 8, 2)).astype(np.int16)
+    motion = small.repeat(2, axis=1).repeat(2, axis=2)
+    reference = random.integers(-2, 3, (2, 8, 8)).astype(np.int16).repeat(2, 1).repeat(2, 2)
+    motion[reference == 0] = 0
+    step = coarse_motion(motion, reference)[2]
+    assert step == 8
+    scores = _scorer(signal="mv").score(_tiny_frame(motion=motion, motion_ref=reference))
+    energy = motion_energy(frame_velocity(motion, reference), "median", 95)
+    expected = 16 * energy.reshape(4, 4, 4, 4).sum(axis=(1, 3))
+    np.testing.assert_allclose(scores, expected, rtol=1e-5)
+    reference[0, 3, 5] *= -1
+    motion[0, 3, 5] += 1  # one cell of 4 x 4 pixels differs, and all are looked at
+    assert coarse_motion(motion, reference)[2] == 4
 
 
 def test_median_takes_out_a_panning_camera():

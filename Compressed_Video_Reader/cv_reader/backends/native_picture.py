@@ -184,6 +184,10 @@ class NativePixels:
         """uint8 (H, W, 3) or of another size, by the same conversion as every backend's."""
         return AvPicture(self._picture.to_av(), self._picture.rotation_degrees).rgb(size_px)
 
+    def rgbx(self, size_px: tuple[int, int]) -> NDArray[np.uint8]:
+        """uint8 (height, width, 4), likewise."""
+        return AvPicture(self._picture.to_av(), self._picture.rotation_degrees).rgbx(size_px)
+
     def luma(self) -> NDArray[np.uint8]:
         """uint8 (H, W), a read-only view where neither depth nor rotation need a copy."""
         samples = narrowed(self._picture.samples(), self._picture.picture.bit_depth)

@@ -1,5 +1,6 @@
 """Pixels of decoded pictures: what every backend on FFmpeg's decoders shares."""
 
+import threading
 from collections.abc import Generator, Sequence
 from typing import Any, TypedDict, cast
 
@@ -49,9 +50,22 @@ class AvPicture:
 
     def rgb(self, size_px: tuple[int, int] | None = None) -> NDArray[np.uint8]:
         """uint8 (H, W, 3), or of another (width, height); BT.601 where no matrix is named."""
-        width, height = size_px or (self.width_px, self.height_px)
+        return self._converted("rgb24", size_px or (self.width_px, self.height_px))
+
+    def rgbx(self, size_px: tuple[int, int]) -> NDArray[np.uint8]:
+        """uint8 (height, width, 4): FFmpeg's scaler writes whole words much faster than 3 bytes."""
+        if size_px != (self.width_px, self.height_px):
+            return self._converted("rgba", size_px)
+        # Where nothing is scaled, FFmpeg's converter to whole words writes past the last line's end
+        # at some widths.
+        pixels = np.full((*size_px[::-1], 4), 255, np.uint8)
+        pixels[..., :3] = self.rgb()
+        return pixels
+
+    def _converted(self, name: str, size_px: tuple[int, int]) -> NDArray[np.uint8]:
+        width, height = size_px
         turned = (height, width) if self._rotation_degrees % 180 else (width, height)
-        array = _rgb_frame(self._frame, turned).to_ndarray()
+        array = _converted_frame(self._frame, name, turned).to_ndarray()
         return turn_pixels(cast(NDArray[np.uint8], array), self._rotation_degrees)
 
     def luma(self) -> NDArray[np.uint8]:
@@ -159,20 +173,34 @@ def assemble(
     )
 
 
-def _rgb_frame(frame: VideoFrame, size_px: tuple[int, int]) -> VideoFrame:
-    # A converter of its own for each picture: one that is used again remembers former settings.
-    converter = VideoReformatter()
+class _Kept(threading.local):
+    """The last converter of a thread: to set one up costs as much as to scale a small picture."""
+
+    settings: object = None
+    converter: VideoReformatter
+
+
+_kept = _Kept()
+
+
+def _converted_frame(frame: VideoFrame, name: str, size_px: tuple[int, int]) -> VideoFrame:
     width, height = size_px
+    colors: tuple[int, int] = (frame.colorspace, frame.color_range)
+    source = (frame.format.name, frame.width, frame.height, *colors)
+    # A converter that sees other pictures remembers former settings, so it is kept for equals only.
+    if _kept.settings != (source, name, size_px):
+        _kept.settings, _kept.converter = (source, name, size_px), VideoReformatter()
+    converter = _kept.converter
     if frame.format.is_rgb:
         return converter.reformat(
-            frame, width, height, format="rgb24", interpolation=Interpolation.BICUBIC
+            frame, width, height, format=name, interpolation=Interpolation.BICUBIC
         )
     full = frame.color_range == _FULL_RANGE
     return converter.reformat(
         frame,
         width,
         height,
-        format="rgb24",
+        format=name,
         interpolation=Interpolation.BICUBIC,
         src_colorspace=_MATRICES.get(frame.colorspace, Colorspace.DEFAULT),
         dst_colorspace=Colorspace.DEFAULT,

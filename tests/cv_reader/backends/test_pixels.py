@@ -57,13 +57,18 @@ def test_scaled_pixels_are_those_of_scaling_afterwards(
     scaled = AvPicture(frame, 0).rgb(size)
     assert scaled.shape == (size[1], size[0], 3)
     assert np.abs(scaled - expected).mean() < 1.5
+    words = AvPicture(frame, 0).rgbx(size)
+    assert words.shape == (size[1], size[0], 4)
+    assert np.abs(words[..., :3] - expected).mean() < 1.5
     turned = AvPicture(frame, 90).rgb((size[1], size[0]))
     np.testing.assert_array_equal(turned, np.rot90(scaled, -1))
 
 
 def test_scaling_to_its_own_size_changes_nothing() -> None:
     frame = av.VideoFrame.from_ndarray(texture(48, 64), format="rgb24").reformat(format="yuv420p")
-    np.testing.assert_array_equal(AvPicture(frame, 0).rgb((64, 48)), AvPicture(frame, 0).rgb())
+    rgb = AvPicture(frame, 0).rgb()
+    np.testing.assert_array_equal(AvPicture(frame, 0).rgb((64, 48)), rgb)
+    np.testing.assert_array_equal(AvPicture(frame, 0).rgbx((64, 48))[..., :3], rgb)
 
 
 def test_conversion_does_not_remember_the_picture_before() -> None:
