@@ -2,7 +2,7 @@
 
 import sys
 
-from cv_reader.commands.precompute import main
+from cv_reader.commands.main import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["precompute", *sys.argv[1:]]))

@@ -2,7 +2,7 @@
 
 import sys
 
-from cv_reader.commands.stage1 import main
+from cv_reader.commands.main import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["stage1", *sys.argv[1:]]))

@@ -2,7 +2,7 @@
 
 import sys
 
-from cv_reader.commands.stage2 import main
+from cv_reader.commands.main import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["stage2", *sys.argv[1:]]))

@@ -1,6 +1,7 @@
 """The ``cv_reader`` command: one name, several sub-commands."""
 
 import importlib
+import os
 import sys
 from types import MappingProxyType
 
@@ -20,11 +21,32 @@ COMMANDS = MappingProxyType(
 """Sub-command to what it does; each is a module beside this one with a ``main(argv)``."""
 
 EXIT_USAGE = 2
+EXIT_CLOSED_PIPE = 141
+"""What a shell reports of a program that the closing of a pipe ended: 128 + SIGPIPE."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a sub-command; returns its exit code, 2 where there is no such command."""
+    """Run a sub-command.
+
+    Returns:
+        Its exit code, 2 where there is no such command, 141 where nobody reads its output any more
+        (``cv_reader validate ROOT | head``).
+    """
     arguments = sys.argv[1:] if argv is None else argv
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # The interpreter flushes once more at its end: let it do so into nothing.
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(nothing, stream.fileno())
+        return EXIT_CLOSED_PIPE
+
+
+def _run(arguments: list[str]) -> int:
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help"):
         print(_usage())

@@ -1,5 +1,9 @@
 """The ``cv_reader`` command line."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from cv_reader.backends import native
@@ -48,3 +52,23 @@ def test_doctor_fails_where_a_decoder_is_missing(
     shown = capsys.readouterr().out
     assert "no decoder" in shown
     assert "pip install" in shown
+
+
+@pytest.mark.parametrize(
+    ("closed", "arguments"),
+    [("stdout", ["--help"]), ("stdout", ["stage1", "--help"]), ("stderr", ["no-such-command"])],
+)
+def test_a_closed_pipe_ends_a_command_quietly(closed: str, arguments: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    other = {"stdout": "stderr", "stderr": "stdout"}[closed]
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-m", "cv_reader.commands.main", *arguments],
+            check=False,
+            **{closed: writing, other: subprocess.PIPE},
+        )
+    finally:
+        os.close(writing)
+    assert ended.returncode == main.EXIT_CLOSED_PIPE
+    assert not getattr(ended, other)
