@@ -56,7 +56,7 @@ def test_doctor_fails_where_a_decoder_is_missing(
 
 @pytest.mark.parametrize(
     ("closed", "arguments"),
-    [("stdout", ["--help"]), ("stdout", ["stage1", "--help"]), ("stderr", ["no-such-command"])],
+    [("stdout", ["--help"]), ("stdout", ["doctor"]), ("stderr", ["no-such-command"])],
 )
 def test_a_closed_pipe_ends_a_command_quietly(closed: str, arguments: list[str]) -> None:
     reading, writing = os.pipe()
