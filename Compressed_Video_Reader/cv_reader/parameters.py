@@ -1,10 +1,10 @@
-"""Whether a container changes the codec's parameters on the way, beside the packets.
+"""What a container says of the codec beside the packets: that it is encrypted, or that it changes.
 
 An MP4 may have several sample descriptions, and an FLV several sequence headers. FFmpeg attaches
 them to a packet as side data, which PyAV's decoder sees and PyAV's callers do not; so they are
 looked for in the file itself. Parameters inside the packets need no such care.
 
-Rules: ISO/IEC 14496-12, 8.5.2 (``stsd``); Adobe FLV 10.1, E.4.3, and its extension for HEVC.
+Rules: ISO/IEC 14496-12, 8.5.2 (``stsd``) and 8.12; Adobe FLV 10.1, E.4.3, and its extension for HEVC.
 """
 
 import os
@@ -16,6 +16,7 @@ MP4, FLV = "mov,mp4,m4a,3gp,3g2,mj2", "flv"
 
 _PATH_TO_DESCRIPTIONS = (b"trak", b"mdia", b"minf", b"stbl", b"stsd")
 _VIDEO_DESCRIPTIONS = (b"avc1", b"avc2", b"avc3", b"avc4", b"hvc1", b"hev1")
+_ENCRYPTED_VIDEO = b"encv"
 
 _FLV_HEADER_BYTES = 13
 _FLV_TAG_BYTES = 11
@@ -32,20 +33,33 @@ def changes_parameters(path: str, container_name: str) -> bool:
     """
     with open(path, "rb") as file:
         if container_name == MP4:
-            return _has_several_descriptions(file)
+            return any(
+                len({entry for entry in entries if entry[:4] in _VIDEO_DESCRIPTIONS}) > 1
+                for entries in _descriptions(file)
+            )
         return container_name == FLV and _has_several_headers(file)
 
 
-def _has_several_descriptions(file: BinaryIO) -> bool:
+def is_encrypted(path: str, container_name: str) -> bool:
+    """Whether an MP4 says that its video is encrypted; other containers cannot say so."""
+    if container_name != MP4:
+        return False
+    with open(path, "rb") as file:
+        return any(
+            entry.startswith(_ENCRYPTED_VIDEO)
+            for entries in _descriptions(file)
+            for entry in entries
+        )
+
+
+def _descriptions(file: BinaryIO) -> list[list[bytes]]:
+    """Per track its sample descriptions."""
     end = os.fstat(file.fileno()).st_size
     for kind, start, size in _top_boxes(file, end):
         if kind == b"moov":
             file.seek(start)
-            return any(
-                len({entry for entry in entries if entry[:4] in _VIDEO_DESCRIPTIONS}) > 1
-                for entries in map(_entries, _descend(file.read(size), _PATH_TO_DESCRIPTIONS))
-            )
-    return False
+            return [_entries(found) for found in _descend(file.read(size), _PATH_TO_DESCRIPTIONS)]
+    return []
 
 
 def _top_boxes(file: BinaryIO, end: int) -> Iterator[tuple[bytes, int, int]]:

@@ -19,10 +19,10 @@ from cv_reader.container import (
     first_picture,
     set_threads,
 )
-from cv_reader.errors import CorruptVideoError
+from cv_reader.errors import CorruptVideoError, UnsupportedVideoError
 from cv_reader.h264 import is_reference, length_size
 from cv_reader.h264_fields import FieldPairs
-from cv_reader.parameters import changes_parameters
+from cv_reader.parameters import changes_parameters, is_encrypted
 
 NO_TIME = -(1 << 63)
 """Stands for a time stamp that a packet does not have."""
@@ -95,8 +95,10 @@ def read_packets(container: InputContainer, stream: VideoStream, path: str) -> S
 
     Raises:
         CorruptVideoError: no packet can be read.
-        UnsupportedVideoError: the first picture is one that cannot be shown.
+        UnsupportedVideoError: encrypted, or the first picture is one that cannot be shown.
     """
+    if is_encrypted(path, container.format.name):
+        raise UnsupportedVideoError(path, "is encrypted, as its MP4 says; decrypt it first")
     set_threads(stream, 1, by_frame=False)
     codec_name = stream.codec_context.codec.canonical_name
     rows: list[tuple[int, ...]] = []

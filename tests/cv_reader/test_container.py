@@ -69,6 +69,15 @@ def _huge(path: Path) -> None:
     path.write_bytes(data[:at] + (100_000).to_bytes(4, "little") + data[at + 4 :])
 
 
+def _encrypted(path: Path) -> None:
+    settings = {
+        "encryption_scheme": "cenc-aes-ctr",
+        "encryption_key": "76a6c65c5ea762046bd749a2e632ccbb",
+        "encryption_kid": "a7e61c373e219033c21091fa607bf3b8",
+    }
+    write_video(path, moving_square(4, 64, 96), muxer_options=settings)
+
+
 CASES: list[tuple[str, Callable[[Path], None], type[VideoError], str]] = [
     ("clip.mp4", _missing, VideoNotFoundError, "no such file"),
     ("clip.mp4", _folder, VideoNotFoundError, "is a folder"),
@@ -79,6 +88,7 @@ CASES: list[tuple[str, Callable[[Path], None], type[VideoError], str]] = [
     ("clip.mp4", _audio, UnsupportedVideoError, "no video stream .only: audio"),
     ("clip.mkv", _without_frames, CorruptVideoError, "first packet"),
     ("clip.mp4", _without_moov, CorruptVideoError, "moov"),
+    ("clip.mp4", _encrypted, UnsupportedVideoError, "encrypted"),
     ("clip.avi", _huge, UnsupportedVideoError, "100000x64"),
 ]
 

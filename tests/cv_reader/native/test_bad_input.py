@@ -179,7 +179,8 @@ def test_encrypted_file(tmp_path: Path) -> None:
         "encryption_kid": "a7e61c373e219033c21091fa607bf3b8",
     }
     path = write_video(tmp_path / "locked.mp4", panning(8, 64, 96), muxer_options=encryption)
-    _error(path)
+    error = _error(path)
+    assert isinstance(error, UnsupportedVideoError) and "encrypted" in error.reason
 
 
 def test_sound_alone(tmp_path: Path) -> None:
