@@ -4,7 +4,8 @@ An MP4 may have several sample descriptions, and an FLV several sequence headers
 them to a packet as side data, which PyAV's decoder sees and PyAV's callers do not; so they are
 looked for in the file itself. Parameters inside the packets need no such care.
 
-Rules: ISO/IEC 14496-12, 8.5.2 (``stsd``) and 8.12; Adobe FLV 10.1, E.4.3, and its extension for HEVC.
+Rules: ISO/IEC 14496-12, 8.5.2 (``stsd``) and 8.12; Adobe FLV 10.1, E.4.3, and its extension by
+HEVC.
 """
 
 import os

@@ -1,0 +1,69 @@
+"""Second fields are told from pictures of their own, in streams of every layout of headers."""
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from cv_reader import open_video, read_index
+from cv_reader.h264_fields import FieldPairs
+from media import panning, write_video
+
+from .native.h264_writer import H264Stream, write
+
+LAYOUTS = {
+    "frames": ("yuv420p", "bframes=2:cqm=jvt"),
+    "baseline": ("yuv420p", "bframes=0:cabac=0:8x8dct=0"),
+    "pairs of macroblocks": ("yuv420p", "tff=1:bframes=2:cqm=jvt"),
+    "frames said to be interlaced": ("yuv420p", "fake-interlaced=1:bframes=2"),
+    "4:4:4": ("yuv444p", "tff=1:cqm=jvt"),
+    "deep": ("yuv422p10le", "tff=1:bframes=1"),
+}
+
+
+def _packets(path: Path) -> list[bytes]:
+    with av.open(str(path)) as container:
+        return [bytes(packet) for packet in container.demux(video=0) if packet.size]
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_frames_are_no_second_fields(name: str, tmp_path: Path) -> None:
+    pixel_format, params = LAYOUTS[name]
+    path = write_video(
+        tmp_path / "clip.h264",
+        panning(8, 64, 96),
+        pixel_format=pixel_format,
+        options={"x264-params": f"repeat-headers=1:{params}"},
+    )
+    pairs = FieldPairs()
+    assert not any(map(pairs.is_second, _packets(path)))
+    assert read_index(path).num_frames == 8
+
+
+def test_second_fields_are_found(tmp_path: Path) -> None:
+    stream = H264Stream(fields=frozenset({1, 3, 4}))
+    path = tmp_path / "clip.h264"
+    path.write_bytes(write(stream))
+    packets, pairs = _packets(path), FieldPairs()
+    expected = [
+        second
+        for number in range(stream.num_pictures)
+        for second in ((False, True) if number in stream.fields else (False,))
+    ]
+    assert [pairs.is_second(packet) for packet in packets] == expected
+    with open_video(path, backend="estimated") as video:
+        assert len(list(video.frames())) == stream.num_pictures
+
+
+def test_damage_makes_no_second_fields(tmp_path: Path) -> None:
+    path = tmp_path / "clip.h264"
+    path.write_bytes(write(H264Stream(fields=frozenset({1, 3, 4}))))
+    packets = _packets(path)
+    generator = np.random.default_rng(0)
+    pairs = FieldPairs()
+    for _ in range(300):
+        packet = bytearray(packets[generator.integers(len(packets))][:60])
+        packet[generator.integers(4, len(packet))] = generator.integers(256)
+        pairs.is_second(bytes(packet[: generator.integers(len(packet))]))
+    assert not pairs.is_second(b"") and not pairs.is_second(b"\0\0\1")
