@@ -127,7 +127,7 @@ class AssetIndex:
     def _matches(self, path: str, size: int | None) -> list[AssetEntry]:
         """Assets that may be the video's, most telling first."""
         named = [self._entry(folder) for folder in self._folders_named_like(path)]
-        exact = [entry for entry in named if os.path.abspath(entry.video) == path]
+        exact = [entry for entry in named if _is_same(entry.video, path)]
         fitting = next((e for e in named if size is None or e.source_size_bytes == size), None)
         if not exact and (fitting is None or os.path.exists(fitting.video)):
             exact = self._made_from(path)
@@ -256,6 +256,16 @@ def missing_message(
             "them in the run) or codec_miss=frames (uniform frames instead, recorded).",
         ]
     )
+
+
+def _is_same(recorded: str, path: str) -> bool:
+    """Whether a recorded path is this one, or leads to the same file."""
+    if os.path.abspath(recorded) == path:
+        return True
+    try:
+        return os.path.samefile(recorded, path)
+    except OSError:
+        return False
 
 
 def _folders(root: Path) -> set[str]:

@@ -91,6 +91,12 @@ def test_only_the_meta_of_assets_that_fit_is_read(
         found = [index.find(_video(tmp_path / f"a/{number}.mp4", 5)) for number in (3, 8)]
         assert [entry.key for entry in found if entry] == ["a__3", "a__8"]
     assert read == ["a__3", "a__8"]
+    _meta(tmp_path / "assets", "linked", _video(tmp_path / "elsewhere/linked.mp4", 5), 5)
+    (tmp_path / "linked.mp4").symlink_to(tmp_path / "elsewhere/linked.mp4")
+    assert _index(tmp_path / "assets").find(str(tmp_path / "linked.mp4")) is not None
+    assert read.pop() == "linked"
+    assert read == ["a__3", "a__8"], "the recorded path leads to the same file"
+    (tmp_path / "assets" / "linked").rename(tmp_path / "linked")
     assert index.find(_video(tmp_path / "b/7.mp4", 5)) is None
     assert len(read) == 30, "a video that no name fits is looked for by recorded path"
     assert index.find(_video(tmp_path / "b/8.mp4", 5)) is None
