@@ -1,4 +1,4 @@
-"""Second fields: H.264 packets that hold the other half of the frame before them.
+"""Fields in H.264: whether there are any, and packets that complete the frame before them.
 
 Raw and transport streams give each field of a field-coded frame a packet of its own, though a
 decoder shows one picture for both. Rule: ITU-T H.264, 7.4.1.2.4: two fields that follow each other,
@@ -8,6 +8,8 @@ headers (7.3.3) and of sequence parameter sets (7.3.2.1.1) are read.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+from cv_reader.h264 import length_size
 
 _SLICES, _SEQUENCE_SET, _PICTURE_SET = (1, 2, 5), 7, 8
 _HIGH_PROFILES = (100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135)
@@ -27,31 +29,53 @@ class _Sequence:
     has_separate_planes: bool
 
 
-class FieldPairs:
-    """Looks at the packets of one stream, in file order; start codes separate their units."""
+class FieldReader:
+    """Looks at the packets of one stream, in file order.
 
-    def __init__(self) -> None:
+    Attributes:
+        seen: whether any picture so far was a field.
+    """
+
+    def __init__(self, extradata: bytes | None) -> None:
+        """Prepare; ``extradata`` of the stream, whose record tells how units are separated."""
+        self.seen = False
         self._sequences: dict[int, _Sequence] = {}
         self._sequence_of: dict[int, int] = {}
         self._waiting: tuple[int, int] | None = None
+        self._length_size = length_size(extradata)
+        if extradata is not None and self._length_size is not None:
+            for unit in _units_of_record(extradata):
+                self._read(unit)
+        # Sets stand in the record alone then: without fields there, no packet needs a look.
+        self._is_idle = self._length_size is not None and not any(
+            sequence.has_fields for sequence in self._sequences.values()
+        )
 
     def is_second(self, packet: bytes | memoryview) -> bool:
         """Whether a packet completes the frame that the packet before it began."""
-        for unit in _units(bytes(packet)):
-            kind = unit[0] & 0x1F
-            try:
-                if kind == _SEQUENCE_SET:
-                    self._read_sequence(_Bits(unit[1:]))
-                elif kind == _PICTURE_SET:
-                    bits = _Bits(unit[1:_HEADER_BYTES])
-                    self._sequence_of[bits.ue()] = bits.ue()
-                elif kind in _SLICES:
+        if self._is_idle:
+            return False
+        for unit in _units(bytes(packet), self._length_size):
+            if unit[0] & 0x1F in _SLICES:
+                try:
                     return self._pairs_up(_Bits(unit[1:_HEADER_BYTES]))
-            except (IndexError, ValueError):
-                # Damaged: whoever decodes it will say so.
-                break
+                except (IndexError, ValueError):
+                    # Damaged: whoever decodes it will say so.
+                    break
+            self._read(unit)
         self._waiting = None
         return False
+
+    def _read(self, unit: bytes) -> None:
+        """Learn from a parameter set; whoever decodes it will tell whether it is damaged."""
+        try:
+            if unit[0] & 0x1F == _SEQUENCE_SET:
+                self._read_sequence(_Bits(unit[1:]))
+            elif unit[0] & 0x1F == _PICTURE_SET:
+                bits = _Bits(unit[1:_HEADER_BYTES])
+                self._sequence_of[bits.ue()] = bits.ue()
+        except (IndexError, ValueError):
+            return
 
     def _pairs_up(self, bits: "_Bits") -> bool:
         waiting, self._waiting = self._waiting, None
@@ -63,6 +87,7 @@ class FieldPairs:
         frame_num = bits.u(sequence.frame_num_bits)
         if not bits.u(1):
             return False
+        self.seen = True
         parity = bits.u(1)
         if waiting == (frame_num, 1 - parity):
             return True
@@ -141,7 +166,16 @@ def _skip_scaling_lists(bits: _Bits, count: int) -> None:
             last = following or last
 
 
-def _units(packet: bytes) -> Iterator[bytes]:
+def _units(packet: bytes, size: int | None) -> Iterator[bytes]:
+    """The units of a packet; ``size`` as ``length_size`` gives it."""
+    if size is not None:
+        place = 0
+        while place + size < len(packet):
+            start = place + size
+            place = start + int.from_bytes(packet[place:start], "big")
+            if place > start:
+                yield packet[start:place]
+        return
     place = packet.find(_START_CODE)
     while place >= 0:
         start = place + len(_START_CODE)
@@ -149,3 +183,16 @@ def _units(packet: bytes) -> Iterator[bytes]:
         unit = packet[start : place if place >= 0 else len(packet)]
         if unit:
             yield unit
+
+
+def _units_of_record(record: bytes) -> Iterator[bytes]:
+    """The parameter sets of an ``avcC`` record (ISO/IEC 14496-15, 5.3.3.1)."""
+    place = 5
+    for mask in (0x1F, 0xFF):
+        count = record[place] & mask if place < len(record) else 0
+        place += 1
+        for _ in range(count):
+            start = place + 2
+            place = start + int.from_bytes(record[place:start], "big")
+            if record[start:place]:
+                yield record[start:place]

@@ -69,6 +69,7 @@ class VideoSource:
         head: the packets that it takes to decode the first picture.
         extradata: the codec's parameters as the container keeps them.
         changes_parameters: the container brings others on the way, beside the packets.
+        has_fields: some H.264 pictures are coded as two fields.
     """
 
     index: VideoIndex
@@ -77,6 +78,7 @@ class VideoSource:
     head: tuple[bytes, ...]
     extradata: bytes
     changes_parameters: bool
+    has_fields: bool
 
 
 def read_index(path: str | os.PathLike[str]) -> VideoIndex:
@@ -110,6 +112,7 @@ def scan(path: str | os.PathLike[str]) -> VideoSource:
         head=raw.head,
         extradata=raw.extradata,
         changes_parameters=raw.changes_parameters,
+        has_fields=raw.has_fields,
     )
 
 

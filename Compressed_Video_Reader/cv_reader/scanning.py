@@ -21,7 +21,7 @@ from cv_reader.container import (
 )
 from cv_reader.errors import CorruptVideoError, UnsupportedVideoError
 from cv_reader.h264 import is_reference, length_size
-from cv_reader.h264_fields import FieldPairs
+from cv_reader.h264_fields import FieldReader
 from cv_reader.parameters import changes_parameters, is_encrypted
 
 NO_TIME = -(1 << 63)
@@ -63,6 +63,7 @@ class ScannedPackets:
         extradata: the codec's parameters as the container keeps them.
         declared_size: width and height by the stream's header.
         changes_parameters: the container brings other parameters on the way, beside the packets.
+        has_fields: some H.264 pictures are coded as two fields.
     """
 
     columns: NDArray[np.int64]
@@ -75,6 +76,7 @@ class ScannedPackets:
     extradata: bytes
     declared_size: tuple[int, int]
     changes_parameters: bool
+    has_fields: bool
 
     def column(self, name: str) -> NDArray[np.int64]:
         """``pts``, ``dts``, ``position``, ``size_bytes``, ``duration``, ``is_key``, ``is_hidden``
@@ -105,14 +107,14 @@ def read_packets(container: InputContainer, stream: VideoStream, path: str) -> S
     first: FirstPicture | None = None
     head: list[bytes] = []
     nal_length = length_size(stream.codec_context.extradata)
-    pairs = FieldPairs() if codec_name == "h264" and nal_length is None else None
+    fields = FieldReader(stream.codec_context.extradata) if codec_name == "h264" else None
     try:
         for packet in container.demux(stream):
             if first is None and len(rows) < _MAX_PROBE_PACKETS:
                 head.append(bytes(packet))
                 first = _probe(stream, packet, path)
             if packet.size:
-                is_second = pairs is not None and pairs.is_second(memoryview(packet))
+                is_second = fields is not None and fields.is_second(memoryview(packet))
                 rows.append(_row(packet, codec_name, nal_length, rows[-1] if is_second else None))
     except FFmpegError as error:
         # A damaged tail: what comes before it stands.
@@ -130,6 +132,7 @@ def read_packets(container: InputContainer, stream: VideoStream, path: str) -> S
         extradata=bytes(stream.codec_context.extradata or b""),
         declared_size=(stream.width, stream.height),
         changes_parameters=changes_parameters(path, container.format.name),
+        has_fields=fields is not None and fields.seen,
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cv_reader import open_video, read_index
-from cv_reader.h264_fields import FieldPairs
+from cv_reader.h264_fields import FieldReader
 from media import panning, write_video
 
 from .native.h264_writer import H264Stream, write
@@ -36,8 +36,8 @@ def test_frames_are_no_second_fields(name: str, tmp_path: Path) -> None:
         pixel_format=pixel_format,
         options={"x264-params": f"repeat-headers=1:{params}"},
     )
-    pairs = FieldPairs()
-    assert not any(map(pairs.is_second, _packets(path)))
+    fields = FieldReader(None)
+    assert not any(map(fields.is_second, _packets(path))) and not fields.seen
     assert read_index(path).num_frames == 8
 
 
@@ -45,13 +45,14 @@ def test_second_fields_are_found(tmp_path: Path) -> None:
     stream = H264Stream(fields=frozenset({1, 3, 4}))
     path = tmp_path / "clip.h264"
     path.write_bytes(write(stream))
-    packets, pairs = _packets(path), FieldPairs()
+    packets, fields = _packets(path), FieldReader(None)
     expected = [
         second
         for number in range(stream.num_pictures)
         for second in ((False, True) if number in stream.fields else (False,))
     ]
-    assert [pairs.is_second(packet) for packet in packets] == expected
+    assert [fields.is_second(packet) for packet in packets] == expected
+    assert fields.seen
     with open_video(path, backend="estimated") as video:
         assert len(list(video.frames())) == stream.num_pictures
 
@@ -61,9 +62,9 @@ def test_damage_makes_no_second_fields(tmp_path: Path) -> None:
     path.write_bytes(write(H264Stream(fields=frozenset({1, 3, 4}))))
     packets = _packets(path)
     generator = np.random.default_rng(0)
-    pairs = FieldPairs()
+    fields = FieldReader(None)
     for _ in range(300):
         packet = bytearray(packets[generator.integers(len(packets))][:60])
         packet[generator.integers(4, len(packet))] = generator.integers(256)
-        pairs.is_second(bytes(packet[: generator.integers(len(packet))]))
-    assert not pairs.is_second(b"") and not pairs.is_second(b"\0\0\1")
+        fields.is_second(bytes(packet[: generator.integers(len(packet))]))
+    assert not fields.is_second(b"") and not fields.is_second(b"\0\0\1")

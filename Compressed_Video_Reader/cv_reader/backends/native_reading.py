@@ -21,6 +21,8 @@ def refusal(source: VideoSource) -> str | None:
     """Why this backend cannot read a video, or None; decodes its first picture."""
     if source.changes_parameters:
         return "its container changes the codec's parameters on the way, beside the packets"
+    if source.has_fields:
+        return "some of its pictures are field-coded (interlaced), and have no vectors per frame"
     try:
         picture = _first_picture(source)
     except ValueError as error:

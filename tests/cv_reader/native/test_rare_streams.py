@@ -137,6 +137,8 @@ def test_fields_are_refused_by_name_and_their_pictures_stand(
     assert np.abs(index.packet_bytes - pieces).max() < 20, "both fields count"
     refusal = read_or_refusal(path)
     assert isinstance(refusal, str) and "field-coded" in refusal
+    with open_video(path) as video:
+        assert video.backend != "native", "told before the first frame, so that another reads it"
     assert all(map(np.array_equal, (f.luma() for f in read_pixels(path)), expected))
     for ids in ([0], [3], [2, 5], [1, 4]):
         with open_video(path) as video:
