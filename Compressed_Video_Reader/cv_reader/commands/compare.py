@@ -18,7 +18,13 @@ from PIL import Image, ImageDraw
 
 from cv_reader.agreement import Agreement, compare
 from cv_reader.backends import BACKEND_NAMES
-from cv_reader.commands.batch import EXIT_DONE, EXIT_SOME_FAILED, run_command, say
+from cv_reader.commands.batch import (
+    EXIT_DONE,
+    EXIT_SOME_FAILED,
+    check_writable,
+    run_command,
+    say,
+)
 from cv_reader.errors import AssetError, SettingsError, VideoError
 from cv_reader.files import new_file
 from cv_reader.made_elsewhere import find_chosen, read_chosen
@@ -71,6 +77,7 @@ def _run(args: argparse.Namespace) -> int:
     suffix = args.output.suffix.lower()
     if suffix not in (".html", ".png", ".jpg"):
         raise SettingsError(f"-o must end in .html, .png or .jpg, got {args.output}")
+    check_writable(args.output.parent)
     found = find_chosen(args.folder)
     if not found:
         raise SettingsError(f"{args.folder}: holds no *.meta.json of a selection")
