@@ -1,155 +1,163 @@
-"""Speed and memory of training: python scripts/bench/train.py [steps loss start] [--size tiny].
+"""Speed and memory of training: python scripts/bench/train.py [PART ...] [--size tiny].
 
-- ``steps``: tokens per second of one-sample steps and of packed ones, the same mixed samples.
+- ``steps``: tokens per second, share of the peak and memory of the same mixed samples (a third each
+  of codec clips of 8 mosaics, images and texts) taken four ways: one per optimiser step; one by
+  one, accumulated to the steps of the packed way; padded batches of these; packed rows.
+- ``visual``: what a visual token costs beside a text token, against the count of operations.
 - ``loss``: peak memory of the chunked loss and of one that holds all logits.
-- ``start``: a data path of ``--lines`` lines: time and memory to index it, to plan an epoch, and to
-  find the batch that a resumed run goes on with.
+- ``start``: a data path of ``--lines`` lines, with its index and without: time and memory to open
+  it; time to pack it, to plan an epoch, and to go on at its end.
+- ``balance``: padding and waiting that balanced and packed orders save.
+- ``wait``: how fast pictures load, and how long runs wait for them with 0, 1 and 2 workers.
 
 Ratios are of one run. Weights and pictures are random. ``--size 2b`` (the large encoder with a
-decoder of Qwen3-1.7B's shape, bfloat16) wants a GPU.
+decoder of Qwen3-1.7B's shape, bfloat16) wants a GPU. On a CPU the peak is that of a large product
+of matrices, measured beside.
 """
 
 import argparse
-import json
 import sys
-import tempfile
 import time
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from llava.batch import VisualSegment
 from llava.constants import IGNORE_INDEX
-from llava.data.collator import Collator
+from llava.data.collator import Batch, Collator
 from llava.data.dataset import Item
-from llava.data.mixture import Mixture
-from llava.data.sampler import RankBatches, packed_rows, single_rows
-from llava.model import LlavaQwen3Config, LlavaQwen3ForCausalLM
+from llava.data.sampler import packed_rows
 from llava.model.loss import LanguageHead
-from llava.model.tiny import tiny_model, tiny_tokenizer
 from llava.positions import frame_positions, image_positions
-from llava.train.flops import count_flops_of, peak_flops
-from llava.train.parts import PARTS, set_trainable
+from llava.train.flops import FlopCounter, count_flops_of, peak_flops
+from llava.train.parts import PARTS
 from measure import measure
-from onevision_encoder import OneVisionEncoderConfig
-from onevision_encoder.export import SIZES
+from train_data import bench_balance, bench_start, bench_wait
+from train_material import build, make_item, make_items
 
-PATCH_VALUES = 588
-QWEN3_2B: dict[str, Any] = {
-    "vocab_size": 151936,
-    "hidden_size": 2048,
-    "intermediate_size": 6144,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "tie_word_embeddings": True,
-    "max_position_embeddings": 40960,
-}
+SIDE = {"tiny": 8, "small": 12, "2b": 36}
+"""Patches per side of a mosaic."""
+ROW_TOKENS = {"tiny": 1024, "small": 2048, "2b": 16384}
+WAYS = ("one sample per step", "one by one, accumulated", "padded batches", "packed rows")
 
 
-def build(size: str, device: torch.device, attention: str) -> Any:
-    """A random model, ready to train."""
-    torch.manual_seed(0)
-    if size == "tiny":
-        model: Any = tiny_model(tiny_tokenizer())
-    else:
-        vision = OneVisionEncoderConfig(**SIZES["large"], use_head=False)
-        config = LlavaQwen3Config(**QWEN3_2B, vision_config=vision.to_dict(), image_token_id=5)
-        with torch.device(device):
-            model = LlavaQwen3ForCausalLM(config).to(torch.bfloat16)
-        model.gradient_checkpointing_enable()
-    model.set_attn_implementation(attention)
-    set_trainable(model, PARTS)
-    return model.to(device).train()
+def make_steps(way: str, items: list[Item], row_tokens: int) -> list[list[Batch]]:
+    """The batches of each optimiser step."""
+    if way == WAYS[0]:
+        return [[Collator(0)([item])] for item in items]
+    lengths = np.array([len(item["input_ids"]) for item in items])
+    rows = packed_rows(np.arange(len(items)), lengths, row_tokens, 0)
+    packs = [rows.samples_of(np.array([row])) for row in range(len(rows))]
+    chosen = [[items[sample] for sample in pack] for pack in packs]
+    if way == WAYS[1]:
+        return [[Collator(0)([item]) for item in pack] for pack in chosen]
+    return [[Collator(0, packed=way == WAYS[3])(pack)] for pack in chosen]
 
 
-def make_items(image_token: int, count: int, side: int) -> list[Item]:
-    """Codec clips, images and texts of different lengths, in turn; grids up to ``side``."""
-    random = np.random.default_rng(0)
-    items: list[Item] = []
-    for number in range(count):
-        grid = int(random.integers(max(1, side // 2), side + 1))
-        positions = [frame_positions(4, grid, grid, 64), image_positions(grid, grid), None]
-        visual = positions[number % 3]
-        text = torch.randint(6, 200, (int(random.integers(16, 128)),))
-        patches = 0 if visual is None else len(visual)
-        ids = torch.cat((torch.full((patches,), image_token), text))
-        segments = []
-        if visual is not None:
-            segments = [VisualSegment(torch.randn(patches, PATCH_VALUES), visual, (patches,))]
-        labels = ids.masked_fill(torch.arange(len(ids)) < patches + 8, IGNORE_INDEX)
-        items.append(
-            Item(
-                input_ids=ids,
-                labels=labels,
-                segments=segments,
-                sample_id=str(number),
-                set_index=0,
-                bad_samples=[],
-            )
+def run_step(model: Any, optimizer: torch.optim.Optimizer, batches: list[Batch]) -> None:
+    """Forward and backward passes, and one step of the optimiser."""
+    device = model.device
+    supervised = sum(int((batch["labels"] != IGNORE_INDEX).sum()) for batch in batches)
+    for batch in batches:
+        inputs: dict[str, Any] = {**batch}
+        inputs.pop("info")
+        inputs = {
+            name: value if value is None else value.to(device) for name, value in inputs.items()
+        }
+        model(**inputs, num_items_in_batch=supervised).loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def count_operations(counter: FlopCounter, steps: list[list[Batch]]) -> float:
+    """Operations of all steps."""
+    return sum(
+        counter.step(
+            batch["info"].sample_tokens,
+            batch["info"].segment_patches,
+            int((batch["labels"][:, 1:] != IGNORE_INDEX).sum()),
         )
-    return items
+        for step in steps
+        for batch in step
+    )
 
 
-def run_steps(model: Any, batches: list[Any], device: torch.device) -> float:
-    """Seconds of forward and backward passes over all batches, after one to warm up."""
-    seconds = 0.0
-    for number, batch in enumerate([batches[0], *batches]):
-        inputs = {name: _move(value, device) for name, value in batch.items() if name != "info"}
-        started = time.perf_counter()
-        model(**inputs).loss.backward()
-        model.zero_grad()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds += (time.perf_counter() - started) * (number > 0)
-    return seconds
+def measured_peak() -> float:
+    """Operations per second of a large product of matrices on the CPU."""
+    one = torch.randn(1536, 1536)
+    product = one @ one
+    started = time.perf_counter()
+    for _ in range(5):
+        torch.matmul(one, one, out=product)
+    return 5 * 2 * 1536**3 / (time.perf_counter() - started)
 
 
-def _move(value: Any, device: torch.device) -> Any:
-    return None if value is None else value.to(device)
+def run_way(way: str, args: argparse.Namespace) -> None:
+    """Train on all samples once, after a step to warm up, and print a line."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = build(args.size, device, args.attention)
+    items = make_items(model.config.image_token_id, args.samples, SIDE[args.size])
+    steps = make_steps(way, items, ROW_TOKENS[args.size])
+    tokens = sum(len(item["input_ids"]) for item in items)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+    run_step(model, optimizer, max(steps, key=lambda step: sum(b["labels"].numel() for b in step)))
+    started = time.perf_counter()
+    for step in steps:
+        run_step(model, optimizer, step)
+    seconds = time.perf_counter() - started
+    flops = count_operations(count_flops_of(model, PARTS), steps)
+    peak = peak_flops(device, args.peak_tflops) or measured_peak()
+    print(
+        f"{way:<24} {len(steps):>4} steps {tokens:>7} tokens {tokens / seconds:>8.0f} tokens/s "
+        f"MFU {flops / seconds / peak:.3f}",
+        end="",
+        flush=True,
+    )
+    if device.type == "cuda":
+        print(f"  {torch.cuda.max_memory_allocated() / 1e9:.1f} GB on the GPU", end="", flush=True)
 
 
 def bench_steps(args: argparse.Namespace) -> None:
-    """One-sample steps against packed ones."""
+    """The four ways, each in a process of its own."""
+    print(f"\n{args.size}, {args.samples} samples, rows of {ROW_TOKENS[args.size]} tokens")
+    for way in WAYS:
+        measured = measure(partial(run_way, way, args))
+        print(f"  peak {measured.peak_rss_bytes / 1e6:.0f} MB", flush=True)
+
+
+def bench_visual(args: argparse.Namespace) -> None:
+    """Seconds of visual and of text tokens, and what the count of operations expects."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = build(args.size, device, args.attention)
-    side, max_tokens = (8, 1024) if args.size == "tiny" else (36, 16384)
-    items = make_items(model.config.image_token_id, args.samples, side)
-    lengths = np.array([len(item["input_ids"]) for item in items])
-    rows = packed_rows(np.arange(len(items)), lengths, max_tokens, 0)
-    ways = {
-        "one sample per step": [Collator(0)([item]) for item in items],
-        f"packed, {max_tokens} tokens": [
-            Collator(0, packed=True)([items[sample] for sample in rows.samples_of(np.array([row]))])
-            for row in range(len(rows))
-        ],
+    size = "small" if args.size == "tiny" else args.size
+    model = build(size, device, args.attention)
+    counter, side = count_flops_of(model, PARTS), SIDE[size]
+    print(f"\n{size} on {device}: time of a step beside that of a text of {4 * side**2} tokens")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    kinds = {
+        "text": None,
+        "image, 2 x 2": image_positions(2 * side, 2 * side),
+        "clip of 4 mosaics": frame_positions(4, side, side, 64),
+        "clip of 8 mosaics": frame_positions(8, side, side, 64),
     }
-    counter, peak = count_flops_of(model, PARTS), peak_flops(device, args.peak_tflops)
-    print(f"\n{args.size} on {device}: {len(items)} samples, {lengths.sum()} tokens")
-    first = None
-    for name, batches in ways.items():
-        seconds = run_steps(model, batches, device)
-        first = first or seconds
-        flops = sum(
-            counter.step(
-                batch["info"].sample_tokens,
-                batch["info"].segment_patches,
-                int((batch["labels"] != IGNORE_INDEX).sum()),
-            )
-            for batch in batches
-        )
-        share = "" if peak is None else f"  MFU {flops / seconds / peak:.3f}"
-        print(
-            f"{name:<24} {len(batches):>4} steps {lengths.sum() / seconds:>10.0f} tokens/s"
-            f"  {first / seconds:.2f}x{share}"
-        )
-    if device.type == "cuda":
-        print(f"peak memory {torch.cuda.max_memory_allocated() / 1e9:.1f} GB")
+    base: tuple[float, float] | None = None
+    for name, visual in kinds.items():
+        text = 4 * side**2 if visual is None else side
+        batch = Collator(0)([make_item(model.config.image_token_id, visual, text, name)])
+        flops = count_operations(counter, [[batch]])
+        seconds = min(_timed(model, optimizer, batch) for _ in range(6))
+        base = base or (seconds, flops)
+        took, expected = seconds / base[0], flops / base[1]
+        print(f"{name:<18} {took:>5.2f}x, expected {expected:>5.2f}x: {took / expected - 1:>+6.1%}")
+
+
+def _timed(model: Any, optimizer: torch.optim.Optimizer, batch: Batch) -> float:
+    started = time.perf_counter()
+    run_step(model, optimizer, [batch])
+    return time.perf_counter() - started
 
 
 def run_loss(chunked: bool, tokens: int, supervised: int, vocabulary: int) -> None:
@@ -181,58 +189,35 @@ def bench_loss(args: argparse.Namespace) -> None:
             )
 
 
-def run_index(path: Path) -> None:
-    """Index a data path and read its last entry."""
-    mixture = Mixture(path)
-    mixture.read(len(mixture) - 1)
-
-
-def bench_start(args: argparse.Namespace) -> None:
-    """Index, plan and resume."""
-    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "x" * 200}]
-    with tempfile.TemporaryDirectory() as folder:
-        for lines in (args.lines // 100, args.lines):
-            path = Path(folder) / f"{lines}.jsonl"
-            entry = json.dumps({"image": "a.jpg", "conversations": turns}) + "\n"
-            path.write_text(entry * lines)
-            measured = measure(partial(run_index, path))
-            print(
-                f"\n{lines} lines, {path.stat().st_size / 1e6:.0f} MB: indexed in "
-                f"{measured.wall_seconds:.2f} s, peak {measured.peak_rss_bytes / 1e6:.0f} MB"
-            )
-    lengths = np.random.default_rng(0).integers(50, 12000, args.lines)
-    started = time.perf_counter()
-    rows = packed_rows(np.arange(args.lines), lengths, 16384, 0)
-    print(f"packed into {len(rows)} rows in {time.perf_counter() - started:.1f} s")
-    singles = single_rows(np.arange(args.lines))
-    for name, costs in (("by chance", None), ("balanced", lengths)):
-        batches = RankBatches(singles, batch_rows=1, world_size=8, costs=costs)
-        started = time.perf_counter()
-        batches.batch(0, 0)
-        planned = time.perf_counter() - started
-        batches.batch(0, len(batches) - 1)
-        found = time.perf_counter() - started - planned
-        print(f"{name}: epoch planned in {planned:.2f} s, its last batch found in {found:.6f} s")
+PARTS_OF_BENCH = {
+    "steps": bench_steps,
+    "visual": bench_visual,
+    "loss": bench_loss,
+    "start": bench_start,
+    "balance": bench_balance,
+    "wait": bench_wait,
+}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Print the figures; returns an exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parts = {"steps": bench_steps, "loss": bench_loss, "start": bench_start}
-    parser.add_argument("parts", nargs="*", default=list(parts), metavar="steps|loss|start")
-    parser.add_argument("--size", choices=("tiny", "2b"), default="tiny")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", default=list(PARTS_OF_BENCH), metavar="PART")
+    parser.add_argument("--size", choices=tuple(SIDE), default="tiny")
     parser.add_argument("--attention", default="sdpa", help="backend of encoder and decoder")
-    parser.add_argument("--samples", type=int, default=48)
+    parser.add_argument("--samples", type=int, default=96)
     parser.add_argument("--peak_tflops", type=float)
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--vocabulary", type=int, default=32768)
     parser.add_argument("--lines", type=int, default=1_000_000)
     args = parser.parse_args(argv)
-    unknown = sorted(set(args.parts) - parts.keys())
+    unknown = sorted(set(args.parts) - PARTS_OF_BENCH.keys())
     if unknown:
-        parser.error(f"unknown parts: {', '.join(unknown)}; known: {', '.join(parts)}")
+        parser.error(f"unknown parts: {', '.join(unknown)}; known: {', '.join(PARTS_OF_BENCH)}")
     for part in args.parts:
-        parts[part](args)
+        PARTS_OF_BENCH[part](args)
     return 0
 
 

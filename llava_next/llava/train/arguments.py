@@ -132,10 +132,12 @@ class LlavaTrainingArguments(TrainingArguments):
         default=False,
         metadata={"help": "fill rows of model_max_length with several samples, each isolated"},
     )
-    balance_lengths: bool = field(
-        default=False,
+    balance_lengths: bool | None = field(
+        default=None,
         metadata={
-            "help": "samples of like length (text and visual tokens) share a step, dealt evenly",
+            "help": "samples of like length (text and visual tokens) share a step, dealt evenly: "
+            "no rank waits for another; default: only with --lengths_file, because otherwise all "
+            "samples are measured before the first step",
             "aliases": ["--group_by_modality_length"],
         },
     )
@@ -230,6 +232,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
     if unknown:
         raise ValueError(f"unknown arguments: {' '.join(unknown)}; see --help")
     model_args, data_args, training_args = parsed
+    if training_args.balance_lengths is None:
+        training_args.balance_lengths = data_args.lengths_file is not None
     return model_args, data_args, training_args
 
 

@@ -83,4 +83,7 @@ def test_bf16_weights_only_where_deepspeed_keeps_float32_copies(tmp_path):
 
 def test_the_promised_name_of_balancing_still_works(tmp_path):
     assert _parse(tmp_path, "--group_by_modality_length", "True")[2].balance_lengths
-    assert not _parse(tmp_path)[2].balance_lengths
+    assert _parse(tmp_path)[2].balance_lengths is False
+    known = ("--lengths_file", "lengths.npz")
+    assert _parse(tmp_path, *known)[2].balance_lengths is True
+    assert _parse(tmp_path, *known, "--balance_lengths", "False")[2].balance_lengths is False

@@ -2,10 +2,6 @@
 
 import errno
 import json
-import os
-import subprocess
-import sys
-import time
 
 import pytest
 
@@ -13,7 +9,6 @@ from llava.train.bad_samples import BadSampleLog, TooManyBadSamples, read_bad_sa
 from llava.train.checkpoint import checkpoints, find_checkpoint
 from llava.train.record import read_log
 from llava.train.trainer import LlavaTrainer
-from paths import ROOT
 
 
 @pytest.fixture
@@ -86,38 +81,6 @@ def test_a_full_disk_keeps_the_last_checkpoint(train, tmp_path, monkeypatch, cap
     monkeypatch.undo()
     assert train(tmp_path, **options, resume_from_checkpoint="auto") == 0
     assert find_checkpoint(tmp_path, "auto") == tmp_path / "checkpoint-4"
-
-
-@pytest.mark.slow
-def test_a_rank_that_dies_ends_all_within_a_minute(run_arguments, tmp_path):
-    arguments = run_arguments(
-        tmp_path, max_steps=100000, per_device_train_batch_size=1, logging_steps=1
-    )
-    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [sys.executable, "-m", *launcher, "-m", "llava.train.train", *arguments]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    while not read_log(tmp_path):
-        assert process.poll() is None
-        time.sleep(0.1)
-    workers = [
-        int(pid)
-        for pid in os.listdir("/proc")
-        if pid.isdigit() and _parent_of(int(pid)) == process.pid
-    ]
-    died = time.monotonic()
-    os.kill(workers[-1], 9)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode != 0 and time.monotonic() - died < 60
-    assert "Signal 9 (SIGKILL)" in errors
-    assert all(_parent_of(worker) is None for worker in workers)
-
-
-def _parent_of(pid: int) -> int | None:
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return int(file.read().rpartition(")")[2].split()[1])
-    except (FileNotFoundError, ProcessLookupError):
-        return None
 
 
 def test_lengths_of_other_data_are_refused(train, tiny_material, tmp_path, caplog):

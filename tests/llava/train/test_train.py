@@ -123,31 +123,3 @@ def test_zero_2_on_one_process_without_launcher_or_compiler(run_arguments, tmp_p
     _run(["llava.train.train", *arguments], tmp_path / "extensions")
     losses = _losses(tmp_path / "run")
     assert len(losses) == 3 and losses[2] < losses[0]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", [2, 3])
-def test_two_ranks_equal_one_process_although_one_rank_may_have_text_alone(
-    stage, train, run_arguments, tmp_path
-):
-    assert train(tmp_path / "alone", per_device_train_batch_size=2, max_steps=6) == 0
-    # 64 visual tokens are one image: the step's other sample, on the other rank, is text.
-    assert 64 in [row["visual_tokens"] for row in read_log(tmp_path / "alone")]
-    arguments = run_arguments(
-        tmp_path / "ranks",
-        per_device_train_batch_size=1,
-        max_steps=6,
-        deepspeed=f"scripts/zero{stage}.json",
-        save_strategy="steps",
-        save_steps=3,
-    )
-    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    _run([*launcher, "-m", "llava.train.train", *arguments], tmp_path / "extensions")
-    expected = _losses(tmp_path / "alone")
-    assert _losses(tmp_path / "ranks") == pytest.approx(expected, rel=1e-4)
-
-    (tmp_path / "ranks" / "checkpoint-6" / "complete.json").unlink()
-    arguments += ["--resume_from_checkpoint", "auto"]
-    _run([*launcher, "-m", "llava.train.train", *arguments], tmp_path / "extensions")
-    assert _losses(tmp_path / "ranks") == pytest.approx(expected, rel=1e-4)
-    load_pretrained(tmp_path / "ranks")

@@ -1,0 +1,179 @@
+"""Start-up, order and loading of training data: the parts of train.py that need no model."""
+
+import argparse
+import json
+import shutil
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from llava.data.collator import Collator
+from llava.data.dataset import SupervisedDataset
+from llava.data.mixture import Mixture
+from llava.data.sampler import RankBatches, packed_rows, single_rows
+from llava.model.tiny import tiny_tokenizer, write_tiny_checkpoint
+from llava.train.record import read_log
+from llava.train.smoke import write_mixture
+from llava.train.train import main as train
+from llava.visuals import VisualConfig
+from measure import measure
+
+MOSAIC_PX, GRID, MOSAICS = 576, 36, 8
+
+
+def do_nothing() -> None:
+    """What importing this module takes."""
+
+
+def open_path(path: Path) -> None:
+    """Index a data path, plan an epoch, and read one entry."""
+    mixture = Mixture(path)
+    batches = RankBatches(single_rows(np.arange(len(mixture))), batch_rows=1, world_size=8)
+    mixture.read(batches.batch(0, 0)[0])
+
+
+def bench_start(args: argparse.Namespace) -> None:
+    """Index, plan and resume."""
+    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "x" * 200}]
+    entry = json.dumps({"image": "a.jpg", "conversations": turns})
+    least = measure(do_nothing).peak_rss_bytes
+    print("\ndata path: indexed, an epoch planned, one entry read")
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in ("jsonl", "json"):
+            for lines in (args.lines // 100, args.lines):
+                path = Path(folder) / f"{lines}.{kind}"
+                text = f"{entry}\n" * lines if kind == "jsonl" else f"[{','.join([entry] * lines)}]"
+                path.write_text(text)
+                for state in ("no index", "index"):
+                    measured = measure(partial(open_path, path))
+                    memory = (measured.peak_rss_bytes - least) / 1e6
+                    size = path.stat().st_size / 1e6
+                    print(
+                        f"{kind:<5} {lines:>8} lines {size:>5.0f} MB, {state:<8} "
+                        f"{measured.wall_seconds:>6.2f} s {memory:>6.0f} MB above imports"
+                    )
+    lengths = np.random.default_rng(0).integers(50, 12000, args.lines)
+    started = time.perf_counter()
+    rows = packed_rows(np.arange(args.lines), lengths, 16384, 0)
+    print(f"packed into {len(rows)} rows in {time.perf_counter() - started:.1f} s")
+    singles = single_rows(np.arange(args.lines))
+    for name, costs in (("by chance", None), ("balanced", lengths)):
+        batches = RankBatches(singles, batch_rows=1, costs=costs)
+        started = time.perf_counter()
+        batches.batch(0, 0)
+        planned = time.perf_counter() - started
+        batches.set_epoch(0, len(batches) - 1)
+        *_, last = batches
+        found = time.perf_counter() - started - planned
+        assert last == batches.batch(0, len(batches) - 1)
+        print(f"{name}: epoch planned in {planned:.2f} s, resumed at its end in {found:.3f} s")
+
+
+def bench_balance(args: argparse.Namespace) -> None:
+    """What steps of like samples save: padding within a rank, waiting of ranks for the slowest."""
+    random = np.random.default_rng(0)
+    count = 48000
+    visual = random.choice([0, 3280, 4961, 6400, 10368], count, p=[0.2, 0.3, 0.1, 0.1, 0.3])
+    lengths = visual + random.lognormal(5.5, 0.8, count).astype(np.int64)
+    print("\n8 ranks, 30 % codec clips, 50 % anyres images, 20 % text; in tokens")
+    plans = {
+        "1 sample, by chance": (single_rows(np.arange(count)), False, 1),
+        "1 sample, balanced": (single_rows(np.arange(count)), True, 1),
+        "4 samples, by chance": (single_rows(np.arange(count)), False, 4),
+        "4 samples, balanced": (single_rows(np.arange(count)), True, 4),
+        "packs of 32768": (packed_rows(np.arange(count), lengths, 32768, 0), False, 1),
+    }
+    for name, (rows, balanced, batch_rows) in plans.items():
+        costs = rows.sums(lengths)
+        ranks = [
+            RankBatches(
+                rows,
+                batch_rows=batch_rows,
+                world_size=8,
+                rank=rank,
+                costs=costs if balanced else None,
+                drop_last=True,
+            )
+            for rank in range(8)
+        ]
+        packed = len(rows) < count
+        step = np.array([[_work(lengths[batch], packed) for batch in rank] for rank in ranks])
+        padding = 1 - step[..., 0].sum() / step[..., 1].sum()
+        waiting = 1 - step[..., 1].mean(0).sum() / step[..., 1].max(0).sum()
+        print(f"{name:<22} padding {padding:>5.1%}, ranks wait {waiting:>5.1%} of the time")
+
+
+def _work(lengths: np.ndarray, packed: bool) -> tuple[int, int]:
+    """Tokens of a batch, and those computed with padding."""
+    return int(lengths.sum()), int(lengths.sum() if packed else lengths.max() * len(lengths))
+
+
+def bench_wait(args: argparse.Namespace) -> None:
+    """How fast pictures of real size load, and how long a tiny run waits for its own."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _bench_loading(folder)
+        write_tiny_checkpoint(folder / "model")
+        write_mixture(folder / "data", samples_per_kind=32)
+        print("\nruns of the tiny model: share of the time without a batch, first step left out")
+        for workers in (0, 1, 2):
+            flags = {
+                "model_name_or_path": folder / "model",
+                "data_path": folder / "data" / "train.jsonl",
+                "output_dir": folder / "run",
+                "use_cpu": True,
+                "per_device_train_batch_size": 8,
+                "num_train_epochs": 3,
+                "save_strategy": "no",
+                "disable_tqdm": True,
+                "dataloader_num_workers": workers,
+                "dataloader_persistent_workers": workers > 0,
+            }
+            code = train(
+                [text for flag in flags.items() for text in (f"--{flag[0]}", str(flag[1]))]
+            )
+            rows = read_log(folder / "run")[1:]
+            waited = sum(row["data_wait_seconds"] for row in rows)
+            seconds = sum(row["seconds"] for row in rows)
+            print(
+                f"{workers} workers: {waited / seconds:>6.1%} of {seconds:.1f} s, "
+                f"{sum(row['tokens'] for row in rows) / seconds:.0f} tokens/s (exit code {code})"
+            )
+            shutil.rmtree(folder / "run")
+
+
+def _bench_loading(folder: Path) -> None:
+    random = np.random.default_rng(0)
+    names = [f"{number}.jpg" for number in range(MOSAICS)]
+    for name in names:
+        cells = random.integers(0, 256, (GRID, GRID, 3), dtype=np.uint8)
+        side = (MOSAIC_PX, MOSAIC_PX)
+        Image.fromarray(cells).resize(side, Image.Resampling.BICUBIC).save(
+            folder / name, quality=95
+        )
+    cells = np.indices((MOSAICS, GRID, GRID)).reshape(3, -1).T
+    np.save(folder / "positions.npy", cells.astype(np.int32))
+    answer = {"from": "gpt", "value": "A clip."}
+    turns = [{"from": "human", "value": "<image>" * MOSAICS}, answer]
+    entry = {"image": names, "positions_thw": "positions.npy", "conversations": turns}
+    (folder / "real.jsonl").write_text((json.dumps(entry) + "\n") * 48)
+    dataset = SupervisedDataset(
+        folder / "real.jsonl", tiny_tokenizer(), VisualConfig(), max_length=32768
+    )
+    print(f"\ncodec clips of {MOSAICS} mosaics, {MOSAICS * GRID**2} tokens")
+    for workers in (0, 1, 2):
+        loader = DataLoader(dataset, collate_fn=Collator(0), num_workers=workers)
+        batches = iter(loader)
+        next(batches)
+        started = time.perf_counter()
+        count = sum(1 for _ in batches)
+        seconds = time.perf_counter() - started
+        print(
+            f"{workers} workers: {count / seconds:>5.1f} clips/s, "
+            f"{count / seconds * MOSAICS * GRID**2:>9.0f} visual tokens/s"
+        )

@@ -1,0 +1,199 @@
+"""Several processes with gloo on the CPU: equal to one process, and what they do when one fails."""
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from llava.model.loading import load_pretrained
+from llava.train.checkpoint import MARKER_FILE, UNFINISHED_FOLDER, checkpoints
+from llava.train.record import read_log
+from paths import ROOT
+
+pytestmark = pytest.mark.slow
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def _launcher(ranks: int) -> list[str]:
+    options = ["--standalone", "--nproc_per_node", str(ranks)]
+    return [sys.executable, "-m", "torch.distributed.run", *options, "-m", "llava.train.train"]
+
+
+def _start(command: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+
+
+def _finish(command: list[str]) -> None:
+    process = _start(command)
+    errors = process.communicate()[1]
+    assert process.returncode == 0, errors[-3000:]
+
+
+def _end_all(process: subprocess.Popen[str]) -> None:
+    """Kill launcher and ranks at once; the ranks are in sessions of their own."""
+    for pid in (process.pid, *_workers(process.pid)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.communicate()
+
+
+def _wait_for(process: subprocess.Popen[str], reached: Callable[[], bool]) -> None:
+    while not reached():
+        assert process.poll() is None, "the run ended before it could be disturbed"
+        time.sleep(0.002)
+
+
+def _workers(launcher: int) -> list[int]:
+    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    return [pid for pid in pids if _parent_of(pid) == launcher]
+
+
+def _parent_of(pid: int) -> int | None:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return int(file.read().rpartition(")")[2].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def _losses(folder: Path) -> list[float]:
+    return [row["loss"] for row in read_log(folder)]
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("stage", [2, 3])
+def test_ranks_equal_one_process_although_some_hold_text_alone(
+    stage, ranks, train, run_arguments, tmp_path
+):
+    assert train(tmp_path / "alone", per_device_train_batch_size=ranks, max_steps=6) == 0
+    if ranks == 2:
+        # 64 visual tokens are one image: the step's other sample, on the other rank, is text.
+        assert 64 in [row["visual_tokens"] for row in read_log(tmp_path / "alone")]
+    arguments = run_arguments(
+        tmp_path / "ranks",
+        per_device_train_batch_size=1,
+        max_steps=6,
+        deepspeed=f"scripts/zero{stage}.json",
+        save_strategy="steps",
+        save_steps=3,
+    )
+    _finish([*_launcher(ranks), *arguments])
+    expected = _losses(tmp_path / "alone")
+    assert _losses(tmp_path / "ranks") == pytest.approx(expected, rel=1e-4)
+
+    (tmp_path / "ranks" / "checkpoint-6" / MARKER_FILE).unlink()
+    _finish([*_launcher(ranks), *arguments, "--resume_from_checkpoint", "auto"])
+    assert _losses(tmp_path / "ranks") == pytest.approx(expected, rel=1e-4)
+    load_pretrained(tmp_path / "ranks")
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_ranks_killed_at_any_step_and_within_a_checkpoint_go_on_bit_for_bit(
+    stage, run_arguments, tmp_path
+):
+    options = {
+        "per_device_train_batch_size": 1,
+        "max_steps": 30,
+        "save_strategy": "steps",
+        "save_steps": 4,
+        "save_total_limit": 2,
+        "deepspeed": f"scripts/zero{stage}.json",
+    }
+    _finish([*_launcher(2), *run_arguments(tmp_path / "whole", **options)])
+    broken = tmp_path / "broken"
+    command = [*_launcher(2), *run_arguments(broken, **options)]
+    command += ["--resume_from_checkpoint", "auto"]
+
+    process = _start(command)
+    wanted = random.Random(os.getpid()).randint(5, 11)
+    _wait_for(process, lambda: len(read_log(broken)) >= wanted)
+    _end_all(process)
+    assert checkpoints(broken)
+
+    process = _start(command)
+    _wait_for(process, lambda: len(read_log(broken)) >= wanted + 5)
+    _wait_for(process, lambda: any((broken / UNFINISHED_FOLDER).glob("*/*")))
+    _end_all(process)
+    assert any((broken / UNFINISHED_FOLDER).iterdir()), "no checkpoint was being written"
+    assert all((folder / MARKER_FILE).is_file() for folder in checkpoints(broken))
+
+    _finish(command)
+    whole, again = read_log(tmp_path / "whole"), read_log(broken)
+    keys = ("step", "epoch", "loss", "lr", "grad_norm", "tokens", "loss_by_dataset")
+    assert [[row[key] for key in keys] for row in again] == [
+        [row[key] for key in keys] for row in whole
+    ]
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "broken"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("stage", [None, 3])
+def test_a_rank_that_dies_ends_all_within_a_minute(stage, run_arguments, tmp_path):
+    options = {} if stage is None else {"deepspeed": f"scripts/zero{stage}.json"}
+    arguments = run_arguments(tmp_path, max_steps=100000, per_device_train_batch_size=1, **options)
+    process = _start([*_launcher(2), *arguments])
+    _wait_for(process, lambda: bool(read_log(tmp_path)))
+    workers = _workers(process.pid)
+    died = time.monotonic()
+    os.kill(workers[-1], signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0 and time.monotonic() - died < 60
+    assert "Signal 9 (SIGKILL)" in errors
+    assert all(_parent_of(worker) is None for worker in workers)
+
+
+def test_a_bad_sample_of_one_rank_ends_all_within_a_minute_with_its_name(
+    run_arguments, tiny_material, tmp_path
+):
+    lines = (tiny_material / "data" / "train.jsonl").read_text().splitlines()
+    damaged = tiny_material / "data" / f"{tmp_path.name}.jsonl"
+    damaged.write_text("\n".join([*lines[:-1], "{"]))
+    arguments = run_arguments(
+        tmp_path, data_path=damaged, max_steps=100000, per_device_train_batch_size=1
+    )
+    process = _start([*_launcher(2), *arguments, "--deepspeed", "scripts/zero3.json"])
+    _wait_for(process, lambda: bool(read_log(tmp_path)))
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert f"{damaged}:12: not valid JSON" in errors
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(train, run_arguments, tmp_path):
+    """On a file system of its own that has room for one checkpoint and a half."""
+    options = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 1}
+    assert train(tmp_path / "sized", **options) == 0
+    written = checkpoints(tmp_path / "sized")[0]
+    size = sum(path.stat().st_size for path in written.rglob("*") if path.is_file()) * 3 // 2
+    (tmp_path / "small").mkdir()
+    script = (
+        f"mount -t tmpfs -o size={size} none {tmp_path / 'small'} || exit 77\n"
+        '"$@"; echo "code $?"; ls {0}; ls {0}/*; exit 0'.format(tmp_path / "small")
+    )
+    if shutil.which("unshare") is None:
+        pytest.skip("needs unshare, to mount a small file system")
+    arguments = run_arguments(tmp_path / "small", **options)
+    result = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script, "-", sys.executable, "-m", "llava.train.train"]
+        + arguments,
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+    )
+    if result.returncode:
+        pytest.skip(f"a file system cannot be mounted here: {result.stderr[-200:]}")
+    assert "code 1\n" in result.stdout
+    assert "checkpoint-4 cannot be written" in result.stderr and "free some" in result.stderr
+    assert "checkpoint-2\n" in result.stdout and MARKER_FILE in result.stdout
+    assert "checkpoint-4" not in result.stdout and UNFINISHED_FOLDER not in result.stdout
