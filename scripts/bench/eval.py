@@ -31,6 +31,7 @@ from llava.eval.settings import EvalSettings, read_settings
 from llava.model.tiny import write_tiny_checkpoint
 
 QUESTION = "What happens in the video? Answer with the option's letter.\nA. One\nB. Two\n"
+REPEATS = 3
 SIDE_PX = 64
 PATCH_PX = 8
 
@@ -77,27 +78,33 @@ class Stages:
 def measure(
     arguments: dict[str, Any], videos: list[Path], num_questions: int, new_tokens: int
 ) -> dict[str, Any]:
-    """Answer all questions once, after one batch to warm up."""
+    """Answer all questions, after one batch to warm up: the fastest of several passes, which is the
+    one that other programs disturbed least."""
     model, requests = _ask(arguments, videos, num_questions, new_tokens)
     model.generate_until(requests[: model.batch_size])
     stages = Stages(model._answerer._model, model.device)
     record = model._record
-    record.visual_tokens.clear()
-    record.nanoseconds.clear()
-    started, busy = time.perf_counter(), time.process_time()
-    model.generate_until(requests)
-    seconds, busy = time.perf_counter() - started, time.process_time() - busy
-    parts = {"decode": record.nanoseconds["visuals"] / 1e9, **stages.seconds}
-    return {
-        "batch_size": model.batch_size,
-        "samples_per_second": round(num_questions / seconds, 2),
-        "samples_per_processor_second": round(num_questions / busy, 2),
-        "visual_tokens_per_second": round(sum(record.visual_tokens) / seconds),
-        "share": {
-            name: round(parts[name] / seconds, 3)
-            for name in ("decode", "encode", "prefill", "generate")
-        },
-    }
+    rows: list[dict[str, Any]] = []
+    for _ in range(REPEATS):
+        record.visual_tokens.clear()
+        record.nanoseconds.clear()
+        stages.seconds.clear()
+        started, busy = time.perf_counter(), time.process_time()
+        model.generate_until(requests)
+        seconds, busy = time.perf_counter() - started, time.process_time() - busy
+        parts = {"decode": record.nanoseconds["visuals"] / 1e9, **stages.seconds}
+        row = {
+            "batch_size": model.batch_size,
+            "samples_per_second": round(num_questions / seconds, 2),
+            "samples_per_processor_second": round(num_questions / busy, 2),
+            "visual_tokens_per_second": round(sum(record.visual_tokens) / seconds),
+            "share": {
+                name: round(parts[name] / seconds, 3)
+                for name in ("decode", "encode", "prefill", "generate")
+            },
+        }
+        rows.append(row)
+    return max(rows, key=lambda row: row["samples_per_second"])
 
 
 def measure_memory(

@@ -60,6 +60,7 @@ def test_free_keys_in_shards_give_the_same_answers(
     assert _evaluate(toy, toy.assets, tmp_path / "theirs", monkeypatch) == (0, answers)
 
 
+@pytest.mark.slow
 def test_a_line_that_fails_is_named_by_both_commands(
     toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
