@@ -3,7 +3,10 @@
 Rows are (t, h, w): t a slot 0..T-1, h and w cells of the padded square. Exactly
 ``config.num_rows`` rows are kept. Cells compete in tiers: content cells by energy first; then what
 ``padding_policy`` allows. A slot that repeats the frame of the slot before it holds nothing new, so
-its cells rank like padding. Ties go to the lowest flat index ``t * g^2 + h * g + w``.
+its cells rank like padding. Ties go to the lowest flat index ``t * g^2 + h * g + w``, but for cells
+that score 0: nothing is new in them, and what they are worth is that they show their time. They are
+taken slot by slot in an order of which every beginning is spread evenly over time (0, T/2, T/4,
+3T/4, ...), so that a still video is kept as whole frames, as uniform sampling would keep it.
 
 - ``zero``: cells of padding and of repeated slots, by index.
 - ``exclude``: content cells of repeated slots first, padding only when those are used up.
@@ -23,6 +26,8 @@ from cv_reader.asset_config import AssetConfig
 from cv_reader.errors import AssetError
 
 _REPEATED, _PADDING, _NEVER = np.float32(-1), np.float32(-2), np.float32(-3)
+_CONTENT_FLOOR = np.nextafter(_REPEATED, np.float32(0))
+"""Content ranks above -1: by its score, or between -1 and 0 where that is 0."""
 
 
 def sample_frame_ids(num_frames: int, sequence_length: int, start: int = 0) -> NDArray[np.int32]:
@@ -148,7 +153,7 @@ def select_cells(
         # The padding of a frame whose content is kept goes behind all other padding.
         ranks[: grid**2][ranks[: grid**2] != _NEVER] = np.nextafter(_PADDING, _NEVER)
     budget = config.num_rows - len(forced)
-    floor = np.float32(0) if config.padding_policy == "repeat" else np.float32(-2.5)
+    floor = _CONTENT_FLOOR if config.padding_policy == "repeat" else np.float32(-2.5)
     if config.topk_mode == "time_bucket":
         chosen = _bucket_cells(np.reshape(ranks, (slots, -1)), budget, config, floor)
     else:
@@ -171,10 +176,19 @@ def _rank_scores(
     config: AssetConfig,
 ) -> NDArray[np.float32]:
     """Scores with the tiers of the padding policy below 0: float32 (T * g^2,)."""
-    ranks = np.where(valid, scores, _PADDING)
+    still = -(_spread_turns(len(scores)) + 1) / np.float32(len(scores) + 1)
+    ranks = np.where(scores > 0, scores, still[:, None, None])
+    ranks = np.where(valid, ranks, _PADDING)
     separate = config.padding_policy == "exclude"
     ranks[repeated] = np.where(valid, _REPEATED if separate else _PADDING, _PADDING)
     return ranks.ravel()
+
+
+def _spread_turns(slots: int) -> NDArray[np.float32]:
+    """When each slot has its turn if every beginning is to be spread evenly: its bits reversed."""
+    bits = max(slots - 1, 1).bit_length()
+    mirrored = [int(f"{slot:0{bits}b}"[::-1], 2) for slot in range(slots)]
+    return np.argsort(np.argsort(mirrored)).astype(np.float32)
 
 
 def _forced_cells(valid: NDArray[np.bool_], config: AssetConfig) -> NDArray[np.intp]:
@@ -203,7 +217,7 @@ def _bucket_cells(
     chosen: list[NDArray[np.intp]] = []
     for bucket, quota in zip(_split(free, count), _quotas(budget, count), strict=True):
         first, last = bucket[0], bucket[-1] + 1
-        picked = _best(ranks[first:last].ravel(), quota, np.float32(0))
+        picked = _best(ranks[first:last].ravel(), quota, _CONTENT_FLOOR)
         chosen.append(picked + first * cells)
     flat = np.array(ranks.ravel())
     flat[np.concatenate(chosen)] = _NEVER

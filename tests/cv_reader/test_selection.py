@@ -47,7 +47,14 @@ def _naive(scores, valid, repeated, config):
 
     if config.padding_policy == "repeat":
         rest = [c for c in rest if tier(c) == 0]
-    ranked = sorted(rest, key=lambda c: (tier(c), -scores[c] if tier(c) == 0 else 0, c))
+    turns = [0, 4, 2, 6, 1, 5, 3, 7]  # of slots where nothing is new
+
+    def key(cell):
+        if tier(cell):
+            return tier(cell), 0, 0, cell
+        return 0, -scores[cell], 0 if scores[cell] else turns.index(cell[0]), cell
+
+    ranked = sorted(rest, key=key)
     kept = forced + ranked[: config.num_rows - len(forced)]
     return kept + [max(kept)] * (config.num_rows - len(kept))
 
@@ -79,6 +86,17 @@ def test_ties_go_to_the_lowest_index():
     config = _config(keep_first_full_frame=False)
     rows = select_cells(scores, valid, repeated.astype(bool), config)
     assert (rows @ [16, 4, 1]).tolist() == list(range(48))
+
+
+@pytest.mark.parametrize(("slots", "kept"), [(8, (0, 2, 4)), (64, (0, 16, 32)), (9, (0, 4, 8))])
+def test_a_still_video_is_kept_as_frames_spread_over_time(slots, kept):
+    scores, valid = np.zeros((slots, 4, 4), np.float32), np.ones((4, 4), bool)
+    scores[5, 1, 1] = 1e-6  # news, however little, goes first
+    config = _config(sequence_length=slots)
+    rows = select_cells(scores, valid, np.zeros(slots, bool), config)
+    assert (5, 1, 1) in map(tuple, rows.tolist())
+    full = [slot for slot in range(slots) if (rows[:, 0] == slot).sum() >= 15]
+    assert full == list(kept)
 
 
 def test_buckets_take_equal_shares_of_time():
