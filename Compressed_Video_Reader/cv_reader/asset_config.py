@@ -7,7 +7,8 @@ that read it are recorded beside the settings.
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 from cv_reader.errors import AssetError, SettingsError
@@ -142,7 +143,7 @@ class AssetConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """All settings by name, ready for JSON."""
-        return asdict(self)
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], where: object) -> "AssetConfig":
@@ -161,7 +162,7 @@ class AssetConfig:
             )
         return cls(**values)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits over the settings and the version of the algorithm."""
         content = {"algorithm_version": ALGORITHM_VERSION, **self.to_dict()}

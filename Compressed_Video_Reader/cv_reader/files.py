@@ -72,7 +72,9 @@ def new_file(target: Path) -> Generator[Path, None, None]:
         yield temporary
         os.replace(temporary, target)
     finally:
-        temporary.unlink(missing_ok=True)
+        # Where nothing can be removed nothing could be written: the block's own error tells.
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

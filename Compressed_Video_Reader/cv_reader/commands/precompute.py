@@ -32,7 +32,7 @@ from cv_reader.commands.batch import (
     say,
     shard_suffix,
 )
-from cv_reader.commands.report import Report, dry_run
+from cv_reader.commands.report import Report, dry_run, looked_over
 from cv_reader.errors import AssetError, SampleError, SettingsError
 from cv_reader.files import claimed_output
 from cv_reader.freshness import same_source, standing_meta
@@ -178,23 +178,32 @@ def _check_lines(work: Precompute, args: argparse.Namespace) -> int:
     Returns:
         Videos of this shard.
     """
-    videos: dict[str, Line] = {}
+    # Hashes in place of names: a list may be long, and only its collisions need to be read again.
+    videos: dict[int, int] = {}
     left_out = 0
-    for line in _lines(args):
+    for line in looked_over("precompute", _lines(args)):
         left_out += not line.key and not line.reason
         if not line.key:
             continue
-        first = videos.setdefault(line.key, line)
-        if first.video != line.video:
+        key, video = hash(line.key), hash(line.video)
+        if key not in videos:
+            videos[key] = video
+            if not work.overwrite:
+                _standing(work, line.key)
+        elif videos[key] != video:
+            _refuse_shared_key(line, args)
+    if left_out:
+        say(f"precompute: left out {left_out} lines that say that their video does not exist")
+    return sum(1 for _ in _shard(args))
+
+
+def _refuse_shared_key(line: Line, args: argparse.Namespace) -> None:
+    for first in _lines(args):
+        if first.key == line.key and first.video != line.video:
             raise SettingsError(
                 f"{line.where}: {line.video} has the key {line.key!r} of {first.video} "
                 f"({first.where}); give them different keys, or pass --video_root"
             )
-        if first is line and not work.overwrite:
-            _standing(work, line.key)
-    if left_out:
-        say(f"precompute: left out {left_out} lines that say that their video does not exist")
-    return sum(1 for _ in _shard(args))
 
 
 def _standing(work: Precompute, key: str) -> dict[str, Any] | None:

@@ -7,12 +7,12 @@ import random
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from cv_reader.asset_config import AssetConfig
 from cv_reader.commands.batch import EXIT_DONE, EXIT_SOME_FAILED, run_tasks, say
@@ -20,8 +20,11 @@ from cv_reader.errors import CvReaderError, SettingsError
 from cv_reader.files import write_json
 from cv_reader.workers import DISK_FULL, Failure
 
+T = TypeVar("T")
+
 _LINE_SECONDS = 30.0
 _TRIALS = 3
+_WORK = ("made", "failed")
 _MIB = 1 << 20
 
 
@@ -41,7 +44,8 @@ class Report(AbstractContextManager["Report"]):
     def __init__(self, name: str, fail_path: Path, log_every: int, total: int) -> None:
         self._name, self._fail_path, self._log_every = name, fail_path, max(log_every, 1)
         self._total = total
-        self._started = self._last_line = time.monotonic()
+        self._started = self._last_line = self._last_sample = time.monotonic()
+        self._busy_seconds = 0.0
         self.counts = {"made": 0, "kept": 0, "skipped": 0, "failed": 0}
         try:
             fail_path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,6 +67,9 @@ class Report(AbstractContextManager["Report"]):
         """Count a sample as ``made``, ``kept`` (was up to date), ``skipped`` or ``failed``."""
         self.counts[what] += 1
         now = time.monotonic()
+        if what in _WORK:
+            self._busy_seconds += now - self._last_sample
+        self._last_sample = now
         if self._done % self._log_every == 0 or now - self._last_line >= _LINE_SECONDS:
             self._last_line = now
             say(f"{self._name}: {self._done} of {self._total}: {self._counts_text()}{self._pace()}")
@@ -71,12 +78,17 @@ class Report(AbstractContextManager["Report"]):
     def _done(self) -> int:
         return sum(self.counts.values())
 
+    def _rate(self) -> float:
+        """Videos per second of those that were worked on.
+
+        What was found up to date went by fast, and says nothing about the rest.
+        """
+        return sum(self.counts[what] for what in _WORK) / max(self._busy_seconds, 1e-9)
+
     def _pace(self) -> str:
-        # What was found up to date took no time, and says nothing about the rest.
-        worked = self.counts["made"] + self.counts["failed"]
-        if not worked:
+        rate = self._rate()
+        if not rate:
             return ""
-        rate = worked / max(time.monotonic() - self._started, 1e-9)
         left = (self._total - self._done) / rate
         return f", {rate:.2f} videos/s, {duration(left)} left at most"
 
@@ -102,8 +114,10 @@ class Report(AbstractContextManager["Report"]):
         seconds = time.monotonic() - self._started
         summary = {
             "command": self._name,
+            "total": self._total,
             **self.counts,
             "seconds": seconds,
+            "videos_per_second": self._rate(),
             "fingerprint": config.fingerprint,
             "settings": config.to_dict(),
             "failure_file": str(self._fail_path),
@@ -117,6 +131,16 @@ class Report(AbstractContextManager["Report"]):
 
     def _counts_text(self) -> str:
         return ", ".join(f"{number} {what}" for what, number in self.counts.items())
+
+
+def looked_over(name: str, samples: Iterable[T]) -> Iterator[T]:
+    """Pass on what is looked at before a run starts, and say how far it is each half minute."""
+    last_line = time.monotonic()
+    for number, sample in enumerate(samples):
+        if time.monotonic() - last_line >= _LINE_SECONDS:
+            last_line = time.monotonic()
+            say(f"{name}: looking at what stands already: {number} samples so far")
+        yield sample
 
 
 def dry_run(

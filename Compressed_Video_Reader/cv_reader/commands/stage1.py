@@ -29,7 +29,7 @@ from cv_reader.commands.batch import (
     say,
     shard_suffix,
 )
-from cv_reader.commands.report import Report, dry_run
+from cv_reader.commands.report import Report, dry_run, looked_over
 from cv_reader.errors import SampleError, SettingsError
 from cv_reader.files import claimed_output, new_file
 from cv_reader.samples import BadSample, Sample, check_video, describe, read_samples
@@ -124,7 +124,7 @@ def check_selections(stage: Stage1, args: argparse.Namespace) -> int:
         Samples of this shard.
     """
     total = 0
-    for sample in samples_of(args):
+    for sample in looked_over("stage1", samples_of(args)):
         total += 1
         if isinstance(sample, Sample) and not stage.overwrite:
             standing_selection(stage, sample)

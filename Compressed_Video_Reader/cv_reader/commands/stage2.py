@@ -27,7 +27,7 @@ from cv_reader.commands.batch import (
     run_tasks,
     shard_suffix,
 )
-from cv_reader.commands.report import Report, dry_run
+from cv_reader.commands.report import Report, dry_run, looked_over
 from cv_reader.commands.stage1 import samples_of
 from cv_reader.errors import SampleError, SettingsError
 from cv_reader.files import claimed_file, claimed_output
@@ -119,7 +119,7 @@ def _run(args: argparse.Namespace) -> int:
         state, trial = partial(_state, stage), partial(_trial, stage)
         return dry_run("stage2", samples_of(args), state, trial, args)
     total = 0
-    for sample in samples_of(args):
+    for sample in looked_over("stage2", samples_of(args)):
         total += 1
         if is_packing and isinstance(sample, Sample):
             _check_standing(stage, sample)

@@ -21,7 +21,7 @@ from cv_reader.commands.batch import (
     run_command,
     shard_suffix,
 )
-from cv_reader.commands.report import dry_run
+from cv_reader.commands.report import dry_run, looked_over
 from cv_reader.commands.stage1 import (
     add_selection_arguments,
     check_selections,
@@ -68,7 +68,7 @@ def _run(args: argparse.Namespace) -> int:
         return dry_run("precompute", samples_of(args), state, trial, args)
     total = check_selections(first, args)
     if not args.overwrite:
-        for sample in samples_of(args):
+        for sample in looked_over("precompute", samples_of(args)):
             if isinstance(sample, Sample):
                 standing_meta(stage.folder(sample) / META, stage.packing(config))
     check_writable(args.visidx_root)

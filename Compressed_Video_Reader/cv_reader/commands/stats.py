@@ -12,7 +12,14 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from cv_reader.commands.batch import EXIT_DONE, EXIT_SOME_FAILED, run_command, run_tasks, say
+from cv_reader.commands.batch import (
+    EXIT_DONE,
+    EXIT_SOME_FAILED,
+    check_writable,
+    run_command,
+    run_tasks,
+    say,
+)
 from cv_reader.errors import SettingsError
 from cv_reader.files import new_file
 from cv_reader.plots import STYLE, bars, cells
@@ -49,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(args: argparse.Namespace) -> int:
     if not args.root.is_dir():
         raise SettingsError(f"{args.root}: no such folder")
+    check_writable(args.output.parent)
     shapes: dict[tuple[int, bytes], Totals] = {}
     failed = 0
     targets = (target for target in find_targets(args.root) if target.kind == ASSET)

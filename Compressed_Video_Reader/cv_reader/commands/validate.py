@@ -10,7 +10,14 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
-from cv_reader.commands.batch import EXIT_DONE, EXIT_SOME_FAILED, run_command, run_tasks, say
+from cv_reader.commands.batch import (
+    EXIT_DONE,
+    EXIT_SOME_FAILED,
+    check_writable,
+    run_command,
+    run_tasks,
+    say,
+)
 from cv_reader.errors import SettingsError
 from cv_reader.files import new_file
 from cv_reader.validation import Checks, Target, check_target, find_targets
@@ -43,6 +50,8 @@ def _parser() -> argparse.ArgumentParser:
 def _run(args: argparse.Namespace) -> int:
     if not args.place.exists():
         raise SettingsError(f"{args.place}: no such file or folder")
+    if args.report:
+        check_writable(args.report.parent)
     checks = Checks(is_deep=args.deep, video_root=args.video_root, image_folder=args.image_folder)
     states: Counter[tuple[str, str]] = Counter()
     makers: Counter[str] = Counter()

@@ -19,6 +19,7 @@ from cv_reader.commands.batch import (
     add_budget_arguments,
     add_packing_arguments,
     add_scoring_arguments,
+    check_writable,
     config_from,
     run_command,
     say,
@@ -65,6 +66,7 @@ def _run(args: argparse.Namespace) -> int:
     if suffix not in (".gif", ".png", ".jpg", ".html"):
         raise SettingsError(f"-o must end in .gif, .png, .jpg or .html, got {args.output}")
     config = config_from(args)
+    check_writable(args.output.parent)
     try:
         shown = show_video(
             args.video, config, ReadOptions(backend=args.backend, num_threads=args.num_threads)
