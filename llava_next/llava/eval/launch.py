@@ -23,7 +23,7 @@ from llava.eval.exits import BROKEN, INTERRUPTED, USAGE, ExitOnError, say
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    parser = argparse.ArgumentParser("launch", description=__doc__, add_help=False)
+    parser = argparse.ArgumentParser("launch", add_help=False, allow_abbrev=False)
     parser.add_argument("--processes", type=int, default=1)
     args, rest = parser.parse_known_args(argv)
     try:
