@@ -1,5 +1,6 @@
 """Whole runs under trouble: odd names, a full disk, two at once, kills."""
 
+import contextlib
 import errno
 import json
 import os
@@ -7,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -14,7 +16,7 @@ import pytest
 
 from cv_reader import precompute as library
 from cv_reader.assets import read_asset
-from cv_reader.commands import precompute, stages
+from cv_reader.commands import precompute, stages, stats, validate, visualize
 from cv_reader.files import claimed_output
 from media import moving_square, write_video
 from paths import ROOT
@@ -142,3 +144,117 @@ def test_kills_at_any_moment_leave_no_trace(tmp_path):
     subprocess.run(whole, check=True, stderr=subprocess.DEVNULL)
     assert _tree(tmp_path / "killed") == _tree(tmp_path / "whole")
     assert len(np.load(tmp_path / "killed" / "assets" / "0" / "positions_thw.npy")) == 32
+
+
+@contextlib.contextmanager
+def _mounted(folder, *options):
+    """A small file system of its own; needs root."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a file system needs root")
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this machine does not let root mount a tmpfs")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def _remount(folder, options):
+    subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_keeps_what_is_finished(tmp_path):
+    write_video(tmp_path / "clip.mp4", moving_square(20, 48, 64))
+    lines = [{"video": "clip.mp4", "key": f"k{number}"} for number in range(12)]
+    data = tmp_path / "v.jsonl"
+    data.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with _mounted(tmp_path / "small", "size=160k") as disk:
+        arguments = _args(data, disk / "out", "--num_workers", "2")
+        command = [sys.executable, str(TOOL), *arguments]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert ended.returncode == 1
+        assert "No space left on device; make room" in ended.stderr
+        finished = sorted((disk / "out" / "assets").iterdir())
+        assert 0 < len(finished) < 12
+        for folder in finished:
+            read_asset(folder)
+        _remount(disk, "size=8m")
+        ended = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert f"{12 - len(finished)} made, {len(finished)} kept" in ended.stderr
+
+
+@pytest.mark.slow
+def test_a_read_only_target_is_refused(corpus, tmp_path, capsys):
+    video = str(corpus.root / "short.mp4")
+    data = corpus.write(tmp_path / "v.jsonl", {"video": video})
+    with _mounted(tmp_path / "small", "size=1m") as disk:
+        assert precompute.main(_args(data, disk / "out")) == 0
+        _remount(disk, "ro")
+        assert precompute.main(_args(data, disk / "out")) == 2
+        assert precompute.main(_args(data, disk / "other")) == 2
+        shown = ["-o", str(disk / "x.png"), "--sequence_length", "4", "--num_images", "2"]
+        assert visualize.main([video, *shown]) == 2
+        assert stats.main([str(disk / "out"), "-o", str(disk / "x.html")]) == 2
+        assert capsys.readouterr().err.count("Read-only file system") == 4
+        assert validate.main([str(disk / "out")]) == 0
+
+
+@pytest.mark.slow
+def test_a_data_set_of_gigabytes_is_read_in_constant_memory(tmp_path):
+    # A quarter of a million rows of 8 KB: 2 GB, written as they are read.
+    pipe = tmp_path / "data.json"
+    os.mkfifo(pipe)
+    row = json.dumps({"id": "x", "video": "v.mp4", "text": "y" * 8000})
+
+    def write():
+        with pipe.open("w") as stream:
+            stream.write("[" + row)
+            for _ in range(249_999):
+                stream.write(",\n" + row)
+            stream.write("]")
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from cv_reader.samples import read_samples\n"
+        "count = sum(1 for _ in read_samples(Path(sys.argv[1])))\n"
+        # getrusage would begin with this process's own peak.
+        "status = Path('/proc/self/status').read_text().split()\n"
+        "print(count, int(status[status.index('VmHWM:') + 1]) // 1024)\n"
+    )
+    command = [sys.executable, "-c", program, str(pipe)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    writer.join()
+    count, peak_mib = map(int, ended.stdout.split())
+    assert count == 250_000
+    assert peak_mib < 100
+
+
+@pytest.mark.slow
+def test_two_runs_without_locks_do_no_harm(tmp_path):
+    for number in range(6):
+        write_video(tmp_path / f"{number}.mp4", moving_square(20, 48, 64, seed=number))
+    data = tmp_path / "v.jsonl"
+    data.write_text("".join(json.dumps({"video": f"{n}.mp4"}) + "\n" for n in range(6)))
+    # As some network file systems answer; the second run may not be kept out then.
+    program = (
+        "import errno, fcntl, sys\n"
+        "from cv_reader.commands.main import main\n"
+        "def no_locks(*_):\n"
+        "    raise OSError(errno.ENOLCK, 'No locks available')\n"
+        "fcntl.flock = no_locks\n"
+        "if __name__ == '__main__':\n"
+        "    sys.exit(main(['precompute', *sys.argv[1:]]))\n"
+    )
+    script = tmp_path / "run.py"
+    script.write_text(program)
+    command = [sys.executable, str(script), *_args(data, tmp_path / "both", "--overwrite")]
+    runs = [subprocess.Popen(command, stderr=subprocess.DEVNULL) for _ in range(2)]
+    assert [run.wait() for run in runs] == [0, 0]
+    assert precompute.main(_args(data, tmp_path / "whole")) == 0
+    assert _tree(tmp_path / "both") == _tree(tmp_path / "whole")
