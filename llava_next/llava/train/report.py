@@ -26,8 +26,8 @@ def build_page(runs: Sequence[Run]) -> str:
     body = [
         summary_table(runs),
         "<h2>Curves</h2>",
-        '<p class="note">Faint: every logged step; bold: running mean. Dashed: the run went on '
-        "from a checkpoint. Point at a mark or a line for its name.</p>",
+        '<p class="note">Faint: every logged step; bold: running mean. Dashed, upright: the run '
+        "went on from a checkpoint. Point at a mark or a line for its name.</p>",
         f'<div class="charts">{"".join(_charts(runs))}</div>',
         *run_sections(runs),
     ]
