@@ -73,6 +73,14 @@ def run_step(model: Any, optimizer: torch.optim.Optimizer, batches: list[Batch])
         torch.cuda.synchronize()
 
 
+def run_steps(model: Any, optimizer: torch.optim.Optimizer, steps: list[list[Batch]]) -> float:
+    """Seconds of all steps."""
+    started = time.perf_counter()
+    for step in steps:
+        run_step(model, optimizer, step)
+    return time.perf_counter() - started
+
+
 def count_operations(counter: FlopCounter, steps: list[list[Batch]]) -> float:
     """Operations of all steps."""
     return sum(
@@ -97,7 +105,7 @@ def measured_peak() -> float:
 
 
 def run_way(way: str, args: argparse.Namespace) -> None:
-    """Train on all samples once, after a step to warm up, and print a line."""
+    """Train on all samples three times, after a step to warm up, and print the best time."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = build(args.size, device, args.attention)
     items = make_items(model.config.image_token_id, args.samples, SIDE[args.size])
@@ -105,10 +113,7 @@ def run_way(way: str, args: argparse.Namespace) -> None:
     tokens = sum(len(item["input_ids"]) for item in items)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
     run_step(model, optimizer, max(steps, key=lambda step: sum(b["labels"].numel() for b in step)))
-    started = time.perf_counter()
-    for step in steps:
-        run_step(model, optimizer, step)
-    seconds = time.perf_counter() - started
+    seconds = min(run_steps(model, optimizer, steps) for _ in range(3))
     flops = count_operations(count_flops_of(model, PARTS), steps)
     peak = peak_flops(device, args.peak_tflops) or measured_peak()
     print(
@@ -148,16 +153,10 @@ def bench_visual(args: argparse.Namespace) -> None:
         text = 4 * side**2 if visual is None else side
         batch = Collator(0)([make_item(model.config.image_token_id, visual, text, name)])
         flops = count_operations(counter, [[batch]])
-        seconds = min(_timed(model, optimizer, batch) for _ in range(6))
+        seconds = min(run_steps(model, optimizer, [[batch]]) for _ in range(6))
         base = base or (seconds, flops)
         took, expected = seconds / base[0], flops / base[1]
         print(f"{name:<18} {took:>5.2f}x, expected {expected:>5.2f}x: {took / expected - 1:>+6.1%}")
-
-
-def _timed(model: Any, optimizer: torch.optim.Optimizer, batch: Batch) -> float:
-    started = time.perf_counter()
-    run_step(model, optimizer, [batch])
-    return time.perf_counter() - started
 
 
 def run_loss(chunked: bool, tokens: int, supervised: int, vocabulary: int) -> None:

@@ -58,7 +58,9 @@ def batches(monkeypatch):
     return recorded
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant", ["plain", pytest.param("packed", marks=pytest.mark.slow), "balanced"]
+)
 def test_batches_losses_and_weights_are_the_undisturbed_ones(train, tmp_path, batches, variant):
     options = OPTIONS | VARIANTS[variant]
     assert train(tmp_path / "whole", **options) == 0
