@@ -62,6 +62,12 @@ class Letterbox:
         """g."""
         return self.square_px // self.patch_px
 
+    @property
+    def content(self) -> tuple[slice, slice]:
+        """Rows and columns of the square that the picture covers."""
+        rows = slice(self.pad_top_px, self.pad_top_px + self.height_px)
+        return rows, slice(self.pad_left_px, self.pad_left_px + self.width_px)
+
     def valid_cells(self) -> NDArray[np.bool_]:
         """Cells entirely inside the picture: bool (g, g)."""
         rows = self._inside(self.pad_top_px, self.height_px)

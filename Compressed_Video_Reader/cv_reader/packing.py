@@ -35,9 +35,7 @@ def square_frame(picture: "CodecFrame | Picture", box: Letterbox) -> NDArray[np.
         uint8 (S, S, 4), RGB and a byte that says nothing: pixels are moved as whole words.
     """
     square = np.zeros((box.square_px, box.square_px, 4), np.uint8)
-    rows = slice(box.pad_top_px, box.pad_top_px + box.height_px)
-    columns = slice(box.pad_left_px, box.pad_left_px + box.width_px)
-    square[rows, columns] = picture.rgbx((box.width_px, box.height_px))
+    square[box.content] = picture.rgbx((box.width_px, box.height_px))
     return square
 
 

@@ -72,21 +72,23 @@ class Selection:
     Attributes:
         rows: int32 (N, 3), (t, h, w): forced cells in raster order, then from the best down.
         frame_ids: int32 (T,).
-        squares: by the first slot of each distinct frame, its padded square; empty where only the
-            rows were asked for.
+        pictures: by the first slot of each distinct frame, its pixels in the square without the
+            padding, uint8 (height, width, 4); empty where only the rows were asked for.
         scores: float32 (T, g, g), energies of the cells; 0 for slots that repeat the frame before.
+        box: where the picture lies in the square.
         facts: what ``meta.json`` records of the video, the backend and the geometry.
     """
 
     rows: NDArray[np.int32]
     frame_ids: NDArray[np.int32]
-    squares: dict[int, NDArray[np.uint8]]
+    pictures: dict[int, NDArray[np.uint8]]
     scores: NDArray[np.float32]
+    box: Letterbox
     facts: dict[str, Any]
 
 
 def select_from_video(
-    path: Path, config: AssetConfig, options: ReadOptions, *, keep_squares: bool = False
+    path: Path, config: AssetConfig, options: ReadOptions, *, keep_pictures: bool = False
 ) -> Selection:
     """Score the sampled frames of a video in one pass and choose the cells that are kept.
 
@@ -101,19 +103,23 @@ def select_from_video(
         repeated = repeated_slots(frame_ids)
         scorer = CellScorer(box, config)
         scores = np.zeros((config.sequence_length, config.grid, config.grid), np.float32)
-        squares: dict[int, NDArray[np.uint8]] = {}
         slots: list[int] = np.flatnonzero(~repeated).tolist()
+        # One piece of memory for all: the system clears large pages much faster than small ones.
+        shape = (len(slots) * keep_pictures, box.height_px, box.width_px, 4)
+        pictures = dict(zip(slots, np.empty(shape, np.uint8), strict=False))
         frames = video.frames(frame_ids[slots].tolist(), signals=needs_signals(config.signal))
         for slot, frame in zip(slots, frames, strict=True):
             scores[slot] = scorer.score(frame)
-            if keep_squares:
-                squares[slot] = square_frame(frame, box)
+            if keep_pictures:
+                pictures[slot][:] = frame.rgbx((box.width_px, box.height_px))
         facts = _video_facts(video, path) | box.facts()
     valid = box.valid_cells()
     rows = select_cells(scores, valid, repeated, config)
     facts["padding_patch_filtered"] = int((~valid[rows[:, 1], rows[:, 2]]).sum())
     facts["selection_hash"] = selection_hash(rows, frame_ids)
-    return Selection(rows=rows, frame_ids=frame_ids, squares=squares, scores=scores, facts=facts)
+    return Selection(
+        rows=rows, frame_ids=frame_ids, pictures=pictures, scores=scores, box=box, facts=facts
+    )
 
 
 def _fit(index: VideoIndex, config: AssetConfig) -> Letterbox:
@@ -177,16 +183,17 @@ def collect_squares(
     return packer.mosaics
 
 
-def pack_squares(
+def pack_pictures(
     selection: Selection, rows: NDArray[np.int32], config: AssetConfig
 ) -> NDArray[np.uint8]:
-    """Mosaics from the squares that the selection kept: uint8 (G, S, S, 4); ``rows`` are sorted."""
+    """Mosaics from the pictures that were kept: uint8 (G, S, S, 4); ``rows`` are sorted."""
     packer = _packer(rows, config)
-    shown = -1
+    square = np.zeros((config.square_size, config.square_size, 4), np.uint8)
     for slot in range(config.sequence_length):
-        # A slot that repeats the frame before has no square of its own.
-        shown = slot if slot in selection.squares else shown
-        packer.add(slot, selection.squares[shown])
+        # A slot that repeats the frame before has no picture of its own.
+        if slot in selection.pictures:
+            square[selection.box.content] = selection.pictures[slot]
+        packer.add(slot, square)
     return packer.mosaics
 
 
@@ -238,9 +245,9 @@ def write_evaluation_asset(
         if is_fresh and is_sound(folder):
             return read_asset(folder, expected=config)
     with shared_output(Path(out_root)):
-        selection = select_from_video(path, config, options, keep_squares=True)
+        selection = select_from_video(path, config, options, keep_pictures=True)
         rows = sort_rows(selection.rows, config.order)
-        mosaics = pack_squares(selection, rows, config)
+        mosaics = pack_pictures(selection, rows, config)
         meta = build_meta(config, selection.facts, key=folder.name, video=video or str(video_path))
         meta["image_stem"] = MOSAIC_STEM
         write_asset(folder, meta, rows, selection.frame_ids, mosaics)

@@ -20,7 +20,7 @@ from cv_reader.packing import sort_rows
 from cv_reader.precompute import (
     build_meta,
     collect_squares,
-    pack_squares,
+    pack_pictures,
     select_from_video,
     write_asset,
 )
@@ -166,11 +166,11 @@ def make_both(stage: Stage2, sample: Sample | BadSample) -> str:
     if is_selected(first, sample):
         return pack_sample(stage, sample)
     path = first.video(sample)
-    selection = select_from_video(path, first.config, first.options, keep_squares=True)
+    selection = select_from_video(path, first.config, first.options, keep_pictures=True)
     write_selection(first, sample, selection)
     config = stage.packing(first.config)
     rows = sort_rows(selection.rows, config.order)
-    mosaics = pack_squares(selection, rows, config)
+    mosaics = pack_pictures(selection, rows, config)
     _write_packed(stage, sample, read_chosen(stage, sample), rows, selection.frame_ids, mosaics)
     return "made"
 

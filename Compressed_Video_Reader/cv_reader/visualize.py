@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from cv_reader.asset_config import AssetConfig
 from cv_reader.packing import sort_rows
 from cv_reader.percentiles import float_percentile
-from cv_reader.precompute import ReadOptions, pack_squares, select_from_video
+from cv_reader.precompute import ReadOptions, pack_pictures, select_from_video
 
 SHOWN_SLOTS = 16
 COLUMNS = 8
@@ -84,17 +84,12 @@ def show_video(path: Path, config: AssetConfig, options: ReadOptions) -> Shown:
     Raises:
         VideoError, AssetError: as ``select_from_video``.
     """
-    selection = select_from_video(path, config, options, keep_squares=True)
+    selection = select_from_video(path, config, options, keep_pictures=True)
     rows = sort_rows(selection.rows, config.order)
-    pad = selection.facts["pad_info"]
-    content = (
-        slice(pad["pad_top"], pad["pad_top"] + pad["Hn"]),
-        slice(pad["pad_left"], pad["pad_left"] + pad["Wn"]),
-    )
     tiles: list[Pixels] = []
     for slot in range(config.sequence_length):
-        square = selection.squares.get(slot)
-        tiles.append(tiles[-1] if square is None else square[content][..., :3])
+        picture = selection.pictures.get(slot)
+        tiles.append(tiles[-1] if picture is None else picture[..., :3])
     kept = np.zeros((config.sequence_length, config.grid, config.grid), bool)
     kept[tuple(rows.T)] = True
     brightest = max(float_percentile(selection.scores, _BRIGHT_PERCENTILE), _MIN_BRIGHTEST)
@@ -102,9 +97,9 @@ def show_video(path: Path, config: AssetConfig, options: ReadOptions) -> Shown:
         tiles=tuple(tiles),
         saliency=selection.scores / np.float32(brightest),
         kept=kept,
-        content=content,
+        content=selection.box.content,
         frame_ids=selection.frame_ids,
-        mosaics=pack_squares(selection, rows, config)[..., :3],
+        mosaics=pack_pictures(selection, rows, config)[..., :3],
         config=config,
         facts=selection.facts,
     )

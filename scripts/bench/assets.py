@@ -29,7 +29,7 @@ from cv_reader import open_video, read_index
 from cv_reader.asset_config import AssetConfig
 from cv_reader.energy import CellScorer
 from cv_reader.geometry import letterbox
-from cv_reader.packing import MosaicPacker, sort_rows, square_frame, write_mosaics
+from cv_reader.packing import MosaicPacker, sort_rows, write_mosaics
 from cv_reader.selection import choose_frame_ids, repeated_slots, select_cells
 from measure import Measured, measure
 
@@ -74,7 +74,8 @@ def time_steps(path: Path, backend: str, config: AssetConfig) -> dict[str, float
         repeated = repeated_slots(frame_ids)
         scorer = CellScorer(box, config)
         scores = np.zeros((config.sequence_length, config.grid, config.grid), np.float32)
-        squares = {}
+        size_px = (box.width_px, box.height_px)
+        pictures = np.empty((config.sequence_length, *size_px[::-1], 4), np.uint8)
         frames = video.frames(frame_ids[~repeated].tolist())
         for slot in np.flatnonzero(~repeated).tolist():
             with clock.step("decode"):
@@ -82,7 +83,7 @@ def time_steps(path: Path, backend: str, config: AssetConfig) -> dict[str, float
             with clock.step("energy"):
                 scores[slot] = scorer.score(frame)
             with clock.step("packing"):
-                squares[slot] = square_frame(frame, box)
+                pictures[slot] = frame.rgbx(size_px)
     with clock.step("selection"):
         rows = sort_rows(select_cells(scores, box.valid_cells(), repeated, config), config.order)
     with clock.step("packing"):
@@ -92,7 +93,9 @@ def time_steps(path: Path, backend: str, config: AssetConfig) -> dict[str, float
             patch_px=config.patch_size,
             num_images=config.num_images,
         )
-        for slot, square in squares.items():
+        square = np.zeros((config.square_size, config.square_size, 4), np.uint8)
+        for slot in np.flatnonzero(~repeated).tolist():
+            square[box.content] = pictures[slot]
             packer.add(slot, square)
     with clock.step("jpeg"), tempfile.TemporaryDirectory() as folder:
         write_mosaics(packer.mosaics, Path(folder), stem="x", quality=config.jpg_quality)

@@ -178,7 +178,7 @@ def test_maps_and_pixels_turn_together(tmp_path):
     frames = moving_square(9, 64, 128, (0, 3), start=(8, 8))
     path = write_video(tmp_path / "clip.mp4", frames)
     set_mp4_rotation(path, 90)
-    selection = select_from_video(path, CONFIG, ReadOptions(), keep_squares=True)
+    selection = select_from_video(path, CONFIG, ReadOptions(), keep_pictures=True)
     assert (selection.facts["H0"], selection.facts["W0"]) == (128, 64)
     # Turned clockwise, the square starts at the top right and moves down.
     kept = selection.rows[64:84]

@@ -50,23 +50,27 @@ class AvPicture:
 
     def rgb(self, size_px: tuple[int, int] | None = None) -> NDArray[np.uint8]:
         """uint8 (H, W, 3), or of another (width, height); BT.601 where no matrix is named."""
-        return self._converted("rgb24", size_px or (self.width_px, self.height_px))
+        turned = self._turned(size_px or (self.width_px, self.height_px))
+        array = _converted_frame(self._frame, "rgb24", turned).to_ndarray()
+        return turn_pixels(cast(NDArray[np.uint8], array), self._rotation_degrees)
 
     def rgbx(self, size_px: tuple[int, int]) -> NDArray[np.uint8]:
         """uint8 (height, width, 4): FFmpeg's scaler writes whole words much faster than 3 bytes."""
         if size_px != (self.width_px, self.height_px):
-            return self._converted("rgba", size_px)
+            frame = _converted_frame(self._frame, "rgba", self._turned(size_px))
+            plane = frame.planes[0]
+            lines = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size // 4, 4)
+            pixels = lines[: frame.height, : frame.width]
+            return turn_pixels(pixels, self._rotation_degrees)
         # Where nothing is scaled, FFmpeg's converter to whole words writes past the last line's end
         # at some widths.
         pixels = np.full((*size_px[::-1], 4), 255, np.uint8)
         pixels[..., :3] = self.rgb()
         return pixels
 
-    def _converted(self, name: str, size_px: tuple[int, int]) -> NDArray[np.uint8]:
+    def _turned(self, size_px: tuple[int, int]) -> tuple[int, int]:
         width, height = size_px
-        turned = (height, width) if self._rotation_degrees % 180 else (width, height)
-        array = _converted_frame(self._frame, name, turned).to_ndarray()
-        return turn_pixels(cast(NDArray[np.uint8], array), self._rotation_degrees)
+        return (height, width) if self._rotation_degrees % 180 else size_px
 
     def luma(self) -> NDArray[np.uint8]:
         """uint8 (H, W), a copy."""
