@@ -123,12 +123,8 @@ def select_from_video(
 
 
 def _fit(index: VideoIndex, config: AssetConfig) -> Letterbox:
-    return letterbox(
-        index.height_px,
-        index.width_px,
-        square_px=config.square_size,
-        patch_px=config.patch_size,
-    )
+    square_px, patch_px = config.square_size, config.patch_size
+    return letterbox(index.height_px, index.width_px, square_px=square_px, patch_px=patch_px)
 
 
 def _video_facts(video: Video, path: Path) -> dict[str, Any]:
