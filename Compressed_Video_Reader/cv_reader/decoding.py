@@ -14,6 +14,7 @@ from av.codec.context import Flags2
 from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
+from numpy.typing import NDArray
 
 from cv_reader.coded import Decoded, DecodedPicture, PacketDecoder, PictureT
 from cv_reader.container import DECODE_ERRORS, set_threads
@@ -81,6 +82,7 @@ def decode_with(
     ids: Sequence[int],
     options: DecodeOptions,
     open_decoder: Callable[[VideoStream, int], PacketDecoder[PictureT]],
+    needed: NDArray[np.bool_] | None = None,
 ) -> Iterator[DecodedPicture[PictureT]]:
     """Decode requested frames, and the pictures that lie between them and their key frames.
 
@@ -88,6 +90,7 @@ def decode_with(
         source: from ``cv_reader.index.scan``.
         ids: strictly increasing frame numbers.
         open_decoder: makes the decoder of a stream, with a number of threads.
+        needed: bool (M,), rows of the packet table that have to enter the decoder, or None for all.
 
     Yields:
         Pictures in presentation order, requested or not, run after run.
@@ -98,13 +101,13 @@ def decode_with(
     """
     lost: list[int] = []
     careful = DecodeOptions(1, options.export_vectors, options.predecessors)
-    with _Decoder(source, options, open_decoder) as decoder:
+    with _Decoder(source, options, open_decoder, needed) as decoder:
         for run in _plan(source, ids, options):
             can_retry = run.first > 0 or options.by_frame
             rest = yield from decoder.run(run, stop_at_loss=can_retry)
             if rest and can_retry:
                 # From an earlier key frame, one picture at a time, and to the end whatever comes.
-                with _Decoder(source, careful, open_decoder) as second:
+                with _Decoder(source, careful, open_decoder, needed) as second:
                     rest = yield from second.run(_retry(source, run, rest), stop_at_loss=False)
             lost += rest
     if lost:
@@ -158,6 +161,7 @@ class _Decoder(Generic[PictureT]):
         source: VideoSource,
         options: DecodeOptions,
         open_decoder: Callable[[VideoStream, int], PacketDecoder[PictureT]],
+        needed: NDArray[np.bool_] | None,
     ) -> None:
         self._path = source.index.path
         self._codec_name = source.index.codec_name
@@ -165,6 +169,7 @@ class _Decoder(Generic[PictureT]):
         self._table = source.packets
         self._options = options
         self._open_decoder = open_decoder
+        self._needed = needed
         self._is_midway = False
         self._reader = PacketReader(source, self._configure)
 
@@ -218,6 +223,8 @@ class _Decoder(Generic[PictureT]):
         self._is_midway = True
         echo: Packet | None = None
         for row, packet in self._reader.read(first, last):
+            if self._needed is not None and not self._needed[row]:
+                continue
             if echo is None and self._exports_late:
                 echo = Packet(bytes(packet))
                 echo.pts = _ECHO
@@ -237,10 +244,10 @@ class _Decoder(Generic[PictureT]):
     def _check_same_picture(self, frame: PictureT, number: int) -> None:
         first = self._first
         turn = -frame.rotation % 360
-        if (frame.width, frame.height, turn) != (
-            first.width_px,
-            first.height_px,
-            first.rotation_degrees,
+        if (
+            frame.width != first.width_px
+            or frame.height != first.height_px
+            or turn != first.rotation_degrees
         ):
             raise UnsupportedVideoError(
                 self._path,

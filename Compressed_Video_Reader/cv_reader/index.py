@@ -13,7 +13,7 @@ Axis legend: M packets in file order, N frames in presentation order.
 
 import itertools
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +38,7 @@ class PacketTable:
         size_bytes: int32 (M,).
         rank: int32 (M,), place in presentation order, hidden pictures counted.
         frame: int32 (M,), frame number, -1 for hidden pictures.
-        is_reference: bool (M,), False where an H.264 packet says that nothing refers to it.
+        is_reference: bool (M,), False where H.264 or HEVC packets say that nothing refers to it.
         packet_of_frame: int32 (N,), row of each frame.
         last_of_frame: int32 (N,), the same, or the row of its second field.
         start_of_frame: int32 (N,), row of the key packet to decode from, so that the frame and
@@ -66,9 +66,11 @@ class VideoSource:
         index: as callers see it.
         packets: every packet.
         first: the first picture, where it can be decoded, else as declared.
-        head: the packets that it takes to decode the first picture.
+        head: the first packets, at least those that it takes to decode the first picture.
         extradata: the codec's parameters as the container keeps them.
         changes_parameters: the container brings others on the way, beside the packets.
+        started: what a backend leaves here when it is asked whether it reads the video, for its
+            first reading.
         has_fields: some H.264 pictures are coded as two fields.
     """
 
@@ -78,6 +80,7 @@ class VideoSource:
     head: tuple[bytes, ...]
     extradata: bytes
     changes_parameters: bool
+    started: list[object] = field(default_factory=list[object], repr=False)
     has_fields: bool
 
 

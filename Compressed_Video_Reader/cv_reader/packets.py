@@ -83,7 +83,10 @@ class PacketReader:
             packet, self._ahead = self._ahead, None
             return packet
         try:
-            return next((packet for packet in self._packets if packet.size), None)
+            for packet in self._packets:
+                if packet.size:
+                    return packet
+            return None
         except FFmpegError:
             return None
 

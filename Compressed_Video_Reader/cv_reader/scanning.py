@@ -9,6 +9,7 @@ import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.packet import Packet
+from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
@@ -20,12 +21,18 @@ from cv_reader.container import (
     set_threads,
 )
 from cv_reader.errors import CorruptVideoError, UnsupportedVideoError
-from cv_reader.h264 import is_reference, length_size
+from cv_reader.h264 import is_reference
+from cv_reader.h264 import length_size as h264_length_size
 from cv_reader.h264_fields import FieldReader
+from cv_reader.hevc import are_references, layer_code
+from cv_reader.hevc import length_size as hevc_length_size
 from cv_reader.parameters import changes_parameters, is_encrypted
 
 NO_TIME = -(1 << 63)
 """Stands for a time stamp that a packet does not have."""
+
+_HEAD_PACKETS = 8
+"""Packets that are kept in any case: by then most decoders give out the first picture."""
 
 _MAX_PROBE_PACKETS = 64
 """Packets to try before the first picture is given up."""
@@ -59,7 +66,7 @@ class ScannedPackets:
         codec_name: FFmpeg's name of the format.
         container_name: FFmpeg's name of the container.
         first: the first picture, or None where none of the first packets can be decoded.
-        head: the packets that it took to decode it.
+        head: the first packets, at least those that it took to decode it.
         extradata: the codec's parameters as the container keeps them.
         declared_size: width and height by the stream's header.
         changes_parameters: the container brings other parameters on the way, beside the packets.
@@ -106,13 +113,15 @@ def read_packets(container: InputContainer, stream: VideoStream, path: str) -> S
     rows: list[tuple[int, ...]] = []
     first: FirstPicture | None = None
     head: list[bytes] = []
-    nal_length = length_size(stream.codec_context.extradata)
+    lengths = {"h264": h264_length_size, "hevc": hevc_length_size}.get(codec_name)
+    nal_length = lengths(stream.codec_context.extradata) if lengths else None
     fields = FieldReader(stream.codec_context.extradata) if codec_name == "h264" else None
     try:
         for packet in container.demux(stream):
-            if first is None and len(rows) < _MAX_PROBE_PACKETS:
+            if len(head) < (_HEAD_PACKETS if first else _MAX_PROBE_PACKETS):
                 head.append(bytes(packet))
-                first = _probe(stream, packet, path)
+            if first is None and len(rows) < _MAX_PROBE_PACKETS:
+                first = _probe(stream, packet, path, at_once=not rows)
             if packet.size:
                 is_second = fields is not None and fields.is_second(memoryview(packet))
                 rows.append(_row(packet, codec_name, nal_length, rows[-1] if is_second else None))
@@ -121,8 +130,12 @@ def read_packets(container: InputContainer, stream: VideoStream, path: str) -> S
         if not rows:
             raise CorruptVideoError(path, f"no packet can be read ({describe(error)})") from error
     rate = stream.average_rate or stream.guessed_rate
+    columns = np.array(rows, dtype=np.int64).reshape(-1, len(_COLUMNS))
+    if codec_name == "hevc":
+        codes = columns[:, _COLUMNS.index("is_reference")]
+        codes[:] = are_references(codes)
     return ScannedPackets(
-        columns=np.array(rows, dtype=np.int64).reshape(-1, len(_COLUMNS)),
+        columns=columns,
         time_base=float(stream.time_base or 1 / _UNKNOWN_FRAME_RATE),
         frame_rate=float(rate) if rate else _UNKNOWN_FRAME_RATE,
         codec_name=codec_name,
@@ -136,9 +149,16 @@ def read_packets(container: InputContainer, stream: VideoStream, path: str) -> S
     )
 
 
-def _probe(stream: VideoStream, packet: Packet, path: str) -> FirstPicture | None:
+def _probe(stream: VideoStream, packet: Packet, path: str, *, at_once: bool) -> FirstPicture | None:
+    """The first picture, or None; ``at_once`` spares the pictures that decoders want to see after
+    it."""
+    context = stream.codec_context
+    frames: list[VideoFrame] = []
     try:
-        frames = stream.codec_context.decode(packet if packet.size else None)
+        if at_once and packet.size:
+            frames = context.decode(packet) or context.decode(None)
+            context.flush_buffers()
+        frames = frames or context.decode(packet if packet.size else None)
     except DECODE_ERRORS:
         return None
     return first_picture(frames[0], stream, path) if frames else None
@@ -162,6 +182,13 @@ def _row(
         packet.duration or 0,
         packet.is_keyframe,
         hidden or other_field is not None,
-        codec_name != "h264" or is_reference(data, nal_length),
+        _reference_code(data, codec_name, nal_length),
         other_field is not None,
     )
+
+
+def _reference_code(data: memoryview, codec_name: str, nal_length: int | None) -> int:
+    """Whether others may refer to a picture; of HEVC a code, since it takes the whole stream."""
+    if codec_name == "h264":
+        return is_reference(data, nal_length)
+    return layer_code(data, nal_length) if codec_name == "hevc" else True

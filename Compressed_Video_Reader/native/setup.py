@@ -12,6 +12,7 @@ from setuptools import Extension, setup
 
 ROOT = Path(__file__).resolve().parent
 PREFIX = Path(os.environ.get("CV_READER_FFMPEG", ROOT / "build" / "ffmpeg"))
+SOURCES = ("module", "decoder", "picture", "soundness", "memory")
 LIBRARIES = [PREFIX / "lib" / name for name in ("libavcodec.a", "libavutil.a")]
 
 SANITIZER = os.environ.get("CV_READER_NATIVE_SANITIZE")
@@ -28,7 +29,7 @@ setup(
     ext_modules=[
         Extension(
             "cv_reader_native._decoder",
-            sources=[f"src/{name}.c" for name in ("module", "decoder", "picture", "memory")],
+            sources=[f"src/{name}.c" for name in SOURCES],
             depends=["src/decoder.h"],
             include_dirs=[str(PREFIX / "include")],
             define_macros=[

@@ -4,11 +4,13 @@ Axis legend: H, W rows and columns as coded but cropped, before rotation; x, y b
 pixels that cover the picture before cropping.
 """
 
-from typing import TYPE_CHECKING, TypeVar, cast
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 import numpy as np
 from av.video.frame import VideoFrame
-from cv_reader_native import FAR_REF, INTERLACED, MISSING_REF, Memory, Picture
+from cv_reader_native import FAR_REF, INTERLACED, Memory, Picture
 from numpy.typing import NDArray
 
 from cv_reader.backends.pixels import AvPicture, narrowed
@@ -20,41 +22,142 @@ if TYPE_CHECKING:
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
-_CELLS = BLOCK_PX // CELL_PX
+
+@dataclass(frozen=True)
+class Layout:
+    """How pictures lie in the decoder's memory: the same for all of a stream.
+
+    Attributes:
+        stored_height: rows before cropping.
+        left, top: pixels to cut off.
+        width, height: W and H.
+        format: FFmpeg's name.
+        bit_depth: of luma samples.
+        blocks: columns and rows of blocks that the maps have.
+    """
+
+    stored_height: int
+    left: int
+    top: int
+    width: int
+    height: int
+    format: str
+    bit_depth: int
+    blocks: tuple[int, int]
+
+    @classmethod
+    def of(cls, picture: Picture) -> "Layout":
+        """Of one picture."""
+        width, height, left, top, right, bottom, name, depth, *blocks = picture.layout
+        return cls(
+            stored_height=height,
+            left=left,
+            top=top,
+            width=width - left - right,
+            height=height - top - bottom,
+            format=name,
+            bit_depth=depth,
+            blocks=(blocks[0], blocks[1]),
+        )
+
+    @cached_property
+    def refusal(self) -> str | None:
+        """Why pictures of this kind have no exact maps, or None."""
+        if not self.format.startswith(("yuv", "gray")):
+            return f"its pixels are {self.format}, without a luma plane"
+        if self.left % CELL_PX or self.top % CELL_PX:
+            return (
+                f"it is cropped by {self.left} pixels at the left and {self.top} at the top, "
+                f"not by multiples of {CELL_PX}"
+            )
+        return None
+
+    @cached_property
+    def has_blocks(self) -> bool:
+        """Whether blocks of 16 x 16 pixels begin where the cropped picture does."""
+        return self.top % BLOCK_PX == 0 and self.left % BLOCK_PX == 0
+
+    @cached_property
+    def pixels(self) -> "View":
+        """Of the residual."""
+        return self._view(1, ())
+
+    @cached_property
+    def vectors(self) -> "View":
+        """Of motion."""
+        return self._view(CELL_PX, (2,), lists=2)
+
+    @cached_property
+    def cells(self) -> "View":
+        """Of distances."""
+        return self._view(CELL_PX, (), lists=2)
+
+    @cached_property
+    def bits(self) -> "View":
+        """Of bits."""
+        return self._view(BLOCK_PX, (), item_bytes=4)
+
+    @cached_property
+    def qp(self) -> "View":
+        """Of quantisers."""
+        return self._view(BLOCK_PX, (), item_bytes=1)
+
+    def _view(
+        self, side_px: int, tail: tuple[int, ...], lists: int = 0, item_bytes: int = 2
+    ) -> "View":
+        columns, rows = (count * (BLOCK_PX // side_px) for count in self.blocks)
+        step = item_bytes * (tail[0] if tail else 1)
+        shown = map_shape(self.height, self.width, side_px)
+        inner = (item_bytes,) if tail else ()
+        first = (self.top // side_px * columns + self.left // side_px) * step
+        if lists:
+            strides = (rows * columns * step, columns * step, step, *inner)
+            return View((lists, *shown, *tail), first, strides)
+        return View((*shown, *tail), first, (columns * step, step, *inner))
+
+
+class View(NamedTuple):
+    """What an array shows of a map."""
+
+    shape: tuple[int, ...]
+    first_byte: int
+    strides: tuple[int, ...]
 
 
 class NativePicture:
-    """One decoded picture with its maps; has what ``cv_reader.coded.CodedPicture`` asks for."""
+    """One decoded picture with its maps; has what ``cv_reader.coded.CodedPicture`` asks for.
 
-    def __init__(self, picture: Picture, row: int, rotation_degrees: int) -> None:
+    Attributes:
+        picture: the decoder's.
+        layout: of its maps.
+        pts: the row of its packet.
+        width: W.
+        height: H.
+        rotation: counter-clockwise turn to the shown picture, in degrees.
+        is_corrupt: damaged, incomplete, or predicted from a picture that is.
+    """
+
+    __slots__ = (
+        "height",
+        "is_corrupt",
+        "layout",
+        "picture",
+        "pts",
+        "rotation",
+        "rotation_degrees",
+        "width",
+    )
+
+    def __init__(self, picture: Picture, layout: Layout, row: int, rotation_degrees: int) -> None:
         """Wrap a picture; ``row`` is its packet's, ``rotation_degrees`` the container's."""
         self.picture = picture
+        self.layout = layout
+        self.pts = row
+        self.width = layout.width
+        self.height = layout.height
         self.rotation_degrees = rotation_degrees
-        self._row = row
-        self._left, self._top, right, bottom = picture.crop
-        width, height = picture.size
-        self._width = width - self._left - right
-        self._height = height - self._top - bottom
-
-    @property
-    def pts(self) -> int:
-        """The row of its packet."""
-        return self._row
-
-    @property
-    def width(self) -> int:
-        """W."""
-        return self._width
-
-    @property
-    def height(self) -> int:
-        """H."""
-        return self._height
-
-    @property
-    def rotation(self) -> int:
-        """Counter-clockwise turn to the shown picture, in degrees."""
-        return -self.rotation_degrees
+        self.rotation = -rotation_degrees
+        self.is_corrupt = picture.is_corrupt
 
     @property
     def pict_type(self) -> int:
@@ -62,71 +165,60 @@ class NativePicture:
         return self.picture.pict_type
 
     @property
-    def is_corrupt(self) -> bool:
-        """Whether errors were concealed, blocks are missing, or a reference was."""
-        flags = self.picture.flags
-        is_partial = not flags & INTERLACED and self.picture.num_missing > 0
-        return self.picture.is_corrupt or is_partial or bool(flags & MISSING_REF)
-
-    @property
     def refusal(self) -> str | None:
         """Why its maps cannot be given exactly, or None."""
-        if self.picture.flags & INTERLACED:
+        flags = self.picture.flags
+        if flags & INTERLACED:
             return "it is field-coded (interlaced), and fields have no vectors per frame"
-        if self.picture.flags & FAR_REF:
+        if flags & FAR_REF:
             return "it refers to a picture more than 32767 frames away"
-        if not self.picture.format.startswith(("yuv", "gray")):
-            return f"its pixels are {self.picture.format}, without a luma plane"
-        if self._left % CELL_PX or self._top % CELL_PX:
-            return (
-                f"it is cropped by {self._left} pixels at the left and {self._top} at the top, "
-                f"not by multiples of {CELL_PX}"
-            )
-        return None
+        return self.layout.refusal
 
     def residual_y(self) -> NDArray[np.int16]:
         """int16 (H, W), in units of the stream's samples."""
-        rows, columns = self._blocks()
-        plane = self._map("residual", (rows * BLOCK_PX, columns * BLOCK_PX), np.int16)
-        return plane[self._top :, self._left :][: self._height, : self._width]
+        return self._map("residual", self.layout.pixels, np.int16)
 
     def motion(self) -> NDArray[np.int16]:
         """int16 (2, h, w, 2), quarter pixels."""
-        rows, columns = self._blocks()
-        return self._cells(self._map("motion", (2, rows * _CELLS, columns * _CELLS, 2), np.int16))
+        return self._map("motion", self.layout.vectors, np.int16)
 
     def motion_ref(self) -> NDArray[np.int16]:
         """int16 (2, h, w), frames."""
-        rows, columns = self._blocks()
-        return self._cells(self._map("distance", (2, rows * _CELLS, columns * _CELLS), np.int16))
+        return self._map("distance", self.layout.cells, np.int16)
 
     def bits(self) -> NDArray[np.float32] | None:
         """float32 (ceil(H / 16), ceil(W / 16)), or None where cropping shifts the blocks."""
-        return self._cropped_blocks(self._map("bits", self._blocks(), np.float32))
+        layout = self.layout
+        return self._map("bits", layout.bits, np.float32) if layout.has_blocks else None
 
     def qp(self) -> NDArray[np.uint8] | None:
         """uint8, same shape, likewise."""
-        return self._cropped_blocks(self._map("qp", self._blocks(), np.uint8))
+        layout = self.layout
+        return self._map("qp", layout.qp, np.uint8) if layout.has_blocks else None
 
     def samples(self) -> NDArray[np.uint8] | NDArray[np.uint16]:
         """Luma samples (H, W), uint16 where deeper than 8 bit."""
-        dtype = np.dtype(np.uint8 if self.picture.bit_depth == 8 else np.uint16)
-        _, height = self.picture.size
+        layout = self.layout
         memory, pitch = self.picture.plane(0)
-        rows = np.ndarray((height, pitch // dtype.itemsize), dtype, cast(bytes, memory))
-        return rows[self._top :, self._left :][: self._height, : self._width]
+        shape = (layout.height, layout.width)
+        if layout.bit_depth == 8:
+            first = layout.top * pitch + layout.left
+            return np.ndarray(shape, np.uint8, cast(bytes, memory), first, (pitch, 1))
+        first = layout.top * pitch + 2 * layout.left
+        return np.ndarray(shape, np.uint16, cast(bytes, memory), first, (pitch, 2))
 
     def to_av(self) -> VideoFrame:
         """The cropped picture as a frame of PyAV, a copy, for its converter."""
-        frame = VideoFrame(self._width, self._height, self.picture.format)
+        layout = self.layout
+        frame = VideoFrame(layout.width, layout.height, layout.format)
         frame.colorspace, frame.color_range = self.picture.color
         for number, plane in enumerate(frame.planes):
             component = frame.format.components[number]
             memory, pitch = self.picture.plane(number)
             stored = np.frombuffer(cast(bytes, memory), np.uint8).reshape(-1, pitch)
             # Chroma planes are a power of two smaller; cropping is by whole chroma samples.
-            top = self._top * component.height // self._height
-            left = self._left * component.width // self._width
+            top = layout.top * component.height // layout.height
+            left = layout.left * component.width // layout.width
             depth = -(-component.bits // 8)
             row_bytes = component.width * depth
             target = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
@@ -135,31 +227,11 @@ class NativePicture:
             ]
         return frame
 
-    def _blocks(self) -> tuple[int, int]:
-        """(y, x)."""
-        blocks = self.picture.blocks
-        if blocks is None:
-            raise ValueError("the picture was decoded without maps")
-        return blocks[1], blocks[0]
-
-    def _map(
-        self, name: "MapName", shape: tuple[int, ...], dtype: type[_Scalar]
-    ) -> NDArray[_Scalar]:
+    def _map(self, name: "MapName", view: View, dtype: type[_Scalar]) -> NDArray[_Scalar]:
         memory: Memory | None = self.picture.map(name)
-        return np.ndarray(shape, dtype, cast(bytes, memory))
-
-    def _cells(self, cells: NDArray[np.int16]) -> NDArray[np.int16]:
-        """Crop a map of cells, (2, y, x, ...)."""
-        rows, columns = map_shape(self._height, self._width, CELL_PX)
-        top, left = self._top // CELL_PX, self._left // CELL_PX
-        return cells[:, top : top + rows, left : left + columns]
-
-    def _cropped_blocks(self, blocks: NDArray[_Scalar]) -> NDArray[_Scalar] | None:
-        if self._top % BLOCK_PX or self._left % BLOCK_PX:
-            return None
-        rows, columns = map_shape(self._height, self._width, BLOCK_PX)
-        top, left = self._top // BLOCK_PX, self._left // BLOCK_PX
-        return blocks[top : top + rows, left : left + columns]
+        if memory is None:
+            raise ValueError("the picture was decoded without maps")
+        return np.ndarray(view.shape, dtype, cast(bytes, memory), view.first_byte, view.strides)
 
 
 class NativePixels:
@@ -190,5 +262,5 @@ class NativePixels:
 
     def luma(self) -> NDArray[np.uint8]:
         """uint8 (H, W), a read-only view where neither depth nor rotation need a copy."""
-        samples = narrowed(self._picture.samples(), self._picture.picture.bit_depth)
+        samples = narrowed(self._picture.samples(), self._picture.layout.bit_depth)
         return turn_pixels(samples, self._picture.rotation_degrees)

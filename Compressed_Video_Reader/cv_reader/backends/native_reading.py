@@ -1,13 +1,15 @@
 """Reading with the native decoder; imported only where ``cv_reader_native`` is installed."""
 
 from collections.abc import Generator, Sequence
+from typing import NamedTuple, cast
 
 import numpy as np
 from av.packet import Packet
 from av.video.stream import VideoStream
-from cv_reader_native import Decoder
+from cv_reader_native import Decoder, Picture
+from numpy.typing import NDArray
 
-from cv_reader.backends.native_picture import NativePicture, NativePixels
+from cv_reader.backends.native_picture import Layout, NativePicture, NativePixels
 from cv_reader.backends.pixels import shared_facts
 from cv_reader.container import MAX_AREA_PX
 from cv_reader.decoding import DecodeOptions, decode_with
@@ -45,48 +47,107 @@ def read(source: VideoSource, ids: Sequence[int], num_threads: int) -> Generator
         UnsupportedVideoError: a picture is one that ``refusal`` names, or its size changes.
     """
 
+    rows = source.packets.packet_of_frame[np.asarray(ids, np.int64)]
+    is_wanted = np.zeros(len(source.packets.frame), np.bool_)
+    is_wanted[rows] = True
+
     def open_decoder(stream: VideoStream, num_threads: int) -> _PictureDecoder:
         del stream
-        return _PictureDecoder(source, num_threads)
+        return _PictureDecoder(source, is_wanted, num_threads)
 
-    for decoded in decode_with(source, ids, DecodeOptions(num_threads), open_decoder):
+    # Pictures that nobody asked for and nothing refers to do not enter the decoder at all.
+    needed = is_wanted | source.packets.is_reference
+    for decoded in decode_with(source, ids, DecodeOptions(num_threads), open_decoder, needed):
         if decoded.is_wanted:
             yield _frame(source, decoded.number, decoded.frame)
+
+
+class _Start(NamedTuple):
+    """A decoder that has seen the first packets of a stream, and what came out of it."""
+
+    decoder: Decoder
+    num_packets: int
+    pictures: list[Picture]
 
 
 class _PictureDecoder:
     """The decoder of one stream. Packets enter by their place in presentation order, so that the
     distance between two pictures is the difference of their numbers."""
 
-    def __init__(self, source: VideoSource, num_threads: int) -> None:
+    def __init__(self, source: VideoSource, is_wanted: NDArray[np.bool_], num_threads: int) -> None:
         self._rank = source.packets.rank
         self._row = np.argsort(self._rank)
+        self._is_wanted = is_wanted
         self._degrees = source.index.rotation_degrees
-        self._decoder = _open(source.index.codec_name, source.extradata, num_threads)
+        self._layouts: dict[tuple[object, ...], Layout] = {}
+        # From ``refusal``: the first reading goes on where that has ended.
+        start = source.started.pop() if source.started else None
+        if num_threads > 1 or not isinstance(start, _Start):
+            start = _Start(_open(source, num_threads), 0, [])
+        self._start: _Start | None = start
+        self._decoder = start.decoder
 
     def __call__(self, packet: Packet | None) -> list[NativePicture]:
         if packet is None:
-            pictures = self._decoder.finish()
-        else:
-            pictures = self._decoder.decode(packet, int(self._rank[packet.pts]))
+            self._start = None
+            return self._wrapped(self._decoder.finish())
+        row = cast(int, packet.pts)
+        if self._start is not None and row < self._start.num_packets:
+            return self._started(row)
+        if self._start is not None and not self._is_joined(row):
+            self._decoder.finish()
+        self._start = None
+        pictures = self._decoder.decode(packet, int(self._rank[row]), bool(self._is_wanted[row]))
+        return self._wrapped(pictures) if pictures else []
+
+    def _started(self, row: int) -> list[NativePicture]:
+        """What came out of the first packets, which are not sent again."""
+        assert self._start is not None
+        pictures = self._start.pictures if row == 0 else []
+        self._start = self._start._replace(pictures=[])
+        return self._wrapped(pictures)
+
+    def _is_joined(self, row: int) -> bool:
+        """Whether a packet that is sent follows those that the decoder has seen."""
+        assert self._start is not None
+        return not self._start.pictures and row >= self._start.num_packets
+
+    def _wrapped(self, pictures: list[Picture]) -> list[NativePicture]:
         return [
-            NativePicture(picture, int(self._row[picture.picture_id]), self._degrees)
+            NativePicture(
+                picture, self._layout(picture), int(self._row[picture.picture_id]), self._degrees
+            )
             for picture in pictures
         ]
 
+    def _layout(self, picture: Picture) -> Layout:
+        key = picture.layout
+        layout = self._layouts.get(key)
+        if layout is None:
+            layout = self._layouts[key] = Layout.of(picture)
+        return layout
 
-def _open(codec_name: str, extradata: bytes, num_threads: int) -> Decoder:
-    return Decoder(codec_name, extradata, num_threads=num_threads, max_pixels=MAX_AREA_PX)
+
+def _open(source: VideoSource, num_threads: int) -> Decoder:
+    return Decoder(
+        source.index.codec_name, source.extradata, num_threads=num_threads, max_pixels=MAX_AREA_PX
+    )
 
 
 def _first_picture(source: VideoSource) -> NativePicture | None:
     """The first picture of the stream, or None."""
-    decoder = _open(source.index.codec_name, source.extradata, 1)
-    for row, packet in enumerate(source.head):
-        if pictures := decoder.decode(packet, row):
-            return NativePicture(pictures[0], 0, source.index.rotation_degrees)
-    pictures = decoder.finish()
-    return NativePicture(pictures[0], 0, source.index.rotation_degrees) if pictures else None
+    decoder = _open(source, 1)
+    packets = [packet for packet in source.head if packet]
+    pictures: list[Picture] = []
+    for row, packet in enumerate(packets):
+        if pictures := decoder.decode(packet, int(source.packets.rank[row])):
+            source.started[:] = [_Start(decoder, row + 1, pictures)]
+            break
+    pictures = pictures or decoder.finish()
+    if not pictures:
+        return None
+    layout = Layout.of(pictures[0])
+    return NativePicture(pictures[0], layout, 0, source.index.rotation_degrees)
 
 
 def _frame(source: VideoSource, number: int, picture: NativePicture) -> CodecFrame:

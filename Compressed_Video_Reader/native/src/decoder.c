@@ -14,6 +14,8 @@ typedef struct {
     PyObject_HEAD
     AVCodecContext *context;
     PyThread_type_lock lock;
+    Soundness *soundness;
+    int has_signals;
     unsigned long long num_errors;
 } Decoder;
 
@@ -91,12 +93,31 @@ static int send_and_receive(Decoder *self, const AVPacket *packet, Frames *frame
     }
 }
 
-static PyObject *pictures_from_frames(Frames *frames)
+/** Whether a picture is damaged, or made from one that is; a negative error without memory. */
+static int is_corrupt(Decoder *self, const AVFrame *frame)
+{
+    int sound = 1;
+
+    if (self->has_signals && frame->opaque_ref)
+        sound = soundness_of(self->soundness, (const CodecSignals *)frame->opaque_ref->data);
+    if (sound < 0)
+        return sound;
+    return !sound || frame->flags & AV_FRAME_FLAG_CORRUPT || frame->decode_error_flags;
+}
+
+static PyObject *pictures_from_frames(Decoder *self, Frames *frames)
 {
     PyObject *list = PyList_New(frames->count);
 
     for (size_t i = 0; list && i < frames->count; i++) {
-        PyObject *picture = picture_from_frame(frames->frames[i]);
+        const int corrupt = is_corrupt(self, frames->frames[i]);
+        PyObject *picture;
+
+        if (corrupt < 0) {
+            Py_DECREF(list);
+            return PyErr_NoMemory();
+        }
+        picture = picture_from_frame(frames->frames[i], corrupt);
         frames->frames[i] = NULL;
         if (!picture)
             Py_CLEAR(list);
@@ -121,7 +142,7 @@ static PyObject *decode_packet(Decoder *self, const AVPacket *packet)
     if (status < 0)
         PyErr_NoMemory();
     else
-        pictures = pictures_from_frames(&frames);
+        pictures = pictures_from_frames(self, &frames);
     frames_free(&frames);
     return pictures;
 }
@@ -130,11 +151,14 @@ static PyObject *decoder_decode(Decoder *self, PyObject *args)
 {
     Py_buffer data;
     long long picture_id;
+    int maps = 1;
     AVPacket *packet;
     PyObject *pictures = NULL;
 
-    if (!PyArg_ParseTuple(args, "y*L:decode", &data, &picture_id))
+    if (!PyArg_ParseTuple(args, "y*L|p:decode", &data, &picture_id, &maps))
         return NULL;
+    if (self->has_signals)
+        self->context->export_side_data = maps ? CODEC_SIGNALS_EXPORT : CODEC_SIGNALS_TRACE;
     packet = av_packet_alloc();
     /* The decoder reads past the end, so that it needs a padded copy. */
     if (data.len > INT_MAX - AV_INPUT_BUFFER_PADDING_SIZE || !packet ||
@@ -158,21 +182,20 @@ static PyObject *decoder_finish(Decoder *self, PyObject *none)
     Py_BEGIN_ALLOW_THREADS
     PyThread_acquire_lock(self->lock, WAIT_LOCK);
     avcodec_flush_buffers(self->context);
+    soundness_restart(self->soundness);
     PyThread_release_lock(self->lock);
     Py_END_ALLOW_THREADS
     return pictures;
 }
 
 static int configure(AVCodecContext *context, const Py_buffer *extradata, int num_threads,
-                     long long max_pixels, int signals, int skip_loop_filter)
+                     long long max_pixels, int skip_loop_filter)
 {
     context->thread_count   = num_threads;
     context->thread_type    = FF_THREAD_FRAME;
     context->max_pixels     = max_pixels;
     /* The maps belong to whole pictures; the caller crops both alike. */
     context->apply_cropping = 0;
-    if (signals)
-        context->export_side_data |= CODEC_SIGNALS_EXPORT;
     if (skip_loop_filter)
         context->skip_loop_filter = AVDISCARD_ALL;
     if (extradata->len > INT_MAX - AV_INPUT_BUFFER_PADDING_SIZE)
@@ -188,7 +211,7 @@ static int configure(AVCodecContext *context, const Py_buffer *extradata, int nu
 }
 
 static int open_codec(Decoder *self, const char *name, const Py_buffer *extradata,
-                      int num_threads, long long max_pixels, int signals, int skip_loop_filter)
+                      int num_threads, long long max_pixels, int skip_loop_filter)
 {
     const AVCodec *codec = avcodec_find_decoder_by_name(name);
     int status;
@@ -199,8 +222,9 @@ static int open_codec(Decoder *self, const char *name, const Py_buffer *extradat
     }
     self->context = avcodec_alloc_context3(codec);
     status = self->context ? configure(self->context, extradata, num_threads, max_pixels,
-                                       signals, skip_loop_filter) : AVERROR(ENOMEM);
+                                       skip_loop_filter) : AVERROR(ENOMEM);
     if (status >= 0) {
+        self->context->opaque = self->has_signals ? self->soundness : NULL;
         Py_BEGIN_ALLOW_THREADS
         status = avcodec_open2(self->context, codec, NULL);
         Py_END_ALLOW_THREADS
@@ -230,8 +254,11 @@ static PyObject *decoder_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
                                      &num_threads, &max_pixels, &signals, &skip_loop_filter))
         return NULL;
     self = (Decoder *)type->tp_alloc(type, 0);
+    if (self)
+        self->has_signals = signals;
     if (self && (!(self->lock = PyThread_allocate_lock()) ||
-                 open_codec(self, name, &extradata, num_threads, max_pixels, signals,
+                 !(self->soundness = soundness_new()) ||
+                 open_codec(self, name, &extradata, num_threads, max_pixels,
                             skip_loop_filter) < 0)) {
         if (!PyErr_Occurred())
             PyErr_NoMemory();
@@ -245,6 +272,7 @@ static void decoder_dealloc(Decoder *self)
 {
     Py_BEGIN_ALLOW_THREADS
     avcodec_free_context(&self->context);
+    soundness_free(self->soundness);
     Py_END_ALLOW_THREADS
     if (self->lock)
         PyThread_free_lock(self->lock);
@@ -263,7 +291,7 @@ static PyGetSetDef decoder_attributes[] = {
 
 static PyMethodDef decoder_methods[] = {
     { "decode", (PyCFunction)decoder_decode, METH_VARARGS,
-      "decode(data, picture_id) -> list of pictures that are ready" },
+      "decode(data, picture_id, maps=True) -> list of pictures that are ready" },
     { "finish", (PyCFunction)decoder_finish, METH_NOARGS,
       "finish() -> list of pictures held back; then it takes packets as from the start" },
     { NULL },

@@ -49,6 +49,7 @@ PyMODINIT_FUNC PyInit__decoder(void)
     av_log_set_level(AV_LOG_QUIET);
     if (PyModule_AddType(module, &DecoderType) < 0 || PyModule_AddType(module, &PictureType) < 0 ||
         PyModule_AddType(module, &MemoryType) < 0 ||
+        PyModule_AddIntConstant(module, "DAMAGED", CODEC_SIGNALS_DAMAGED) < 0 ||
         PyModule_AddIntConstant(module, "INTERLACED", CODEC_SIGNALS_INTERLACED) < 0 ||
         PyModule_AddIntConstant(module, "MISSING_REF", CODEC_SIGNALS_MISSING_REF) < 0 ||
         PyModule_AddIntConstant(module, "FAR_REF", CODEC_SIGNALS_FAR_REF) < 0 ||

@@ -10,9 +10,10 @@
 typedef struct {
     PyObject_HEAD
     AVFrame *frame;
+    int is_corrupt;
 } Picture;
 
-PyObject *picture_from_frame(AVFrame *frame)
+PyObject *picture_from_frame(AVFrame *frame, int is_corrupt)
 {
     Picture *self = PyObject_New(Picture, &PictureType);
 
@@ -21,6 +22,7 @@ PyObject *picture_from_frame(AVFrame *frame)
         return NULL;
     }
     self->frame = frame;
+    self->is_corrupt = is_corrupt;
     return (PyObject *)self;
 }
 
@@ -52,8 +54,7 @@ static PyObject *get_is_key(Picture *self, void *closure)
 
 static PyObject *get_is_corrupt(Picture *self, void *closure)
 {
-    return PyBool_FromLong(self->frame->flags & AV_FRAME_FLAG_CORRUPT ||
-                           self->frame->decode_error_flags);
+    return PyBool_FromLong(self->is_corrupt);
 }
 
 static PyObject *get_format(Picture *self, void *closure)
@@ -95,9 +96,24 @@ static PyObject *get_bit_depth(Picture *self, void *closure)
 static PyObject *get_blocks(Picture *self, void *closure)
 {
     const CodecSignals *signals = signals_of(self);
-    if (!signals)
+    if (!signals || !signals->residual)
         Py_RETURN_NONE;
     return Py_BuildValue("(ii)", (int)signals->block_stride, (int)signals->block_height);
+}
+
+static PyObject *get_layout(Picture *self, void *closure)
+{
+    const AVFrame *f = self->frame;
+    const CodecSignals *signals = signals_of(self);
+    const AVPixFmtDescriptor *descriptor = av_pix_fmt_desc_get(f->format);
+    const int has_maps = signals && signals->residual;
+
+    return Py_BuildValue("(iinnnnsiii)", f->width, f->height, (Py_ssize_t)f->crop_left,
+                         (Py_ssize_t)f->crop_top, (Py_ssize_t)f->crop_right,
+                         (Py_ssize_t)f->crop_bottom, descriptor ? descriptor->name : "unknown",
+                         descriptor ? descriptor->comp[0].depth : 0,
+                         has_maps ? (int)signals->block_stride : 0,
+                         has_maps ? (int)signals->block_height : 0);
 }
 
 static PyObject *get_num_missing(Picture *self, void *closure)
@@ -146,7 +162,7 @@ static PyObject *picture_map(Picture *self, PyObject *argument)
 
     if (!name)
         return NULL;
-    if (!signals)
+    if (!signals || !signals->residual)
         Py_RETURN_NONE;
     blocks = (Py_ssize_t)signals->block_stride * signals->block_height;
     const struct { const char *name; const void *start; Py_ssize_t length; } maps[] = {
@@ -176,6 +192,7 @@ static PyGetSetDef picture_attributes[] = {
     { "flags",       (getter)get_flags,       NULL, "int, of the signals", NULL },
     { "bit_depth",   (getter)get_bit_depth,   NULL, "int, of luma samples", NULL },
     { "blocks",      (getter)get_blocks,      NULL, "(width, height) of the maps or None", NULL },
+    { "layout",      (getter)get_layout,      NULL, "size, crop, format, bit_depth, blocks", NULL },
     { "num_missing", (getter)get_num_missing, NULL, "int, blocks without data", NULL },
     { NULL },
 };

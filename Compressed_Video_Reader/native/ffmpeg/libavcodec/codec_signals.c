@@ -34,7 +34,9 @@
 #include "libavutil/avutil.h"
 #include "libavutil/common.h"
 #include "libavutil/error.h"
+#include "libavutil/intreadwrite.h"
 #include "libavutil/macros.h"
+#include "libavutil/mem.h"
 
 #include "codec_signals_internal.h"
 
@@ -69,12 +71,14 @@ static void *take(uintptr_t *cursor, size_t size)
 }
 
 /** Lay the maps out in memory; returns the size, with room for any alignment of base. */
-static size_t lay_out(CodecSignals *signals, uintptr_t base)
+static size_t lay_out(CodecSignals *signals, int has_maps, uintptr_t base)
 {
     const size_t blocks = (size_t)signals->block_stride * signals->block_height;
     uintptr_t cursor = base + sizeof(*signals);
 
-    signals->stage       = take(&cursor, sizeof(*signals->stage));
+    signals->state       = take(&cursor, blocks);
+    if (!has_maps)
+        return cursor - base + LINE_BYTES;
     signals->residual    = take(&cursor, blocks * 256 * sizeof(*signals->residual));
     // The lists follow each other at equal distance, so that a consumer can see one array.
     signals->motion[0]   = take(&cursor, 2 * blocks * 16 * sizeof(*signals->motion[0]));
@@ -83,7 +87,8 @@ static size_t lay_out(CodecSignals *signals, uintptr_t base)
     signals->distance[1] = signals->distance[0] + blocks * 16;
     signals->bits        = take(&cursor, blocks * sizeof(*signals->bits));
     signals->qp          = take(&cursor, blocks);
-    signals->state       = take(&cursor, blocks);
+    signals->uniform[0]  = take(&cursor, 2 * blocks * sizeof(*signals->uniform[0]));
+    signals->uniform[1]  = signals->uniform[0] + blocks;
     return cursor - base + LINE_BYTES;
 }
 
@@ -126,36 +131,46 @@ static AVBufferRef *allocate(size_t size)
 #define allocate av_buffer_allocz
 #endif
 
-int ff_codec_signals_attach(CodecSignalsPool *pool, AVFrame *frame, AVBufferRef **buffer,
-                            int width, int height)
+static int prepare(CodecSignalsPool *pool, CodecSignals *layout, int has_maps)
 {
-    CodecSignals layout = {
-        .picture_id   = frame->pts,
-        .block_width  = (width  + 15) / 16,
-        .block_height = (height + 15) / 16,
+    if (pool->block_width != layout->block_width || pool->block_height != layout->block_height)
+        ff_codec_signals_uninit(pool);
+    pool->block_width  = layout->block_width;
+    pool->block_height = layout->block_height;
+    if (!pool->pools[has_maps])
+        pool->pools[has_maps] = av_buffer_pool_init(lay_out(layout, has_maps, 0), allocate);
+    if (!pool->stage_memory) {
+        pool->stage_memory = av_mallocz(sizeof(*pool->stage) + LINE_BYTES);
+        pool->stage = (void *)FFALIGN((uintptr_t)pool->stage_memory, LINE_BYTES);
+    }
+    return pool->pools[has_maps] && pool->stage_memory ? 0 : AVERROR(ENOMEM);
+}
+
+int ff_codec_signals_attach(AVCodecContext *avctx, CodecSignalsPool *pool, AVFrame *frame,
+                            AVBufferRef **buffer, int width, int height)
+{
+    CodecSignalsSink *sink = avctx->opaque;
+    const int has_maps     = !!(avctx->export_side_data & CODEC_SIGNALS_EXPORT);
+    CodecSignals layout    = {
+        .picture_id     = frame->pts,
+        .recovered_from = -1,
+        .block_width    = (width  + 15) / 16,
+        .block_height   = (height + 15) / 16,
+        .num_references = 1,
     };
 
     av_buffer_unref(buffer);
     av_buffer_unref(&frame->opaque_ref);
     // Rows of all maps so begin with a cache line.
     layout.block_stride = FFALIGN(layout.block_width, 8);
-    if (pool->pool && (pool->block_width  != layout.block_width ||
-                       pool->block_height != layout.block_height))
-        ff_codec_signals_uninit(pool);
-    if (!pool->pool) {
-        pool->pool = av_buffer_pool_init(lay_out(&layout, 0), allocate);
-        if (!pool->pool)
-            return AVERROR(ENOMEM);
-        pool->block_width  = layout.block_width;
-        pool->block_height = layout.block_height;
-    }
-
-    *buffer = av_buffer_pool_get(pool->pool);
-    if (!*buffer)
+    if (prepare(pool, &layout, has_maps) < 0 ||
+        !(*buffer = av_buffer_pool_get(pool->pools[has_maps])))
         return AVERROR(ENOMEM);
-    lay_out(&layout, (uintptr_t)(*buffer)->data);
+    lay_out(&layout, has_maps, (uintptr_t)(*buffer)->data);
+    layout.stage    = pool->stage;
+    layout.sequence = sink ? sink->num_started++ : 0;
     memcpy((*buffer)->data, &layout, sizeof(layout));
-    memset(layout.stage, 0, sizeof(*layout.stage));
+    memset(pool->stage, 0, sizeof(*pool->stage));
     // A former picture may have left a residual; blocks of it are overwritten on the way.
     for (int i = 0; i < layout.block_stride * layout.block_height; i++)
         layout.state[i] &= ~CODEC_SIGNALS_DECODED;
@@ -164,18 +179,32 @@ int ff_codec_signals_attach(CodecSignalsPool *pool, AVFrame *frame, AVBufferRef 
     return frame->opaque_ref ? 0 : AVERROR(ENOMEM);
 }
 
-void ff_codec_signals_finish(AVBufferRef **buffer)
+void ff_codec_signals_finish(AVCodecContext *avctx, AVBufferRef **buffer)
 {
-    if (*buffer)
-        ff_codec_signals_flush(ff_codec_signals(*buffer));
+    CodecSignals *signals  = ff_codec_signals(*buffer);
+    CodecSignalsSink *sink = avctx->opaque;
+
+    if (!signals)
+        return;
+    if (signals->residual)
+        ff_codec_signals_flush(signals);
+    if (signals->references[0].is_used)
+        signals->flags |= CODEC_SIGNALS_MISSING_REF;
 #if ARCH_X86_64
     _mm_sfence(); // what went past the caches must be seen by whoever reads the picture
 #endif
+    if (sink)
+        sink->finished(sink, signals);
     av_buffer_unref(buffer);
 }
 
-void ff_codec_signals_disown(AVFrame *frame, AVBufferRef **buffer)
+void ff_codec_signals_disown(AVCodecContext *avctx, AVFrame *frame, AVBufferRef **buffer)
 {
+    CodecSignalsSink *sink = avctx->opaque;
+
+    frame->opaque = NULL;
+    if (sink && --sink->num_started > sink->num_before)
+        frame->opaque = sink;
     av_buffer_unref(&frame->opaque_ref);
     av_buffer_unref(buffer);
     frame->pts = AV_NOPTS_VALUE;
@@ -183,7 +212,9 @@ void ff_codec_signals_disown(AVFrame *frame, AVBufferRef **buffer)
 
 void ff_codec_signals_uninit(CodecSignalsPool *pool)
 {
-    av_buffer_pool_uninit(&pool->pool);
+    for (int i = 0; i < 2; i++)
+        av_buffer_pool_uninit(&pool->pools[i]);
+    av_freep(&pool->stage_memory);
 }
 
 /** Copy rows; whole cache lines go past the caches. */
@@ -224,14 +255,41 @@ static void flush_residual(CodecSignals *signals, int x, int y, int width)
         memset(stage->residual[16 * y + row] + 16 * x, 0, 16 * width * sizeof(*source));
 }
 
-/** Write vectors and distances of width blocks side by side. */
+/** Spread what is the same in all cells of a block over them. */
+static void expand(CodecSignalsStage *stage, int list, int x, int y, uint64_t uniform)
+{
+    const uint64_t vectors   = (uint32_t)uniform * UINT64_C(0x100000001);
+    const uint64_t distances = (uniform >> 32) * UINT64_C(0x1000100010001);
+
+    for (int row = 4 * y; row < 4 * y + 4; row++) {
+        AV_WN64(stage->motion[list][row] + 4 * x, vectors);
+        AV_WN64(stage->motion[list][row] + 4 * x + 2, vectors);
+        AV_WN64(stage->distance[list][row] + 4 * x, distances);
+    }
+}
+
+/** Write vectors and distances of width blocks side by side, where they are not there already. */
 static void flush_motion(CodecSignals *signals, int x, int y, int width)
 {
-    const CodecSignalsStage *stage = signals->stage;
-    const ptrdiff_t stride = 4 * signals->block_stride;
-    const ptrdiff_t cell   = 4 * (stage->y + y) * stride + 4 * (stage->x + x);
+    CodecSignalsStage *stage = signals->stage;
+    const ptrdiff_t stride   = 4 * signals->block_stride;
+    const ptrdiff_t cell     = 4 * (stage->y + y) * stride + 4 * (stage->x + x);
+    const int block          = (stage->y + y) * signals->block_stride + stage->x + x;
 
     for (int list = 0; list < 2; list++) {
+        const uint64_t *now = stage->uniform[list] + y * stage->width + x;
+        uint64_t *former    = signals->uniform[list] + block;
+        int is_same         = 1;
+
+        for (int i = 0; i < width; i++)
+            is_same &= now[i] == former[i] && now[i] != CODEC_SIGNALS_SPLIT;
+        if (is_same)
+            continue;
+        for (int i = 0; i < width; i++) {
+            if (now[i] != CODEC_SIGNALS_SPLIT)
+                expand(stage, list, x + i, y, now[i]);
+            former[i] = now[i];
+        }
         write_rows(signals->motion[list] + cell, stride * sizeof(*signals->motion[list]),
                    stage->motion[list][4 * y] + 4 * x, sizeof(stage->motion[list][0]),
                    4 * width * sizeof(*signals->motion[list]), 4);
@@ -287,6 +345,7 @@ void ff_codec_signals_flush(CodecSignals *signals)
         if (stage->state[i] == CODEC_SIGNALS_HAS_RESIDUAL)
             memset(stage->residual, 0, sizeof(stage->residual));
     memset(stage->state, 0, sizeof(stage->state));
+    memset(stage->uniform, 0, sizeof(stage->uniform));
 }
 
 void ff_codec_signals_stage(CodecSignals *signals, int x, int y, int width, int height)
@@ -302,13 +361,24 @@ void ff_codec_signals_stage(CodecSignals *signals, int x, int y, int width, int 
     stage->height = height;
 }
 
-int ff_codec_signals_distance(CodecSignals *signals, const AVFrame *reference)
+int ff_codec_signals_reference(CodecSignals *signals, const AVFrame *reference)
 {
-    const int64_t distance = reference->pts - (uint64_t)signals->picture_id;
+    int64_t distance;
 
-    if (reference->pts == AV_NOPTS_VALUE || signals->picture_id == AV_NOPTS_VALUE || !distance)
-        return CODEC_SIGNALS_UNKNOWN;
+    if (!reference || reference->pts == AV_NOPTS_VALUE || signals->picture_id == AV_NOPTS_VALUE ||
+        reference->pts == signals->picture_id)
+        return 0;
+    for (int i = 1; i < signals->num_references; i++)
+        if (signals->references[i].picture_id == reference->pts)
+            return i;
+    if (signals->num_references == CODEC_SIGNALS_MAX_REFS)
+        return 0;
+    distance = reference->pts - (uint64_t)signals->picture_id;
     if (distance < -INT16_MAX || distance > INT16_MAX)
         signals->flags |= CODEC_SIGNALS_FAR_REF;
-    return av_clip64(distance, -INT16_MAX, INT16_MAX);
+    signals->references[signals->num_references] = (CodecSignalsReference) {
+        .picture_id = reference->pts,
+        .distance   = av_clip64(distance, -INT16_MAX, INT16_MAX),
+    };
+    return signals->num_references++;
 }

@@ -34,6 +34,8 @@
 
 /** Bit of AVCodecContext.export_side_data that asks for signals. */
 #define CODEC_SIGNALS_EXPORT (1 << 24)
+/** Bit that asks only for what tells sound pictures from others: no maps. */
+#define CODEC_SIGNALS_TRACE  (1 << 25)
 
 /** The picture is a field pair or has field macroblocks: the maps are empty. */
 #define CODEC_SIGNALS_INTERLACED  (1 << 0)
@@ -41,26 +43,50 @@
 #define CODEC_SIGNALS_MISSING_REF (1 << 1)
 /** A reference is farther away than 32767 pictures; the distance is clipped. */
 #define CODEC_SIGNALS_FAR_REF     (1 << 2)
+/** A slice is broken, or its data does not end where its last block does, or a picture is lost. */
+#define CODEC_SIGNALS_DAMAGED     (1 << 3)
 
 /** CodecSignals.state of a block: its residual is not all zero. */
 #define CODEC_SIGNALS_HAS_RESIDUAL 1
 /** CodecSignals.state of a block: the decoder has been here; otherwise its maps mean nothing. */
 #define CODEC_SIGNALS_DECODED      2
 
+/** Different pictures that the slices of one picture may refer to, unknown ones as the first. */
+#define CODEC_SIGNALS_MAX_REFS 64
+
+typedef struct CodecSignalsReference {
+    int64_t picture_id;
+    int16_t distance; ///< pictures from this one to the reference
+    uint8_t is_used;  ///< by a block, not only listed
+} CodecSignalsReference;
+
 /** Maps count in blocks of 16x16 luma samples, each of 4x4 cells of 4x4 samples. */
 typedef struct CodecSignals {
     int64_t picture_id;      ///< AVFrame.pts, chosen by the caller as a place in display order
+    int64_t sequence;        ///< place in decoding order, see CodecSignalsSink
+    int64_t recovered_from;  ///< sequence of a recovery point that this picture completes, or -1
     int32_t block_width;     ///< blocks that cover the picture before cropping
     int32_t block_height;    ///< likewise
     int32_t block_stride;    ///< blocks from one row to the next
     uint32_t flags;          ///< CODEC_SIGNALS_* above
-    int16_t *residual;       ///< luma, [16 * block_height][16 * block_stride]
+    int16_t *residual;       ///< luma; NULL without maps; [16 * block_height][16 * block_stride]
     int16_t (*motion[2])[2]; ///< per list [4 * block_height][4 * block_stride], quarter samples
     int16_t *distance[2];    ///< per list, likewise: pictures to the reference, 0 for none
     float *bits;             ///< [block_height][block_stride]
     uint8_t *qp;             ///< likewise; QP'Y, that is with the offset of deep samples
     uint8_t *state;          ///< likewise: CODEC_SIGNALS_HAS_RESIDUAL, CODEC_SIGNALS_DECODED
+    uint64_t *uniform[2];    ///< of the decoder, likewise: motion of whole blocks
     struct CodecSignalsStage *stage; ///< of the decoder
+    int32_t num_references;
+    CodecSignalsReference references[CODEC_SIGNALS_MAX_REFS];
 } CodecSignals;
+
+/** Where AVCodecContext.opaque points, or NULL: who wants to know of pictures as they are decoded. */
+typedef struct CodecSignalsSink {
+    int64_t num_started; ///< pictures whose decoding has begun
+    int64_t num_before;  ///< so many of them before the decoder was flushed
+    /** A picture is decoded, as far as it will be; called by the thread that did it. */
+    void (*finished)(struct CodecSignalsSink *sink, const CodecSignals *signals);
+} CodecSignalsSink;
 
 #endif /* AVCODEC_CODEC_SIGNALS_H */

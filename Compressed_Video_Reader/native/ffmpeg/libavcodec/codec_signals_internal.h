@@ -26,13 +26,10 @@
 #include "libavutil/intmath.h"
 #include "libavutil/mem_internal.h"
 
+#include "avcodec.h"
 #include "cabac.h"
 #include "codec_signals.h"
-
-typedef struct CodecSignalsPool {
-    AVBufferPool *pool;
-    int block_width, block_height;
-} CodecSignalsPool;
+#include "get_bits.h"
 
 #define CODEC_SIGNALS_STAGE_WIDTH  128
 #define CODEC_SIGNALS_STAGE_HEIGHT 64
@@ -50,24 +47,42 @@ typedef struct CodecSignalsStage {
                                         [CODEC_SIGNALS_STAGE_CELLS][2];
     DECLARE_ALIGNED(64, int16_t, distance)[2][CODEC_SIGNALS_STAGE_HEIGHT / 4]
                                           [CODEC_SIGNALS_STAGE_CELLS];
+    uint64_t uniform[2][CODEC_SIGNALS_STAGE_BLOCKS]; ///< per list, as CodecSignals.uniform
     int x, y, width, height; ///< in blocks; the area begins on a multiple of its size
-    int has_list_1;          ///< H.264: vectors of list 1 have been here in this picture
     uint8_t state[CODEC_SIGNALS_STAGE_BLOCKS]; ///< CodecSignals.state, [height][width]
 } CodecSignalsStage;
+
+/** What a decoder keeps from picture to picture. */
+typedef struct CodecSignalsPool {
+    AVBufferPool *pools[2]; ///< without and with maps
+    int block_width, block_height;
+    void *stage_memory;
+    CodecSignalsStage *stage; ///< within stage_memory, aligned
+    int64_t recovery_start;   ///< sequence of the picture with the recovery point in force, or -1
+} CodecSignalsPool;
+
+/** The motion of a block in one list, where all its cells have the same. */
+#define CODEC_SIGNALS_UNIFORM(vector, distance) ((uint64_t)(uint16_t)(distance) << 32 | (vector))
+
+/** Stands for cells that differ. */
+#define CODEC_SIGNALS_SPLIT UINT64_MAX
 
 /**
  * Hang signals at the frame, which has its pts already, and keep a reference to write through:
  * frame->opaque_ref goes out with the picture, *buffer is released when it is decoded. References
  * do not hold signals, so that few buffers are on their way at any time.
  */
-int ff_codec_signals_attach(CodecSignalsPool *pool, AVFrame *frame, AVBufferRef **buffer,
-                            int width, int height);
+int ff_codec_signals_attach(AVCodecContext *avctx, CodecSignalsPool *pool, AVFrame *frame,
+                            AVBufferRef **buffer, int width, int height);
 
 /** The picture is decoded, as far as it will be: write out the stage and let go of the buffer. */
-void ff_codec_signals_finish(AVBufferRef **buffer);
+void ff_codec_signals_finish(AVCodecContext *avctx, AVBufferRef **buffer);
 
-/** The picture is one that the decoder makes up in place of a lost one. */
-void ff_codec_signals_disown(AVFrame *frame, AVBufferRef **buffer);
+/**
+ * The picture is one that the decoder makes up in place of a lost one. frame->opaque is then set
+ * unless it was lost before decoding began, which is no damage.
+ */
+void ff_codec_signals_disown(AVCodecContext *avctx, AVFrame *frame, AVBufferRef **buffer);
 
 void ff_codec_signals_uninit(CodecSignalsPool *pool);
 
@@ -82,22 +97,38 @@ void ff_codec_signals_stage(CodecSignals *signals, int x, int y, int width, int 
 /** Write decoded blocks of the stage to the maps, and empty it. */
 void ff_codec_signals_flush(CodecSignals *signals);
 
-/** Distance of a reference that the decoder made up in place of a lost one. */
-#define CODEC_SIGNALS_UNKNOWN INT16_MIN
+/**
+ * The place in CodecSignals.references of a picture that a slice lists; 0 for one that is lost,
+ * where reference is NULL or was made up. Those that are listed but lost do no harm (decoding may
+ * begin in the middle of a stream) until a block uses one.
+ */
+int ff_codec_signals_reference(CodecSignals *signals, const AVFrame *reference);
 
-/** Pictures from the frame to its reference in display order, or CODEC_SIGNALS_UNKNOWN. */
-int ff_codec_signals_distance(CodecSignals *signals, const AVFrame *reference);
+/** The distance to store for a block that uses a reference; 0 for one that is lost. */
+static inline int ff_codec_signals_use(CodecSignals *signals, int place)
+{
+    signals->references[place].is_used = 1;
+    return signals->references[place].distance;
+}
 
 /**
- * The distance to store for a block that uses a reference. References that are listed but lost
- * do no harm (decoding may begin in the middle of a stream) until a block uses one.
+ * A slice is decoded, and bits_left of its data were not: damaged, unless these are at most the
+ * ones that an encoder may fill up. What is beyond 16 waits in the arithmetic decoder to be read.
  */
-static inline int ff_codec_signals_use(CodecSignals *signals, int distance)
+static inline void ff_codec_signals_check_end(CodecSignals *signals, int64_t bits_left, int filled)
 {
-    if (distance != CODEC_SIGNALS_UNKNOWN)
-        return distance;
-    signals->flags |= CODEC_SIGNALS_MISSING_REF;
-    return 0;
+    if (bits_left < 0 || (bits_left >= 16 ? bits_left - 16 : bits_left) > filled)
+        signals->flags |= CODEC_SIGNALS_DAMAGED;
+}
+
+/** Bits between where the arithmetic decoder has come to its end and the end of the data. */
+static inline int64_t ff_codec_signals_cabac_left(const CABACContext *cabac,
+                                                  const GetBitContext *data)
+{
+    const int64_t bytes = (intptr_t)data->buffer - (intptr_t)cabac->bytestream;
+
+    // It holds 16 bits more than it needs, and the stop bit besides.
+    return 8 * bytes + data->size_in_bits + 17 - ff_ctz(cabac->low | (1 << CABAC_BITS));
 }
 
 extern const uint8_t ff_codec_signals_log2[256];

@@ -45,14 +45,16 @@ void ff_h264_signals_slice(const H264Context *h, H264SliceContext *sl)
         return;
     }
     sl->signals = signals;
+    memset(sl->signals_gaps, 0, sizeof(sl->signals_gaps));
     for (int list = 0; list < sl->list_count; list++)
         for (int i = 0; i < sl->ref_count[list]; i++) {
             const H264Picture *parent = sl->ref_list[list][i].parent;
             const int is_lost = !parent || parent->invalid_gap ||
                                 sl->signals_substitutes[list] >> i & 1;
 
-            sl->signals_distance[list][i] = is_lost
-                ? CODEC_SIGNALS_UNKNOWN : ff_codec_signals_distance(signals, parent->f);
+            sl->signals_gaps[list]          |= (uint64_t)(parent && parent->f->opaque) << i;
+            sl->signals_reference[list][i]   =
+                ff_codec_signals_reference(signals, is_lost ? NULL : parent->f);
         }
 }
 
@@ -67,6 +69,8 @@ void ff_h264_signals_begin_mb(const H264Context *h, H264SliceContext *sl)
     CodecSignalsStage *stage = sl->signals->stage;
     const int x = sl->mb_x % STAGE_MBS;
 
+    if (!sl->signals->residual)
+        return;
     sl->signals_position = position(h, sl);
     ff_codec_signals_stage(sl->signals, sl->mb_x - x, sl->mb_y, STAGE_MBS, 1);
     if (stage->state[x] & CODEC_SIGNALS_HAS_RESIDUAL) {
@@ -79,33 +83,22 @@ void ff_h264_signals_begin_mb(const H264Context *h, H264SliceContext *sl)
 
 static int step_to(H264SliceContext *sl, int list, int ref)
 {
-    return ref < 0 ? 0 : ff_codec_signals_use(sl->signals, sl->signals_distance[list][ref]);
+    if (ref < 0)
+        return 0;
+    if (sl->signals_gaps[list] >> ref & 1)
+        sl->signals->flags |= CODEC_SIGNALS_DAMAGED;
+    return ff_codec_signals_use(sl->signals, sl->signals_reference[list][ref]);
 }
 
-static void export_motion(const H264Context *h, H264SliceContext *sl, int list)
+/** The motion of a macroblock that is not of one piece. */
+static void export_parts(const H264Context *h, H264SliceContext *sl, int list)
 {
-    static const int8_t none[4] = { -1, -1, -1, -1 };
-    CodecSignalsStage *stage = sl->signals->stage;
-    const int mb_type        = h->cur_pic.mb_type[sl->mb_xy];
-    const int cell           = 4 * (sl->mb_x % STAGE_MBS);
-    const int is_used        = !IS_INTRA(mb_type) && list < sl->list_count &&
-                               USES_LIST(mb_type, list);
-    const int16_t (*source)[2] =
+    CodecSignalsStage *stage     = sl->signals->stage;
+    const int cell               = 4 * (sl->mb_x % STAGE_MBS);
+    const int16_t (*source)[2]   =
         h->cur_pic.motion_val[list] + 4 * sl->mb_x + 4 * sl->mb_y * h->b_stride;
-    const int8_t *index      = is_used ? h->cur_pic.ref_index[list] + 4 * sl->mb_xy : none;
+    const int8_t *index          = h->cur_pic.ref_index[list] + 4 * sl->mb_xy;
 
-    if (AV_RN32(index) == (uint8_t)index[0] * 0x01010101u) {
-        const int step = step_to(sl, list, index[0]);
-
-        for (int y = 0; y < 4; y++) {
-            if (step)
-                memcpy(stage->motion[list][y] + cell, source + y * h->b_stride, 16);
-            else
-                memset(stage->motion[list][y] + cell, 0, 16);
-            AV_WN64(stage->distance[list][y] + cell, (uint16_t)step * UINT64_C(0x1000100010001));
-        }
-        return;
-    }
     for (int part = 0; part < 4; part++) {
         const int step = step_to(sl, list, index[part]);
         const int left = 2 * (part & 1);
@@ -119,6 +112,38 @@ static void export_motion(const H264Context *h, H264SliceContext *sl, int list)
     }
 }
 
+static void export_motion(const H264Context *h, H264SliceContext *sl, int list)
+{
+    const int mb_type = h->cur_pic.mb_type[sl->mb_xy];
+    uint64_t *uniform = &sl->signals->stage->uniform[list][sl->mb_x % STAGE_MBS];
+
+    *uniform = 0;
+    if (IS_INTRA(mb_type) || list >= sl->list_count || !USES_LIST(mb_type, list))
+        return;
+    if (IS_16X16(mb_type)) {
+        const int step = step_to(sl, list, h->cur_pic.ref_index[list][4 * sl->mb_xy]);
+
+        if (step)
+            *uniform = CODEC_SIGNALS_UNIFORM(
+                AV_RN32(h->cur_pic.motion_val[list] + 4 * sl->mb_x + 4 * sl->mb_y * h->b_stride),
+                step);
+        return;
+    }
+    *uniform = CODEC_SIGNALS_SPLIT;
+    export_parts(h, sl, list);
+}
+
+/** Without maps: only which references are used. */
+static void trace_motion(const H264Context *h, H264SliceContext *sl, int list)
+{
+    const int mb_type   = h->cur_pic.mb_type[sl->mb_xy];
+    const int8_t *index = h->cur_pic.ref_index[list] + 4 * sl->mb_xy;
+
+    if (!IS_INTRA(mb_type) && USES_LIST(mb_type, list))
+        for (int part = 0; part < (IS_16X16(mb_type) ? 1 : 4); part++)
+            step_to(sl, list, index[part]);
+}
+
 void ff_h264_signals_end_mb(const H264Context *h, H264SliceContext *sl)
 {
     CodecSignals *signals    = sl->signals;
@@ -126,17 +151,45 @@ void ff_h264_signals_end_mb(const H264Context *h, H264SliceContext *sl)
     const int block          = sl->mb_y * signals->block_stride + sl->mb_x;
     const int x              = sl->mb_x % STAGE_MBS;
 
+    if (!signals->residual) {
+        signals->state[block] = CODEC_SIGNALS_DECODED;
+        for (int list = 0; list < sl->list_count; list++)
+            trace_motion(h, sl, list);
+        return;
+    }
     signals->bits[block] = (position(h, sl) - sl->signals_position) / 256.0f;
     signals->qp[block]   = h->cur_pic.qscale_table[sl->mb_xy];
     export_motion(h, sl, 0);
-    // The stage begins a picture with zeros, and P slices leave the second list alone.
-    if (sl->list_count > 1 || stage->has_list_1)
-        export_motion(h, sl, 1);
-    stage->has_list_1 |= sl->list_count > 1;
+    export_motion(h, sl, 1);
     stage->state[x] |= CODEC_SIGNALS_DECODED;
     if (sl->mb_x == h->mb_width - 1)
         // The maps are wider than the picture, so that the last lines are whole too.
         memset(stage->state + x + 1, CODEC_SIGNALS_DECODED, STAGE_MBS - 1 - x);
+}
+
+void ff_h264_signals_end_slice(const H264Context *h, H264SliceContext *sl, int is_broken)
+{
+    if (is_broken)
+        sl->signals->flags |= CODEC_SIGNALS_DAMAGED;
+    else
+        ff_codec_signals_check_end(sl->signals, CABAC(h)
+            ? ff_codec_signals_cabac_left(&sl->cabac, &sl->gb) : get_bits_left(&sl->gb), 8);
+}
+
+void ff_h264_signals_recovery(H264Context *h, int is_complete)
+{
+    CodecSignals *signals = ff_codec_signals(h->signals_buffer);
+    int64_t *start        = &h->signals_pool.recovery_start;
+
+    if (!signals)
+        return;
+    if (!is_complete) {
+        *start = signals->sequence;
+    } else {
+        // Where there was no recovery point, the picture is one itself.
+        signals->recovered_from = *start < 0 ? signals->sequence : *start;
+        *start = -1;
+    }
 }
 
 /*
@@ -145,8 +198,16 @@ void ff_h264_signals_end_mb(const H264Context *h, H264SliceContext *sl)
  * does; deeper ones take the plain way in 32 bit.
  */
 
-typedef int16_t Lanes4 __attribute__((vector_size(8)));
-typedef int16_t Lanes8 __attribute__((vector_size(16)));
+// Sums of damaged coefficients wrap around, which is defined for unsigned lanes alone.
+typedef uint16_t Lanes4 __attribute__((vector_size(8)));
+typedef uint16_t Lanes8 __attribute__((vector_size(16)));
+typedef int16_t Signed4 __attribute__((vector_size(8)));
+typedef int16_t Signed8 __attribute__((vector_size(16)));
+
+/** Arithmetic shift to the right, of what the lanes hold as signed numbers. */
+#define SHIFT4(v, n)     ((Lanes4)((Signed4)(v) >> (n)))
+#define SHIFT8(v, n)     ((Lanes8)((Signed8)(v) >> (n)))
+#define SHIFT_DEEP(v, n) ((unsigned)((int)(v) >> (n)))
 
 #if defined(__clang__)
 #define SHUFFLE4(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
@@ -191,28 +252,30 @@ static av_always_inline void transpose8(Lanes8 r[8])
     memcpy(r, t, sizeof(t));
 }
 
-#define BUTTERFLY4(r)                                                           \
+#define BUTTERFLY4(r, SHIFT)                                                    \
     do {                                                                        \
         const __typeof__(r[0]) z0 = r[0] + r[2], z1 = r[0] - r[2];              \
-        const __typeof__(r[0]) z2 = (r[1] >> 1) - r[3], z3 = r[1] + (r[3] >> 1);\
+        const __typeof__(r[0]) z2 = SHIFT(r[1], 1) - r[3];                      \
+        const __typeof__(r[0]) z3 = r[1] + SHIFT(r[3], 1);                      \
         r[0] = z0 + z3;                                                         \
         r[1] = z1 + z2;                                                         \
         r[2] = z1 - z2;                                                         \
         r[3] = z0 - z3;                                                         \
     } while (0)
 
-#define BUTTERFLY8(r)                                                           \
+#define BUTTERFLY8(r, SHIFT)                                                    \
     do {                                                                        \
         const __typeof__(r[0]) a0 = r[0] + r[4], a2 = r[0] - r[4];              \
-        const __typeof__(r[0]) a4 = (r[2] >> 1) - r[6], a6 = (r[6] >> 1) + r[2];\
+        const __typeof__(r[0]) a4 = SHIFT(r[2], 1) - r[6];                      \
+        const __typeof__(r[0]) a6 = SHIFT(r[6], 1) + r[2];                      \
         const __typeof__(r[0]) b0 = a0 + a6, b2 = a2 + a4;                      \
         const __typeof__(r[0]) b4 = a2 - a4, b6 = a0 - a6;                      \
-        const __typeof__(r[0]) a1 = r[5] - r[3] - r[7] - (r[7] >> 1);           \
-        const __typeof__(r[0]) a3 = r[1] + r[7] - r[3] - (r[3] >> 1);           \
-        const __typeof__(r[0]) a5 = r[7] - r[1] + r[5] + (r[5] >> 1);           \
-        const __typeof__(r[0]) a7 = r[3] + r[5] + r[1] + (r[1] >> 1);           \
-        const __typeof__(r[0]) b1 = (a7 >> 2) + a1, b3 = a3 + (a5 >> 2);        \
-        const __typeof__(r[0]) b5 = (a3 >> 2) - a5, b7 = a7 - (a1 >> 2);        \
+        const __typeof__(r[0]) a1 = r[5] - r[3] - r[7] - SHIFT(r[7], 1);        \
+        const __typeof__(r[0]) a3 = r[1] + r[7] - r[3] - SHIFT(r[3], 1);        \
+        const __typeof__(r[0]) a5 = r[7] - r[1] + r[5] + SHIFT(r[5], 1);        \
+        const __typeof__(r[0]) a7 = r[3] + r[5] + r[1] + SHIFT(r[1], 1);        \
+        const __typeof__(r[0]) b1 = SHIFT(a7, 2) + a1, b3 = a3 + SHIFT(a5, 2);  \
+        const __typeof__(r[0]) b5 = SHIFT(a3, 2) - a5, b7 = a7 - SHIFT(a1, 2);  \
         r[0] = b0 + b7;                                                         \
         r[7] = b0 - b7;                                                         \
         r[1] = b2 + b5;                                                         \
@@ -229,11 +292,11 @@ static void transform4(int16_t *to, const int16_t *block)
 
     memcpy(r, block, sizeof(r));
     r[0] += (Lanes4){ 32, 0, 0, 0 };
-    BUTTERFLY4(r);
+    BUTTERFLY4(r, SHIFT4);
     transpose4(r);
-    BUTTERFLY4(r);
+    BUTTERFLY4(r, SHIFT4);
     for (int i = 0; i < 4; i++) {
-        const Lanes4 row = r[i] >> 6;
+        const Lanes4 row = SHIFT4(r[i], 6);
         memcpy(to + i * STRIDE, &row, sizeof(row));
     }
 }
@@ -244,37 +307,37 @@ static void transform8(int16_t *to, const int16_t *block)
 
     memcpy(r, block, sizeof(r));
     r[0] += (Lanes8){ 32, 0, 0, 0, 0, 0, 0, 0 };
-    BUTTERFLY8(r);
+    BUTTERFLY8(r, SHIFT8);
     transpose8(r);
-    BUTTERFLY8(r);
+    BUTTERFLY8(r, SHIFT8);
     for (int i = 0; i < 8; i++) {
-        const Lanes8 row = r[i] >> 6;
+        const Lanes8 row = SHIFT8(r[i], 6);
         memcpy(to + i * STRIDE, &row, sizeof(row));
     }
 }
 
 static void transform_deep(int16_t *to, const int32_t *block, int side)
 {
-    int columns[64], r[8];
+    unsigned columns[64], r[8];
 
     for (int i = 0; i < side; i++) {
         for (int k = 0; k < side; k++)
-            r[k] = block[i + k * side] + (i + k ? 0 : 32);
+            r[k] = (unsigned)block[i + k * side] + (i + k ? 0 : 32);
         if (side == 8)
-            BUTTERFLY8(r);
+            BUTTERFLY8(r, SHIFT_DEEP);
         else
-            BUTTERFLY4(r);
+            BUTTERFLY4(r, SHIFT_DEEP);
         memcpy(columns + i * side, r, side * sizeof(*r));
     }
     for (int i = 0; i < side; i++) {
         for (int k = 0; k < side; k++)
             r[k] = columns[i + k * side];
         if (side == 8)
-            BUTTERFLY8(r);
+            BUTTERFLY8(r, SHIFT_DEEP);
         else
-            BUTTERFLY4(r);
+            BUTTERFLY4(r, SHIFT_DEEP);
         for (int k = 0; k < side; k++)
-            to[i + k * STRIDE] = av_clip_int16(r[k] >> 6);
+            to[i + k * STRIDE] = av_clip_int16((int)SHIFT_DEEP(r[k], 6));
     }
 }
 
@@ -383,6 +446,8 @@ void ff_h264_signals_residual(const H264Context *h, H264SliceContext *sl, int mb
     };
     int touched = 0;
 
+    if (!sl->signals->residual)
+        return;
     if (IS_INTRA16x16(mb_type))
         touched = residual_16x16(sl, &mb, is_differential);
     else if (IS_INTRA4x4(mb_type) || sl->cbp & 15)

@@ -24,7 +24,7 @@
 struct H264Context;
 struct H264SliceContext;
 
-/** Find the signals of the picture that a slice belongs to, and the distances of its references. */
+/** Find the signals of the picture that a slice belongs to, and its references. */
 void ff_h264_signals_slice(const struct H264Context *h, struct H264SliceContext *sl);
 
 /** Before a macroblock is parsed. */
@@ -32,6 +32,13 @@ void ff_h264_signals_begin_mb(const struct H264Context *h, struct H264SliceConte
 
 /** After it is reconstructed. */
 void ff_h264_signals_end_mb(const struct H264Context *h, struct H264SliceContext *sl);
+
+/** After the last macroblock of a slice, or where broken data ends it. */
+void ff_h264_signals_end_slice(const struct H264Context *h, struct H264SliceContext *sl,
+                               int is_broken);
+
+/** At a recovery point in the current picture, and where what it promised is there. */
+void ff_h264_signals_recovery(struct H264Context *h, int is_complete);
 
 /** Before its luma coefficients are used up by reconstruction. */
 void ff_h264_signals_residual(const struct H264Context *h, struct H264SliceContext *sl,

@@ -32,7 +32,7 @@ void ff_hevc_signals_slice(HEVCContext *s)
     CodecSignals *signals = s->ref ? ff_codec_signals(s->signals_buffer) : NULL;
 
     s->signals = signals;
-    memset(s->signals_distance, 0, sizeof(s->signals_distance));
+    memset(s->signals_reference, 0, sizeof(s->signals_reference));
     if (!signals)
         return;
     if (s->sei.picture_timing.picture_struct == AV_PICTURE_STRUCTURE_TOP_FIELD ||
@@ -44,9 +44,8 @@ void ff_hevc_signals_slice(HEVCContext *s)
         const RefPicList *references = &s->ref->refPicList[list];
 
         for (int i = 0; i < references->nb_refs; i++)
-            s->signals_distance[list][i] = references->ref[i]
-                ? ff_codec_signals_distance(signals, references->ref[i]->frame)
-                : CODEC_SIGNALS_UNKNOWN;
+            s->signals_reference[list][i] = ff_codec_signals_reference(
+                signals, references->ref[i] ? references->ref[i]->frame : NULL);
     }
 }
 
@@ -54,6 +53,8 @@ int64_t ff_hevc_signals_begin_ctu(const HEVCContext *s, int x_ctb, int y_ctb)
 {
     const int side = 1 << s->ps.sps->log2_ctb_size >> 4;
 
+    if (!s->signals->residual)
+        return 0;
     ff_codec_signals_stage(s->signals, x_ctb / 16, y_ctb / 16, side, side);
     return ff_codec_signals_cabac_position(&s->HEVClc->cc);
 }
@@ -77,23 +78,54 @@ static av_always_inline void fill(uint8_t *to, uint64_t value, int bytes)
         AV_WN16(to, value);
 }
 
+/** The part of a unit within block (x, y) of the stage, in cells; 1 if that is the whole block. */
+static int part_of(int x, int y, int unit[4], int part[4])
+{
+    part[0] = FFMAX(4 * x, unit[0]);
+    part[1] = FFMAX(4 * y, unit[1]);
+    part[2] = FFMIN(4 * x + 4, unit[2]);
+    part[3] = FFMIN(4 * y + 4, unit[3]);
+    return part[2] - part[0] == 4 && part[3] - part[1] == 4;
+}
+
+static void fill_list(CodecSignalsStage *stage, int list, int unit[4], uint64_t uniform)
+{
+    const uint64_t vectors   = (uint32_t)uniform * UINT64_C(0x100000001);
+    const uint64_t distances = (uniform >> 32) * UINT64_C(0x1000100010001);
+    int part[4];
+
+    for (int y = unit[1] / 4; 4 * y < unit[3]; y++)
+        for (int x = unit[0] / 4; 4 * x < unit[2]; x++) {
+            uint64_t *whole = &stage->uniform[list][y * stage->width + x];
+
+            if (part_of(x, y, unit, part)) {
+                *whole = uniform;
+                continue;
+            }
+            *whole = CODEC_SIGNALS_SPLIT;
+            for (int row = part[1]; row < part[3]; row++) {
+                fill((uint8_t *)(stage->motion[list][row] + part[0]), vectors,
+                     4 * (part[2] - part[0]));
+                fill((uint8_t *)(stage->distance[list][row] + part[0]), distances,
+                     2 * (part[2] - part[0]));
+            }
+        }
+}
+
 void ff_hevc_signals_motion(const HEVCContext *s, int x, int y, int width, int height,
                             const MvField *unit)
 {
     CodecSignalsStage *stage = s->signals->stage;
-    const int cell_x = x / 4 - 4 * stage->x;
-    const int cell_y = y / 4 - 4 * stage->y;
+    const int left = x / 4 - 4 * stage->x, top = y / 4 - 4 * stage->y;
+    int cells[4]   = { left, top, left + width / 4, top + height / 4 };
 
     for (int list = 0; list < 2; list++) {
         const int distance = unit && unit->pred_flag & (PF_L0 << list)
-            ? ff_codec_signals_use(s->signals, s->signals_distance[list][unit->ref_idx[list]]) : 0;
-        const uint64_t vectors   = distance ? AV_RN32(&unit->mv[list]) * UINT64_C(0x100000001) : 0;
-        const uint64_t distances = (uint16_t)distance * UINT64_C(0x1000100010001);
+            ? ff_codec_signals_use(s->signals, s->signals_reference[list][unit->ref_idx[list]]) : 0;
 
-        for (int row = cell_y; row < cell_y + height / 4; row++) {
-            fill((uint8_t *)(stage->motion[list][row] + cell_x), vectors, width);
-            fill((uint8_t *)(stage->distance[list][row] + cell_x), distances, width / 2);
-        }
+        if (s->signals->residual)
+            fill_list(stage, list, cells, distance
+                ? CODEC_SIGNALS_UNIFORM(AV_RN32(&unit->mv[list]), distance) : 0);
     }
 }
 
@@ -107,6 +139,12 @@ void ff_hevc_signals_end_ctu(const HEVCContext *s, int x_ctb, int y_ctb, int64_t
     const int64_t spent      = ff_codec_signals_cabac_position(&s->HEVClc->cc) - position;
     const float density      = spent / 256.0f / ((end_x - x_ctb) * (end_y - y_ctb));
 
+    if (!signals->residual) {
+        for (int y = y_ctb / 16; 16 * y < end_y; y++)
+            for (int x = x_ctb / 16; 16 * x < end_x; x++)
+                signals->state[y * signals->block_stride + x] = CODEC_SIGNALS_DECODED;
+        return;
+    }
     for (int y = y_ctb; y < end_y; y += 16)
         for (int x = x_ctb; x < end_x; x += 16) {
             const int block = y / 16 * signals->block_stride + x / 16;
@@ -122,11 +160,22 @@ void ff_hevc_signals_end_ctu(const HEVCContext *s, int x_ctb, int y_ctb, int64_t
     ff_codec_signals_flush(signals);
 }
 
+void ff_hevc_signals_end_slice(const HEVCContext *s, int is_broken)
+{
+    if (is_broken)
+        s->signals->flags |= CODEC_SIGNALS_DAMAGED;
+    else
+        ff_codec_signals_check_end(s->signals,
+                                   ff_codec_signals_cabac_left(&s->HEVClc->cc, &s->HEVClc->gb), 0);
+}
+
 void ff_hevc_signals_residual(const HEVCContext *s, int x, int y, int side,
                               const int16_t *residual)
 {
     CodecSignalsStage *stage = s->signals->stage;
 
+    if (!s->signals->residual)
+        return;
     x -= 16 * stage->x;
     y -= 16 * stage->y;
     // Transform blocks have sides of 4, 8, 16 and 32.

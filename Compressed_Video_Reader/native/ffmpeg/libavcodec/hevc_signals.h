@@ -26,7 +26,7 @@
 struct HEVCContext;
 struct MvField;
 
-/** Before a slice's first coding tree unit: the distances of its references. */
+/** Before a slice's first coding tree unit: its references. */
 void ff_hevc_signals_slice(struct HEVCContext *s);
 
 /** Before a coding tree unit is parsed; returns where it begins, in 1/256 bit. */
@@ -38,6 +38,9 @@ void ff_hevc_signals_motion(const struct HEVCContext *s, int x, int y, int width
 
 /** After it is reconstructed. */
 void ff_hevc_signals_end_ctu(const struct HEVCContext *s, int x_ctb, int y_ctb, int64_t position);
+
+/** After the last coding tree unit of a slice segment, or where broken data ends it. */
+void ff_hevc_signals_end_slice(const struct HEVCContext *s, int is_broken);
 
 /** Before the residual of a luma transform block is added to its prediction. */
 void ff_hevc_signals_residual(const struct HEVCContext *s, int x, int y, int side,

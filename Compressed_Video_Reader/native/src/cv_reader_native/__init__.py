@@ -5,6 +5,7 @@ This package only decodes packets; ``cv_reader`` reads files with it (backend ``
 
 from cv_reader_native._decoder import (
     BUILD_ID,
+    DAMAGED,
     FAR_REF,
     FFMPEG_VERSION,
     INTERLACED,
@@ -17,6 +18,7 @@ from cv_reader_native._decoder import (
 
 __all__ = [
     "BUILD_ID",
+    "DAMAGED",
     "FAR_REF",
     "FFMPEG_VERSION",
     "INTERLACED",

@@ -9,6 +9,9 @@ BUILD_ID: str
 
 FFMPEG_VERSION: str
 
+DAMAGED: int
+"""Bit of ``Picture.flags``: a slice is broken or does not end where its data does."""
+
 INTERLACED: int
 """Bit of ``Picture.flags``: field coded; no motion, bits or quantiser."""
 
@@ -43,7 +46,7 @@ class Picture:
     def is_key(self) -> bool: ...
     @property
     def is_corrupt(self) -> bool:
-        """The decoder met errors in it, and concealed them."""
+        """It is damaged, incomplete, or predicted from a picture that is, or that is lost."""
     @property
     def format(self) -> str:
         """FFmpeg's name of the pixel format."""
@@ -65,6 +68,9 @@ class Picture:
     @property
     def blocks(self) -> tuple[int, int] | None:
         """(w, h) of the maps, which cover the picture and more; None without maps."""
+    @property
+    def layout(self) -> tuple[int, int, int, int, int, int, str, int, int, int]:
+        """``size``, ``crop``, ``format``, ``bit_depth`` and ``blocks`` (zeros without maps)."""
     @property
     def num_missing(self) -> int:
         """Blocks that the decoder never came to."""
@@ -109,7 +115,10 @@ class Decoder:
     @property
     def num_errors(self) -> int:
         """Errors that the decoder has reported so far; it goes on after them."""
-    def decode(self, data: Buffer, picture_id: int, /) -> list[Picture]:
-        """Send one packet, and get the pictures that are ready, in presentation order."""
+    def decode(self, data: Buffer, picture_id: int, maps: bool = True, /) -> list[Picture]:
+        """Send one packet, and get the pictures that are ready, in presentation order.
+
+        Without ``maps`` the picture gets none, but is judged sound or corrupt all the same.
+        """
     def finish(self) -> list[Picture]:
         """Get the pictures that are held back; then the decoder takes packets as from the start."""
