@@ -7,6 +7,7 @@ Every row comes from processes of its own, taken by turns, so that ratios hold o
 Seconds are those of the work alone (imports excluded), as medians. Columns:
 
     read     motion, residual, bits, quantiser and luma of every frame, through ``open_video``
+    signals  the same decoder with its signals on, pictures dropped as they come, without cv_reader
     decode   the same library with its signals off, pictures dropped as they come
     pyav     PyAV's plain decoding of every frame
     decord   decord's plain decoding of every frame, where it is installed
@@ -75,10 +76,11 @@ def _made_clips(options: argparse.Namespace) -> list[Path]:
 
 def _compare(paths: list[Path], threads: int, repeats: int) -> None:
     """One row per clip: frames per second of each work, and the ratios."""
-    works = ["read", "decode", "pyav"]
+    works = ["read", "signals", "decode", "pyav"]
     works += ["decord"] if importlib.util.find_spec("decord") else []
     print(f"\n{threads} thread(s), median of {repeats}; frames/s by the clock (by CPU time), MB")
-    columns = [*works, "read / decode", "read / pyav"]
+    pairs = (("read", "decode"), ("signals", "decode"), ("read", "pyav"))
+    columns = [*works, *(" / ".join(pair) for pair in pairs)]
     print(f"{'clip':28}" + "".join(f"{column:>24}" for column in columns))
     for path in paths:
         results = _by_turns(works, path, threads, repeats)
@@ -87,8 +89,8 @@ def _compare(paths: list[Path], threads: int, repeats: int) -> None:
             f"{row['rss_mb']:.0f}"
             for row in results.values()
         ]
-        for other in ("decode", "pyav"):
-            ratios = [results[other][kind] / results["read"][kind] for kind in ("wall", "cpu")]
+        for one, other in pairs:
+            ratios = [results[other][kind] / results[one][kind] for kind in ("wall", "cpu")]
             cells.append(f"{ratios[0]:.2f} ({ratios[1]:.2f})")
         print(f"{path.stem[:27]:28}" + "".join(f"{cell:>24}" for cell in cells), flush=True)
 
@@ -203,7 +205,7 @@ def _sparse_read(path: str, threads: int) -> Callable[[], int]:
     return run
 
 
-def _decode(path: str, threads: int) -> Callable[[], int]:
+def _decode(path: str, threads: int, *, signals: bool = False) -> Callable[[], int]:
     import av
     from cv_reader_native import Decoder
 
@@ -213,10 +215,10 @@ def _decode(path: str, threads: int) -> Callable[[], int]:
             stream = container.streams.video[0]
             extradata = bytes(stream.codec_context.extradata or b"")
             name = stream.codec_context.name
-            decoder = Decoder(name, extradata, num_threads=threads, signals=False)
-            for packet in container.demux(stream):
-                if packet.size:
-                    count += len(decoder.decode(packet, 0))
+            decoder = Decoder(name, extradata, num_threads=threads, signals=signals)
+            filled = (packet for packet in container.demux(stream) if packet.size)
+            for number, packet in enumerate(filled):
+                count += len(decoder.decode(packet, number))
             return count + len(decoder.finish())
 
     return run
@@ -262,6 +264,7 @@ def _lmms(path: str, threads: int, score_mode: str = "framediff") -> Callable[[]
 
 _WORKS: dict[str, Callable[[str, int], Callable[[], int]]] = {
     "read": _read,
+    "signals": partial(_decode, signals=True),
     "sparse": _sparse_read,
     "decode": _decode,
     "pyav": _pyav,
