@@ -202,7 +202,7 @@ def evaluate(run: Run, model: Path, assets: Path, video_input: str) -> Path:
     run.command(
         f"evaluation on {video_input}",
         [
-            *(sys.executable, "-m", "lmms_eval", "--model", "llava_ov_encoder", "--model_args"),
+            *(sys.executable, "-m", "llava.eval.launch", "--model", "llava_ov_encoder", "--model_args"),
             ",".join(f"{name}={value}" for name, value in arguments.items()),
             *("--include_path", run.path("task"), "--tasks", TASK, "--batch_size", 4),
             *("--log_samples", "--output_path", out),
