@@ -202,8 +202,8 @@ def evaluate(run: Run, model: Path, assets: Path, video_input: str) -> Path:
     run.command(
         f"evaluation on {video_input}",
         [
-            *(sys.executable, "-m", "llava.eval.launch", "--model", "llava_ov_encoder", "--model_args"),
-            ",".join(f"{name}={value}" for name, value in arguments.items()),
+            *(sys.executable, "-m", "llava.eval.launch", "--model", "llava_ov_encoder"),
+            *("--model_args", ",".join(f"{name}={value}" for name, value in arguments.items())),
             *("--include_path", run.path("task"), "--tasks", TASK, "--batch_size", 4),
             *("--log_samples", "--output_path", out),
         ],
