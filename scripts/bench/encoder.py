@@ -1,8 +1,12 @@
 """Speed and memory of the encoder: python scripts/bench/encoder.py [--size large] [--memory].
 
-All ratios are of one run, in which the runs that are compared take turns; the median counts. On a
-CPU times are processor seconds of one thread, so that other work on the machine disturbs them
-little. Blocks cost the same each, so a few of them are enough. Weights are random.
+(a) attention against the eager block loop, (b) a packed mixed batch against a loop over its
+segments and against a padded batch, (c) the cost of a token against the model's operations and the
+rate of a matrix product, (d) growth with the number of tokens.
+
+Ratios are of one run, in which the runs that are compared take turns; the fastest of the rounds
+counts, as other work on the machine only ever adds. On a CPU with one thread times are processor
+seconds, else wall seconds. Blocks cost the same each, so one is enough. Weights are random.
 
 Axis letters: B samples, L tokens of a sample, P tokens of a packed batch, N heads, K width of a
 head, D width.
@@ -13,7 +17,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from statistics import median
 
 import torch
 from torch import Tensor
@@ -29,12 +32,17 @@ MIXED_GRIDS = [(8, 36, 36), (1, 80, 80)] + [(1, 16, 16)] * 4
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def build(size: str, dtype: str, device: str, layers: int) -> OneVisionEncoderModel:
+def build(options: argparse.Namespace) -> OneVisionEncoderModel:
     """A random encoder of a published size with fewer blocks, without the head."""
     torch.manual_seed(0)
-    settings = {**SIZES[size], "num_hidden_layers": layers, "use_head": False}
+    torch.set_num_threads(options.threads)
+    settings = {**SIZES[options.size], "num_hidden_layers": options.layers, "use_head": False}
     model = OneVisionEncoderModel(OneVisionEncoderConfig(**settings, rope_precision="query"))
-    return model.to(device=device, dtype=getattr(torch, dtype)).eval()
+    model.set_attn_implementation(options.attention)
+    if options.compile:
+        for layer in model.encoder.layers:
+            layer.compile(dynamic=True)
+    return model.to(device=options.device, dtype=getattr(torch, options.dtype)).eval()
 
 
 def segments(model: OneVisionEncoderModel, grids: list) -> list[tuple[Tensor, Tensor]]:
@@ -114,51 +122,48 @@ def run_padded(model: OneVisionEncoderModel, parts: list[tuple[Tensor, Tensor]])
 RUNS = {"packed": run_packed, "loop": run_loop, "eager": run_eager, "padded": run_padded}
 
 
-def seconds(calls: Sequence[Callable[[], object]], device: str, repeats: int) -> list[float]:
-    """The median of each call over some rounds: processor time on a CPU, else wall time.
+def seconds(
+    calls: Sequence[Callable[[], object]], options: argparse.Namespace, repeats: int
+) -> list[float]:
+    """The shortest time of each call over some rounds."""
+    rounds = [[_timed(call, options) for call in calls] for _ in range(repeats)]
+    return [min(taken) for taken in zip(*rounds, strict=True)]
 
-    A round before them is not counted.
-    """
-    rounds = [[_timed(call, device) for call in calls] for _ in range(repeats + 1)]
-    return [median(taken) for taken in zip(*rounds[1:], strict=True)]
 
-
-def _timed(call: Callable[[], object], device: str) -> float:
-    if device == "cpu":
-        start = time.process_time()
-        call()
-        return time.process_time() - start
-    torch.cuda.synchronize()
-    start = time.perf_counter()
+def _timed(call: Callable[[], object], options: argparse.Namespace) -> float:
+    on_gpu = options.device != "cpu"
+    clock = time.process_time if not on_gpu and options.threads == 1 else time.perf_counter
+    if on_gpu:
+        torch.cuda.synchronize()
+    start = clock()
     call()
-    torch.cuda.synchronize()
-    return time.perf_counter() - start
+    if on_gpu:
+        torch.cuda.synchronize()
+    return clock() - start
 
 
-def once(name: str, size: str, dtype: str, device: str, layers: int, grids: list) -> None:
+def once(name: str, options: argparse.Namespace, grids: list) -> None:
     """Build and run once: what the peak memory is measured of."""
-    torch.set_num_threads(1)
-    model = build(size, dtype, device, layers)
+    model = build(options)
     with torch.inference_mode():
         RUNS[name](model, segments(model, grids))
 
 
 def peak_mib(name: str, options: argparse.Namespace, grids: list) -> float:
     """Peak memory of one run in MiB: resident memory on a CPU, else allocated on the device."""
-    arguments = (name, options.size, options.dtype, options.device, options.layers, grids)
     if options.device == "cpu":
-        return measure(partial(once, *arguments)).peak_rss_bytes / 2**20
+        return measure(partial(once, name, options, grids)).peak_rss_bytes / 2**20
     torch.cuda.reset_peak_memory_stats()
-    once(*arguments)
+    once(name, options, grids)
     return torch.cuda.max_memory_allocated() / 2**20
 
 
 def matrix_rate(options: argparse.Namespace) -> float:
-    """Multiply-add operations per second, counted as two, of a large matrix product."""
+    """Operations per second, additions included, of a large matrix product."""
     side = 1024 if options.device == "cpu" else 8192
     dtype = getattr(torch, options.dtype)
     left, right = torch.randn(2, side, side, dtype=dtype, device=options.device)
-    (taken,) = seconds([lambda: left @ right], options.device, 3 * options.repeats)
+    (taken,) = seconds([lambda: left @ right], options, 20)
     return 2 * side**3 / taken
 
 
@@ -172,62 +177,73 @@ def model_flops(model: OneVisionEncoderModel, tokens: int) -> float:
 def compare(
     model: OneVisionEncoderModel, options: argparse.Namespace, grids: list, names: list[str]
 ) -> None:
-    """Print seconds, memory, the ratio to the first name and how far outputs are from its."""
+    """Print seconds, the ratio to the first name and how far outputs are from its; or memory."""
     parts = segments(model, grids)
     tokens = sum(len(patches) for patches, _ in parts)
+    if options.memory:
+        peaks = [f"{name} {peak_mib(name, options, grids):.0f} MiB" for name in names]
+        print(f"  {tokens:6d} tokens  {', '.join(peaks)}", flush=True)
+        return
     runs = [partial(RUNS[name], model, parts) for name in names]
     expected = runs[0]()
     differences = [(run() - expected).abs().max().item() for run in runs]
-    taken = seconds(runs, options.device, options.repeats)
+    taken = seconds(runs, options, 1 if "padded" in names else options.repeats)
     for name, each, difference in zip(names, taken, differences, strict=True):
-        memory = f"{peak_mib(name, options, grids):8.0f} MiB" if options.memory else ""
         print(
             f"  {tokens:6d} tokens  {name:7s} {each:9.3f} s  {each / taken[0]:5.2f}x "
-            f"{memory}  largest difference {difference:.1e}",
+            f"  largest difference {difference:.1e}",
+            flush=True,
+        )
+
+
+def growth(model: OneVisionEncoderModel, options: argparse.Namespace) -> None:
+    """Print the cost of a token for images of growing size."""
+    rate = matrix_rate(options)
+    print(f"(c, d) growth; a matrix product runs at {rate / 1e9:.1f} GFLOP/s")
+    for side in options.growth_sides:
+        tokens = side * side
+        run = partial(run_packed, model, segments(model, [(1, side, side)]))
+        (taken,) = seconds([run], options, max(2, 41_000 // tokens))
+        speed = model_flops(model, tokens) / taken
+        print(
+            f"  {tokens:6d} tokens {taken:9.3f} s {taken / tokens * 1e6:7.1f} us/token "
+            f"{tokens / taken:9.0f} tokens/s "
+            f"{speed / 1e9:7.1f} GFLOP/s {speed / rate:5.0%} of the matrix rate",
             flush=True,
         )
 
 
 def main(argv: list[str] | None = None) -> int:
     """Print the tables; returns an exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", choices=SIZES, default="base")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--attention", default="sdpa", help="backend of the encoder")
-    parser.add_argument("--layers", type=int, default=1, help="blocks")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--eager_sides", type=int, nargs="*", default=[32, 64, 91])
-    parser.add_argument("--growth_sides", type=int, nargs="*", default=[32, 64, 102, 203])
-    parser.add_argument("--memory", action="store_true", help="also peak memory, in new processes")
     parser.add_argument("--compile", action="store_true", help="compile the blocks")
+    parser.add_argument("--layers", type=int, default=1, help="blocks")
+    parser.add_argument("--parts", choices=["a", "b", "cd"], nargs="+", default=["a", "b", "cd"])
+    parser.add_argument("--repeats", type=int, default=5, help="rounds, but one for padding")
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU")
+    parser.add_argument("--eager_sides", type=int, nargs="*", default=[32, 64, 91])
+    parser.add_argument("--growth_sides", type=int, nargs="*", default=[32, 64, 102, 144, 203])
+    parser.add_argument("--memory", action="store_true", help="peak memory of (a) and (b) only")
     options = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    model = build(options.size, options.dtype, options.device, options.layers)
-    model.set_attn_implementation(options.attention)
-    if options.compile:
-        for layer in model.encoder.layers:
-            layer.compile(dynamic=True)
+    model = build(options)
     print(f"{options.size}, {options.dtype}, {options.device}, {options.attention}")
     with torch.inference_mode():
-        print("(a) one image: ours against the eager block loop, restated")
-        for side in options.eager_sides:
-            compare(model, options, [(1, side, side)], ["packed", "eager"])
-        print("(b) mixed batch: one call against a loop and a padded batch")
-        compare(model, options, MIXED_GRIDS, ["packed", "loop", "padded"])
-        rate = matrix_rate(options)
-        print(f"(c, d) growth; a matrix product runs at {rate / 1e9:.1f} GFLOP/s")
-        for side in options.growth_sides:
-            parts = segments(model, [(1, side, side)])
-            run = partial(run_packed, model, parts)
-            (taken,) = seconds([run], options.device, options.repeats)
-            speed = model_flops(model, side * side) / taken
-            print(
-                f"  {side * side:6d} tokens {taken:9.3f} s {taken / side**2 * 1e6:7.1f} us/token "
-                f"{side**2 / taken:9.0f} tokens/s "
-                f"{speed / 1e9:7.1f} GFLOP/s {speed / rate:5.0%} of the matrix rate",
-                flush=True,
-            )
+        if "a" in options.parts:
+            print("(a) one image: ours against the eager block loop, restated")
+            for side in options.eager_sides:
+                compare(model, options, [(1, side, side)], ["packed", "eager"])
+        if "b" in options.parts:
+            print("(b) mixed batch: one call against a loop and a padded batch")
+            for other in ("loop", "padded"):
+                compare(model, options, MIXED_GRIDS, ["packed", other])
+        if "cd" in options.parts and not options.memory:
+            growth(model, options)
     return 0
 
 
