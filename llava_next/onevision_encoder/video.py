@@ -43,8 +43,14 @@ def prepare_video(
         kwargs: for the processor, for example ``do_native_resolution=True``.
 
     Raises:
-        ValueError: if there is no frame, frames differ in size, or ``num_frames`` is below 1.
+        ValueError: if there is no frame, frames differ in size, ``num_frames`` is below 1, or the
+            processor is another one.
     """
+    if not isinstance(processor, OneVisionEncoderImageProcessor):
+        raise ValueError(
+            "processor must be an OneVisionEncoderImageProcessor, which knows the patch size, got "
+            f"{type(processor).__name__}; load it by OneVisionEncoderImageProcessor.from_pretrained"
+        )
     if len(frames) == 0:
         raise ValueError("frames must hold at least one frame, got none")
     taken = uniform_slots(min(num_frames, len(frames)), len(frames)).tolist()

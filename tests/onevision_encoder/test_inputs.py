@@ -103,15 +103,16 @@ def test_a_selection_from_a_partial_clip_must_be_asked_for(tiny_model: Callable)
         short_grid(VIDEO, torch.tensor([[0, 5, 8]]), gather_visible=True)
 
 
-def test_more_frames_than_the_virtual_grid(tiny_model: Callable) -> None:
-    long = torch.randn(1, 3, 6, 4, 4)
-    model = tiny_model(rope_temporal_size=4)
-    with pytest.raises(ValueError, match="at most 4 frames .*got 6; pass patch_positions"):
+def test_more_than_64_frames(tiny_model: Callable) -> None:
+    long, model = torch.randn(1, 3, 70, 4, 4), tiny_model()
+    with pytest.raises(ValueError, match="at most 64 frames .*got 70; pass patch_positions"):
         model(long)
-    positions = grid_positions(torch.arange(6), 1, 1)[None]
+    positions = grid_positions(torch.arange(70), 1, 1)[None]
     expected = model(long, patch_positions=positions).last_hidden_state
     unlimited = tiny_model(rope_temporal_size=None)
     assert torch.equal(unlimited(long).last_hidden_state, expected)
+    indices = torch.arange(70)[None]
+    assert torch.equal(unlimited(long, indices).last_hidden_state, expected)
 
 
 @pytest.mark.parametrize(

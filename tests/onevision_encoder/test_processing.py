@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import AutoImageProcessor, dynamic_module_utils
+from transformers import AutoImageProcessor, AutoModel, dynamic_module_utils
 
 from onevision_encoder import (
     OneVisionEncoderImageProcessor,
@@ -26,6 +26,7 @@ from onevision_encoder import (
     uniform_slots,
 )
 from onevision_encoder.export import SIZES, export, main
+from onevision_encoder.image_processing_onevision_encoder import CLIPProcessor
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
 STD = np.array([0.26862954, 0.26130258, 0.27577711])
@@ -42,11 +43,29 @@ def _normalised(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(pixels.transpose(2, 0, 1)).float()
 
 
-def test_default_is_clip_at_448_px() -> None:
-    image = _picture(300, 200)
-    pixels = OneVisionEncoderImageProcessor()(image, return_tensors="pt")["pixel_values"]
-    resized = image.resize((448, 672), Image.Resampling.BICUBIC).crop((0, 112, 448, 560))
-    torch.testing.assert_close(pixels[0], _normalised(resized), atol=1e-5, rtol=0)
+def _clip_pixels(image: Image.Image) -> torch.Tensor:
+    """CLIP's preprocessing restated: shortest edge to 448 px, bicubic, centre crop."""
+    width, height = ((448 * side) // min(image.size) for side in image.size)
+    resized = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - 448) // 2, (height - 448) // 2
+    return _normalised(resized.crop((left, top, left + 448, top + 448)))
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "mode"),
+    [(300, 200, "RGB"), (97, 731, "RGB"), (448, 448, "L"), (501, 333, "RGBA"), (449, 1000, "P")],
+)
+def test_exported_processor_is_clip_at_448_px(
+    tiny_model: Callable, tmp_path: Path, height: int, width: int, mode: str
+) -> None:
+    """Against the formulas, and bit-equal to the library's own."""
+    export(tiny_model(patch_size=14, image_size=448), tmp_path)
+    processor = AutoImageProcessor.from_pretrained(tmp_path)
+    image = _picture(height, width, seed=height).convert(mode)
+    pixels = processor(image, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(pixels[0], _clip_pixels(image), atol=1e-5, rtol=0)
+    library = CLIPProcessor(size={"shortest_edge": 448}, crop_size={"height": 448, "width": 448})
+    assert torch.equal(library(image, return_tensors="pt")["pixel_values"], pixels)
 
 
 def test_native_resolution_rounds_to_patches() -> None:
@@ -98,6 +117,17 @@ def test_video_helper_refuses() -> None:
         prepare_video([], processor)
     with pytest.raises(ValueError, match=r"one size, got \[\(14, 14\), \(14, 28\)\]"):
         prepare_video([_picture(14, 14), _picture(14, 28)], processor)
+    with pytest.raises(ValueError, match="must be an OneVisionEncoderImageProcessor.*got CLIP"):
+        prepare_video([_picture(14, 14)], CLIPProcessor())
+
+
+def test_processor_loads_from_a_folder_with_clips_settings(tmp_path: Path) -> None:
+    """The published folders name CLIP's processor."""
+    CLIPProcessor(size={"shortest_edge": 448}).save_pretrained(tmp_path)
+    assert "CLIP" in (tmp_path / "preprocessor_config.json").read_text()
+    processor = OneVisionEncoderImageProcessor.from_pretrained(tmp_path)
+    video = prepare_video([_picture(30, 45)] * 2, processor, do_native_resolution=True)
+    assert video.pixel_values.shape == (1, 3, 2, 28, 42)
 
 
 def test_packing_equals_forward(tiny_model: Callable) -> None:
@@ -141,9 +171,10 @@ import sys, torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModel
 folder, pixels, out = sys.argv[1:]
+sys.modules["onevision_encoder"] = None  # importing it raises
 model = AutoModel.from_pretrained(folder, trust_remote_code=True)
 processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
-assert "onevision_encoder" not in sys.modules
+assert model.__module__.startswith("transformers_modules")
 with torch.no_grad():
     pooled = model(load_file(pixels)["pixels"]).pooler_output
 save_file({"pooled": pooled, "crop_px": torch.tensor(processor.crop_size["height"])}, out)
@@ -163,6 +194,8 @@ def test_exported_code_gives_the_same_features(
     assert remote is not OneVisionEncoderModel
     loaded = remote.from_pretrained(tmp_path / "hub")
     assert torch.equal(loaded(pixels).pooler_output, model(pixels).pooler_output)
+    # Where the package is installed, its own code is used.
+    assert type(AutoModel.from_pretrained(tmp_path / "hub")) is OneVisionEncoderModel
     model.save_pretrained(tmp_path / "plain")
     assert not list((tmp_path / "plain").glob("*.py"))
 
