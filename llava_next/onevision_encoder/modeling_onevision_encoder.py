@@ -32,6 +32,9 @@ from .checks import (
     segment_lengths,
 )
 from .configuration_onevision_encoder import OneVisionEncoderConfig
+
+# transformers 4.57 copies only modules that this file itself names, where it loads remote code.
+from .patches import patchify  # noqa: F401
 from .rotary import VideoRotaryEmbeddingSplit466, rotate
 from .selection import select_tokens
 

@@ -1,5 +1,6 @@
 """Image processor, video helper, packing helper and export."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -198,6 +199,15 @@ def test_exported_code_gives_the_same_features(
     assert type(AutoModel.from_pretrained(tmp_path / "hub")) is OneVisionEncoderModel
     model.save_pretrained(tmp_path / "plain")
     assert not list((tmp_path / "plain").glob("*.py"))
+
+
+@pytest.mark.parametrize("cls", [OneVisionEncoderModel, OneVisionEncoderImageProcessor])
+def test_exported_files_name_all_they_need(cls: type) -> None:
+    """transformers 4.57 copies the modules named in a remote file, not those named in these."""
+    first = Path(inspect.getfile(cls))
+    direct = set(dynamic_module_utils.get_relative_imports(first))
+    needed = {Path(name).stem for name in dynamic_module_utils.get_relative_import_files(first)}
+    assert direct == needed
 
 
 @pytest.mark.slow
