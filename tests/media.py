@@ -4,7 +4,8 @@ Axis legend: frames are uint8 (H, W, 3) RGB.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -58,9 +59,12 @@ def write_video(
         ``path``.
     """
     times = iter(pts) if pts is not None else None
-    with av.open(
-        str(path), "w", options={"fflags": "+bitexact", **(muxer_options or {})}
-    ) as container:
+    with (
+        _ordinary_priority(),
+        av.open(
+            str(path), "w", options={"fflags": "+bitexact", **(muxer_options or {})}
+        ) as container,
+    ):
         stream = None
         for number, array in enumerate(frames):
             if stream is None:
@@ -76,6 +80,20 @@ def write_video(
         if stream is not None:
             container.mux(stream.encode(None))
     return path
+
+
+@contextmanager
+def _ordinary_priority() -> Generator[None]:
+    """Undo what the AV1 encoder does where root runs it: it gives the calling thread, and so all
+    processes that are started from there, the highest real-time priority of the machine."""
+    if not hasattr(os, "sched_setscheduler"):
+        yield
+        return
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameters)
 
 
 def moving_square(

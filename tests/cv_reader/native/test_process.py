@@ -37,8 +37,10 @@ print(resident_mb() - before)
 """
 
 _READ_FOREVER = """
-import sys
+import signal, sys
 from cv_reader import open_video
+# Shells have it ignored by what they start in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 print("ready", flush=True)
 while True:
     with open_video(sys.argv[1], backend="native", num_threads=2) as video:
