@@ -36,6 +36,9 @@ _LENIENT: dict[str, Any] = (
 """Metadata in whatever encoding is read; before version 19 PyAV has to be asked for that."""
 
 
+_WITHOUT_DECODING = {"skip_frame": "all"}
+
+
 @dataclass(frozen=True)
 class FirstPicture:
     """What only a decoded picture tells about a stream.
@@ -56,8 +59,15 @@ class FirstPicture:
 
 
 @contextmanager
-def open_stream(path: str) -> Generator[tuple[InputContainer, VideoStream]]:
+def open_stream(
+    path: str, *, without_decoding: bool = False
+) -> Generator[tuple[InputContainer, VideoStream]]:
     """Open a local file, and find its first video stream that is not an attached picture.
+
+    Args:
+        path: of the file.
+        without_decoding: PyAV is not to decode it, but for its first picture. FFmpeg need not then
+            decode some in advance, from which it learns how far pictures are reordered.
 
     Raises:
         VideoNotFoundError: nothing to open at the path.
@@ -65,7 +75,8 @@ def open_stream(path: str) -> Generator[tuple[InputContainer, VideoStream]]:
         UnsupportedVideoError: not a video, no video stream, no decoder, or absurd dimensions.
     """
     _check_file(path)
-    with _open(path) as container:
+    spared = _WITHOUT_DECODING if without_decoding and _declares_all(path) else {}
+    with _open(path, spared) as container:
         stream = _choose_stream(container, path)
         _check_size(stream.width, stream.height, path)
         yield container, stream
@@ -134,12 +145,21 @@ def _check_file(path: str) -> None:
         raise CorruptVideoError(path, "is empty (0 bytes); copy or download it again")
 
 
-def _open(path: str) -> InputContainer:
+def _declares_all(path: str) -> bool:
+    """Whether a file looks like an MP4, whose header says what others leave to the pictures."""
+    with open(path, "rb") as file:
+        return file.read(8)[4:] == b"ftyp"
+
+
+def _open(path: str, options: dict[str, str]) -> InputContainer:
     try:
         # "file:" keeps a colon in a name from being taken for a protocol, and the whitelist keeps
         # a play list from leading to the network.
         opened = cast(Any, av.open)(
-            f"file:{path}", container_options={"protocol_whitelist": "file"}, **_LENIENT
+            f"file:{path}",
+            options=options,
+            container_options={"protocol_whitelist": "file"},
+            **_LENIENT,
         )
         return cast(InputContainer, opened)
     except error_classes.EOFError as error:

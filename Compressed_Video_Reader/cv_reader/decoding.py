@@ -6,7 +6,7 @@ out with the same number: frames are told apart by identity, never by counting a
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, cast
 
 import numpy as np
@@ -45,11 +45,13 @@ class DecodeOptions:
         export_vectors: have FFmpeg attach motion vectors; pictures are then decoded one at a time,
             since vectors from pictures decoded beside each other differ from run to run.
         predecessors: decode the frame before each requested one too.
+        other_library: the decoder is not PyAV's, which need not be made ready.
     """
 
     num_threads: int = 1
     export_vectors: bool = False
     predecessors: bool = False
+    other_library: bool = False
 
     @property
     def by_frame(self) -> bool:
@@ -100,7 +102,7 @@ def decode_with(
         UnsupportedVideoError: the picture changes its size or rotation within the video.
     """
     lost: list[int] = []
-    careful = DecodeOptions(1, options.export_vectors, options.predecessors)
+    careful = replace(options, num_threads=1)
     with _Decoder(source, options, open_decoder, needed) as decoder:
         for run in _plan(source, ids, options):
             can_retry = run.first > 0 or options.by_frame
@@ -171,7 +173,7 @@ class _Decoder(Generic[PictureT]):
         self._open_decoder = open_decoder
         self._needed = needed
         self._is_midway = False
-        self._reader = PacketReader(source, self._configure)
+        self._reader = PacketReader(source, self._configure, without_decoding=options.other_library)
 
     def _configure(self, stream: VideoStream) -> None:
         self._options.configure(stream)

@@ -16,6 +16,9 @@ CELL_PX = 4
 BLOCK_PX = 16
 """Side of a block of the bit and quantiser maps."""
 
+# Made once: every frame is checked.
+_INT16, _FLOAT32, _UINT8 = np.dtype("i2"), np.dtype("f4"), np.dtype("u1")
+
 MAP_FIELDS = ("motion", "residual_y", "bits", "qp")
 """The fields of a frame whose exactness depends on the backend."""
 
@@ -84,7 +87,7 @@ class VideoIndex:
     def __post_init__(self) -> None:
         for name, dtype in (("pts_seconds", "f8"), ("is_key", "?"), ("packet_bytes", "i4")):
             array: NDArray[np.generic] = getattr(self, name)
-            _check_map(name, array, (self.num_frames,), dtype)
+            _check_map(name, array, (self.num_frames,), np.dtype(dtype))
             array.setflags(write=False)
 
     def __repr__(self) -> str:
@@ -142,11 +145,11 @@ class CodecFrame:
         cells = map_shape(height, width, CELL_PX)
         blocks = map_shape(height, width, BLOCK_PX)
         for name, shape, dtype in (
-            ("motion", (2, *cells, 2), "i2"),
-            ("motion_ref", (2, *cells), "i2"),
-            ("residual_y", (height, width), "i2"),
-            ("bits", blocks, "f4"),
-            ("qp", blocks, "u1"),
+            ("motion", (2, *cells, 2), _INT16),
+            ("motion_ref", (2, *cells), _INT16),
+            ("residual_y", (height, width), _INT16),
+            ("bits", blocks, _FLOAT32),
+            ("qp", blocks, _UINT8),
         ):
             array: NDArray[np.generic] | None = getattr(self, name)
             if array is not None:
@@ -197,9 +200,9 @@ def map_shape(height_px: int, width_px: int, cell_px: int) -> tuple[int, int]:
     return -(-height_px // cell_px), -(-width_px // cell_px)
 
 
-def _check_map(name: str, array: NDArray[np.generic], shape: tuple[int, ...], dtype: str) -> None:
+def _check_map(
+    name: str, array: NDArray[np.generic], shape: tuple[int, ...], dtype: "np.dtype[np.generic]"
+) -> None:
     """Raise ValueError unless the array has the shape and the type."""
-    if array.shape != shape or array.dtype != np.dtype(dtype):
-        raise ValueError(
-            f"{name} must be {np.dtype(dtype)} {shape}, got {array.dtype} {array.shape}"
-        )
+    if array.shape != shape or array.dtype != dtype:
+        raise ValueError(f"{name} must be {dtype} {shape}, got {array.dtype} {array.shape}")

@@ -99,7 +99,7 @@ def read_index(path: str | os.PathLike[str]) -> VideoIndex:
 def scan(path: str | os.PathLike[str]) -> VideoSource:
     """Like ``read_index``, with what a decoder needs besides."""
     name = os.fspath(path)
-    with open_stream(name) as (container, stream):
+    with open_stream(name, without_decoding=True) as (container, stream):
         raw = read_packets(container, stream, name)
     if not len(raw.columns):
         raise CorruptVideoError(name, "has a video stream without a single frame; copy it again")

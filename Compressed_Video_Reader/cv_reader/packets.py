@@ -24,11 +24,19 @@ _MAX_UNKNOWN_PACKETS = 8
 class PacketReader:
     """The packets of one open file, by row."""
 
-    def __init__(self, source: VideoSource, configure: Callable[[VideoStream], None]) -> None:
-        """Prepare to read; ``configure`` is called with the stream each time the file is opened."""
+    def __init__(
+        self,
+        source: VideoSource,
+        configure: Callable[[VideoStream], None],
+        *,
+        without_decoding: bool = False,
+    ) -> None:
+        """Prepare to read; ``configure`` is called with the stream each time the file is opened,
+        and ``without_decoding`` says that PyAV does not decode it."""
         self._path = source.index.path
         self._table = source.packets
         self._configure = configure
+        self._without_decoding = without_decoding
         self._stack = ExitStack()
         self._ahead: Packet | None = None
         self._row: int | None = None
@@ -36,7 +44,9 @@ class PacketReader:
     def open(self) -> None:
         """Open the file anew, at row 0."""
         self._release()
-        self._container, self.stream = self._stack.enter_context(open_stream(self._path))
+        self._container, self.stream = self._stack.enter_context(
+            open_stream(self._path, without_decoding=self._without_decoding)
+        )
         self._configure(self.stream)
         self._packets = self._container.demux(self.stream)
         self._ahead, self._row = None, 0

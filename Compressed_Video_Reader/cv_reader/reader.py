@@ -26,7 +26,7 @@ class Video:
         if num_threads < 1:
             raise ValueError(f"num_threads must be at least 1, got {num_threads}")
         self._source = scan(path)
-        self._backend = choose_backend(self._source, backend)
+        self._backend = choose_backend(self._source, backend, num_threads)
         self._num_threads = num_threads
         self._readers: weakref.WeakSet[Generator[CodecFrame]] = weakref.WeakSet()
         self._is_closed = False

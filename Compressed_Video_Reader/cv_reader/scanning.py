@@ -109,6 +109,8 @@ def read_packets(container: InputContainer, stream: VideoStream, path: str) -> S
     if is_encrypted(path, container.format.name):
         raise UnsupportedVideoError(path, "is encrypted, as its MP4 says; decrypt it first")
     set_threads(stream, 1, by_frame=False)
+    # Nobody looks at the samples of the first picture.
+    stream.codec_context.options = {"skip_loop_filter": "all"}
     codec_name = stream.codec_context.codec.canonical_name
     rows: list[tuple[int, ...]] = []
     first: FirstPicture | None = None

@@ -1,7 +1,7 @@
 """The backends: who can read the maps of a video, and how exact each field is.
 
-A backend is a module with ``NAME``, ``EXACTNESS``, ``refusal(source)`` and ``read(source, ids,
-num_threads)``. The first in the table that does not refuse a video is chosen.
+A backend is a module with ``NAME``, ``EXACTNESS``, ``refusal(source, num_threads)`` and
+``read(source, ids, num_threads)``. The first in the table that does not refuse a video is chosen.
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -28,7 +28,7 @@ class Backend:
     name: str
     codecs: tuple[str, ...] | None
     exactness: Mapping[str, str]
-    refusal: Callable[[VideoSource], str | None]
+    refusal: Callable[[VideoSource, int], str | None]
     read: Callable[[VideoSource, Sequence[int], int], Generator[CodecFrame]]
 
 
@@ -46,7 +46,7 @@ BACKEND_NAMES = ("auto", native.NAME, pyav.NAME, estimated.NAME)
 FIELDS_ALWAYS_EXACT = {"pts": "exact", "packet_bytes": "exact"}
 
 
-def choose_backend(source: VideoSource, name: str) -> Backend:
+def choose_backend(source: VideoSource, name: str, num_threads: int) -> Backend:
     """The named backend, or with ``auto`` the first that reads the video.
 
     Raises:
@@ -62,7 +62,7 @@ def choose_backend(source: VideoSource, name: str) -> Backend:
         raise SettingsError(f"backend must be one of {', '.join(BACKEND_NAMES)}, got {name!r}")
     for backend in BACKENDS:
         if name in ("auto", backend.name):
-            reason = backend.refusal(source)
+            reason = backend.refusal(source, num_threads)
             if reason is None:
                 return backend
             if name == backend.name:

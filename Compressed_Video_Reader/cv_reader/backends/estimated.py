@@ -56,9 +56,9 @@ class _Analysed:
         return self._pyramid
 
 
-def refusal(source: VideoSource) -> str | None:
+def refusal(source: VideoSource, num_threads: int) -> str | None:
     """Why this backend cannot read a video: it can read all that FFmpeg decodes."""
-    del source
+    del source, num_threads
     return None
 
 

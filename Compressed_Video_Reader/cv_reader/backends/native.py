@@ -41,13 +41,14 @@ def describe_build() -> str:
     return f"present: {', '.join(CODECS)} (build {BUILD_ID}, FFmpeg {FFMPEG_VERSION})"
 
 
-def refusal(source: VideoSource) -> str | None:
-    """Why this backend cannot read a video, or None; decodes its first picture."""
+def refusal(source: VideoSource, num_threads: int) -> str | None:
+    """Why this backend cannot read a video, or None; decodes its first picture, with as many
+    threads as will read the rest."""
     if source.index.codec_name not in CODECS:
         return f"it decodes {' and '.join(CODECS)}, not {source.index.codec_name}"
     from cv_reader.backends import native_reading
 
-    return native_reading.refusal(source)
+    return native_reading.refusal(source, num_threads)
 
 
 def read(source: VideoSource, ids: Sequence[int], num_threads: int) -> Generator[CodecFrame]:

@@ -18,15 +18,19 @@ from cv_reader.frames import CodecFrame
 from cv_reader.index import VideoSource
 from cv_reader.orientation import turn_blocks, turn_cells, turn_pixels, turn_vectors
 
+_MAX_REORDERED = 16
+"""Of H.264 and HEVC."""
 
-def refusal(source: VideoSource) -> str | None:
-    """Why this backend cannot read a video, or None; decodes its first picture."""
+
+def refusal(source: VideoSource, num_threads: int) -> str | None:
+    """Why this backend cannot read a video, or None; decodes its first picture, with as many
+    threads as will read the rest."""
     if source.changes_parameters:
         return "its container changes the codec's parameters on the way, beside the packets"
     if source.has_fields:
         return "some of its pictures are field-coded (interlaced), and have no vectors per frame"
     try:
-        picture = _first_picture(source)
+        picture = _first_picture(source, num_threads)
     except ValueError as error:
         return str(error)
     if picture is None:
@@ -57,7 +61,8 @@ def read(source: VideoSource, ids: Sequence[int], num_threads: int) -> Generator
 
     # Pictures that nobody asked for and nothing refers to do not enter the decoder at all.
     needed = is_wanted | source.packets.is_reference
-    for decoded in decode_with(source, ids, DecodeOptions(num_threads), open_decoder, needed):
+    options = DecodeOptions(num_threads, other_library=True)
+    for decoded in decode_with(source, ids, options, open_decoder, needed):
         if decoded.is_wanted:
             yield _frame(source, decoded.number, decoded.frame)
 
@@ -66,6 +71,7 @@ class _Start(NamedTuple):
     """A decoder that has seen the first packets of a stream, and what came out of it."""
 
     decoder: Decoder
+    num_threads: int
     num_packets: int
     pictures: list[Picture]
 
@@ -82,8 +88,8 @@ class _PictureDecoder:
         self._layouts: dict[tuple[object, ...], Layout] = {}
         # From ``refusal``: the first reading goes on where that has ended.
         start = source.started.pop() if source.started else None
-        if num_threads > 1 or not isinstance(start, _Start):
-            start = _Start(_open(source, num_threads), 0, [])
+        if not isinstance(start, _Start) or start.num_threads != num_threads:
+            start = _Start(_open(source, num_threads), num_threads, 0, [])
         self._start: _Start | None = start
         self._decoder = start.decoder
 
@@ -129,19 +135,26 @@ class _PictureDecoder:
 
 
 def _open(source: VideoSource, num_threads: int) -> Decoder:
+    # A picture that follows k others which are shown later takes room for as many.
+    rank = source.packets.rank
+    num_reordered = int((np.arange(len(rank)) - rank).max())
     return Decoder(
-        source.index.codec_name, source.extradata, num_threads=num_threads, max_pixels=MAX_AREA_PX
+        source.index.codec_name,
+        source.extradata,
+        num_threads=num_threads,
+        max_pixels=MAX_AREA_PX,
+        num_reordered=min(num_reordered, _MAX_REORDERED),
     )
 
 
-def _first_picture(source: VideoSource) -> NativePicture | None:
+def _first_picture(source: VideoSource, num_threads: int) -> NativePicture | None:
     """The first picture of the stream, or None."""
-    decoder = _open(source, 1)
+    decoder = _open(source, num_threads)
     packets = [packet for packet in source.head if packet]
     pictures: list[Picture] = []
     for row, packet in enumerate(packets):
         if pictures := decoder.decode(packet, int(source.packets.rank[row])):
-            source.started[:] = [_Start(decoder, row + 1, pictures)]
+            source.started[:] = [_Start(decoder, num_threads, row + 1, pictures)]
             break
     pictures = pictures or decoder.finish()
     if not pictures:

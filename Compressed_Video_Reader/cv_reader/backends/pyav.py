@@ -82,8 +82,9 @@ class _Pending:
             self.is_waiting = False
 
 
-def refusal(source: VideoSource) -> str | None:
+def refusal(source: VideoSource, num_threads: int) -> str | None:
     """Why this backend cannot read a video, or None."""
+    del num_threads
     if source.index.codec_name not in CODECS:
         return f"FFmpeg exports no motion vectors for {source.index.codec_name}"
     first = source.first
@@ -103,7 +104,7 @@ def read(source: VideoSource, ids: Sequence[int], num_threads: int) -> Generator
         CorruptVideoError: after the last frame, where requested ones could not be decoded.
         UnsupportedVideoError: the video is one that ``refusal`` names, or its picture changes.
     """
-    if (reason := refusal(source)) is not None:
+    if (reason := refusal(source, num_threads)) is not None:
         raise UnsupportedVideoError(source.index.path, f"{reason}; use the estimated backend")
     anchors: deque[_Anchor] = deque(maxlen=_KEPT_ANCHORS)
     queue: deque[_Pending] = deque()

@@ -189,11 +189,13 @@ static PyObject *decoder_finish(Decoder *self, PyObject *none)
 }
 
 static int configure(AVCodecContext *context, const Py_buffer *extradata, int num_threads,
-                     long long max_pixels, int skip_loop_filter)
+                     long long max_pixels, int num_reordered, int skip_loop_filter)
 {
     context->thread_count   = num_threads;
     context->thread_type    = FF_THREAD_FRAME;
     context->max_pixels     = max_pixels;
+    /* Where H.264 does not say it, a decoder that finds out on the way loses pictures. */
+    context->has_b_frames   = num_reordered;
     /* The maps belong to whole pictures; the caller crops both alike. */
     context->apply_cropping = 0;
     if (skip_loop_filter)
@@ -211,7 +213,8 @@ static int configure(AVCodecContext *context, const Py_buffer *extradata, int nu
 }
 
 static int open_codec(Decoder *self, const char *name, const Py_buffer *extradata,
-                      int num_threads, long long max_pixels, int skip_loop_filter)
+                      int num_threads, long long max_pixels, int num_reordered,
+                      int skip_loop_filter)
 {
     const AVCodec *codec = avcodec_find_decoder_by_name(name);
     int status;
@@ -222,7 +225,7 @@ static int open_codec(Decoder *self, const char *name, const Py_buffer *extradat
     }
     self->context = avcodec_alloc_context3(codec);
     status = self->context ? configure(self->context, extradata, num_threads, max_pixels,
-                                       skip_loop_filter) : AVERROR(ENOMEM);
+                                       num_reordered, skip_loop_filter) : AVERROR(ENOMEM);
     if (status >= 0) {
         self->context->opaque = self->has_signals ? self->soundness : NULL;
         Py_BEGIN_ALLOW_THREADS
@@ -243,22 +246,23 @@ static int open_codec(Decoder *self, const char *name, const Py_buffer *extradat
 static PyObject *decoder_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = { "codec_name", "extradata", "num_threads", "max_pixels", "signals",
-                             "skip_loop_filter", NULL };
+                             "num_reordered", "skip_loop_filter", NULL };
     const char *name;
     Py_buffer extradata = { NULL };
-    int num_threads = 1, signals = 1, skip_loop_filter = 0;
+    int num_threads = 1, signals = 1, num_reordered = 0, skip_loop_filter = 0;
     long long max_pixels = 1 << 26;
     Decoder *self;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "sy*|$iLpp:Decoder", names, &name, &extradata,
-                                     &num_threads, &max_pixels, &signals, &skip_loop_filter))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "sy*|$iLpip:Decoder", names, &name, &extradata,
+                                     &num_threads, &max_pixels, &signals, &num_reordered,
+                                     &skip_loop_filter))
         return NULL;
     self = (Decoder *)type->tp_alloc(type, 0);
     if (self)
         self->has_signals = signals;
     if (self && (!(self->lock = PyThread_allocate_lock()) ||
                  !(self->soundness = soundness_new()) ||
-                 open_codec(self, name, &extradata, num_threads, max_pixels,
+                 open_codec(self, name, &extradata, num_threads, max_pixels, num_reordered,
                             skip_loop_filter) < 0)) {
         if (!PyErr_Occurred())
             PyErr_NoMemory();

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+from .bits import escaped
+
 
 def coded_slice_bytes(packet: bytes, extradata: bytes, standard: str) -> int:
     """Bytes of a packet that belong to slices; parameter sets and messages left out."""
@@ -40,6 +42,36 @@ def parameter_set(width_blocks: int, height_blocks: int) -> bytes:
     bits += "0" * (-len(bits) % 8)
     payload = int(bits, 2).to_bytes(len(bits) // 8, "big")
     return b"\x67" + payload.replace(b"\0\0\0", b"\0\0\3\0").replace(b"\0\0\1", b"\0\0\3\1")
+
+
+_HIGH_PROFILE = (
+    "id chroma depth depth bypass* scaling* number order lsb refs gaps* w h frames* 8x8*"
+)
+"""What stands between a level and the cropping; those with an asterisk are single bits."""
+
+
+def without_usability(unit: bytes) -> bytes:
+    """A sequence parameter set (high profile, frames, as x264 writes it) without its last part,
+    which among other things says how far pictures are reordered."""
+    payload = unit[1:].replace(b"\0\0\3", b"\0\0")
+    assert payload[0] == 100, "not of high profile"
+    text = f"{int.from_bytes(payload, 'big'):0{8 * len(payload)}b}"
+    at = 24
+    for name in _HIGH_PROFILE.split():
+        at = at + 1 if name.endswith("*") else _after_code(text, at)
+    is_cropped = text[at] == "1"
+    at += 1
+    for _ in range(4 * is_cropped):
+        at = _after_code(text, at)
+    assert text[at] == "1", "has no such part"
+    cut = text[:at] + "0" + "1"
+    cut += "0" * (-len(cut) % 8)
+    return unit[:1] + escaped(int(cut, 2).to_bytes(len(cut) // 8, "big"))
+
+
+def _after_code(text: str, at: int) -> int:
+    """Where an Exp-Golomb code ends."""
+    return 2 * text.index("1", at) - at + 1
 
 
 def _ue(value: int) -> str:

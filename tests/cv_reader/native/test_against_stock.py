@@ -8,11 +8,12 @@ import av
 import numpy as np
 import pytest
 
+from cv_reader import open_video
 from media import panning, write_video
 from paths import require_shared_data
 
 from .clips import EXPLICIT_WEIGHTS, FIELD_CODED, FILTERED, TIER2, UNFILTERED, Kind, wandering
-from .nal import coded_slice_bytes
+from .nal import coded_slice_bytes, units, without_usability
 from .reading import read, read_or_refusal, read_pixels
 from .stock import decoded_luma, decoded_rgb, exported_motion
 
@@ -65,6 +66,25 @@ def test_containers_give_the_same_pictures(suffix: str, tmp_path: Path) -> None:
     frames = read(path)
     assert all(map(np.array_equal, (frame.luma() for frame in frames), decoded_luma(path)))
     assert all(frame.motion is not None for frame in frames)
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_no_picture_is_lost_where_the_stream_hides_its_reordering(
+    num_threads: int, tmp_path: Path
+) -> None:
+    options = {"x264-params": "bframes=7:b-pyramid=normal:b-adapt=0", "profile": "high"}
+    path = write_video(tmp_path / "clip.h264", panning(24, 64, 96), options=options)
+    plain = [
+        without_usability(unit) if unit[0] & 0x1F == 7 else unit
+        for unit in units(path.read_bytes(), b"", "h264")
+    ]
+    path.write_bytes(b"".join(b"\0\0\0\1" + unit for unit in plain))
+    expected = decoded_luma(path)
+    assert len(expected) == 24
+    with open_video(path, backend="native", num_threads=num_threads) as video:
+        frames = list(video.frames())
+    assert all(map(np.array_equal, (frame.luma() for frame in frames), expected))
+    assert len(frames) == 24
 
 
 def test_variable_frame_rate_keeps_numbers_and_times(tmp_path: Path) -> None:

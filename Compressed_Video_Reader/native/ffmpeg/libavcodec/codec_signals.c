@@ -348,6 +348,21 @@ void ff_codec_signals_flush(CodecSignals *signals)
     memset(stage->uniform, 0, sizeof(stage->uniform));
 }
 
+/** Have what the stage will be compared with at hand by the time that it is written out. */
+static void prefetch(const CodecSignals *signals)
+{
+    const CodecSignalsStage *stage = signals->stage;
+    const int height = FFMIN(stage->height, signals->block_height - stage->y);
+
+    for (int y = 0; y < height; y++) {
+        const int block = (stage->y + y) * signals->block_stride + stage->x;
+
+        __builtin_prefetch(signals->uniform[0] + block, 1);
+        __builtin_prefetch(signals->uniform[1] + block, 1);
+        __builtin_prefetch(signals->state + block, 1);
+    }
+}
+
 void ff_codec_signals_stage(CodecSignals *signals, int x, int y, int width, int height)
 {
     CodecSignalsStage *stage = signals->stage;
@@ -359,6 +374,7 @@ void ff_codec_signals_stage(CodecSignals *signals, int x, int y, int width, int 
     stage->y      = y;
     stage->width  = width;
     stage->height = height;
+    prefetch(signals);
 }
 
 int ff_codec_signals_reference(CodecSignals *signals, const AVFrame *reference)

@@ -95,6 +95,7 @@ class Decoder:
         num_threads: int = 1,
         max_pixels: int = ...,
         signals: bool = True,
+        num_reordered: int = 0,
         skip_loop_filter: bool = False,
     ) -> Decoder:
         """Open a decoder.
@@ -105,6 +106,8 @@ class Decoder:
             num_threads: pictures that are decoded beside each other.
             max_pixels: larger pictures are refused before anything is allocated for them.
             signals: also give maps; without them decoding is cheapest.
+            num_reordered: the most pictures that come before one that is shown before them, where
+                the stream may not say it: H.264 pictures that come too late are lost.
             skip_loop_filter: leave out the in-loop filters (for tests; pictures then differ).
 
         Raises:
