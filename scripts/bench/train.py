@@ -115,7 +115,7 @@ def run_way(way: str, args: argparse.Namespace) -> None:
     run_step(model, optimizer, max(steps, key=lambda step: sum(b["labels"].numel() for b in step)))
     seconds = min(run_steps(model, optimizer, steps) for _ in range(3))
     flops = count_operations(count_flops_of(model, PARTS), steps)
-    peak = peak_flops(device, args.peak_tflops) or measured_peak()
+    peak = peak_flops(device, args.peak_tflops) or args.measured_peak
     print(
         f"{way:<24} {len(steps):>4} steps {tokens:>7} tokens {tokens / seconds:>8.0f} tokens/s "
         f"MFU {flops / seconds / peak:.3f}",
@@ -129,6 +129,7 @@ def run_way(way: str, args: argparse.Namespace) -> None:
 def bench_steps(args: argparse.Namespace) -> None:
     """The four ways, each in a process of its own."""
     print(f"\n{args.size}, {args.samples} samples, rows of {ROW_TOKENS[args.size]} tokens")
+    args.measured_peak = measured_peak()  # once, so that shares compare like rates
     for way in WAYS:
         measured = measure(partial(run_way, way, args))
         print(f"  peak {measured.peak_rss_bytes / 1e6:.0f} MB", flush=True)

@@ -20,7 +20,7 @@ from llava.train.checkpoint import MARKER_FILE, UNFINISHED_FOLDER, checkpoints
 from llava.train.record import read_log
 from paths import ROOT
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
