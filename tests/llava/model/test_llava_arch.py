@@ -37,6 +37,24 @@ def test_permuting_positions_of_one_sample_changes_its_logits_and_no_others(tiny
     assert torch.equal(before[1:], after[1:])
 
 
+def test_swapping_the_positions_of_two_samples_changes_only_theirs(tiny, mixed_samples):
+    model, processor = tiny
+    conversations, segments = mixed_samples
+    codec = segments[0][0]
+    other = replace(codec, positions=codec.positions.flip(0))
+    three = [conversations[0], conversations[0], conversations[1]]
+    before = _logits(model, processor(three, [[codec], [other], segments[1]]))
+    swapped = [
+        replace(first, positions=second.positions)
+        for first, second in ((codec, other), (other, codec))
+    ]
+    after = _logits(model, processor(three, [[swapped[0]], [swapped[1]], segments[1]]))
+    # Patches and question of the two are equal: with their positions they swap their logits too.
+    assert (before[0] - before[1]).abs().max() > 1e-3
+    torch.testing.assert_close(after[:2], before[:2].flip(0), atol=TOLERANCE, rtol=TOLERANCE)
+    assert torch.equal(after[2], before[2])
+
+
 def test_placeholders_are_replaced_in_order_as_a_naive_loop_does_it(tiny, mixed_samples):
     model, processor = tiny
     batch = processor(*mixed_samples)

@@ -3,6 +3,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from llava.model.loading import load_pretrained
@@ -37,6 +38,23 @@ def test_weights_have_the_promised_names(tiny):
         "model.vision_tower.vision_tower.embeddings.patch_embedding.weight",
         "model.vision_tower.vision_tower.encoder.layers.0.self_attn.q_proj.bias",
     } <= names
+
+
+def test_a_state_survives_saving_in_shards_and_loading_bit_for_bit(tiny, tmp_path):
+    model, processor = tiny
+    model.save_pretrained(tmp_path, max_shard_size="100KB")
+    processor.save_pretrained(tmp_path)
+    files = sorted(tmp_path.glob("*.safetensors"))
+    assert len(files) > 1
+    written = {name: tensor for file in files for name, tensor in load_file(file).items()}
+    loaded = load_pretrained(tmp_path)[0].state_dict()
+    expected = model.state_dict()
+    assert set(loaded) == set(expected)
+    # Tied weights are written once.
+    assert set(expected) - set(written) <= {"lm_head.weight"}
+    for name, tensor in expected.items():
+        assert torch.equal(loaded[name], tensor), name
+        assert name not in written or torch.equal(written[name], tensor), name
 
 
 def test_the_auto_classes_load_a_checkpoint_after_import(tiny_checkpoint, tiny, mixed_samples):
