@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the tests; sets everything up on a fresh machine. Arguments go to pytest:
-#   bash scripts/test.sh                  the default run: offline, CPU, about two minutes on 2 cores
+#   bash scripts/test.sh                  the default run: offline, CPU, under two minutes on 2 cores
 #   bash scripts/test.sh -m slow          the slow tests
 #   bash scripts/test.sh tests/cv_reader  one part
 set -euo pipefail
