@@ -33,6 +33,7 @@ from llava.train.bad_samples import BadSampleLog, TooManyBadSamples
 from llava.train.batches import plan_batches
 from llava.train.checkpoint import CheckpointError, find_checkpoint
 from llava.train.console import ConsoleTable
+from llava.train.distributed import leave_group
 from llava.train.flops import count_flops_of, peak_flops
 from llava.train.meter import StepMeter
 from llava.train.parts import parse_parts, set_trainable
@@ -173,4 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_code = main()
+    if exit_code == 0:
+        leave_group()
+    sys.exit(exit_code)
