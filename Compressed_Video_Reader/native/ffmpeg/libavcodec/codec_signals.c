@@ -87,8 +87,6 @@ static size_t lay_out(CodecSignals *signals, int has_maps, uintptr_t base)
     signals->distance[1] = signals->distance[0] + blocks * 16;
     signals->bits        = take(&cursor, blocks * sizeof(*signals->bits));
     signals->qp          = take(&cursor, blocks);
-    signals->uniform[0]  = take(&cursor, 2 * blocks * sizeof(*signals->uniform[0]));
-    signals->uniform[1]  = signals->uniform[0] + blocks;
     return cursor - base + LINE_BYTES;
 }
 
@@ -131,27 +129,217 @@ static AVBufferRef *allocate(size_t size)
 #define allocate av_buffer_allocz
 #endif
 
-static int prepare(CodecSignalsPool *pool, CodecSignals *layout, int has_maps)
+static size_t lay_out_stage(CodecSignalsStage *stage, const CodecSignals *layout, uintptr_t base)
+{
+    const size_t blocks = (size_t)layout->block_stride * layout->block_height;
+    const size_t staged = (size_t)layout->block_stride * CODEC_SIGNALS_STAGE_ROWS;
+    uintptr_t cursor = base;
+
+    stage->uniform[0] = take(&cursor, blocks * sizeof(*stage->uniform[0]));
+    stage->uniform[1] = take(&cursor, blocks * sizeof(*stage->uniform[1]));
+    stage->splits     = take(&cursor, 2 * blocks * sizeof(*stage->splits));
+    stage->tiles      = take(&cursor, staged * sizeof(*stage->tiles));
+    stage->state      = take(&cursor, staged);
+    return cursor - base + LINE_BYTES;
+}
+
+static int prepare(CodecSignalsPool *pool, CodecSignals *layout, CodecSignalsKind kind)
 {
     if (pool->block_width != layout->block_width || pool->block_height != layout->block_height)
         ff_codec_signals_uninit(pool);
     pool->block_width  = layout->block_width;
     pool->block_height = layout->block_height;
-    if (!pool->pools[has_maps])
-        pool->pools[has_maps] = av_buffer_pool_init(lay_out(layout, has_maps, 0), allocate);
-    if (!pool->stage_memory) {
-        pool->stage_memory = av_mallocz(sizeof(*pool->stage) + LINE_BYTES);
-        pool->stage = (void *)FFALIGN((uintptr_t)pool->stage_memory, LINE_BYTES);
+    if (!pool->pools[kind])
+        pool->pools[kind] = av_buffer_pool_init(
+            lay_out(layout, kind != CODEC_SIGNALS_WITHOUT_MAPS, 0), allocate);
+    if (!pool->stage_memory &&
+        (pool->stage_memory = av_mallocz(lay_out_stage(&pool->stage, layout, 0))))
+        lay_out_stage(&pool->stage, layout, (uintptr_t)pool->stage_memory);
+    return pool->pools[kind] && pool->stage_memory ? 0 : AVERROR(ENOMEM);
+}
+
+/** What is written at once: past the caches, where the processor has a way to. */
+typedef uint64_t Chunk __attribute__((vector_size(16), may_alias));
+
+static av_always_inline void store(Chunk *to, Chunk chunk)
+{
+#if ARCH_X86_64
+    _mm_stream_si128((__m128i *)to, (__m128i)chunk);
+#else
+    *to = chunk;
+#endif
+}
+
+/** What went past the caches must be seen by whoever reads the picture. */
+static void fence(void)
+{
+#if ARCH_X86_64
+    _mm_sfence();
+#endif
+}
+
+/** Write the vectors of a row of blocks. */
+static void write_vectors(Chunk *to, const CodecSignalsStage *stage, const uint64_t *uniform,
+                          int width)
+{
+    for (int x = 0; x < width; x++) {
+        const CodecSignalsSplit *split = &stage->splits[(uint32_t)uniform[x]];
+        const uint64_t pair            = (uint32_t)uniform[x] * UINT64_C(0x100000001);
+
+        if (uniform[x] & CODEC_SIGNALS_SPLIT)
+            for (int row = 0; row < 4; row++)
+                store(to + row * width + x, *(const Chunk *)split->motion[row]);
+        else
+            for (int row = 0; row < 4; row++)
+                store(to + row * width + x, (Chunk) { pair, pair });
     }
-    return pool->pools[has_maps] && pool->stage_memory ? 0 : AVERROR(ENOMEM);
+}
+
+static av_always_inline uint64_t distances_of(const CodecSignalsStage *stage, uint64_t uniform,
+                                              int row)
+{
+    return uniform & CODEC_SIGNALS_SPLIT ? AV_RN64A(stage->splits[(uint32_t)uniform].distance[row])
+                                         : (uniform >> 32) * UINT64_C(0x1000100010001);
+}
+
+/** Write the distances of a row of blocks. */
+static void write_distances(Chunk *to, const CodecSignalsStage *stage, const uint64_t *uniform,
+                            int width)
+{
+    for (int x = 0; x < width; x += 2) {
+        Chunk chunk = { distances_of(stage, uniform[x], 0), distances_of(stage, uniform[x + 1], 0) };
+
+        for (int row = 0; row < 4; row++) {
+            if ((uniform[x] | uniform[x + 1]) & CODEC_SIGNALS_SPLIT)
+                chunk = (Chunk) { distances_of(stage, uniform[x], row),
+                                  distances_of(stage, uniform[x + 1], row) };
+            store(to + (row * width + x) / 2, chunk);
+        }
+    }
+}
+
+/** Write motion and distances of a list, unless all is 0 and was before. */
+static void write_motion(CodecSignals *signals, int list)
+{
+    const CodecSignalsStage *stage = signals->stage;
+    const int stride               = signals->block_stride;
+    uint64_t any = 0;
+
+    for (int i = 0; i < stride * signals->block_height; i++)
+        any |= stage->uniform[list][i];
+    if (!any && !signals->is_moving[list])
+        return;
+    signals->is_moving[list] = !!any;
+    for (int y = 0; y < signals->block_height; y++) {
+        const uint64_t *uniform = stage->uniform[list] + y * stride;
+        const ptrdiff_t cell    = (ptrdiff_t)y * 16 * stride;
+
+        write_vectors((Chunk *)(signals->motion[list] + cell), stage, uniform, stride);
+        write_distances((Chunk *)(signals->distance[list] + cell), stage, uniform, stride);
+    }
+}
+
+#define EACH_BYTE UINT64_C(0x0101010101010101)
+
+/** Whether neither stage nor map has a residual in eight blocks, all of which are decoded. */
+static int is_plain(const uint8_t *staged, const uint8_t *state)
+{
+    const uint64_t now = AV_RN64A(staged), former = AV_RN64A(state);
+
+    return now == CODEC_SIGNALS_DECODED * EACH_BYTE &&
+           !(former & CODEC_SIGNALS_HAS_RESIDUAL * EACH_BYTE);
+}
+
+/** Write four rows of two blocks side by side, which make up cache lines. */
+static void write_residual(int16_t *to, ptrdiff_t stride, const int16_t *left, const int16_t *right)
+{
+    for (int row = 0; row < 4; row++, to += stride, left += 16, right += 16) {
+        store((Chunk *)to,     ((const Chunk *)left)[0]);
+        store((Chunk *)to + 1, ((const Chunk *)left)[1]);
+        store((Chunk *)to + 2, ((const Chunk *)right)[0]);
+        store((Chunk *)to + 3, ((const Chunk *)right)[1]);
+    }
+}
+
+/** Likewise of one block, where the other one is not at hand. */
+static void write_half(int16_t *to, ptrdiff_t stride, const int16_t *from)
+{
+    for (int row = 0; row < 4; row++, to += stride, from += 16)
+        memcpy(to, from, 16 * sizeof(*to));
+}
+
+static void flush_row(CodecSignals *signals, int y)
+{
+    static const CodecSignalsTile zeros;
+    const CodecSignalsStage *stage = signals->stage;
+    const int stride               = signals->block_stride;
+    const uint8_t *staged          = stage->state + y * stride;
+    uint8_t *state                 = signals->state + (stage->y + y) * stride;
+    int16_t *residual              = signals->residual + (ptrdiff_t)(stage->y + y) * 256 * stride;
+
+    for (int x = 0; x < stride; x += 2) {
+        const CodecSignalsTile *tiles = &stage->tiles[y * stride + x];
+        const int flags               = staged[x] | staged[x + 1] | state[x] | state[x + 1];
+        // One that is not decoded here may be elsewhere; beyond the picture there is none.
+        const int is_left  = staged[x] & CODEC_SIGNALS_DECODED;
+        const int is_right = staged[x + 1] & CODEC_SIGNALS_DECODED || x + 1 >= signals->block_width;
+
+        if (x % 8 == 0 && is_plain(staged + x, state + x)) {
+            AV_COPY64(state + x, staged + x);
+            x += 6;
+            continue;
+        }
+        for (int i = 0; i < 4 && flags & CODEC_SIGNALS_ROWS; i++) {
+            const int row        = CODEC_SIGNALS_ROW(i);
+            const int16_t *left  = staged[x]     & row ? tiles[0][4 * i] : zeros[0];
+            const int16_t *right = staged[x + 1] & row ? tiles[1][4 * i] : zeros[0];
+            int16_t *to          = residual + 16 * x + 4 * i * 16 * stride;
+
+            if (!(flags & row))
+                continue;
+            if (is_left && is_right)
+                write_residual(to, 16 * stride, left, right);
+            else if (is_left)
+                write_half(to, 16 * stride, left);
+            else if (is_right)
+                write_half(to + 16, 16 * stride, right);
+        }
+        if (is_left)
+            state[x] = staged[x];
+        if (is_right)
+            state[x + 1] = staged[x + 1];
+    }
+}
+
+void ff_codec_signals_flush(CodecSignals *signals)
+{
+    CodecSignalsStage *stage = signals->stage;
+
+    for (int y = 0; y < FFMIN(stage->height, signals->block_height - stage->y); y++)
+        flush_row(signals, y);
+    memset(stage->state, 0, (size_t)stage->height * signals->block_stride);
+}
+
+static void empty_stage(CodecSignalsStage *stage, const CodecSignals *layout)
+{
+    const size_t blocks = (size_t)layout->block_stride * layout->block_height;
+
+    stage->height     = 0;
+    stage->num_splits = 0;
+    memset(stage->state, 0, CODEC_SIGNALS_STAGE_ROWS * layout->block_stride);
+    for (int list = 0; list < 2; list++)
+        memset(stage->uniform[list], 0, blocks * sizeof(*stage->uniform[list]));
 }
 
 int ff_codec_signals_attach(AVCodecContext *avctx, CodecSignalsPool *pool, AVFrame *frame,
-                            AVBufferRef **buffer, int width, int height)
+                            AVBufferRef **buffer, int width, int height, int is_bidirectional)
 {
-    CodecSignalsSink *sink = avctx->opaque;
-    const int has_maps     = !!(avctx->export_side_data & CODEC_SIGNALS_EXPORT);
-    CodecSignals layout    = {
+    CodecSignalsSink *sink      = avctx->opaque;
+    const int has_maps          = !!(avctx->export_side_data & CODEC_SIGNALS_EXPORT);
+    const CodecSignalsKind kind = !has_maps        ? CODEC_SIGNALS_WITHOUT_MAPS
+                                : is_bidirectional ? CODEC_SIGNALS_TWO_LISTS
+                                                   : CODEC_SIGNALS_ONE_LIST;
+    CodecSignals layout         = {
         .picture_id     = frame->pts,
         .recovered_from = -1,
         .block_width    = (width  + 15) / 16,
@@ -163,17 +351,19 @@ int ff_codec_signals_attach(AVCodecContext *avctx, CodecSignalsPool *pool, AVFra
     av_buffer_unref(&frame->opaque_ref);
     // Rows of all maps so begin with a cache line.
     layout.block_stride = FFALIGN(layout.block_width, 8);
-    if (prepare(pool, &layout, has_maps) < 0 ||
-        !(*buffer = av_buffer_pool_get(pool->pools[has_maps])))
+    if (prepare(pool, &layout, kind) < 0 ||
+        !(*buffer = av_buffer_pool_get(pool->pools[kind])))
         return AVERROR(ENOMEM);
     lay_out(&layout, has_maps, (uintptr_t)(*buffer)->data);
-    layout.stage    = pool->stage;
+    layout.stage    = &pool->stage;
     layout.sequence = sink ? sink->num_started++ : 0;
+    // A former picture may have left motion and residual, which are overwritten on the way.
+    memcpy(layout.is_moving, ff_codec_signals(*buffer)->is_moving, sizeof(layout.is_moving));
     memcpy((*buffer)->data, &layout, sizeof(layout));
-    memset(pool->stage, 0, sizeof(*pool->stage));
-    // A former picture may have left a residual; blocks of it are overwritten on the way.
     for (int i = 0; i < layout.block_stride * layout.block_height; i++)
         layout.state[i] &= ~CODEC_SIGNALS_DECODED;
+    if (has_maps)
+        empty_stage(&pool->stage, &layout);
 
     frame->opaque_ref = av_buffer_ref(*buffer);
     return frame->opaque_ref ? 0 : AVERROR(ENOMEM);
@@ -186,13 +376,14 @@ void ff_codec_signals_finish(AVCodecContext *avctx, AVBufferRef **buffer)
 
     if (!signals)
         return;
-    if (signals->residual)
+    if (signals->residual) {
         ff_codec_signals_flush(signals);
+        write_motion(signals, 0);
+        write_motion(signals, 1);
+        fence();
+    }
     if (signals->references[0].is_used)
         signals->flags |= CODEC_SIGNALS_MISSING_REF;
-#if ARCH_X86_64
-    _mm_sfence(); // what went past the caches must be seen by whoever reads the picture
-#endif
     if (sink)
         sink->finished(sink, signals);
     av_buffer_unref(buffer);
@@ -212,169 +403,9 @@ void ff_codec_signals_disown(AVCodecContext *avctx, AVFrame *frame, AVBufferRef 
 
 void ff_codec_signals_uninit(CodecSignalsPool *pool)
 {
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < FF_ARRAY_ELEMS(pool->pools); i++)
         av_buffer_pool_uninit(&pool->pools[i]);
     av_freep(&pool->stage_memory);
-}
-
-/** Copy rows; whole cache lines go past the caches. */
-static void write_rows(void *to, ptrdiff_t to_stride, const void *from, ptrdiff_t from_stride,
-                       int bytes, int rows)
-{
-    uint8_t *target       = to;
-    const uint8_t *source = from;
-
-    for (; rows > 0; rows--, target += to_stride, source += from_stride) {
-#if ARCH_X86_64
-        if (bytes % LINE_BYTES == 0) {
-            for (int i = 0; i < bytes; i += 16)
-                _mm_stream_si128((__m128i *)(target + i),
-                                 _mm_load_si128((const __m128i *)(source + i)));
-            continue;
-        }
-#endif
-        // A size known to the compiler saves a call.
-        if (bytes == LINE_BYTES / 2)
-            memcpy(target, source, LINE_BYTES / 2);
-        else
-            memcpy(target, source, bytes);
-    }
-}
-
-/** Write the residual of width blocks side by side, and clear it in the stage. */
-static void flush_residual(CodecSignals *signals, int x, int y, int width)
-{
-    CodecSignalsStage *stage = signals->stage;
-    const ptrdiff_t stride   = 16 * signals->block_stride;
-    int16_t *source          = &stage->residual[16 * y][16 * x];
-
-    write_rows(signals->residual + 16 * (stage->y + y) * stride + 16 * (stage->x + x),
-               stride * sizeof(*source), source, sizeof(stage->residual[0]),
-               16 * width * sizeof(*source), 16);
-    for (int row = 0; row < 16; row++)
-        memset(stage->residual[16 * y + row] + 16 * x, 0, 16 * width * sizeof(*source));
-}
-
-/** Spread what is the same in all cells of a block over them. */
-static void expand(CodecSignalsStage *stage, int list, int x, int y, uint64_t uniform)
-{
-    const uint64_t vectors   = (uint32_t)uniform * UINT64_C(0x100000001);
-    const uint64_t distances = (uniform >> 32) * UINT64_C(0x1000100010001);
-
-    for (int row = 4 * y; row < 4 * y + 4; row++) {
-        AV_WN64(stage->motion[list][row] + 4 * x, vectors);
-        AV_WN64(stage->motion[list][row] + 4 * x + 2, vectors);
-        AV_WN64(stage->distance[list][row] + 4 * x, distances);
-    }
-}
-
-/** Write vectors and distances of width blocks side by side, where they are not there already. */
-static void flush_motion(CodecSignals *signals, int x, int y, int width)
-{
-    CodecSignalsStage *stage = signals->stage;
-    const ptrdiff_t stride   = 4 * signals->block_stride;
-    const ptrdiff_t cell     = 4 * (stage->y + y) * stride + 4 * (stage->x + x);
-    const int block          = (stage->y + y) * signals->block_stride + stage->x + x;
-
-    for (int list = 0; list < 2; list++) {
-        const uint64_t *now = stage->uniform[list] + y * stage->width + x;
-        uint64_t *former    = signals->uniform[list] + block;
-        int is_same         = 1;
-
-        for (int i = 0; i < width; i++)
-            is_same &= now[i] == former[i] && now[i] != CODEC_SIGNALS_SPLIT;
-        if (is_same)
-            continue;
-        for (int i = 0; i < width; i++) {
-            if (now[i] != CODEC_SIGNALS_SPLIT)
-                expand(stage, list, x + i, y, now[i]);
-            former[i] = now[i];
-        }
-        write_rows(signals->motion[list] + cell, stride * sizeof(*signals->motion[list]),
-                   stage->motion[list][4 * y] + 4 * x, sizeof(stage->motion[list][0]),
-                   4 * width * sizeof(*signals->motion[list]), 4);
-        write_rows(signals->distance[list] + cell, stride * sizeof(*signals->distance[list]),
-                   stage->distance[list][4 * y] + 4 * x, sizeof(stage->distance[list][0]),
-                   4 * width * sizeof(*signals->distance[list]), 4);
-    }
-}
-
-static void flush_row(CodecSignals *signals, int y)
-{
-    CodecSignalsStage *stage = signals->stage;
-    uint8_t *staged = stage->state + y * stage->width;
-    uint8_t *state  = signals->state + (stage->y + y) * signals->block_stride + stage->x;
-    int decoded = 0;
-
-    for (int x = 0; x < stage->width; x++)
-        decoded += !!(staged[x] & CODEC_SIGNALS_DECODED);
-    if (decoded == stage->width)
-        flush_motion(signals, 0, y, stage->width);
-    else
-        for (int x = 0; x < stage->width; x++)
-            if (staged[x] & CODEC_SIGNALS_DECODED)
-                flush_motion(signals, x, y, 1);
-
-    for (int x = 0; x < stage->width; x += 2) {
-        // Two blocks make up a cache line; one that is not decoded here may be elsewhere.
-        const int pair = x + 1 < stage->width && staged[x] & staged[x + 1] & CODEC_SIGNALS_DECODED;
-
-        if (pair && (staged[x] | staged[x + 1] | state[x] | state[x + 1]) &
-                    CODEC_SIGNALS_HAS_RESIDUAL)
-            flush_residual(signals, x, y, 2);
-        else if (!pair)
-            for (int i = x; i < FFMIN(x + 2, stage->width); i++)
-                if (staged[i] & CODEC_SIGNALS_DECODED &&
-                    (staged[i] | state[i]) & CODEC_SIGNALS_HAS_RESIDUAL)
-                    flush_residual(signals, i, y, 1);
-    }
-    for (int x = 0; x < stage->width; x++)
-        if (staged[x] & CODEC_SIGNALS_DECODED)
-            state[x] = staged[x];
-}
-
-void ff_codec_signals_flush(CodecSignals *signals)
-{
-    CodecSignalsStage *stage = signals->stage;
-    const int height = FFMIN(stage->height, signals->block_height - stage->y);
-
-    for (int y = 0; y < height; y++)
-        flush_row(signals, y);
-    // What broken data left of blocks that were begun only.
-    for (int i = 0; i < stage->width * stage->height; i++)
-        if (stage->state[i] == CODEC_SIGNALS_HAS_RESIDUAL)
-            memset(stage->residual, 0, sizeof(stage->residual));
-    memset(stage->state, 0, sizeof(stage->state));
-    memset(stage->uniform, 0, sizeof(stage->uniform));
-}
-
-/** Have what the stage will be compared with at hand by the time that it is written out. */
-static void prefetch(const CodecSignals *signals)
-{
-    const CodecSignalsStage *stage = signals->stage;
-    const int height = FFMIN(stage->height, signals->block_height - stage->y);
-
-    for (int y = 0; y < height; y++) {
-        const int block = (stage->y + y) * signals->block_stride + stage->x;
-
-        __builtin_prefetch(signals->uniform[0] + block, 1);
-        __builtin_prefetch(signals->uniform[1] + block, 1);
-        __builtin_prefetch(signals->state + block, 1);
-    }
-}
-
-void ff_codec_signals_stage(CodecSignals *signals, int x, int y, int width, int height)
-{
-    CodecSignalsStage *stage = signals->stage;
-
-    if (stage->x == x && stage->y == y && stage->width == width && stage->height == height)
-        return;
-    ff_codec_signals_flush(signals);
-    stage->x      = x;
-    stage->y      = y;
-    stage->width  = width;
-    stage->height = height;
-    prefetch(signals);
 }
 
 int ff_codec_signals_reference(CodecSignals *signals, const AVFrame *reference)

@@ -75,7 +75,7 @@ typedef struct CodecSignals {
     float *bits;             ///< [block_height][block_stride]
     uint8_t *qp;             ///< likewise; QP'Y, that is with the offset of deep samples
     uint8_t *state;          ///< likewise: CODEC_SIGNALS_HAS_RESIDUAL, CODEC_SIGNALS_DECODED
-    uint64_t *uniform[2];    ///< of the decoder, likewise: motion of whole blocks
+    int8_t is_moving[2];     ///< of the decoder, per list: motion and distance are not all zero
     struct CodecSignalsStage *stage; ///< of the decoder
     int32_t num_references;
     CodecSignalsReference references[CODEC_SIGNALS_MAX_REFS];

@@ -21,6 +21,8 @@
 #ifndef AVCODEC_CODEC_SIGNALS_INTERNAL_H
 #define AVCODEC_CODEC_SIGNALS_INTERNAL_H
 
+#include <string.h>
+
 #include "libavutil/buffer.h"
 #include "libavutil/frame.h"
 #include "libavutil/intmath.h"
@@ -31,51 +33,66 @@
 #include "codec_signals.h"
 #include "get_bits.h"
 
-#define CODEC_SIGNALS_STAGE_WIDTH  128
-#define CODEC_SIGNALS_STAGE_HEIGHT 64
-#define CODEC_SIGNALS_STAGE_BLOCKS 16
-#define CODEC_SIGNALS_STAGE_CELLS  (CODEC_SIGNALS_STAGE_WIDTH / 4)
+#define CODEC_SIGNALS_STAGE_ROWS 4 ///< as many as the largest coding tree unit has
+
+typedef int16_t CodecSignalsTile[16][16];
+
+/** Bits of CodecSignals.state: which rows of cells a residual is in, besides HAS_RESIDUAL. */
+#define CODEC_SIGNALS_ROW(i) (1 << 4 << (i))
+#define CODEC_SIGNALS_ROWS   (15 << 4)
+
+/** The motion of a block in one list, where its cells differ. */
+typedef struct CodecSignalsSplit {
+    DECLARE_ALIGNED(16, int16_t, motion)[4][4][2];
+    int16_t distance[4][4];
+} CodecSignalsSplit;
 
 /**
- * The area that is decoded at the moment: 8x1 macroblocks, or one coding tree unit. It fits into
- * the first-level cache, and leaves for the maps in whole cache lines past the caches, so that the
- * maps do not crowd out the pictures that the decoder needs there.
+ * Where the decoder writes: small enough for the second-level cache. From there the maps are
+ * written row after row, in whole cache lines past the caches, so that they do not crowd out the
+ * pictures that the decoder needs there.
  */
 typedef struct CodecSignalsStage {
-    DECLARE_ALIGNED(64, int16_t, residual)[CODEC_SIGNALS_STAGE_HEIGHT][CODEC_SIGNALS_STAGE_WIDTH];
-    DECLARE_ALIGNED(64, int16_t, motion)[2][CODEC_SIGNALS_STAGE_HEIGHT / 4]
-                                        [CODEC_SIGNALS_STAGE_CELLS][2];
-    DECLARE_ALIGNED(64, int16_t, distance)[2][CODEC_SIGNALS_STAGE_HEIGHT / 4]
-                                          [CODEC_SIGNALS_STAGE_CELLS];
-    uint64_t uniform[2][CODEC_SIGNALS_STAGE_BLOCKS]; ///< per list, as CodecSignals.uniform
-    int x, y, width, height; ///< in blocks; the area begins on a multiple of its size
-    uint8_t state[CODEC_SIGNALS_STAGE_BLOCKS]; ///< CodecSignals.state, [height][width]
+    uint64_t *uniform[2];    ///< per list, like CodecSignals.state: CODEC_SIGNALS_UNIFORM or _SPLIT
+    CodecSignalsSplit *splits; ///< of the picture
+    int num_splits;
+    CodecSignalsTile *tiles; ///< [CODEC_SIGNALS_STAGE_ROWS][block_stride], residual
+    uint8_t *state;          ///< likewise: CodecSignals.state
+    int y, height;           ///< rows of blocks that tiles and state stand for at the moment
 } CodecSignalsStage;
+
+/** Pictures whose buffers are kept apart, so that fewer maps have to be cleared of former ones. */
+typedef enum CodecSignalsKind {
+    CODEC_SIGNALS_WITHOUT_MAPS,
+    CODEC_SIGNALS_ONE_LIST,
+    CODEC_SIGNALS_TWO_LISTS,
+} CodecSignalsKind;
 
 /** What a decoder keeps from picture to picture. */
 typedef struct CodecSignalsPool {
-    AVBufferPool *pools[2]; ///< without and with maps
+    AVBufferPool *pools[3]; ///< CodecSignalsKind
     int block_width, block_height;
     void *stage_memory;
-    CodecSignalsStage *stage; ///< within stage_memory, aligned
+    CodecSignalsStage stage; ///< within stage_memory
     int64_t recovery_start;   ///< sequence of the picture with the recovery point in force, or -1
 } CodecSignalsPool;
 
 /** The motion of a block in one list, where all its cells have the same. */
 #define CODEC_SIGNALS_UNIFORM(vector, distance) ((uint64_t)(uint16_t)(distance) << 32 | (vector))
 
-/** Stands for cells that differ. */
-#define CODEC_SIGNALS_SPLIT UINT64_MAX
+/** Its cells differ; the rest is a place in CodecSignalsStage.splits. */
+#define CODEC_SIGNALS_SPLIT (UINT64_C(1) << 63)
 
 /**
  * Hang signals at the frame, which has its pts already, and keep a reference to write through:
  * frame->opaque_ref goes out with the picture, *buffer is released when it is decoded. References
  * do not hold signals, so that few buffers are on their way at any time.
+ * @param is_bidirectional whether the picture seems to use both lists
  */
 int ff_codec_signals_attach(AVCodecContext *avctx, CodecSignalsPool *pool, AVFrame *frame,
-                            AVBufferRef **buffer, int width, int height);
+                            AVBufferRef **buffer, int width, int height, int is_bidirectional);
 
-/** The picture is decoded, as far as it will be: write out the stage and let go of the buffer. */
+/** The picture is decoded, as far as it will be: write its maps and let go of the buffer. */
 void ff_codec_signals_finish(AVCodecContext *avctx, AVBufferRef **buffer);
 
 /**
@@ -91,11 +108,43 @@ static inline CodecSignals *ff_codec_signals(const AVBufferRef *buffer)
     return buffer ? (CodecSignals *)buffer->data : NULL;
 }
 
-/** Write out the stage unless it stands at the given blocks already, and move it there. */
-void ff_codec_signals_stage(CodecSignals *signals, int x, int y, int width, int height);
-
-/** Write decoded blocks of the stage to the maps, and empty it. */
+/** Write the residual of the stage to the map, and empty it. */
 void ff_codec_signals_flush(CodecSignals *signals);
+
+/** Have the stage stand at rows of blocks. */
+static inline void ff_codec_signals_stage(CodecSignals *signals, int y, int height)
+{
+    CodecSignalsStage *stage = signals->stage;
+
+    if (stage->y == y && stage->height == height)
+        return;
+    ff_codec_signals_flush(signals);
+    stage->y      = y;
+    stage->height = height;
+}
+
+/** Clear rows of cells of a tile; which: bits of CODEC_SIGNALS_ROWS. */
+static inline void ff_codec_signals_clear(CodecSignalsTile *tile, int rows)
+{
+    for (int i = 0; i < 4; i++)
+        if (rows & CODEC_SIGNALS_ROW(i))
+            for (int k = 0; k < 4; k++)
+                // Not memset(), which costs more than this little.
+                memcpy((*tile)[4 * i + k], (const int16_t[16]) { 0 }, sizeof(**tile));
+}
+
+/** Where the motion of a block's cells is written. */
+static inline CodecSignalsSplit *ff_codec_signals_split(CodecSignalsStage *stage, int list,
+                                                        int block)
+{
+    uint64_t *uniform = &stage->uniform[list][block];
+
+    if (!(*uniform & CODEC_SIGNALS_SPLIT)) {
+        *uniform = CODEC_SIGNALS_SPLIT | stage->num_splits++;
+        memset(&stage->splits[(uint32_t)*uniform], 0, sizeof(*stage->splits));
+    }
+    return &stage->splits[(uint32_t)*uniform];
+}
 
 /**
  * The place in CodecSignals.references of a picture that a slice lists; 0 for one that is lost,

@@ -27,11 +27,14 @@
 #include "h264_signals.h"
 #include "h264dec.h"
 
-/** Macroblocks side by side in the stage. */
-#define STAGE_MBS (CODEC_SIGNALS_STAGE_WIDTH / 16)
+/** Samples from one row of a tile to the next. */
+#define STRIDE 16
 
-/** Samples from one row of the stage to the next. */
-#define STRIDE CODEC_SIGNALS_STAGE_WIDTH
+static int64_t position(const H264Context *h, const H264SliceContext *sl)
+{
+    return CABAC(h) ? ff_codec_signals_cabac_position(&sl->cabac)
+                    : 256 * (int64_t)get_bits_count(&sl->gb);
+}
 
 void ff_h264_signals_slice(const H264Context *h, H264SliceContext *sl)
 {
@@ -58,27 +61,10 @@ void ff_h264_signals_slice(const H264Context *h, H264SliceContext *sl)
         }
 }
 
-static int64_t position(const H264Context *h, const H264SliceContext *sl)
+void ff_h264_signals_begin(const H264Context *h, H264SliceContext *sl)
 {
-    return CABAC(h) ? ff_codec_signals_cabac_position(&sl->cabac)
-                    : 256 * (int64_t)get_bits_count(&sl->gb);
-}
-
-void ff_h264_signals_begin_mb(const H264Context *h, H264SliceContext *sl)
-{
-    CodecSignalsStage *stage = sl->signals->stage;
-    const int x = sl->mb_x % STAGE_MBS;
-
-    if (!sl->signals->residual)
-        return;
-    sl->signals_position = position(h, sl);
-    ff_codec_signals_stage(sl->signals, sl->mb_x - x, sl->mb_y, STAGE_MBS, 1);
-    if (stage->state[x] & CODEC_SIGNALS_HAS_RESIDUAL) {
-        // Only broken streams come here: the macroblock has been decoded before.
-        for (int y = 0; y < 16; y++)
-            memset(stage->residual[y] + 16 * x, 0, 16 * sizeof(**stage->residual));
-    }
-    stage->state[x] = 0;
+    sl->signals_position     = position(h, sl);
+    sl->signals_has_residual = 0;
 }
 
 static int step_to(H264SliceContext *sl, int list, int ref)
@@ -91,13 +77,12 @@ static int step_to(H264SliceContext *sl, int list, int ref)
 }
 
 /** The motion of a macroblock that is not of one piece. */
-static void export_parts(const H264Context *h, H264SliceContext *sl, int list)
+static av_noinline void export_parts(const H264Context *h, H264SliceContext *sl, int list,
+                                     CodecSignalsSplit *split)
 {
-    CodecSignalsStage *stage     = sl->signals->stage;
-    const int cell               = 4 * (sl->mb_x % STAGE_MBS);
-    const int16_t (*source)[2]   =
+    const int16_t (*source)[2] =
         h->cur_pic.motion_val[list] + 4 * sl->mb_x + 4 * sl->mb_y * h->b_stride;
-    const int8_t *index          = h->cur_pic.ref_index[list] + 4 * sl->mb_xy;
+    const int8_t *index        = h->cur_pic.ref_index[list] + 4 * sl->mb_xy;
 
     for (int part = 0; part < 4; part++) {
         const int step = step_to(sl, list, index[part]);
@@ -106,35 +91,36 @@ static void export_parts(const H264Context *h, H264SliceContext *sl, int list)
         for (int y = part & 2; y < (part & 2) + 2; y++) {
             const uint64_t vectors = AV_RN64(source + y * h->b_stride + left);
 
-            AV_WN64(stage->motion[list][y] + cell + left, step ? vectors : 0);
-            AV_WN32(stage->distance[list][y] + cell + left, (uint16_t)step * 0x10001u);
+            AV_WN64A(split->motion[y] + left, step ? vectors : 0);
+            AV_WN32A(split->distance[y] + left, (uint16_t)step * 0x10001u);
         }
     }
 }
 
-static void export_motion(const H264Context *h, H264SliceContext *sl, int list)
+static void export_motion(const H264Context *h, H264SliceContext *sl, int list, int block)
 {
-    const int mb_type = h->cur_pic.mb_type[sl->mb_xy];
-    uint64_t *uniform = &sl->signals->stage->uniform[list][sl->mb_x % STAGE_MBS];
+    CodecSignalsStage *stage = sl->signals->stage;
+    const int mb_type        = h->cur_pic.mb_type[sl->mb_xy];
+    uint64_t uniform = 0;
 
-    *uniform = 0;
-    if (IS_INTRA(mb_type) || list >= sl->list_count || !USES_LIST(mb_type, list))
-        return;
-    if (IS_16X16(mb_type)) {
-        const int step = step_to(sl, list, h->cur_pic.ref_index[list][4 * sl->mb_xy]);
+    if (!IS_INTRA(mb_type) && list < sl->list_count && USES_LIST(mb_type, list)) {
+        int step;
 
+        if (!IS_16X16(mb_type)) {
+            export_parts(h, sl, list, ff_codec_signals_split(stage, list, block));
+            return;
+        }
+        step = step_to(sl, list, h->cur_pic.ref_index[list][4 * sl->mb_xy]);
         if (step)
-            *uniform = CODEC_SIGNALS_UNIFORM(
+            uniform = CODEC_SIGNALS_UNIFORM(
                 AV_RN32(h->cur_pic.motion_val[list] + 4 * sl->mb_x + 4 * sl->mb_y * h->b_stride),
                 step);
-        return;
     }
-    *uniform = CODEC_SIGNALS_SPLIT;
-    export_parts(h, sl, list);
+    stage->uniform[list][block] = uniform;
 }
 
 /** Without maps: only which references are used. */
-static void trace_motion(const H264Context *h, H264SliceContext *sl, int list)
+static av_noinline void trace_motion(const H264Context *h, H264SliceContext *sl, int list)
 {
     const int mb_type   = h->cur_pic.mb_type[sl->mb_xy];
     const int8_t *index = h->cur_pic.ref_index[list] + 4 * sl->mb_xy;
@@ -149,7 +135,7 @@ void ff_h264_signals_end_mb(const H264Context *h, H264SliceContext *sl)
     CodecSignals *signals    = sl->signals;
     CodecSignalsStage *stage = signals->stage;
     const int block          = sl->mb_y * signals->block_stride + sl->mb_x;
-    const int x              = sl->mb_x % STAGE_MBS;
+    const int64_t end        = position(h, sl);
 
     if (!signals->residual) {
         signals->state[block] = CODEC_SIGNALS_DECODED;
@@ -157,14 +143,14 @@ void ff_h264_signals_end_mb(const H264Context *h, H264SliceContext *sl)
             trace_motion(h, sl, list);
         return;
     }
-    signals->bits[block] = (position(h, sl) - sl->signals_position) / 256.0f;
+    signals->bits[block] = (end - sl->signals_position) / 256.0f;
     signals->qp[block]   = h->cur_pic.qscale_table[sl->mb_xy];
-    export_motion(h, sl, 0);
-    export_motion(h, sl, 1);
-    stage->state[x] |= CODEC_SIGNALS_DECODED;
-    if (sl->mb_x == h->mb_width - 1)
-        // The maps are wider than the picture, so that the last lines are whole too.
-        memset(stage->state + x + 1, CODEC_SIGNALS_DECODED, STAGE_MBS - 1 - x);
+    sl->signals_position = end;
+    for (int list = 0; list < 2; list++)
+        export_motion(h, sl, list, block);
+    ff_codec_signals_stage(signals, sl->mb_y, 1);
+    stage->state[sl->mb_x]   = CODEC_SIGNALS_DECODED | sl->signals_has_residual;
+    sl->signals_has_residual = 0;
 }
 
 void ff_h264_signals_end_slice(const H264Context *h, H264SliceContext *sl, int is_broken)
@@ -316,7 +302,7 @@ static void transform8(int16_t *to, const int16_t *block)
     }
 }
 
-static void transform_deep(int16_t *to, const int32_t *block, int side)
+static av_noinline void transform_deep(int16_t *to, const int32_t *block, int side)
 {
     unsigned columns[64], r[8];
 
@@ -342,10 +328,11 @@ static void transform_deep(int16_t *to, const int32_t *block, int side)
 }
 
 typedef struct Macroblock {
-    int16_t *samples;      ///< of the stage
+    CodecSignalsTile *tile; ///< of the stage
     const int16_t *blocks; ///< coefficients, 32 bit each where deep
     const uint8_t *counts; ///< non-zero coefficients, by scan8
     int deep, is_bypass;
+    int count_of_dc;       ///< the count of a block that has no other coefficient than the first
 } Macroblock;
 
 static const int16_t *block_of(const Macroblock *mb, int i)
@@ -353,7 +340,7 @@ static const int16_t *block_of(const Macroblock *mb, int i)
     return mb->blocks + (i * 16 << mb->deep);
 }
 
-static int has_dc(const Macroblock *mb, int i)
+static int dc_of(const Macroblock *mb, int i)
 {
     return mb->deep ? *(const int32_t *)block_of(mb, i) : *block_of(mb, i);
 }
@@ -362,11 +349,11 @@ static int16_t *samples_of(const Macroblock *mb, int i)
 {
     // scan8 holds the place of block i on a grid of 8 columns.
     const int place = scan8[i] - scan8[0];
-    return mb->samples + 4 * (place & 7) + 4 * (place >> 3) * STRIDE;
+    return (*mb->tile)[4 * (place >> 3)] + 4 * (place & 7);
 }
 
 /** Lossless: coefficients are samples. */
-static void copy_block(const Macroblock *mb, int i, int side)
+static av_noinline void copy_block(const Macroblock *mb, int i, int side)
 {
     int16_t *to = samples_of(mb, i);
 
@@ -377,10 +364,24 @@ static void copy_block(const Macroblock *mb, int i, int side)
                          : block_of(mb, i)[y * side + x];
 }
 
+/** The same for a block that has but its first coefficient. */
+static void fill_block(const Macroblock *mb, int i, int side)
+{
+    int16_t *to       = samples_of(mb, i);
+    const int16_t all = mb->deep ? av_clip_int16((int)(dc_of(mb, i) + 32u) >> 6)
+                                 : (int16_t)(dc_of(mb, i) + 32) >> 6;
+
+    for (int y = 0; y < side; y++)
+        for (int x = 0; x < side; x += 4)
+            AV_WN64A(to + y * STRIDE + x, (uint16_t)all * UINT64_C(0x1000100010001));
+}
+
 static void write_block(const Macroblock *mb, int i, int side)
 {
     if (mb->is_bypass)
         copy_block(mb, i, side);
+    else if (mb->counts[scan8[i]] == mb->count_of_dc && dc_of(mb, i))
+        fill_block(mb, i, side);
     else if (mb->deep)
         transform_deep(samples_of(mb, i), (const int32_t *)block_of(mb, i), side);
     else if (side == 8)
@@ -400,58 +401,75 @@ static void accumulate(int16_t *samples, int side, int is_horizontal)
                 av_clip_int16(samples[y * STRIDE + x] + samples[y * STRIDE + x - back]);
 }
 
-static int residual_16x16(const H264SliceContext *sl, const Macroblock *mb, int is_differential)
+/** Returns the bits of state for rows of cells that are not zero; others are not written. */
+static av_noinline int residual_16x16(const H264SliceContext *sl, const Macroblock *mb,
+                                      int is_differential)
 {
-    int touched = 0;
+    int is_coded = 0;
 
+    ff_codec_signals_clear(mb->tile, CODEC_SIGNALS_ROWS);
     for (int i = 0; i < 16; i++)
-        if (mb->counts[scan8[i]] || has_dc(mb, i)) {
+        if (mb->counts[scan8[i]] || dc_of(mb, i)) {
             write_block(mb, i, 4);
-            touched = 1;
+            is_coded = 1;
         }
-    if (is_differential && (sl->intra16x16_pred_mode == VERT_PRED8x8 ||
-                            sl->intra16x16_pred_mode == HOR_PRED8x8))
-        accumulate(mb->samples, 16, sl->intra16x16_pred_mode == HOR_PRED8x8);
-    return touched;
+    if (is_coded && is_differential && (sl->intra16x16_pred_mode == VERT_PRED8x8 ||
+                                        sl->intra16x16_pred_mode == HOR_PRED8x8))
+        accumulate((*mb->tile)[0], 16, sl->intra16x16_pred_mode == HOR_PRED8x8);
+    return is_coded ? CODEC_SIGNALS_ROWS : 0;
 }
 
+/** Likewise. */
 static int residual_blocks(const H264SliceContext *sl, const Macroblock *mb, int side,
                            int is_differential)
 {
-    int touched = 0;
+    static const uint8_t numbers[4][4] = {
+        { 0, 1, 4, 5 }, { 2, 3, 6, 7 }, { 8, 9, 12, 13 }, { 10, 11, 14, 15 },
+    };
+    int rows = 0;
 
-    for (int i = 0; i < 16; i += side * side / 16)
-        if (mb->counts[scan8[i]]) {
+    for (int y = 0; y < 4; y += side / 4) {
+        // One byte for each cell; few are not zero.
+        uint32_t counts = AV_RL32(mb->counts + scan8[0] + 8 * y) & (side == 8 ? 0xFF00FF : ~0u);
+
+        if (!counts)
+            continue;
+        ff_codec_signals_clear(mb->tile, CODEC_SIGNALS_ROW(y) * (side == 8 ? 3 : 1));
+        rows |= CODEC_SIGNALS_ROW(y) * (side == 8 ? 3 : 1);
+        while (counts) {
+            const int x = ff_ctz(counts) / 8, i = numbers[y][x];
+
+            counts &= ~(255u << 8 * x);
             write_block(mb, i, side);
             if (is_differential && sl->intra4x4_pred_mode_cache[scan8[i]] <= HOR_PRED)
                 accumulate(samples_of(mb, i), side,
                            sl->intra4x4_pred_mode_cache[scan8[i]] == HOR_PRED);
-            touched = 1;
         }
-    return touched;
+    }
+    return rows;
 }
 
 void ff_h264_signals_residual(const H264Context *h, H264SliceContext *sl, int mb_type,
                               int is_bypass, int pixel_shift)
 {
     CodecSignalsStage *stage  = sl->signals->stage;
-    const int x               = sl->mb_x % STAGE_MBS;
     const int is_differential = is_bypass && IS_INTRA(mb_type) && h->ps.sps->profile_idc == 244;
     const Macroblock mb = {
-        .samples   = stage->residual[0] + 16 * x,
-        .blocks    = sl->mb,
-        .counts    = sl->non_zero_count_cache,
-        .deep      = pixel_shift,
-        .is_bypass = is_bypass,
+        .tile        = &stage->tiles[sl->mb_x],
+        .blocks      = sl->mb,
+        .counts      = sl->non_zero_count_cache,
+        .deep        = pixel_shift,
+        .is_bypass   = is_bypass,
+        .count_of_dc = !IS_INTRA16x16(mb_type),
     };
-    int touched = 0;
+    int rows;
 
-    if (!sl->signals->residual)
+    if (!sl->signals->residual || !(IS_INTRA(mb_type) || sl->cbp & 15))
         return;
+    ff_codec_signals_stage(sl->signals, sl->mb_y, 1);
     if (IS_INTRA16x16(mb_type))
-        touched = residual_16x16(sl, &mb, is_differential);
-    else if (IS_INTRA4x4(mb_type) || sl->cbp & 15)
-        touched = residual_blocks(sl, &mb, IS_8x8DCT(mb_type) ? 8 : 4, is_differential);
-    if (touched)
-        stage->state[x] |= CODEC_SIGNALS_HAS_RESIDUAL;
+        rows = residual_16x16(sl, &mb, is_differential);
+    else
+        rows = residual_blocks(sl, &mb, IS_8x8DCT(mb_type) ? 8 : 4, is_differential);
+    sl->signals_has_residual = rows ? rows | CODEC_SIGNALS_HAS_RESIDUAL : 0;
 }

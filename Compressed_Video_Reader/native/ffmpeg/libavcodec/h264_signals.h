@@ -27,10 +27,10 @@ struct H264SliceContext;
 /** Find the signals of the picture that a slice belongs to, and its references. */
 void ff_h264_signals_slice(const struct H264Context *h, struct H264SliceContext *sl);
 
-/** Before a macroblock is parsed. */
-void ff_h264_signals_begin_mb(const struct H264Context *h, struct H264SliceContext *sl);
+/** Before its first macroblock is parsed. */
+void ff_h264_signals_begin(const struct H264Context *h, struct H264SliceContext *sl);
 
-/** After it is reconstructed. */
+/** After a macroblock is reconstructed. */
 void ff_h264_signals_end_mb(const struct H264Context *h, struct H264SliceContext *sl);
 
 /** After the last macroblock of a slice, or where broken data ends it. */
@@ -40,7 +40,7 @@ void ff_h264_signals_end_slice(const struct H264Context *h, struct H264SliceCont
 /** At a recovery point in the current picture, and where what it promised is there. */
 void ff_h264_signals_recovery(struct H264Context *h, int is_complete);
 
-/** Before its luma coefficients are used up by reconstruction. */
+/** Before luma coefficients of a macroblock are used up by reconstruction. */
 void ff_h264_signals_residual(const struct H264Context *h, struct H264SliceContext *sl,
                               int mb_type, int is_bypass, int pixel_shift);
 

@@ -51,11 +51,16 @@ void ff_hevc_signals_slice(HEVCContext *s)
 
 int64_t ff_hevc_signals_begin_ctu(const HEVCContext *s, int x_ctb, int y_ctb)
 {
-    const int side = 1 << s->ps.sps->log2_ctb_size >> 4;
+    CodecSignalsStage *stage = s->signals->stage;
+    const int side           = 1 << s->ps.sps->log2_ctb_size >> 4;
 
     if (!s->signals->residual)
         return 0;
-    ff_codec_signals_stage(s->signals, x_ctb / 16, y_ctb / 16, side, side);
+    ff_codec_signals_stage(s->signals, y_ctb / 16, side);
+    // Only in broken streams is anything there: the unit has been decoded before.
+    for (int y = 0; y < side; y++)
+        memset(stage->state + y * s->signals->block_stride + x_ctb / 16, 0,
+               FFMIN(side, s->signals->block_stride - x_ctb / 16));
     return ff_codec_signals_cabac_position(&s->HEVClc->cc);
 }
 
@@ -88,25 +93,27 @@ static int part_of(int x, int y, int unit[4], int part[4])
     return part[2] - part[0] == 4 && part[3] - part[1] == 4;
 }
 
-static void fill_list(CodecSignalsStage *stage, int list, int unit[4], uint64_t uniform)
+static void fill_list(CodecSignals *signals, int list, int unit[4], uint64_t uniform)
 {
+    CodecSignalsStage *stage = signals->stage;
     const uint64_t vectors   = (uint32_t)uniform * UINT64_C(0x100000001);
     const uint64_t distances = (uniform >> 32) * UINT64_C(0x1000100010001);
     int part[4];
 
     for (int y = unit[1] / 4; 4 * y < unit[3]; y++)
         for (int x = unit[0] / 4; 4 * x < unit[2]; x++) {
-            uint64_t *whole = &stage->uniform[list][y * stage->width + x];
+            const int block = y * signals->block_stride + x;
+            CodecSignalsSplit *split;
 
             if (part_of(x, y, unit, part)) {
-                *whole = uniform;
+                stage->uniform[list][block] = uniform;
                 continue;
             }
-            *whole = CODEC_SIGNALS_SPLIT;
+            split = ff_codec_signals_split(stage, list, block);
             for (int row = part[1]; row < part[3]; row++) {
-                fill((uint8_t *)(stage->motion[list][row] + part[0]), vectors,
+                fill((uint8_t *)split->motion[row % 4][part[0] % 4], vectors,
                      4 * (part[2] - part[0]));
-                fill((uint8_t *)(stage->distance[list][row] + part[0]), distances,
+                fill((uint8_t *)&split->distance[row % 4][part[0] % 4], distances,
                      2 * (part[2] - part[0]));
             }
         }
@@ -115,16 +122,14 @@ static void fill_list(CodecSignalsStage *stage, int list, int unit[4], uint64_t 
 void ff_hevc_signals_motion(const HEVCContext *s, int x, int y, int width, int height,
                             const MvField *unit)
 {
-    CodecSignalsStage *stage = s->signals->stage;
-    const int left = x / 4 - 4 * stage->x, top = y / 4 - 4 * stage->y;
-    int cells[4]   = { left, top, left + width / 4, top + height / 4 };
+    int cells[4] = { x / 4, y / 4, (x + width) / 4, (y + height) / 4 };
 
     for (int list = 0; list < 2; list++) {
         const int distance = unit && unit->pred_flag & (PF_L0 << list)
             ? ff_codec_signals_use(s->signals, s->signals_reference[list][unit->ref_idx[list]]) : 0;
 
         if (s->signals->residual)
-            fill_list(stage, list, cells, distance
+            fill_list(s->signals, list, cells, distance
                 ? CODEC_SIGNALS_UNIFORM(AV_RN32(&unit->mv[list]), distance) : 0);
     }
 }
@@ -153,11 +158,8 @@ void ff_hevc_signals_end_ctu(const HEVCContext *s, int x_ctb, int y_ctb, int64_t
 
             signals->bits[block] = density * FFMIN(16, end_x - x) * FFMIN(16, end_y - y);
             signals->qp[block]   = s->qp_y_tab[unit] + sps->qp_bd_offset;
+            stage->state[block - stage->y * signals->block_stride] |= CODEC_SIGNALS_DECODED;
         }
-    // Beyond the picture too: the maps are larger, and whole lines are quicker.
-    for (int i = 0; i < stage->width * stage->height; i++)
-        stage->state[i] |= CODEC_SIGNALS_DECODED;
-    ff_codec_signals_flush(signals);
 }
 
 void ff_hevc_signals_end_slice(const HEVCContext *s, int is_broken)
@@ -169,26 +171,47 @@ void ff_hevc_signals_end_slice(const HEVCContext *s, int is_broken)
                                    ff_codec_signals_cabac_left(&s->HEVClc->cc, &s->HEVClc->gb), 0);
 }
 
+/** Bits of state for the rows of cells that samples lie in. */
+static int rows_of(int top, int height)
+{
+    int rows = 0;
+
+    for (int row = top / 4; row < (top + height) / 4; row++)
+        rows |= CODEC_SIGNALS_ROW(row);
+    return rows;
+}
+
+/** Copy a square, whose side is a multiple of 4, to a tile. */
+static av_always_inline void copy(int16_t *to, const int16_t *from, int stride, int width)
+{
+    for (int row = 0; row < width; row++, to += 16, from += stride) {
+        if (width == 4)
+            memcpy(to, from, 4 * sizeof(*to));
+        else
+            for (int i = 0; i < width; i += 8)
+                memcpy(to + i, from + i, 8 * sizeof(*to));
+    }
+}
+
 void ff_hevc_signals_residual(const HEVCContext *s, int x, int y, int side,
                               const int16_t *residual)
 {
     CodecSignalsStage *stage = s->signals->stage;
+    const int width          = FFMIN(side, 16);
 
     if (!s->signals->residual)
         return;
-    x -= 16 * stage->x;
     y -= 16 * stage->y;
-    // Transform blocks have sides of 4, 8, 16 and 32.
-    for (int row = 0; row < side; row++, residual += side) {
-        int16_t *to = stage->residual[y + row] + x;
+    // Transform blocks have sides of 4, 8, 16 and 32: parts of a block, or several whole ones.
+    for (int top = 0; top < side; top += width)
+        for (int left = 0; left < side; left += width) {
+            const int block = (y + top) / 16 * s->signals->block_stride + (x + left) / 16;
+            const int rows  = rows_of((y + top) % 16, width);
 
-        if (side == 4)
-            memcpy(to, residual, 4 * sizeof(*to));
-        else
-            for (int i = 0; i < side; i += 8)
-                memcpy(to + i, residual + i, 8 * sizeof(*to));
-    }
-    for (int block_y = y / 16; block_y <= (y + side - 1) / 16; block_y++)
-        for (int block_x = x / 16; block_x <= (x + side - 1) / 16; block_x++)
-            stage->state[block_y * stage->width + block_x] |= CODEC_SIGNALS_HAS_RESIDUAL;
+            if (width < 16)
+                ff_codec_signals_clear(&stage->tiles[block], rows & ~stage->state[block]);
+            stage->state[block] |= CODEC_SIGNALS_HAS_RESIDUAL | rows;
+            copy(stage->tiles[block][(y + top) % 16] + (x + left) % 16,
+                 residual + top * side + left, side, width);
+        }
 }
