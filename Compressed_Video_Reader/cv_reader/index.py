@@ -66,6 +66,8 @@ class VideoSource:
         index: as callers see it.
         packets: every packet.
         first: the first picture, where it can be decoded, else as declared.
+        is_first_spared: it was not tried: the header says upright, and whoever decodes the first
+            picture has to hold it against the rest.
         head: the first packets, at least those that it takes to decode the first picture.
         extradata: the codec's parameters as the container keeps them.
         changes_parameters: the container brings others on the way, beside the packets.
@@ -77,6 +79,7 @@ class VideoSource:
     index: VideoIndex
     packets: PacketTable
     first: FirstPicture
+    is_first_spared: bool
     head: tuple[bytes, ...]
     extradata: bytes
     changes_parameters: bool
@@ -96,11 +99,16 @@ def read_index(path: str | os.PathLike[str]) -> VideoIndex:
     return scan(path).index
 
 
-def scan(path: str | os.PathLike[str]) -> VideoSource:
-    """Like ``read_index``, with what a decoder needs besides."""
+def scan(path: str | os.PathLike[str], *, trust_header: bool = False) -> VideoSource:
+    """Like ``read_index``, with what a decoder needs besides.
+
+    Args:
+        path: of the file.
+        trust_header: see ``read_packets``; ``is_first_spared`` says whether it was.
+    """
     name = os.fspath(path)
     with open_stream(name, without_decoding=True) as (container, stream):
-        raw = read_packets(container, stream, name)
+        raw = read_packets(container, stream, name, trust_header=trust_header)
     if not len(raw.columns):
         raise CorruptVideoError(name, "has a video stream without a single frame; copy it again")
     rank, times = _presentation(raw, name)
@@ -112,6 +120,7 @@ def scan(path: str | os.PathLike[str]) -> VideoSource:
         index=_video_index(name, raw, packets, times, first),
         packets=packets,
         first=first,
+        is_first_spared=raw.is_first_spared,
         head=raw.head,
         extradata=raw.extradata,
         changes_parameters=raw.changes_parameters,

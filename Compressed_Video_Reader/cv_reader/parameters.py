@@ -1,15 +1,16 @@
-"""What a container says of the codec beside the packets: that it is encrypted, or that it changes.
+"""What a container's header says beside the packets: of the codec, and how pictures are shown.
 
 An MP4 may have several sample descriptions, and an FLV several sequence headers. FFmpeg attaches
 them to a packet as side data, which PyAV's decoder sees and PyAV's callers do not; so they are
 looked for in the file itself. Parameters inside the packets need no such care.
 
-Rules: ISO/IEC 14496-12, 8.5.2 (``stsd``) and 8.12; Adobe FLV 10.1, E.4.3, and its extension by
-HEVC.
+Rules: ISO/IEC 14496-12, 8.2.2 (``mvhd``), 8.3.2 (``tkhd``), 8.5.2 (``stsd``) and 8.12; Adobe FLV
+10.1, E.4.3, and its extension by HEVC.
 """
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import BinaryIO
 
 MP4, FLV = "mov,mp4,m4a,3gp,3g2,mj2", "flv"
@@ -19,48 +20,73 @@ _PATH_TO_DESCRIPTIONS = (b"trak", b"mdia", b"minf", b"stbl", b"stsd")
 _VIDEO_DESCRIPTIONS = (b"avc1", b"avc2", b"avc3", b"avc4", b"hvc1", b"hev1")
 _ENCRYPTED_VIDEO = b"encv"
 
+_IDENTITY = b"".join(
+    value.to_bytes(4, "big") for value in (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+)
+"""A display matrix that changes nothing."""
+
+_PATHS_TO_MATRICES = (((b"mvhd",), slice(-64, -28)), ((b"trak", b"tkhd"), slice(-44, -8)))
+"""Boxes with a matrix, and where it stands in all their versions."""
+
 _FLV_HEADER_BYTES = 13
 _FLV_TAG_BYTES = 11
 _FLV_TRAILER_BYTES = 4
 _FLV_VIDEO = 9
 
 
-def changes_parameters(path: str, container_name: str) -> bool:
-    """Whether a file brings more than one set of H.264 or HEVC parameters beside its packets.
+@dataclass(frozen=True)
+class HeaderFacts:
+    """What a file says beside its packets.
+
+    Attributes:
+        is_encrypted: its video is; only an MP4 can say so.
+        changes_parameters: it brings more than one set of H.264 or HEVC parameters.
+        is_upright: it says that pictures are shown as they are coded; False where it says nothing,
+            as all but an MP4 do.
+    """
+
+    is_encrypted: bool = False
+    changes_parameters: bool = False
+    is_upright: bool = False
+
+
+def read_header(path: str, container_name: str) -> HeaderFacts:
+    """Look into a file that FFmpeg has opened.
 
     Args:
-        path: a file that FFmpeg has opened.
+        path: of the file.
         container_name: FFmpeg's name of its format.
     """
     with open(path, "rb") as file:
         if container_name == MP4:
-            return any(
-                len({entry for entry in entries if entry[:4] in _VIDEO_DESCRIPTIONS}) > 1
-                for entries in _descriptions(file)
-            )
-        return container_name == FLV and _has_several_headers(file)
+            return _movie_facts(_movie(file))
+        return HeaderFacts(changes_parameters=container_name == FLV and _has_several_headers(file))
 
 
-def is_encrypted(path: str, container_name: str) -> bool:
-    """Whether an MP4 says that its video is encrypted; other containers cannot say so."""
-    if container_name != MP4:
-        return False
-    with open(path, "rb") as file:
-        return any(
-            entry.startswith(_ENCRYPTED_VIDEO)
-            for entries in _descriptions(file)
-            for entry in entries
-        )
+def _movie_facts(movie: bytes) -> HeaderFacts:
+    descriptions = [_entries(found) for found in _descend(movie, _PATH_TO_DESCRIPTIONS)]
+    matrices = [
+        content[place] for path, place in _PATHS_TO_MATRICES for content in _descend(movie, path)
+    ]
+    return HeaderFacts(
+        is_encrypted=any(
+            entry.startswith(_ENCRYPTED_VIDEO) for entries in descriptions for entry in entries
+        ),
+        changes_parameters=any(
+            len({entry for entry in entries if entry[:4] in _VIDEO_DESCRIPTIONS}) > 1
+            for entries in descriptions
+        ),
+        is_upright=len(matrices) > 1 and set(matrices) == {_IDENTITY},
+    )
 
 
-def _descriptions(file: BinaryIO) -> list[list[bytes]]:
-    """Per track its sample descriptions."""
-    end = os.fstat(file.fileno()).st_size
-    for kind, start, size in _top_boxes(file, end):
+def _movie(file: BinaryIO) -> bytes:
+    """The content of an MP4's ``moov``, or nothing."""
+    for kind, start, size in _top_boxes(file, os.fstat(file.fileno()).st_size):
         if kind == b"moov":
             file.seek(start)
-            return [_entries(found) for found in _descend(file.read(size), _PATH_TO_DESCRIPTIONS)]
-    return []
+            return file.read(size)
+    return b""
 
 
 def _top_boxes(file: BinaryIO, end: int) -> Iterator[tuple[bytes, int, int]]:

@@ -6,11 +6,10 @@ import weakref
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from types import TracebackType
 
-from cv_reader.backends import FIELDS_ALWAYS_EXACT, choose_backend
+from cv_reader.backends import FIELDS_ALWAYS_EXACT, open_source
 from cv_reader.backends.pixels import read_pixels
 from cv_reader.errors import UnsupportedVideoError
 from cv_reader.frames import CodecFrame, VideoIndex
-from cv_reader.index import scan
 
 
 class Video:
@@ -25,8 +24,7 @@ class Video:
     def __init__(self, path: str | os.PathLike[str], backend: str, num_threads: int) -> None:
         if num_threads < 1:
             raise ValueError(f"num_threads must be at least 1, got {num_threads}")
-        self._source = scan(path)
-        self._backend = choose_backend(self._source, backend, num_threads)
+        self._source, self._backend = open_source(path, backend, num_threads)
         self._num_threads = num_threads
         self._readers: weakref.WeakSet[Generator[CodecFrame]] = weakref.WeakSet()
         self._is_closed = False

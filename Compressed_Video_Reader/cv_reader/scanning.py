@@ -26,7 +26,7 @@ from cv_reader.h264 import length_size as h264_length_size
 from cv_reader.h264_fields import FieldReader
 from cv_reader.hevc import are_references, layer_code
 from cv_reader.hevc import length_size as hevc_length_size
-from cv_reader.parameters import changes_parameters, is_encrypted
+from cv_reader.parameters import read_header
 
 NO_TIME = -(1 << 63)
 """Stands for a time stamp that a packet does not have."""
@@ -39,6 +39,9 @@ _MAX_PROBE_PACKETS = 64
 
 _AVI_REORDERING_CODECS = ("h264", "hevc")
 """Formats whose AVI packets carry decoding times under the name of presentation times."""
+
+_LENGTHS = {"h264": h264_length_size, "hevc": hevc_length_size}
+"""How long the length before each unit of a packet is, by codec."""
 
 _UNKNOWN_FRAME_RATE = 25.0
 
@@ -65,10 +68,12 @@ class ScannedPackets:
         frame_rate: as the container declares it, or guessed.
         codec_name: FFmpeg's name of the format.
         container_name: FFmpeg's name of the container.
-        first: the first picture, or None where none of the first packets can be decoded.
+        first: the first picture, or None where none of the first packets can be decoded, or where
+            the header says what it would, and is trusted.
         head: the first packets, at least those that it took to decode it.
         extradata: the codec's parameters as the container keeps them.
         declared_size: width and height by the stream's header.
+        is_first_spared: the header is trusted.
         changes_parameters: the container brings other parameters on the way, beside the packets.
         has_fields: some H.264 pictures are coded as two fields.
     """
@@ -82,6 +87,7 @@ class ScannedPackets:
     head: tuple[bytes, ...]
     extradata: bytes
     declared_size: tuple[int, int]
+    is_first_spared: bool
     changes_parameters: bool
     has_fields: bool
 
@@ -99,30 +105,41 @@ class ScannedPackets:
         return bool((self.column("pts") != NO_TIME).all())
 
 
-def read_packets(container: InputContainer, stream: VideoStream, path: str) -> ScannedPackets:
+def read_packets(
+    container: InputContainer, stream: VideoStream, path: str, *, trust_header: bool = False
+) -> ScannedPackets:
     """Demux a stream to its end, or to where the file is damaged.
+
+    Args:
+        container: of the file.
+        stream: of the container.
+        path: of the file.
+        trust_header: do not decode the first picture of H.264 and HEVC whose container says that
+            pictures are shown as coded.
 
     Raises:
         CorruptVideoError: no packet can be read.
         UnsupportedVideoError: encrypted, or the first picture is one that cannot be shown.
     """
-    if is_encrypted(path, container.format.name):
+    header = read_header(path, container.format.name)
+    if header.is_encrypted:
         raise UnsupportedVideoError(path, "is encrypted, as its MP4 says; decrypt it first")
     set_threads(stream, 1, by_frame=False)
     # Nobody looks at the samples of the first picture.
     stream.codec_context.options = {"skip_loop_filter": "all"}
     codec_name = stream.codec_context.codec.canonical_name
+    lengths = _LENGTHS.get(codec_name)
+    is_spared = trust_header and header.is_upright and lengths is not None
     rows: list[tuple[int, ...]] = []
     first: FirstPicture | None = None
     head: list[bytes] = []
-    lengths = {"h264": h264_length_size, "hevc": hevc_length_size}.get(codec_name)
     nal_length = lengths(stream.codec_context.extradata) if lengths else None
     fields = FieldReader(stream.codec_context.extradata) if codec_name == "h264" else None
     try:
         for packet in container.demux(stream):
-            if len(head) < (_HEAD_PACKETS if first else _MAX_PROBE_PACKETS):
+            if len(head) < (_HEAD_PACKETS if first or is_spared else _MAX_PROBE_PACKETS):
                 head.append(bytes(packet))
-            if first is None and len(rows) < _MAX_PROBE_PACKETS:
+            if first is None and not is_spared and len(rows) < _MAX_PROBE_PACKETS:
                 first = _probe(stream, packet, path, at_once=not rows)
             if packet.size:
                 is_second = fields is not None and fields.is_second(memoryview(packet))
@@ -146,7 +163,8 @@ def read_packets(container: InputContainer, stream: VideoStream, path: str) -> S
         head=tuple(head),
         extradata=bytes(stream.codec_context.extradata or b""),
         declared_size=(stream.width, stream.height),
-        changes_parameters=changes_parameters(path, container.format.name),
+        is_first_spared=is_spared,
+        changes_parameters=header.changes_parameters,
         has_fields=fields is not None and fields.seen,
     )
 

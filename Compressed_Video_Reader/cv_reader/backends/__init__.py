@@ -4,13 +4,14 @@ A backend is a module with ``NAME``, ``EXACTNESS``, ``refusal(source, num_thread
 ``read(source, ids, num_threads)``. The first in the table that does not refuse a video is chosen.
 """
 
+import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 from cv_reader.backends import estimated, native, pyav
 from cv_reader.errors import SettingsError, UnsupportedVideoError
 from cv_reader.frames import CodecFrame
-from cv_reader.index import VideoSource
+from cv_reader.index import VideoSource, scan
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,27 @@ BACKENDS = (
 BACKEND_NAMES = ("auto", native.NAME, pyav.NAME, estimated.NAME)
 
 FIELDS_ALWAYS_EXACT = {"pts": "exact", "packet_bytes": "exact"}
+
+
+def open_source(
+    path: str | os.PathLike[str], name: str, num_threads: int
+) -> tuple[VideoSource, Backend]:
+    """Scan a file, and choose who reads it.
+
+    The native backend decodes the first picture to see whether it reads the video, and its reading
+    goes on from there. So nobody else decodes it, unless something is unusual about it.
+
+    Raises:
+        Those of ``cv_reader.index.scan`` and of ``choose_backend``.
+    """
+    if native.is_installed() and name in ("auto", native.NAME):
+        source = scan(path, trust_header=True)
+        if source.is_first_spared and _NATIVE.refusal(source, num_threads) is None:
+            return source, _NATIVE
+        if not source.is_first_spared:
+            return source, choose_backend(source, name, num_threads)
+    source = scan(path)
+    return source, choose_backend(source, name, num_threads)
 
 
 def choose_backend(source: VideoSource, name: str, num_threads: int) -> Backend:

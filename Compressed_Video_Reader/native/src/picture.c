@@ -57,6 +57,12 @@ static PyObject *get_is_corrupt(Picture *self, void *closure)
     return PyBool_FromLong(self->is_corrupt);
 }
 
+static PyObject *get_is_turned(Picture *self, void *closure)
+{
+    return PyBool_FromLong(
+        av_frame_get_side_data(self->frame, AV_FRAME_DATA_DISPLAYMATRIX) != NULL);
+}
+
 static PyObject *get_format(Picture *self, void *closure)
 {
     const char *name = av_get_pix_fmt_name(self->frame->format);
@@ -185,6 +191,7 @@ static PyGetSetDef picture_attributes[] = {
     { "pict_type",   (getter)get_pict_type,   NULL, "int, FFmpeg's number of the type", NULL },
     { "is_key",      (getter)get_is_key,      NULL, "bool, decoding may begin here", NULL },
     { "is_corrupt",  (getter)get_is_corrupt,  NULL, "bool, errors were concealed", NULL },
+    { "is_turned",   (getter)get_is_turned,   NULL, "bool, its data asks for a rotation", NULL },
     { "format",      (getter)get_format,      NULL, "str, FFmpeg's name of the format", NULL },
     { "size",        (getter)get_size,        NULL, "(width, height) before cropping", NULL },
     { "crop",        (getter)get_crop,        NULL, "(left, top, right, bottom)", NULL },

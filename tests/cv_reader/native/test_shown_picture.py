@@ -3,11 +3,15 @@
 import shutil
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
+from av.bitstream import BitStreamFilterContext
 
+from cv_reader import open_video
 from cv_reader.frames import CodecFrame
-from media import set_mp4_rotation
+from cv_reader.index import scan
+from media import panning, set_mp4_rotation, write_video
 
 from .clips import FILTERED, Kind, make
 from .reading import read
@@ -57,3 +61,44 @@ def test_maps_of_odd_sizes_cover_the_whole_picture(codec: str, tmp_path: Path) -
         assert frame.motion.shape == (2, 23, 31, 2)
         assert frame.residual_y.shape == frame.luma().shape == (90, 122)
         assert frame.bits.shape == frame.qp.shape == (6, 8)
+
+
+def test_a_plain_header_spares_the_first_picture(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.mp4", panning(5, 90, 122))
+    trusted, probed = scan(path, trust_header=True), scan(path)
+    assert trusted.is_first_spared and not probed.is_first_spared
+    assert repr(trusted.index) == repr(probed.index)
+    set_mp4_rotation(path, 90)
+    assert not scan(path, trust_header=True).is_first_spared
+
+
+def test_a_size_that_the_header_gets_wrong_does_no_harm(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.mp4", panning(5, 64, 96))
+    data = path.read_bytes()
+    place = data.index(b"avc1", data.index(b"stsd")) + 4 + 24  # the entry's width and height
+    assert data[place : place + 4] == bytes([0, 96, 0, 64])
+    path.write_bytes(data[:place] + bytes([0, 80, 0, 48]) + data[place + 4 :])
+    assert scan(path, trust_header=True).first.width_px == 80
+    with open_video(path, backend="native") as video:
+        assert (video.index.width_px, video.index.height_px) == (96, 64)
+        assert [frame.luma().shape for frame in video.frames()] == [(64, 96)] * 5
+
+
+def test_pictures_that_turn_themselves_are_turned(tmp_path: Path) -> None:
+    """By a message (SEI) in the stream, of which the container knows nothing."""
+    plain = write_video(tmp_path / "plain.mp4", panning(5, 64, 96))
+    path = tmp_path / "turned.mp4"
+    with av.open(str(plain)) as source, av.open(str(path), "w") as target:
+        video = source.streams.video[0]
+        stream = target.add_stream_from_template(video)
+        turn = BitStreamFilterContext("h264_metadata=display_orientation=insert:rotate=90", video)
+        for packet in source.demux(video):
+            for turned in turn.filter(packet if packet.size else None):
+                turned.stream = stream
+                target.mux(turned)
+    assert scan(path, trust_header=True).is_first_spared
+    degrees = scan(path).index.rotation_degrees
+    assert degrees in (90, 270)
+    with open_video(path, backend="native") as video:
+        assert video.index.rotation_degrees == degrees
+        assert [frame.luma().shape for frame in video.frames()] == [(96, 64)] * 5

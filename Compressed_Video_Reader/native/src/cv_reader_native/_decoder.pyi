@@ -48,6 +48,9 @@ class Picture:
     def is_corrupt(self) -> bool:
         """It is damaged, incomplete, or predicted from a picture that is, or that is lost."""
     @property
+    def is_turned(self) -> bool:
+        """Its data asks for a rotation when it is shown."""
+    @property
     def format(self) -> str:
         """FFmpeg's name of the pixel format."""
     @property
