@@ -35,6 +35,8 @@ def refusal(source: VideoSource, num_threads: int) -> str | None:
         return str(error)
     if picture is None:
         return "its first picture cannot be decoded"
+    if source.is_first_spared and picture.picture.is_turned:
+        return "its first picture asks to be turned, which its container does not say"
     if (picture.width, picture.height) != (source.first.width_px, source.first.height_px):
         return (
             f"its pictures are cropped to {picture.width}x{picture.height} pixels, but other "
