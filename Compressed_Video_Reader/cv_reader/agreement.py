@@ -20,7 +20,7 @@ from cv_reader.errors import AssetError
 from cv_reader.frames import CodecFrame
 from cv_reader.geometry import Letterbox, letterbox
 from cv_reader.made_elsewhere import Chosen
-from cv_reader.precompute import ReadOptions
+from cv_reader.reader import ReadOptions
 from cv_reader.selection import choose_frame_ids, repeated_slots, select_cells
 
 OURS = "the scores of this reader"

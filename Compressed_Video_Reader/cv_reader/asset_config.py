@@ -13,7 +13,7 @@ from typing import Any
 
 from cv_reader.errors import AssetError, SettingsError
 
-ALGORITHM_VERSION = 3
+ALGORITHM_VERSION = 4
 """Raised whenever the same settings and the same video give other positions or pixels."""
 
 PADDING_POLICIES = ("zero", "exclude", "repeat")

@@ -16,7 +16,8 @@ from cv_reader.assets import load_array
 from cv_reader.errors import AssetError, SampleError
 from cv_reader.files import write_array, write_json
 from cv_reader.freshness import same_source, selection_hash, standing_meta
-from cv_reader.precompute import ReadOptions, Selection, build_meta, select_from_video
+from cv_reader.precompute import Selection, build_meta, select_from_video
+from cv_reader.reader import ReadOptions
 from cv_reader.samples import BadSample, Sample, resolve_video
 
 FRAME_IDS_SUFFIX = ".frame_ids.npy"

@@ -9,6 +9,7 @@ Axis letters: H, W source pixels; h, w elements of a coarser map; g cells along 
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,7 +80,7 @@ class CellScorer:
         """What motion compensation could not predict."""
         if frame.residual_y is None:
             raise _lacking(frame, "residual")
-        return self._magnitudes(SparseMap(frame.residual_y))
+        return self._magnitudes(SparseMap(frame.residual_y, frame.residual_blocks))
 
     def framediff(self, frame: CodecFrame) -> Scores:
         """Luma difference to the previous frame that was scored; the first frame scores 0."""
@@ -99,7 +100,7 @@ class CellScorer:
     def _magnitudes(self, values: SparseMap) -> Scores:
         """Magnitudes divided by their percentile (at least 1) and clipped to 1."""
         percentile = integer_percentile(
-            values.magnitudes(), self._config.res_pct, self._guess, values.size
+            values.magnitudes, self._config.res_pct, self._guess, values.size
         )
         self._guess = int(percentile)
         return self._pool(1).clipped_sums(values, max(percentile, _MIN_RESIDUAL_SCALE))
@@ -122,29 +123,43 @@ _SIGNALS: dict[str, Callable[[CellScorer, CodecFrame], Scores]] = {
 def coarse_motion(
     motion: NDArray[np.int16], motion_ref: NDArray[np.int16]
 ) -> tuple[NDArray[np.int16], NDArray[np.int16], int]:
-    """Every other row and column of the motion maps, where blocks of 8 pixels all move as one.
+    """The lists of vectors in use, by blocks of twice the size as long as all of these move as one.
 
-    Encoders seldom choose smaller blocks. Percentiles and sums do not change: every cell that is
-    left stands for four.
+    Encoders seldom choose blocks smaller than 8 pixels. Percentiles and sums do not change: every
+    cell that is left stands for four.
 
     Args:
         motion: int16 (2, h, w, 2).
         motion_ref: int16 (2, h, w).
 
     Returns:
-        The maps, and how many pixels a side of their cells has.
+        The maps of 0, 1 or 2 lists, and how many pixels a side of their cells has.
     """
-    height, width = motion_ref.shape[1:]
-    if height % 2 or width % 2:
-        return motion, motion_ref, CELL_PX
-    vectors = motion.view(np.uint32)[..., 0]
-    for cells in (vectors, motion_ref):
-        upper = cells[:, ::2]
-        if not np.array_equal(upper, cells[:, 1::2]):
-            return motion, motion_ref, CELL_PX
-        if not np.array_equal(upper[:, :, ::2], upper[:, :, 1::2]):
-            return motion, motion_ref, CELL_PX
-    return motion[:, ::2, ::2], motion_ref[:, ::2, ::2], 2 * CELL_PX
+    in_use = np.flatnonzero(motion_ref.any(axis=(1, 2)))
+    lists = slice(in_use[0], in_use[-1] + 1) if len(in_use) else slice(0)
+    vectors, references = motion[lists].view(np.uint32)[..., 0], motion_ref[lists]
+    step_px = CELL_PX
+    while (coarse := _halved(vectors)) is not None:
+        coarse_references = _halved(references)
+        if coarse_references is None:
+            break
+        vectors, references, step_px = coarse, coarse_references, 2 * step_px
+    return vectors[..., None].view(np.int16), references, step_px
+
+
+def _halved(cells: NDArray[Any]) -> NDArray[Any] | None:
+    """One cell for each square of 2 x 2, of (lists, h, w), or None if not all are of one value."""
+    height, width = cells.shape[1:]
+    if not cells.size or height % 2 or width % 2:
+        return None
+    upper = cells[:, ::2]
+    if not (upper == cells[:, 1::2]).all():
+        return None
+    if upper.strides[2] != cells.itemsize:
+        upper = np.ascontiguousarray(upper)
+    # The lower half of each pair's word: several times as fast as to copy every other cell.
+    left = upper.view(f"u{2 * cells.itemsize}").astype(cells.dtype)
+    return left if (left == upper[:, :, 1::2]).all() else None
 
 
 def frame_velocity(motion: NDArray[np.int16], motion_ref: NDArray[np.int16]) -> NDArray[np.float32]:
@@ -155,23 +170,22 @@ def frame_velocity(motion: NDArray[np.int16], motion_ref: NDArray[np.int16]) -> 
     distances do not scale anything.
 
     Args:
-        motion: int16 (2, h, w, 2), per list (x, y) in quarter pixels from block to reference.
-        motion_ref: int16 (2, h, w), signed distance to the reference in frames, 0 = no vector.
+        motion: int16 (lists, h, w, 2), per list (x, y) in quarter pixels from block to reference.
+        motion_ref: int16 (lists, h, w), signed distance to the reference in frames, 0 = no vector.
 
     Returns:
         float32 (2, h, w), x and y; 0 where no list has a vector.
     """
     velocity = np.zeros((2, *motion_ref.shape[1:]), np.float32)
-    lists = [index for index in range(2) if motion_ref[index].any()]
-    for index in lists:
-        distance = motion_ref[index].astype(np.float32)
-        # A vector over an infinite time is no motion.
-        np.copyto(distance, np.inf, where=distance == 0)
-        per_frame = np.divide(_PX_PER_QPEL, distance, out=distance)
+    is_used = motion_ref != 0
+    for vectors, distance, has_vector in zip(motion, motion_ref, is_used, strict=True):
+        per_frame = has_vector * _PX_PER_QPEL
+        per_frame /= distance.astype(np.float32) + ~has_vector
         for axis, component in enumerate(velocity):
-            component += motion[index, :, :, axis] * per_frame
-    if len(lists) == 2:
-        velocity *= np.where((motion_ref[0] != 0) & (motion_ref[1] != 0), _HALF, _ONE)
+            # Converted first: arithmetic of two types is slow.
+            component += vectors[..., axis].astype(np.float32) * per_frame
+    if len(is_used) == 2:
+        velocity *= _ONE - is_used.all(axis=0) * _HALF
     return velocity
 
 

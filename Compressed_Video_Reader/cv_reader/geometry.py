@@ -65,8 +65,16 @@ class Letterbox:
     @property
     def content(self) -> tuple[slice, slice]:
         """Rows and columns of the square that the picture covers."""
-        rows = slice(self.pad_top_px, self.pad_top_px + self.height_px)
-        return rows, slice(self.pad_left_px, self.pad_left_px + self.width_px)
+        return self.covered(1)
+
+    def covered(self, step_px: int) -> tuple[slice, slice]:
+        """Of a square with one element per ``step_px`` pixels, those that the picture touches."""
+
+        def touched(pad_px: int, content_px: int) -> slice:
+            return slice(pad_px // step_px, -(-(pad_px + content_px) // step_px))
+
+        rows = touched(self.pad_top_px, self.height_px)
+        return rows, touched(self.pad_left_px, self.width_px)
 
     def valid_cells(self) -> NDArray[np.bool_]:
         """Cells entirely inside the picture: bool (g, g)."""

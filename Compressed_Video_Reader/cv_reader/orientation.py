@@ -13,6 +13,12 @@ from cv_reader.frames import BLOCK_PX, CELL_PX, map_shape
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
+def turn_size(size_px: tuple[int, int], degrees: int) -> tuple[int, int]:
+    """Width and height of a picture that is turned by a multiple of 90 degrees."""
+    width, height = size_px
+    return (height, width) if degrees % 180 else size_px
+
+
 def turn_pixels(array: NDArray[_Scalar], degrees: int) -> NDArray[_Scalar]:
     """Turn rows and columns (the first two axes) clockwise by 0, 90, 180 or 270 degrees."""
     if degrees == 0:

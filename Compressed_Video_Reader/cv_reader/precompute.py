@@ -7,12 +7,15 @@ square frames at most, never the source frames.
 Axis letters: T slots, N rows, g cells along a side.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from cv_reader.asset_config import ALGORITHM_VERSION, AssetConfig
 from cv_reader.asset_names import asset_key
@@ -29,40 +32,23 @@ from cv_reader.assets import (
     read_asset,
 )
 from cv_reader.energy import CellScorer, needs_signals
-from cv_reader.errors import AssetError, UnsupportedVideoError
+from cv_reader.errors import AssetError
 from cv_reader.files import new_folder, shared_output, write_array, write_json
 from cv_reader.frames import VideoIndex
 from cv_reader.freshness import existing_meta, same_source, selection_hash, source_facts
 from cv_reader.geometry import Letterbox, letterbox
-from cv_reader.packing import MosaicPacker, sort_rows, square_frame, write_mosaics
-from cv_reader.reader import Video, open_video
+from cv_reader.packing import (
+    MosaicPacker,
+    Square,
+    black_squares,
+    sort_rows,
+    square_frame,
+    write_mosaics,
+)
+from cv_reader.reader import ReadOptions, Video
 from cv_reader.selection import choose_frame_ids, repeated_slots, select_cells
 
-
-@dataclass(frozen=True, kw_only=True)
-class ReadOptions:
-    """How videos are opened; see ``open_video``."""
-
-    backend: str = "auto"
-    require_exact: bool = False
-    num_threads: int = 1
-    allowed_codecs: tuple[str, ...] = ()
-
-    def open(self, path: Path) -> Video:
-        """Open a video, refusing codecs that are not allowed (where any are named)."""
-        video = open_video(
-            path,
-            self.backend,
-            require_exact=self.require_exact,
-            num_threads=self.num_threads,
-        )
-        codec = video.index.codec_name
-        if self.allowed_codecs and codec not in self.allowed_codecs:
-            video.close()
-            raise UnsupportedVideoError(
-                path, f"its codec {codec} is not among the allowed {', '.join(self.allowed_codecs)}"
-            )
-        return video
+_AT_ONCE_PX = 1 << 21
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +58,8 @@ class Selection:
     Attributes:
         rows: int32 (N, 3), (t, h, w): forced cells in raster order, then from the best down.
         frame_ids: int32 (T,).
-        pictures: by the first slot of each distinct frame, its pixels in the square without the
-            padding, uint8 (height, width, 4); empty where only the rows were asked for.
+        squares: by the first slot of each distinct frame, its pixels; empty where only the rows
+            were asked for.
         scores: float32 (T, g, g), energies of the cells; 0 for slots that repeat the frame before.
         box: where the picture lies in the square.
         facts: what ``meta.json`` records of the video, the backend and the geometry.
@@ -81,7 +67,7 @@ class Selection:
 
     rows: NDArray[np.int32]
     frame_ids: NDArray[np.int32]
-    pictures: dict[int, NDArray[np.uint8]]
+    squares: dict[int, Square]
     scores: NDArray[np.float32]
     box: Letterbox
     facts: dict[str, Any]
@@ -104,22 +90,31 @@ def select_from_video(
         scorer = CellScorer(box, config)
         scores = np.zeros((config.sequence_length, config.grid, config.grid), np.float32)
         slots: list[int] = np.flatnonzero(~repeated).tolist()
+        squares: dict[int, Square] = {}
         # One piece of memory for all: the system clears large pages much faster than small ones.
-        shape = (len(slots) * keep_pictures, box.height_px, box.width_px, 4)
-        pictures = dict(zip(slots, np.empty(shape, np.uint8), strict=False))
+        count = len(slots) * keep_pictures
+        memory = zip(*black_squares(count, box.square_px, box.patch_px), strict=True)
         frames = video.frames(frame_ids[slots].tolist(), signals=needs_signals(config.signal))
-        for slot, frame in zip(slots, frames, strict=True):
-            scores[slot] = scorer.score(frame)
-            if keep_pictures:
-                pictures[slot][:] = frame.rgbx((box.width_px, box.height_px))
+        work = zip(slots, frames, strict=True)
+        while batch := list(islice(work, frames_at_once(index))):
+            for slot, frame in batch:
+                scores[slot] = scorer.score(frame)
+            for slot, frame in batch[: len(batch) * keep_pictures]:
+                squares[slot] = square_frame(frame, box, next(memory))
         facts = _video_facts(video, path) | box.facts()
     valid = box.valid_cells()
     rows = select_cells(scores, valid, repeated, config)
     facts["padding_patch_filtered"] = int((~valid[rows[:, 1], rows[:, 2]]).sum())
     facts["selection_hash"] = selection_hash(rows, frame_ids)
     return Selection(
-        rows=rows, frame_ids=frame_ids, pictures=pictures, scores=scores, box=box, facts=facts
+        rows=rows, frame_ids=frame_ids, squares=squares, scores=scores, box=box, facts=facts
     )
+
+
+def frames_at_once(index: VideoIndex) -> int:
+    """How many decoded frames are held and worked on one after the other: small ones take half the
+    time where the decoder does not come between."""
+    return max(1, _AT_ONCE_PX // (index.width_px * index.height_px))
 
 
 def _fit(index: VideoIndex, config: AssetConfig) -> Letterbox:
@@ -147,7 +142,7 @@ def collect_squares(
     frame_ids: NDArray[np.int32],
     config: AssetConfig,
     options: ReadOptions,
-) -> NDArray[np.uint8]:
+) -> list[Image.Image]:
     """Mosaics of rows that were selected before: one pass for pixels alone.
 
     Args:
@@ -156,9 +151,6 @@ def collect_squares(
         frame_ids: int32 (T,).
         config: sizes.
         options: how to read.
-
-    Returns:
-        uint8 (G, S, S, 4).
     """
     packer = _packer(rows, config)
     slots_of: dict[int, list[int]] = {}
@@ -176,21 +168,20 @@ def collect_squares(
             square = square_frame(frame, box)
             for slot in slots_of[frame.index]:
                 packer.add(slot, square)
-    return packer.mosaics
+    return packer.images()
 
 
 def pack_pictures(
     selection: Selection, rows: NDArray[np.int32], config: AssetConfig
-) -> NDArray[np.uint8]:
-    """Mosaics from the pictures that were kept: uint8 (G, S, S, 4); ``rows`` are sorted."""
+) -> list[Image.Image]:
+    """Mosaics from the pictures that were kept; ``rows`` are sorted."""
     packer = _packer(rows, config)
-    square = np.zeros((config.square_size, config.square_size, 4), np.uint8)
+    square = selection.squares[0]
     for slot in range(config.sequence_length):
         # A slot that repeats the frame before has no picture of its own.
-        if slot in selection.pictures:
-            square[selection.box.content] = selection.pictures[slot]
+        square = selection.squares.get(slot, square)
         packer.add(slot, square)
-    return packer.mosaics
+    return packer.images()
 
 
 def _packer(rows: NDArray[np.int32], config: AssetConfig) -> MosaicPacker:
@@ -255,7 +246,7 @@ def write_asset(
     meta: dict[str, Any],
     rows: NDArray[np.int32],
     frame_ids: NDArray[np.int32],
-    mosaics: NDArray[np.uint8],
+    mosaics: Sequence[Image.Image],
 ) -> None:
     """Write an asset folder atomically.
 
@@ -264,7 +255,7 @@ def write_asset(
         meta: content of ``meta.json``; names the settings and the image stem.
         rows: int32 (N, 3), sorted.
         frame_ids: int32 (T,).
-        mosaics: uint8 (G, S, S, 4).
+        mosaics: G images.
     """
     stem: str = meta["image_stem"]
     with new_folder(folder) as temporary:

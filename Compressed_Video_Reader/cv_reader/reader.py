@@ -4,6 +4,7 @@ import operator
 import os
 import weakref
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 
 from cv_reader.backends import FIELDS_ALWAYS_EXACT, open_source
@@ -127,3 +128,29 @@ def open_video(
             "values are required; `cv_reader doctor` tells which backends give them",
         )
     return video
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """How videos are opened; see ``open_video``."""
+
+    backend: str = "auto"
+    require_exact: bool = False
+    num_threads: int = 1
+    allowed_codecs: tuple[str, ...] = ()
+
+    def open(self, path: str | os.PathLike[str]) -> Video:
+        """Open a video, refusing codecs that are not allowed (where any are named)."""
+        video = open_video(
+            path,
+            self.backend,
+            require_exact=self.require_exact,
+            num_threads=self.num_threads,
+        )
+        codec = video.index.codec_name
+        if self.allowed_codecs and codec not in self.allowed_codecs:
+            video.close()
+            raise UnsupportedVideoError(
+                path, f"its codec {codec} is not among the allowed {', '.join(self.allowed_codecs)}"
+            )
+        return video

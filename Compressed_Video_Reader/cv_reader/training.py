@@ -3,12 +3,14 @@
 The functions that workers run. Both stages, or one decode pass for the two, leave the same bytes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from cv_reader.asset_config import AssetConfig
 from cv_reader.asset_names import image_stem, sample_folder_name
@@ -147,7 +149,7 @@ def _write_packed(
     chosen: dict[str, Any],
     rows: NDArray[np.int32],
     frame_ids: NDArray[np.int32],
-    mosaics: NDArray[np.uint8],
+    mosaics: Sequence[Image.Image],
 ) -> None:
     config = chosen_config(stage, sample, chosen)
     folder = stage.folder(sample)

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from cv_reader.asset_config import AssetConfig
-from cv_reader.packing import sort_rows
+from cv_reader.packing import sort_rows, to_image
 from cv_reader.percentiles import float_percentile
-from cv_reader.precompute import ReadOptions, pack_pictures, select_from_video
+from cv_reader.precompute import pack_pictures, select_from_video
+from cv_reader.reader import ReadOptions
 
 SHOWN_SLOTS = 16
 COLUMNS = 8
@@ -88,8 +89,8 @@ def show_video(path: Path, config: AssetConfig, options: ReadOptions) -> Shown:
     rows = sort_rows(selection.rows, config.order)
     tiles: list[Pixels] = []
     for slot in range(config.sequence_length):
-        picture = selection.pictures.get(slot)
-        tiles.append(tiles[-1] if picture is None else picture[..., :3])
+        square = selection.squares.get(slot)
+        tiles.append(_rgb(to_image(square))[selection.box.content] if square else tiles[-1])
     kept = np.zeros((config.sequence_length, config.grid, config.grid), bool)
     kept[tuple(rows.T)] = True
     brightest = max(float_percentile(selection.scores, _BRIGHT_PERCENTILE), _MIN_BRIGHTEST)
@@ -99,10 +100,14 @@ def show_video(path: Path, config: AssetConfig, options: ReadOptions) -> Shown:
         kept=kept,
         content=selection.box.content,
         frame_ids=selection.frame_ids,
-        mosaics=pack_pictures(selection, rows, config)[..., :3],
+        mosaics=np.stack([_rgb(m) for m in pack_pictures(selection, rows, config)]),
         config=config,
         facts=selection.facts,
     )
+
+
+def _rgb(image: Image.Image) -> Pixels:
+    return np.asarray(image.convert("RGB"))
 
 
 def heat(values: NDArray[np.float32]) -> Pixels:

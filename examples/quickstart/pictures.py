@@ -5,7 +5,7 @@ from pathlib import Path
 from PIL import Image
 
 from cv_reader.assets import Asset, AssetConfig
-from cv_reader.precompute import ReadOptions
+from cv_reader.reader import ReadOptions
 from cv_reader.visualize import show_video, strips
 
 

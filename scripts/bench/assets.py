@@ -20,6 +20,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,15 @@ from cv_reader import open_video, read_index
 from cv_reader.asset_config import AssetConfig
 from cv_reader.energy import CellScorer
 from cv_reader.geometry import letterbox
-from cv_reader.packing import MosaicPacker, sort_rows, write_mosaics
+from cv_reader.packing import (
+    MosaicPacker,
+    Square,
+    black_squares,
+    sort_rows,
+    square_frame,
+    write_mosaics,
+)
+from cv_reader.precompute import frames_at_once
 from cv_reader.selection import choose_frame_ids, repeated_slots, select_cells
 from measure import Measured, measure
 
@@ -74,16 +83,19 @@ def time_steps(path: Path, backend: str, config: AssetConfig) -> dict[str, float
         repeated = repeated_slots(frame_ids)
         scorer = CellScorer(box, config)
         scores = np.zeros((config.sequence_length, config.grid, config.grid), np.float32)
-        size_px = (box.width_px, box.height_px)
-        pictures = np.empty((config.sequence_length, *size_px[::-1], 4), np.uint8)
+        sizes = (config.sequence_length, config.square_size, config.patch_size)
+        squares = list(zip(*black_squares(*sizes), strict=True))
+        packed: dict[int, Square] = {}
         frames = video.frames(frame_ids[~repeated].tolist())
-        for slot in np.flatnonzero(~repeated).tolist():
+        slots = iter(np.flatnonzero(~repeated).tolist())
+        while batch := list(islice(slots, frames_at_once(index))):
             with clock.step("decode"):
-                frame = next(frames)
+                decoded = [next(frames) for _ in batch]
             with clock.step("energy"):
-                scores[slot] = scorer.score(frame)
+                scores[batch] = [scorer.score(frame) for frame in decoded]
             with clock.step("packing"):
-                pictures[slot] = frame.rgbx(size_px)
+                for slot, frame in zip(batch, decoded, strict=True):
+                    packed[slot] = square_frame(frame, box, squares[slot])
     with clock.step("selection"):
         rows = sort_rows(select_cells(scores, box.valid_cells(), repeated, config), config.order)
     with clock.step("packing"):
@@ -93,12 +105,11 @@ def time_steps(path: Path, backend: str, config: AssetConfig) -> dict[str, float
             patch_px=config.patch_size,
             num_images=config.num_images,
         )
-        square = np.zeros((config.square_size, config.square_size, 4), np.uint8)
-        for slot in np.flatnonzero(~repeated).tolist():
-            square[box.content] = pictures[slot]
+        for slot, square in packed.items():
             packer.add(slot, square)
+        mosaics = packer.images()
     with clock.step("jpeg"), tempfile.TemporaryDirectory() as folder:
-        write_mosaics(packer.mosaics, Path(folder), stem="x", quality=config.jpg_quality)
+        write_mosaics(mosaics, Path(folder), stem="x", quality=config.jpg_quality)
     return dict(clock.seconds)
 
 

@@ -33,6 +33,7 @@ def _tiny_frame(**fields):
         "motion_ref": np.zeros((2, blocks, blocks), np.int16),
         "residual_y": np.zeros((SIZE, SIZE), np.int16),
         "bits": None,
+        "residual_blocks": None,
         **fields,
     }
     return SimpleNamespace(**content)

@@ -6,8 +6,18 @@ from av import VideoFrame
 from PIL import Image
 
 from cv_reader.backends.pixels import AvPicture
+from cv_reader.conversion import Colors
 from cv_reader.geometry import letterbox
-from cv_reader.packing import MosaicPacker, sort_rows, square_frame, write_mosaics
+from cv_reader.packing import (
+    MosaicPacker,
+    Square,
+    black_squares,
+    sort_rows,
+    square_frame,
+    to_image,
+    write_mosaics,
+)
+from media import texture
 
 
 def _random_rows(seed, slots, grid, count):
@@ -15,18 +25,45 @@ def _random_rows(seed, slots, grid, count):
     return np.stack(np.unravel_index(cells, (slots, grid, grid)), axis=1).astype(np.int32)
 
 
+COLORS = Colors.named("yuv420p", 5, 2)
+
+
+def _random_squares(seed, count, patch_px):
+    random = np.random.default_rng(seed)
+    planes = black_squares(count, 4 * patch_px, patch_px)
+    for plane in planes:
+        plane[:] = random.integers(0, 256, plane.shape)
+    return [Square(*one, COLORS) for one in zip(*planes, strict=True)]
+
+
+def _pack(rows, squares, num_images, patch_px):
+    packer = MosaicPacker(rows, square_px=4 * patch_px, patch_px=patch_px, num_images=num_images)
+    for slot, square in enumerate(squares):
+        packer.add(slot, square)
+    return [np.asarray(image) for image in packer.images()]
+
+
+@pytest.mark.parametrize("patch", [8, 7])
 @pytest.mark.parametrize("order", ["raster", "zigzag"])
-def test_every_slot_holds_the_cell_of_its_position(order):
-    squares = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 4)).astype(np.uint8)
+def test_every_slot_holds_the_cell_of_its_position(order, patch):
+    squares = _random_squares(0, 5, patch)
+    sources = [np.asarray(to_image(square)) for square in squares]
     rows = sort_rows(_random_rows(1, 5, 4, 48), order)
-    packer = MosaicPacker(rows, square_px=32, patch_px=8, num_images=3)
-    for slot in range(5):
-        packer.add(slot, squares[slot])
+    mosaics = _pack(rows, squares, 3, patch)
     for number, (t, h, w) in enumerate(rows.tolist()):
-        image, (row, column) = number // 16, divmod(number % 16, 4)
-        cell = packer.mosaics[image, row * 8 : row * 8 + 8, column * 8 : column * 8 + 8]
-        source = squares[t, h * 8 : h * 8 + 8, w * 8 : w * 8 + 8]
+        row, column = (part * patch for part in divmod(number % 16, 4))
+        cell = mosaics[number // 16][row : row + patch, column : column + patch]
+        source = sources[t][h * patch : (h + 1) * patch, w * patch : (w + 1) * patch]
         np.testing.assert_array_equal(cell, source)
+
+
+def test_cells_keep_their_colours_where_these_change_within_a_video():
+    first, second = _random_squares(5, 2, 8)
+    second = second._replace(colors=Colors.named("yuv420p", 1, 1))
+    rows = sort_rows(_random_rows(6, 2, 4, 32), "raster")
+    mosaics = np.stack(_pack(rows, [first, second], 2, 8)).reshape(2, 4, 8, 4, 8, 3)
+    for square, cells in zip((first, second), mosaics, strict=True):
+        np.testing.assert_array_equal(cells.reshape(32, 32, 3), np.asarray(to_image(square)))
 
 
 def test_raster_is_lexicographic():
@@ -42,24 +79,42 @@ def test_zigzag_turns_odd_rows_around():
 
 
 def test_a_whole_frame_packs_into_itself():
-    square = np.random.default_rng(3).integers(0, 256, (32, 32, 4)).astype(np.uint8)
-    rows = _random_rows(4, 1, 4, 16)
-    packer = MosaicPacker(sort_rows(rows, "raster"), square_px=32, patch_px=8, num_images=1)
-    packer.add(0, square)
-    np.testing.assert_array_equal(packer.mosaics[0], square)
+    (square,) = _random_squares(3, 1, 8)
+    (mosaic,) = _pack(sort_rows(_random_rows(4, 1, 4, 16), "raster"), [square], 1, 8)
+    np.testing.assert_array_equal(mosaic, np.asarray(to_image(square)))
 
 
-def test_a_frame_is_centred_on_black():
-    box = letterbox(20, 40, square_px=40, patch_px=4)
-    picture = AvPicture(VideoFrame.from_ndarray(np.full((20, 40, 3), 200, np.uint8)), 0)
-    square = square_frame(picture, box)
-    assert (square[10:30, :, :3] == 200).all()
-    assert not square[:10].any()
-    assert not square[30:].any()
+@pytest.mark.parametrize("size", [(20, 40), (19, 40), (21, 40), (40, 17), (1, 40)])
+def test_a_frame_is_centred_on_black(size):
+    box = letterbox(*size, square_px=40, patch_px=4)
+    frame = VideoFrame.from_ndarray(np.full((*size, 3), 200, np.uint8))
+    square = np.asarray(to_image(square_frame(AvPicture(frame, 0), box)).convert("RGB"))
+    content = np.zeros((40, 40), bool)
+    content[box.content] = True
+    assert np.abs(square[content].astype(int) - 200).max() <= 1
+    assert not square[~content].any()
+
+
+@pytest.mark.parametrize("size", [(36, 64), (35, 63), (90, 47)])
+@pytest.mark.parametrize("patch", [8, 7])
+def test_a_frame_keeps_its_colours(size, patch):
+    smooth = Image.fromarray(texture(6, 8)).resize(size[::-1], Image.Resampling.BICUBIC)
+    # As JPEG files mean it: BT.601, all of 0..255.
+    planes = np.moveaxis(np.asarray(smooth.convert("YCbCr")), 2, 0)
+    frame = VideoFrame.from_ndarray(np.ascontiguousarray(planes), "yuv444p")
+    frame.color_range = 2
+    box = letterbox(*size, square_px=56, patch_px=patch)
+    found = np.asarray(to_image(square_frame(AvPicture(frame, 0), box)))[box.content]
+    for number, plane in enumerate(planes):
+        whole = Image.fromarray(np.ascontiguousarray(plane))
+        whole = whole.resize((box.width_px, box.height_px), Image.Resampling.BICUBIC)
+        error = found[..., number].astype(int) - np.asarray(whole)
+        assert np.abs(error).mean() < (2 if number else 0.5)
+        assert abs(error.mean()) < (0.8 if number else 0.25)
 
 
 def test_mosaics_are_written_as_420_jpegs(tmp_path):
-    mosaics = np.full((2, 32, 32, 4), 90, np.uint8)
+    mosaics = [Image.new("YCbCr", (32, 32), (90, 128, 128))] * 2
     paths = write_mosaics(mosaics, tmp_path, stem="clip", quality=95)
     assert [path.name for path in paths] == ["clip_000.jpg", "clip_001.jpg"]
     with Image.open(paths[1]) as image:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from cv_reader.asset_config import AssetConfig
-from cv_reader.precompute import ReadOptions, select_from_video
+from cv_reader.precompute import select_from_video
+from cv_reader.reader import ReadOptions
 from media import panning, texture, write_video
 
 SIDE, OBJECT, FRAMES = 128, 24, 65

@@ -67,6 +67,23 @@ def test_views_count_as_what_they_show():
         np.testing.assert_allclose(sums, _expected(np.minimum(abs(view), 4) / 4, box), atol=1e-3)
 
 
+@pytest.mark.parametrize("size", [(64, 160), (72, 90), (45, 37), (1088, 16)])
+def test_to_know_where_to_look_changes_nothing(size):
+    random = np.random.default_rng(sum(size))
+    memory = _patchy(random, size[0] + 16, size[1] + 32, np.int16)
+    box = letterbox(*size, square_px=SQUARE, patch_px=PATCH)
+    for view in (memory[: size[0], : size[1]], memory[16:, 32:], memory[3:-13, 2:-30]):
+        whole = np.zeros([side + -side % 16 for side in size], bool)
+        whole[: size[0], : size[1]] = view != 0
+        blocks = whole.reshape(len(whole) // 16, 16, -1, 16).any(axis=(1, 3))
+        blocks |= random.random(blocks.shape) < 0.1  # those that may hold something, and do not
+        known, looked = SparseMap(view, blocks), SparseMap(view)
+        for name in ("rows", "columns", "magnitudes"):
+            np.testing.assert_array_equal(getattr(known, name), getattr(looked, name))
+        sums = CellPool(box, 1).clipped_sums(known, 7.0)
+        np.testing.assert_array_equal(sums, CellPool(box, 1).clipped_sums(looked, 7.0))
+
+
 @pytest.mark.parametrize("percentile", [50, 90, 95, 99.5, 100])
 def test_percentiles_do_not_miss_the_zeros_that_are_left_out(percentile):
     random = np.random.default_rng(1)
@@ -74,5 +91,5 @@ def test_percentiles_do_not_miss_the_zeros_that_are_left_out(percentile):
         for values in (_patchy(random, *size, np.int16), np.zeros(size, np.int16)):
             sparse = SparseMap(values)
             expected = float(np.percentile(np.abs(values), percentile))
-            found = integer_percentile(sparse.magnitudes(), percentile, 3, sparse.size)
+            found = integer_percentile(sparse.magnitudes, percentile, 3, sparse.size)
             assert found == expected

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from cv_reader.asset_config import AssetConfig
-from cv_reader.precompute import ReadOptions, select_from_video
+from cv_reader.precompute import select_from_video
+from cv_reader.reader import ReadOptions
 from cv_reader.visualize import animation, heat, kept_tile, show_video, strip, strips
 from media import moving_square, write_video
 

@@ -6,21 +6,29 @@ pixels that cover the picture before cropping.
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import numpy as np
+from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 from cv_reader_native import FAR_REF, INTERLACED, Memory, Picture
 from numpy.typing import NDArray
 
 from cv_reader.backends.pixels import AvPicture, narrowed
+from cv_reader.conversion import Colors, Planes, are_planar, scaled_planes
 from cv_reader.frames import BLOCK_PX, CELL_PX, map_shape
-from cv_reader.orientation import turn_pixels
+from cv_reader.orientation import turn_pixels, turn_size
 
 if TYPE_CHECKING:
     from cv_reader_native._decoder import MapName
 
+# Made once: every frame has them.
+_UINT8, _UINT16 = np.dtype("u1"), np.dtype("u2")
+
 _Scalar = TypeVar("_Scalar", bound=np.generic)
+
+_HAS_RESIDUAL = np.uint8(1)
+"""Bit of a block's state."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +107,22 @@ class Layout:
 
     @cached_property
     def qp(self) -> "View":
-        """Of quantisers."""
+        """Of quantisers and states."""
         return self._view(BLOCK_PX, (), item_bytes=1)
+
+    @cached_property
+    def planes(self) -> list[tuple[tuple[int, int], int, int]]:
+        """Of each plane: rows and columns, and the first of them that are shown."""
+        components = VideoFormat(self.format, self.width, self.height).components
+        # Chroma planes are a power of two smaller; cropping is by whole chroma samples.
+        return [
+            (
+                (part.height, part.width),
+                self.top * part.height // self.height,
+                self.left * part.width // self.width,
+            )
+            for part in components
+        ]
 
     def _view(
         self, side_px: int, tail: tuple[int, ...], lists: int = 0, item_bytes: int = 2
@@ -196,35 +218,37 @@ class NativePicture:
         layout = self.layout
         return self._map("qp", layout.qp, np.uint8) if layout.has_blocks else None
 
-    def samples(self) -> NDArray[np.uint8] | NDArray[np.uint16]:
-        """Luma samples (H, W), uint16 where deeper than 8 bit."""
+    def residual_blocks(self) -> NDArray[np.bool_] | None:
+        """bool, same shape, false where the residual is zero; None where blocks lie otherwise in
+        the picture as shown."""
         layout = self.layout
-        memory, pitch = self.picture.plane(0)
-        shape = (layout.height, layout.width)
-        if layout.bit_depth == 8:
-            first = layout.top * pitch + layout.left
-            return np.ndarray(shape, np.uint8, cast(bytes, memory), first, (pitch, 1))
-        first = layout.top * pitch + 2 * layout.left
-        return np.ndarray(shape, np.uint16, cast(bytes, memory), first, (pitch, 2))
+        if not layout.has_blocks or self.rotation_degrees:
+            return None
+        state = self._map("state", layout.qp, np.uint8)
+        return (state & _HAS_RESIDUAL).view(np.bool_)
+
+    def plane(self, number: int) -> NDArray[Any]:
+        """Samples (rows, columns) of a plane, cropped, uint16 where deeper than 8 bit."""
+        layout = self.layout
+        shape, top, left = layout.planes[number]
+        dtype = _UINT8 if layout.bit_depth == 8 else _UINT16
+        memory, pitch = self.picture.plane(number)
+        first, strides = top * pitch + left * dtype.itemsize, (pitch, dtype.itemsize)
+        return np.ndarray(shape, dtype, cast(bytes, memory), first, strides)
+
+    def planes(self) -> list[NDArray[Any]]:
+        """All of them."""
+        return [self.plane(number) for number in range(len(self.layout.planes))]
 
     def to_av(self) -> VideoFrame:
         """The cropped picture as a frame of PyAV, a copy, for its converter."""
         layout = self.layout
         frame = VideoFrame(layout.width, layout.height, layout.format)
         frame.colorspace, frame.color_range = self.picture.color
-        for number, plane in enumerate(frame.planes):
-            component = frame.format.components[number]
-            memory, pitch = self.picture.plane(number)
-            stored = np.frombuffer(cast(bytes, memory), np.uint8).reshape(-1, pitch)
-            # Chroma planes are a power of two smaller; cropping is by whole chroma samples.
-            top = layout.top * component.height // layout.height
-            left = layout.left * component.width // layout.width
-            depth = -(-component.bits // 8)
-            row_bytes = component.width * depth
-            target = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
-            target[: component.height, :row_bytes] = stored[
-                top : top + component.height, left * depth : left * depth + row_bytes
-            ]
+        for plane, samples in zip(frame.planes, self.planes(), strict=True):
+            target = np.frombuffer(memoryview(plane), samples.dtype)
+            target = target.reshape(-1, plane.line_size // samples.itemsize)
+            target[: plane.height, : plane.width] = samples
         return frame
 
     def _map(self, name: "MapName", view: View, dtype: type[_Scalar]) -> NDArray[_Scalar]:
@@ -256,11 +280,18 @@ class NativePixels:
         """uint8 (H, W, 3) or of another size, by the same conversion as every backend's."""
         return AvPicture(self._picture.to_av(), self._picture.rotation_degrees).rgb(size_px)
 
-    def rgbx(self, size_px: tuple[int, int]) -> NDArray[np.uint8]:
-        """uint8 (height, width, 4), likewise."""
-        return AvPicture(self._picture.to_av(), self._picture.rotation_degrees).rgbx(size_px)
+    def planes(self, luma_px: tuple[int, int], chroma_px: tuple[int, int]) -> Planes:
+        """Scaled to (width, height), likewise, without a copy before."""
+        picture, degrees = self._picture, self._picture.rotation_degrees
+        layout = picture.layout
+        if not are_planar(layout.format):
+            return AvPicture(picture.to_av(), degrees).planes(luma_px, chroma_px)
+        sizes = turn_size(luma_px, degrees), turn_size(chroma_px, degrees)
+        scaled = scaled_planes(picture.planes(), layout.bit_depth, *sizes)
+        colors = Colors.named(layout.format, *picture.picture.color)
+        return Planes([turn_pixels(plane, degrees) for plane in scaled], colors)
 
     def luma(self) -> NDArray[np.uint8]:
         """uint8 (H, W), a read-only view where neither depth nor rotation need a copy."""
-        samples = narrowed(self._picture.samples(), self._picture.layout.bit_depth)
+        samples = narrowed(self._picture.plane(0), self._picture.layout.bit_depth)
         return turn_pixels(samples, self._picture.rotation_degrees)

@@ -180,4 +180,5 @@ def _frame(source: VideoSource, number: int, picture: NativePicture) -> CodecFra
         residual_y=turn_pixels(picture.residual_y(), degrees),
         bits=None if bits is None else turn_blocks(bits, degrees, height, width),
         qp=None if qp is None else turn_blocks(qp, degrees, height, width),
+        residual_blocks=picture.residual_blocks(),
     )

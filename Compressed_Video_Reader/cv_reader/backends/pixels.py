@@ -1,34 +1,28 @@
 """Pixels of decoded pictures: what every backend on FFmpeg's decoders shares."""
 
-import threading
 from collections.abc import Generator, Sequence
 from typing import Any, TypedDict, cast
 
 import numpy as np
 from av.video.frame import VideoFrame
-from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
+from cv_reader.conversion import (
+    Colors,
+    Planes,
+    converted_frame,
+    planar,
+    plane_samples,
+    scaled_planes,
+)
 from cv_reader.decoding import Decoded, DecodeOptions, decode
 from cv_reader.frames import CodecFrame, Picture
 from cv_reader.index import VideoSource
-from cv_reader.orientation import to_cells, turn_cells, turn_pixels, turn_vectors
-
-_MATRICES = {
-    1: Colorspace.ITU709,
-    4: Colorspace.FCC,
-    5: Colorspace.ITU601,
-    6: Colorspace.SMPTE170M,
-    7: Colorspace.SMPTE240M,
-    9: 9,
-    10: 9,
-}
-"""FFmpeg's matrix numbers (ITU-T H.273) to its scaler's; 9 is BT.2020."""
+from cv_reader.orientation import to_cells, turn_cells, turn_pixels, turn_size, turn_vectors
 
 _PICT_TYPES = {1: "I", 2: "P", 3: "B", 4: "P", 5: "I", 6: "P", 7: "I"}
 """FFmpeg's picture types; the rarer ones (sprite, switching, BI) by what they may refer to."""
-
-_FULL_RANGE = 2
 
 
 class AvPicture:
@@ -50,27 +44,21 @@ class AvPicture:
 
     def rgb(self, size_px: tuple[int, int] | None = None) -> NDArray[np.uint8]:
         """uint8 (H, W, 3), or of another (width, height); BT.601 where no matrix is named."""
-        turned = self._turned(size_px or (self.width_px, self.height_px))
-        array = _converted_frame(self._frame, "rgb24", turned).to_ndarray()
+        turned = turn_size(size_px or (self.width_px, self.height_px), self._rotation_degrees)
+        array = converted_frame(self._frame, "rgb24", turned).to_ndarray()
         return turn_pixels(cast(NDArray[np.uint8], array), self._rotation_degrees)
 
-    def rgbx(self, size_px: tuple[int, int]) -> NDArray[np.uint8]:
-        """uint8 (height, width, 4): FFmpeg's scaler writes whole words much faster than 3 bytes."""
-        if size_px != (self.width_px, self.height_px):
-            frame = _converted_frame(self._frame, "rgba", self._turned(size_px))
-            plane = frame.planes[0]
-            lines = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size // 4, 4)
-            pixels = lines[: frame.height, : frame.width]
-            return turn_pixels(pixels, self._rotation_degrees)
-        # Where nothing is scaled, FFmpeg's converter to whole words writes past the last line's end
-        # at some widths.
-        pixels = np.full((*size_px[::-1], 4), 255, np.uint8)
-        pixels[..., :3] = self.rgb()
-        return pixels
-
-    def _turned(self, size_px: tuple[int, int]) -> tuple[int, int]:
-        width, height = size_px
-        return (height, width) if self._rotation_degrees % 180 else size_px
+    def planes(self, luma_px: tuple[int, int], chroma_px: tuple[int, int]) -> Planes:
+        """Scaled to (width, height), colours as in the stream."""
+        frame = planar(self._frame)
+        colors = Colors.named(frame.format.name, frame.colorspace, frame.color_range)
+        scaled = scaled_planes(
+            [plane_samples(frame, number) for number in range(len(frame.planes))],
+            frame.format.components[0].bits,
+            turn_size(luma_px, self._rotation_degrees),
+            turn_size(chroma_px, self._rotation_degrees),
+        )
+        return Planes([turn_pixels(plane, self._rotation_degrees) for plane in scaled], colors)
 
     def luma(self) -> NDArray[np.uint8]:
         """uint8 (H, W), a copy."""
@@ -174,41 +162,4 @@ def assemble(
         motion=turn_vectors(vectors, degrees, height, width),
         motion_ref=turn_cells(directions, degrees, height, width),
         residual_y=turn_pixels(residual_y, degrees),
-    )
-
-
-class _Kept(threading.local):
-    """The last converter of a thread: to set one up costs as much as to scale a small picture."""
-
-    settings: object = None
-    converter: VideoReformatter
-
-
-_kept = _Kept()
-
-
-def _converted_frame(frame: VideoFrame, name: str, size_px: tuple[int, int]) -> VideoFrame:
-    width, height = size_px
-    colors: tuple[int, int] = (frame.colorspace, frame.color_range)
-    source = (frame.format.name, frame.width, frame.height, *colors)
-    # A converter that sees other pictures remembers former settings, so it is kept for equals only.
-    if _kept.settings != (source, name, size_px):
-        _kept.settings, _kept.converter = (source, name, size_px), VideoReformatter()
-    converter = _kept.converter
-    if frame.format.is_rgb:
-        return converter.reformat(
-            frame, width, height, format=name, interpolation=Interpolation.BICUBIC
-        )
-    full = frame.color_range == _FULL_RANGE
-    return converter.reformat(
-        frame,
-        width,
-        height,
-        format=name,
-        interpolation=Interpolation.BICUBIC,
-        src_colorspace=_MATRICES.get(frame.colorspace, Colorspace.DEFAULT),
-        dst_colorspace=Colorspace.DEFAULT,
-        src_color_range=ColorRange.JPEG if full else ColorRange.MPEG,
-        # Means nothing for RGB, but settings apply only where source and target differ.
-        dst_color_range=ColorRange.MPEG,
     )

@@ -21,7 +21,7 @@ from cv_reader.asset_config import (
 from cv_reader.backends import BACKEND_NAMES
 from cv_reader.errors import AssetError, SampleError, SettingsError
 from cv_reader.files import new_file
-from cv_reader.precompute import ReadOptions
+from cv_reader.reader import ReadOptions
 from cv_reader.workers import Outcome, run_isolated
 
 FULL = (errno.ENOSPC, errno.EDQUOT)

@@ -30,7 +30,7 @@ from cv_reader.files import new_file
 from cv_reader.made_elsewhere import find_chosen, read_chosen
 from cv_reader.percentiles import float_percentile
 from cv_reader.plots import STYLE, stacks
-from cv_reader.precompute import ReadOptions
+from cv_reader.reader import ReadOptions
 from cv_reader.visualize import heat, label_font
 
 BOTH, OURS, THEIRS = (70, 160, 90), (26, 115, 200), (226, 110, 40)

@@ -26,7 +26,7 @@ from cv_reader.commands.batch import (
 )
 from cv_reader.errors import SettingsError, VideoError
 from cv_reader.files import new_file
-from cv_reader.precompute import ReadOptions
+from cv_reader.reader import ReadOptions
 from cv_reader.visualize import Shown, animation, sheet, show_video, strips
 
 _SECONDS = 10.0

@@ -11,7 +11,8 @@ from cv_reader import open_video
 from cv_reader.agreement import OURS, Agreement, compare
 from cv_reader.commands.compare import main, shown_slots
 from cv_reader.made_elsewhere import find_chosen, read_chosen
-from cv_reader.precompute import ReadOptions, select_from_video
+from cv_reader.precompute import select_from_video
+from cv_reader.reader import ReadOptions
 from media import moving_square, write_video
 from paths import require_shared_data
 
