@@ -137,7 +137,8 @@ static size_t lay_out_stage(CodecSignalsStage *stage, const CodecSignals *layout
 
     stage->uniform[0] = take(&cursor, blocks * sizeof(*stage->uniform[0]));
     stage->uniform[1] = take(&cursor, blocks * sizeof(*stage->uniform[1]));
-    stage->splits     = take(&cursor, 2 * blocks * sizeof(*stage->splits));
+    stage->splits[0]  = take(&cursor, blocks * sizeof(*stage->splits[0]));
+    stage->splits[1]  = take(&cursor, blocks * sizeof(*stage->splits[1]));
     stage->tiles      = take(&cursor, staged * sizeof(*stage->tiles));
     stage->state      = take(&cursor, staged);
     return cursor - base + LINE_BYTES;
@@ -179,40 +180,40 @@ static void fence(void)
 }
 
 /** Write the vectors of a row of blocks. */
-static void write_vectors(Chunk *to, const CodecSignalsStage *stage, const uint64_t *uniform,
+static void write_vectors(Chunk *to, const uint64_t *uniform, const CodecSignalsSplit *splits,
                           int width)
 {
     for (int x = 0; x < width; x++) {
-        const CodecSignalsSplit *split = &stage->splits[(uint32_t)uniform[x]];
-        const uint64_t pair            = (uint32_t)uniform[x] * UINT64_C(0x100000001);
+        const uint64_t pair = (uint32_t)uniform[x] * UINT64_C(0x100000001);
 
-        if (uniform[x] & CODEC_SIGNALS_SPLIT)
+        if (uniform[x] == CODEC_SIGNALS_SPLIT)
             for (int row = 0; row < 4; row++)
-                store(to + row * width + x, *(const Chunk *)split->motion[row]);
+                store(to + row * width + x, *(const Chunk *)splits[x].motion[row]);
         else
             for (int row = 0; row < 4; row++)
                 store(to + row * width + x, (Chunk) { pair, pair });
     }
 }
 
-static av_always_inline uint64_t distances_of(const CodecSignalsStage *stage, uint64_t uniform,
+static av_always_inline uint64_t distances_of(uint64_t uniform, const CodecSignalsSplit *split,
                                               int row)
 {
-    return uniform & CODEC_SIGNALS_SPLIT ? AV_RN64A(stage->splits[(uint32_t)uniform].distance[row])
-                                         : (uniform >> 32) * UINT64_C(0x1000100010001);
+    return uniform == CODEC_SIGNALS_SPLIT ? AV_RN64A(split->distance[row])
+                                          : (uniform >> 32) * UINT64_C(0x1000100010001);
 }
 
 /** Write the distances of a row of blocks. */
-static void write_distances(Chunk *to, const CodecSignalsStage *stage, const uint64_t *uniform,
+static void write_distances(Chunk *to, const uint64_t *uniform, const CodecSignalsSplit *splits,
                             int width)
 {
     for (int x = 0; x < width; x += 2) {
-        Chunk chunk = { distances_of(stage, uniform[x], 0), distances_of(stage, uniform[x + 1], 0) };
+        const int is_split = !!((uniform[x] | uniform[x + 1]) & CODEC_SIGNALS_SPLIT);
+        Chunk chunk;
 
         for (int row = 0; row < 4; row++) {
-            if ((uniform[x] | uniform[x + 1]) & CODEC_SIGNALS_SPLIT)
-                chunk = (Chunk) { distances_of(stage, uniform[x], row),
-                                  distances_of(stage, uniform[x + 1], row) };
+            if (!row || is_split)
+                chunk = (Chunk) { distances_of(uniform[x], splits + x, row),
+                                  distances_of(uniform[x + 1], splits + x + 1, row) };
             store(to + (row * width + x) / 2, chunk);
         }
     }
@@ -231,11 +232,12 @@ static void write_motion(CodecSignals *signals, int list)
         return;
     signals->is_moving[list] = !!any;
     for (int y = 0; y < signals->block_height; y++) {
-        const uint64_t *uniform = stage->uniform[list] + y * stride;
-        const ptrdiff_t cell    = (ptrdiff_t)y * 16 * stride;
+        const uint64_t *uniform         = stage->uniform[list] + y * stride;
+        const CodecSignalsSplit *splits = stage->splits[list] + y * stride;
+        const ptrdiff_t cell            = (ptrdiff_t)y * 16 * stride;
 
-        write_vectors((Chunk *)(signals->motion[list] + cell), stage, uniform, stride);
-        write_distances((Chunk *)(signals->distance[list] + cell), stage, uniform, stride);
+        write_vectors((Chunk *)(signals->motion[list] + cell), uniform, splits, stride);
+        write_distances((Chunk *)(signals->distance[list] + cell), uniform, splits, stride);
     }
 }
 
@@ -324,8 +326,7 @@ static void empty_stage(CodecSignalsStage *stage, const CodecSignals *layout)
 {
     const size_t blocks = (size_t)layout->block_stride * layout->block_height;
 
-    stage->height     = 0;
-    stage->num_splits = 0;
+    stage->height = 0;
     memset(stage->state, 0, CODEC_SIGNALS_STAGE_ROWS * layout->block_stride);
     for (int list = 0; list < 2; list++)
         memset(stage->uniform[list], 0, blocks * sizeof(*stage->uniform[list]));

@@ -54,8 +54,7 @@ typedef struct CodecSignalsSplit {
  */
 typedef struct CodecSignalsStage {
     uint64_t *uniform[2];    ///< per list, like CodecSignals.state: CODEC_SIGNALS_UNIFORM or _SPLIT
-    CodecSignalsSplit *splits; ///< of the picture
-    int num_splits;
+    CodecSignalsSplit *splits[2]; ///< likewise
     CodecSignalsTile *tiles; ///< [CODEC_SIGNALS_STAGE_ROWS][block_stride], residual
     uint8_t *state;          ///< likewise: CodecSignals.state
     int y, height;           ///< rows of blocks that tiles and state stand for at the moment
@@ -80,7 +79,7 @@ typedef struct CodecSignalsPool {
 /** The motion of a block in one list, where all its cells have the same. */
 #define CODEC_SIGNALS_UNIFORM(vector, distance) ((uint64_t)(uint16_t)(distance) << 32 | (vector))
 
-/** Its cells differ; the rest is a place in CodecSignalsStage.splits. */
+/** Its cells differ; they are in CodecSignalsStage.splits. */
 #define CODEC_SIGNALS_SPLIT (UINT64_C(1) << 63)
 
 /**
@@ -137,13 +136,12 @@ static inline void ff_codec_signals_clear(CodecSignalsTile *tile, int rows)
 static inline CodecSignalsSplit *ff_codec_signals_split(CodecSignalsStage *stage, int list,
                                                         int block)
 {
-    uint64_t *uniform = &stage->uniform[list][block];
+    CodecSignalsSplit *split = &stage->splits[list][block];
 
-    if (!(*uniform & CODEC_SIGNALS_SPLIT)) {
-        *uniform = CODEC_SIGNALS_SPLIT | stage->num_splits++;
-        memset(&stage->splits[(uint32_t)*uniform], 0, sizeof(*stage->splits));
-    }
-    return &stage->splits[(uint32_t)*uniform];
+    if (stage->uniform[list][block] != CODEC_SIGNALS_SPLIT)
+        memset(split, 0, sizeof(*split));
+    stage->uniform[list][block] = CODEC_SIGNALS_SPLIT;
+    return split;
 }
 
 /**

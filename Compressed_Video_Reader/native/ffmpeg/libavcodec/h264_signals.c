@@ -97,26 +97,22 @@ static av_noinline void export_parts(const H264Context *h, H264SliceContext *sl,
     }
 }
 
-static void export_motion(const H264Context *h, H264SliceContext *sl, int list, int block)
+static void export_motion(const H264Context *h, H264SliceContext *sl, int list, int mb_type,
+                          int block)
 {
-    CodecSignalsStage *stage = sl->signals->stage;
-    const int mb_type        = h->cur_pic.mb_type[sl->mb_xy];
-    uint64_t uniform = 0;
+    uint64_t *uniform = &sl->signals->stage->uniform[list][block];
 
-    if (!IS_INTRA(mb_type) && list < sl->list_count && USES_LIST(mb_type, list)) {
-        int step;
+    if (IS_INTRA(mb_type) || list >= sl->list_count || !USES_LIST(mb_type, list)) {
+        *uniform = 0;
+    } else if (IS_16X16(mb_type)) {
+        const int step = step_to(sl, list, h->cur_pic.ref_index[list][4 * sl->mb_xy]);
+        const void *vector =
+            h->cur_pic.motion_val[list] + 4 * sl->mb_x + 4 * sl->mb_y * h->b_stride;
 
-        if (!IS_16X16(mb_type)) {
-            export_parts(h, sl, list, ff_codec_signals_split(stage, list, block));
-            return;
-        }
-        step = step_to(sl, list, h->cur_pic.ref_index[list][4 * sl->mb_xy]);
-        if (step)
-            uniform = CODEC_SIGNALS_UNIFORM(
-                AV_RN32(h->cur_pic.motion_val[list] + 4 * sl->mb_x + 4 * sl->mb_y * h->b_stride),
-                step);
+        *uniform = step ? CODEC_SIGNALS_UNIFORM(AV_RN32(vector), step) : 0;
+    } else {
+        export_parts(h, sl, list, ff_codec_signals_split(sl->signals->stage, list, block));
     }
-    stage->uniform[list][block] = uniform;
 }
 
 /** Without maps: only which references are used. */
@@ -135,6 +131,7 @@ void ff_h264_signals_end_mb(const H264Context *h, H264SliceContext *sl)
     CodecSignals *signals    = sl->signals;
     CodecSignalsStage *stage = signals->stage;
     const int block          = sl->mb_y * signals->block_stride + sl->mb_x;
+    const int mb_type        = h->cur_pic.mb_type[sl->mb_xy];
     const int64_t end        = position(h, sl);
 
     if (!signals->residual) {
@@ -146,8 +143,8 @@ void ff_h264_signals_end_mb(const H264Context *h, H264SliceContext *sl)
     signals->bits[block] = (end - sl->signals_position) / 256.0f;
     signals->qp[block]   = h->cur_pic.qscale_table[sl->mb_xy];
     sl->signals_position = end;
-    for (int list = 0; list < 2; list++)
-        export_motion(h, sl, list, block);
+    export_motion(h, sl, 0, mb_type, block);
+    export_motion(h, sl, 1, mb_type, block);
     ff_codec_signals_stage(signals, sl->mb_y, 1);
     stage->state[sl->mb_x]   = CODEC_SIGNALS_DECODED | sl->signals_has_residual;
     sl->signals_has_residual = 0;
