@@ -3,8 +3,27 @@
 ``with open_video(path) as video: for frame in video.frames(ids): ...``
 """
 
-from cv_reader.frames import CodecFrame, VideoIndex
-from cv_reader.index import read_index
-from cv_reader.reader import Video, open_video
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cv_reader.frames import CodecFrame, VideoIndex
+    from cv_reader.index import read_index
+    from cv_reader.reader import Video, open_video
 
 __all__ = ["CodecFrame", "Video", "VideoIndex", "open_video", "read_index"]
+
+_MODULES = {
+    "CodecFrame": "frames",
+    "Video": "reader",
+    "VideoIndex": "frames",
+    "open_video": "reader",
+    "read_index": "index",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for, and no sooner: commands start their workers before they do."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -2,13 +2,15 @@
 
 import functools
 import math
+import multiprocessing
 import os
 import time
 
 import pytest
 
 from cv_reader.assets import read_positions
-from cv_reader.workers import DISK_FULL, run_isolated
+from cv_reader.processes import DISK_FULL, early_worker
+from cv_reader.workers import run_isolated
 
 # Tasks are Python expressions: ``eval`` is a function that every worker can import.
 QUICK, FAIL = "1 + 1", "1 / 0"
@@ -44,6 +46,25 @@ def test_a_worker_that_dies_once_costs_nothing(tmp_path):
     )
     outcomes = list(run_isolated(eval, [QUICK, once, QUICK], num_workers=1))
     assert [outcome.value for outcome in outcomes] == [2, True, 2]
+
+
+def test_a_worker_that_is_ready_takes_the_first_task():
+    with early_worker("colorsys"):
+        (started,) = multiprocessing.active_children()
+        pid, imported = "__import__('os').getpid()", "'colorsys' in __import__('sys').modules"
+        outcomes = list(run_isolated(eval, [pid, imported]))
+    assert [outcome.value for outcome in outcomes] == [started.pid, True]
+
+
+def test_a_worker_that_nobody_needs_does_not_stay():
+    with early_worker("no.such.module"):
+        (died,) = multiprocessing.active_children()
+        died.join()
+        (outcome,) = run_isolated(eval, [QUICK])
+        assert outcome.value == 2
+    with early_worker("colorsys"):
+        assert multiprocessing.active_children()
+    assert not multiprocessing.active_children()
 
 
 def test_memory_is_limited():

@@ -3,7 +3,10 @@
 import importlib
 import os
 import sys
+from contextlib import nullcontext
 from types import MappingProxyType
+
+from cv_reader.processes import early_worker
 
 COMMANDS = MappingProxyType(
     {
@@ -19,6 +22,10 @@ COMMANDS = MappingProxyType(
     }
 )
 """Sub-command to what it does; each is a module beside this one with a ``main(argv)``."""
+
+_AT_WORK = ("stage1", "stage2", "precompute")
+_ALONE = frozenset({"-h", "--help", "--dry_run"})
+"""Arguments with which those need no worker."""
 
 EXIT_USAGE = 2
 EXIT_CLOSED_PIPE = 141
@@ -54,8 +61,10 @@ def _run(arguments: list[str]) -> int:
     if name not in COMMANDS:
         print(f"cv_reader: unknown command {name!r}\n\n{_usage()}", file=sys.stderr)
         return EXIT_USAGE
-    module = importlib.import_module(f"cv_reader.commands.{name}")
-    return int(module.main(arguments[1:]))
+    module_name = f"cv_reader.commands.{name}"
+    starts_work = name in _AT_WORK and not _ALONE.intersection(arguments)
+    with early_worker(module_name) if starts_work else nullcontext():
+        return int(importlib.import_module(module_name).main(arguments[1:]))
 
 
 def _usage() -> str:

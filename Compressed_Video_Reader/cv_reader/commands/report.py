@@ -18,7 +18,7 @@ from cv_reader.asset_config import AssetConfig
 from cv_reader.commands.batch import EXIT_DONE, EXIT_SOME_FAILED, run_tasks, say
 from cv_reader.errors import CvReaderError, SettingsError
 from cv_reader.files import write_json
-from cv_reader.workers import DISK_FULL, Failure
+from cv_reader.processes import DISK_FULL, Failure
 
 T = TypeVar("T")
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from cv_reader.commands import batch
-from cv_reader.workers import Outcome, attempt
+from cv_reader.processes import attempt
+from cv_reader.workers import Outcome
 from media import moving_square, write_video
 
 

@@ -33,6 +33,12 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
     assert "usage" in capsys.readouterr().out
 
 
+def test_the_first_worker_starts_before_anything_heavy_is_imported() -> None:
+    code = "import sys, cv_reader.commands.main; print({'numpy', 'av', 'PIL'} & set(sys.modules))"
+    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert shown.stdout == "set()\n"
+
+
 def test_doctor_tells_what_each_codec_gives(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
