@@ -128,6 +128,8 @@ def _serve(connection: Connection, module: str) -> None:
             function, task = connection.recv()
             connection.send(("started", None))
             connection.send(attempt(function, task))
+    # Whoever waits for the end need not wait for the interpreter to be taken to pieces.
+    os._exit(0)
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:
