@@ -19,6 +19,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import parse_args, run
 
 from llava.eval.exits import BROKEN, INTERRUPTED, USAGE, ExitOnError, say
+from llava.eval.ranks import leave
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -53,6 +54,7 @@ def _run_here(arguments: Sequence[str]) -> int:
     sys.argv = ["lmms_eval", *arguments]
     try:
         lmms_eval_command.cli_evaluate()
+        leave()
     finally:
         lmms_eval_command.cli_evaluate_single = evaluate
     return 0

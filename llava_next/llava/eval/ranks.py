@@ -19,5 +19,13 @@ def gather(value: Any) -> list[Any]:
     return gathered
 
 
+def leave() -> None:
+    """End this process's part in a finished run, together with the others: left to the
+    interpreter's exit, gloo's threads may abort a process whose work is complete."""
+    if _several():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
 def _several() -> bool:
     return dist.is_available() and dist.is_initialized()
