@@ -63,6 +63,9 @@ def _run(arguments: list[str]) -> int:
         return EXIT_USAGE
     module_name = f"cv_reader.commands.{name}"
     starts_work = name in _AT_WORK and not _ALONE.intersection(arguments)
+    if starts_work:
+        # numpy's algebra is hardly used, but would start threads in every worker.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with early_worker(module_name) if starts_work else nullcontext():
         return int(importlib.import_module(module_name).main(arguments[1:]))
 
