@@ -269,9 +269,10 @@ static av_always_inline void transpose8(Lanes8 r[8])
         r[4] = b6 - b1;                                                         \
     } while (0)
 
-static void transform4(int16_t *to, const int16_t *block)
+/** Returns whether any sample is not zero: many coefficients round to nothing. */
+static int transform4(int16_t *to, const int16_t *block)
 {
-    Lanes4 r[4];
+    Lanes4 r[4], any = { 0 };
 
     memcpy(r, block, sizeof(r));
     r[0] += (Lanes4){ 32, 0, 0, 0 };
@@ -281,12 +282,15 @@ static void transform4(int16_t *to, const int16_t *block)
     for (int i = 0; i < 4; i++) {
         const Lanes4 row = SHIFT4(r[i], 6);
         memcpy(to + i * STRIDE, &row, sizeof(row));
+        any |= row;
     }
+    return !!AV_RN64(&any);
 }
 
-static void transform8(int16_t *to, const int16_t *block)
+/** Likewise. */
+static int transform8(int16_t *to, const int16_t *block)
 {
-    Lanes8 r[8];
+    Lanes8 r[8], any = { 0 };
 
     memcpy(r, block, sizeof(r));
     r[0] += (Lanes8){ 32, 0, 0, 0, 0, 0, 0, 0 };
@@ -296,7 +300,9 @@ static void transform8(int16_t *to, const int16_t *block)
     for (int i = 0; i < 8; i++) {
         const Lanes8 row = SHIFT8(r[i], 6);
         memcpy(to + i * STRIDE, &row, sizeof(row));
+        any |= row;
     }
+    return !!(AV_RN64(&any) | AV_RN64((const uint8_t *)&any + 8));
 }
 
 static av_noinline void transform_deep(int16_t *to, const int32_t *block, int side)
@@ -361,8 +367,8 @@ static av_noinline void copy_block(const Macroblock *mb, int i, int side)
                          : block_of(mb, i)[y * side + x];
 }
 
-/** The same for a block that has but its first coefficient. */
-static void fill_block(const Macroblock *mb, int i, int side)
+/** The same for a block that has but its first coefficient; returns whether that is seen. */
+static int fill_block(const Macroblock *mb, int i, int side)
 {
     int16_t *to       = samples_of(mb, i);
     const int16_t all = mb->deep ? av_clip_int16((int)(dc_of(mb, i) + 32u) >> 6)
@@ -371,20 +377,22 @@ static void fill_block(const Macroblock *mb, int i, int side)
     for (int y = 0; y < side; y++)
         for (int x = 0; x < side; x += 4)
             AV_WN64A(to + y * STRIDE + x, (uint16_t)all * UINT64_C(0x1000100010001));
+    return !!all;
 }
 
-static void write_block(const Macroblock *mb, int i, int side)
+/** Returns whether there may be a sample that is not zero. */
+static int write_block(const Macroblock *mb, int i, int side)
 {
+    if (!mb->is_bypass && mb->counts[scan8[i]] == mb->count_of_dc && dc_of(mb, i))
+        return fill_block(mb, i, side);
+    if (!mb->is_bypass && !mb->deep)
+        return side == 8 ? transform8(samples_of(mb, i), block_of(mb, i))
+                         : transform4(samples_of(mb, i), block_of(mb, i));
     if (mb->is_bypass)
         copy_block(mb, i, side);
-    else if (mb->counts[scan8[i]] == mb->count_of_dc && dc_of(mb, i))
-        fill_block(mb, i, side);
-    else if (mb->deep)
-        transform_deep(samples_of(mb, i), (const int32_t *)block_of(mb, i), side);
-    else if (side == 8)
-        transform8(samples_of(mb, i), block_of(mb, i));
     else
-        transform4(samples_of(mb, i), block_of(mb, i));
+        transform_deep(samples_of(mb, i), (const int32_t *)block_of(mb, i), side);
+    return 1;
 }
 
 /** Lossless and predicted along a direction: the samples so far are differences along it. */
@@ -406,10 +414,8 @@ static av_noinline int residual_16x16(const H264SliceContext *sl, const Macroblo
 
     ff_codec_signals_clear(mb->tile, CODEC_SIGNALS_ROWS);
     for (int i = 0; i < 16; i++)
-        if (mb->counts[scan8[i]] || dc_of(mb, i)) {
-            write_block(mb, i, 4);
-            is_coded = 1;
-        }
+        if (mb->counts[scan8[i]] || dc_of(mb, i))
+            is_coded |= write_block(mb, i, 4);
     if (is_coded && is_differential && (sl->intra16x16_pred_mode == VERT_PRED8x8 ||
                                         sl->intra16x16_pred_mode == HOR_PRED8x8))
         accumulate((*mb->tile)[0], 16, sl->intra16x16_pred_mode == HOR_PRED8x8);
@@ -428,16 +434,16 @@ static int residual_blocks(const H264SliceContext *sl, const Macroblock *mb, int
     for (int y = 0; y < 4; y += side / 4) {
         // One byte for each cell; few are not zero.
         uint32_t counts = AV_RL32(mb->counts + scan8[0] + 8 * y) & (side == 8 ? 0xFF00FF : ~0u);
+        const int these = CODEC_SIGNALS_ROW(y) * (side == 8 ? 3 : 1);
 
         if (!counts)
             continue;
-        ff_codec_signals_clear(mb->tile, CODEC_SIGNALS_ROW(y) * (side == 8 ? 3 : 1));
-        rows |= CODEC_SIGNALS_ROW(y) * (side == 8 ? 3 : 1);
+        ff_codec_signals_clear(mb->tile, these);
         while (counts) {
             const int x = ff_ctz(counts) / 8, i = numbers[y][x];
 
             counts &= ~(255u << 8 * x);
-            write_block(mb, i, side);
+            rows   |= write_block(mb, i, side) ? these : 0;
             if (is_differential && sl->intra4x4_pred_mode_cache[scan8[i]] <= HOR_PRED)
                 accumulate(samples_of(mb, i), side,
                            sl->intra4x4_pred_mode_cache[scan8[i]] == HOR_PRED);
