@@ -4,7 +4,8 @@
     python scripts/bench/native.py --clips A.mp4 B.mp4 --threads 1 2
 
 Every row comes from processes of its own, taken by turns, so that ratios hold on a busy machine.
-Seconds are those of the work alone (imports excluded), as medians. Columns:
+Seconds are those of the work alone (imports excluded), the least of several runs: other programs
+only ever add to them. Columns:
 
     read     motion, residual, bits, quantiser and luma of every frame, through ``open_video``
     signals  the same decoder with its signals on, pictures dropped as they come, without cv_reader
@@ -22,7 +23,6 @@ import importlib
 import importlib.util
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--clips", type=Path, nargs="*", default=[], help="files besides the made")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "bench_clips")
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--frames", type=int, default=300, help="length of the made clips")
     parser.add_argument("--no_made", action="store_true", help="only the clips given")
     parser.add_argument("--hour", action="store_true", help="sparse access to one hour")
@@ -86,7 +86,7 @@ def _compare(paths: list[Path], threads: int, repeats: int) -> None:
     """One row per clip: frames per second of each work, and the ratios."""
     works = ["read", "signals", "decode", "pyav"]
     works += ["decord"] if importlib.util.find_spec("decord") else []
-    print(f"\n{threads} thread(s), median of {repeats}; frames/s by the clock (by CPU time), MB")
+    print(f"\n{threads} thread(s), best of {repeats}; frames/s by the clock (by CPU time), MB")
     pairs = (("read", "decode"), ("signals", "decode"), ("read", "pyav"))
     columns = [*works, *(" / ".join(pair) for pair in pairs)]
     print(f"{'clip':28}" + "".join(f"{column:>24}" for column in columns))
@@ -148,13 +148,13 @@ def _sparse(options: argparse.Namespace) -> None:
 def _by_turns(
     works: list[str], path: Path, threads: int, repeats: int
 ) -> dict[str, dict[str, float]]:
-    """Medians of each work, with the works taking turns."""
+    """The least of each work's times and memory, with the works taking turns."""
     rows: dict[str, list[dict[str, float]]] = {work: [] for work in works}
     for _ in range(repeats):
         for work in works:
             rows[work].append(_run(work, path, threads))
     return {
-        work: {name: statistics.median(row[name] for row in runs) for name in runs[0]}
+        work: {name: min(row[name] for row in runs) for name in runs[0]}
         for work, runs in rows.items()
     }
 
