@@ -21,6 +21,11 @@ from cv_reader.orientation import turn_blocks, turn_cells, turn_pixels, turn_vec
 _MAX_REORDERED = 16
 """Of H.264 and HEVC."""
 
+_AT_ONCE_PX = 1 << 21
+_MAX_AT_ONCE = 16
+"""Small pictures are decoded several at once: decoding and all that is done with a picture empty
+the processor's caches for each other."""
+
 
 def refusal(source: VideoSource, num_threads: int) -> str | None:
     """Why this backend cannot read a video, or None; decodes its first picture, with as many
@@ -94,19 +99,33 @@ class _PictureDecoder:
             start = _Start(_open(source, num_threads), num_threads, 0, [])
         self._start: _Start | None = start
         self._decoder = start.decoder
+        self._waiting: list[Packet] = []
+        area_px = source.first.width_px * source.first.height_px
+        self._num_at_once = max(1, min(_AT_ONCE_PX // area_px, _MAX_AT_ONCE))
 
     def __call__(self, packet: Packet | None) -> list[NativePicture]:
         if packet is None:
             self._start = None
-            return self._wrapped(self._decoder.finish())
+            return self._decoded() + self._wrapped(self._decoder.finish())
         row = cast(int, packet.pts)
         if self._start is not None and row < self._start.num_packets:
             return self._started(row)
         if self._start is not None and not self._is_joined(row):
             self._decoder.finish()
         self._start = None
-        pictures = self._decoder.decode(packet, int(self._rank[row]), bool(self._is_wanted[row]))
-        return self._wrapped(pictures) if pictures else []
+        self._waiting.append(packet)
+        return self._decoded() if len(self._waiting) >= self._num_at_once else []
+
+    def _decoded(self) -> list[NativePicture]:
+        """The pictures of the packets that wait."""
+        pictures: list[Picture] = []
+        for packet in self._waiting:
+            row = cast(int, packet.pts)
+            pictures += self._decoder.decode(
+                packet, int(self._rank[row]), bool(self._is_wanted[row])
+            )
+        self._waiting.clear()
+        return self._wrapped(pictures)
 
     def _started(self, row: int) -> list[NativePicture]:
         """What came out of the first packets, which are not sent again."""
