@@ -19,6 +19,9 @@ CELL_PX = 4
 BLOCK_PX = 16
 """Side of a block of the bit and quantiser maps."""
 
+_AT_ONCE_PX = 1 << 21
+_MAX_AT_ONCE = 16
+
 MAP_FIELDS = ("motion", "residual_y", "bits", "qp")
 """The fields of a frame whose exactness depends on the backend."""
 
@@ -186,6 +189,12 @@ class CodecFrame:
             f"{' key' if self.is_key else ''}, {self.packet_bytes} bytes, "
             f"{self.picture.width_px}x{self.picture.height_px}, {maps})"
         )
+
+
+def frames_at_once(width_px: int, height_px: int) -> int:
+    """How many pictures of a size are decoded, or worked on, one after the other: decoding and work
+    empty the processor's caches for each other, which costs small pictures a good part."""
+    return max(1, min(_AT_ONCE_PX // (width_px * height_px), _MAX_AT_ONCE))
 
 
 def map_shape(height_px: int, width_px: int, cell_px: int) -> tuple[int, int]:

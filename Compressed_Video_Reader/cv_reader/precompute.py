@@ -34,7 +34,7 @@ from cv_reader.assets import (
 from cv_reader.energy import CellScorer, needs_signals
 from cv_reader.errors import AssetError
 from cv_reader.files import new_folder, shared_output, write_array, write_json
-from cv_reader.frames import VideoIndex
+from cv_reader.frames import VideoIndex, frames_at_once
 from cv_reader.freshness import existing_meta, same_source, selection_hash, source_facts
 from cv_reader.geometry import Letterbox, letterbox
 from cv_reader.packing import (
@@ -47,8 +47,6 @@ from cv_reader.packing import (
 )
 from cv_reader.reader import ReadOptions, Video
 from cv_reader.selection import choose_frame_ids, repeated_slots, select_cells
-
-_AT_ONCE_PX = 1 << 21
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +94,7 @@ def select_from_video(
         memory = zip(*black_squares(count, box.square_px, box.patch_px), strict=True)
         frames = video.frames(frame_ids[slots].tolist(), signals=needs_signals(config.signal))
         work = zip(slots, frames, strict=True)
-        while batch := list(islice(work, frames_at_once(index))):
+        while batch := list(islice(work, frames_at_once(index.width_px, index.height_px))):
             for slot, frame in batch:
                 scores[slot] = scorer.score(frame)
             for slot, frame in batch[: len(batch) * keep_pictures]:
@@ -109,12 +107,6 @@ def select_from_video(
     return Selection(
         rows=rows, frame_ids=frame_ids, squares=squares, scores=scores, box=box, facts=facts
     )
-
-
-def frames_at_once(index: VideoIndex) -> int:
-    """How many decoded frames are held and worked on one after the other: small ones take half the
-    time where the decoder does not come between."""
-    return max(1, _AT_ONCE_PX // (index.width_px * index.height_px))
 
 
 def _fit(index: VideoIndex, config: AssetConfig) -> Letterbox:

@@ -29,6 +29,7 @@ from clips import looped, made_clip
 from cv_reader import open_video, read_index
 from cv_reader.asset_config import AssetConfig
 from cv_reader.energy import CellScorer
+from cv_reader.frames import frames_at_once
 from cv_reader.geometry import letterbox
 from cv_reader.packing import (
     MosaicPacker,
@@ -38,7 +39,6 @@ from cv_reader.packing import (
     square_frame,
     write_mosaics,
 )
-from cv_reader.precompute import frames_at_once
 from cv_reader.selection import choose_frame_ids, repeated_slots, select_cells
 from measure import Measured, measure
 
@@ -88,7 +88,7 @@ def time_steps(path: Path, backend: str, config: AssetConfig) -> dict[str, float
         packed: dict[int, Square] = {}
         frames = video.frames(frame_ids[~repeated].tolist())
         slots = iter(np.flatnonzero(~repeated).tolist())
-        while batch := list(islice(slots, frames_at_once(index))):
+        while batch := list(islice(slots, frames_at_once(index.width_px, index.height_px))):
             with clock.step("decode"):
                 decoded = [next(frames) for _ in batch]
             with clock.step("energy"):

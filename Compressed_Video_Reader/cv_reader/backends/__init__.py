@@ -58,13 +58,12 @@ def open_source(
     Raises:
         Those of ``cv_reader.index.scan`` and of ``choose_backend``.
     """
-    if native.is_installed() and name in ("auto", native.NAME):
-        source = scan(path, trust_header=True)
-        if source.is_first_spared and _NATIVE.refusal(source, num_threads) is None:
+    is_native_asked = native.is_installed() and name in ("auto", native.NAME)
+    source = scan(path, trust_header=is_native_asked)
+    if source.is_first_spared:
+        if _NATIVE.refusal(source, num_threads) is None:
             return source, _NATIVE
-        if not source.is_first_spared:
-            return source, choose_backend(source, name, num_threads)
-    source = scan(path)
+        source = scan(path)
     return source, choose_backend(source, name, num_threads)
 
 

@@ -14,17 +14,12 @@ from cv_reader.backends.pixels import shared_facts
 from cv_reader.container import MAX_AREA_PX
 from cv_reader.decoding import DecodeOptions, decode_with
 from cv_reader.errors import UnsupportedVideoError
-from cv_reader.frames import CodecFrame
+from cv_reader.frames import CodecFrame, frames_at_once
 from cv_reader.index import VideoSource
 from cv_reader.orientation import turn_blocks, turn_cells, turn_pixels, turn_vectors
 
 _MAX_REORDERED = 16
 """Of H.264 and HEVC."""
-
-_AT_ONCE_PX = 1 << 21
-_MAX_AT_ONCE = 16
-"""Small pictures are decoded several at once: decoding and all that is done with a picture empty
-the processor's caches for each other."""
 
 
 def refusal(source: VideoSource, num_threads: int) -> str | None:
@@ -100,8 +95,7 @@ class _PictureDecoder:
         self._start: _Start | None = start
         self._decoder = start.decoder
         self._waiting: list[Packet] = []
-        area_px = source.first.width_px * source.first.height_px
-        self._num_at_once = max(1, min(_AT_ONCE_PX // area_px, _MAX_AT_ONCE))
+        self._num_at_once = frames_at_once(source.first.width_px, source.first.height_px)
 
     def __call__(self, packet: Packet | None) -> list[NativePicture]:
         if packet is None:

@@ -19,7 +19,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import parse_args, run
 
 from llava.eval.exits import BROKEN, INTERRUPTED, USAGE, ExitOnError, say
-from llava.eval.ranks import leave
+from llava.ranks import leave
 
 
 def main(argv: list[str] | None = None) -> int:

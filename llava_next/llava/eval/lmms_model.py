@@ -21,7 +21,6 @@ from llava.eval.exits import BROKEN, USAGE, ExitOnError
 from llava.eval.generation import GenerationSettings, read_generation_settings
 from llava.eval.manifest import NAME, RunRecord, build_manifest, merge, write_manifest
 from llava.eval.preflight import check_assets
-from llava.eval.ranks import gather, rank_and_size
 from llava.eval.resume import AnswerJournal, run_key
 from llava.eval.samples import (
     Sample,
@@ -35,6 +34,7 @@ from llava.eval.samples import (
 from llava.eval.settings import read_settings
 from llava.model.loading import load_pretrained
 from llava.model.processing import LlavaProcessor
+from llava.ranks import gather, rank_and_size
 
 
 class LlavaOVEncoder(lmms):

@@ -11,8 +11,8 @@ from pathlib import Path
 from llava.eval.asset_index import missing_message, write_listing
 from llava.eval.codec_visuals import VisualLoader
 from llava.eval.exits import USAGE, say
-from llava.eval.ranks import gather, rank_and_size
 from llava.eval.settings import EvalSettings
+from llava.ranks import gather, rank_and_size
 
 LISTING_NAME = "missing_codec_assets.jsonl"
 

@@ -49,17 +49,6 @@ def prepare_deepspeed(use_cpu: bool) -> None:
         deepspeed.init_distributed(dist_backend="gloo", verbose=False)
 
 
-def leave_group() -> None:
-    """End this process's part in a finished run of several, together with the others.
-
-    Left to the interpreter's exit, gloo's threads may outlive what they use: the process then
-    aborts, and its launcher reports a failure of a run that is complete.
-    """
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
-
-
 def _free_port() -> int:
     with socket.socket() as listener:
         listener.bind((_MASTER_ADDRESS, 0))

@@ -23,6 +23,7 @@ from llava.data.records import SampleError
 from llava.model.adapters import add_adapters
 from llava.model.assemble import load_model
 from llava.model.processing import LlavaProcessor
+from llava.ranks import leave
 from llava.train.arguments import (
     Arguments,
     LlavaTrainingArguments,
@@ -33,7 +34,6 @@ from llava.train.bad_samples import BadSampleLog, TooManyBadSamples
 from llava.train.batches import plan_batches
 from llava.train.checkpoint import CheckpointError, find_checkpoint
 from llava.train.console import ConsoleTable
-from llava.train.distributed import leave_group
 from llava.train.flops import count_flops_of, peak_flops
 from llava.train.meter import StepMeter
 from llava.train.parts import parse_parts, set_trainable
@@ -176,5 +176,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 if __name__ == "__main__":
     exit_code = main()
     if exit_code == 0:
-        leave_group()
+        leave()
     sys.exit(exit_code)

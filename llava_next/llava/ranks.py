@@ -20,8 +20,11 @@ def gather(value: Any) -> list[Any]:
 
 
 def leave() -> None:
-    """End this process's part in a finished run, together with the others: left to the
-    interpreter's exit, gloo's threads may abort a process whose work is complete."""
+    """End this process's part in a finished run, together with the others.
+
+    Left to the interpreter's exit, gloo's threads may outlive what they use: the process then
+    aborts, and its launcher reports a failure of a run that is complete.
+    """
     if _several():
         dist.barrier()
         dist.destroy_process_group()
