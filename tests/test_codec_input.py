@@ -7,8 +7,8 @@ import shlex
 import pytest
 
 from cv_reader.commands import main
-from media import moving_square, write_video
-from paths import ROOT
+from support.media import moving_square, write_video
+from support.paths import ROOT
 
 PAGE = (ROOT / "docs" / "codec_input.md").read_text(encoding="utf-8")
 

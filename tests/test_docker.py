@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from paths import ROOT
+from support.paths import ROOT
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from media import moving_square, write_video
-from paths import ROOT
+from support.media import moving_square, write_video
+from support.paths import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [

@@ -7,18 +7,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cv_reader.frames import CodecFrame, VideoIndex
-    from cv_reader.index import read_index
+    from cv_reader.media.frames import CodecFrame, VideoIndex
+    from cv_reader.media.index import read_index
     from cv_reader.reader import Video, open_video
 
 __all__ = ["CodecFrame", "Video", "VideoIndex", "open_video", "read_index"]
 
 _MODULES = {
-    "CodecFrame": "frames",
+    "CodecFrame": "media.frames",
     "Video": "reader",
-    "VideoIndex": "frames",
+    "VideoIndex": "media.frames",
     "open_video": "reader",
-    "read_index": "index",
+    "read_index": "media.index",
 }
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cv_reader.frames import CELL_PX, CodecFrame, VideoIndex
+from cv_reader.media.frames import CELL_PX, CodecFrame, VideoIndex
 from cv_reader.reader import open_video
 
 _NEUTRAL = 128

@@ -10,7 +10,7 @@ from types import TracebackType
 from cv_reader.backends import FIELDS_ALWAYS_EXACT, open_source
 from cv_reader.backends.pixels import read_pixels
 from cv_reader.errors import UnsupportedVideoError
-from cv_reader.frames import CodecFrame, VideoIndex
+from cv_reader.media.frames import CodecFrame, VideoIndex
 
 
 class Video:

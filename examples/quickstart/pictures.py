@@ -6,7 +6,7 @@ from PIL import Image
 
 from cv_reader.assets import Asset, AssetConfig
 from cv_reader.reader import ReadOptions
-from cv_reader.visualize import show_video, strips
+from cv_reader.views.visualize import show_video, strips
 
 
 def video_panels(video: str, asset: Asset) -> list[tuple[str, Image.Image]]:

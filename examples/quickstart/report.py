@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cv_reader.assets import read_asset
-from llava.html_page import figure, page, table
+from llava.pages.page import figure, page, table
 from pictures import video_panels
 
 if TYPE_CHECKING:

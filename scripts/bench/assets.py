@@ -27,11 +27,11 @@ import numpy as np
 
 from clips import looped, made_clip
 from cv_reader import open_video, read_index
-from cv_reader.asset_config import AssetConfig
-from cv_reader.energy import CellScorer
-from cv_reader.frames import frames_at_once
-from cv_reader.geometry import letterbox
-from cv_reader.packing import (
+from cv_reader.media.frames import frames_at_once
+from cv_reader.select.config import AssetConfig
+from cv_reader.select.energy import CellScorer
+from cv_reader.select.geometry import letterbox
+from cv_reader.select.mosaics import (
     MosaicPacker,
     Square,
     black_squares,
@@ -39,7 +39,7 @@ from cv_reader.packing import (
     square_frame,
     write_mosaics,
 )
-from cv_reader.selection import choose_frame_ids, repeated_slots, select_cells
+from cv_reader.select.selection import choose_frame_ids, repeated_slots, select_cells
 from measure import Measured, measure
 
 TOOLS = Path(__file__).resolve().parents[2] / "Compressed_Video_Reader" / "tool"

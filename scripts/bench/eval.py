@@ -24,9 +24,9 @@ import torch
 from lmms_eval.api.instance import Instance
 
 from clips import made_clip
-from cv_reader.precompute import write_evaluation_asset
-from llava.eval.asset_index import AssetIndex, asset_config
-from llava.eval.lmms_model import LlavaOVEncoder
+from cv_reader.assets.make import write_evaluation_asset
+from llava.eval.plugin.asset_index import AssetIndex, asset_config
+from llava.eval.plugin.model import LlavaOVEncoder
 from llava.eval.settings import EvalSettings, read_settings
 from llava.model.tiny import write_tiny_checkpoint
 

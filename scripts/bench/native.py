@@ -40,7 +40,7 @@ _SPARSE_FRAMES = 64
 _RUNS_PER_PROCESS = 5
 _MAX_PROCESS_SECONDS = 5.0
 
-_IMPORTED_LATE = "cv_reader.backends.native_reading"
+_IMPORTED_LATE = "cv_reader.backends.native.reading"
 """By the first video that is opened."""
 
 _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1"}

@@ -17,10 +17,10 @@ import numpy as np
 
 from cv_reader import open_video, read_index
 from cv_reader.assets import AssetConfig
+from cv_reader.assets.make import collect_squares, select_from_video
 from cv_reader.errors import VideoError
-from cv_reader.packing import sort_rows, write_mosaics
-from cv_reader.precompute import collect_squares, select_from_video
 from cv_reader.reader import ReadOptions
+from cv_reader.select.mosaics import sort_rows, write_mosaics
 from measure import measure
 
 UNIFORM_FRAMES = 64

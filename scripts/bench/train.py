@@ -30,9 +30,9 @@ from llava.data.collator import Batch, Collator
 from llava.data.dataset import Item
 from llava.data.sampler import packed_rows
 from llava.model.loss import LanguageHead
-from llava.positions import frame_positions, image_positions
-from llava.train.flops import FlopCounter, count_flops_of, peak_flops
 from llava.train.parts import PARTS
+from llava.train.run.flops import FlopCounter, count_flops_of, peak_flops
+from llava.visual.positions import frame_positions, image_positions
 from measure import measure
 from train_data import bench_balance, bench_start, bench_wait
 from train_material import build, make_item, make_items

@@ -17,10 +17,10 @@ from llava.data.dataset import SupervisedDataset
 from llava.data.mixture import Mixture
 from llava.data.sampler import RankBatches, packed_rows, single_rows
 from llava.model.tiny import tiny_tokenizer, write_tiny_checkpoint
-from llava.train.record import read_log
+from llava.train.run.log import read_log
 from llava.train.smoke import write_mixture
 from llava.train.train import main as train
-from llava.visuals import VisualConfig
+from llava.visual.segments import VisualConfig
 from measure import measure
 
 MOSAIC_PX, GRID, MOSAICS = 576, 36, 8

@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llava.batch import VisualSegment
 from llava.constants import IGNORE_INDEX
 from llava.data.dataset import Item
 from llava.model import LlavaQwen3Config, LlavaQwen3ForCausalLM
 from llava.model.tiny import tiny_model, tiny_tokenizer
-from llava.positions import frame_positions, image_positions
 from llava.train.parts import PARTS, set_trainable
+from llava.visual.batch import VisualSegment
+from llava.visual.positions import frame_positions, image_positions
 from onevision_encoder import OneVisionEncoderConfig
 from onevision_encoder.export import SIZES
 

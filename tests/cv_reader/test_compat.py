@@ -8,7 +8,7 @@ import pytest
 
 from cv_reader import open_video
 from cv_reader.compat import read_video, read_video_cb
-from media import write_video
+from support.media import write_video
 
 
 @pytest.fixture(scope="module")

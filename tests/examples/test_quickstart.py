@@ -12,10 +12,10 @@ from cv_reader import read_index
 from inputs import DESCRIPTION_REQUEST, find_videos, user_material
 from llava.data.records import CodecRecord, ImageRecord, TextRecord, VideoRecord, parse_record
 from make_clips import COLOURS, EVENT_FRAMES, clip_frames, conversation, make_clips
-from media import moving_square, write_video
 from mixture import write_mixture
-from paths import ROOT
 from report import wilson_interval
+from support.media import moving_square, write_video
+from support.paths import ROOT
 from task.utils import normalise, process_results
 
 

@@ -4,7 +4,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from llava.conversation import encode, expand_placeholders, expand_video_placeholder, render
-from tiny_tokenizer import SPECIAL_TOKENS, byte_tokenizer
+from support.tokenizer import SPECIAL_TOKENS, byte_tokenizer
 
 QUESTION = {"from": "human", "value": "<image>\nWhat is it?"}
 ANSWER = {"from": "gpt", "value": "A cat."}

@@ -14,7 +14,7 @@ from onevision_encoder import (
     index_positions,
     modeling_onevision_encoder,
 )
-from paths import require_shared_data
+from support.paths import require_shared_data
 
 INPUT_NAMES = ("pixel_values", "visible_indices", "patch_positions")
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from onevision_encoder import OneVisionEncoderImageProcessor
-from paths import ROOT
+from support.paths import ROOT
 
 GRID, MOSAICS = 6, 8
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from paths import ROOT
+from support.paths import ROOT
 
 READER = ROOT / "Compressed_Video_Reader"
 BUILD = READER / "native" / "build_ffmpeg.sh"

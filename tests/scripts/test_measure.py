@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from paths import ROOT
+from support.paths import ROOT
 
 MEGABYTE = 1 << 20
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from cv_reader.backends import estimated, native, pyav
 from cv_reader.errors import SettingsError, UnsupportedVideoError
-from cv_reader.frames import CodecFrame
-from cv_reader.index import VideoSource, scan
+from cv_reader.media.frames import CodecFrame
+from cv_reader.media.index import VideoSource, scan
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def open_source(
     goes on from there. So nobody else decodes it, unless something is unusual about it.
 
     Raises:
-        Those of ``cv_reader.index.scan`` and of ``choose_backend``.
+        Those of ``cv_reader.media.index.scan`` and of ``choose_backend``.
     """
     is_native_asked = native.is_installed() and name in ("auto", native.NAME)
     source = scan(path, trust_header=is_native_asked)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cv_reader.backends.squares import cut_squares
-from cv_reader.frames import BLOCK_PX
+from cv_reader.media.frames import BLOCK_PX
 
 _COARSE_SHIFTS = sorted(
     ((dy, dx) for dy in range(-4, 5) for dx in range(-4, 5)),

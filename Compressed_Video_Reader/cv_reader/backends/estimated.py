@@ -22,9 +22,9 @@ from cv_reader.backends.blockmotion import Pyramid, block_motion
 from cv_reader.backends.pixels import assemble, coded_luma
 from cv_reader.backends.prediction import residual
 from cv_reader.backends.vectors import QPEL
-from cv_reader.decoding import Decoded, DecodeOptions, decode
-from cv_reader.frames import BLOCK_PX, CodecFrame, map_shape
-from cv_reader.index import VideoSource
+from cv_reader.media.decoding import Decoded, DecodeOptions, decode
+from cv_reader.media.frames import BLOCK_PX, CodecFrame, map_shape
+from cv_reader.media.index import VideoSource
 
 NAME = "estimated"
 

@@ -8,7 +8,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-from cv_reader.conversion import (
+from cv_reader.media.conversion import (
     Colors,
     Planes,
     converted_frame,
@@ -16,10 +16,10 @@ from cv_reader.conversion import (
     plane_samples,
     scaled_planes,
 )
-from cv_reader.decoding import Decoded, DecodeOptions, decode
-from cv_reader.frames import CodecFrame, Picture
-from cv_reader.index import VideoSource
-from cv_reader.orientation import to_cells, turn_cells, turn_pixels, turn_size, turn_vectors
+from cv_reader.media.decoding import Decoded, DecodeOptions, decode
+from cv_reader.media.frames import CodecFrame, Picture
+from cv_reader.media.index import VideoSource
+from cv_reader.media.orientation import to_cells, turn_cells, turn_pixels, turn_size, turn_vectors
 
 _PICT_TYPES = {1: "I", 2: "P", 3: "B", 4: "P", 5: "I", 6: "P", 7: "I"}
 """FFmpeg's picture types; the rarer ones (sprite, switching, BI) by what they may refer to."""

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from cv_reader.backends.pixels import assemble, coded_luma
 from cv_reader.backends.prediction import residual
 from cv_reader.backends.vectors import VECTOR_PX, draw_vectors, read_vectors
-from cv_reader.decoding import Decoded, DecodeOptions, decode
 from cv_reader.errors import UnsupportedVideoError, VideoError
-from cv_reader.frames import CodecFrame
-from cv_reader.index import VideoSource
+from cv_reader.media.decoding import Decoded, DecodeOptions, decode
+from cv_reader.media.frames import CodecFrame
+from cv_reader.media.index import VideoSource
 
 NAME = "pyav"
 

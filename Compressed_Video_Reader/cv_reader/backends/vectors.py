@@ -14,8 +14,8 @@ from av.sidedata.motionvectors import MotionVectors
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
-from cv_reader.container import side_data
-from cv_reader.frames import map_shape
+from cv_reader.media.container import side_data
+from cv_reader.media.frames import map_shape
 
 VECTOR_PX = 8
 """The smallest block of an exported vector."""

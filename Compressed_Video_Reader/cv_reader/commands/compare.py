@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from cv_reader.agreement import Agreement, compare
+from cv_reader.assets.files import new_file
 from cv_reader.backends import BACKEND_NAMES
-from cv_reader.commands.batch import (
+from cv_reader.commands.arguments import (
     EXIT_DONE,
     EXIT_SOME_FAILED,
     check_writable,
@@ -26,12 +26,12 @@ from cv_reader.commands.batch import (
     say,
 )
 from cv_reader.errors import AssetError, SettingsError, VideoError
-from cv_reader.files import new_file
-from cv_reader.made_elsewhere import find_chosen, read_chosen
-from cv_reader.percentiles import float_percentile
-from cv_reader.plots import STYLE, stacks
 from cv_reader.reader import ReadOptions
-from cv_reader.visualize import heat, label_font
+from cv_reader.select.percentiles import float_percentile
+from cv_reader.views.agreement import Agreement, compare
+from cv_reader.views.charts import STYLE, stacks
+from cv_reader.views.made_elsewhere import find_chosen, read_chosen
+from cv_reader.views.visualize import heat, label_font
 
 BOTH, OURS, THEIRS = (70, 160, 90), (26, 115, 200), (226, 110, 40)
 """Colours of cells that both keep, that are kept here alone, and there alone."""

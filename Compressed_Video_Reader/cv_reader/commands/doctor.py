@@ -11,7 +11,7 @@ import PIL
 from av.codec.codec import Codec, UnknownCodecError
 
 from cv_reader.backends import BACKENDS, native
-from cv_reader.frames import MAP_FIELDS
+from cv_reader.media.frames import MAP_FIELDS
 
 DECODERS = {
     "h264": "h264",

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cv_reader.commands.batch import EXIT_DONE, EXIT_SOME_FAILED, run_command, say
+from cv_reader.assets.files import new_file, new_folder
+from cv_reader.commands.arguments import EXIT_DONE, EXIT_SOME_FAILED, run_command, say
 from cv_reader.errors import SettingsError, VideoError
-from cv_reader.files import new_file, new_folder
-from cv_reader.frames import MAP_FIELDS, CodecFrame
+from cv_reader.media.frames import MAP_FIELDS, CodecFrame
 from cv_reader.reader import Video, open_video
 
 INDEX = "index.json"

@@ -6,7 +6,7 @@ import sys
 from contextlib import nullcontext
 from types import MappingProxyType
 
-from cv_reader.processes import early_worker
+from cv_reader.engines.worker_process import early_worker
 
 COMMANDS = MappingProxyType(
     {

@@ -14,11 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cv_reader.asset_config import AssetConfig
-from cv_reader.asset_names import asset_key, evaluation_key
-from cv_reader.assets import META, is_sound
-from cv_reader.commands import stage1, stage2, stages
-from cv_reader.commands.batch import (
+from cv_reader.assets.contract import META, is_sound
+from cv_reader.assets.files import claimed_output
+from cv_reader.assets.freshness import same_source, standing_meta
+from cv_reader.assets.make import write_evaluation_asset
+from cv_reader.assets.names import asset_key, evaluation_key
+from cv_reader.assets.samples import Row, check_video, read_rows, resolve_video
+from cv_reader.commands import both, stage1, stage2
+from cv_reader.commands.arguments import (
     add_budget_arguments,
     add_packing_arguments,
     add_run_arguments,
@@ -32,12 +35,9 @@ from cv_reader.commands.batch import (
     say,
     shard_suffix,
 )
-from cv_reader.commands.report import Report, dry_run, looked_over
+from cv_reader.commands.progress import Report, dry_run, looked_over
 from cv_reader.errors import AssetError, SampleError, SettingsError
-from cv_reader.files import claimed_output
-from cv_reader.freshness import same_source, standing_meta
-from cv_reader.precompute import write_evaluation_asset
-from cv_reader.samples import Row, check_video, read_rows, resolve_video
+from cv_reader.select.config import AssetConfig
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     return run_command(_run, _parser().parse_args(rest))
 
 
-_STAGES = {"1": stage1.main, "2": stage2.main, "1,2": stages.main}
+_STAGES = {"1": stage1.main, "2": stage2.main, "1,2": both.main}
 
 
 def _parser() -> argparse.ArgumentParser:

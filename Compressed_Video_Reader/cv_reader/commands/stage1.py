@@ -12,8 +12,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from cv_reader.chosen import Stage1, is_selected, make_selection, standing_selection
-from cv_reader.commands.batch import (
+from cv_reader.assets.files import claimed_output, new_file
+from cv_reader.assets.samples import BadSample, Sample, check_video, describe, read_samples
+from cv_reader.assets.stage1 import Stage1, is_selected, make_selection, standing_selection
+from cv_reader.commands.arguments import (
     EXIT_DONE,
     EXIT_SOME_FAILED,
     add_budget_arguments,
@@ -29,10 +31,8 @@ from cv_reader.commands.batch import (
     say,
     shard_suffix,
 )
-from cv_reader.commands.report import Report, dry_run, looked_over
+from cv_reader.commands.progress import Report, dry_run, looked_over
 from cv_reader.errors import SampleError, SettingsError
-from cv_reader.files import claimed_output, new_file
-from cv_reader.samples import BadSample, Sample, check_video, describe, read_samples
 
 
 def main(argv: list[str] | None = None) -> int:

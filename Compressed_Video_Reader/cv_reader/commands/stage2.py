@@ -13,10 +13,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cv_reader.asset_config import AssetConfig
-from cv_reader.assets import META, read_meta
-from cv_reader.chosen import META_SUFFIX, Stage1
-from cv_reader.commands.batch import (
+from cv_reader.assets.contract import META, read_meta
+from cv_reader.assets.files import claimed_file, claimed_output
+from cv_reader.assets.freshness import standing_meta
+from cv_reader.assets.samples import BadSample, Sample, check_video, describe
+from cv_reader.assets.stage1 import META_SUFFIX, Stage1
+from cv_reader.assets.stage2 import (
+    Stage2,
+    chosen_config,
+    find_packed,
+    is_packed,
+    pack_sample,
+    read_chosen,
+    training_record,
+)
+from cv_reader.commands.arguments import (
     add_packing_arguments,
     add_run_arguments,
     check_shards,
@@ -27,21 +38,10 @@ from cv_reader.commands.batch import (
     run_tasks,
     shard_suffix,
 )
-from cv_reader.commands.report import Report, dry_run, looked_over
+from cv_reader.commands.progress import Report, dry_run, looked_over
 from cv_reader.commands.stage1 import samples_of
 from cv_reader.errors import SampleError, SettingsError
-from cv_reader.files import claimed_file, claimed_output
-from cv_reader.freshness import standing_meta
-from cv_reader.samples import BadSample, Sample, check_video, describe
-from cv_reader.training import (
-    Stage2,
-    chosen_config,
-    find_packed,
-    is_packed,
-    pack_sample,
-    read_chosen,
-    training_record,
-)
+from cv_reader.select.config import AssetConfig
 
 Work = Callable[[Stage2, Sample | BadSample], str]
 

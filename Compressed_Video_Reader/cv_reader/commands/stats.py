@@ -12,7 +12,9 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from cv_reader.commands.batch import (
+from cv_reader.assets.files import new_file
+from cv_reader.assets.validation import ASSET, Target, find_targets
+from cv_reader.commands.arguments import (
     EXIT_DONE,
     EXIT_SOME_FAILED,
     check_writable,
@@ -21,11 +23,9 @@ from cv_reader.commands.batch import (
     say,
 )
 from cv_reader.errors import SettingsError
-from cv_reader.files import new_file
-from cv_reader.plots import STYLE, bars, cells
-from cv_reader.statistics import Kept, Totals, new_totals, read_kept
-from cv_reader.validation import ASSET, Target, find_targets
-from cv_reader.visualize import heat
+from cv_reader.views.charts import STYLE, bars, cells
+from cv_reader.views.statistics import Kept, Totals, new_totals, read_kept
+from cv_reader.views.visualize import heat
 
 _PAGE_STYLE = """
 :root { color-scheme: light dark }

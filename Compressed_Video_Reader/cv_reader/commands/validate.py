@@ -10,7 +10,9 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
-from cv_reader.commands.batch import (
+from cv_reader.assets.files import new_file
+from cv_reader.assets.validation import Checks, Target, check_target, find_targets
+from cv_reader.commands.arguments import (
     EXIT_DONE,
     EXIT_SOME_FAILED,
     check_writable,
@@ -19,8 +21,6 @@ from cv_reader.commands.batch import (
     say,
 )
 from cv_reader.errors import SettingsError
-from cv_reader.files import new_file
-from cv_reader.validation import Checks, Target, check_target, find_targets
 
 STALE_KIND = "StaleAssetError"
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from cv_reader.assets.files import new_file
 from cv_reader.backends import BACKEND_NAMES
-from cv_reader.commands.batch import (
+from cv_reader.commands.arguments import (
     EXIT_DONE,
     EXIT_SOME_FAILED,
     add_budget_arguments,
@@ -25,9 +26,8 @@ from cv_reader.commands.batch import (
     say,
 )
 from cv_reader.errors import SettingsError, VideoError
-from cv_reader.files import new_file
 from cv_reader.reader import ReadOptions
-from cv_reader.visualize import Shown, animation, sheet, show_video, strips
+from cv_reader.views.visualize import Shown, animation, sheet, show_video, strips
 
 _SECONDS = 10.0
 _STYLE = """

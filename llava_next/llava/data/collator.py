@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from llava.batch import VisualBatch, pack_segments
 from llava.constants import IGNORE_INDEX
 from llava.data.dataset import BadSample, Item
+from llava.visual.batch import VisualBatch, pack_segments
 
 
 @dataclass(frozen=True)

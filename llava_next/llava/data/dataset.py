@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from llava.batch import VisualSegment
 from llava.data.images import count_visual_tokens, load_segments
 from llava.data.mixture import Mixture
 from llava.data.records import AnyRecord, SampleError, parse_record
 from llava.data.tokenization import tokenize
-from llava.visuals import VisualConfig
+from llava.visual.batch import VisualSegment
+from llava.visual.segments import VisualConfig
 
 ON_BAD_SAMPLE = ("stop", "skip")
 _MAX_REPLACEMENTS = 20

@@ -1,7 +1,6 @@
 """A record to its visual segments, in the order of its placeholders, or to their sizes alone."""
 
 from cv_reader.assets import read_positions
-from llava.batch import VisualSegment
 from llava.data.records import (
     AnyRecord,
     CodecRecord,
@@ -10,9 +9,16 @@ from llava.data.records import (
     SampleError,
     VideoRecord,
 )
-from llava.pictures import load_image, read_image_size
-from llava.videos import read_uniform_frames
-from llava.visuals import VisualConfig, codec_segment, frames_segment, image_grid, image_segment
+from llava.visual.batch import VisualSegment
+from llava.visual.pictures import load_image, read_image_size
+from llava.visual.segments import (
+    VisualConfig,
+    codec_segment,
+    frames_segment,
+    image_grid,
+    image_segment,
+)
+from llava.visual.videos import read_uniform_frames
 
 
 def load_segments(record: AnyRecord, config: VisualConfig) -> list[VisualSegment]:

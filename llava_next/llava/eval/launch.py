@@ -38,7 +38,7 @@ def _run_here(arguments: Sequence[str]) -> int:
     # Seconds of imports that a process which only starts others can do without.
     from lmms_eval import __main__ as lmms_eval_command
 
-    from llava.eval.lmms_model import LlavaOVEncoder
+    from llava.eval.plugin.model import LlavaOVEncoder
 
     evaluate = lmms_eval_command.cli_evaluate_single
 

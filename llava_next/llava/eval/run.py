@@ -2,7 +2,7 @@
 
 Run: ``MODEL_PATH=DIR TASKS=videomme,docvqa_val python -m llava.eval.run``, mostly through
 ``scripts/eval/eval_ov_encoder.sh``, whose help lists the variables. Further arguments go to
-lmms-eval. Tasks may be given by their short names (``llava.eval.benchmarks``).
+lmms-eval. Tasks may be given by their short names (``llava.eval.benchmarks.table``).
 """
 
 import os
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from llava.eval.benchmarks import VIDEO_BENCHMARKS, find_benchmark, task_of
+from llava.eval.benchmarks.table import VIDEO_BENCHMARKS, find_benchmark, task_of
 from llava.eval.environment import hf_home, switch, variable, variables
 from llava.eval.exits import USAGE, say
 from llava.eval.settings import EvalSettings, EvalSettingsError, uses_codec

@@ -20,7 +20,7 @@ from llava.model.llava_qwen3 import LlavaQwen3Config, LlavaQwen3ForCausalLM
 from llava.model.processing import LlavaProcessor
 from llava.model.projector import MERGE_SIDE_PATCHES, build_projector
 from llava.model.weights import read_projector, read_weights, resolve_folder
-from llava.visual_config import VisualConfig, parse_pinpoints
+from llava.visual.config import VisualConfig, parse_pinpoints
 from onevision_encoder import OneVisionEncoderConfig
 
 _CONFIG_OF_LANGUAGE_MODEL = {"qwen3": LlavaQwen3Config, "qwen2": LlavaQwenConfig}

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from transformers import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from llava.batch import VisualBatch, VisualSegment, pack_segments
 from llava.constants import IGNORE_INDEX
 from llava.model.isolation import IsolatesSamples, holds_several_samples, isolation_arguments
 from llava.model.loss import LanguageHead
 from llava.model.projector import build_projector
 from llava.model.vision_tower import VisionTower
+from llava.visual.batch import VisualBatch, VisualSegment, pack_segments
 
 if TYPE_CHECKING:
     # At run time the mixins have no base: the library's model class comes after them.

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from llava.batch import VisualSegment, pack_segments
 from llava.conversation import TEMPLATES, Turn, encode, expand_placeholders, render
-from llava.processor_file import (
+from llava.visual.batch import VisualSegment, pack_segments
+from llava.visual.processor_file import (
     ProcessorSettings,
     read_processor_settings,
     write_processor_settings,
 )
-from llava.visuals import VisualConfig
+from llava.visual.segments import VisualConfig
 
 
 class LlavaProcessor:

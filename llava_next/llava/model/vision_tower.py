@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from llava.batch import VisualBatch
 from llava.model.configuration import LlavaConfigFields
+from llava.visual.batch import VisualBatch
 from onevision_encoder import OneVisionEncoderModel
 
 

@@ -17,7 +17,7 @@ from llava.model.adapters import LoraSettings
 from llava.model.assemble import ModelSource
 from llava.train.distributed import prepare_deepspeed
 from llava.train.parts import PARTS, parse_parts
-from llava.visual_config import parse_pinpoints
+from llava.visual.config import parse_pinpoints
 
 
 @dataclass

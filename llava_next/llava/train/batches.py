@@ -10,7 +10,7 @@ from llava.data.lengths import Lengths, measure_lengths, read_lengths, save_leng
 from llava.data.records import SampleError
 from llava.data.sampler import RankBatches, packed_rows, single_rows
 from llava.train.arguments import DataArguments, LlavaTrainingArguments
-from llava.train.bad_samples import BadSampleLog
+from llava.train.run.bad_samples import BadSampleLog
 
 logger = logging.getLogger(__name__)
 

@@ -30,14 +30,14 @@ from llava.train.arguments import (
     model_source,
     parse_arguments,
 )
-from llava.train.bad_samples import BadSampleLog, TooManyBadSamples
 from llava.train.batches import plan_batches
-from llava.train.checkpoint import CheckpointError, find_checkpoint
-from llava.train.console import ConsoleTable
-from llava.train.flops import count_flops_of, peak_flops
-from llava.train.meter import StepMeter
 from llava.train.parts import parse_parts, set_trainable
-from llava.train.run_config import describe_run, find_changes, refuse_changes, write_run_config
+from llava.train.run.bad_samples import BadSampleLog, TooManyBadSamples
+from llava.train.run.checkpoint import CheckpointError, find_checkpoint
+from llava.train.run.config import describe_run, find_changes, refuse_changes, write_run_config
+from llava.train.run.console import ConsoleTable
+from llava.train.run.flops import count_flops_of, peak_flops
+from llava.train.run.meter import StepMeter
 from llava.train.trainer import LlavaTrainer
 
 logger = logging.getLogger("llava.train")

@@ -15,16 +15,16 @@ from llava.data.sampler import RankBatches
 from llava.model.adapters import load_adapter_weights, save_adapters
 from llava.model.weights import PROJECTOR_FILE
 from llava.train.arguments import LlavaTrainingArguments
-from llava.train.bad_samples import BadSampleLog
-from llava.train.checkpoint import (
+from llava.train.parts import LANGUAGE_MODEL, PARTS, PROJECTOR, VISION_TOWER, part_of
+from llava.train.run.bad_samples import BadSampleLog
+from llava.train.run.checkpoint import (
     UNFINISHED_FOLDER,
     CheckpointError,
     discard_unfinished,
     publish_checkpoint,
 )
-from llava.train.meter import StepMeter, TimedIterator
-from llava.train.parts import LANGUAGE_MODEL, PARTS, PROJECTOR, VISION_TOWER, part_of
-from llava.train.record import TrainLog
+from llava.train.run.log import TrainLog
+from llava.train.run.meter import StepMeter, TimedIterator
 
 _SHOWN = (
     "tokens_per_second",

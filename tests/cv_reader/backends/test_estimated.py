@@ -7,7 +7,7 @@ import pytest
 
 from cv_reader import open_video
 from cv_reader.backends.blockmotion import Pyramid, block_motion
-from media import moving_square, panning, texture, write_video
+from support.media import moving_square, panning, texture, write_video
 
 
 def _luma(seed: int = 0, height: int = 96, width: int = 128) -> np.ndarray:

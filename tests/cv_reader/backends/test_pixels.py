@@ -9,7 +9,7 @@ from PIL import Image
 
 from cv_reader import open_video
 from cv_reader.backends.pixels import AvPicture, coded_luma
-from media import moving_square, set_mp4_rotation, texture, write_video
+from support.media import moving_square, set_mp4_rotation, texture, write_video
 
 WEIGHTS = {1: (0.2126, 0.0722), 2: (0.299, 0.114), 5: (0.299, 0.114), 9: (0.2627, 0.0593)}
 """Red and blue weights of FFmpeg's matrix numbers; 2 is unknown, taken as BT.601."""

@@ -8,7 +8,7 @@ import pytest
 from cv_reader import open_video
 from cv_reader.backends import native
 from cv_reader.errors import SettingsError, UnsupportedVideoError
-from media import moving_square, panning, set_mp4_rotation, texture, write_video
+from support.media import moving_square, panning, set_mp4_rotation, texture, write_video
 
 CODECS = [("libx264", {"bf": "0"}), ("mpeg4", {}), ("mpeg2video", {})]
 

@@ -8,7 +8,7 @@ import pytest
 from av.codec.context import Flags2
 
 from cv_reader.backends.vectors import draw_vectors, read_vectors
-from media import moving_square, write_video
+from support.media import moving_square, write_video
 
 CLIPS = [
     ("libx264", {"g": "12", "bf": "2", "preset": "medium"}),

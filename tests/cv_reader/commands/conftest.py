@@ -8,10 +8,10 @@ import av
 import numpy as np
 import pytest
 
-from cv_reader.commands import batch
-from cv_reader.processes import attempt
-from cv_reader.workers import Outcome
-from media import moving_square, write_video
+from cv_reader.commands import arguments
+from cv_reader.engines.local import Outcome
+from cv_reader.engines.worker_process import attempt
+from support.media import moving_square, write_video
 
 
 @dataclass(frozen=True)
@@ -82,4 +82,4 @@ def _in_process(monkeypatch):
             value, failure = (content, None) if kind == "value" else (None, content)
             yield Outcome(task, value, failure)
 
-    monkeypatch.setattr(batch, "run_isolated", run)
+    monkeypatch.setattr(arguments, "run_isolated", run)

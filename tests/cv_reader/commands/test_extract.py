@@ -10,7 +10,7 @@ import pytest
 from cv_reader import open_video
 from cv_reader.commands.extract import main, parse_frames
 from cv_reader.errors import SettingsError
-from media import write_video
+from support.media import write_video
 
 
 @pytest.fixture(scope="module")

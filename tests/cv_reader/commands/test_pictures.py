@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from cv_reader.commands import precompute, stats, visualize
-from cv_reader.statistics import new_totals, read_kept
+from cv_reader.views.statistics import new_totals, read_kept
 
 SMALL = ["--square_size", "64", "--num_images", "2"]
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from cv_reader.asset_config import AssetConfig
-from cv_reader.assets import read_asset
+from cv_reader.assets.contract import read_asset
 from cv_reader.commands import precompute
+from cv_reader.select.config import AssetConfig
 
 ARGS = [
     "--square_size", "64", "--num_images", "2", "--seq_len_frames", "8", "--num_workers", "1",

@@ -14,12 +14,12 @@ import time
 import numpy as np
 import pytest
 
-from cv_reader import precompute as library
-from cv_reader.assets import read_asset
-from cv_reader.commands import precompute, stages, stats, validate, visualize
-from cv_reader.files import claimed_output
-from media import moving_square, write_video
-from paths import ROOT
+from cv_reader.assets import make as library
+from cv_reader.assets.contract import read_asset
+from cv_reader.assets.files import claimed_output
+from cv_reader.commands import both, precompute, stats, validate, visualize
+from support.media import moving_square, write_video
+from support.paths import ROOT
 
 SMALL = ["--square_size", "64", "--num_images", "2", "--seq_len_frames", "8"]
 TOOL = ROOT / "Compressed_Video_Reader" / "tool" / "offline_precompute_llava_codec_assets.py"
@@ -30,7 +30,7 @@ def _args(data, out, *extra):
 
 
 def _stages(data, out, *extra):
-    return stages.main([
+    return both.main([
         "--dataset_path", str(data), "--visidx_root", str(out / "first"),
         "--out_image_root", str(out / "images"), "--out_jsonl", str(out / "train.jsonl"),
         "--square_size", "64", "--keep_frames_equiv", "2", "--sequence_length", "8",
@@ -221,7 +221,7 @@ def test_a_data_set_of_gigabytes_is_read_in_constant_memory(tmp_path):
     program = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from cv_reader.samples import read_samples\n"
+        "from cv_reader.assets.samples import read_samples\n"
         "count = sum(1 for _ in read_samples(Path(sys.argv[1])))\n"
         # getrusage would begin with this process's own peak.
         "status = Path('/proc/self/status').read_text().split()\n"

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from cv_reader.assets.samples import Sample, read_samples
 from cv_reader.commands import stage1
-from cv_reader.commands.batch import run_command
-from cv_reader.samples import Sample, read_samples
+from cv_reader.commands.arguments import run_command
 
 ARGS = [
     "--square_size", "64", "--keep_frames_equiv", "2", "--sequence_length", "8",

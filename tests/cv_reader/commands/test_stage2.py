@@ -9,9 +9,9 @@ import sys
 import numpy as np
 import pytest
 
-from cv_reader.assets import read_asset
+from cv_reader.assets.contract import read_asset
 from cv_reader.commands import stage1, stage2
-from paths import ROOT
+from support.paths import ROOT
 
 SHAPE = ["--square_size", "64", "--num_workers", "1"]
 FIRST = [*SHAPE, "--keep_frames_equiv", "2", "--sequence_length", "8"]

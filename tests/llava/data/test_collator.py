@@ -2,10 +2,10 @@
 
 import torch
 
-from llava.batch import VisualSegment
 from llava.constants import IGNORE_INDEX
 from llava.data.collator import Collator
 from llava.data.dataset import Item
+from llava.visual.batch import VisualSegment
 
 
 def _item(ids: list[int], *segments: VisualSegment) -> Item:

@@ -14,9 +14,9 @@ from llava.constants import IGNORE_INDEX
 from llava.data.collator import Collator
 from llava.data.dataset import SupervisedDataset
 from llava.data.records import SampleError
-from llava.visuals import VisualConfig
-from paths import require_shared_data
-from tiny_tokenizer import byte_tokenizer
+from llava.visual.segments import VisualConfig
+from support.paths import require_shared_data
+from support.tokenizer import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
 CONFIG = VisualConfig(patch_size_px=4, patches_per_side=3)

@@ -17,8 +17,8 @@ from llava.data.records import (
     TextRecord,
     VideoRecord,
 )
-from llava.visuals import VisualConfig, frames_segment, image_segment
-from media import write_video
+from llava.visual.segments import VisualConfig, frames_segment, image_segment
+from support.media import write_video
 
 CONFIG = VisualConfig(patch_size_px=4, patches_per_side=3)
 BASE = {"sample_id": "s1", "where": "d.jsonl:7", "turns": ()}

@@ -5,7 +5,7 @@ import pytest
 from llava.constants import IGNORE_INDEX
 from llava.data.records import TextRecord
 from llava.data.tokenization import tokenize
-from tiny_tokenizer import byte_tokenizer
+from support.tokenizer import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
 

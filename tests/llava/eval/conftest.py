@@ -6,12 +6,12 @@ import pytest
 from PIL import Image
 
 from cv_reader.assets import evaluation_key
-from cv_reader.precompute import write_evaluation_asset
-from eval_toy import CODEC_ARGUMENTS, Toy
-from llava.eval.asset_index import asset_config
+from cv_reader.assets.make import write_evaluation_asset
+from llava.eval.plugin.asset_index import asset_config
 from llava.eval.settings import EvalSettings
 from llava.model.tiny import write_tiny_checkpoint
-from media import moving_square, texture, write_video
+from support.eval_toy import CODEC_ARGUMENTS, Toy
+from support.media import moving_square, texture, write_video
 
 
 @pytest.fixture(scope="session")

@@ -11,19 +11,19 @@ from typing import Any
 
 import pytest
 
-from eval_benchmarks import (
+from llava.eval.benchmarks.prepare import main as prepare
+from llava.eval.benchmarks.table import find_benchmark
+from llava.eval.report.page import main as report
+from llava.eval.report.results import read_runs
+from support.eval_benchmarks import (
     COPIES,
     OTHER_COPIES,
     read_samples,
     write_checkpoint_that_says_a,
     write_copy,
 )
-from eval_run import evaluate_here
-from llava.eval.benchmarks import find_benchmark
-from llava.eval.prepare_benchmark import main as prepare
-from llava.eval.report import main as report
-from llava.eval.results import read_runs
-from paths import ROOT
+from support.eval_run import evaluate_here
+from support.paths import ROOT
 
 SIZES = {"SEQ_LEN_FRAMES": "8", "NUM_IMAGES": "2", "SQUARE_SIZE": "64", "PATCH_SIZE": "8"}
 PREPARE = "scripts/precompute_codec_patch/preprocess_video_benchmark.sh"

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from eval_run import evaluate_apart, evaluate_here
-from eval_toy import KILLS_RANK_1, Toy, write_toy_task
-from media import moving_square, write_video
+from support.eval_run import evaluate_apart, evaluate_here
+from support.eval_toy import KILLS_RANK_1, Toy, write_toy_task
+from support.media import moving_square, write_video
 
 
 def _arguments(

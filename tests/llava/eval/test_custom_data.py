@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from cv_reader.commands.precompute import main as precompute
-from eval_run import evaluate_here
-from eval_toy import Toy, write_toy_task
+from support.eval_run import evaluate_here
+from support.eval_toy import Toy, write_toy_task
 
 SMALL = ["--seq_len_frames", "8", "--num_images", "2", "--square_size", "64", "--patch_size", "8"]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from llava.eval.benchmarks import BENCHMARKS, VIDEO_BENCHMARKS
+from llava.eval.benchmarks.table import BENCHMARKS, VIDEO_BENCHMARKS
 from llava.eval.settings import EvalSettings
-from paths import ROOT
+from support.paths import ROOT
 
 TEXT = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
 

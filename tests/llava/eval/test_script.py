@@ -4,7 +4,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from paths import ROOT
+from support.paths import ROOT
 
 SCRIPT = ROOT / "scripts" / "eval" / "eval_ov_encoder.sh"
 LOCAL = SCRIPT.with_name("local_eval_ov_encoder.sh")

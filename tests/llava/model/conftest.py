@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from llava.batch import VisualSegment
 from llava.model.llava_arch import LlavaForCausalLMMixin
 from llava.model.loading import load_pretrained
 from llava.model.processing import LlavaProcessor
 from llava.model.tiny import write_tiny_checkpoint
-from llava.positions import frame_positions, image_positions
+from llava.visual.batch import VisualSegment
+from llava.visual.positions import frame_positions, image_positions
 
 PATCH_VALUES = 3 * 14 * 14
 

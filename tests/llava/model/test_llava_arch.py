@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from llava.batch import pack_segments
 from llava.constants import IGNORE_INDEX
 from llava.model.llava_arch import PlaceholderCountError, repeat_samples
+from llava.visual.batch import pack_segments
 
 TOLERANCE = 1e-5
 

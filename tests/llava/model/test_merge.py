@@ -7,7 +7,7 @@ from PIL import Image
 
 from llava.model.loading import load_pretrained
 from llava.model.tiny import write_tiny_checkpoint
-from llava.visuals import VisualConfig, image_segment
+from llava.visual.segments import VisualConfig, image_segment
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from llava.batch import pack_segments
 from llava.constants import IGNORE_INDEX
 from llava.model.loading import load_pretrained
+from llava.visual.batch import pack_segments
 
 
 def _rows(processor, samples) -> list[torch.Tensor]:

@@ -6,8 +6,8 @@ import pytest
 from llava.conversation import IM_END, IM_START, render
 from llava.model.processing import LlavaProcessor
 from llava.model.tiny import tiny_tokenizer
-from llava.processor_file import PROCESSOR_FILE
-from llava.visuals import VisualConfig
+from llava.visual.processor_file import PROCESSOR_FILE
+from llava.visual.segments import VisualConfig
 
 
 @pytest.fixture

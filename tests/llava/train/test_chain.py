@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file
 
 from llava.model.loading import load_pretrained
-from llava.train.record import read_log
-from llava.train.run_config import read_run_config
+from llava.train.run.config import read_run_config
+from llava.train.run.log import read_log
 from llava.train.smoke import write_mixture
-from paths import ROOT
+from support.paths import ROOT
 
 TEXT = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 PROJECTOR = "mm_projector.safetensors"

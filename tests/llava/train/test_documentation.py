@@ -7,7 +7,7 @@ import subprocess
 
 from llava.data.validate import _parser
 from llava.train.arguments import parse_arguments
-from paths import ROOT
+from support.paths import ROOT
 
 TEXT = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 

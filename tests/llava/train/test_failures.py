@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from llava.train.bad_samples import BadSampleLog, TooManyBadSamples, read_bad_samples
-from llava.train.checkpoint import checkpoints, find_checkpoint
-from llava.train.record import read_log
+from llava.train.run.bad_samples import BadSampleLog, TooManyBadSamples, read_bad_samples
+from llava.train.run.checkpoint import checkpoints, find_checkpoint
+from llava.train.run.log import read_log
 from llava.train.trainer import LlavaTrainer
 
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from llava.batch import VisualSegment, pack_segments
 from llava.model.tiny import tiny_model, tiny_tokenizer
-from llava.positions import image_positions
 from llava.train.parts import PARTS, set_trainable
-from llava.train.record import read_log
-from paths import ROOT
+from llava.train.run.log import read_log
+from llava.visual.batch import VisualSegment, pack_segments
+from llava.visual.positions import image_positions
+from support.paths import ROOT
 
 NORM = 0.01
 

@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 
 from llava.model.adapters import ADAPTER_FILE, TUNED_FILE
 from llava.model.loading import load_pretrained
-from llava.train.record import read_log
+from llava.train.run.log import read_log
 
 OPTIONS = {"lora_enable": True, "lora_r": 4, "mm_tunable_parts": "mm_mlp_adapter"}
 
@@ -38,7 +38,7 @@ def test_a_lora_run_under_zero_3_equals_one_without(train, run_arguments, tmp_pa
     import subprocess
     import sys
 
-    from paths import ROOT
+    from support.paths import ROOT
 
     assert train(tmp_path / "alone", **OPTIONS, lora_dropout=0.0) == 0
     flags = run_arguments(

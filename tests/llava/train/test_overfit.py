@@ -12,11 +12,11 @@ from llava.data.dataset import SupervisedDataset
 from llava.data.images import load_segments
 from llava.model.loading import load_pretrained
 from llava.model.tiny import write_tiny_checkpoint
-from llava.train.checkpoint import checkpoints
-from llava.train.record import read_log
-from llava.train.run_config import read_run_config
+from llava.train.run.checkpoint import checkpoints
+from llava.train.run.config import read_run_config
+from llava.train.run.log import read_log
 from llava.train.smoke import write_mixture
-from paths import ROOT
+from support.paths import ROOT
 
 KINDS = ("codec", "images", "image", "text")
 STEPS = 400

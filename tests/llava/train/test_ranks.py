@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import load_file
 
 from llava.model.loading import load_pretrained
-from llava.train.checkpoint import MARKER_FILE, UNFINISHED_FOLDER, checkpoints
-from llava.train.record import read_log
-from paths import ROOT
+from llava.train.run.checkpoint import MARKER_FILE, UNFINISHED_FOLDER, checkpoints
+from llava.train.run.log import read_log
+from support.paths import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from llava.train.checkpoint import MARKER_FILE, checkpoints
-from llava.train.record import read_log
+from llava.train.run.checkpoint import MARKER_FILE, checkpoints
+from llava.train.run.log import read_log
 from llava.train.trainer import LlavaTrainer
-from paths import ROOT
+from support.paths import ROOT
 
 OPTIONS = {
     "max_steps": 6,

@@ -10,8 +10,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from llava.model.loading import load_pretrained
-from llava.train.record import read_log
-from paths import ROOT
+from llava.train.run.log import read_log
+from support.paths import ROOT
 
 
 def _losses(folder: Path) -> list[float]:

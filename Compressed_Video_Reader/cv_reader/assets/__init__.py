@@ -1,0 +1,52 @@
+"""Codec assets on disk: the contract, and the steps that write, find and check them.
+
+This face is what other packages may import, together with ``cv_reader.assets.make``.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cv_reader.assets.contract import (
+        FRAME_IDS,
+        META,
+        MOSAIC_STEM,
+        POSITIONS,
+        SCHEMA_VERSION,
+        VISIBLE_INDICES,
+        Asset,
+        check_files,
+        check_settings,
+        is_sound,
+        read_asset,
+        read_meta,
+        read_positions,
+    )
+    from cv_reader.assets.names import evaluation_key
+    from cv_reader.select.config import ALGORITHM_VERSION, AssetConfig
+
+__all__ = [
+    "ALGORITHM_VERSION",
+    "FRAME_IDS",
+    "META",
+    "MOSAIC_STEM",
+    "POSITIONS",
+    "SCHEMA_VERSION",
+    "VISIBLE_INDICES",
+    "Asset",
+    "AssetConfig",
+    "check_files",
+    "check_settings",
+    "evaluation_key",
+    "is_sound",
+    "read_asset",
+    "read_meta",
+    "read_positions",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the contract on first use: workers that need only a file helper start sooner."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("cv_reader.assets.contract"), name)

@@ -1,0 +1,282 @@
+"""From a video to an asset: score and select in one decode pass, pack, write.
+
+``select_from_video`` and ``write_asset`` are the two halves. Training runs them as stage 1 and
+stage 2, with a pixels-only pass between; evaluation runs both on one pass. Memory holds the T
+square frames at most, never the source frames.
+
+Axis letters: T slots, N rows, g cells along a side.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cv_reader.assets.contract import (
+    FRAME_IDS,
+    META,
+    MOSAIC_STEM,
+    POSITIONS,
+    SCHEMA_VERSION,
+    VISIBLE_INDICES,
+    Asset,
+    file_facts,
+    is_sound,
+    read_asset,
+)
+from cv_reader.assets.files import new_folder, shared_output, write_array, write_json
+from cv_reader.assets.freshness import existing_meta, same_source, selection_hash, source_facts
+from cv_reader.assets.names import asset_key
+from cv_reader.errors import AssetError
+from cv_reader.media.frames import VideoIndex, frames_at_once
+from cv_reader.reader import ReadOptions, Video
+from cv_reader.select.config import ALGORITHM_VERSION, AssetConfig
+from cv_reader.select.energy import CellScorer, needs_signals
+from cv_reader.select.geometry import Letterbox, letterbox
+from cv_reader.select.mosaics import (
+    MosaicPacker,
+    Square,
+    black_squares,
+    sort_rows,
+    square_frame,
+    write_mosaics,
+)
+from cv_reader.select.selection import choose_frame_ids, repeated_slots, select_cells
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """What is kept of one video.
+
+    Attributes:
+        rows: int32 (N, 3), (t, h, w): forced cells in raster order, then from the best down.
+        frame_ids: int32 (T,).
+        squares: by the first slot of each distinct frame, its pixels; empty where only the rows
+            were asked for.
+        scores: float32 (T, g, g), energies of the cells; 0 for slots that repeat the frame before.
+        box: where the picture lies in the square.
+        facts: what ``meta.json`` records of the video, the backend and the geometry.
+    """
+
+    rows: NDArray[np.int32]
+    frame_ids: NDArray[np.int32]
+    squares: dict[int, Square]
+    scores: NDArray[np.float32]
+    box: Letterbox
+    facts: dict[str, Any]
+
+
+def select_from_video(
+    path: Path, config: AssetConfig, options: ReadOptions, *, keep_pictures: bool = False
+) -> Selection:
+    """Score the sampled frames of a video in one pass and choose the cells that are kept.
+
+    Raises:
+        VideoError: if the video cannot be read or lacks what the signal needs.
+        AssetError: if nothing may be kept.
+    """
+    with options.open(path) as video:
+        index = video.index
+        box = _fit(index, config)
+        frame_ids = choose_frame_ids(index.packet_bytes, config)
+        repeated = repeated_slots(frame_ids)
+        scorer = CellScorer(box, config)
+        scores = np.zeros((config.sequence_length, config.grid, config.grid), np.float32)
+        slots: list[int] = np.flatnonzero(~repeated).tolist()
+        squares: dict[int, Square] = {}
+        # One piece of memory for all: the system clears large pages much faster than small ones.
+        count = len(slots) * keep_pictures
+        memory = zip(*black_squares(count, box.square_px, box.patch_px), strict=True)
+        frames = video.frames(frame_ids[slots].tolist(), signals=needs_signals(config.signal))
+        work = zip(slots, frames, strict=True)
+        while batch := list(islice(work, frames_at_once(index.width_px, index.height_px))):
+            for slot, frame in batch:
+                scores[slot] = scorer.score(frame)
+            for slot, frame in batch[: len(batch) * keep_pictures]:
+                squares[slot] = square_frame(frame, box, next(memory))
+        facts = _video_facts(video, path) | box.facts()
+    valid = box.valid_cells()
+    rows = select_cells(scores, valid, repeated, config)
+    facts["padding_patch_filtered"] = int((~valid[rows[:, 1], rows[:, 2]]).sum())
+    facts["selection_hash"] = selection_hash(rows, frame_ids)
+    return Selection(
+        rows=rows, frame_ids=frame_ids, squares=squares, scores=scores, box=box, facts=facts
+    )
+
+
+def _fit(index: VideoIndex, config: AssetConfig) -> Letterbox:
+    square_px, patch_px = config.square_size, config.patch_size
+    return letterbox(index.height_px, index.width_px, square_px=square_px, patch_px=patch_px)
+
+
+def _video_facts(video: Video, path: Path) -> dict[str, Any]:
+    index = video.index
+    return {
+        "source": source_facts(path),
+        "backend": video.backend,
+        "exactness": dict(video.exactness),
+        "codec_name": index.codec_name,
+        "num_frames": index.num_frames,
+        "frame_rate": index.frame_rate,
+        "duration_seconds": index.duration_seconds,
+        "rotation_degrees": index.rotation_degrees,
+    }
+
+
+def collect_squares(
+    path: Path,
+    rows: NDArray[np.int32],
+    frame_ids: NDArray[np.int32],
+    config: AssetConfig,
+    options: ReadOptions,
+) -> list[Image.Image]:
+    """Mosaics of rows that were selected before: one pass for pixels alone.
+
+    Args:
+        path: the video.
+        rows: int32 (N, 3), sorted.
+        frame_ids: int32 (T,).
+        config: sizes.
+        options: how to read.
+    """
+    packer = _packer(rows, config)
+    slots_of: dict[int, list[int]] = {}
+    for slot in np.unique(rows[:, 0]).tolist():
+        slots_of.setdefault(int(frame_ids[slot]), []).append(slot)
+    with options.open(path) as video:
+        box = _fit(video.index, config)
+        last = video.index.num_frames - 1
+        if max(slots_of) > last:
+            raise AssetError(
+                f"{path}: frame {max(slots_of)} was selected but the last one is {last}; "
+                "the video changed, run stage 1 again"
+            )
+        for frame in video.frames(sorted(slots_of), signals=False):
+            square = square_frame(frame, box)
+            for slot in slots_of[frame.index]:
+                packer.add(slot, square)
+    return packer.images()
+
+
+def pack_pictures(
+    selection: Selection, rows: NDArray[np.int32], config: AssetConfig
+) -> list[Image.Image]:
+    """Mosaics from the pictures that were kept; ``rows`` are sorted."""
+    packer = _packer(rows, config)
+    square = selection.squares[0]
+    for slot in range(config.sequence_length):
+        # A slot that repeats the frame before has no picture of its own.
+        square = selection.squares.get(slot, square)
+        packer.add(slot, square)
+    return packer.images()
+
+
+def _packer(rows: NDArray[np.int32], config: AssetConfig) -> MosaicPacker:
+    return MosaicPacker(
+        rows,
+        square_px=config.square_size,
+        patch_px=config.patch_size,
+        num_images=config.num_images,
+    )
+
+
+def write_evaluation_asset(
+    video_path: str | Path,
+    *,
+    key: str,
+    out_root: str | Path,
+    config: AssetConfig,
+    backend: str = "auto",
+    require_exact: bool = False,
+    num_threads: int = 1,
+    video: str | None = None,
+    overwrite: bool = False,
+) -> Asset:
+    """Make ``<out_root>/assets/<key>/`` in one decode pass, or read it where it is up to date.
+
+    Args:
+        video_path: the file.
+        key: the folder's name, made safe by ``asset_key``.
+        out_root: where ``assets`` lies.
+        config: all settings.
+        backend: of the reader; ``auto`` takes the best.
+        require_exact: refuse estimates.
+        num_threads: for decoding.
+        video: what ``meta.json`` calls the video; None = ``video_path``.
+        overwrite: make it even where it is up to date.
+
+    Raises:
+        VideoError: if the video cannot be read.
+        StaleAssetError: if an asset made with other settings stands there.
+        AssetError: if something else stands there.
+    """
+    path = Path(video_path)
+    options = ReadOptions(backend=backend, require_exact=require_exact, num_threads=num_threads)
+    folder = Path(out_root) / "assets" / asset_key(key)
+    if not overwrite:
+        meta = existing_meta(folder / META, config, backend=backend, require_exact=require_exact)
+        is_fresh = meta is not None and path.exists() and same_source(meta["source"], path)
+        if is_fresh and is_sound(folder):
+            return read_asset(folder, expected=config)
+    with shared_output(Path(out_root)):
+        selection = select_from_video(path, config, options, keep_pictures=True)
+        rows = sort_rows(selection.rows, config.order)
+        mosaics = pack_pictures(selection, rows, config)
+        meta = build_meta(config, selection.facts, key=folder.name, video=video or str(video_path))
+        meta["image_stem"] = MOSAIC_STEM
+        write_asset(folder, meta, rows, selection.frame_ids, mosaics)
+    return read_asset(folder, expected=config)
+
+
+def write_asset(
+    folder: Path,
+    meta: dict[str, Any],
+    rows: NDArray[np.int32],
+    frame_ids: NDArray[np.int32],
+    mosaics: Sequence[Image.Image],
+) -> None:
+    """Write an asset folder atomically.
+
+    Args:
+        folder: replaced as a whole where it exists.
+        meta: content of ``meta.json``; names the settings and the image stem.
+        rows: int32 (N, 3), sorted.
+        frame_ids: int32 (T,).
+        mosaics: G images.
+    """
+    stem: str = meta["image_stem"]
+    with new_folder(folder) as temporary:
+        write_mosaics(mosaics, temporary, stem=stem, quality=meta["cfg"]["jpg_quality"])
+        write_array(temporary / POSITIONS, rows)
+        write_array(temporary / FRAME_IDS, frame_ids)
+        if stem == MOSAIC_STEM:
+            grid = int(meta["hb"])
+            flat = rows.astype(np.int64) @ np.array([grid * grid, grid, 1])
+            write_array(temporary / VISIBLE_INDICES, flat)
+        write_json(temporary / META, meta | {"files": file_facts(temporary)})
+
+
+def build_meta(
+    config: AssetConfig, facts: dict[str, Any], *, key: str, video: str
+) -> dict[str, Any]:
+    """What every ``meta.json`` holds; no clock values, so that equal input gives equal bytes."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "key": key,
+        "video": video,
+        "fingerprint": config.fingerprint,
+        "algorithm_version": ALGORITHM_VERSION,
+        "cfg": config.to_dict(),
+        "order": config.order,
+        "T": config.sequence_length,
+        "K": config.num_rows,
+        "num_images": config.num_images,
+        "square_size": config.square_size,
+        "patch": config.patch_size,
+        **facts,
+    }

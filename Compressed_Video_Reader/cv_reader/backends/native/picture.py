@@ -1,0 +1,297 @@
+"""A picture of the native decoder as numpy arrays, without copies.
+
+Axis legend: H, W rows and columns as coded but cropped, before rotation; x, y blocks of 16 x 16
+pixels that cover the picture before cropping.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+
+import numpy as np
+from av.video.format import VideoFormat
+from av.video.frame import VideoFrame
+from cv_reader_native import FAR_REF, INTERLACED, Memory, Picture
+from numpy.typing import NDArray
+
+from cv_reader.backends.pixels import AvPicture, narrowed
+from cv_reader.media.conversion import Colors, Planes, are_planar, scaled_planes
+from cv_reader.media.frames import BLOCK_PX, CELL_PX, map_shape
+from cv_reader.media.orientation import turn_pixels, turn_size
+
+if TYPE_CHECKING:
+    from cv_reader_native._decoder import MapName
+
+# Made once: every frame has them.
+_UINT8, _UINT16 = np.dtype("u1"), np.dtype("u2")
+
+_Scalar = TypeVar("_Scalar", bound=np.generic)
+
+_HAS_RESIDUAL = np.uint8(1)
+"""Bit of a block's state."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How pictures lie in the decoder's memory: the same for all of a stream.
+
+    Attributes:
+        stored_height: rows before cropping.
+        left, top: pixels to cut off.
+        width, height: W and H.
+        format: FFmpeg's name.
+        bit_depth: of luma samples.
+        blocks: columns and rows of blocks that the maps have.
+    """
+
+    stored_height: int
+    left: int
+    top: int
+    width: int
+    height: int
+    format: str
+    bit_depth: int
+    blocks: tuple[int, int]
+
+    @classmethod
+    def of(cls, picture: Picture) -> "Layout":
+        """Of one picture."""
+        width, height, left, top, right, bottom, name, depth, *blocks = picture.layout
+        return cls(
+            stored_height=height,
+            left=left,
+            top=top,
+            width=width - left - right,
+            height=height - top - bottom,
+            format=name,
+            bit_depth=depth,
+            blocks=(blocks[0], blocks[1]),
+        )
+
+    @cached_property
+    def refusal(self) -> str | None:
+        """Why pictures of this kind have no exact maps, or None."""
+        if not self.format.startswith(("yuv", "gray")):
+            return f"its pixels are {self.format}, without a luma plane"
+        if self.left % CELL_PX or self.top % CELL_PX:
+            return (
+                f"it is cropped by {self.left} pixels at the left and {self.top} at the top, "
+                f"not by multiples of {CELL_PX}"
+            )
+        return None
+
+    @cached_property
+    def has_blocks(self) -> bool:
+        """Whether blocks of 16 x 16 pixels begin where the cropped picture does."""
+        return self.top % BLOCK_PX == 0 and self.left % BLOCK_PX == 0
+
+    @cached_property
+    def pixels(self) -> "View":
+        """Of the residual."""
+        return self._view(1, ())
+
+    @cached_property
+    def vectors(self) -> "View":
+        """Of motion."""
+        return self._view(CELL_PX, (2,), lists=2)
+
+    @cached_property
+    def cells(self) -> "View":
+        """Of distances."""
+        return self._view(CELL_PX, (), lists=2)
+
+    @cached_property
+    def bits(self) -> "View":
+        """Of bits."""
+        return self._view(BLOCK_PX, (), item_bytes=4)
+
+    @cached_property
+    def qp(self) -> "View":
+        """Of quantisers and states."""
+        return self._view(BLOCK_PX, (), item_bytes=1)
+
+    @cached_property
+    def planes(self) -> list[tuple[tuple[int, int], int, int]]:
+        """Of each plane: rows and columns, and the first of them that are shown."""
+        components = VideoFormat(self.format, self.width, self.height).components
+        # Chroma planes are a power of two smaller; cropping is by whole chroma samples.
+        return [
+            (
+                (part.height, part.width),
+                self.top * part.height // self.height,
+                self.left * part.width // self.width,
+            )
+            for part in components
+        ]
+
+    def _view(
+        self, side_px: int, tail: tuple[int, ...], lists: int = 0, item_bytes: int = 2
+    ) -> "View":
+        columns, rows = (count * (BLOCK_PX // side_px) for count in self.blocks)
+        step = item_bytes * (tail[0] if tail else 1)
+        shown = map_shape(self.height, self.width, side_px)
+        inner = (item_bytes,) if tail else ()
+        first = (self.top // side_px * columns + self.left // side_px) * step
+        if lists:
+            strides = (rows * columns * step, columns * step, step, *inner)
+            return View((lists, *shown, *tail), first, strides)
+        return View((*shown, *tail), first, (columns * step, step, *inner))
+
+
+class View(NamedTuple):
+    """What an array shows of a map."""
+
+    shape: tuple[int, ...]
+    first_byte: int
+    strides: tuple[int, ...]
+
+
+class NativePicture:
+    """One decoded picture with its maps; has what ``cv_reader.media.coded.CodedPicture`` asks for.
+
+    Attributes:
+        picture: the decoder's.
+        layout: of its maps.
+        pts: the row of its packet.
+        width: W.
+        height: H.
+        rotation: counter-clockwise turn to the shown picture, in degrees.
+        is_corrupt: damaged, incomplete, or predicted from a picture that is.
+    """
+
+    __slots__ = (
+        "height",
+        "is_corrupt",
+        "layout",
+        "picture",
+        "pts",
+        "rotation",
+        "rotation_degrees",
+        "width",
+    )
+
+    def __init__(self, picture: Picture, layout: Layout, row: int, rotation_degrees: int) -> None:
+        """Wrap a picture; ``row`` is its packet's, ``rotation_degrees`` the container's."""
+        self.picture = picture
+        self.layout = layout
+        self.pts = row
+        self.width = layout.width
+        self.height = layout.height
+        self.rotation_degrees = rotation_degrees
+        self.rotation = -rotation_degrees
+        self.is_corrupt = picture.is_corrupt
+
+    @property
+    def pict_type(self) -> int:
+        """FFmpeg's number."""
+        return self.picture.pict_type
+
+    @property
+    def refusal(self) -> str | None:
+        """Why its maps cannot be given exactly, or None."""
+        flags = self.picture.flags
+        if flags & INTERLACED:
+            return "it is field-coded (interlaced), and fields have no vectors per frame"
+        if flags & FAR_REF:
+            return "it refers to a picture more than 32767 frames away"
+        return self.layout.refusal
+
+    def residual_y(self) -> NDArray[np.int16]:
+        """int16 (H, W), in units of the stream's samples."""
+        return self._map("residual", self.layout.pixels, np.int16)
+
+    def motion(self) -> NDArray[np.int16]:
+        """int16 (2, h, w, 2), quarter pixels."""
+        return self._map("motion", self.layout.vectors, np.int16)
+
+    def motion_ref(self) -> NDArray[np.int16]:
+        """int16 (2, h, w), frames."""
+        return self._map("distance", self.layout.cells, np.int16)
+
+    def bits(self) -> NDArray[np.float32] | None:
+        """float32 (ceil(H / 16), ceil(W / 16)), or None where cropping shifts the blocks."""
+        layout = self.layout
+        return self._map("bits", layout.bits, np.float32) if layout.has_blocks else None
+
+    def qp(self) -> NDArray[np.uint8] | None:
+        """uint8, same shape, likewise."""
+        layout = self.layout
+        return self._map("qp", layout.qp, np.uint8) if layout.has_blocks else None
+
+    def residual_blocks(self) -> NDArray[np.bool_] | None:
+        """bool, same shape, false where the residual is zero; None where blocks lie otherwise in
+        the picture as shown."""
+        layout = self.layout
+        if not layout.has_blocks or self.rotation_degrees:
+            return None
+        state = self._map("state", layout.qp, np.uint8)
+        return (state & _HAS_RESIDUAL).view(np.bool_)
+
+    def plane(self, number: int) -> NDArray[Any]:
+        """Samples (rows, columns) of a plane, cropped, uint16 where deeper than 8 bit."""
+        layout = self.layout
+        shape, top, left = layout.planes[number]
+        dtype = _UINT8 if layout.bit_depth == 8 else _UINT16
+        memory, pitch = self.picture.plane(number)
+        first, strides = top * pitch + left * dtype.itemsize, (pitch, dtype.itemsize)
+        return np.ndarray(shape, dtype, cast(bytes, memory), first, strides)
+
+    def planes(self) -> list[NDArray[Any]]:
+        """All of them."""
+        return [self.plane(number) for number in range(len(self.layout.planes))]
+
+    def to_av(self) -> VideoFrame:
+        """The cropped picture as a frame of PyAV, a copy, for its converter."""
+        layout = self.layout
+        frame = VideoFrame(layout.width, layout.height, layout.format)
+        frame.colorspace, frame.color_range = self.picture.color
+        for plane, samples in zip(frame.planes, self.planes(), strict=True):
+            target = np.frombuffer(memoryview(plane), samples.dtype)
+            target = target.reshape(-1, plane.line_size // samples.itemsize)
+            target[: plane.height, : plane.width] = samples
+        return frame
+
+    def _map(self, name: "MapName", view: View, dtype: type[_Scalar]) -> NDArray[_Scalar]:
+        memory: Memory | None = self.picture.map(name)
+        if memory is None:
+            raise ValueError("the picture was decoded without maps")
+        return np.ndarray(view.shape, dtype, cast(bytes, memory), view.first_byte, view.strides)
+
+
+class NativePixels:
+    """The pixels of one picture, as shown."""
+
+    def __init__(self, picture: NativePicture) -> None:
+        self._picture = picture
+
+    @property
+    def height_px(self) -> int:
+        """H as shown."""
+        picture = self._picture
+        return picture.width if picture.rotation_degrees % 180 else picture.height
+
+    @property
+    def width_px(self) -> int:
+        """W as shown."""
+        picture = self._picture
+        return picture.height if picture.rotation_degrees % 180 else picture.width
+
+    def rgb(self, size_px: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+        """uint8 (H, W, 3) or of another size, by the same conversion as every backend's."""
+        return AvPicture(self._picture.to_av(), self._picture.rotation_degrees).rgb(size_px)
+
+    def planes(self, luma_px: tuple[int, int], chroma_px: tuple[int, int]) -> Planes:
+        """Scaled to (width, height), likewise, without a copy before."""
+        picture, degrees = self._picture, self._picture.rotation_degrees
+        layout = picture.layout
+        if not are_planar(layout.format):
+            return AvPicture(picture.to_av(), degrees).planes(luma_px, chroma_px)
+        sizes = turn_size(luma_px, degrees), turn_size(chroma_px, degrees)
+        scaled = scaled_planes(picture.planes(), layout.bit_depth, *sizes)
+        colors = Colors.named(layout.format, *picture.picture.color)
+        return Planes([turn_pixels(plane, degrees) for plane in scaled], colors)
+
+    def luma(self) -> NDArray[np.uint8]:
+        """uint8 (H, W), a read-only view where neither depth nor rotation need a copy."""
+        samples = narrowed(self._picture.plane(0), self._picture.layout.bit_depth)
+        return turn_pixels(samples, self._picture.rotation_degrees)

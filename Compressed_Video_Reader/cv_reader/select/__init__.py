@@ -1,0 +1,1 @@
+"""Arrays in, arrays out: geometry, energy per cell, the choice of cells, mosaics."""

@@ -1,0 +1,171 @@
+"""Kept cells into mosaics: slot ``m * g^2 + r * g + c`` is row r, column c of mosaic m.
+
+Axis letters: N rows (G * g^2), G mosaics, g cells along a side, p side of a cell and S of the
+square, in pixels.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cv_reader.media.conversion import NEUTRAL, Colors, jpeg_planes
+from cv_reader.select.geometry import Letterbox
+
+if TYPE_CHECKING:
+    from cv_reader.media.frames import CodecFrame, Picture
+
+
+def sort_rows(rows: NDArray[np.int32], order: str) -> NDArray[np.int32]:
+    """Rows (t, h, w) in the order of their slots.
+
+    ``raster`` is lexicographic; ``zigzag`` runs odd h from right to left inside each t, so that
+    neighbours in the mosaic are more often neighbours in the picture.
+    """
+    t, h, w = rows[:, 0], rows[:, 1], rows[:, 2]
+    along = np.where(h % 2 == 1, -w, w) if order == "zigzag" else w
+    return rows[np.lexsort((along, h, t))]
+
+
+class Square(NamedTuple):
+    """A frame in the padded square.
+
+    Samples are held less those of black, so that zeros are black. Colour differences are at half
+    the resolution, as the JPEG files will hold them, unless a cell's side is odd.
+
+    Attributes:
+        luma: uint8 (1, S, S).
+        chroma: uint8 (2, s, s), blue and red difference.
+        colors: what they mean.
+    """
+
+    luma: NDArray[np.uint8]
+    chroma: NDArray[np.uint8]
+    colors: Colors
+
+
+def black_squares(
+    count: int, square_px: int, patch_px: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Zeros for the samples of squares: uint8 (n, 1, S, S) and (n, 2, s, s)."""
+    small_px = square_px if patch_px % 2 else square_px // 2
+    luma = np.zeros((count, 1, square_px, square_px), np.uint8)
+    return luma, np.zeros((count, 2, small_px, small_px), np.uint8)
+
+
+def square_frame(
+    picture: "CodecFrame | Picture",
+    box: Letterbox,
+    out: tuple[NDArray[np.uint8], NDArray[np.uint8]] | None = None,
+) -> Square:
+    """Scale a frame's pixels bicubically and centre them on black.
+
+    Args:
+        picture: of the size that ``box`` was made for.
+        box: where it lies in the square.
+        out: one of ``black_squares`` to write to.
+    """
+    if out is None:
+        luma, chroma = (planes[0] for planes in black_squares(1, box.square_px, box.patch_px))
+    else:
+        luma, chroma = out
+    inner = [plane[box.covered(box.square_px // len(plane))] for plane in (*luma, *chroma)]
+    sizes = [plane.shape[::-1] for plane in inner[:2]]
+    samples, colors = picture.planes(*sizes)
+    blacks = (colors.black_luma, NEUTRAL, NEUTRAL)
+    for target, values, black in zip(inner, samples, blacks, strict=True):
+        np.subtract(values, np.uint8(black), out=target)
+    return Square(luma, chroma, colors)
+
+
+class MosaicPacker:
+    """Fills mosaics from square frames, one slot of time after the other, in any order.
+
+    Args:
+        rows: int32 (N, 3), sorted; row n is the origin of slot n.
+        square_px: S.
+        patch_px: p.
+        num_images: G.
+    """
+
+    def __init__(
+        self, rows: NDArray[np.int32], *, square_px: int, patch_px: int, num_images: int
+    ) -> None:
+        self._rows = rows
+        self._grid = square_px // patch_px
+        self._patch_px = patch_px
+        self._planes = black_squares(num_images, square_px, patch_px)
+        self._slots: dict[Colors, list[int]] = {}
+
+    def add(self, slot: int, square: Square) -> None:
+        """Copy the kept cells of time slot ``slot`` from its square frame."""
+        numbers = np.flatnonzero(self._rows[:, 0] == slot)
+        if not len(numbers):
+            return
+        self._slots.setdefault(square.colors, []).append(slot)
+        h, w = self._rows[numbers, 1], self._rows[numbers, 2]
+        image, row, column = self._places(numbers)
+        for planes, source in zip(self._planes, square[:2], strict=True):
+            self._items(planes)[image, :, row, :, column] = self._items(source)[0, :, h, :, w]
+
+    def images(self) -> list[Image.Image]:
+        """The mosaics, YCbCr."""
+        mosaics: list[Image.Image] = []
+        for colors, slots in self._slots.items():
+            images = [
+                to_image(Square(*planes, colors)) for planes in zip(*self._planes, strict=True)
+            ]
+            mosaics = mosaics or images
+            # Colours seldom change within a video.
+            for mosaic, image, mask in zip(mosaics, images, self._masks(slots), strict=True):
+                if image is not mosaic:
+                    mosaic.paste(image, mask=Image.fromarray(mask))
+        return mosaics
+
+    def _masks(self, slots: list[int]) -> NDArray[np.uint8]:
+        """255 where the cells of some slots are: uint8 (G, S, S)."""
+        masks = np.zeros((len(self._planes[0]), self._grid, self._grid), np.uint8)
+        masks[self._places(np.flatnonzero(np.isin(self._rows[:, 0], slots)))] = 255
+        return masks.repeat(self._patch_px, axis=1).repeat(self._patch_px, axis=2)
+
+    def _places(
+        self, numbers: NDArray[np.intp]
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
+        """Mosaic, row and column of slots."""
+        image, cell = np.divmod(numbers, self._grid**2)
+        return image, *np.divmod(cell, self._grid)
+
+    def _items(self, planes: NDArray[np.uint8]) -> NDArray[np.void]:
+        """(squares, planes, g, rows of a cell, g) of rows of cells, which are moved as a whole."""
+        count, side = planes.shape[-3], planes.shape[-1] // self._grid
+        items = planes.reshape(-1).view(np.dtype(f"V{side}"))
+        return items.reshape(-1, count, self._grid, side, self._grid)
+
+
+def to_image(square: Square) -> Image.Image:
+    """A square as an image of mode YCbCr, which is what a JPEG file holds."""
+    luma = square.luma[0] + np.uint8(square.colors.black_luma)
+    luma, chroma = jpeg_planes(luma, square.chroma + np.uint8(NEUTRAL), square.colors)
+    planes = [Image.fromarray(plane) for plane in (luma, *chroma)]
+    size = planes[0].size
+    return Image.merge("YCbCr", [plane.resize(size, Image.Resampling.NEAREST) for plane in planes])
+
+
+def write_mosaics(
+    mosaics: Sequence[Image.Image], folder: Path, *, stem: str, quality: int
+) -> tuple[Path, ...]:
+    """Write ``{stem}_000.jpg`` and so on, 4:2:0.
+
+    Args:
+        mosaics: G images.
+        folder: an existing folder.
+        stem: of the file names, safe for paths.
+        quality: 1..100.
+    """
+    paths = tuple(folder / f"{stem}_{index:03d}.jpg" for index in range(len(mosaics)))
+    for path, mosaic in zip(paths, mosaics, strict=True):
+        mosaic.save(path, quality=quality, subsampling="4:2:0")
+    return paths

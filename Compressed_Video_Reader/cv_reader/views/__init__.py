@@ -1,0 +1,1 @@
+"""Pictures and tables of what is kept: panels, charts, statistics, comparisons."""

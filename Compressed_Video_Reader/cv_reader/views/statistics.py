@@ -1,0 +1,113 @@
+"""What a folder of assets keeps, over time and space, added up over videos.
+
+Axis letters: T slots, g cells along a side, V videos.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cv_reader.assets.contract import read_asset
+from cv_reader.select.config import AssetConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """What one asset keeps; slots that are whole by setting are left out of the counts.
+
+    Attributes:
+        maker: backend that read the video.
+        fingerprint: of the settings.
+        per_slot: int32 (T,), patches kept in each slot.
+        per_cell: int32 (g, g), slots in which each cell is kept.
+        free_slots: bool (T,), slots that had to compete.
+        num_padding: kept cells outside the picture, in slots that had to compete.
+        num_rows: kept cells in these slots.
+    """
+
+    maker: str
+    fingerprint: str
+    per_slot: NDArray[np.int32]
+    per_cell: NDArray[np.int32]
+    free_slots: NDArray[np.bool_]
+    num_padding: int
+    num_rows: int
+
+
+@dataclass(kw_only=True)
+class Totals:
+    """Sums over the assets with the same T, g and whole slots.
+
+    Attributes:
+        num_videos: V.
+        makers: backend -> videos.
+        fingerprints: fingerprint -> videos.
+        per_slot: V arrays int32 (T,).
+        per_cell: int64 (g, g).
+        padding_shares: of what competed, per video.
+        free_slots: bool (T,).
+    """
+
+    free_slots: NDArray[np.bool_]
+    per_cell: NDArray[np.int64]
+    num_videos: int = 0
+    makers: Counter[str] = field(default_factory=Counter[str])
+    fingerprints: Counter[str] = field(default_factory=Counter[str])
+    per_slot: list[NDArray[np.int32]] = field(default_factory=list[NDArray[np.int32]])
+    padding_shares: list[float] = field(default_factory=list[float])
+
+    def add(self, kept: Kept) -> None:
+        """Add one asset."""
+        self.num_videos += 1
+        self.makers[kept.maker] += 1
+        self.fingerprints[kept.fingerprint] += 1
+        self.per_slot.append(kept.per_slot)
+        self.per_cell += kept.per_cell
+        self.padding_shares.append(kept.num_padding / max(kept.num_rows, 1))
+
+    def half_slots(self) -> NDArray[np.int64]:
+        """Per video, in how many slots half of what competed was kept: int64 (V,)."""
+        counts = np.array(self.per_slot)[:, self.free_slots]
+        ordered = -np.sort(-counts, axis=1)
+        reached = 2 * np.cumsum(ordered, axis=1) >= counts.sum(axis=1, keepdims=True)
+        return reached.argmax(axis=1) + 1
+
+
+def read_kept(folder: Path) -> Kept:
+    """Count what an asset keeps.
+
+    Raises:
+        AssetError: if it cannot be read.
+    """
+    asset = read_asset(folder)
+    config = AssetConfig.from_dict(asset.meta["cfg"], folder)
+    slots, grid = config.sequence_length, config.grid
+    kept = np.zeros((slots, grid, grid), bool)
+    kept[tuple(asset.positions.T)] = True
+    free = np.ones(slots, bool)
+    free[list(config.full_slots)] = False
+    competed = kept[free]
+    ranges = asset.meta["valid_ranges"]
+    content = np.zeros((grid, grid), bool)
+    if ranges["S_valid"]:
+        rows = slice(ranges["valid_h_start"], ranges["valid_h_end"])
+        content[rows, ranges["valid_w_start"] : ranges["valid_w_end"]] = True
+    return Kept(
+        maker=str(asset.meta["backend"]),
+        fingerprint=str(asset.meta["fingerprint"]),
+        per_slot=kept.sum(axis=(1, 2)).astype(np.int32),
+        per_cell=competed.sum(axis=0).astype(np.int32),
+        free_slots=free,
+        num_padding=int(competed[:, ~content].sum()),
+        num_rows=int(competed.sum()),
+    )
+
+
+def new_totals(kept: Kept) -> Totals:
+    """Totals of the shape of an asset, still empty."""
+    return Totals(
+        free_slots=kept.free_slots.copy(), per_cell=np.zeros(kept.per_cell.shape, np.int64)
+    )

@@ -1,0 +1,1 @@
+"""Published benchmarks: which there are, their videos, and how they are fetched and prepared."""

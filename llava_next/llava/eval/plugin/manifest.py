@@ -1,0 +1,196 @@
+"""``manifest.json``: what the numbers beside it were made from.
+
+One file per run, written by rank 0 when all ranks have answered. A manifest of an earlier run in
+the same folder is kept under the time at which that run ended.
+
+Counts are of visuals that reached the model: ``hits`` codec assets found, ``misses`` videos
+without one, of which ``online`` were computed in the run and the rest became frames; ``frames``
+videos shown as uniform frames, for whatever reason; ``frame_folders`` videos that a task has as
+folders of images, shown as uniform frames; ``images``.
+"""
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from llava.eval.plugin.visuals import Visual
+from llava.eval.settings import EvalSettings
+
+NAME = "manifest.json"
+_CHUNK_BYTES = 1 << 24
+COUNTS = ("hits", "misses", "online", "frames", "frame_folders", "images")
+_PACKAGES = ("onevision-encoder", "lmms-eval", "torch", "transformers", "av", "numpy", "pillow")
+
+
+@dataclass
+class RunRecord:
+    """What one rank counts while it answers; ranks are added up for the manifest.
+
+    Attributes:
+        samples: requests answered in this run, by task.
+        resumed: requests whose answers an earlier run left that broke off, by task.
+        visuals: of these, by name (see the module's text).
+        missing_keys: videos without an asset.
+        fingerprints, backends, exactness: of the assets used, each with its number.
+        ignored_generation_settings: settings of tasks without a meaning here, by task.
+        judged_tasks: whose scores a judge model gives.
+        visual_tokens, text_tokens, new_tokens: per sample.
+        nanoseconds: by stage, ``visuals`` and ``model``.
+        shown: of the samples of the current batch, by name: where their visuals came from.
+    """
+
+    samples: Counter[str] = field(default_factory=Counter)
+    resumed: Counter[str] = field(default_factory=Counter)
+    visuals: Counter[str] = field(default_factory=Counter)
+    missing_keys: list[str] = field(default_factory=list)
+    fingerprints: Counter[str] = field(default_factory=Counter)
+    backends: Counter[str] = field(default_factory=Counter)
+    exactness: Counter[str] = field(default_factory=Counter)
+    ignored_generation_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    judged_tasks: set[str] = field(default_factory=set)
+    visual_tokens: list[int] = field(default_factory=list)
+    text_tokens: list[int] = field(default_factory=list)
+    new_tokens: list[int] = field(default_factory=list)
+    nanoseconds: Counter[str] = field(default_factory=Counter)
+    shown: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time spent inside to a stage."""
+        started = time.perf_counter_ns()
+        try:
+            yield
+        finally:
+            self.nanoseconds[name] += time.perf_counter_ns() - started
+
+    def count_visual(self, visual: Visual, video: object) -> None:
+        """Count one visual that goes to the model."""
+        source = visual.source
+        self.visuals["hits"] += source == "codec"
+        self.visuals["misses"] += visual.missed
+        self.visuals["online"] += source == "online"
+        self.visuals["frames"] += source == "frames"
+        self.visuals["frame_folders"] += source == "frame_folder"
+        self.visuals["images"] += source == "image"
+        if visual.missed and str(video) not in self.missing_keys:
+            self.missing_keys.append(str(video))
+        if visual.asset is not None:
+            self.fingerprints[visual.asset.fingerprint] += 1
+            self.backends[visual.asset.backend] += 1
+            self.exactness[json.dumps(visual.asset.exactness, sort_keys=True)] += 1
+
+
+def describe_visuals(visuals: Sequence[Visual], shown: Sequence[object]) -> dict[str, Any]:
+    """Where the visuals of a sample came from, ready for JSON, and how many tokens they are."""
+    rows = [
+        {
+            "source": visual.source,
+            "path": item if isinstance(item, str) else None,
+            "asset": None if visual.asset is None else str(visual.asset.folder),
+        }
+        for visual, item in zip(visuals, shown, strict=True)
+    ]
+    tokens = sum(sum(visual.segment.placeholder_tokens) for visual in visuals)
+    return {"visuals": rows, "visual_tokens": tokens}
+
+
+def merge(records: Sequence[RunRecord]) -> RunRecord:
+    """The ranks' records as one."""
+    total = RunRecord()
+    for record in records:
+        for name, value in vars(record).items():
+            mine = getattr(total, name)
+            if isinstance(value, list):
+                mine.extend(value)
+            else:
+                mine.update(value)
+    total.missing_keys = sorted(set(total.missing_keys))
+    return total
+
+
+def build_manifest(
+    record: RunRecord, settings: EvalSettings, *, model_dtype: str, device: str, world_size: int
+) -> dict[str, Any]:
+    """The manifest of a run, ready for JSON."""
+    return {
+        "schema_version": 1,
+        "finished_at": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H-%M-%SZ"),
+        "command": sys.argv,
+        "world_size": world_size,
+        "device": device,
+        "dtype": model_dtype,
+        "samples": dict(record.samples),
+        "resumed": dict(record.resumed),
+        **{name: record.visuals[name] for name in COUNTS},
+        "missing_keys": record.missing_keys,
+        "assets": {
+            "fingerprints": dict(record.fingerprints),
+            "backends": dict(record.backends),
+            "exactness": [
+                {**json.loads(text), "assets": count} for text, count in record.exactness.items()
+            ],
+        },
+        "tokens_per_sample": {
+            name: _mean_and_max(getattr(record, f"{name}_tokens"))
+            for name in ("visual", "text", "new")
+        },
+        "seconds": {stage: count / 1e9 for stage, count in record.nanoseconds.items()},
+        "ignored_generation_settings": record.ignored_generation_settings,
+        "judged_tasks": sorted(record.judged_tasks),
+        "settings": settings.to_dict(),
+        "model": describe_model(Path(settings.pretrained)),
+        "versions": library_versions(),
+    }
+
+
+def describe_model(folder: Path) -> dict[str, Any]:
+    """Which checkpoint this was: hashes of its config and of all its weights, in order of name."""
+    weights = sorted(folder.glob("*.safetensors"))
+    content = hashlib.sha256()
+    for path in weights:
+        with path.open("rb") as stream:
+            while chunk := stream.read(_CHUNK_BYTES):
+                content.update(chunk)
+    return {
+        "path": str(folder),
+        "config_sha256": hashlib.sha256((folder / "config.json").read_bytes()).hexdigest(),
+        "weight_files": len(weights),
+        "weights_sha256": content.hexdigest(),
+    }
+
+
+def library_versions() -> dict[str, str | None]:
+    """Of what takes part in an answer; None for what is not installed."""
+    return {package: _version(package) for package in _PACKAGES}
+
+
+def write_manifest(manifest: dict[str, Any], path: Path) -> None:
+    """Write atomically; an earlier run's file is renamed by the time at which that run ended."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        earlier = json.loads(path.read_text(encoding="utf-8"))["finished_at"]
+        path.rename(path.with_name(f"{earlier}_{path.name}"))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def _mean_and_max(values: Sequence[int]) -> dict[str, float]:
+    return {"mean": sum(values) / max(1, len(values)), "max": max(values, default=0)}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

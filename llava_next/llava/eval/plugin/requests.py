@@ -1,0 +1,159 @@
+"""lmms-eval's requests as plain samples: prompt, visuals, name, and where results will lie.
+
+A request of a simple model carries ``(context, generation settings or target, doc_to_visual,
+doc_id, task, split)``; an unconditional one ``(context, continuation)`` alone.
+"""
+
+import inspect
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from datasets.features.features import require_decoding
+from lmms_eval.api.instance import Instance
+from lmms_eval.api.task import Task
+from lmms_eval.utils import sanitize_model_name
+
+from llava.constants import IMAGE_PLACEHOLDER
+from llava.eval.plugin.visuals import is_video
+from llava.visual.batch import VisualSegment
+
+_JUDGES = ("lmms_eval.llm_judge", "openai", "anthropic", "requests", "httpx")
+
+Documents = Mapping[str, Mapping[str, Sequence[Any]]]
+"""lmms-eval's ``task_dict``: task, split, document number."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One request, its document resolved.
+
+    Attributes:
+        name: task and document, for messages.
+        task: name of the task.
+        context: the prompt's text.
+        second: what the request asks for: generation settings, or the continuation's text.
+        visuals: PIL images and paths, in order.
+    """
+
+    name: str
+    task: str
+    context: str
+    second: Any
+    visuals: list[Any]
+
+    @property
+    def videos(self) -> list[str]:
+        """Paths of the videos among the visuals."""
+        return [item for item in self.visuals if isinstance(item, str) and is_video(item)]
+
+
+def read_request(request: Instance, documents: Documents) -> Sample:
+    """Resolve a request; reading its document may decode images."""
+    arguments: tuple[Any, ...] = request.args
+    if len(arguments) == 2:
+        context, second = arguments
+        return Sample(
+            f"{request.task_name} {request.doc_id}", request.task_name, context, second, []
+        )
+    context, second, doc_to_visual, doc_id, task, split = arguments
+    document = documents[task][split][doc_id]
+    if callable(second):
+        second = second(document)
+    return Sample(
+        name=f"{task} document {doc_id}",
+        task=task,
+        context=context,
+        second=second,
+        visuals=_as_list(doc_to_visual(document)),
+    )
+
+
+def is_padding(request: Instance) -> bool:
+    """Whether a request only evens out the ranks; its answer is thrown away."""
+    return bool(request.metadata.get("__padding_only__"))
+
+
+def write_prompt(context: str, segments: Sequence[VisualSegment]) -> str:
+    """Put placeholders into a prompt: one per image, frame or mosaic.
+
+    ``<image>`` in the text stands for the next visual; without any, all visuals come first, each
+    placeholder on a line of its own.
+
+    Raises:
+        ValueError: if the text has placeholders, but not as many as there are visuals.
+    """
+    blocks = ["\n".join([IMAGE_PLACEHOLDER] * len(item.placeholder_tokens)) for item in segments]
+    parts = context.split(IMAGE_PLACEHOLDER)
+    if len(parts) == 1:
+        return "\n".join([*blocks, context])
+    if len(parts) != len(blocks) + 1:
+        raise ValueError(
+            f"the prompt has {len(parts) - 1} {IMAGE_PLACEHOLDER} for {len(blocks)} visuals; the "
+            "task's doc_to_text must write one per visual, or none"
+        )
+    return parts[0] + "".join(block + rest for block, rest in zip(blocks, parts[1:], strict=True))
+
+
+def command_line(requests: Sequence[Instance]) -> Namespace | None:
+    """lmms-eval's parsed command line, or None where it was called from Python.
+
+    Models are not given it. But a request's ``doc_to_visual`` is bound to its task, and a task
+    holds the parsed command line, whether that came from flags or from a YAML file.
+    """
+    for request in requests:
+        task = _task(request)
+        if task is not None and vars(task).get("args") is not None:
+            return vars(task)["args"]
+    return None
+
+
+def judged_tasks(requests: Sequence[Instance]) -> list[str]:
+    """Names of the tasks that a judge model scores, over a network: their scorer's module holds
+    something of lmms-eval's judges or of a client library."""
+    scorers = {
+        request.task_name: task.config.process_results
+        for request in requests
+        if (task := _task(request)) is not None
+    }
+    return sorted(
+        name
+        for name, scorer in scorers.items()
+        if inspect.isfunction(scorer) and any(map(_is_of_a_judge, scorer.__globals__.values()))
+    )
+
+
+def _task(request: Instance) -> Task | None:
+    arguments: tuple[Any, ...] = request.args
+    doc_to_visual = arguments[2] if len(arguments) > 2 else None
+    task = doc_to_visual.__self__ if inspect.ismethod(doc_to_visual) else None
+    return task if isinstance(task, Task) else None
+
+
+def _is_of_a_judge(value: object) -> bool:
+    module = value.__name__ if inspect.ismodule(value) else type(value).__module__
+    if inspect.isclass(value) or inspect.isfunction(value):
+        module = value.__module__
+    return module in _JUDGES or module.startswith(tuple(f"{name}." for name in _JUDGES))
+
+
+def results_folder(flags: Namespace | None, pretrained: str) -> Path | None:
+    """Where lmms-eval will write this run's results, or None where it writes none."""
+    if flags is None or not flags.output_path:
+        return None
+    return Path(flags.output_path) / sanitize_model_name(pretrained)
+
+
+def shows_stored_images(documents: Sequence[Any]) -> bool:
+    """Whether a split's visuals are images inside the data set; to look at them is to decode."""
+    return isinstance(documents, Dataset) and require_decoding(dict(documents.features))
+
+
+def _as_list(visuals: Any) -> list[Any]:
+    """Tasks return a list, one visual alone, or None for text."""
+    if visuals is None:
+        return []
+    return list(visuals) if isinstance(visuals, list | tuple) else [visuals]

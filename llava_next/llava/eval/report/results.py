@@ -1,0 +1,262 @@
+"""What evaluations left on disk: scores of tasks, scores of samples, and their manifest."""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from llava.eval.benchmarks.table import find_benchmark
+from llava.eval.environment import settle_hf_home
+from llava.eval.plugin.journal import read_answers
+from llava.eval.plugin.manifest import NAME
+
+_PAIRS = (("pred_answer", "answer"), ("parsed_pred", "answer"), ("pred_id", "answer_id"))
+"""Fields in which lmms-eval's tasks note what was read from an answer, and what was right."""
+
+
+class ResultsError(ValueError):
+    """A folder that holds no results that can be reported."""
+
+
+@dataclass(frozen=True)
+class SampleResult:
+    """One document of a task.
+
+    Attributes:
+        doc_id: its number in the task.
+        score: 0 to 1 in most tasks; None where the task's score is none of single samples.
+        answer: what the model said.
+        target: what was right.
+        prompt: the text of the question.
+        visuals: where its visuals came from.
+        visual_tokens: how many tokens these were; None where not recorded.
+    """
+
+    doc_id: int
+    score: float | None
+    answer: str
+    target: str
+    prompt: str
+    visuals: list[dict[str, Any]]
+    visual_tokens: int | None
+
+    @property
+    def video(self) -> str | None:
+        """What ties it to other samples: the video that it asks about, if any."""
+        return self.visuals[0]["path"] if self.visuals else None
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """One task of a run.
+
+    Attributes:
+        task: its name.
+        metric: the first of its scores.
+        value: what lmms-eval computed; a list where the task returns several.
+        samples: its documents, by number; of a group with the name of their task before it.
+        parts: names of a group's tasks; of a single task itself.
+    """
+
+    task: str
+    metric: str
+    value: float | list[float]
+    samples: dict[int | str, SampleResult]
+    parts: tuple[str, ...]
+
+    @property
+    def scores(self) -> list[float]:
+        """Of the samples that have one."""
+        return [item.score for item in self.samples.values() if item.score is not None]
+
+    @property
+    def groups(self) -> list[str]:
+        """Of the same samples: what each belongs to, its video or nothing but itself."""
+        return [
+            item.video or f"document {number}"
+            for number, item in self.samples.items()
+            if item.score is not None
+        ]
+
+    @property
+    def visual_tokens(self) -> float | None:
+        """Mean per sample, or None where not recorded."""
+        counts = [item.visual_tokens for item in self.samples.values()]
+        known = [count for count in counts if count is not None]
+        return mean(known) if known else None
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One run: a folder with results and their manifest; groups are the means of their tasks."""
+
+    name: str
+    folder: Path
+    manifest: dict[str, Any]
+    tasks: dict[str, TaskResult]
+    groups: dict[str, TaskResult]
+
+    @property
+    def results(self) -> dict[str, TaskResult]:
+        """Tasks and groups by name."""
+        return {**self.tasks, **self.groups}
+
+    @property
+    def video_input(self) -> str:
+        """``codec`` or ``frames``."""
+        return str(self.manifest["settings"]["video_input"])
+
+    @property
+    def model(self) -> str:
+        """Hash that says which weights."""
+        return str(self.manifest["model"]["weights_sha256"])
+
+
+def read_runs(paths: Sequence[Path]) -> list[RunResult]:
+    """Every run below the given folders; of several in one folder the newest.
+
+    Raises:
+        ResultsError: for a folder without any, or a run without manifest or samples.
+    """
+    runs: list[RunResult] = []
+    for path in paths:
+        folders = sorted({found.parent for found in path.rglob("*_results.json")})
+        if not folders:
+            raise ResultsError(f"{path}: no *_results.json in it; give the --output_path of a run")
+        runs += [_read_run(folder, path) for folder in folders]
+    return _with_own_names(runs)
+
+
+def sample_score(value: Any) -> float | None:
+    """The score of one sample from what a task notes about it, or None where it notes none."""
+    if isinstance(value, bool | int | float):
+        return float(value)
+    if not isinstance(value, Mapping):
+        return None
+    for name in ("score", "correct"):
+        if isinstance(value.get(name), bool | int | float):
+            return float(value[name])
+    if isinstance(value.get("item"), Mapping) and "GT" in value["item"]:
+        # TemporalBench reads the first letter of an answer.
+        return float(str(value["pred"])[:1].lower() == str(value["item"]["GT"]).lower())
+    for given, right in _PAIRS:
+        if given in value and right in value and not isinstance(value[given], list):
+            return float(str(value[given]) == str(value[right]))
+    return None
+
+
+def video_mmmu_score(value: Any) -> float | None:
+    """The score of one VideoMMMU sample, options or open answer, by the task's own code; None for
+    an empty open answer, which the task leaves out of its score."""
+    if not isinstance(value, Mapping) or value["parsed_pred"] == "API Error":
+        return None
+    settle_hf_home()
+    from lmms_eval.tasks.videommmu.utils import evaluate_videommmu
+
+    result: Any = evaluate_videommmu([value])
+    return float(result[1]["acc"])
+
+
+def group_result(group: str, tasks: Sequence[TaskResult]) -> TaskResult | None:
+    """A group as the mean of its tasks, each of equal weight, or None where their scores differ in
+    kind.
+
+    The scores of its samples are weighted so that their mean is the mean of the tasks' means. So
+    intervals and tests know that tasks of a group share videos.
+    """
+    values = [task.value for task in tasks if not isinstance(task.value, list)]
+    if len({task.metric for task in tasks}) != 1 or len(values) < len(tasks):
+        return None
+    weights = equal_weights([len(task.scores) for task in tasks])
+    samples: dict[int | str, SampleResult] = {}
+    for task, weight in zip(tasks, weights, strict=True):
+        for number, sample in task.samples.items():
+            score = None if sample.score is None else weight * sample.score
+            samples[f"{task.task} {number}"] = replace(sample, score=score)
+    parts = tuple(task.task for task in tasks)
+    return TaskResult(group, tasks[0].metric, mean(values), samples, parts)
+
+
+def equal_weights(counts: Sequence[int]) -> list[float]:
+    """What the samples of tasks are multiplied with, so that their mean is the mean of the tasks'
+    means."""
+    return [sum(counts) / (len(counts) * max(1, count)) for count in counts]
+
+
+def _read_run(folder: Path, path: Path) -> RunResult:
+    newest = max(folder.glob("*_results.json"))
+    if not (folder / NAME).is_file():
+        raise ResultsError(f"{folder}: no {NAME}, so it is not known what was evaluated there")
+    manifest = json.loads((folder / NAME).read_text(encoding="utf-8"))
+    results = json.loads(newest.read_text(encoding="utf-8"))
+    stem = newest.name.removesuffix("results.json")
+    details: defaultdict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
+    for row in read_answers(folder):
+        # Several requests of one document (the options of a question) share what it shows.
+        details[row["task"]].setdefault(int(row["doc_id"]), {}).update(row)
+    tasks: dict[str, TaskResult] = {}
+    for task in results["configs"]:
+        samples = folder / f"{stem}samples_{task}.jsonl"
+        if not samples.is_file():
+            raise ResultsError(f"{samples} is missing; evaluate with --log_samples")
+        metric, value = _first_metric(task, results)
+        rows = map(json.loads, samples.read_text(encoding="utf-8").splitlines())
+        read = [_read_sample(row, task, metric, details[task]) for row in rows]
+        by_number: dict[int | str, SampleResult] = {item.doc_id: item for item in read}
+        tasks[task] = TaskResult(task, metric, value, by_number, (task,))
+    groups = {
+        name: group
+        for name, parts in results.get("group_subtasks", {}).items()
+        if parts and (group := group_result(name, [tasks[part] for part in parts]))
+    }
+    return RunResult(path.name, folder, manifest, tasks, groups)
+
+
+def _first_metric(task: str, results: dict[str, Any]) -> tuple[str, float | list[float]]:
+    for entry in results["configs"][task]["metric_list"]:
+        for name, value in results["results"][task].items():
+            metric, _, _ = name.partition(",")
+            if metric == entry["metric"]:
+                return metric, value
+    raise ResultsError(f"{task}: its results hold none of its metrics")
+
+
+def _read_sample(
+    row: dict[str, Any], task: str, metric: str, details: Mapping[int, dict[str, Any]]
+) -> SampleResult:
+    benchmark = find_benchmark(task)
+    is_video_mmmu = benchmark is not None and benchmark.name == "video_mmmu"
+    score = video_mmmu_score if is_video_mmmu else sample_score
+    noted = details.get(int(row["doc_id"]), {})
+    return SampleResult(
+        doc_id=int(row["doc_id"]),
+        score=score(row.get(metric)),
+        answer=_answer(row["filtered_resps"]),
+        target=str(row["target"]),
+        prompt=str(row.get("input", "")),
+        visuals=noted.get("visuals", []),
+        visual_tokens=noted.get("visual_tokens"),
+    )
+
+
+def _answer(response: Any) -> str:
+    """What the model said; of a question scored by likelihoods, the mean loss of each option."""
+    if not isinstance(response, list) or not response:
+        return str(response)
+    if isinstance(response[0], list):
+        return "losses of the options: " + ", ".join(f"{float(loss):.4g}" for loss, _ in response)
+    return str(response[0])
+
+
+def _with_own_names(runs: Sequence[RunResult]) -> list[RunResult]:
+    """Names that tell runs apart: the folder's, with a number where two share one."""
+    seen: dict[str, int] = defaultdict(int)
+    named: list[RunResult] = []
+    for run in runs:
+        seen[run.name] += 1
+        name = run.name if seen[run.name] == 1 else f"{run.name} ({seen[run.name]})"
+        named.append(replace(run, name=name))
+    return named

@@ -1,0 +1,120 @@
+"""Samples of the report: question, what was right, every run's answer, and what the model saw."""
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from cv_reader.assets import read_asset
+from llava.eval.report.results import RunResult, SampleResult
+from llava.pages.page import figure, table
+from llava.visual.pictures import load_image
+from llava.visual.videos import read_uniform_frames
+
+_TILE_PX = 130
+_TILES = 8
+
+
+def samples_section(runs: Sequence[RunResult], num_samples: int) -> str:
+    """Some samples of every task: those that runs disagree on first, wins and losses in turn."""
+    parts = ["<h2>Samples</h2>"]
+    for task in dict.fromkeys(task for run in runs for task in run.tasks):
+        having = [run for run in runs if task in run.tasks]
+        parts += [_sample(task, number, having) for number in _chosen(task, having, num_samples)]
+    return "\n".join(parts)
+
+
+def _chosen(task: str, runs: Sequence[RunResult], num_samples: int) -> list[int | str]:
+    """Document numbers: codec right and frames wrong, the reverse, and so on; then the others."""
+    samples = runs[0].tasks[task].samples
+    better, worse, same = [], [], []
+    for number in samples:
+        codec = _mean_score(task, number, runs, "codec")
+        frames = _mean_score(task, number, runs, "frames")
+        group = same if codec == frames else better if codec > frames else worse
+        group.append(number)
+    turns: list[int | str] = []
+    for rank in range(max(len(better), len(worse))):
+        turns += [*better[rank : rank + 1], *worse[rank : rank + 1]]
+    return [*turns, *same][:num_samples]
+
+
+def _mean_score(task: str, number: int | str, runs: Sequence[RunResult], kind: str) -> float:
+    """Of the runs with this input; equal for both inputs where one of them has no run."""
+    scores = [
+        sample.score
+        for run in runs
+        if run.video_input == kind
+        and (sample := run.tasks[task].samples.get(number)) is not None
+        and sample.score is not None
+    ]
+    both = {run.video_input for run in runs} == {"codec", "frames"}
+    return sum(scores) / len(scores) if scores and both else 0.0
+
+
+def _sample(task: str, number: int | str, runs: Sequence[RunResult]) -> str:
+    found = [
+        (run, run.tasks[task].samples[number]) for run in runs if number in run.tasks[task].samples
+    ]
+    first = found[0][1]
+    rows = [
+        [
+            f'{escape(run.name)} <span class="{run.video_input}">{run.video_input}</span>',
+            f"<code>{escape(sample.answer)}</code>",
+            "" if sample.score is None else f"{sample.score:.3g}",
+        ]
+        for run, sample in found
+    ]
+    return (
+        f"<h3>{escape(task)}, document {number}</h3>"
+        f'<div class="question">{escape(first.prompt)}</div>'
+        f"<p>Right: <code>{escape(first.target)}</code></p>"
+        + table(["run", "answer", "score"], rows, {2})
+        + "".join(_pictures(run, sample) for run, sample in found)
+    )
+
+
+def _pictures(run: RunResult, sample: SampleResult) -> str:
+    parts: list[str] = []
+    for visual in sample.visuals:
+        caption = f"{run.name}: {visual['source']}, {visual['path'] or 'image of the data set'}"
+        try:
+            tiles = _tiles(visual, int(run.manifest["settings"]["num_frames"]))
+        except ValueError as error:
+            parts.append(f'<p class="note">{escape(caption)}: not shown ({escape(str(error))})</p>')
+            continue
+        if tiles:
+            parts.append(figure(_strip(tiles), caption))
+    return "".join(parts)
+
+
+def _tiles(visual: dict[str, Any], num_frames: int) -> list[Image.Image]:
+    """What the model saw of a visual, where it is still there.
+
+    Raises:
+        ValueError: where it is not.
+    """
+    if visual["asset"]:
+        return [load_image(path) for path in read_asset(Path(visual["asset"])).images]
+    if visual["source"] == "frames":
+        return read_uniform_frames(visual["path"], num_frames)
+    if visual["source"] == "image" and visual["path"]:
+        return [load_image(visual["path"])]
+    return []
+
+
+def _strip(tiles: Sequence[Image.Image]) -> Image.Image:
+    """Pictures side by side, as high as each other, at most eight."""
+    small = [
+        tile.resize((max(1, round(tile.width * _TILE_PX / tile.height)), _TILE_PX))
+        for tile in tiles[:_TILES]
+    ]
+    gap = 4
+    strip = Image.new("RGB", (sum(tile.width + gap for tile in small) - gap, _TILE_PX), "#888")
+    left = 0
+    for tile in small:
+        strip.paste(tile, (left, 0))
+        left += tile.width + gap
+    return strip

@@ -1,0 +1,145 @@
+"""A page about training runs: curves, what was trained on what, breaks, samples left out.
+
+Run: ``python -m llava.train.report RUN... [-o page.html]``, RUN being output folders of training,
+also of runs that are still going. Several runs share each chart. Everything comes from
+``train_log.jsonl``, ``run_config.json`` and ``bad_samples.jsonl``; the page needs no other file.
+
+Exit codes: 0 done; 2 a folder holds no run.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from llava.pages.line_chart import STYLE, Line, line_chart
+from llava.pages.page import page
+from llava.train.report.runs import Row, Run, read_runs
+from llava.train.report.tables import run_sections, summary_table
+
+_MEMORY = {"device": "peak_memory_bytes", "first process": "peak_host_memory_bytes"}
+
+
+def build_page(runs: Sequence[Run]) -> str:
+    """The whole page as HTML."""
+    body = [
+        summary_table(runs),
+        "<h2>Curves</h2>",
+        '<p class="note">Faint: every logged step; bold: running mean. Dashed, upright: the run '
+        "went on from a checkpoint. Point at a mark or a line for its name.</p>",
+        f'<div class="charts">{"".join(_charts(runs))}</div>',
+        *run_sections(runs),
+    ]
+    return page("Training report", "\n".join(body), STYLE)
+
+
+def _charts(runs: Sequence[Run]) -> list[str]:
+    marks = [
+        (float(start["first_step"]), f"{run.name}: resumed at step {start['first_step']}")
+        for run in runs
+        for start in run.resumes
+    ]
+
+    def by_run(
+        title: str,
+        value: Callable[[Row], float | None],
+        scale: float = 1.0,
+        *,
+        smooth: bool = True,
+    ) -> str:
+        lines = [_line(run.name, run.rows, value, number, scale) for number, run in enumerate(runs)]
+        return line_chart(title, lines, marks=marks, smooth=smooth)
+
+    return [
+        by_run("Loss", _of_field("loss")),
+        *_charts_by_key(runs, "loss_by_dataset", "Loss by data set", marks),
+        *_charts_by_key(runs, "lr_by_part", "Learning rate", marks, smooth=False),
+        by_run("Gradient norm, before clipping", _of_field("grad_norm")),
+        by_run("Tokens per second, all ranks", _of_field("tokens_per_second")),
+        by_run("Visual tokens per second, all ranks", _of_field("visual_tokens_per_second")),
+        by_run("MFU, %", _of_field("mfu"), 100),
+        by_run("Waiting for data, % of the time", _waiting_share, 100),
+        by_run("Seconds per step", lambda row: row["seconds"] / row["steps"]),
+        *(
+            by_run(f"Memory of the {name}, peak, GB", _of_field(field), 1e-9, smooth=False)
+            for name, field in _MEMORY.items()
+        ),
+    ]
+
+
+def _of_field(name: str) -> Callable[[Row], float | None]:
+    return lambda row: row.get(name)
+
+
+def _waiting_share(row: Row) -> float:
+    return row["data_wait_seconds"] / row["seconds"]
+
+
+def _charts_by_key(
+    runs: Sequence[Run],
+    field: str,
+    title: str,
+    marks: Sequence[tuple[float, str]],
+    *,
+    smooth: bool = True,
+) -> list[str]:
+    """A field that is a mapping: one chart of a single run, one per key of several."""
+    found = dict.fromkeys(key for run in runs for row in run.rows for key in row.get(field, {}))
+    known = [name for run in runs for name in run.set_names]
+    keys = [key for key in dict.fromkeys(known) if key in found]
+    keys += [key for key in found if key not in keys]
+
+    def value(key: str) -> Callable[[Row], float | None]:
+        return lambda row: row.get(field, {}).get(key)
+
+    if len(runs) == 1:
+        rows = runs[0].rows
+        lines = [_line(key, rows, value(key), number) for number, key in enumerate(keys)]
+        return [line_chart(title, lines, marks=marks, smooth=smooth)]
+    return [
+        line_chart(
+            f"{title}: {key}",
+            [_line(run.name, run.rows, value(key), number) for number, run in enumerate(runs)],
+            marks=marks,
+            smooth=smooth,
+        )
+        for key in keys
+    ]
+
+
+def _line(
+    name: str,
+    rows: Sequence[Row],
+    value: Callable[[Row], float | None],
+    colour: int,
+    scale: float = 1.0,
+) -> Line:
+    found = [(row["step"], value(row)) for row in rows]
+    points = [(step, number) for step, number in found if number is not None]
+    points = [(step, number * scale) for step, number in points if math.isfinite(number)]
+    return Line(name, [step for step, _ in points], [number for _, number in points], colour)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m llava.train.report", description="A page about training runs."
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="output folder of a run")
+    parser.add_argument("-o", "--out", type=Path, help="page to write; default: RUN/report.html")
+    args = parser.parse_args(argv)
+    try:
+        text = build_page(read_runs(args.runs))
+        out: Path = args.out or args.runs[0] / "report.html"
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text, encoding="utf-8")
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    sys.stdout.write(f"{out}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What belongs to one training run: settings, log, checkpoints, figures, console."""

@@ -1,0 +1,222 @@
+"""``run_config.json``: what a run is made of, and whether a resumed run is still the same one.
+
+The file holds every resolved setting, a fingerprint of the data, versions, the state of the code,
+and one entry per start. A run goes on only with the data and settings that its checkpoint was made
+with, unless changes are asked for; what cannot change a result (folders, logging, workers) is free.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llava.data.mixture import Mixture
+from llava.train.arguments import Arguments
+from llava.train.run.checkpoint import MARKER_FILE
+
+CONFIG_FILE = "run_config.json"
+_PACKAGES = (
+    "torch", "transformers", "accelerate", "deepspeed", "peft", "flash-attn", "safetensors",
+    "numpy", "pillow", "av", "onevision-encoder", "cv-reader-native",
+)  # fmt: skip
+_COMPARED = ("model", "data", "training", "deepspeed_settings", "world_size")
+_FREE = frozenset((
+    "data_path", "image_folder", "video_folder", "on_bad_sample", "max_bad_fraction",
+    "lengths_file", "output_dir", "deepspeed", "resume_from_checkpoint", "resume_with_changes",
+    "peak_tflops", "local_rank", "disable_tqdm", "logging_strategy", "logging_steps",
+    "logging_first_step", "log_on_each_node", "logging_nan_inf_filter", "log_level",
+    "log_level_replica", "report_to", "run_name", "project", "trackio_space_id",
+    "trackio_bucket_id", "trackio_static_space_id", "save_strategy", "save_steps",
+    "save_on_each_node", "save_total_limit", "dataloader_num_workers", "dataloader_pin_memory",
+    "dataloader_persistent_workers", "dataloader_prefetch_factor",
+    "dataloader_multiprocessing_context", "ddp_timeout", "include_num_input_tokens_seen",
+    "skip_memory_metrics", "push_to_hub", "hub_token", "hub_private_repo", "hub_model_id",
+    "hub_strategy", "hub_always_push", "hub_revision",
+))  # fmt: skip
+"""Settings that a resumed run may change: none of them changes what is computed.
+
+Where data lies may change as well: its fingerprint says whether it is the same.
+"""
+
+
+class ChangedRunError(ValueError):
+    """A run would go on with other data or settings than those of its checkpoint."""
+
+
+def describe_run(
+    arguments: Arguments, entries: Mixture, *, trainable: dict[str, int], world_size: int
+) -> dict[str, Any]:
+    """All that the results of a run depend on, as plain JSON values.
+
+    Args:
+        arguments: resolved settings.
+        entries: the data.
+        trainable: numbers of tuned parameters by part.
+        world_size: processes.
+    """
+    model_args, data_args, training_args = arguments
+    sharding = training_args.deepspeed
+    record = {
+        "model": dataclasses.asdict(model_args),
+        "data": dataclasses.asdict(data_args),
+        "training": training_args.to_dict(),
+        "deepspeed_settings": _read_json(Path(sharding)) if isinstance(sharding, str) else sharding,
+        "data_fingerprint": fingerprint(entries),
+        "trainable_parameters": trainable,
+        "world_size": world_size,
+        "versions": {"python": platform.python_version(), **dict(_versions())},
+        "code": code_state(Path(__file__).parent),
+        "device": _device_name(training_args.device),
+    }
+    return json.loads(json.dumps(record, sort_keys=True, default=str))
+
+
+def fingerprint(entries: Mixture) -> dict[str, Any]:
+    """Which files were read and what was taken from them; ``digest`` is the same wherever they lie.
+
+    A file counts as the same when its size, its time of change, its first and last 64 KB, the
+    number of its entries and the rule by which they are taken are.
+    """
+    datasets = entries.describe()
+    same = [{key: row[key] for key in row if key != "path"} for row in datasets]
+    digest = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
+    return {"digest": digest, "samples": len(entries), "datasets": datasets}
+
+
+def find_changes(checkpoint: Path, record: Mapping[str, Any]) -> list[str]:
+    """What differs from the run that wrote a checkpoint: one text each, with both values.
+
+    Args:
+        checkpoint: folder of the checkpoint, below that of its run.
+        record: of ``describe_run``.
+    """
+    before = read_run_config(checkpoint.parent)
+    if before is None:
+        return [f"{CONFIG_FILE} is absent from {checkpoint.parent}: nothing to compare with"]
+    return list(_changes(before, record))
+
+
+def refuse_changes(checkpoint: Path, changes: Sequence[str]) -> None:
+    """End a run that would go on with other data or settings.
+
+    Raises:
+        ChangedRunError: if anything changed, naming every change and the remedy.
+    """
+    if changes:
+        raise ChangedRunError(
+            f"{checkpoint} was made by another run than this one:\n  "
+            + "\n  ".join(changes)
+            + "\nUse the same data and settings, or add --resume_with_changes true to go on with "
+            "these (the run is then not the one that would have been without a break)"
+        )
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    for group in _COMPARED:
+        yield from _differences(group, before.get(group), now.get(group))
+    old, new = before.get("data_fingerprint", {}), now["data_fingerprint"]
+    if old.get("digest") == new["digest"]:
+        return
+    yield f"data fingerprint: {old.get('digest')} before, {new['digest']} now"
+    earlier = {row["name"]: row for row in old.get("datasets", [])}
+    current = {row["name"]: row for row in new["datasets"]}
+    for name in dict.fromkeys((*earlier, *current)):
+        where = f"data set {name}"
+        if name not in earlier or name not in current:
+            yield f"{where}: {'only before' if name in earlier else 'only now'}"
+            continue
+        one, two = ({**row, "path": None} for row in (earlier[name], current[name]))
+        yield from _differences(where, one, two)
+    if list(earlier) != list(current) and set(earlier) == set(current):
+        yield f"order of data sets: {list(earlier)} before, {list(current)} now"
+
+
+def _differences(name: str, before: Any, now: Any) -> Iterator[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in dict.fromkeys((*before, *now)):
+            if key not in _FREE:
+                yield from _differences(f"{name}, {key}", before.get(key), now.get(key))
+    elif before != now:
+        yield f"{name}: {json.dumps(before)} before, {json.dumps(now)} now"
+
+
+def write_run_config(
+    folder: Path, record: Mapping[str, Any], checkpoint: Path | None, changes: list[str]
+) -> None:
+    """Write ``run_config.json`` atomically; a start is added to those of the run it goes on from.
+
+    Args:
+        folder: of the run.
+        record: of ``describe_run``.
+        checkpoint: that the run goes on from, if any.
+        changes: of ``find_changes``.
+    """
+    before = None if checkpoint is None else read_run_config(checkpoint.parent)
+    start = {
+        "first_step": 1
+        + (0 if checkpoint is None else _read_json(checkpoint / MARKER_FILE)["step"]),
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": shlex.join([sys.executable, *sys.argv]),
+        "host": platform.node(),
+        "changes": changes,
+        "versions": record["versions"],
+        "code": record["code"],
+    }
+    starts = [*(before or {}).get("starts", []), start]
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({**record, "starts": starts}, indent=2, sort_keys=True) + "\n"
+    unfinished = folder / f".{CONFIG_FILE}.{os.getpid()}"
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(folder / CONFIG_FILE)
+
+
+def read_run_config(folder: Path) -> dict[str, Any] | None:
+    """What ``write_run_config`` wrote into a run's folder; None where there is none."""
+    path = folder / CONFIG_FILE
+    return _read_json(path) if path.is_file() else None
+
+
+def code_state(folder: Path) -> str | None:
+    """Commit of the checkout that ``folder`` is part of, with ``-dirty`` for changed files.
+
+    None outside a checkout, or without git.
+    """
+    command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--exclude=*"]
+    try:
+        tracked = subprocess.run(
+            [*command[:3], "ls-files", "--error-unmatch", "."], capture_output=True, timeout=30
+        )
+        found = subprocess.run([*command, "--dirty"], capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None if tracked.returncode == 0 else None
+
+
+def _versions() -> Iterator[tuple[str, str | None]]:
+    for name in _PACKAGES:
+        try:
+            yield name, version(name)
+        except PackageNotFoundError:
+            yield name, None
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error

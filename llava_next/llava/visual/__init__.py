@@ -1,0 +1,1 @@
+"""From pictures, frames and mosaics to the packed patches that the model takes."""

@@ -1,0 +1,217 @@
+"""Data sets: streaming, identity, shards, conversations."""
+
+import hashlib
+import json
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from cv_reader.assets import samples
+from cv_reader.assets.samples import (
+    BadSample,
+    Sample,
+    read_rows,
+    read_samples,
+    resolve_video,
+    rewrite_conversations,
+)
+from cv_reader.errors import SampleError, SettingsError
+
+
+def _row(number, **fields):
+    return {"id": f"clip{number}", "video": f"videos/{number}.mp4", **fields}
+
+
+def _write(path, content):
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def _lines(rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 7, 1 << 20])
+def test_an_array_reads_the_same_in_any_chunks(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr(samples, "CHUNK_CHARS", chunk)
+    rows = [_row(0, text='a "quoted" ] , [ \\ ä'), _row(1, nested=[{"a": [1.5, None]}]), {}]
+    path = _write(tmp_path / "data.json", json.dumps(rows, indent=1))
+    assert [row for _, row in read_rows(path)] == rows
+    assert [row for _, row in read_rows(_write(tmp_path / "empty.json", " [ ] \n"))] == []
+
+
+def test_array_and_lines_give_equal_samples(tmp_path):
+    rows = [_row(number) for number in range(5)]
+    array = read_samples(_write(tmp_path / "data.json", rows))
+    lines = read_samples(_write(tmp_path / "data.jsonl", "\n" + _lines(rows)))
+    assert [sample.key for sample in array] == [sample.key for sample in lines]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"id": 1}', "must be one array"),
+        ("", "must be one array"),
+        ('[{"id": 1}\n, {"id" 2}]', r"data.json:2: Expecting ':'"),
+        ('[{"id": 1} {"id": 2}]', "expected ',' or ']'"),
+        ('[{"id": 1}', "expected ',' or ']'"),
+        ('[{"id": "', "Unterminated string"),
+        ('[{"id": 1},]', "Expecting value"),
+        ("[" * 100_000, "recursion"),
+    ],
+)
+def test_a_broken_array_is_named_with_its_line(tmp_path, text, message):
+    with pytest.raises(SampleError, match=message):
+        list(read_rows(_write(tmp_path / "data.json", text)))
+
+
+def test_an_endless_string_is_not_read_to_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(samples, "MAX_ELEMENT_CHARS", 1 << 16)
+    monkeypatch.setattr(samples, "CHUNK_CHARS", 1 << 10)
+    path = _write(tmp_path / "data.json", '[{"id": "' + "x" * (1 << 22))
+    tracemalloc.start()
+    with pytest.raises(SampleError, match="Unterminated"):
+        list(read_rows(path))
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+
+
+def test_a_broken_line_costs_itself(tmp_path):
+    text = _lines([_row(0)]) + '{"id": \n' + "[1]\n" + _lines([_row(3)])
+    found = list(read_samples(_write(tmp_path / "data.jsonl", text)))
+    assert [type(sample) for sample in found] == [Sample, BadSample, BadSample, Sample]
+    assert "data.jsonl:2: not valid JSON" in found[1].reason
+    assert "data.jsonl:3: a sample must be a JSON object, got list" in found[2].reason
+    assert found[3].row_index == 3
+
+
+def test_bytes_that_are_no_text_cost_their_line(tmp_path):
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(b'{"id": "\xff"}\n' + _lines([_row(1)]).encode())
+    assert [type(sample) for sample in read_samples(path)] == [BadSample, Sample]
+
+
+@pytest.mark.parametrize(
+    "row", [{"video": "a.mp4"}, {"id": "", "video": "a"}, {"id": True, "video": "a"},
+            {"id": "a"}, {"id": "a", "video": ""}, {"id": "a", "video": 3}],
+)  # fmt: skip
+def test_rows_without_identity_are_bad(tmp_path, row):
+    (found,) = read_samples(_write(tmp_path / "data.jsonl", _lines([row])))
+    assert isinstance(found, BadSample)
+    assert "data.jsonl:1" in found.reason
+
+
+def test_the_key_uses_the_given_row_index(tmp_path):
+    rows = [_row(0, _row_idx=7), _row(1, _row_idx="x"), {"id": 12, "video": "a.mp4"}]
+    found = list(read_samples(_write(tmp_path / "data.json", rows)))
+    assert [sample.key for sample in found] == [
+        "videos/0.mp4|clip0|7",
+        "videos/1.mp4|clip1|1",
+        "a.mp4|12|2",
+    ]
+
+
+def test_shards_follow_the_hash_of_the_key_and_cover_everything(tmp_path):
+    rows = [_row(number) for number in range(40)] + [{"id": None}]
+    path = _write(tmp_path / "data.json", rows)
+    shards = [list(read_samples(path, num_shards=3, shard_id=shard)) for shard in range(3)]
+    for shard, found in enumerate(shards):
+        for sample in found:
+            if isinstance(sample, Sample):
+                digest = hashlib.sha1(sample.key.encode()).hexdigest()
+                assert int(digest[:8], 16) % 3 == shard
+    places = sorted(sample.row_index for found in shards for sample in found)
+    assert places == list(range(41))
+
+
+def test_max_samples_counts_rows_of_the_file(tmp_path):
+    path = _write(tmp_path / "data.json", [_row(number) for number in range(9)])
+    shards = [read_samples(path, num_shards=2, shard_id=s, max_samples=5) for s in range(2)]
+    assert sorted(sample.row_index for found in shards for sample in found) == [0, 1, 2, 3, 4]
+
+
+def test_other_files_are_refused(tmp_path):
+    with pytest.raises(SettingsError, match=".json or .jsonl"):
+        list(read_rows(tmp_path / "data.csv"))
+    with pytest.raises(SettingsError, match="cannot be read"):
+        list(read_rows(tmp_path / "missing.json"))
+
+
+def test_relative_videos_join_the_root_else_the_data_sets_folder():
+    data_file = Path("/data/set.json")
+    assert resolve_video("v/a.mp4", data_file=data_file, video_root=None) == Path("/data/v/a.mp4")
+    assert resolve_video("a.mp4", data_file=data_file, video_root=Path("/r")) == Path("/r/a.mp4")
+    assert resolve_video("/x/a.mp4", data_file=data_file, video_root=Path("/r")) == Path("/x/a.mp4")
+
+
+def _sample(*values, speakers=("human", "gpt")):
+    turns = [{"from": speakers[number % 2], "value": value} for number, value in enumerate(values)]
+    return Sample("a", "a.mp4", 0, {"conversations": turns}, "data.json[0]")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("<video>\nWhat?", "<image>\n<image>\nWhat?"),
+        ("Look: <video> now <video>", "Look: <image>\n<image> now <video>"),
+        ("What?", "<image>\n<image>\nWhat?"),
+        ("<image><image>What?", "<image><image>What?"),
+    ],
+)
+def test_the_first_human_turn_gets_the_images(before, after):
+    sample = _sample(before, "This.", "More?", "No.")
+    turns = rewrite_conversations(sample, 2)
+    assert [turn["value"] for turn in turns] == [after, "This.", "More?", "No."]
+    assert sample.row["conversations"][0]["value"] == before
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({}, "list of turns"),
+        ({"conversations": "text"}, "list of turns"),
+        ({"conversations": [{"from": "human"}]}, "list of turns"),
+        ({"conversations": [{"from": "gpt", "value": "x"}]}, "no turn is from a human"),
+        ({"conversations": [{"from": "human", "value": "<image> x"}]}, "1 <image> for 2 images"),
+    ],
+)
+def test_conversations_that_cannot_hold_the_images_are_refused(row, message):
+    with pytest.raises(SampleError, match=message):
+        rewrite_conversations(Sample("a", "a.mp4", 0, row, "here"), 2)
+
+
+_MEASURE = """
+import sys
+from pathlib import Path
+from cv_reader.samples import read_samples
+
+def peak_mib():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+before = peak_mib()
+count = sum(1 for _ in read_samples(Path(sys.argv[1])))
+print(count, peak_mib() - before)
+"""
+
+
+@pytest.mark.parametrize("mib", [48, pytest.param(2048, marks=pytest.mark.slow)])
+def test_an_array_is_read_in_constant_memory(tmp_path, mib):
+    row = json.dumps({"id": 1, "video": "a.mp4", "text": "ä" * 4000}, indent=1)
+    count = mib * 2**20 // len(row)
+    path = tmp_path / "data.json"
+    with path.open("w") as stream:
+        stream.write("[" + row)
+        for _ in range(count - 1):
+            stream.write(",\n" + row)
+        stream.write("]")
+    command = [sys.executable, "-c", _MEASURE, str(path)]
+    found, grown = subprocess.run(
+        command, check=True, capture_output=True, text=True
+    ).stdout.split()
+    path.unlink()
+    assert int(found) == count
+    assert float(grown) < 24

@@ -1,0 +1,120 @@
+"""Isolation: a crash, a hang or an exception costs one task."""
+
+import functools
+import math
+import multiprocessing
+import os
+import time
+
+import pytest
+
+from cv_reader.assets.contract import read_positions
+from cv_reader.engines.local import run_isolated
+from cv_reader.engines.worker_process import DISK_FULL, early_worker
+
+# Tasks are Python expressions: ``eval`` is a function that every worker can import.
+QUICK, FAIL = "1 + 1", "1 / 0"
+CRASH, ABORT = "__import__('os')._exit(3)", "__import__('os').abort()"
+KILL = "__import__('signal').raise_signal(9)"
+HANG = "__import__('time').sleep(600)"
+
+
+def test_failures_cost_their_own_task_and_keep_the_order():
+    tasks = [QUICK, FAIL, CRASH, ABORT, KILL, HANG, QUICK]
+    outcomes = list(run_isolated(eval, tasks, num_workers=2, timeout_seconds=1.5))
+    assert [outcome.task for outcome in outcomes] == tasks
+    assert [outcome.value for outcome in outcomes] == [2, None, None, None, None, None, 2]
+    failures = [outcome.failure for outcome in outcomes[1:-1]]
+    assert [failure.kind for failure in failures] == [
+        "ZeroDivisionError", "WorkerDied", "WorkerDied", "WorkerDied", "TimeoutError",
+    ]  # fmt: skip
+    assert failures[0].reason == "ZeroDivisionError: division by zero"
+    assert "Traceback" in failures[0].details
+    assert "exit code 3" in failures[1].reason
+    assert "SIGABRT" in failures[2].reason
+    assert "SIGKILL; out of memory?" in failures[3].reason
+    assert "--timeout_seconds" in failures[4].reason
+    assert all("twice" in failure.reason for failure in failures[1:])
+
+
+def test_a_worker_that_dies_once_costs_nothing(tmp_path):
+    # Dies where the file is not there yet, and leaves it there.
+    path = str(tmp_path / "tried")
+    once = (
+        f"__import__('os').path.exists({path!r}) or "
+        f"(open({path!r}, 'w').close(), __import__('os')._exit(9))"
+    )
+    outcomes = list(run_isolated(eval, [QUICK, once, QUICK], num_workers=1))
+    assert [outcome.value for outcome in outcomes] == [2, True, 2]
+
+
+def test_a_worker_that_is_ready_takes_the_first_task():
+    with early_worker("colorsys"):
+        (started,) = multiprocessing.active_children()
+        pid, imported = "__import__('os').getpid()", "'colorsys' in __import__('sys').modules"
+        outcomes = list(run_isolated(eval, [pid, imported]))
+    assert [outcome.value for outcome in outcomes] == [started.pid, True]
+
+
+def test_a_worker_that_nobody_needs_does_not_stay():
+    with early_worker("no.such.module"):
+        (died,) = multiprocessing.active_children()
+        died.join()
+        (outcome,) = run_isolated(eval, [QUICK])
+        assert outcome.value == 2
+    with early_worker("colorsys"):
+        assert multiprocessing.active_children()
+    assert not multiprocessing.active_children()
+
+
+def test_memory_is_limited():
+    greedy = "(bytearray(400 << 20), __import__('time').sleep(600))"
+    outcomes = run_isolated(eval, [greedy, QUICK], memory_limit_mib=300)
+    failed, quick = outcomes
+    assert (failed.failure.kind, quick.value) == ("MemoryError", 2)
+    assert "more than 300 MiB (--memory_limit_mib), twice" in failed.failure.reason
+
+
+def test_a_full_disk_is_told_apart():
+    full = "open('/dev/full', 'w', buffering=1).write(chr(10))"
+    (outcome,) = run_isolated(eval, [full])
+    assert outcome.failure.kind == DISK_FULL
+    assert "No space left" in outcome.failure.reason
+
+
+def test_tasks_are_taken_lazily_and_workers_recycled():
+    taken = []
+
+    def tasks():
+        for number in range(5):
+            taken.append(number)
+            yield "__import__('os').getpid()"
+
+    outcomes = run_isolated(eval, tasks(), tasks_per_worker=3)
+    first = next(outcomes)
+    assert len(taken) <= 2
+    pids = [first.value] + [outcome.value for outcome in outcomes]
+    assert pids[0] == pids[1] == pids[2] != pids[3] == pids[4]
+    assert os.getpid() not in pids
+
+
+def test_stopping_early_ends_the_workers():
+    outcomes = run_isolated(eval, ["__import__('os').getpid()", HANG], num_workers=1)
+    pid = next(outcomes).value
+    outcomes.close()
+    with pytest.raises(ProcessLookupError):
+        for _ in range(50):
+            os.kill(pid, 0)
+            time.sleep(0.1)
+
+
+def test_no_tasks_start_no_worker():
+    assert list(run_isolated(math.sqrt, [])) == []
+
+
+def test_an_expected_error_comes_without_its_traceback(tmp_path):
+    work = functools.partial(read_positions, num_images=1)
+    (outcome,) = run_isolated(work, [tmp_path / "missing.npy"])
+    assert outcome.failure.kind == "AssetError"
+    assert "missing.npy" in outcome.failure.reason
+    assert outcome.failure.details == ""

@@ -1,0 +1,86 @@
+"""Merged patches: true 2x2 blocks within each image, with counts that the prompt can know."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from llava.visual.batch import VisualSegment, pack_segments
+from llava.visual.segments import (
+    VisualConfig,
+    block_order,
+    codec_segment,
+    frames_segment,
+    image_grid,
+    image_segment,
+)
+
+MERGED = VisualConfig(patch_size_px=2, patches_per_side=4, merge_side_patches=2)
+PLAIN = VisualConfig(patch_size_px=2, patches_per_side=4)
+
+
+def _picture(width: int = 8, height: int = 8) -> Image.Image:
+    return Image.fromarray(np.random.randint(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def test_blocks_of_two_images_by_hand():
+    assert block_order(2, 2, 4, 2).tolist() == [0, 1, 4, 5, 2, 3, 6, 7] + [
+        8, 9, 12, 13, 10, 11, 14, 15,
+    ]  # fmt: skip
+
+
+def _by_position(segment: VisualSegment) -> dict[tuple[int, ...], torch.Tensor]:
+    rows = zip(segment.positions.tolist(), segment.patches, strict=True)
+    return {tuple(position): patch for position, patch in rows}
+
+
+@pytest.mark.parametrize("make", [image_segment, lambda image, c: frames_segment([image] * 3, c)])
+def test_each_token_is_a_block_of_neighbours_and_no_patch_changes(make):
+    image = _picture()
+    merged, plain = make(image, MERGED), make(image, PLAIN)
+    for block in merged.positions.view(-1, 4, 3):
+        t, h, w = block[0].tolist()
+        assert h % 2 == w % 2 == 0
+        assert block.tolist() == [[t, h, w], [t, h, w + 1], [t, h + 1, w], [t, h + 1, w + 1]]
+    found, expected = _by_position(merged), _by_position(plain)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+    assert merged.placeholder_tokens == tuple(n // 4 for n in plain.placeholder_tokens)
+
+
+def test_mosaics_merge_slots_that_are_neighbours_in_the_mosaic():
+    positions = np.stack([np.arange(32), np.arange(32) % 4, np.arange(32) // 8 % 4], axis=1)
+    segment = codec_segment([_picture(), _picture()], positions, MERGED)
+    assert segment.positions[:4, 0].tolist() == [0, 1, 4, 5]
+    assert segment.positions[16:20, 0].tolist() == [16, 17, 20, 21]
+    assert segment.placeholder_tokens == (4, 4)
+
+
+def test_a_mosaic_with_an_odd_grid_is_refused():
+    positions = np.zeros((9, 3), np.int32)
+    with pytest.raises(ValueError, match="grid of a mosaic must be a multiple of the 2 patches"):
+        codec_segment([_picture(6, 6)], positions, MERGED)
+
+
+def test_grids_are_whole_blocks_in_every_mode():
+    wide = {"patch_size_px": 14, "merge_side_patches": 2, "patches_per_side": 36}
+    anyres = VisualConfig(
+        **wide, image_aspect_ratio="anyres", image_grid_pinpoints=((574, 1120), (1694, 574))
+    )
+    assert image_grid(500, 1000, anyres) == (80, 42)
+    assert image_grid(3000, 1000, anyres) == (42, 122)
+    native = VisualConfig(**wide, image_aspect_ratio="native")
+    assert image_grid(14 * 7, 14 * 9, native) == (8, 6)
+    assert image_segment(_picture(98, 126), native).placeholder_tokens == (12,)
+
+
+def test_a_grid_that_cannot_be_merged_is_refused():
+    with pytest.raises(ValueError, match="patches_per_side must be a multiple of the 2 patches"):
+        VisualConfig(patches_per_side=5, merge_side_patches=2)
+
+
+def test_a_batch_counts_language_tokens_and_does_not_mix():
+    merged, plain = image_segment(_picture(), MERGED), image_segment(_picture(), PLAIN)
+    assert pack_segments([[], [merged, merged]]).tokens_per_sample(2).tolist() == [0, 8]
+    with pytest.raises(ValueError, match="one number of patches per token"):
+        pack_segments([[merged], [plain]])

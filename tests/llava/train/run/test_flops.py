@@ -1,0 +1,47 @@
+"""Counted operations against torch's own counter, and the rule for parts that are frozen."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from llava.model.tiny import tiny_model, tiny_tokenizer
+from llava.train.parts import PARTS, set_trainable
+from llava.train.run.flops import count_flops_of, peak_flops
+from llava.visual.batch import VisualSegment, pack_segments
+from llava.visual.positions import image_positions
+
+PATCHES, TOKENS = 64, 100
+
+
+@pytest.mark.parametrize(
+    "parts", [PARTS, ("mm_mlp_adapter",), ("mm_mlp_adapter", "mm_language_model")]
+)
+def test_counts_are_near_those_of_torch(parts):
+    model = tiny_model(tiny_tokenizer()).train()
+    model.set_attn_implementation("eager")  # whose operations torch's counter sees
+    set_trainable(model, parts)
+    input_ids = torch.randint(0, 200, (1, TOKENS))
+    input_ids[0, :PATCHES] = model.config.image_token_id
+    labels = input_ids.masked_fill(torch.arange(TOKENS) < PATCHES + 6, -100)
+    segment = VisualSegment(torch.randn(PATCHES, 588), image_positions(8, 8), (PATCHES,))
+    with FlopCounterMode(display=False) as counter:
+        model(input_ids=input_ids, labels=labels, visual=pack_segments([[segment]])).loss.backward()
+    counted = count_flops_of(model, parts).step((TOKENS,), (PATCHES,), TOKENS - PATCHES - 6)
+    # The formula halves causal attention and leaves the rest of the mask out of account.
+    assert counted == pytest.approx(counter.get_total_flops(), rel=0.1)
+
+
+def test_adapters_need_gradients_through_the_language_model_but_none_of_its_weights():
+    model = tiny_model(tiny_tokenizer())
+    counts = [
+        count_flops_of(model, parts, lora=lora).step((TOKENS,), (), 0)
+        for parts, lora in (((), False), (("mm_language_model",), True), (PARTS[2:], False))
+    ]
+    assert counts[0] < counts[1] < counts[2]
+    decoder = count_flops_of(model, ()).decoder
+    assert counts[2] - counts[1] == 2 * decoder * TOKENS
+
+
+def test_the_peak_is_as_given_and_unknown_on_a_cpu():
+    assert peak_flops(torch.device("cpu"), 2.5) == 2.5e12
+    assert peak_flops(torch.device("cpu"), None) is None
