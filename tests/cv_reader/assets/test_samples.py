@@ -186,7 +186,7 @@ def test_conversations_that_cannot_hold_the_images_are_refused(row, message):
 _MEASURE = """
 import sys
 from pathlib import Path
-from cv_reader.samples import read_samples
+from cv_reader.assets.samples import read_samples
 
 def peak_mib():
     lines = Path("/proc/self/status").read_text().splitlines()
