@@ -18,7 +18,7 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import parse_args, run
 
-from llava.eval.exits import BROKEN, INTERRUPTED, USAGE, ExitOnError, say
+from llava.exits import FAILED_SAMPLES, INTERRUPTED, USAGE, ExitOnError, say
 from llava.ranks import leave
 
 
@@ -47,7 +47,7 @@ def _run_here(arguments: Sequence[str]) -> int:
             try:
                 return evaluate(args)
             finally:
-                context.code = BROKEN if LlavaOVEncoder.started else USAGE
+                context.code = FAILED_SAMPLES if LlavaOVEncoder.started else USAGE
 
     LlavaOVEncoder.started = False
     lmms_eval_command.cli_evaluate_single = evaluate_or_exit
@@ -72,9 +72,9 @@ def _run_several(processes: int, arguments: Sequence[str]) -> int:
     except ChildFailedError as error:
         say(str(error))
         codes = {failure.exitcode for failure in error.failures.values()}
-        return USAGE if USAGE in codes else BROKEN
+        return USAGE if USAGE in codes else FAILED_SAMPLES
     except SignalException as error:
-        return INTERRUPTED if error.sigval == signal.SIGINT else BROKEN
+        return INTERRUPTED if error.sigval == signal.SIGINT else FAILED_SAMPLES
     return 0
 
 

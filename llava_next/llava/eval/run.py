@@ -14,8 +14,8 @@ from pathlib import Path
 
 from llava.eval.benchmarks.table import VIDEO_BENCHMARKS, find_benchmark, task_of
 from llava.eval.environment import hf_home, switch, variable, variables
-from llava.eval.exits import USAGE, say
 from llava.eval.settings import EvalSettings, EvalSettingsError, uses_codec
+from llava.exits import USAGE, say
 
 DEFAULT_TASKS = "ai2d,chartqa,docvqa_val"
 PREPARE_SCRIPT = "scripts/precompute_codec_patch/preprocess_video_benchmark.sh"

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from llava.pages.text import short_number
+
 COLOURS = 8
 _WIDTH, _HEIGHT = 640, 290
 _LEFT, _RIGHT, _TOP, _BOTTOM = 66, 12, 12, 40
@@ -201,12 +203,3 @@ def _axes(frame: _Frame, ticks: Sequence[float]) -> str:
     middle = (_LEFT + right) / 2
     parts.append(f'<text x="{middle}" y="{_HEIGHT - 5}" text-anchor="middle">step</text>')
     return "".join(parts)
-
-
-def short_number(value: float) -> str:
-    """1.25M, 40k, 0.02, 2e-06: short enough for an axis or a table."""
-    for limit, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if abs(value) >= limit:
-            scale = limit if letter != "k" else 1e3
-            return f"{value / scale:.4g}{letter}"
-    return f"{value:.4g}"

@@ -22,7 +22,7 @@ from llava.eval.benchmarks.download import DownloadError, download
 from llava.eval.benchmarks.table import VIDEO_BENCHMARKS, Benchmark, find_benchmark
 from llava.eval.benchmarks.videos import asset_bytes, find_videos, name_videos, write_listing
 from llava.eval.environment import hf_home, switch, variable
-from llava.eval.exits import INTERRUPTED, USAGE, say
+from llava.exits import INTERRUPTED, USAGE, say
 
 _DEFAULT_WORKERS = "8"
 

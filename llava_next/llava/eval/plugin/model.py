@@ -15,7 +15,6 @@ from loguru import logger
 from tqdm import tqdm
 
 from llava.eval.environment import local_rank
-from llava.eval.exits import BROKEN, USAGE, ExitOnError
 from llava.eval.plugin.answering import Answerer
 from llava.eval.plugin.generation import GenerationSettings, read_generation_settings
 from llava.eval.plugin.journal import AnswerJournal, run_key
@@ -32,6 +31,7 @@ from llava.eval.plugin.requests import (
 )
 from llava.eval.plugin.visuals import VisualLoader
 from llava.eval.settings import read_settings
+from llava.exits import FAILED_SAMPLES, USAGE, ExitOnError
 from llava.model.loading import load_pretrained
 from llava.model.processing import LlavaProcessor
 from llava.ranks import gather, rank_and_size
@@ -100,7 +100,7 @@ class LlavaOVEncoder(lmms):
         A padding request gets an empty answer without work: its answer is thrown away.
         """
         self._start(requests)
-        with ExitOnError(BROKEN) as context:
+        with ExitOnError(FAILED_SAMPLES) as context:
             asked = [self._generation_settings(request) for request in requests]
             return self._answer(requests, asked, self._answerer.generate, "", context)
 
@@ -114,7 +114,7 @@ class LlavaOVEncoder(lmms):
             a bare pair, which its multiple choice then cannot read.
         """
         self._start(requests)
-        with ExitOnError(BROKEN) as context:
+        with ExitOnError(FAILED_SAMPLES) as context:
             asked = [None] * len(requests)
             score = self._answerer.score
             scores = self._answer(
@@ -182,7 +182,7 @@ class LlavaOVEncoder(lmms):
 
     def clean(self) -> None:
         """Called by lmms-eval on every rank once all requests are answered: write the manifest."""
-        with ExitOnError(BROKEN, "manifest"):
+        with ExitOnError(FAILED_SAMPLES, "manifest"):
             self._write_manifest()
         del self._answerer
         super().clean()

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
-from llava.eval.exits import USAGE, say
 from llava.eval.plugin.asset_index import missing_message, write_listing
 from llava.eval.plugin.visuals import VisualLoader
 from llava.eval.settings import EvalSettings
+from llava.exits import USAGE, say
 from llava.ranks import gather, rank_and_size
 
 LISTING_NAME = "missing_codec_assets.jsonl"

@@ -13,10 +13,10 @@ from itertools import product
 from pathlib import Path
 
 from llava.eval.benchmarks.table import find_benchmark
-from llava.eval.exits import USAGE, say
 from llava.eval.report.results import ResultsError, RunResult, TaskResult, equal_weights, read_runs
 from llava.eval.report.samples import samples_section
 from llava.eval.report.significance import Comparison, bootstrap_mean, compare
+from llava.exits import USAGE, say
 from llava.pages.page import Mark, interval_chart, page, table
 
 SIGNIFICANT = 0.05

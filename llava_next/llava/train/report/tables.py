@@ -8,8 +8,8 @@ from html import escape
 from statistics import fmean
 from typing import Any
 
-from llava.pages.line_chart import short_number
 from llava.pages.page import table
+from llava.pages.text import duration_text, short_number
 from llava.train.report.runs import Run
 
 _LAST_SHARE = 0.05
@@ -84,17 +84,7 @@ def _mfu(run: Run) -> str:
 def _time(run: Run) -> str:
     seconds = _sum(run, "seconds")
     waiting = 100 * _sum(run, "data_wait_seconds") / seconds
-    return f"{duration(seconds)}, {waiting:.1f} % of it waiting for data"
-
-
-def duration(seconds: float) -> str:
-    """7 s, 3:20 min, 5:03 h."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes}:{rest:02} min"
-    return f"{minutes // 60}:{minutes % 60:02} h"
+    return f"{duration_text(seconds)}, {waiting:.1f} % of it waiting for data"
 
 
 def _memory(run: Run) -> str:

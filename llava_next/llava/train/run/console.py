@@ -7,7 +7,7 @@ from typing import Any, TextIO
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from llava.pages.line_chart import short_number
+from llava.pages.text import duration_text, short_number
 
 _HEADER_EVERY = 25
 _MOST_SETS = 4
@@ -67,7 +67,7 @@ class ConsoleTable(TrainerCallback):
             steps = state.global_step - self._first_step
             seconds = time.perf_counter() - self._started
             self._print(
-                f"{steps} steps in {clock(seconds)}; plots: python -m llava.train.report "
+                f"{steps} steps in {duration_text(seconds)}; plots: python -m llava.train.report "
                 f"{args.output_dir}"
             )
 
@@ -85,7 +85,7 @@ class ConsoleTable(TrainerCallback):
             (name[:_NAME_WIDTH], _cell(logs.get(f"loss_{name}"), "{:.4f}".format, _NAME_WIDTH))
             for name in self._sets
         ]
-        return [*columns, ("left", f"{clock(left):>7}")]
+        return [*columns, ("left", f"{duration_text(left):>11}")]
 
     def _print(self, line: str) -> None:
         self._stream.write(line + "\n")
@@ -94,13 +94,6 @@ class ConsoleTable(TrainerCallback):
 
 def _cell(value: Any, show: Callable[[Any], str], width: int) -> str:
     return ("-" if value is None else show(value)).rjust(width)
-
-
-def clock(seconds: float) -> str:
-    """12:05 or 3:07:40."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 _FIGURES: tuple[tuple[str, int, str, Callable[[Any], str]], ...] = (

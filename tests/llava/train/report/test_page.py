@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from llava.pages.line_chart import COLOURS, Line, line_chart, running_mean, short_number, thin
+from llava.pages.line_chart import COLOURS, Line, line_chart, running_mean, thin
 from llava.train.report.page import main
 
 VERSIONS = {"torch": "2.0", "python": "3.11"}
@@ -141,13 +141,3 @@ def test_every_point_lies_inside_its_chart(values):
     for x, y in re.findall(r'<circle cx="([\d.-]+)" cy="([\d.-]+)"', chart):
         assert 66 <= float(x) <= 628 and 12 <= float(y) <= 250
     assert "var(--c1)" in chart and line_chart("t", [Line("a", [], [], 0)]) == ""
-
-
-def test_numbers_of_axes_are_short():
-    assert [short_number(value) for value in (1250000.0, 40000, 9999, 0.02, 2e-6)] == [
-        "1.25M",
-        "40k",
-        "9999",
-        "0.02",
-        "2e-06",
-    ]

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from llava.eval.exits import ExitOnError
+from llava.exits import ExitOnError
 
 
 def test_a_users_error_shows_its_message_alone(capsys: pytest.CaptureFixture[str]) -> None:

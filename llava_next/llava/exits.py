@@ -1,32 +1,40 @@
-"""Exit codes and messages of the commands of this package.
+"""Exit codes of every command of this package, and the messages that go with them.
 
-0 all done, 2 settings or assets wrong and nothing generated, 1 the run broke off. lmms-eval reports
-an exception and exits 0; this does not.
+``cv_reader`` uses the same codes under the same names. lmms-eval reports an exception and exits 0;
+``ExitOnError`` makes sure that our commands do not.
 """
 
 import sys
 import traceback
 from types import TracebackType
 
-USAGE, BROKEN, INTERRUPTED = 2, 1, 130
+OK = 0
+"""Everything was done."""
+FAILED_SAMPLES = 1
+"""The command started its work, and some samples or the run itself failed."""
+USAGE = 2
+"""Arguments, settings, input files or the installation are wrong; no work was started."""
+INTERRUPTED = 130
+"""The user stopped the command; the same command continues where it can."""
 
 
 def say(text: str) -> None:
-    """A line for people, apart from what a command prints as its result."""
+    """Write a line for people to standard error, apart from a command's results."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
 
 
 class ExitOnError:
-    """Context: an exception ends the process with an exit code and its message.
+    """End the process with an exit code and a message when the ``with`` block raises.
 
     ``SystemExit`` is what passes through lmms-eval, which catches every ``Exception``. One with a
     message instead of a code, as tasks end where a file is missing, gets the code of the block.
 
     Attributes:
-        code: may be changed inside the block, like ``where``.
-        where: what was being done, for the message.
-        always_trace: whether a ``ValueError`` shows where it comes from; our own say it themselves.
+        code: the exit code; the block may change it.
+        where: what the block is doing, for the message; the block may change it.
+        always_trace: whether a ``ValueError`` also prints a traceback. Our own errors of that type
+            name the cause in their message and need none.
     """
 
     def __init__(self, code: int, where: str = "", *, always_trace: bool = False) -> None:
