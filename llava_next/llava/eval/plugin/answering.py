@@ -5,7 +5,8 @@ Axis letters: B samples of a batch, T tokens, C tokens of the longest continuati
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from transformers import GenerationConfig
 from llava.eval.plugin.generation import GenerationSettings, StopAtStrings, cut_at
 from llava.eval.plugin.manifest import RunRecord, describe_visuals
 from llava.eval.plugin.requests import Sample, write_prompt
-from llava.eval.plugin.visuals import VisualLoader
+from llava.eval.plugin.visuals import Visual, VisualLoader
 from llava.model.loading import LlavaForCausalLMMixin
 from llava.model.processing import LlavaProcessor
 from llava.visual.batch import VisualBatch, VisualSegment
@@ -25,8 +26,30 @@ class MemoryExhaustedError(ValueError):
     """Samples that did not fit into memory."""
 
 
+Content = TypeVar("Content")
+
+
+@dataclass(frozen=True)
+class Answer(Generic[Content]):
+    """The answer to one request, with what the model was shown for it.
+
+    Attributes:
+        content: the generated text; for a request for a score, the pair of loss and greediness.
+        shown: where the visuals came from and how many tokens they are, ready for JSON.
+    """
+
+    content: Content
+    shown: dict[str, Any]
+
+
 class Inputs(NamedTuple):
-    """A batch on the model's device: int64 (B, T), int64 (B, T), padded on the left."""
+    """The arguments of the model for one batch, on its device.
+
+    Attributes:
+        input_ids: int64 (B, T), padded on the left.
+        attention_mask: int64 (B, T), 0 at padding.
+        visual: the visuals of the batch, or None where it has none.
+    """
 
     input_ids: Tensor
     attention_mask: Tensor
@@ -43,6 +66,14 @@ class Answerer:
         loader: VisualLoader,
         record: RunRecord,
     ) -> None:
+        """Take over the model; its generation settings are replaced by greedy ones.
+
+        Args:
+            model: the checkpoint's model, on its device.
+            processor: tokenizer, template and preprocessing of the checkpoint.
+            loader: turns the visuals of a sample into segments.
+            record: receives the counts of the run.
+        """
         self._model: Any = model
         self._processor = processor
         self._loader = loader
@@ -56,17 +87,24 @@ class Answerer:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the model's weights."""
+        """Return the dtype of the model's weights."""
         return self._model.dtype
 
     @torch.inference_mode()
-    def generate(self, samples: Sequence[Sample], settings: GenerationSettings) -> list[str]:
-        """Answers, stop strings and what follows them cut off, ends stripped."""
+    def generate(
+        self, samples: Sequence[Sample], settings: GenerationSettings
+    ) -> list[Answer[str]]:
+        """Generate the answers of a batch.
+
+        Stop strings and what follows them are cut off, and blanks are removed from both ends.
+        """
         with _naming_out_of_memory(samples):
             return self._generate(samples, settings)
 
-    def _generate(self, samples: Sequence[Sample], settings: GenerationSettings) -> list[str]:
-        inputs = self._inputs(samples)
+    def _generate(
+        self, samples: Sequence[Sample], settings: GenerationSettings
+    ) -> list[Answer[str]]:
+        inputs, shown = self._inputs(samples)
         tokenizer, prompt_tokens = self._processor.tokenizer, inputs.input_ids.shape[1]
         arguments = settings.to_generate()
         if settings.until:
@@ -78,12 +116,18 @@ class Answerer:
         tokens = output[:, prompt_tokens:].cpu()
         self._record.new_tokens += (tokens != tokenizer.pad_token_id).sum(1).tolist()
         texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        return [cut_at(text, settings.until).strip() for text in texts]
+        return [
+            Answer(cut_at(text, settings.until).strip(), what)
+            for text, what in zip(texts, shown, strict=True)
+        ]
 
     @torch.inference_mode()
-    def score(self, samples: Sequence[Sample]) -> list[tuple[float, bool]]:
-        """For each continuation the mean negative log-likelihood of its tokens, and whether greedy
-        decoding would give exactly these.
+    def score(self, samples: Sequence[Sample]) -> list[Answer[tuple[float, bool]]]:
+        """Score the continuations of a batch.
+
+        Returns:
+            For each continuation the mean negative log-likelihood of its tokens, and whether
+            greedy decoding would give exactly these.
 
         Raises:
             ValueError: if a continuation has no tokens.
@@ -91,8 +135,8 @@ class Answerer:
         with _naming_out_of_memory(samples):
             return self._score(samples)
 
-    def _score(self, samples: Sequence[Sample]) -> list[tuple[float, bool]]:
-        inputs = self._inputs(samples)
+    def _score(self, samples: Sequence[Sample]) -> list[Answer[tuple[float, bool]]]:
+        inputs, shown = self._inputs(samples)
         continuations = [self._continuation(sample).to(self._model.device) for sample in samples]
         ids, mask = self._append(inputs, continuations)
         length = max(map(len, continuations))  # C
@@ -105,20 +149,28 @@ class Answerer:
                 logits_to_keep=length + 1,
                 use_cache=False,
             ).logits.float()  # (B, C + 1, vocabulary)
-        scores: list[tuple[float, bool]] = []
-        for row, tokens in zip(logits, continuations, strict=True):
+        scores: list[Answer[tuple[float, bool]]] = []
+        for row, tokens, what in zip(logits, continuations, shown, strict=True):
             row = row[-len(tokens) - 1 : -1]
             loss = torch.nn.functional.cross_entropy(row, tokens)
-            scores.append((loss.item(), bool((row.argmax(-1) == tokens).all())))
+            is_greedy = bool((row.argmax(-1) == tokens).all())
+            scores.append(Answer((loss.item(), is_greedy), what))
         return scores
 
-    def _inputs(self, samples: Sequence[Sample]) -> Inputs:
-        """Load the visuals of a batch, write its prompts, move both to the device."""
+    def _inputs(self, samples: Sequence[Sample]) -> tuple[Inputs, list[dict[str, Any]]]:
+        """Load the visuals of a batch, write its prompts and move both to the device.
+
+        Returns:
+            The arguments of the model, and for each sample what it is shown.
+        """
         conversations: list[list[dict[str, str]]] = []
         segments: list[list[VisualSegment]] = []
+        shown: list[dict[str, Any]] = []
         for sample in samples:
             try:
-                segments.append(self._visuals(sample))
+                visuals = self._load_visuals(sample)
+                segments.append([visual.segment for visual in visuals])
+                shown.append(describe_visuals(visuals, sample.visuals))
                 prompt = write_prompt(sample.context, segments[-1])
             except ValueError as error:
                 raise ValueError(f"{sample.name}: {error}") from error
@@ -126,19 +178,20 @@ class Answerer:
         batch = self._processor(conversations, segments)
         inputs = Inputs(batch["input_ids"], batch["attention_mask"], batch["visual"])
         self._count_tokens(inputs)
-        return Inputs(
-            inputs.input_ids.to(self._model.device),
-            inputs.attention_mask.to(self._model.device),
-            None if inputs.visual is None else inputs.visual.to(self._model.device),
+        device = self._model.device
+        moved = Inputs(
+            inputs.input_ids.to(device),
+            inputs.attention_mask.to(device),
+            None if inputs.visual is None else inputs.visual.to(device),
         )
+        return moved, shown
 
-    def _visuals(self, sample: Sample) -> list[VisualSegment]:
+    def _load_visuals(self, sample: Sample) -> list[Visual]:
         with self._record.stage("visuals"):
             visuals = self._loader.load(sample.visuals)
         for visual, source in zip(visuals, sample.visuals, strict=True):
             self._record.count_visual(visual, source)
-        self._record.shown[sample.name] = describe_visuals(visuals, sample.visuals)
-        return [visual.segment for visual in visuals]
+        return visuals
 
     def _count_tokens(self, inputs: Inputs) -> None:
         batch_size = len(inputs.input_ids)
@@ -151,7 +204,7 @@ class Answerer:
         self._record.text_tokens += (inputs.attention_mask.sum(1) - visual).tolist()
 
     def _continuation(self, sample: Sample) -> Tensor:
-        """Token ids of a continuation as plain text, int64 (at least 1,)."""
+        """Return the token ids of a continuation as plain text: int64 (at least 1,)."""
         tokens = self._processor.tokenizer.encode(
             str(sample.second), add_special_tokens=False, split_special_tokens=True
         )
@@ -160,7 +213,7 @@ class Answerer:
         return torch.tensor(tokens)
 
     def _append(self, inputs: Inputs, continuations: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Prompts with their continuations, int64 (B, T), and the mask; padded on the left."""
+        """Join prompts and continuations: int64 (B, T) and its mask, padded on the left."""
         rows = [
             torch.cat([ids[mask.bool()], continuation])
             for ids, mask, continuation in zip(
@@ -189,8 +242,8 @@ def _naming_out_of_memory(samples: Sequence[Sample]) -> Iterator[None]:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise MemoryExhaustedError(
             f"out of memory in a batch of {len(names)} ({', '.join(names)}): {reason}; lower "
-            "batch_size (BATCH_SIZE), num_frames or max_new_tokens; started again in the same "
-            "folder, the run goes on where it stopped"
+            "batch_size (BATCH_SIZE), num_frames or max_new_tokens, then start the run again in "
+            "the same folder: it continues with the samples that have no answer yet"
         ) from error
 
 

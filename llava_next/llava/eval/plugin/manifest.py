@@ -29,6 +29,11 @@ from llava.eval.settings import EvalSettings
 NAME = "manifest.json"
 _CHUNK_BYTES = 1 << 24
 COUNTS = ("hits", "misses", "online", "frames", "frame_folders", "images")
+DEFAULT_STOP_RULE = (
+    "a stop string that lmms-eval adds to a task that states none (its few-shot delimiter) is left "
+    "out, because it would cut every answer at its first blank line; what a task or --gen_kwargs "
+    "states is obeyed"
+)
 _PACKAGES = ("onevision-encoder", "lmms-eval", "torch", "transformers", "av", "numpy", "pillow")
 
 
@@ -43,10 +48,10 @@ class RunRecord:
         missing_keys: videos without an asset.
         fingerprints, backends, exactness: of the assets used, each with its number.
         ignored_generation_settings: settings of tasks without a meaning here, by task.
+        default_stops: lmms-eval's own stop string that was left out, by task.
         judged_tasks: whose scores a judge model gives.
         visual_tokens, text_tokens, new_tokens: per sample.
         nanoseconds: by stage, ``visuals`` and ``model``.
-        shown: of the samples of the current batch, by name: where their visuals came from.
     """
 
     samples: Counter[str] = field(default_factory=Counter)
@@ -57,12 +62,12 @@ class RunRecord:
     backends: Counter[str] = field(default_factory=Counter)
     exactness: Counter[str] = field(default_factory=Counter)
     ignored_generation_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    default_stops: dict[str, str] = field(default_factory=dict)
     judged_tasks: set[str] = field(default_factory=set)
     visual_tokens: list[int] = field(default_factory=list)
     text_tokens: list[int] = field(default_factory=list)
     new_tokens: list[int] = field(default_factory=list)
     nanoseconds: Counter[str] = field(default_factory=Counter)
-    shown: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -91,7 +96,12 @@ class RunRecord:
 
 
 def describe_visuals(visuals: Sequence[Visual], shown: Sequence[object]) -> dict[str, Any]:
-    """Where the visuals of a sample came from, ready for JSON, and how many tokens they are."""
+    """Describe where the visuals of a sample came from and how many tokens they are, for JSON.
+
+    Args:
+        visuals: the loaded visuals of the sample.
+        shown: what the task returned for each of them: a path or a picture.
+    """
     rows = [
         {
             "source": visual.source,
@@ -146,6 +156,7 @@ def build_manifest(
         },
         "seconds": {stage: count / 1e9 for stage, count in record.nanoseconds.items()},
         "ignored_generation_settings": record.ignored_generation_settings,
+        "default_stop_strings": {"rule": DEFAULT_STOP_RULE, "left_out": record.default_stops},
         "judged_tasks": sorted(record.judged_tasks),
         "settings": settings.to_dict(),
         "model": describe_model(Path(settings.pretrained)),

@@ -5,7 +5,7 @@ Run: ``python -m lmms_eval --model llava_ov_encoder --model_args pretrained=DIR,
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -15,7 +15,7 @@ from loguru import logger
 from tqdm import tqdm
 
 from llava.eval.environment import local_rank
-from llava.eval.plugin.answering import Answerer
+from llava.eval.plugin.answering import Answer, Answerer
 from llava.eval.plugin.generation import GenerationSettings, read_generation_settings
 from llava.eval.plugin.journal import AnswerJournal, run_key
 from llava.eval.plugin.manifest import NAME, RunRecord, build_manifest, merge, write_manifest
@@ -23,6 +23,7 @@ from llava.eval.plugin.preflight import check_assets
 from llava.eval.plugin.requests import (
     Sample,
     command_line,
+    default_stop,
     is_padding,
     judged_tasks,
     read_request,
@@ -127,7 +128,7 @@ class LlavaOVEncoder(lmms):
         self,
         requests: Sequence[Instance],
         asked: Sequence[GenerationSettings | None],
-        answer: Callable[[Sequence[Sample], Any], Sequence[Any]],
+        answer: Callable[[Sequence[Sample], Any], Sequence[Answer[Any]]],
         padding: Any,
         context: ExitOnError,
     ) -> list[Any]:
@@ -160,14 +161,14 @@ class LlavaOVEncoder(lmms):
                         "key": keys.get(index),
                         "task": sample.task,
                         "doc_id": requests[index].doc_id,
-                        "answer": new[index],
-                        **self._record.shown.pop(sample.name, {}),
+                        "answer": new[index].content,
+                        **new[index].shown,
                     }
                     for index, sample in zip(batch, samples, strict=True)
                 ]
             )
-            for index, text in new.items():
-                answers[index] = text
+            for index, one in new.items():
+                answers[index] = one.content
         return answers
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
@@ -244,9 +245,14 @@ class LlavaOVEncoder(lmms):
         return samples
 
     def _generation_settings(self, request: Instance) -> GenerationSettings:
-        """Of one request; what has no meaning here is recorded."""
+        """Read the settings of one request, and record what of them is not obeyed."""
         arguments: tuple[Any, ...] = request.args
-        settings, ignored = read_generation_settings(arguments[1], self.settings.max_new_tokens)
+        asked: Mapping[str, Any] = arguments[1]
+        stop = default_stop(request)
+        if stop is not None:
+            asked = {**asked, "until": []}
+            self._record.default_stops[request.task_name] = stop
+        settings, ignored = read_generation_settings(asked, self.settings.max_new_tokens)
         if ignored and request.task_name not in self._record.ignored_generation_settings:
             self._record.ignored_generation_settings[request.task_name] = ignored
             logger.warning(f"{request.task_name}: settings without a meaning here: {ignored}")

@@ -111,6 +111,26 @@ def command_line(requests: Sequence[Instance]) -> Namespace | None:
     return None
 
 
+def default_stop(request: Instance) -> str | None:
+    """Return the stop string that lmms-eval added to a task that states none, or None.
+
+    lmms-eval fills a missing ``until`` with the task's few-shot delimiter, a blank line by default.
+    It then puts that very string object there, and copies keep it, whereas an equal string that
+    was read from the task's file or from ``--gen_kwargs`` is another object. No other trace of
+    who wrote it is left.
+
+    Args:
+        request: of a ``generate_until`` task; one that was built without a task has no default.
+    """
+    task = _task(request)
+    settings: Any = request.args[1]
+    if task is None or not isinstance(settings, Mapping):
+        return None
+    until, delimiter = settings.get("until"), task.config.fewshot_delimiter
+    is_default = isinstance(until, list) and len(until) == 1 and until[0] is delimiter
+    return delimiter if is_default else None
+
+
 def judged_tasks(requests: Sequence[Instance]) -> list[str]:
     """Names of the tasks that a judge model scores, over a network: their scorer's module holds
     something of lmms-eval's judges or of a client library."""

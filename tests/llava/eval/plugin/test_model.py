@@ -17,7 +17,7 @@ from lmms_eval.models.registry_v2 import ModelRegistryV2
 from PIL import Image
 
 from llava.eval.plugin.answering import Answerer
-from llava.eval.plugin.journal import read_answers
+from llava.eval.plugin.journal import AnswerJournal, read_answers
 from llava.eval.plugin.model import LlavaOVEncoder
 from llava.model.loading import load_pretrained
 from support.eval_toy import Toy
@@ -154,6 +154,22 @@ def test_a_greedy_answer_scores_as_greedy(toy: Toy) -> None:
     assert [is_greedy for _, is_greedy in scores] == [answer is not None for answer in greedy]
 
 
+def test_every_option_of_a_question_records_what_was_shown(toy: Toy, tmp_path: Path) -> None:
+    """The options of one document share its name, and here a batch."""
+    document = toy.documents[0]
+    requests = _requests([document, document], lambda index: f" {index}", "loglikelihood")
+    for number, request in enumerate(requests):
+        request.arguments = (*request.arguments[:3], 0, "toy", "test")
+        request.idx = number
+    model = _model(toy, batch_size=2)
+    model._journal = AnswerJournal(tmp_path, 0, "")
+    model._start = lambda _: None  # type: ignore[method-assign]
+    model.loglikelihood(requests)
+    rows = read_answers(tmp_path)
+    assert [row["visual_tokens"] for row in rows] == [128, 128]
+    assert [row["visuals"][0]["path"] for row in rows] == document["media"] * 2
+
+
 def test_an_unconditional_continuation_is_scored(toy: Toy) -> None:
     request = Instance(
         request_type="loglikelihood",
@@ -258,6 +274,7 @@ def test_the_manifest_counts_what_reached_the_model(toy: Toy, tmp_path: Path) ->
     # 3 clips of 2 mosaics, 2 images, 64 tokens each.
     assert manifest["tokens_per_sample"]["visual"] == {"mean": (3 * 128 + 128) / 5, "max": 128}
     assert manifest["ignored_generation_settings"] == {"toy": {"seed": 0}}
+    assert manifest["default_stop_strings"]["left_out"] == {}
     assert manifest["settings"]["batch_size"] == 2
     assert manifest["model"]["weight_files"] == 1
     assert set(manifest["seconds"]) == {"visuals", "model"}

@@ -2,15 +2,25 @@
 
 from pathlib import Path
 
+import lmms_eval.tasks
 import pytest
 import torch
 from lmms_eval.api.instance import Instance
 from lmms_eval.api.task import ConfigurableTask
 from lmms_eval.utils import load_yaml_config
 
-from llava.eval.plugin.requests import is_padding, judged_tasks, read_request, write_prompt
+from llava.eval.plugin.model import LlavaOVEncoder
+from llava.eval.plugin.requests import (
+    default_stop,
+    is_padding,
+    judged_tasks,
+    read_request,
+    write_prompt,
+)
 from llava.visual.batch import VisualSegment
+from support.eval_benchmarks import write_copy
 from support.eval_run import keep_data_in
+from support.eval_toy import Toy
 
 
 def _segment(*counts: int) -> VisualSegment:
@@ -104,3 +114,61 @@ def test_tasks_with_a_judge_are_named(tmp_path: Path, monkeypatch: pytest.Monkey
         task.build_all_requests(rank=0, world_size=1)
         requests += task.instances
     assert judged_tasks(requests) == ["client", "library"]
+
+
+_TASKS = Path(lmms_eval.tasks.__file__).parent
+_REAL_TASKS = {
+    "video_mmmu": ("videommmu/perception.yaml", "\n\n"),
+    "tomato": ("tomato/tomato.yaml", "\n\n"),
+    "videomme": ("videomme/videomme.yaml", "\n\n"),
+}
+
+
+def _built(path: Path) -> list[Instance]:
+    task = ConfigurableTask(config=load_yaml_config(str(path)))
+    task.build_all_requests(rank=0, world_size=1)
+    return task.instances
+
+
+@pytest.mark.parametrize("name", _REAL_TASKS)
+def test_the_stop_string_that_lmms_eval_adds_is_left_out(
+    name: str, toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With lmms-eval's own task files, as it resolves them."""
+    write_copy(name, tmp_path)
+    keep_data_in(tmp_path, monkeypatch)
+    file, added = _REAL_TASKS[name]
+    request = _built(_TASKS / file)[0]
+    assert request.args[1]["until"] == [added]
+    model = LlavaOVEncoder(**toy.arguments())
+    assert model._generation_settings(request).until == ()
+    assert model._record.default_stops == {request.task_name: added}
+
+
+@pytest.mark.parametrize(
+    ("lines", "kept"),
+    [
+        ("", ()),
+        ("fewshot_delimiter: ' | '", ()),
+        ("generation_kwargs:\n  max_new_tokens: 8", ()),
+        ('generation_kwargs:\n  until: ["\\n\\n"]', ("\n\n",)),
+        ('generation_kwargs:\n  until: "\\n\\n"', ("\n\n",)),
+        ('generation_kwargs:\n  until: ["\\n\\n", "END"]', ("\n\n", "END")),
+    ],
+)
+def test_a_stop_string_that_the_task_states_is_obeyed(
+    lines: str, kept: tuple[str, ...], toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_data_in(tmp_path, monkeypatch)
+    (tmp_path / "documents.jsonl").write_text('{"question": "?"}\n')
+    (tmp_path / "own.py").write_text("def score(doc, results):\n    return {}\n")
+    text = _TASK.format(name="own", listing=tmp_path / "documents.jsonl") + lines
+    (tmp_path / "own.yaml").write_text(text)
+    request = _built(tmp_path / "own.yaml")[0]
+    model = LlavaOVEncoder(**toy.arguments())
+    assert model._generation_settings(request).until == kept
+    assert bool(model._record.default_stops) == (kept == ())
+
+
+def test_a_request_without_a_task_has_no_default_stop() -> None:
+    assert default_stop(_request("Q", {"until": ["\n\n"]})) is None
