@@ -95,6 +95,74 @@ def test_llava_uses_only_the_border_of_the_reader() -> None:
     assert not wrong
 
 
+ROOMS = {
+    "cv_reader": "media reader",
+    "cv_reader.assets": "errors media reader select",
+    "cv_reader.backends": "errors media",
+    "cv_reader.commands": "assets backends engines errors media reader select views",
+    "cv_reader.compat": "media reader",
+    "cv_reader.engines": "errors",
+    "cv_reader.media": "errors",
+    "cv_reader.reader": "backends errors media",
+    "cv_reader.select": "errors media",
+    "cv_reader.views": "assets errors media reader select",
+    "llava.conversation": "constants",
+    "llava.data": "constants conversation visual",
+    "llava.eval": "eval.benchmarks eval.plugin eval.report ranks",
+    "llava.eval.benchmarks": "eval",
+    "llava.eval.plugin": "constants eval eval.benchmarks model ranks visual",
+    "llava.eval.report": "eval eval.benchmarks eval.plugin pages visual",
+    "llava.model": "constants conversation visual",
+    "llava.train": "conversation data model ranks train.report train.run visual",
+    "llava.train.report": "pages train.run",
+    "llava.train.run": "constants data pages train",
+    "llava.visual": "constants",
+}
+"""Room to the rooms of the same package that it imports. A room is a folder of modules, or a module
+at the top of its package; ``llava.train`` and ``llava.eval`` have rooms of their own."""
+
+
+def room_of(name: str) -> str:
+    parts = name.split(".")
+    inner = len(parts) > 3 and parts[0] == "llava" and parts[1] in ("train", "eval")
+    return ".".join(parts[: 3 if inner else 2])
+
+
+@pytest.mark.parametrize("package", ["cv_reader", "llava"])
+def test_rooms_import_only_the_rooms_listed(package: str) -> None:
+    files = python_files(package)
+    rooms = {room_of(module_name(path)) for path in files}
+    found: dict[str, set[str]] = {}
+    for path in files:
+        room = room_of(module_name(path))
+        others = {room_of(name) for name in imported_modules(path) if below(name, package)}
+        found.setdefault(room, set()).update((others & rooms) - {room, package})
+    listed = {
+        room: {f"{package}.{other}" for other in names.split()}
+        for room, names in ROOMS.items()
+        if below(room, package)
+    }
+    assert {room: others for room, others in found.items() if others} == listed
+
+
+def test_folders_hold_few_modules() -> None:
+    counts: dict[Path, int] = {}
+    for package in PACKAGES:
+        for path in python_files(package):
+            if path.name not in ("__init__.py", "__main__.py"):
+                counts[path.parent] = counts.get(path.parent, 0) + 1
+    assert not {str(folder.relative_to(ROOT)): n for folder, n in counts.items() if n > 15}
+
+
+def test_the_oldest_supported_python_suffices() -> None:
+    """Pyright cannot check this: the stubs of numpy need a newer Python than we support."""
+    folders = ["llava_next", "Compressed_Video_Reader/cv_reader", "examples", "scripts"]
+    vermin = Path(sys.executable).with_name("vermin")
+    command = [str(vermin), "--target=3.10-", "--no-tips", "-vvv", *folders]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+
+
 def test_modules_form_no_import_cycle() -> None:
     edges = {
         module_name(path): imported_modules(path)
