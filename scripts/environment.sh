@@ -10,7 +10,7 @@
 # FLASH    1: build flash-attn too (needs the CUDA compiler; up to an hour; MAX_JOBS= limits its memory)
 # Versions are those of constraints.txt. Nothing is done twice: a second call takes no time.
 
-project_root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+project_root="$(cd -P "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV="${VENV:-$project_root/.venv}"
 EXTRAS="${EXTRAS-train,eval,dev}"
 

@@ -11,7 +11,7 @@
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-export PATH="${VENV:-$PWD/.venv}/bin:$PATH"
+export PATH="${VENV:-$(realpath scripts/..)/.venv}/bin:$PATH"
 SMOKE_DATA=captions.jsonl
 source scripts/training.sh
 

@@ -4,7 +4,7 @@
 #   bash scripts/test.sh -m slow          the slow tests
 #   bash scripts/test.sh tests/cv_reader  one part
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd -P "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh
 
 # DeepSpeed and torch each start a thread per core; two test processes on two cores want one each.

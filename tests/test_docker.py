@@ -1,7 +1,9 @@
-"""The container's files: read, not built, for tests run without an engine."""
+"""The container files: read and, where no engine is needed, tried; no image is built."""
 
+import os
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,135 +17,133 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-FOLDER = ROOT / "docker"
+FILES = {"encoder": ROOT / "Dockerfile", "llava": ROOT / "llava_next" / "Dockerfile"}
+TAGS = {"encoder": "onevision-encoder:2601", "llava": "ov_encoder_llava:26.01"}
+FOLDERS = {"encoder": "/workspace/OneVision-Encoder", "llava": "/workspace/OV-Encoder-Llava"}
+README = ROOT / "docker" / "README.md"
 
 
-def _instructions() -> list[tuple[str, str]]:
-    """(name, rest) of each instruction, continued lines joined, comments left out."""
-    text = (FOLDER / "Dockerfile").read_text(encoding="utf-8")
-    lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
-    joined = "\n".join(lines).replace("\\\n", " ")
+def _instructions(image: str) -> list[tuple[str, str]]:
+    """Return (name, rest) of each instruction; continued lines are joined, comments left out."""
+    lines = FILES[image].read_text(encoding="utf-8").splitlines()
+    code = [line for line in lines if not line.lstrip().startswith("#")]
+    joined = "\n".join(code).replace("\\\n", " ")
     pairs = (line.split(maxsplit=1) for line in joined.splitlines() if line.strip())
     return [(name.upper(), rest) for name, rest in pairs]
 
 
-def _stages() -> dict[str, tuple[str, list[tuple[str, str]]]]:
-    """Stage to (what it is from, its instructions), in order."""
-    stages: dict[str, tuple[str, list[tuple[str, str]]]] = {}
-    current: list[tuple[str, str]] = []
-    for name, rest in _instructions():
-        if name == "FROM":
-            parent, _, stage = rest.partition(" AS ")
-            current = []
-            stages[stage] = (parent, current)
-        else:
-            current.append((name, rest))
-    return stages
+def _all(image: str, name: str) -> list[str]:
+    return [rest for kind, rest in _instructions(image) if kind == name]
 
 
-def _fences(path: Path) -> str:
-    blocks = re.findall(r"```bash\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
-    return "\n".join(blocks).replace("\\\n", " ")
+def _commands(start: str) -> list[tuple[str, list[str]]]:
+    """Return (image, words) of each command; `cd llava_next` in a block marks the second image."""
+    found = []
+    for block in re.findall(r"```bash\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL):
+        image = "llava" if "cd llava_next\n" in block else "encoder"
+        for line in block.replace("\\\n", " ").splitlines():
+            if line.startswith(start):
+                found.append((image, shlex.split(line, comments=True)))
+    return found
 
 
-def _commands(start: str) -> list[list[str]]:
-    lines = _fences(FOLDER / "README.md").splitlines()
-    return [shlex.split(line, comments=True) for line in lines if line.startswith(start)]
+def test_the_second_image_is_built_on_the_first() -> None:
+    arguments = dict(rest.split("=", 1) for image in FILES for rest in _all(image, "ARG"))
+    assert _all("encoder", "FROM") == ["${CUDA_IMAGE}"]
+    assert re.search(r"^nvidia/cuda:13\.\d+\.\d+-devel-ubuntu", arguments["CUDA_IMAGE"])
+    assert _all("llava", "FROM") == ["${ENCODER_IMAGE}"]
+    assert arguments["ENCODER_IMAGE"] == TAGS["encoder"]
 
 
-def test_both_images_come_from_one_base_and_the_last_is_the_default():
-    stages = _stages()
-    assert list(stages) == ["base", "encoder", "llava"]
-    assert stages["encoder"][0] == stages["llava"][0] == "base"
-    assert stages["base"][0] == "${CUDA_IMAGE}"
-    assert re.search(r"^nvidia/cuda:13\.\d+\.\d+-devel-ubuntu", dict(_arguments())["CUDA_IMAGE"])
+@pytest.mark.parametrize("image", FILES)
+def test_published_build_commands_find_their_file(image: str) -> None:
+    [words] = [words for built, words in _commands("docker build") if built == image]
+    assert words == ["docker", "build", "-t", TAGS[image], "."]
+    context = FILES[image].parent
+    assert all((context / rest.split()[0]).exists() for rest in _all(image, "COPY"))
 
 
-def _arguments():
-    return (rest.split("=", 1) for name, rest in _instructions() if name == "ARG" and "=" in rest)
+@pytest.mark.parametrize("image", FILES)
+def test_containers_mount_the_folder_that_was_installed(image: str) -> None:
+    [words] = [words for started, words in _commands("docker run") if started == image]
+    assert "--privileged" not in words and "--gpus" in words and TAGS[image] in words
+    mounted = words[words.index("-v") + 1].removeprefix("$(pwd):")
+    assert mounted == words[words.index("-w") + 1] == FOLDERS[image]
+    assert _all(image, "WORKDIR") == [FOLDERS[image]]
 
 
-def test_what_is_copied_exists_and_is_not_what_git_ignores():
-    sources = [
-        source for name, rest in _instructions() if name == "COPY" for source in rest.split()[:-1]
-    ]
-    assert sources and all((ROOT / source).exists() for source in sources)
+def test_needed_files_are_not_excluded_from_the_image() -> None:
     ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     assert {".git", ".venv*", "outputs", "checkpoints", "data", "shared"} <= set(ignored)
-    needed = (
-        "llava_next",
-        "Compressed_Video_Reader",
-        "scripts",
-        "pyproject.toml",
-        "constraints.txt",
-    )
-    assert not set(needed) & set(ignored)
+    needed = {"llava_next", "Compressed_Video_Reader", "scripts", "pyproject.toml"}
+    assert not (needed | {"constraints.txt"}) & set(ignored)
 
 
-@pytest.mark.parametrize("stage", ["encoder", "llava"])
-def test_images_are_installed_by_the_script_that_people_and_tests_use(stage):
-    instructions = _stages()[stage][1]
-    commands = [rest for name, rest in instructions if name == "RUN" and "environment.sh" in rest]
-    assert len(commands) == 1 and "NATIVE=1" in commands[0]
+@pytest.mark.parametrize("image", FILES)
+def test_images_are_installed_by_the_script_that_people_and_tests_use(image: str) -> None:
+    commands = [rest for rest in _all(image, "RUN") if "environment.sh" in rest]
+    assert len(commands) == 1 and ("NATIVE=1" in commands[0]) == (image == "encoder")
     for user in ("scripts/test.sh", "examples/quickstart/run.sh"):
         assert "environment.sh" in (ROOT / user).read_text(encoding="utf-8")
-    variables = dict(re.findall(r"(\w+)=(\S+)", " ".join(r for n, r in instructions if n == "ENV")))
-    script = (ROOT / "scripts" / "environment.sh").read_text(encoding="utf-8")
-    assert all(f"${{{name}" in script or f"${name}" in script for name in variables)
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
-        "optional-dependencies"
-    ]
-    chosen = variables["EXTRAS"].strip('"')
-    assert set(filter(None, chosen.split(","))) <= set(extras)
-    assert (stage == "llava") == ({"train", "eval"} <= set(chosen.split(",")))
+    [extras] = re.findall(r"EXTRAS=(\S+)", " ".join(_all(image, "ENV")))
+    chosen = set(filter(None, extras.strip('"').split(",")))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert chosen <= set(project["optional-dependencies"])
+    assert (image == "llava") == ({"train", "eval"} <= chosen)
 
 
-def test_versions_of_packages_stand_elsewhere():
+@pytest.mark.parametrize("image", FILES)
+def test_versions_of_packages_are_set_elsewhere(image: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = project["dependencies"] + sum(project["optional-dependencies"].values(), [])
     names = {Requirement(line).name for line in wanted}
-    text = " ".join(rest for _, rest in _instructions())
+    text = " ".join(rest for _, rest in _instructions(image))
     assert "pip install" not in text and "==" not in text
     assert not names & set(re.findall(r"[\w-]+", text.lower())) - {"torch"}
 
 
-def test_no_host_is_named_but_by_the_base_image():
-    files = [FOLDER / "Dockerfile", FOLDER / "README.md", ROOT / ".dockerignore"]
+def test_no_host_is_named_but_by_the_base_image() -> None:
+    files = [*FILES.values(), README, ROOT / ".dockerignore"]
     text = "\n".join(file.read_text(encoding="utf-8") for file in files)
     assert not re.search(r"https?://|\w+\.(com|io|org|net)\b|--index-url|--privileged=", text)
 
 
-def test_the_tools_that_the_native_reader_asks_for_are_installed():
-    text = " ".join(rest for name, rest in _stages()["base"][1] if name == "RUN")
+def test_the_tools_that_the_native_reader_asks_for_are_installed() -> None:
+    text = " ".join(_all("encoder", "RUN"))
     script = ROOT / "Compressed_Video_Reader" / "native" / "build_ffmpeg.sh"
     asked = re.search(r"apt-get install ([\w -]+)\"", script.read_text(encoding="utf-8"))
     assert asked and set(asked[1].split()) <= set(text.split())
     assert {"python3-dev", "python3-venv"} <= set(text.split())
 
 
-def test_the_readme_builds_every_target_under_the_promised_tags():
-    builds = _commands("docker build")
-    tags = {
-        words[words.index("--target") + 1] if "--target" in words else list(_stages())[-1]: words[
-            words.index("-t") + 1
-        ]
-        for words in builds
-    }
-    assert tags == {"encoder": "onevision-encoder:2601", "llava": "ov_encoder_llava:26.01"}
-    for words in builds:
-        assert words[words.index("-f") + 1] == "docker/Dockerfile" and words[-1] == "."
-
-
-def test_containers_run_where_the_code_was_installed_and_without_all_privileges():
-    runs = _commands("docker run")
-    folders = {
-        rest for stage in ("encoder", "llava") for name, rest in _stages()[stage][1]
-        if name == "WORKDIR"
-    }  # fmt: skip
-    seen = set()
-    for words in runs:
-        assert "--privileged" not in words and "--gpus" in words
-        mounted = words[words.index("-v") + 1].removeprefix("$(pwd):")
-        assert mounted == words[words.index("-w") + 1]
-        seen.add(mounted)
-    assert seen == folders and len(runs) == 2
+def test_published_commands_run_in_a_container_that_mounts_llava_next_alone(
+    tmp_path: Path,
+) -> None:
+    """The last RUN of the second image is carried out on a small copy of the project."""
+    project = tmp_path / "OneVision-Encoder"
+    (project / "llava_next").mkdir(parents=True)
+    (project / "scripts").symlink_to(ROOT / "scripts")
+    (project / "examples").symlink_to(ROOT / "examples")
+    (project / "Compressed_Video_Reader").symlink_to(ROOT / "Compressed_Video_Reader")
+    mounted = tmp_path / "OV-Encoder-Llava"
+    mounted.mkdir()
+    for name in ("scripts", "examples", "Compressed_Video_Reader"):
+        link = ROOT / "llava_next" / name
+        assert link.is_symlink()
+        (mounted / name).symlink_to(os.readlink(link))
+    layout = _all("llava", "RUN")[-1].replace("/workspace", str(tmp_path))
+    subprocess.run(["bash", "-ec", layout], check=True)
+    assert (project / "llava_next").resolve() == mounted
+    for words in (
+        ["bash", "scripts/sft_ov_encoder.sh"],
+        ["bash", "examples/training_data_demo/run_training_data_pipeline.sh", "--help"],
+        [sys.executable, "Compressed_Video_Reader/tool/stage1.py", "--help"],
+    ):
+        done = subprocess.run(
+            words,
+            cwd=mounted,
+            env={**os.environ, "DRY_RUN": "1", "SMOKE": "1"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0 and done.stdout, done.stderr

@@ -8,6 +8,6 @@
 # The last line printed is the path of report.html.
 set -euo pipefail
 if [ "${1:-}" = "-h" ] || [ "${1:-}" = "--help" ]; then sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0; fi
-quickstart="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+quickstart="$(cd -P "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 source "$quickstart/../../scripts/environment.sh"
 exec python "$quickstart/quickstart.py" "$@"

@@ -9,7 +9,7 @@
 # Exit code: 0 all samples made, 1 some failed (listed in the failure files), 2 nothing started.
 set -euo pipefail
 if [ "${1:-}" = "-h" ] || [ "${1:-}" = "--help" ]; then sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0; fi
-demo="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+demo="$(cd -P "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 root="$(cd "$demo/../.." && pwd)"
 out="${OUT:-$root/outputs/training_data_demo}"
 python="${PYTHON:-$root/.venv/bin/python}"

@@ -15,5 +15,5 @@
 set -euo pipefail
 if [ "${1:-}" = "-h" ] || [ "${1:-}" = "--help" ]; then sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 0; fi
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-export PATH="${VENV:-$PWD/.venv}/bin:$PATH" HF_HOME="${HF_HOME:-$PWD/.huggingface_cache}"
+export PATH="${VENV:-$(realpath scripts/..)/.venv}/bin:$PATH" HF_HOME="${HF_HOME:-$PWD/.huggingface_cache}"
 exec python -m llava.eval.benchmarks.prepare "$@"
