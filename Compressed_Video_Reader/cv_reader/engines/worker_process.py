@@ -17,9 +17,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from av import logging as av_logging
+
 from cv_reader.errors import CvReaderError
 
 _STOP_SECONDS = 2.0
+
+_SILENT = -8
+"""FFmpeg's level ``AV_LOG_QUIET``."""
+
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 DISK_FULL = "DiskFull"
@@ -121,6 +127,7 @@ def _serve(connection: Connection, module: str) -> None:
     # Ctrl-C reaches the whole group; only the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)
+    prepare_process()
     if module:
         importlib.import_module(module)
     with contextlib.suppress(EOFError, OSError):
@@ -130,6 +137,18 @@ def _serve(connection: Connection, module: str) -> None:
             connection.send(attempt(function, task))
     # Whoever waits for the end need not wait for the interpreter to be taken to pieces.
     os._exit(0)
+
+
+def prepare_process() -> None:
+    """Make a worker process of any engine safe for videos; call it before the first task.
+
+    PyAV has FFmpeg log through Python, from FFmpeg's own threads too. Such a thread then waits for
+    the interpreter's lock, and deadlocks with a Python thread that holds the lock and waits for
+    FFmpeg. FFmpeg's own callback needs no lock. What FFmpeg would print is dropped, as PyAV drops
+    it: errors reach the caller as exceptions.
+    """
+    av_logging.restore_default_callback()
+    av_logging.set_libav_level(_SILENT)
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:
