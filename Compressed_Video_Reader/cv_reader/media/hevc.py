@@ -33,9 +33,11 @@ def layer_code(packet: memoryview, size: int | None) -> int:
         size: from ``length_size``.
     """
     place = 0
+    # One copy for all searches: a copy per unit would take quadratic time.
+    data = bytes(packet) if size is None else b""
     while True:
         if size is None:
-            place = _after_start_code(packet, place)
+            place = _after_start_code(data, place)
             header = place
         else:
             header = place + size
@@ -57,9 +59,9 @@ def are_references(codes: NDArray[np.int64]) -> NDArray[np.bool_]:
     return (codes >= 0) | (layers < layers.max(initial=0))
 
 
-def _after_start_code(packet: memoryview, place: int) -> int:
-    start = bytes(packet[place:]).find(_START_CODE)
-    return -1 if start < 0 else place + start + len(_START_CODE)
+def _after_start_code(packet: bytes, place: int) -> int:
+    start = packet.find(_START_CODE, place)
+    return -1 if start < 0 else start + len(_START_CODE)
 
 
 def _length(packet: memoryview, place: int, size: int) -> int:
