@@ -109,6 +109,7 @@ ROOMS = {
     "cv_reader.reader": "backends media",
     "cv_reader.select": "media",
     "cv_reader.views": "assets media reader select",
+    "llava.ask": "model visual",
     "llava.conversation": "",
     "llava.data": "conversation visual",
     "llava.eval": "eval.benchmarks eval.plugin eval.report",

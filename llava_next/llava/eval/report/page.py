@@ -43,7 +43,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def build_page(runs: Sequence[RunResult], num_samples: int) -> str:
-    """The whole page as HTML."""
+    """Return the whole page as HTML."""
+    return page("Evaluation report", build_body(runs, num_samples))
+
+
+def build_body(runs: Sequence[RunResult], num_samples: int) -> str:
+    """Return the sections of the page as HTML, for a page of one's own."""
     pairs = [
         (codec, frames)
         for codec, frames in product(runs, runs)
@@ -51,15 +56,12 @@ def build_page(runs: Sequence[RunResult], num_samples: int) -> str:
         and codec.model == frames.model
         and _common_tasks(codec, frames)
     ]
-    body = [_scores_section(runs)]
-    body += [_comparison_section(codec, frames) for codec, frames in pairs]
-    if not pairs:
-        body.append(
-            '<p class="note">No two runs of one checkpoint with codec input and with frames on the '
-            "same task: nothing to compare.</p>"
-        )
-    body += [_runs_section(runs), samples_section(runs, num_samples)]
-    return page("Evaluation report", "\n".join(body))
+    comparisons = [_comparison_section(codec, frames) for codec, frames in pairs] or [
+        '<p class="note">No two runs of one checkpoint with codec input and with frames on the '
+        "same task: nothing to compare.</p>"
+    ]
+    samples = samples_section(runs, num_samples)
+    return "\n".join([_scores_section(runs), *comparisons, _runs_section(runs), samples])
 
 
 def _common_tasks(first: RunResult, second: RunResult) -> list[str]:

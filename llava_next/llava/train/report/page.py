@@ -22,7 +22,12 @@ _MEMORY = {"device": "peak_memory_bytes", "first process": "peak_host_memory_byt
 
 
 def build_page(runs: Sequence[Run]) -> str:
-    """The whole page as HTML."""
+    """Return the whole page as HTML."""
+    return page("Training report", build_body(runs), STYLE)
+
+
+def build_body(runs: Sequence[Run]) -> str:
+    """Return the sections of the page as HTML; they need ``llava.pages.line_chart.STYLE``."""
     body = [
         summary_table(runs),
         "<h2>Curves</h2>",
@@ -31,7 +36,7 @@ def build_page(runs: Sequence[Run]) -> str:
         f'<div class="charts">{"".join(_charts(runs))}</div>',
         *run_sections(runs),
     ]
-    return page("Training report", "\n".join(body), STYLE)
+    return "\n".join(body)
 
 
 def _charts(runs: Sequence[Run]) -> list[str]:

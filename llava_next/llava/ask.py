@@ -1,0 +1,153 @@
+"""Ask a checkpoint about a video or an image: in three lines of Python, or by a command.
+
+``Assistant.load("checkpoints/my_model").ask("clip.mp4", "What happens?")``, or
+``python -m llava.ask checkpoints/my_model clip.mp4 "What happens?"``.
+
+A video is shown as codec assets show it in evaluation: the selected patches of 64 frames, in as
+many mosaics as ``num_images`` says. ``video_input="frames"`` shows that many whole frames instead.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from cv_reader.assets import AssetConfig
+from cv_reader.assets.make import write_evaluation_asset
+from llava.constants import IMAGE_PLACEHOLDER
+from llava.exits import OK, USAGE, say
+from llava.model.llava_arch import LlavaForCausalLMMixin
+from llava.model.loading import load_pretrained
+from llava.model.processing import LlavaProcessor
+from llava.visual.batch import VisualSegment
+from llava.visual.pictures import load_image
+from llava.visual.segments import codec_segment, frames_segment, image_segment
+from llava.visual.videos import read_uniform_frames
+
+CELL_PX = 16
+"""Side of a mosaic's cell in pixels; the encoder sees each cell as one patch."""
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+
+
+class Assistant:
+    """A loaded checkpoint that answers questions, greedily.
+
+    Attributes:
+        model: in evaluation mode, on its device.
+        processor: tokenizer, prompt template and preprocessing of the checkpoint.
+    """
+
+    def __init__(self, model: LlavaForCausalLMMixin, processor: LlavaProcessor) -> None:
+        self.model: Any = model
+        self.processor = processor
+
+    @classmethod
+    def load(cls, checkpoint: str | Path, device: str | None = None) -> "Assistant":
+        """Load a checkpoint folder.
+
+        Args:
+            checkpoint: a folder that training, ``llava.model.merge`` or ``llava.model.tiny`` wrote.
+            device: such as ``cuda:1``; None takes a GPU where there is one, else the CPU.
+
+        Raises:
+            ValueError: if the folder holds no checkpoint of this project.
+        """
+        chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(*load_pretrained(checkpoint, device=chosen))
+
+    @torch.inference_mode()
+    def ask(
+        self,
+        path: str | Path,
+        question: str,
+        *,
+        video_input: str = "codec",
+        num_images: int = 8,
+        max_new_tokens: int = 256,
+    ) -> str:
+        """Return the answer to a question about one video or image file.
+
+        Args:
+            path: any container and codec that the reader knows, or an image.
+            question: plain text, without placeholders.
+            video_input: ``codec`` for selected patches of 64 frames, ``frames`` for whole frames.
+            num_images: mosaics or frames; the visual tokens grow with it.
+            max_new_tokens: limit of the answer.
+
+        Raises:
+            ValueError: if the file cannot be read or ``video_input`` is unknown.
+        """
+        segment = self._segment(Path(path), video_input, num_images)
+        placeholders = [IMAGE_PLACEHOLDER] * len(segment.placeholder_tokens)
+        prompt = "\n".join([*placeholders, question])
+        inputs = self.processor([[{"from": "human", "value": prompt}]], [[segment]])
+        device, visual = self.model.device, inputs["visual"]
+        config = GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            eos_token_id=self.model.generation_config.eos_token_id,
+            pad_token_id=self.processor.pad_token_id,
+        )
+        output = self.model.generate(
+            input_ids=inputs["input_ids"].to(device),
+            attention_mask=inputs["attention_mask"].to(device),
+            visual=None if visual is None else visual.to(device),
+            generation_config=config,
+        )
+        return self.processor.decode(output[:, inputs["input_ids"].shape[1] :])[0]
+
+    def _segment(self, path: Path, video_input: str, num_images: int) -> VisualSegment:
+        """Read a file as the encoder's input."""
+        visual = self.processor.visual
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            return image_segment(load_image(path), visual)
+        if video_input == "frames":
+            return frames_segment(read_uniform_frames(path, num_images), visual)
+        if video_input != "codec":
+            raise ValueError(f"video_input must be codec or frames, got {video_input!r}")
+        config = AssetConfig(
+            square_size=CELL_PX * visual.patches_per_side,
+            patch_size=CELL_PX,
+            num_images=num_images,
+        )
+        with tempfile.TemporaryDirectory(prefix="llava_ask_") as folder:
+            asset = write_evaluation_asset(path, key="video", out_root=folder, config=config)
+            mosaics = [load_image(mosaic) for mosaic in asset.images]
+            return codec_segment(mosaics, asset.positions, visual)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        "python -m llava.ask", description="Ask a checkpoint about a video or an image."
+    )
+    parser.add_argument("checkpoint", help="folder of a LLaVA checkpoint")
+    parser.add_argument("path", help="video or image")
+    parser.add_argument("question")
+    parser.add_argument("--video_input", choices=("codec", "frames"), default="codec")
+    parser.add_argument("--num_images", type=int, default=8, help="mosaics or frames (default 8)")
+    parser.add_argument("--max_new_tokens", type=int, default=256)
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
+    args = parser.parse_args(argv)
+    try:
+        answer = Assistant.load(args.checkpoint, args.device).ask(
+            args.path,
+            args.question,
+            video_input=args.video_input,
+            num_images=args.num_images,
+            max_new_tokens=args.max_new_tokens,
+        )
+    except ValueError as error:
+        say(f"error: {error}")
+        return USAGE
+    sys.stdout.write(f"{answer}\n")
+    return OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())
