@@ -1,25 +1,26 @@
-"""How a language model sees: visuals -> tower -> projector -> placeholders of the prompt.
+"""Join a language model and a vision tower: visual features replace the prompt's placeholders.
 
-Two mixins carry it, one for the decoder and one for the decoder with its language-model head, so
-that ``llava_qwen3`` and ``llava_qwen`` differ in nothing but their base classes.
+One mixin extends the decoder, one the decoder with its language-model head. ``llava_qwen3`` and
+``llava_qwen`` differ only in their base classes.
 
-Axis letters: B samples, T text tokens, P patches of the whole batch, H language-model width.
+Axis letters: B samples, T text tokens, P patches of the whole batch, S segments, D vision width,
+H language-model width, p side of a patch in pixels.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from transformers import Cache
-from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from llava.constants import IGNORE_INDEX
+from llava.model.configuration import LlavaConfigFields
 from llava.model.isolation import IsolatesSamples, holds_several_samples, isolation_arguments
-from llava.model.loss import LanguageHead
+from llava.model.loss import LanguageHead, training_loss
+from llava.model.placeholders import check_placeholders, repeat_samples, visuals_after
 from llava.model.projector import build_projector
-from llava.model.vision_tower import VisionTower
-from llava.visual.batch import VisualBatch, VisualSegment, pack_segments
+from llava.visual.batch import VisualBatch
+from onevision_encoder import OneVisionEncoderModel
 
 if TYPE_CHECKING:
     # At run time the mixins have no base: the library's model class comes after them.
@@ -37,24 +38,57 @@ else:
     _Decoder = _CausalLM = object
 
 
-class PlaceholderCountError(ValueError):
-    """The prompt of a sample has another number of placeholders than it has visual tokens."""
+class VisionTower(nn.Module):
+    """Runs the encoder on all visuals of a batch at once.
 
-
-@dataclass
-class TrainingOutput(CausalLMOutputWithPast):
-    """What a training step returns: the loss, and no logits.
-
-    Attributes:
-        token_losses: float32 (B, T) without gradient: at each supervised token the loss of its
-            prediction, elsewhere 0.
+    The encoder's attribute is ``vision_tower``, so that weight names match LLaVA-NeXT's.
     """
 
-    token_losses: Tensor | None = None
+    def __init__(self, config: LlavaConfigFields) -> None:
+        super().__init__()
+        self.vision_tower = OneVisionEncoderModel(config.require_vision())
+        self.output_layer = config.mm_vision_select_layer
+
+    def forward(self, visual: VisualBatch) -> Tensor:
+        """Encode every segment with its own (t, h, w) positions: features (P, D)."""
+        return self.vision_tower.forward_packed(
+            visual.patches.to(self.vision_tower.dtype),
+            visual.positions,
+            visual.cu_seqlens,
+            output_layer=self.output_layer,
+        )
+
+    def dummy_batch(self, device: torch.device, patches: int) -> VisualBatch:
+        """Return one black token at the origin, for a training step without any visual."""
+        config = self.vision_tower.config
+        width = config.num_channels * config.patch_size**2
+        zero = torch.zeros(1, dtype=torch.int64, device=device)
+        return VisualBatch(
+            patches=torch.zeros(patches, width, device=device),
+            positions=torch.zeros(patches, 3, dtype=torch.int64, device=device),
+            cu_seqlens=torch.tensor([0, patches], dtype=torch.int32, device=device),
+            sample_index=zero,
+            source_index=zero,
+            patches_per_token=patches,
+        )
+
+    def unused_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the parameters above the layer that is read; they never receive a gradient."""
+        encoder = self.vision_tower
+        unused: list[nn.Module | None] = [encoder.head]
+        if self.output_layer != -1:
+            first_unused = len(encoder.encoder.layers) + 1 + self.output_layer
+            unused += [encoder.layernorm_post, *encoder.encoder.layers[first_unused:]]
+        for module in unused:
+            if module is not None:
+                yield from module.parameters()
 
 
 class LlavaModelMixin(IsolatesSamples, _Decoder):
-    """A decoder that also holds the vision tower and the projector. Goes before the decoder."""
+    """A decoder that also holds the vision tower and the projector.
+
+    In the list of base classes it comes before the library's decoder.
+    """
 
     config: Any
 
@@ -67,7 +101,7 @@ class LlavaModelMixin(IsolatesSamples, _Decoder):
         self.post_init()
 
     def embed(self, input_ids: Tensor, visual: VisualBatch | None) -> Tensor:
-        """Embed the text, and put projected visual features where the placeholders stand.
+        """Embed the text and replace the placeholders by projected visual features.
 
         The tower runs exactly once for a batch with visuals, and in training also for one without
         (with zero weight), so that all ranks run the same modules and gather the same parameters.
@@ -104,7 +138,24 @@ class LlavaModelMixin(IsolatesSamples, _Decoder):
 
 
 class LlavaForCausalLMMixin(IsolatesSamples, _CausalLM):
-    """A language model whose prompt may hold visuals. Goes before the ``...ForCausalLM`` class."""
+    """A language model whose prompt may contain visuals.
+
+    In the list of base classes it comes before the library's ``...ForCausalLM`` class.
+
+    The forward pass:
+
+    1. ``embed_tokens`` turns ``input_ids`` (B, T) into text embeddings (B, T, H). The processor has
+       expanded each ``<image>`` to as many placeholder tokens as its visual has visual tokens.
+    2. ``check_placeholders`` compares, per sample, placeholders and visual tokens.
+    3. The vision tower encodes the patches of all visuals of the batch in one packed call: patches
+       (P, 3 * p * p), positions (P, 3) and segment bounds (S + 1,) to features (P, D).
+    4. The projector maps them to the decoder's width: (P, D) to (P, H); a merging projector makes
+       one token of 4 patches.
+    5. The features replace the placeholders, in order: (B, T, H).
+    6. The decoder runs over text and visual tokens alike; with a cache, over the new tokens only.
+    7. The head gives logits (B, T, vocabulary), or in training the loss of the supervised tokens
+       without ever holding all logits.
+    """
 
     config: Any
     model: Any
@@ -143,7 +194,8 @@ class LlavaForCausalLMMixin(IsolatesSamples, _CausalLM):
                 they bring the loss alone, never all logits.
             use_cache: whether to return ``past_key_values``; never for a row of several samples.
             logits_to_keep: how many last positions get logits; 0 means all.
-            visual: the visuals of the batch, in the order of their placeholders.
+            visual: the visuals of the batch, in the order of their placeholders; with a cache,
+                those of the tokens in ``input_ids`` alone.
             **kwargs: passed on to the language model (``num_items_in_batch`` among them).
 
         Returns:
@@ -159,9 +211,10 @@ class LlavaForCausalLMMixin(IsolatesSamples, _CausalLM):
                 "visual must be None where inputs_embeds is given, because its placeholders can "
                 "be found in input_ids only; pass input_ids"
             )
-        # Cached steps embed their own tokens: a generated placeholder token is a token like any.
+        # Without visuals, a placeholder after a cache is one that the model itself generated.
         is_cached = past_key_values is not None and past_key_values.get_seq_length() > 0
-        if input_ids is not None and inputs_embeds is None and not is_cached:
+        has_new_visuals = visual is not None or not is_cached
+        if input_ids is not None and inputs_embeds is None and has_new_visuals:
             inputs_embeds = self.model.embed(input_ids, visual)
             input_ids = None
         decoder: dict[str, Any] = {
@@ -175,7 +228,7 @@ class LlavaForCausalLMMixin(IsolatesSamples, _CausalLM):
             decoder |= {"inputs_embeds": inputs_embeds, "use_cache": False}
             num_items = kwargs.pop("num_items_in_batch", None)
             hidden = self.model(**decoder, **kwargs).last_hidden_state
-            return self._training_loss(hidden, labels, num_items)
+            return training_loss(self.lm_head, hidden, labels, num_items)
         return super().forward(
             input_ids=input_ids,
             past_key_values=past_key_values,
@@ -187,7 +240,7 @@ class LlavaForCausalLMMixin(IsolatesSamples, _CausalLM):
         )
 
     def _isolate(self, position_ids: Tensor, use_cache: bool | None) -> dict[str, Any]:
-        """What keeps the samples of packed rows apart; nothing where each row is one sample."""
+        """Return arguments that keep the samples of packed rows apart; none for single samples."""
         if not holds_several_samples(position_ids):
             return {}
         if use_cache:
@@ -196,22 +249,6 @@ class LlavaForCausalLMMixin(IsolatesSamples, _CausalLM):
                 "anew): a cache continues one sample; leave it out, or give each sample a row"
             )
         return {"use_cache": False, **isolation_arguments(self.config, position_ids)}
-
-    def _training_loss(
-        self, hidden: Tensor, labels: Tensor, num_items: Tensor | int | None
-    ) -> TrainingOutput:
-        """Loss of hidden states (B, T, H), each predicting the next label of (B, T)."""
-        supervised = labels != IGNORE_INDEX
-        supervised[:, 0] = False
-        targets = labels[supervised]
-        before = supervised.roll(-1, dims=1)
-        if num_items is None:
-            num_items = len(targets)
-        divisor = torch.as_tensor(num_items, dtype=torch.float32, device=hidden.device)
-        loss, losses = self.lm_head(hidden[before], targets, divisor)
-        token_losses = torch.zeros(labels.shape, device=hidden.device)
-        token_losses[supervised] = losses
-        return TrainingOutput(loss=loss, token_losses=token_losses)
 
     def prepare_inputs_for_generation(
         self,
@@ -222,11 +259,20 @@ class LlavaForCausalLMMixin(IsolatesSamples, _CausalLM):
         use_cache: bool | None = True,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Inputs of one generation step; visuals go in where the whole prompt goes in."""
+        """Return the inputs of one generation step, with the visuals of the tokens that it reads.
+
+        The first step reads the prompt; where that continues a cache, only its new tokens, and the
+        visuals of the cached tokens are left out.
+        """
         inputs = super().prepare_inputs_for_generation(
             input_ids, *args, is_first_iteration=is_first_iteration, use_cache=use_cache, **kwargs
         )
         inputs["visual"] = visual if is_first_iteration or not use_cache else None
+        step_ids = inputs.get("input_ids")
+        if inputs["visual"] is not None and step_ids is not None:
+            is_placeholder = input_ids == self.config.image_token_id
+            num_cached = input_ids.shape[1] - step_ids.shape[1]
+            inputs["visual"] = visuals_after(inputs["visual"], is_placeholder, num_cached)
         return inputs
 
     def _expand_inputs_for_generation(
@@ -243,46 +289,3 @@ class LlavaForCausalLMMixin(IsolatesSamples, _CausalLM):
         return super()._expand_inputs_for_generation(
             expand_size, is_encoder_decoder, input_ids, **model_kwargs
         )
-
-
-def check_placeholders(is_placeholder: Tensor, visual: VisualBatch | None) -> None:
-    """Hold each sample's placeholders against its visual tokens.
-
-    Args:
-        is_placeholder: bool (B, T).
-        visual: the batch's visuals.
-
-    Raises:
-        PlaceholderCountError: naming the row, both counts and the remedy.
-    """
-    found = is_placeholder.sum(dim=1)
-    given = torch.zeros_like(found) if visual is None else visual.tokens_per_sample(len(found))
-    if torch.equal(found, given):
-        return
-    row = int((found != given).nonzero()[0])
-    raise PlaceholderCountError(
-        f"row {row} of the batch has {int(found[row])} placeholder tokens in input_ids, but "
-        f"{int(given[row])} visual tokens were given for it; expand every <image> to exactly the "
-        "tokens of its visual (LlavaProcessor and llava.data do), and do not cut a prompt within "
-        "its visuals: raise --model_max_length or drop the sample"
-    )
-
-
-def repeat_samples(visual: VisualBatch, batch_size: int, times: int) -> VisualBatch:
-    """Repeat each sample's visuals next to itself: samples 0, 1 become 0, 0, 1, 1."""
-    samples: list[list[VisualSegment]] = [[] for _ in range(batch_size)]
-    bounds = visual.cu_seqlens.tolist()
-    for start, end, sample in zip(
-        bounds[:-1], bounds[1:], visual.sample_index.tolist(), strict=True
-    ):
-        samples[sample].append(
-            VisualSegment(
-                visual.patches[start:end],
-                visual.positions[start:end],
-                ((end - start) // visual.patches_per_token,),
-                visual.patches_per_token,
-            )
-        )
-    repeated = pack_segments([segments for segments in samples for _ in range(times)])
-    assert repeated is not None  # a VisualBatch always holds a segment
-    return repeated.to(visual.patches.device)

@@ -1,16 +1,20 @@
-"""The language-model head, with a cross entropy that never holds all logits.
+"""The language-model head and the training loss; the cross entropy never holds all logits.
 
 Only supervised positions get logits, a chunk of rows at a time, and their gradients are made with
 them: memory is two chunks of logits, whatever the length of the samples.
 
-Axis letters: N supervised positions, H language-model width, V vocabulary.
+Axis letters: B samples, T tokens, N supervised positions, H language-model width, V vocabulary.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from llava.constants import IGNORE_INDEX
 
 CHUNK_ROWS = 512
 """Rows of logits at a time: 0.6 GB in float32 for a vocabulary of 152 k, twice for gradients."""
@@ -25,7 +29,7 @@ class LanguageHead(nn.Linear):
     def forward(
         self, input: Tensor, targets: Tensor | None = None, divisor: Tensor | None = None
     ) -> Any:
-        """Logits, or the loss of targets.
+        """Return logits, or the loss of targets.
 
         Args:
             input: (..., H); with targets (N, H).
@@ -41,6 +45,42 @@ class LanguageHead(nn.Linear):
         return _ChunkedCrossEntropy.apply(input, self.weight, targets, divisor, CHUNK_ROWS)
 
 
+@dataclass
+class TrainingOutput(CausalLMOutputWithPast):
+    """Hold what a training step returns: the loss, and no logits.
+
+    Attributes:
+        token_losses: float32 (B, T) without gradient: at each supervised token the loss of its
+            prediction, elsewhere 0.
+    """
+
+    token_losses: Tensor | None = None
+
+
+def training_loss(
+    head: LanguageHead, hidden: Tensor, labels: Tensor, num_items: Tensor | int | None
+) -> TrainingOutput:
+    """Return the loss of hidden states, each predicting the label after it.
+
+    Args:
+        head: the language-model head.
+        hidden: (B, T, H).
+        labels: int64 (B, T), ``IGNORE_INDEX`` where nothing is supervised.
+        num_items: what the sum of losses is divided by; None means the supervised tokens here.
+    """
+    supervised = labels != IGNORE_INDEX
+    supervised[:, 0] = False
+    targets = labels[supervised]
+    before = supervised.roll(-1, dims=1)
+    if num_items is None:
+        num_items = len(targets)
+    divisor = torch.as_tensor(num_items, dtype=torch.float32, device=hidden.device)
+    loss, losses = head(hidden[before], targets, divisor)
+    token_losses = torch.zeros(labels.shape, device=hidden.device)
+    token_losses[supervised] = losses
+    return TrainingOutput(loss=loss, token_losses=token_losses)
+
+
 class _ChunkedCrossEntropy(torch.autograd.Function):
     """Cross entropy of ``hidden @ weight.T``; gradients are made during the forward pass."""
 
@@ -48,7 +88,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, divisor: Tensor, rows: int
     ) -> tuple[Tensor, Tensor]:
-        """(N, H), (V, H), (N,), scalar -> loss and losses (N,)."""
+        """Map hidden (N, H), weight (V, H), targets (N,) to the loss and the losses (N,)."""
         tunes_hidden, tunes_weight = ctx.needs_input_grad[:2]
         losses = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if tunes_hidden else None
@@ -73,7 +113,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
-        """Scale what the forward pass made."""
+        """Scale the gradients that the forward pass made."""
         grad_hidden, grad_weight = ctx.saved_tensors
         scale = grad_outputs[0]
         if grad_hidden is not None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from llava.constants import IGNORE_INDEX
-from llava.model.llava_arch import PlaceholderCountError, repeat_samples
+from llava.model.placeholders import PlaceholderCountError, repeat_samples
 from llava.visual.batch import pack_segments
 
 TOLERANCE = 1e-5
