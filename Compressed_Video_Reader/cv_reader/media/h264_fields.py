@@ -9,11 +9,11 @@ headers (7.3.3) are read.
 from collections.abc import Iterator
 from itertools import islice
 
-from cv_reader.media.h264 import length_size
-from cv_reader.media.h264_parameters import (
+from cv_reader.media.h264 import (
     SEQUENCE_SET,
     Bits,
     Sequence,
+    length_size,
     read_sequence,
     units_of_record,
 )
