@@ -65,6 +65,8 @@ FORBIDDEN = [
     ("onevision_encoder", ["llava", "cv_reader"]),
     ("llava.model", ["llava.data", "llava.train", "llava.eval", "cv_reader"]),
     ("llava.data", ["llava.model", "llava.train", "llava.eval", "onevision_encoder"]),
+    # Patches and positions are the encoder's own: llava.visual takes onevision_encoder.patches.
+    ("llava.visual", ["llava.model", "llava.data", "llava.train", "llava.eval"]),
     ("llava.train", ["llava.eval"]),
     ("llava.eval", ["llava.train", "llava.data"]),
 ]

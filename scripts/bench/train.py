@@ -32,8 +32,8 @@ from llava.data.sampler import packed_rows
 from llava.model.loss import LanguageHead
 from llava.train.parts import PARTS
 from llava.train.run.flops import FlopCounter, count_flops_of, peak_flops
-from llava.visual.positions import frame_positions, image_positions
 from measure import measure
+from onevision_encoder.patches import grid_positions, uniform_slots
 from train_data import bench_balance, bench_start, bench_wait
 from train_material import build, make_item, make_items
 
@@ -145,9 +145,9 @@ def bench_visual(args: argparse.Namespace) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     kinds = {
         "text": None,
-        "image, 2 x 2": image_positions(2 * side, 2 * side),
-        "clip of 4 mosaics": frame_positions(4, side, side, 64),
-        "clip of 8 mosaics": frame_positions(8, side, side, 64),
+        "image, 2 x 2": grid_positions(uniform_slots(1), 2 * side, 2 * side),
+        "clip of 4 mosaics": grid_positions(uniform_slots(4), side, side),
+        "clip of 8 mosaics": grid_positions(uniform_slots(8), side, side),
     }
     base: tuple[float, float] | None = None
     for name, visual in kinds.items():

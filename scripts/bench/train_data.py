@@ -20,7 +20,7 @@ from llava.model.tiny import tiny_tokenizer, write_tiny_checkpoint
 from llava.train.run.log import read_log
 from llava.train.smoke import write_mixture
 from llava.train.train import main as train
-from llava.visual.segments import VisualConfig
+from llava.visual.config import VisualConfig
 from measure import measure
 
 MOSAIC_PX, GRID, MOSAICS = 576, 36, 8

@@ -12,9 +12,9 @@ from llava.model import LlavaQwen3Config, LlavaQwen3ForCausalLM
 from llava.model.tiny import tiny_model, tiny_tokenizer
 from llava.train.parts import PARTS, set_trainable
 from llava.visual.batch import VisualSegment
-from llava.visual.positions import frame_positions, image_positions
 from onevision_encoder import OneVisionEncoderConfig
 from onevision_encoder.export import SIZES
+from onevision_encoder.patches import grid_positions, uniform_slots
 
 PATCH_VALUES = 588
 QWEN3_2B: dict[str, Any] = {
@@ -71,7 +71,11 @@ def make_items(image_token: int, count: int, side: int) -> list[Item]:
     items: list[Item] = []
     for number in range(count):
         rows, columns = random.integers(side, 2 * side + 1, 2).tolist()
-        positions = [frame_positions(8, side, side, 64), image_positions(rows, columns), None]
+        positions = [
+            grid_positions(uniform_slots(8), side, side),
+            grid_positions(uniform_slots(1), rows, columns),
+            None,
+        ]
         visual = positions[number % 3]
         text = int(random.integers(side, side * side + 1))
         items.append(make_item(image_token, visual, text, str(number)))

@@ -26,8 +26,13 @@ from llava.data.dataset import SupervisedDataset
 from llava.data.estimate import read_model_size, training_gigabytes
 from llava.data.lengths import Lengths, measure_lengths, save_lengths
 from llava.data.sampler import RankBatches, packed_rows, single_rows
-from llava.visual.config import IMAGE_MODES, VisualConfig, parse_pinpoints
-from llava.visual.processor_file import PROCESSOR_FILE, read_processor_settings
+from llava.visual.config import (
+    IMAGE_MODES,
+    PROCESSOR_FILE,
+    VisualConfig,
+    parse_pinpoints,
+    read_processor_settings,
+)
 
 _SHOWN_FAILURES = 20
 

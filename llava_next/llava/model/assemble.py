@@ -20,7 +20,7 @@ from llava.model.llava_qwen3 import LlavaQwen3Config, LlavaQwen3ForCausalLM
 from llava.model.processing import LlavaProcessor
 from llava.model.projector import MERGE_SIDE_PATCHES, build_projector
 from llava.model.weights import read_projector, read_weights, resolve_folder
-from llava.visual.config import VisualConfig, parse_pinpoints
+from llava.visual.config import PUBLISHED_RULES, VisualConfig, parse_pinpoints
 from onevision_encoder import OneVisionEncoderConfig
 
 _CONFIG_OF_LANGUAGE_MODEL = {"qwen3": LlavaQwen3Config, "qwen2": LlavaQwenConfig}
@@ -145,6 +145,7 @@ def _complete(
         merge_side_patches=_merge_side(config.mm_projector_type),
         image_aspect_ratio=config.image_aspect_ratio or "square",
         image_grid_pinpoints=tuple((width, height) for width, height in pinpoints),
+        **PUBLISHED_RULES,
     )
     processor = LlavaProcessor(AutoTokenizer.from_pretrained(folder), visual)
     fields = {**config.to_dict(), "vision_config": vision_config.to_dict()}

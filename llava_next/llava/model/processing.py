@@ -16,12 +16,12 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from llava.conversation import TEMPLATES, Turn, encode, expand_placeholders, render
 from llava.visual.batch import VisualSegment, pack_segments
-from llava.visual.processor_file import (
+from llava.visual.config import (
     ProcessorSettings,
+    VisualConfig,
     read_processor_settings,
     write_processor_settings,
 )
-from llava.visual.segments import VisualConfig
 
 
 class LlavaProcessor:

@@ -23,7 +23,7 @@ from llava.model.llava_qwen import LlavaQwenConfig, LlavaQwenForCausalLM
 from llava.model.llava_qwen3 import LlavaQwen3Config, LlavaQwen3ForCausalLM
 from llava.model.processing import LlavaProcessor
 from llava.model.projector import MERGE_SIDE_PATCHES, PROJECTOR_TYPES
-from llava.visual.segments import VisualConfig
+from llava.visual.config import VisualConfig
 from onevision_encoder import OneVisionEncoderConfig
 
 END_OF_TEXT = "<|endoftext|>"

@@ -1,9 +1,8 @@
 """Pixels to visual segments: the one preprocessing that training and evaluation share.
 
 An image, a stack of frames or the mosaics of a codec clip become patches in the encoder's own
-layout, with their (t, h, w) positions. Sizes are known before any pixel is touched
-(``image_grid``), so that prompts can be laid out first. A frame or a padded image keeps its aspect
-on a black canvas, like the frames inside codec assets.
+layout, with their (t, h, w) positions. ``llava.visual.sizes`` decides how large an image becomes.
+A frame or a padded image keeps its aspect on a black canvas, like the frames inside codec assets.
 
 Axis letters: F frames, G mosaics, P patches, p side of a patch in pixels.
 """
@@ -17,26 +16,13 @@ from PIL import Image
 from torch import Tensor
 
 from llava.visual.batch import VisualSegment
-from llava.visual.config import IMAGE_MODES, VisualConfig
-from llava.visual.pictures import fit_on_canvas, fitted_size, resize, to_rgb
-from llava.visual.positions import frame_positions, image_positions
-
-__all__ = [
-    "IMAGE_MODES",
-    "VisualConfig",
-    "best_pinpoint",
-    "codec_segment",
-    "frames_segment",
-    "image_grid",
-    "image_segment",
-    "patchify",
-    "resize_mosaic",
-]
-
-MAX_ASPECT_RATIO = 200
+from llava.visual.config import VisualConfig
+from llava.visual.pictures import fit_on_canvas, resize, to_rgb
+from llava.visual.sizes import ImagePlan, plan_images
+from onevision_encoder.patches import grid_positions, patchify, uniform_slots
 
 
-def patchify(images: Sequence[Image.Image], config: VisualConfig) -> Tensor:
+def normalised_patches(images: Sequence[Image.Image], config: VisualConfig) -> Tensor:
     """Cut images into normalised patches, image after image, each in raster order.
 
     Args:
@@ -48,83 +34,25 @@ def patchify(images: Sequence[Image.Image], config: VisualConfig) -> Tensor:
         convolution weight.
 
     Raises:
-        ValueError: if there is no image, or a side is no multiple of the patch size.
+        ValueError: if there is no image, or the side of one is no multiple of the patch size.
     """
     patch = config.patch_size_px
-    blocks: list[np.ndarray] = []
+    cut: list[Tensor] = []
     for image in images:
         if image.width % patch or image.height % patch:
             raise ValueError(
                 f"image sides must be multiples of {patch} px, got {image.width} x {image.height}"
             )
-        pixels = np.asarray(image.convert("RGB"))
-        pixels = pixels.reshape(image.height // patch, patch, image.width // patch, patch, 3)
-        blocks.append(pixels.transpose(0, 2, 4, 1, 3).reshape(-1, 3, patch * patch))
-    if not blocks:
-        raise ValueError("patchify needs at least one image, got none")
+        pixels = torch.from_numpy(np.array(image.convert("RGB")))
+        # (H, W, 3) to the encoder's (B, C, F, H, W) with one frame. Cutting bytes, not floats,
+        # moves a quarter of the memory.
+        cut.append(patchify(pixels.permute(2, 0, 1)[None, :, None], patch)[0])
+    if not cut:
+        raise ValueError("normalised_patches needs at least one image, got none")
     std = torch.tensor(config.image_std).view(1, 3, 1)
     mean = torch.tensor(config.image_mean).view(1, 3, 1)
-    patches = torch.from_numpy(np.concatenate(blocks)).to(torch.float32)
+    patches = torch.cat(cut).view(-1, 3, patch * patch).to(torch.float32)
     return patches.div_(255).sub_(mean).div_(std).flatten(1)
-
-
-def image_grid(width_px: int, height_px: int, config: VisualConfig) -> tuple[int, int]:
-    """Grid (rows, columns) in patches that an image of this size gets, without reading pixels.
-
-    Where patches are merged, canvases grow to whole blocks and native sizes shrink to them.
-
-    Raises:
-        ValueError: for an empty image or, in mode ``native``, an aspect ratio above 200.
-    """
-    if min(width_px, height_px) < 1:
-        raise ValueError(f"an image needs pixels, got {width_px} x {height_px}")
-    merge = config.merge_side_patches
-    if config.image_aspect_ratio == "anyres":
-        width, height = best_pinpoint(width_px, height_px, config.image_grid_pinpoints)
-        rows, columns = height // config.patch_size_px, width // config.patch_size_px
-        return -(-rows // merge) * merge, -(-columns // merge) * merge
-    if config.image_aspect_ratio == "native":
-        rows, columns = _native_grid(width_px, height_px, config)
-        return max(rows // merge, 1) * merge, max(columns // merge, 1) * merge
-    return config.patches_per_side, config.patches_per_side
-
-
-def best_pinpoint(
-    width_px: int, height_px: int, pinpoints: Sequence[tuple[int, int]]
-) -> tuple[int, int]:
-    """The canvas (width, height) that fits an image best.
-
-    First the most pixels of the image that survive (upscaling adds none); then the fewest canvas
-    pixels, so a small image does not land on a huge canvas; then the least black border, so its
-    orientation is met; then the wider canvas. The order of the list never matters.
-    """
-
-    def cost(canvas: tuple[int, int]) -> tuple[int, int, int, int]:
-        width, height = fitted_size(width_px, height_px, *canvas)
-        kept = min(width * height, width_px * height_px)
-        area = canvas[0] * canvas[1]
-        return -kept, area, area - width * height, -canvas[0]
-
-    return min(pinpoints, key=cost)
-
-
-def _native_grid(width_px: int, height_px: int, config: VisualConfig) -> tuple[int, int]:
-    aspect = max(width_px, height_px) / min(width_px, height_px)
-    if aspect > MAX_ASPECT_RATIO:
-        raise ValueError(
-            f"mode 'native' takes aspect ratios up to {MAX_ASPECT_RATIO}, "
-            f"got {width_px} x {height_px}; crop the image or use mode 'pad'"
-        )
-    patch = config.patch_size_px
-    rows, columns = max(1, round(height_px / patch)), max(1, round(width_px / patch))
-    area, pixels = rows * columns * patch * patch, width_px * height_px
-    if area > config.native_max_pixels:
-        shrink = math.sqrt(config.native_max_pixels / pixels) / patch
-        return max(1, int(height_px * shrink)), max(1, int(width_px * shrink))
-    if area < config.native_min_pixels:
-        grow = math.sqrt(config.native_min_pixels / pixels) / patch
-        return math.ceil(height_px * grow), math.ceil(width_px * grow)
-    return rows, columns
 
 
 def resize_mosaic(image: Image.Image, grid_patches: int, patch_size_px: int) -> Image.Image:
@@ -147,21 +75,30 @@ def resize_mosaic(image: Image.Image, grid_patches: int, patch_size_px: int) -> 
     return resize(image, side, side)
 
 
-def image_segment(image: Image.Image, config: VisualConfig) -> VisualSegment:
-    """One image in the configured mode: one segment at t = 0 behind one placeholder."""
+def image_visual(
+    image: Image.Image, config: VisualConfig, plan: ImagePlan | None = None
+) -> VisualSegment:
+    """Make one image a segment at t = 0 behind one placeholder.
+
+    Args:
+        image: of any size and pixel format.
+        config: the preprocessing settings.
+        plan: its entry of ``plan_images`` where the sample has several images; None if it is the
+            only one.
+    """
     image = to_rgb(image)
-    rows, columns = image_grid(*image.size, config)
-    width, height = columns * config.patch_size_px, rows * config.patch_size_px
-    keep_aspect = config.image_aspect_ratio in ("pad", "anyres")
-    image = (fit_on_canvas if keep_aspect else resize)(image, width, height)
-    return _segment([image], image_positions(rows, columns), config)
+    plan = plan_images([image.size], config)[0] if plan is None else plan
+    width, height = plan.columns * config.patch_size_px, plan.rows * config.patch_size_px
+    image = (fit_on_canvas if plan.keeps_aspect else resize)(image, width, height)
+    positions = grid_positions(torch.zeros(1, dtype=torch.int64), plan.rows, plan.columns)
+    return _segment([image], positions, config)
 
 
-def frames_segment(images: Sequence[Image.Image], config: VisualConfig) -> VisualSegment:
-    """Uniformly sampled frames as ONE segment: t spread over the virtual time line.
+def frames_visual(images: Sequence[Image.Image], config: VisualConfig) -> VisualSegment:
+    """Make uniformly sampled frames ONE segment: t spread over the virtual time line.
 
     Each frame keeps its aspect on a black square of ``patches_per_side``, whatever the image mode,
-    and stands behind a placeholder of its own.
+    and has a placeholder of its own.
 
     Raises:
         ValueError: if there are no frames, or more than ``virtual_frames``.
@@ -173,14 +110,14 @@ def frames_segment(images: Sequence[Image.Image], config: VisualConfig) -> Visua
     grid = config.patches_per_side
     side = grid * config.patch_size_px
     squares = [fit_on_canvas(to_rgb(image), side, side) for image in images]
-    positions = frame_positions(len(images), grid, grid, config.virtual_frames)
-    return _segment(squares, positions, config)
+    slots = uniform_slots(len(images), config.virtual_frames)
+    return _segment(squares, grid_positions(slots, grid, grid), config)
 
 
-def codec_segment(
+def codec_visual(
     mosaics: Sequence[Image.Image], positions: np.ndarray, config: VisualConfig
 ) -> VisualSegment:
-    """All mosaics of one codec clip as ONE segment.
+    """Make all mosaics of one codec clip ONE segment.
 
     Args:
         mosaics: G square images of one size.
@@ -220,7 +157,7 @@ def _segment(
     """Images of one size with their raster positions as a segment, blocks of patches together."""
     patch, merge = config.patch_size_px, config.merge_side_patches
     rows, columns = images[0].height // patch, images[0].width // patch
-    patches = patchify(images, config)
+    patches = normalised_patches(images, config)
     if merge > 1:
         order = block_order(len(images), rows, columns, merge)
         patches, positions = patches[order], positions[order]

@@ -14,7 +14,7 @@ from llava.constants import IGNORE_INDEX
 from llava.data.collator import Collator
 from llava.data.dataset import SupervisedDataset
 from llava.data.records import SampleError
-from llava.visual.segments import VisualConfig
+from llava.visual.config import VisualConfig
 from support.paths import require_shared_data
 from support.tokenizer import byte_tokenizer
 

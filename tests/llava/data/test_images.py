@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from llava.data.images import load_segments
+from llava.data.dataset import load_segments
 from llava.data.records import (
     AnyRecord,
     CodecRecord,
@@ -17,7 +17,8 @@ from llava.data.records import (
     TextRecord,
     VideoRecord,
 )
-from llava.visual.segments import VisualConfig, frames_segment, image_segment
+from llava.visual.config import VisualConfig
+from llava.visual.segments import frames_visual, image_visual
 from support.media import write_video
 
 CONFIG = VisualConfig(patch_size_px=4, patches_per_side=3)
@@ -49,7 +50,7 @@ def test_each_image_becomes_a_segment(tmp_path: Path) -> None:
     segments = load_segments(ImageRecord(**BASE, images=paths), CONFIG)
     for path, segment in zip(paths, segments, strict=True):
         with Image.open(path) as image:
-            assert torch.equal(segment.patches, image_segment(image, CONFIG).patches)
+            assert torch.equal(segment.patches, image_visual(image, CONFIG).patches)
 
 
 def test_frames_become_one_segment(tmp_path: Path) -> None:
@@ -93,7 +94,7 @@ def test_a_short_video_repeats_frames(tmp_path: Path) -> None:
     record = VideoRecord(**BASE, video=video, num_frames=5)
     assert _brightness(record) == [0, 0, 1, 1, 2]
     (segment,) = load_segments(record, CONFIG)
-    slots = frames_segment([Image.new("RGB", (12, 12))] * 5, CONFIG).positions
+    slots = frames_visual([Image.new("RGB", (12, 12))] * 5, CONFIG).positions
     assert torch.equal(segment.positions, slots)
 
 

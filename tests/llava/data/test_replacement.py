@@ -8,7 +8,7 @@ import pytest
 from llava.data.dataset import SupervisedDataset
 from llava.data.records import SampleError
 from llava.model.tiny import tiny_tokenizer
-from llava.visual.segments import VisualConfig
+from llava.visual.config import VisualConfig
 
 
 def _line(name: str, answer: str) -> str:

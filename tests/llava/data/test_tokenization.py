@@ -3,8 +3,8 @@
 import pytest
 
 from llava.constants import IGNORE_INDEX
+from llava.data.dataset import tokenize
 from llava.data.records import TextRecord
-from llava.data.tokenization import tokenize
 from support.tokenizer import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()

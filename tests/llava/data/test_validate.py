@@ -12,7 +12,7 @@ from llava.data.lengths import measure_lengths, read_lengths, save_lengths
 from llava.data.validate import histogram, main
 from llava.model.tiny import tiny_tokenizer, write_tiny_checkpoint
 from llava.train.smoke import write_mixture
-from llava.visual.segments import VisualConfig
+from llava.visual.config import VisualConfig
 
 CONFIG = VisualConfig(patches_per_side=8)
 

@@ -10,7 +10,7 @@ from llava.model.loading import load_pretrained
 from llava.model.processing import LlavaProcessor
 from llava.model.tiny import write_tiny_checkpoint
 from llava.visual.batch import VisualSegment
-from llava.visual.positions import frame_positions, image_positions
+from onevision_encoder.patches import grid_positions, uniform_slots
 
 PATCH_VALUES = 3 * 14 * 14
 
@@ -38,11 +38,11 @@ def mixed_samples() -> tuple[list[list[dict[str, str]]], list[list[VisualSegment
     codec_positions = torch.stack((slots, torch.arange(32) % 5, torch.arange(32) // 7), dim=1)
     segments = [
         [_tiny_segment(codec_positions, (16, 16))],
-        [_tiny_segment(image_positions(5, 3), (15,))],
+        [_tiny_segment(grid_positions(uniform_slots(1), 5, 3), (15,))],
         [],
         [
-            _tiny_segment(image_positions(2, 2), (4,)),
-            _tiny_segment(frame_positions(2, 1, 3), (3, 3)),
+            _tiny_segment(grid_positions(uniform_slots(1), 2, 2), (4,)),
+            _tiny_segment(grid_positions(uniform_slots(2), 1, 3), (3, 3)),
         ],
     ]
     questions = [

@@ -7,7 +7,8 @@ from PIL import Image
 
 from llava.model.loading import load_pretrained
 from llava.model.tiny import write_tiny_checkpoint
-from llava.visual.segments import VisualConfig, image_segment
+from llava.visual.config import VisualConfig
+from llava.visual.segments import image_visual
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def _image() -> Image.Image:
 
 def test_the_processor_knows_the_counts_and_generation_is_that_of_one_sample(merging):
     model, processor = merging
-    segments = [[image_segment(_image(), processor.visual)], []]
+    segments = [[image_visual(_image(), processor.visual)], []]
     conversations = [_turns(), [{"from": "human", "value": "Hello"}]]
     batch = processor(conversations, segments)
     assert (batch["input_ids"] == model.config.image_token_id).sum(1).tolist() == [16, 0]
@@ -38,7 +39,7 @@ def test_the_processor_knows_the_counts_and_generation_is_that_of_one_sample(mer
 
 def test_visuals_prepared_for_another_projector_are_refused(merging):
     model, processor = merging
-    plain = image_segment(_image(), VisualConfig(patches_per_side=8))
+    plain = image_visual(_image(), VisualConfig(patches_per_side=8))
     with pytest.raises(ValueError, match="one token of 4 patches.*prepared for 1"):
         model(**processor([_turns()], [[plain]]))
 

@@ -6,8 +6,7 @@ import pytest
 from llava.conversation import IM_END, IM_START, render
 from llava.model.processing import LlavaProcessor
 from llava.model.tiny import tiny_tokenizer
-from llava.visual.processor_file import PROCESSOR_FILE
-from llava.visual.segments import VisualConfig
+from llava.visual.config import PROCESSOR_FILE, VisualConfig
 
 
 @pytest.fixture

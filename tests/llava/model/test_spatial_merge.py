@@ -6,14 +6,9 @@ import torch
 from PIL import Image
 
 from llava.visual.batch import VisualSegment, pack_segments
-from llava.visual.segments import (
-    VisualConfig,
-    block_order,
-    codec_segment,
-    frames_segment,
-    image_grid,
-    image_segment,
-)
+from llava.visual.config import VisualConfig
+from llava.visual.segments import block_order, codec_visual, frames_visual, image_visual
+from llava.visual.sizes import image_grid
 
 MERGED = VisualConfig(patch_size_px=2, patches_per_side=4, merge_side_patches=2)
 PLAIN = VisualConfig(patch_size_px=2, patches_per_side=4)
@@ -34,7 +29,7 @@ def _by_position(segment: VisualSegment) -> dict[tuple[int, ...], torch.Tensor]:
     return {tuple(position): patch for position, patch in rows}
 
 
-@pytest.mark.parametrize("make", [image_segment, lambda image, c: frames_segment([image] * 3, c)])
+@pytest.mark.parametrize("make", [image_visual, lambda image, c: frames_visual([image] * 3, c)])
 def test_each_token_is_a_block_of_neighbours_and_no_patch_changes(make):
     image = _picture()
     merged, plain = make(image, MERGED), make(image, PLAIN)
@@ -50,7 +45,7 @@ def test_each_token_is_a_block_of_neighbours_and_no_patch_changes(make):
 
 def test_mosaics_merge_slots_that_are_neighbours_in_the_mosaic():
     positions = np.stack([np.arange(32), np.arange(32) % 4, np.arange(32) // 8 % 4], axis=1)
-    segment = codec_segment([_picture(), _picture()], positions, MERGED)
+    segment = codec_visual([_picture(), _picture()], positions, MERGED)
     assert segment.positions[:4, 0].tolist() == [0, 1, 4, 5]
     assert segment.positions[16:20, 0].tolist() == [16, 17, 20, 21]
     assert segment.placeholder_tokens == (4, 4)
@@ -59,7 +54,7 @@ def test_mosaics_merge_slots_that_are_neighbours_in_the_mosaic():
 def test_a_mosaic_with_an_odd_grid_is_refused():
     positions = np.zeros((9, 3), np.int32)
     with pytest.raises(ValueError, match="grid of a mosaic must be a multiple of the 2 patches"):
-        codec_segment([_picture(6, 6)], positions, MERGED)
+        codec_visual([_picture(6, 6)], positions, MERGED)
 
 
 def test_grids_are_whole_blocks_in_every_mode():
@@ -67,11 +62,11 @@ def test_grids_are_whole_blocks_in_every_mode():
     anyres = VisualConfig(
         **wide, image_aspect_ratio="anyres", image_grid_pinpoints=((574, 1120), (1694, 574))
     )
-    assert image_grid(500, 1000, anyres) == (80, 42)
+    assert image_grid(600, 1200, anyres) == (80, 42)
     assert image_grid(3000, 1000, anyres) == (42, 122)
     native = VisualConfig(**wide, image_aspect_ratio="native")
     assert image_grid(14 * 7, 14 * 9, native) == (8, 6)
-    assert image_segment(_picture(98, 126), native).placeholder_tokens == (12,)
+    assert image_visual(_picture(98, 126), native).placeholder_tokens == (12,)
 
 
 def test_a_grid_that_cannot_be_merged_is_refused():
@@ -80,7 +75,7 @@ def test_a_grid_that_cannot_be_merged_is_refused():
 
 
 def test_a_batch_counts_language_tokens_and_does_not_mix():
-    merged, plain = image_segment(_picture(), MERGED), image_segment(_picture(), PLAIN)
+    merged, plain = image_visual(_picture(), MERGED), image_visual(_picture(), PLAIN)
     assert pack_segments([[], [merged, merged]]).tokens_per_sample(2).tolist() == [0, 8]
     with pytest.raises(ValueError, match="one number of patches per token"):
         pack_segments([[merged], [plain]])

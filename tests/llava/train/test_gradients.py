@@ -11,7 +11,7 @@ from llava.model.tiny import tiny_model, tiny_tokenizer
 from llava.train.parts import PARTS, set_trainable
 from llava.train.run.log import read_log
 from llava.visual.batch import VisualSegment, pack_segments
-from llava.visual.positions import image_positions
+from onevision_encoder.patches import grid_positions, uniform_slots
 from support.paths import ROOT
 
 NORM = 0.01
@@ -31,7 +31,7 @@ def _gradients(model, checkpointed: bool) -> tuple[list[torch.Tensor], int]:
         model.gradient_checkpointing_enable()
     ids = torch.full((1, 40), model.config.image_token_id)
     ids[0, 16:] = torch.arange(24)
-    segment = VisualSegment(torch.ones(16, 588), image_positions(4, 4), (16,))
+    segment = VisualSegment(torch.ones(16, 588), grid_positions(uniform_slots(1), 4, 4), (16,))
     labels = ids.masked_fill(torch.arange(40) < 20, -100)
     model.zero_grad()
     model(input_ids=ids, labels=labels, visual=pack_segments([[segment]])).loss.backward()

@@ -8,8 +8,7 @@ import time
 
 import pytest
 
-from llava.data.dataset import SupervisedDataset
-from llava.data.images import load_segments
+from llava.data.dataset import SupervisedDataset, load_segments
 from llava.model.loading import load_pretrained
 from llava.model.tiny import write_tiny_checkpoint
 from llava.train.run.checkpoint import checkpoints

@@ -9,16 +9,15 @@ import pytest
 import torch
 from PIL import Image
 
+from llava.visual.config import VisualConfig
 from llava.visual.segments import (
-    VisualConfig,
-    best_pinpoint,
-    codec_segment,
-    frames_segment,
-    image_grid,
-    image_segment,
-    patchify,
+    codec_visual,
+    frames_visual,
+    image_visual,
+    normalised_patches,
     resize_mosaic,
 )
+from llava.visual.sizes import best_canvas, image_grid
 
 PINPOINTS = ((574, 1120), (1120, 574), (1120, 1120), (1694, 574), (574, 1694))
 TINY = VisualConfig(patch_size_px=4, patches_per_side=3)
@@ -42,7 +41,7 @@ def test_patchify_equals_unfold() -> None:
         torch.nn.functional.unfold(_pixels(image, TINY), kernel_size=4, stride=4)[0].T
         for image in images
     ]
-    patches = patchify(images, TINY)
+    patches = normalised_patches(images, TINY)
     assert patches.dtype == torch.float32
     torch.testing.assert_close(patches, torch.cat(expected), atol=1e-6, rtol=0)
 
@@ -51,19 +50,19 @@ def test_patches_times_a_flattened_kernel_equal_the_convolution() -> None:
     kernel = torch.randn(5, 3, 4, 4)
     image = _noise(12, 8)
     expected = torch.nn.functional.conv2d(_pixels(image, TINY), kernel, stride=4)
-    product = patchify([image], TINY) @ kernel.flatten(1).T
+    product = normalised_patches([image], TINY) @ kernel.flatten(1).T
     torch.testing.assert_close(product, expected.flatten(2)[0].T, atol=1e-4, rtol=1e-5)
 
 
 def test_patchify_refuses_broken_patches() -> None:
     with pytest.raises(ValueError, match="multiples of 4 px, got 9 x 8"):
-        patchify([_noise(9, 8)], TINY)
+        normalised_patches([_noise(9, 8)], TINY)
     with pytest.raises(ValueError, match="at least one"):
-        patchify([], TINY)
+        normalised_patches([], TINY)
 
 
 def test_a_square_image_gets_one_segment_at_t_zero() -> None:
-    segment = image_segment(_noise(50, 20), TINY)
+    segment = image_visual(_noise(50, 20), TINY)
     assert segment.patches.shape == (9, 48)
     assert segment.placeholder_tokens == (9,)
     assert segment.positions.tolist() == [[0, row, col] for row in range(3) for col in range(3)]
@@ -72,13 +71,13 @@ def test_a_square_image_gets_one_segment_at_t_zero() -> None:
 def test_an_image_of_the_right_size_is_not_resampled() -> None:
     image = _noise(12, 12)
     for mode in ("square", "pad"):
-        segment = image_segment(image, replace(TINY, image_aspect_ratio=mode))
-        assert torch.equal(segment.patches, patchify([image], TINY))
+        segment = image_visual(image, replace(TINY, image_aspect_ratio=mode))
+        assert torch.equal(segment.patches, normalised_patches([image], TINY))
 
 
 def test_pad_keeps_the_aspect_on_black() -> None:
     config = replace(TINY, image_aspect_ratio="pad", image_mean=(0, 0, 0), image_std=(1, 1, 1))
-    patches = image_segment(Image.new("RGB", (30, 10), (255, 255, 255)), config).patches
+    patches = image_visual(Image.new("RGB", (30, 10), (255, 255, 255)), config).patches
     # 30 x 10 becomes 12 x 4: the middle row of patches is white, the others are black.
     assert patches[3:6].min() == 1
     assert patches[:3].max() == 0 and patches[6:].max() == 0
@@ -99,11 +98,13 @@ def test_pad_keeps_the_aspect_on_black() -> None:
 )
 def test_best_pinpoint_whatever_the_order(size: tuple[int, int], canvas: tuple[int, int]) -> None:
     for order in permutations(PINPOINTS):
-        assert best_pinpoint(*size, order) == canvas
+        assert best_canvas(*size, order) == canvas
 
 
 def test_anyres_uses_the_published_token_counts() -> None:
-    config = VisualConfig(image_aspect_ratio="anyres", image_grid_pinpoints=PINPOINTS)
+    config = VisualConfig(
+        image_aspect_ratio="anyres", image_grid_pinpoints=PINPOINTS, enlarge_small_images=True
+    )
     assert image_grid(300, 200, config) == (41, 80)
     assert image_grid(1920, 1080, config) == (80, 80)
     assert image_grid(3000, 900, config) == (41, 121)
@@ -112,7 +113,7 @@ def test_anyres_uses_the_published_token_counts() -> None:
 def test_anyres_is_one_tensor_without_tiles() -> None:
     pinpoints = ((8, 16), (16, 8))
     config = replace(TINY, image_aspect_ratio="anyres", image_grid_pinpoints=pinpoints)
-    segment = image_segment(_noise(40, 20), config)
+    segment = image_visual(_noise(40, 20), config)
     assert segment.placeholder_tokens == (8,)
     assert segment.positions[-1].tolist() == [0, 1, 3]
 
@@ -140,22 +141,22 @@ def test_native_refuses_extreme_aspects() -> None:
 
 
 def test_native_segment_follows_its_grid() -> None:
-    segment = image_segment(_noise(33, 22), replace(TINY, image_aspect_ratio="native"))
+    segment = image_visual(_noise(33, 22), replace(TINY, image_aspect_ratio="native"))
     assert segment.positions.max(0).values.tolist() == [0, 5, 7]
 
 
 def test_frames_are_one_segment_over_the_virtual_time_line() -> None:
     frames = [_noise(12, 12, seed) for seed in range(8)]
-    segment = frames_segment(frames, replace(TINY, image_aspect_ratio="native"))
+    segment = frames_visual(frames, replace(TINY, image_aspect_ratio="native"))
     assert segment.placeholder_tokens == (9,) * 8
     assert segment.positions[::9, 0].tolist() == [0, 9, 18, 27, 36, 45, 54, 63]
-    assert torch.equal(segment.patches, patchify(frames, TINY))
+    assert torch.equal(segment.patches, normalised_patches(frames, TINY))
 
 
 @pytest.mark.parametrize("count", [0, 65])
 def test_frame_counts_outside_the_time_line_are_refused(count: int) -> None:
     with pytest.raises(ValueError, match=f"1 to 64 frames, got {count}"):
-        frames_segment([Image.new("RGB", (4, 4))] * count, TINY)
+        frames_visual([Image.new("RGB", (4, 4))] * count, TINY)
 
 
 def _tiny_clip(cell_px: int = 6) -> tuple[list[Image.Image], np.ndarray]:
@@ -169,7 +170,7 @@ def _tiny_clip(cell_px: int = 6) -> tuple[list[Image.Image], np.ndarray]:
 def test_codec_rows_are_aligned_with_mosaic_cells() -> None:
     config = replace(TINY, image_mean=(0, 0, 0), image_std=(1 / 255, 1 / 255, 1 / 255))
     mosaics, positions = _tiny_clip(cell_px=4)
-    segment = codec_segment(mosaics, positions, config)
+    segment = codec_visual(mosaics, positions, config)
     assert segment.patches.mean(1).round().tolist() == [14 * cell for cell in range(18)]
     assert segment.positions.tolist() == positions.tolist()
     assert segment.placeholder_tokens == (9, 9)
@@ -177,7 +178,7 @@ def test_codec_rows_are_aligned_with_mosaic_cells() -> None:
 
 def test_the_grid_of_a_clip_follows_from_its_positions() -> None:
     mosaics, positions = _tiny_clip()
-    segment = codec_segment(mosaics, positions, replace(TINY, patches_per_side=7))
+    segment = codec_visual(mosaics, positions, replace(TINY, patches_per_side=7))
     assert segment.placeholder_tokens == (9, 9)
 
 
@@ -203,7 +204,7 @@ def test_published_mosaic_size_becomes_the_encoder_grid() -> None:
 )
 def test_clips_that_do_not_fit_together_are_refused(change, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        codec_segment(*change(*_tiny_clip()), TINY)
+        codec_visual(*change(*_tiny_clip()), TINY)
 
 
 def test_config_survives_json() -> None:

@@ -18,8 +18,8 @@ from lmms_eval.api.task import Task
 from lmms_eval.utils import sanitize_model_name
 
 from llava.constants import IMAGE_PLACEHOLDER
-from llava.eval.plugin.visuals import is_video
 from llava.visual.batch import VisualSegment
+from llava.visual.loading import is_video
 
 _JUDGES = ("lmms_eval.llm_judge", "openai", "anthropic", "requests", "httpx")
 

@@ -6,7 +6,6 @@ uniform frames, and counted apart. Anything else must be a PIL image.
 """
 
 import os
-import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,12 +19,11 @@ from cv_reader.assets.make import write_evaluation_asset
 from llava.eval.plugin.asset_index import AssetEntry, AssetIndex, asset_config
 from llava.eval.settings import EvalSettings
 from llava.visual.batch import VisualSegment
-from llava.visual.pictures import load_image
-from llava.visual.positions import uniform_slots
-from llava.visual.segments import VisualConfig, codec_segment, frames_segment, image_segment
-from llava.visual.videos import read_uniform_frames
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+from llava.visual.config import VisualConfig
+from llava.visual.loading import is_video, load_asset, load_frame_folder, load_video
+from llava.visual.pictures import load_image, to_rgb
+from llava.visual.segments import image_visual
+from llava.visual.sizes import ImagePlan, plan_images
 
 Source = Literal["codec", "online", "frames", "frame_folder", "image"]
 
@@ -88,17 +86,26 @@ class VisualLoader:
         return self.index.fingerprint or (self._config.fingerprint if computes else None)
 
     def load(self, visuals: Sequence[object]) -> list[Visual]:
-        """Segments of one sample, in the order of its visuals.
+        """Return the segments of one sample, in the order of its visuals.
+
+        The images of a sample are sized together, as in training.
 
         Raises:
             ValueError: for something that is neither a path nor an image, an unreadable file, or
                 an asset that cannot be used.
         """
-        return [self._load_one(visual) for visual in visuals]
+        images = {index: image for index, item in enumerate(visuals) if (image := _image(item))}
+        plans = plan_images([image.size for image in images.values()], self._visual_config)
+        shown = {
+            index: self._image(image, plan)
+            for (index, image), plan in zip(images.items(), plans, strict=True)
+        }
+        return [shown.get(index) or self._video(item) for index, item in enumerate(visuals)]
 
-    def _load_one(self, visual: object) -> Visual:
-        if isinstance(visual, Image.Image):
-            return Visual(image_segment(visual, self._visual_config), "image")
+    def _image(self, image: Image.Image, plan: ImagePlan) -> Visual:
+        return Visual(image_visual(image, self._visual_config, plan), "image")
+
+    def _video(self, visual: object) -> Visual:
         if not isinstance(visual, str):
             raise ValueError(
                 f"a visual must be a PIL image or a path, got {type(visual).__name__}; "
@@ -106,18 +113,18 @@ class VisualLoader:
             )
         if self._last is not None and self._last[0] == visual:
             return _seen(self._last[1])
-        loaded = self._load_path(visual)
-        # Questions on one video follow each other in most tasks: the last visual is kept, no more.
+        loaded = self._load_video(visual)
+        # Questions on one video follow each other in most tasks: keep the last one, and no more.
         self._last = visual, loaded
         return loaded
 
-    def _load_path(self, visual: str) -> Visual:
+    def _load_video(self, visual: str) -> Visual:
+        num_frames = self._settings.num_frames
         if os.path.isdir(visual):
-            return Visual(self._folder_frames(Path(visual)), "frame_folder")
-        if not is_video(visual):
-            return Visual(image_segment(load_image(visual), self._visual_config), "image")
+            segment = load_frame_folder(Path(visual), num_frames, self._visual_config)
+            return Visual(segment, "frame_folder")
         if self._settings.video_input == "frames":
-            return Visual(self._frames(visual), "frames")
+            return Visual(load_video(visual, num_frames, self._visual_config), "frames")
         return self._codec(visual)
 
     def _codec(self, video: str) -> Visual:
@@ -127,13 +134,12 @@ class VisualLoader:
             logger.info(f"codec asset {'MISS' if entry is None else 'HIT'}: {video}")
         if entry is None:
             if self._settings.codec_miss == "frames":
-                return Visual(self._frames(video), "frames", missed=True)
+                segment = load_video(video, self._settings.num_frames, self._visual_config)
+                return Visual(segment, "frames", missed=True)
             if self._settings.codec_miss == "error":
                 raise ValueError(f"{video} has no codec asset, although it was there at the start")
             entry = self._compute(video)
-        asset = read_asset(entry.folder)
-        mosaics = [load_image(path) for path in asset.images]
-        segment = codec_segment(mosaics, asset.positions, self._visual_config)
+        segment = load_asset(entry.folder, self._visual_config)
         return Visual(segment, "online" if missed else "codec", entry, missed)
 
     def _compute(self, video: str) -> AssetEntry:
@@ -145,29 +151,14 @@ class VisualLoader:
         logger.info(f"computed codec asset of {video} in {time.perf_counter() - started:.1f} s")
         return self.index.add(asset.folder)
 
-    def _frames(self, video: str) -> VisualSegment:
-        images = read_uniform_frames(video, self._settings.num_frames)
-        return frames_segment(images, self._visual_config)
 
-    def _folder_frames(self, folder: Path) -> VisualSegment:
-        names = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
-        if not names:
-            raise ValueError(f"{folder} holds no images, so it is no folder of a video's frames")
-        paths = sorted(names, key=_natural)
-        slots = uniform_slots(self._settings.num_frames, len(paths)).tolist()
-        images = {slot: load_image(paths[slot]) for slot in sorted(set(slots))}
-        return frames_segment([images[slot] for slot in slots], self._visual_config)
-
-
-def is_video(path: str) -> bool:
-    """Whether a path names a video file: neither an image by its suffix nor a folder."""
-    return Path(path).suffix.lower() not in IMAGE_SUFFIXES and not os.path.isdir(path)
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """Sorts frame_2 before frame_10, with and without leading zeros."""
-    parts = re.split(r"(\d+)", path.name)
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+def _image(visual: object) -> Image.Image | None:
+    """Return a visual that is an image, or the path of one, as upright RGB; None for others."""
+    if isinstance(visual, Image.Image):
+        return to_rgb(visual)
+    if isinstance(visual, str) and not is_video(visual) and not os.path.isdir(visual):
+        return load_image(visual)
+    return None
 
 
 def _seen(visual: Visual) -> Visual:

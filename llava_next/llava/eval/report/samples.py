@@ -11,7 +11,7 @@ from cv_reader.assets import read_asset
 from llava.eval.report.results import RunResult, SampleResult
 from llava.pages.page import figure, table
 from llava.visual.pictures import load_image
-from llava.visual.videos import read_uniform_frames
+from llava.visual.video_process import read_uniform_frames
 
 _TILE_PX = 130
 _TILES = 8
@@ -99,7 +99,7 @@ def _tiles(visual: dict[str, Any], num_frames: int) -> list[Image.Image]:
     if visual["asset"]:
         return [load_image(path) for path in read_asset(Path(visual["asset"])).images]
     if visual["source"] == "frames":
-        return read_uniform_frames(visual["path"], num_frames)
+        return list(map(Image.fromarray, read_uniform_frames(visual["path"], num_frames)))
     if visual["source"] == "image" and visual["path"]:
         return [load_image(visual["path"])]
     return []

@@ -10,10 +10,12 @@ from loguru import logger
 from PIL import Image
 
 from cv_reader import open_video
-from llava.eval.plugin.visuals import VisualLoader, is_video
+from llava.eval.plugin.visuals import VisualLoader
 from llava.eval.settings import read_settings
 from llava.visual.batch import VisualSegment
-from llava.visual.segments import VisualConfig, codec_segment, frames_segment, image_segment
+from llava.visual.config import VisualConfig
+from llava.visual.loading import is_video
+from llava.visual.segments import codec_visual, frames_visual, image_visual
 from support.eval_toy import CODEC_ARGUMENTS, Toy
 from support.media import moving_square, texture, write_video
 
@@ -34,14 +36,14 @@ def _frames(video: Path, ids: list[int]) -> VisualSegment:
     """Oracle: decode everything, then choose."""
     with open_video(video) as reader:
         pictures = [Image.fromarray(frame.rgb()) for frame in reader.frames(signals=False)]
-    return frames_segment([pictures[index] for index in ids], CONFIG)
+    return frames_visual([pictures[index] for index in ids], CONFIG)
 
 
 def test_a_hit_is_the_assets_mosaics_and_positions(toy: Toy) -> None:
     [visual] = _loader(toy).load([str(toy.videos[0])])
     folder = toy.assets / "a__clip"
     mosaics = [Image.open(path) for path in sorted(folder.glob("mosaic_*.jpg"))]
-    expected = codec_segment(mosaics, np.load(folder / "positions_thw.npy"), CONFIG)
+    expected = codec_visual(mosaics, np.load(folder / "positions_thw.npy"), CONFIG)
     _assert_equal(visual.segment, expected)
     assert (visual.source, visual.missed) == ("codec", False)
     assert visual.asset is not None
@@ -148,7 +150,7 @@ def test_missing_videos_are_listed_once_in_order(toy: Toy) -> None:
 
 def test_images_are_read_as_images(toy: Toy) -> None:
     picture = Image.open(toy.images[0])
-    expected = image_segment(picture, CONFIG)
+    expected = image_visual(picture, CONFIG)
     for visual in _loader(toy).load([picture, str(toy.images[0])]):
         assert visual.source == "image"
         _assert_equal(visual.segment, expected)
@@ -189,7 +191,7 @@ def test_a_folder_of_frames_is_uniform_frames_in_every_mode(toy: Toy, tmp_path: 
     for video_input in ("codec", "frames"):
         loader = _loader(toy, num_frames=5, video_input=video_input)
         [visual] = loader.load([str(tmp_path)])
-        _assert_equal(visual.segment, frames_segment(chosen, CONFIG))
+        _assert_equal(visual.segment, frames_visual(chosen, CONFIG))
         assert (visual.source, visual.missed) == ("frame_folder", False)
     assert not is_video(str(tmp_path))
 

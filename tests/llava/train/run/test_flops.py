@@ -8,7 +8,7 @@ from llava.model.tiny import tiny_model, tiny_tokenizer
 from llava.train.parts import PARTS, set_trainable
 from llava.train.run.flops import count_flops_of, peak_flops
 from llava.visual.batch import VisualSegment, pack_segments
-from llava.visual.positions import image_positions
+from onevision_encoder.patches import grid_positions, uniform_slots
 
 PATCHES, TOKENS = 64, 100
 
@@ -23,7 +23,9 @@ def test_counts_are_near_those_of_torch(parts):
     input_ids = torch.randint(0, 200, (1, TOKENS))
     input_ids[0, :PATCHES] = model.config.image_token_id
     labels = input_ids.masked_fill(torch.arange(TOKENS) < PATCHES + 6, -100)
-    segment = VisualSegment(torch.randn(PATCHES, 588), image_positions(8, 8), (PATCHES,))
+    segment = VisualSegment(
+        torch.randn(PATCHES, 588), grid_positions(uniform_slots(1), 8, 8), (PATCHES,)
+    )
     with FlopCounterMode(display=False) as counter:
         model(input_ids=input_ids, labels=labels, visual=pack_segments([[segment]])).loss.backward()
     counted = count_flops_of(model, parts).step((TOKENS,), (PATCHES,), TOKENS - PATCHES - 6)

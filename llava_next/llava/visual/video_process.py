@@ -1,0 +1,162 @@
+"""Read uniform frames of videos in a process of its own, which can be ended when one hangs.
+
+A decoder that hangs inside C code cannot be interrupted by its own process. Each process that loads
+data therefore starts one reader, sends it paths, and ends it when an answer takes too long. Run as
+``python -m llava.visual.video_process FD``, this module is that reader. It imports neither torch
+nor transformers.
+
+Axis letters: F frames, H and W pixels.
+"""
+
+import atexit
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+
+from cv_reader import open_video
+
+_GRACE_SECONDS = 30
+
+
+def read_uniform_frames(path: str | Path, num_frames: int) -> np.ndarray:
+    """Read the frames floor(linspace(0, N - 1, num_frames)) of a video of N frames.
+
+    Args:
+        path: a local video file.
+        num_frames: F, at least 1; a video with fewer frames repeats some.
+
+    Returns:
+        uint8 (F, H, W, 3), RGB.
+
+    Raises:
+        ValueError: if the video cannot be read.
+    """
+    with open_video(path) as video:
+        last, steps = video.index.num_frames - 1, max(num_frames - 1, 1)
+        ids = [number * last // steps for number in range(num_frames)]
+        wanted = video.frames(sorted(set(ids)), signals=False)
+        frames = {frame.index: frame.rgb() for frame in wanted}
+    return np.stack([frames[index] for index in ids])
+
+
+class _Reader:
+    """A child process that reads videos, one at a time."""
+
+    def __init__(self) -> None:
+        """Start it. It ends when this process does, because its connection then closes."""
+        self.owner = os.getpid()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", __name__, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+            )
+        self._connection = Connection(ours.detach())
+
+    def ask(self, path: str | Path, num_frames: int, limit_seconds: float) -> np.ndarray:
+        """Return frames, uint8 (F, H, W, 3).
+
+        Raises:
+            ValueError: what is wrong with the video.
+            TimeoutError: if there is no answer in time.
+            EOFError: if the reader ended.
+            OSError: if it ended before it was asked.
+        """
+        request = json.dumps([str(path), num_frames, limit_seconds])
+        self._connection.send_bytes(request.encode())
+        if not self._connection.poll(limit_seconds):
+            raise TimeoutError
+        answer = json.loads(self._connection.recv_bytes())
+        if "error" in answer:
+            raise ValueError(answer["error"])
+        pixels = self._connection.recv_bytes()
+        return np.frombuffer(pixels, np.uint8).reshape(answer["shape"])
+
+    def end(self) -> int:
+        """Kill the process, whatever it does; return its exit code."""
+        self._connection.close()
+        self._process.kill()
+        return self._process.wait()
+
+
+_lock = threading.Lock()
+_readers: list[_Reader] = []
+"""The reader of this process; a process that was forked from it starts its own."""
+
+
+def read_within(path: str | Path, num_frames: int, limit_seconds: float) -> np.ndarray:
+    """Read like ``read_uniform_frames``, but give up after ``limit_seconds``.
+
+    Raises:
+        ValueError: if the video cannot be read, or not in time; the message names it.
+    """
+    with _lock:
+        if not _readers or _readers[-1].owner != os.getpid():
+            _readers[:] = [_Reader()]
+        reader, answered = _readers[0], False
+        try:
+            frames = reader.ask(path, num_frames, limit_seconds)
+            answered = True
+            return frames
+        except TimeoutError:
+            raise ValueError(
+                f"video {path} was not read within {limit_seconds:g} s, and its reader was ended; "
+                "check the file, or allow more with --video_time_limit_seconds"
+            ) from None
+        except (EOFError, OSError) as error:
+            raise ValueError(
+                f"video {path} ended the process that read it ({error!r}); it is damaged or needs "
+                "more memory than there is: encode it again, or leave it out"
+            ) from error
+        except ValueError:
+            answered = True
+            raise
+        finally:
+            if not answered:  # the next video must not get this one's answer
+                _readers.clear()
+                reader.end()
+
+
+def _end_own_reader() -> None:
+    """End the reader together with the process that started it."""
+    if _readers and _readers[0].owner == os.getpid():
+        _readers.pop().end()
+
+
+atexit.register(_end_own_reader)
+
+
+def _serve(connection: Connection) -> None:
+    """Answer requests until the other side closes the connection."""
+    # Ctrl-C reaches every process of a terminal: the parent decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    while True:
+        try:
+            path, num_frames, limit_seconds = json.loads(connection.recv_bytes())
+        except (EOFError, OSError):
+            return
+        # The default action of this signal ends the process, even inside a decoder that hangs
+        # while its parent is gone.
+        signal.alarm(int(limit_seconds) + _GRACE_SECONDS)
+        try:
+            frames = read_uniform_frames(path, num_frames)
+        except (ValueError, OSError, MemoryError) as error:
+            connection.send_bytes(json.dumps({"error": str(error) or repr(error)}).encode())
+        else:
+            connection.send_bytes(json.dumps({"shape": frames.shape}).encode())
+            connection.send_bytes(np.ascontiguousarray(frames).data.cast("B"))
+        finally:
+            signal.alarm(0)
+
+
+if __name__ == "__main__":
+    _serve(Connection(int(sys.argv[1])))
