@@ -5,40 +5,19 @@ Axis letters: T text tokens (visual tokens included).
 
 import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from llava.constants import IGNORE_INDEX
-from llava.conversation import encode, expand_placeholders, render
+from llava.data.encoding import count_visual_tokens, load_segments, tokenize
 from llava.data.mixture import Mixture
-from llava.data.records import (
-    AnyRecord,
-    CodecRecord,
-    FramesRecord,
-    ImageRecord,
-    SampleError,
-    VideoRecord,
-    parse_record,
-)
+from llava.data.records import AnyRecord, SampleError, parse_record
 from llava.visual.batch import VisualSegment
 from llava.visual.config import VisualConfig
-from llava.visual.loading import (
-    check_files,
-    count_frames,
-    count_images,
-    count_mosaics,
-    load_frames,
-    load_images,
-    load_mosaics,
-    load_video,
-)
 
 ON_BAD_SAMPLE = ("stop", "skip")
 _MAX_REPLACEMENTS = 20
@@ -88,7 +67,7 @@ class SupervisedDataset(Dataset[Item]):
 
         Args:
             data_path: see ``llava.data.sources``.
-            tokenizer: see ``llava.data.tokenization``.
+            tokenizer: see ``llava.data.encoding.tokenize``.
             visual_config: preprocessing of images, frames and mosaics.
             max_length: most tokens of a sample, visual ones included.
             image_folder: relative image and positions paths are below it; default is the folder
@@ -207,98 +186,4 @@ class SupervisedDataset(Dataset[Item]):
             self._tokenizer,
             template=self._template,
             max_length=self._max_length,
-        )
-
-
-def load_segments(
-    record: AnyRecord, config: VisualConfig, *, video_time_limit_seconds: float | None = None
-) -> list[VisualSegment]:
-    """Read and preprocess all visuals of a record, in the order of its placeholders.
-
-    Args:
-        record: names the files; one of text has none.
-        config: the preprocessing settings.
-        video_time_limit_seconds: end the reading of a raw video after this time; None for no limit.
-
-    Raises:
-        SampleError: if a file is missing or damaged, or mosaics and positions do not belong
-            together; the message names sample and file.
-    """
-    try:
-        if isinstance(record, CodecRecord):
-            return [load_mosaics(record.images, record.positions, config)]
-        if isinstance(record, FramesRecord):
-            return [load_frames(record.images, config)]
-        if isinstance(record, VideoRecord):
-            limit = video_time_limit_seconds
-            return [load_video(record.video, record.num_frames, config, time_limit_seconds=limit)]
-        return load_images(record.images, config) if isinstance(record, ImageRecord) else []
-    except ValueError as error:
-        raise SampleError(f"{record.name}: {error}") from error
-
-
-def count_visual_tokens(record: AnyRecord, config: VisualConfig) -> list[int]:
-    """Return the language tokens behind each placeholder of a record; no pixel is decoded.
-
-    Raises:
-        SampleError: if a file is missing, or the header of an image or of positions is damaged; the
-            message names sample and file.
-    """
-    try:
-        if isinstance(record, CodecRecord):
-            return count_mosaics(record.images, record.positions, config)
-        if isinstance(record, FramesRecord):
-            check_files(record.images)
-            return count_frames(len(record.images), config)
-        if isinstance(record, VideoRecord):
-            check_files([record.video])
-            return count_frames(record.num_frames, config)
-        return count_images(record.images, config) if isinstance(record, ImageRecord) else []
-    except ValueError as error:
-        raise SampleError(f"{record.name}: {error}") from error
-
-
-def tokenize(
-    record: AnyRecord,
-    token_counts: Sequence[int],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    template: str,
-    max_length: int,
-) -> tuple[Tensor, Tensor]:
-    """Render and encode a record's conversation.
-
-    Args:
-        record: gives turns and name.
-        token_counts: visual tokens behind each ``<image>``, in order.
-        tokenizer: any fast tokenizer that has the special tokens of the template.
-        template: see ``llava.conversation``.
-        max_length: most tokens of a sample. Nothing is ever cut: a visual cut in two would no
-            longer match its features, and an answer cut off would be learnt as an ending.
-
-    Returns:
-        input_ids int64 (T,) and labels int64 (T,), ``IGNORE_INDEX`` where not supervised.
-
-    Raises:
-        SampleError: for a conversation that the template cannot express, a placeholder count that
-            differs, or a sample longer than ``max_length``; the message names the sample.
-    """
-    try:
-        pieces = render(record.turns, template, sample=record.name)
-        pieces = expand_placeholders(pieces, token_counts, sample=record.name)
-    except ValueError as error:
-        raise SampleError(str(error)) from error
-    ids, supervised = encode(pieces, tokenizer)
-    _check_length(record, len(ids), sum(token_counts), max_length)
-    input_ids = torch.tensor(ids)
-    labels = input_ids.masked_fill(~torch.tensor(supervised), IGNORE_INDEX)
-    return input_ids, labels
-
-
-def _check_length(record: AnyRecord, tokens: int, visual: int, max_length: int) -> None:
-    if tokens > max_length:
-        raise SampleError(
-            f"{record.name}: {tokens} tokens ({visual} visual, {tokens - visual} text) exceed "
-            f"the limit of {max_length}; raise --model_max_length, shorten the text or use fewer "
-            "or smaller images"
         )

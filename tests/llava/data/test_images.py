@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from llava.data.dataset import load_segments
+from llava.data.encoding import load_segments
 from llava.data.records import (
     AnyRecord,
     CodecRecord,

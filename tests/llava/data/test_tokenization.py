@@ -3,7 +3,7 @@
 import pytest
 
 from llava.constants import IGNORE_INDEX
-from llava.data.dataset import tokenize
+from llava.data.encoding import tokenize
 from llava.data.records import TextRecord
 from support.tokenizer import byte_tokenizer
 
