@@ -350,16 +350,17 @@ class OneVisionEncoderModel(OneVisionEncoderPreTrainedModel):
             visible_indices: int64 (B or 1, L), flat indices t * (H/p * W/p) + h * W/p + w into the
                 virtual grid of ``config.rope_temporal_size`` frames (one for images). They give
                 the tokens' positions. Where L is not the number of patches in ``pixel_values``
-                they also select the tokens, and the video must hold the whole virtual grid.
+                they also select the tokens: index i reads patch i of ``pixel_values``, with one
+                warning where the video is shorter than the virtual grid.
             patch_positions: (B or 1, L, 3), rows (t, h, w) >= 0, for tokens in raster order, or
                 for those that ``visible_indices`` selects. No upper limit.
             output_attentions: return the probabilities (B, N, L, L) of every block; eager only.
             output_hidden_states: return the input of every block and the output of the last,
                 before the final norm.
             return_dict: False for a tuple.
-            gather_visible: say whether ``visible_indices`` select tokens, instead of leaving it to
-                their number. A selection may then keep all tokens in another order, or come from a
-                video that holds only the first frames of the virtual grid.
+            gather_visible: whether ``visible_indices`` select tokens, instead of deciding by
+                their number: a selection may then keep all tokens in another order, and one from
+                a video shorter than the virtual grid gives no warning.
 
         Returns:
             ``last_hidden_state`` (B, L, D), after the final norm where there is a head, and

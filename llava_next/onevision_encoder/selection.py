@@ -1,14 +1,19 @@
-"""Which patches of a batch become tokens, and where each stands.
+"""Select the patches of a batch that become tokens, and the position of each.
 
 Axis letters: B samples, C channels, F frames, H and W pixels, L tokens of a sample, p side of a
 patch in pixels, (t, h, w) positions.
 """
 
+import math
+
 import torch
 from torch import Tensor
+from transformers.utils import logging
 
 from .checks import check_index_range, check_indices, check_positions
 from .patches import grid_positions, index_positions, patchify
+
+logger = logging.get_logger(__name__)
 
 
 def select_tokens(
@@ -24,11 +29,11 @@ def select_tokens(
 
     Args:
         pixel_values: (B, C, H, W) or (B, C, F, H, W), already checked.
-        visible_indices: (B or 1, L) flat indices into the virtual grid.
-        patch_positions: (B or 1, L, 3).
-        patch_size: p.
-        temporal_size: frames of a video's virtual grid, None for as many as there are.
-        gather: whether indices select tokens; None leaves it to their number.
+        visible_indices: (B or 1, L), flat indices into the virtual grid.
+        patch_positions: (B or 1, L, 3), rows (t, h, w).
+        patch_size: side of a patch in pixels.
+        temporal_size: frames of a video's virtual grid; None means as many as there are.
+        gather: whether indices select tokens; None decides by their number.
 
     Returns:
         patches (B, L, C * p * p) and positions (B or 1, L, 3).
@@ -59,16 +64,21 @@ def select_tokens(
         frames * rows * columns,
         virtual_frames * rows * columns,
     )
-    if gather is None and count != total:
-        _check_full_grid(frames, virtual_frames, count, total)
     if gather is False and count != total:
         raise ValueError(
             f"visible_indices must hold one index for each of the {total} patches where "
             f"gather_visible=False, got {count}"
         )
+    is_short = gather is None and count != total and frames != virtual_frames
+    if is_short and patch_positions is None and not torch.compiler.is_compiling():
+        grid = (frames, rows, columns)
+        logger.warning_once(_short_video_text(count, grid, virtual_frames, patch_size))
     if gather or count != total:
         limit = total if patch_positions is not None else min(total, virtual_total)
-        check_index_range(visible_indices, limit, "patches given")
+        given = "patches given"
+        if frames != virtual_frames:
+            given += f" ({frames} of the virtual grid's {virtual_frames} frames)"
+        check_index_range(visible_indices, limit, given)
         patches = torch.take_along_dim(patches, visible_indices[..., None], dim=1)
     elif patch_positions is None:
         check_index_range(visible_indices, virtual_total, "patches of the virtual grid")
@@ -91,11 +101,34 @@ def _check_frames(frames: int, virtual_frames: int) -> None:
         )
 
 
-def _check_full_grid(frames: int, virtual_frames: int, count: int, total: int) -> None:
-    if frames != virtual_frames:
-        raise ValueError(
-            f"visible_indices must hold one index for each of the {total} patches, or the video "
-            f"must hold all {virtual_frames} frames of the virtual grid to select from, got "
-            f"{count} indices and {frames} frames; pass gather_visible=True to select among the "
-            "patches given, or patch_positions for patches that are already selected"
+def _short_video_text(
+    count: int, grid: tuple[int, int, int], virtual_frames: int, patch_size: int
+) -> str:
+    """Say how indices were read that select from a video shorter than the virtual grid.
+
+    Indices that were made for smaller frames than those given are the usual cause.
+
+    Args:
+        count: number of indices.
+        grid: frames, patch rows and patch columns of the video.
+        virtual_frames: frames of the virtual grid.
+        patch_size: side of a patch in pixels.
+    """
+    frames, rows, columns = grid
+    cells = rows * columns
+    text = (
+        f"visible_indices holds {count} indices, but the video has {frames} frames of {cells} "
+        f"patches ({rows} x {columns}) and not all {virtual_frames} frames of the virtual grid. "
+        f"As the published model does, index i was read as patch i % {cells} of frame i // {cells} "
+        f"of this video, at t = i // {cells}: {count} of its {frames * cells} patches."
+    )
+    per_frame, rest = divmod(count, frames)
+    side = math.isqrt(per_frame)
+    if not rest and side * side == per_frame < cells:
+        px = side * patch_size
+        text += (
+            f" If the indices mean all {per_frame} patches of every frame, give frames of {px} x "
+            f'{px} px: preprocessor(images=frames, size={{"shortest_edge": {px}}}, '
+            f'crop_size={{"height": {px}, "width": {px}}}, return_tensors="pt").'
         )
+    return text + " gather_visible=True reads the same without this warning."

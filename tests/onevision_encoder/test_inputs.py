@@ -90,14 +90,18 @@ def test_as_many_indices_as_patches_only_place_tokens(tiny_model: Callable) -> N
     torch.testing.assert_close(gathered.flip(1), model(VIDEO).last_hidden_state)
 
 
-def test_a_selection_from_a_partial_clip_must_be_asked_for(tiny_model: Callable) -> None:
+def test_a_selection_from_a_partial_clip_reads_the_patches_given(tiny_model: Callable) -> None:
     model, indices = tiny_model(), torch.tensor([[0, 5, 10]])
-    with pytest.raises(ValueError, match="gather_visible=True"):
-        model(VIDEO, indices)
-    picked = model(VIDEO, indices, gather_visible=True)
-    assert picked.last_hidden_state.shape == (1, 3, 64)
-    with pytest.raises(ValueError, match=r"\[0, 16\), the patches given, got .* 0 to 16"):
-        model(VIDEO, torch.tensor([[0, 5, 16]]), gather_visible=True)
+    picked = model(VIDEO, indices).last_hidden_state
+    assert torch.equal(picked, model(VIDEO, indices, gather_visible=True).last_hidden_state)
+    patches = patchify(VIDEO, 4)[0, indices[0]]
+    positions = torch.tensor([[0, 0, 0], [1, 0, 1], [2, 1, 0]])
+    bounds = torch.tensor([0, 3], dtype=torch.int32)
+    torch.testing.assert_close(picked[0], model.forward_packed(patches, positions, bounds))
+    rule = r"\[0, 16\), the patches given \(4 of the virtual grid's 64 frames\), got .* 0 to 16"
+    for gather in (None, True):
+        with pytest.raises(ValueError, match=rule):
+            model(VIDEO, torch.tensor([[0, 5, 16]]), gather_visible=gather)
     short_grid = tiny_model(rope_temporal_size=2)
     with pytest.raises(ValueError, match=r"\[0, 8\)"):
         short_grid(VIDEO, torch.tensor([[0, 5, 8]]), gather_visible=True)
