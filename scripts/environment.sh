@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # Creates or reuses the virtual environment of this project: the one way to install it, for people, tests
-# and the container. Run it, or source it to have the environment's programs first in PATH:
+# and containers. Run it, or source it to put the environment's programs first in PATH:
 #   bash scripts/environment.sh
-#   source scripts/environment.sh            leaves $VENV too
+#   source scripts/environment.sh            also leaves $VENV
 # PYTHON   the interpreter to create it with (3.10 to 3.13; default python3)
-# VENV     where it lies (default .venv in the project's root)
-# EXTRAS   what to install beside the core, of pyproject.toml (default train,eval,dev; may be empty)
-# NATIVE   1: build the native reader too (needs a C compiler and nasm)
-# FLASH    1: build flash-attn too (needs the CUDA compiler; up to an hour; MAX_JOBS= limits its memory)
-# Versions are those of constraints.txt. Nothing is done twice: a second call takes no time.
+# VENV     its folder (default .venv in the project's root)
+# EXTRAS   the extras of pyproject.toml to install (default train,eval,dev; may be empty)
+# NATIVE   1: also build the native reader (needs a C compiler and nasm), or fail
+#          auto: build it if the tools are there; otherwise say in one line what is missing
+# FLASH    1: also build flash-attn (needs the CUDA compiler; up to an hour; MAX_JOBS= limits its memory)
+# Versions are those of constraints.txt. A second call does nothing twice and takes no time.
 
 project_root="$(cd -P "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV="${VENV:-$project_root/.venv}"
@@ -51,10 +52,36 @@ _install() {
     echo "Installed in $((SECONDS - started)) s."
 }
 
+# Without it everything still runs: the PyAV backend reads the videos.
+_native_if_possible() {
+    local missing=() tool log="$VENV/native.log" started=$SECONDS
+    command -v cc > /dev/null || command -v gcc > /dev/null || missing+=("a C compiler")
+    for tool in make patch xz nasm; do command -v "$tool" > /dev/null || missing+=("$tool"); done
+    if [ ${#missing[@]} -gt 0 ]; then
+        local names; printf -v names '%s, ' "${missing[@]}"
+        echo "Native reader: not built, missing ${names%, } (Debian, Ubuntu: apt-get install build-essential nasm xz-utils);" \
+            "signals are less exact without it."
+        return 0
+    fi
+    if ! "$VENV/bin/python" -c 'import cv_reader_native' 2> /dev/null; then
+        echo "Native reader: building it (about three minutes, once) ..."
+    fi
+    if bash "$project_root/Compressed_Video_Reader/install.sh" "$VENV/bin/python" > "$log" 2>&1; then
+        echo "Native reader: ready$([ $((SECONDS - started)) -lt 10 ] || echo ", built in $((SECONDS - started)) s")."
+    else
+        echo "Native reader: not built ($(tail -n 1 "$log"); whole log: $log); signals are less exact without it."
+    fi
+}
+
 if [ ! -x "$VENV/bin/python" ]; then _create_environment; fi
 if [ "$(cat "$VENV/installed.stamp" 2> /dev/null)" != "$(_wanted_stamp)" ]; then
     _install
     _wanted_stamp > "$VENV/installed.stamp"
 fi
-if [ "${NATIVE:-0}" = 1 ]; then bash "$project_root/Compressed_Video_Reader/install.sh" "$VENV/bin/python"; fi
+case "${NATIVE:-0}" in
+    0) ;;
+    1) bash "$project_root/Compressed_Video_Reader/install.sh" "$VENV/bin/python" ;;
+    auto) _native_if_possible ;;
+    *) _fail "NATIVE must be 0, 1 or auto, got '$NATIVE'" ;;
+esac
 export PATH="$VENV/bin:$PATH"

@@ -1,17 +1,19 @@
-"""The whole line once: videos -> codec assets -> tiny model -> training -> evaluation -> report.
+"""Run the whole pipeline once: videos, codec assets, tiny model, training, evaluation, report.
 
-Every step is a public command of the project, run as a user would run it; its output goes to
-``logs/`` in the output folder. Run it through ``run.sh``, which sets the environment up.
+Every step is a public command of the project, run as a user would run it. Its output goes to
+``logs/`` in the output folder; the training also shows its steps. Start it through ``run.sh``,
+which sets the environment up.
 """
 
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,14 +24,14 @@ from report import write_report
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / "Compressed_Video_Reader" / "tool"
-TASK = "quickstart_qa"
+SHOWN_TRAINING_LINES = 15
 NUM_IMAGES = 8
 SEQUENCE_LENGTH = 64
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is made and trained: small enough for two cores and ten minutes."""
+    """The size of the assets and of the training: minutes on two cores."""
 
     square_size_px: int
     batch_size: int
@@ -53,7 +55,7 @@ class Step:
 
 @dataclass
 class Run:
-    """Where things lie, and what has been done."""
+    """The output folder of one run, and the steps done so far."""
 
     folder: Path
     scale: Scale
@@ -67,29 +69,69 @@ class Run:
         self.steps.append(step)
         print(f"  done in {step.seconds:.1f} s", flush=True)
 
-    def command(self, name: str, arguments: Sequence[object], **environment: str) -> None:
-        """Run one command; its output goes to a log, whose end is shown where it fails."""
+    def command(
+        self,
+        name: str,
+        arguments: Sequence[object],
+        show: Callable[[str], bool] | None = None,
+        **environment: str,
+    ) -> None:
+        """Run one command with its output in a log.
+
+        Args:
+            name: of the step.
+            arguments: words of the command.
+            show: says which lines of the output are also printed.
+            environment: further variables of the command.
+
+        Raises:
+            SystemExit: if the command fails; the end of its log is printed.
+        """
         words = [str(word) for word in arguments]
         print(f"[{len(self.steps) + 1}] {name}", flush=True)
         started = time.monotonic()
         log = self.path("logs", f"{len(self.steps) + 1:02d}_{name.replace(' ', '_')}.log")
         with log.open("w", encoding="utf-8") as stream:
-            done = subprocess.run(
+            process = subprocess.Popen(
                 words,
                 cwd=ROOT,
                 env={**os.environ, **environment},
-                stdout=stream,
+                stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
+                text=True,
+                errors="replace",
             )
-        if done.returncode != 0:
-            tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-25:]
+            for line in process.stdout or ():
+                stream.write(line)
+                if show is not None and show(line):
+                    print(f"    {line.rstrip()}", flush=True)
+        if process.wait() != 0:
+            tail = log.read_text(encoding="utf-8").splitlines()[-25:]
             print("\n".join(tail), file=sys.stderr)
             raise SystemExit(
-                f"error: step '{name}' failed with exit code {done.returncode}; whole log: {log}"
+                f"error: step '{name}' failed with exit code {process.returncode}; "
+                f"its whole output is in {log}"
             )
         shown = " ".join(words).replace(str(ROOT) + "/", "").replace(sys.executable, "python")
         self.note(name, started, shown)
+
+
+def training_lines(num_steps: int) -> Callable[[str], bool]:
+    """Return a filter for the trainer's table: its first header, and some of its lines."""
+    every = max(1, num_steps // SHOWN_TRAINING_LINES)
+    headers: list[str] = []
+
+    def show(line: str) -> bool:
+        step = re.match(r"\s*(\d+)/\d+\s", line)
+        if step:
+            return int(step[1]) in (1, num_steps) or int(step[1]) % every == 0
+        if re.match(r"\s*step\s+epoch\s+loss", line):
+            headers.append(line)
+            return len(headers) == 1
+        return False
+
+    return show
 
 
 def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -97,7 +139,7 @@ def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def prepare_material(run: Run, arguments: list[Path]) -> Material:
-    """What the user named, or clips with known answers."""
+    """Return what the user named, or clips with known answers."""
     print("[1] read your videos" if arguments else "[1] make clips", flush=True)
     started = time.monotonic()
     if arguments:
@@ -181,13 +223,14 @@ def train(run: Run, mixture: Path) -> Path:
             *("--lr_scheduler_type", "cosine", "--warmup_ratio", "0.05", "--logging_steps", 1),
             *("--save_strategy", "no", "--report_to", "none", "--seed", 0),
         ],
+        show=training_lines(run.scale.num_steps),
         OMP_NUM_THREADS="1",  # a tiny model: threads cost more than they give
     )
     return out
 
 
-def evaluate(run: Run, model: Path, assets: Path, video_input: str) -> Path:
-    """lmms-eval on the local task, offline; returns the folder of its results."""
+def evaluate(run: Run, model: Path, assets: Path, tasks: Sequence[str], video_input: str) -> Path:
+    """Run lmms-eval on the local tasks, offline; returns the folder of its results."""
     out = run.path(f"eval_{video_input}")
     arguments = {
         "pretrained": model,
@@ -204,7 +247,8 @@ def evaluate(run: Run, model: Path, assets: Path, video_input: str) -> Path:
         [
             *(sys.executable, "-m", "llava.eval.launch", "--model", "llava_ov_encoder"),
             *("--model_args", ",".join(f"{name}={value}" for name, value in arguments.items())),
-            *("--include_path", run.path("task"), "--tasks", TASK, "--batch_size", 4),
+            *("--include_path", run.path("task"), "--tasks", ",".join(tasks)),
+            *("--batch_size", 4),
             *("--log_samples", "--output_path", out),
         ],
         HF_HUB_OFFLINE="1",
@@ -219,25 +263,24 @@ def evaluate(run: Run, model: Path, assets: Path, video_input: str) -> Path:
     return out
 
 
-def write_task(run: Run, questions: list[dict[str, str]]) -> None:
-    """The local lmms-eval task: its questions, its functions, its YAML."""
+def write_tasks(run: Run, questions: Sequence[dict[str, str]]) -> list[str]:
+    """Write a local lmms-eval task for each kind of question; returns their names."""
     folder = run.path("task")
     folder.mkdir()
-    write_lines(folder / "questions.jsonl", questions)
     source = Path(__file__).parent / "task"
     shutil.copy(source / "utils.py", folder)
     template = (source / "task.yaml.in").read_text(encoding="utf-8")
-    kinds = dict.fromkeys(question["kind"] for question in questions)
-    metrics = "".join(
-        f"  - metric: {name}\n    aggregation: mean\n    higher_is_better: true\n"
-        for name in ["accuracy", *(f"accuracy_{kind}" for kind in kinds)]
-    )
-    text = template.format(task=TASK, questions=folder / "questions.jsonl", metrics=metrics)
-    (folder / f"{TASK}.yaml").write_text(text, encoding="utf-8")
+    kinds = list(dict.fromkeys(question["kind"] for question in questions))
+    for kind in kinds:
+        lines = folder / f"{kind}.jsonl"
+        write_lines(lines, [question for question in questions if question["kind"] == kind])
+        text = template.format(task=f"quickstart_{kind}", questions=lines)
+        (folder / f"quickstart_{kind}.yaml").write_text(text, encoding="utf-8")
+    return [f"quickstart_{kind}" for kind in kinds]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Videos to assets, training, evaluation, report.")
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("inputs", nargs="*", type=Path, metavar="VIDEO_OR_FOLDER_OR_JSON")
     inputs = [path.expanduser().resolve() for path in parser.parse_args().inputs]
     scale = USER_VIDEOS if inputs else MADE_CLIPS
@@ -256,13 +299,9 @@ def main() -> None:
     mixture = write_mixture(run.path("train.jsonl"), codec, material.records, NUM_IMAGES)
     model = train(run, mixture)
     assets = make_evaluation_assets(run, material)
-    write_task(run, material.questions)
-    results = {
-        video_input: evaluate(run, model, assets, video_input)
-        for video_input in ("codec", "frames")
-    }
-    report = write_report(run, material, assets, model, results, time.monotonic() - started)
-    print(report)
+    tasks = write_tasks(run, material.questions)
+    results = [evaluate(run, model, assets, tasks, kind) for kind in ("codec", "frames")]
+    print(write_report(run, material, assets, model, results, time.monotonic() - started))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The quickstart's inputs, mixture, task and report; the whole run is marked slow."""
 
 import json
-import math
 import os
 import subprocess
 from pathlib import Path
@@ -13,7 +12,7 @@ from inputs import DESCRIPTION_REQUEST, find_videos, user_material
 from llava.data.records import CodecRecord, ImageRecord, TextRecord, VideoRecord, parse_record
 from make_clips import COLOURS, EVENT_FRAMES, clip_frames, conversation, make_clips
 from mixture import write_mixture
-from report import wilson_interval
+from quickstart import training_lines
 from support.media import moving_square, write_video
 from support.paths import ROOT
 from task.utils import normalise, process_results
@@ -112,17 +111,20 @@ def test_the_mixture_holds_every_kind_of_record(tmp_path: Path) -> None:
 )
 def test_answers_are_matched_whole(answer: str, score: float) -> None:
     doc = {"answer": "red", "kind": "event"}
-    assert process_results(doc, [answer]) == {"accuracy": score, "accuracy_event": score}
+    assert process_results(doc, [answer]) == {"accuracy": score}
 
 
 def test_normalise_keeps_inner_punctuation() -> None:
     assert normalise("  A. On a  Beach. ") == "a. on a beach"
 
 
-def test_wilson_interval_solves_its_own_equation() -> None:
-    share, count = 0.3, 40
-    for bound in wilson_interval(share, count):
-        assert math.isclose(abs(share - bound), 1.96 * math.sqrt(bound * (1 - bound) / count))
+def test_the_console_shows_a_header_and_some_steps() -> None:
+    show = training_lines(300)
+    header = "       step   epoch     loss      rate"
+    lines = [header, *(f"   {step}/300   0.1  1.2" for step in range(1, 26)), header, "warning: x"]
+    shown = [line for line in lines if show(line)]
+    assert shown == [header, "   1/300   0.1  1.2", "   20/300   0.1  1.2"]
+    assert training_lines(3)("   2/3   0.1  1.2")
 
 
 @pytest.mark.slow
