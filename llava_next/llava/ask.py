@@ -25,13 +25,10 @@ from llava.model.llava_arch import LlavaForCausalLMMixin
 from llava.model.loading import load_pretrained
 from llava.model.processing import LlavaProcessor
 from llava.visual.batch import VisualSegment
-from llava.visual.pictures import load_image
-from llava.visual.segments import codec_segment, frames_segment, image_segment
-from llava.visual.videos import read_uniform_frames
+from llava.visual.loading import is_video, load_asset, load_images, load_video
 
 CELL_PX = 16
 """Side of a mosaic's cell in pixels; the encoder sees each cell as one patch."""
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 
 
 class Assistant:
@@ -104,10 +101,10 @@ class Assistant:
     def _segment(self, path: Path, video_input: str, num_images: int) -> VisualSegment:
         """Read a file as the encoder's input."""
         visual = self.processor.visual
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            return image_segment(load_image(path), visual)
+        if not is_video(str(path)):
+            return load_images([path], visual)[0]
         if video_input == "frames":
-            return frames_segment(read_uniform_frames(path, num_images), visual)
+            return load_video(path, num_images, visual)
         if video_input != "codec":
             raise ValueError(f"video_input must be codec or frames, got {video_input!r}")
         config = AssetConfig(
@@ -117,8 +114,7 @@ class Assistant:
         )
         with tempfile.TemporaryDirectory(prefix="llava_ask_") as folder:
             asset = write_evaluation_asset(path, key="video", out_root=folder, config=config)
-            mosaics = [load_image(mosaic) for mosaic in asset.images]
-            return codec_segment(mosaics, asset.positions, visual)
+            return load_asset(asset.folder, visual)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
