@@ -19,7 +19,7 @@ from cv_reader.assets import read_asset, read_positions
 from llava.visual.batch import VisualSegment
 from llava.visual.config import VisualConfig
 from llava.visual.pictures import load_image, read_image_size
-from llava.visual.segments import codec_visual, frames_visual, image_visual
+from llava.visual.segments import check_blocks, codec_visual, frames_visual, image_visual
 from llava.visual.sizes import plan_images
 from llava.visual.video_process import read_uniform_frames, read_within
 from onevision_encoder.patches import uniform_slots
@@ -132,7 +132,9 @@ def count_frames(num_frames: int, config: VisualConfig) -> list[int]:
 
 
 def count_mosaics(images: Sequence[Path], positions: Path, config: VisualConfig) -> list[int]:
-    """Return the language tokens of each mosaic, from the header of the positions alone.
+    """Return the language tokens of each mosaic, from the header of the positions.
+
+    Where patches are merged, the positions are read to check that they may be.
 
     Raises:
         ValueError: if a file is missing or empty, or the positions cannot belong to the mosaics.
@@ -145,6 +147,8 @@ def count_mosaics(images: Sequence[Path], positions: Path, config: VisualConfig)
             f"{positions}: must have grid x grid rows for each of the {len(images)} mosaics, "
             f"got {rows} rows; make the asset again"
         )
+    if config.merge_side_patches > 1:
+        check_blocks(read_positions(positions, num_images=len(images)), len(images), config)
     return [cells // config.patches_per_token] * len(images)
 
 

@@ -126,7 +126,8 @@ def codec_visual(
         config: gives patch size, mean and std.
 
     Raises:
-        ValueError: if mosaics and positions do not belong together.
+        ValueError: if mosaics and positions do not belong together, or patches are merged whose
+            cells are no neighbours in the video.
     """
     if positions.dtype.kind not in "iu" or positions.ndim != 2:
         raise ValueError(
@@ -142,13 +143,46 @@ def codec_visual(
     sizes = sorted({mosaic.size for mosaic in mosaics})
     if len(sizes) > 1:
         raise ValueError(f"the mosaics of a clip must have one size, got {sizes}")
+    check_blocks(positions, len(mosaics), config)
     squares = [resize_mosaic(to_rgb(image), grid, config.patch_size_px) for image in mosaics]
-    if grid % config.merge_side_patches:
-        raise ValueError(
-            f"the grid of a mosaic must be a multiple of the {config.merge_side_patches} patches "
-            f"that are merged, got {grid}; choose another square or cell size for the assets"
-        )
     return _segment(squares, torch.from_numpy(positions.astype(np.int64)), config)
+
+
+def check_blocks(positions: np.ndarray, num_images: int, config: VisualConfig) -> None:
+    """Refuse mosaics whose merged cells are no neighbours in their frame.
+
+    A merging projector makes one token of each 2 x 2 cells of a mosaic. Assets whose cells were
+    chosen one by one put cells of different places and frames side by side.
+
+    Args:
+        positions: integers (N, 3), rows (t, h, w), in raster order of each mosaic.
+        num_images: mosaics G; N is G times a square number.
+        config: says how many patches a side are merged; 1 checks nothing.
+
+    Raises:
+        ValueError: naming the first block, its positions and the remedy.
+    """
+    merge = config.merge_side_patches
+    if merge == 1:
+        return
+    grid = math.isqrt(len(positions) // num_images)
+    if grid % merge:
+        raise ValueError(
+            f"the grid of a mosaic must be a multiple of the {merge} patches that are merged, got "
+            f"{grid}; choose another square or cell size for the assets"
+        )
+    order = block_order(num_images, grid, grid, merge).numpy()
+    blocks = positions.astype(np.int64)[order].reshape(-1, merge * merge, 3)
+    inner = [(0, row, column) for row in range(merge) for column in range(merge)]
+    wrong = (blocks - blocks[:, :1] != np.array(inner)).any(axis=(1, 2)).nonzero()[0]
+    if len(wrong):
+        mosaic, block = divmod(int(wrong[0]), (grid // merge) ** 2)
+        raise ValueError(
+            f"the projector spatial_merge joins {merge} x {merge} cells, which must be neighbours "
+            f"in one frame, but {len(wrong)} of {len(blocks)} blocks are not: block {block} of "
+            f"mosaic {mosaic} has (t, h, w) {blocks[wrong[0]].tolist()}; it needs assets made with "
+            f"block_cells = {merge}, or use the projector mlp2x_gelu"
+        )
 
 
 def _segment(

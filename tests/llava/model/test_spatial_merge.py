@@ -7,6 +7,7 @@ from PIL import Image
 
 from llava.visual.batch import VisualSegment, pack_segments
 from llava.visual.config import VisualConfig
+from llava.visual.loading import count_mosaics
 from llava.visual.segments import block_order, codec_visual, frames_visual, image_visual
 from llava.visual.sizes import image_grid
 
@@ -43,12 +44,43 @@ def test_each_token_is_a_block_of_neighbours_and_no_patch_changes(make):
     assert merged.placeholder_tokens == tuple(n // 4 for n in plain.placeholder_tokens)
 
 
-def test_mosaics_merge_slots_that_are_neighbours_in_the_mosaic():
-    positions = np.stack([np.arange(32), np.arange(32) % 4, np.arange(32) // 8 % 4], axis=1)
+def _block_positions() -> np.ndarray:
+    """Two mosaics of 4 x 4 cells: each 2 x 2 block is a block of a frame of its own."""
+    positions = np.zeros((2, 4, 4, 3), np.int32)
+    for block in range(8):
+        mosaic, row, column = block // 4, block % 4 // 2 * 2, block % 2 * 2
+        for inner_row, inner_column in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            place = (mosaic, row + inner_row, column + inner_column)
+            place_in_frame = (2 * (block % 2) + inner_row, 2 * (block // 2 % 2) + inner_column)
+            positions[place] = [7 * block, *place_in_frame]
+    return positions.reshape(-1, 3)
+
+
+def test_mosaics_merge_cells_that_are_neighbours_in_their_frame():
+    positions = _block_positions()
     segment = codec_visual([_picture(), _picture()], positions, MERGED)
-    assert segment.positions[:4, 0].tolist() == [0, 1, 4, 5]
-    assert segment.positions[16:20, 0].tolist() == [16, 17, 20, 21]
+    for block in range(8):
+        merged = segment.positions[4 * block : 4 * block + 4].tolist()
+        _, top, left = merged[0]
+        cells = [(top, left), (top, left + 1), (top + 1, left), (top + 1, left + 1)]
+        assert merged == [[7 * block, *cell] for cell in cells]
     assert segment.placeholder_tokens == (4, 4)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_mosaics_whose_merged_cells_are_strangers_are_refused(axis, tmp_path):
+    positions = _block_positions()
+    positions[19, axis] += 1  # row 0, column 3 of mosaic 1: of its block 1
+    message = "spatial_merge.*1 of 8 blocks are not: block 1 of mosaic 1 has.*block_cells = 2"
+    with pytest.raises(ValueError, match=message):
+        codec_visual([_picture(), _picture()], positions, MERGED)
+    codec_visual([_picture(), _picture()], positions, PLAIN)
+    np.save(tmp_path / "positions_thw.npy", positions)
+    _picture().save(tmp_path / "mosaic.png")
+    images = [tmp_path / "mosaic.png"] * 2
+    assert count_mosaics(images, tmp_path / "positions_thw.npy", PLAIN) == [16, 16]
+    with pytest.raises(ValueError, match=message):
+        count_mosaics(images, tmp_path / "positions_thw.npy", MERGED)
 
 
 def test_a_mosaic_with_an_odd_grid_is_refused():

@@ -1,4 +1,4 @@
-"""What a task shows the model, as visual segments: codec assets, uniform frames, images.
+"""Turn what a task shows into visual segments: codec assets, uniform frames, images.
 
 A string is a path: of a video, of an image (by its suffix), or of a folder that holds the frames of
 a video as images. Such a folder has no stream to read codec signals from: it is always shown as
@@ -22,7 +22,7 @@ from llava.visual.batch import VisualSegment
 from llava.visual.config import VisualConfig
 from llava.visual.loading import is_video, load_asset, load_frame_folder, load_video
 from llava.visual.pictures import load_image, to_rgb
-from llava.visual.segments import image_visual
+from llava.visual.segments import check_blocks, image_visual
 from llava.visual.sizes import ImagePlan, plan_images
 
 Source = Literal["codec", "online", "frames", "frame_folder", "image"]
@@ -53,19 +53,30 @@ class VisualLoader:
                 f"num_frames must be at most {visual_config.virtual_frames}, the length of the "
                 f"checkpoint's virtual time line, got {settings.num_frames}"
             )
+        if self._computes(settings) and visual_config.merge_side_patches > 1:
+            raise ValueError(
+                "codec_miss=online makes assets whose cells are chosen one by one, which the "
+                "checkpoint's projector spatial_merge cannot read; use codec_miss=frames, or "
+                "assets made with block_cells = 2"
+            )
         self._settings = settings
         self._visual_config = visual_config
         self._log = settings.codec_debug == "all" or (settings.codec_debug == "main" and rank == 0)
         self._config = asset_config(settings)
         self._cache = settings.codec_cache / self._config.fingerprint
         roots = list(settings.codec_root) if settings.video_input == "codec" else []
-        if settings.video_input == "codec" and settings.codec_miss == "online":
+        if self._computes(settings):
             roots.append(self._cache / "assets")
         self.index = AssetIndex(settings, roots)
         self._last: tuple[str, Visual] | None = None
 
+    @staticmethod
+    def _computes(settings: EvalSettings) -> bool:
+        """Return whether the run makes the assets that it lacks."""
+        return (settings.video_input, settings.codec_miss) == ("codec", "online")
+
     def missing(self, videos: Sequence[str]) -> list[str]:
-        """Those of the videos that have no asset, in order, each once.
+        """Return the videos that have no asset, in order, each once.
 
         Raises:
             ValueError: for an asset that does not fit the run or its video, or that another
@@ -76,14 +87,19 @@ class VisualLoader:
         for entry in entries:
             check_files(entry.folder, {"files": entry.files})
         if entries:
-            read_asset(entries[0].folder)  # the contract of one settings: one stands for all
+            # All assets of a run have the same settings, so that one shows the contract of all.
+            asset = read_asset(entries[0].folder)
+            try:
+                check_blocks(asset.positions, len(asset.images), self._visual_config)
+            except ValueError as error:
+                raise ValueError(f"{asset.folder}: {error}") from error
         return [video for video, entry in found.items() if entry is None]
 
     @property
     def asset_fingerprint(self) -> str | None:
-        """Of the assets in use; before the first, of those that this run would compute."""
-        computes = (self._settings.video_input, self._settings.codec_miss) == ("codec", "online")
-        return self.index.fingerprint or (self._config.fingerprint if computes else None)
+        """Return that of the assets in use; before the first, of those the run would make."""
+        computed = self._config.fingerprint if self._computes(self._settings) else None
+        return self.index.fingerprint or computed
 
     def load(self, visuals: Sequence[object]) -> list[Visual]:
         """Return the segments of one sample, in the order of its visuals.
@@ -162,7 +178,7 @@ def _image(visual: object) -> Image.Image | None:
 
 
 def _seen(visual: Visual) -> Visual:
-    """A visual that is used again: what was made in the run is found now."""
+    """Return a visual for its second use: an asset made in the run is found by then."""
     return visual._replace(
         source="codec" if visual.source == "online" else visual.source,
         missed=visual.missed and visual.source != "online",
