@@ -1,11 +1,14 @@
-"""lmms-eval's command line in one process or several, with an exit code that says what happened.
+"""Run lmms-eval in one process or several, with an exit code that says what happened.
 
 Run: ``python -m llava.eval.launch --processes 2 --model llava_ov_encoder --tasks ...``; all but
-``--processes`` goes to lmms-eval, which by itself reports an exception and ends with 0, and whose
+``--processes`` goes to lmms-eval. lmms-eval by itself reports an exception and ends with 0, and its
 launcher turns every code of its processes into 1.
 
+Settings are checked before anything heavy is imported, and a data set that is not there is named
+with the command that brings it.
+
 Exit codes: 0 all done, 2 nothing was answered (tasks, settings, data or assets are wrong), 1 the
-run broke off, 130 interrupted.
+run ended early, 130 interrupted.
 """
 
 import argparse
@@ -14,31 +17,56 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from torch.distributed.elastic.multiprocessing import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.run import parse_args, run
-
+from llava.eval.settings import check_checkpoint, read_settings, split_model_args
 from llava.exits import FAILED_SAMPLES, INTERRUPTED, USAGE, ExitOnError, say
-from llava.ranks import leave
+
+MODEL = "llava_ov_encoder"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser("launch", add_help=False, allow_abbrev=False)
     parser.add_argument("--processes", type=int, default=1)
     args, rest = parser.parse_known_args(argv)
+    with ExitOnError(USAGE):
+        check_arguments(rest)
     try:
         return _run_here(rest) if args.processes <= 1 else _run_several(args.processes, rest)
     except KeyboardInterrupt:
         return INTERRUPTED
 
 
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Refuse wrong settings of our model; other models and ``--config`` files are left alone.
+
+    Args:
+        arguments: lmms-eval's command line.
+
+    Raises:
+        EvalSettingsError: naming the setting, its value and what is accepted.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--model")
+    parser.add_argument("--model_args", default="")
+    parser.add_argument("--batch_size")
+    args, _ = parser.parse_known_args(arguments)
+    if args.model != MODEL:
+        return
+    given = split_model_args(args.model_args)
+    if args.batch_size is not None:
+        given.setdefault("batch_size", args.batch_size)
+    check_checkpoint(read_settings(given))
+
+
 def _run_here(arguments: Sequence[str]) -> int:
-    """lmms-eval in this process, its arguments in place of this command's."""
+    """Run lmms-eval in this process, its arguments in place of this command's."""
     # Seconds of imports that a process which only starts others can do without.
     from lmms_eval import __main__ as lmms_eval_command
+    from tenacity import RetryError
 
+    from llava.eval.plugin.missing_data import MissingDataError, explain
     from llava.eval.plugin.model import LlavaOVEncoder
+    from llava.ranks import leave
 
     evaluate = lmms_eval_command.cli_evaluate_single
 
@@ -46,6 +74,10 @@ def _run_here(arguments: Sequence[str]) -> int:
         with ExitOnError(USAGE, "lmms-eval", always_trace=True) as context:
             try:
                 return evaluate(args)
+            except RetryError as error:
+                cause = explain(error)
+                context.always_trace = not isinstance(cause, MissingDataError)
+                raise cause from error
             finally:
                 context.code = FAILED_SAMPLES if LlavaOVEncoder.started else USAGE
 
@@ -61,11 +93,15 @@ def _run_here(arguments: Sequence[str]) -> int:
 
 
 def _run_several(processes: int, arguments: Sequence[str]) -> int:
-    """One such process per device; one that ends with an error ends the others.
+    """Run one such process per device; one that ends with an error ends the others.
 
-    The code is 2 if any process found that nothing can be started: none of them starts before all
-    have looked, so what the others end with is a consequence.
+    The code is 2 if any process found that nothing can be started: no process starts to answer
+    before all have checked, so the codes of the others are consequences.
     """
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import parse_args, run
+
     launch = ["--standalone", "--nproc_per_node", str(processes), "-m", "llava.eval.launch"]
     try:
         run(parse_args([*launch, *arguments]))

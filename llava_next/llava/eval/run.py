@@ -12,13 +12,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from llava.eval.benchmarks.table import VIDEO_BENCHMARKS, find_benchmark, task_of
+from llava.eval.benchmarks.table import PREPARE_SCRIPT, VIDEO_BENCHMARKS, find_benchmark, task_of
 from llava.eval.environment import hf_home, switch, variable, variables
-from llava.eval.settings import EvalSettings, EvalSettingsError, uses_codec
+from llava.eval.settings import EvalSettings, EvalSettingsError, has_assets, uses_codec
 from llava.exits import USAGE, say
 
 DEFAULT_TASKS = "ai2d,chartqa,docvqa_val"
-PREPARE_SCRIPT = "scripts/precompute_codec_patch/preprocess_video_benchmark.sh"
 _LIMITS = ("seq_len_frames", "num_images", "square_size", "patch_size")
 
 
@@ -44,7 +43,8 @@ def _tasks() -> list[str]:
     """The tasks in lmms-eval's own names; ``LOCAL=1`` without TASKS: all with assets here."""
     text = variable("TASKS")
     if not text and switch("LOCAL"):
-        found = [item.name for item in VIDEO_BENCHMARKS if _has_assets(_assets(item.name))]
+        homes = {item.name: _assets(item.name) for item in VIDEO_BENCHMARKS}
+        found = [name for name, folder in homes.items() if folder and has_assets(folder)]
         if not found:
             raise EvalSettingsError(
                 f"no benchmark has codec assets in {hf_home()}; make some with "
@@ -61,10 +61,6 @@ def _assets(task: str) -> Path | None:
     if benchmark is None or not benchmark.is_video or task in benchmark.frame_folder_tasks:
         return None
     return benchmark.assets_folder(hf_home())
-
-
-def _has_assets(folder: Path | None) -> bool:
-    return folder is not None and next(folder.glob("[!.]*/meta.json"), None) is not None
 
 
 def _codec_variables(tasks: Sequence[str]) -> dict[str, str]:
@@ -103,7 +99,7 @@ def _roots(tasks: Sequence[str], given: Mapping[str, str]) -> list[Path]:
         folder = _assets(task)
         if folder is None or folder in roots:
             continue
-        if _has_assets(folder):
+        if has_assets(folder):
             roots.append(folder)
         elif "codec_miss=" not in variable("MODEL_ARGS"):
             benchmark = find_benchmark(task)

@@ -1,4 +1,4 @@
-"""What a run is asked to do: the plug-in's arguments, with ``LLAVA_CODEC_*`` as their defaults.
+"""The settings of a run: the plug-in's arguments, with ``LLAVA_CODEC_*`` as their defaults.
 
 An argument (``--model_args name=value``) wins over its environment variable, which wins over the
 default.
@@ -15,7 +15,8 @@ default.
 | LLAVA_CODEC_DEBUG | codec_debug | 1 = rank 0 names every hit and miss, all = every rank does |
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -27,6 +28,7 @@ CodecMiss = Literal["error", "online", "frames"]
 Debug = Literal["off", "main", "all"]
 
 VISIDX_MODE = "pack_topk"
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _SWITCH = {
     **dict.fromkeys(("1", "true", "yes"), True),
     **dict.fromkeys(("", "0", "false", "no"), False),
@@ -81,7 +83,7 @@ class EvalSettings:
     manifest: Path | None = None
 
     def to_dict(self) -> dict[str, object]:
-        """JSON-ready values, for the manifest."""
+        """Return all settings as values for JSON."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values["codec_root"] = [str(root) for root in self.codec_root]
         return {
@@ -114,9 +116,54 @@ def read_settings(
     values = {**_environment_defaults(environment), **arguments}
     values.setdefault("num_frames", values.get("codec_num_images", EvalSettings.codec_num_images))
     settings = EvalSettings(**{name: _parse(name, value) for name, value in values.items()})
+    if settings.video_input == "codec":
+        _check_roots(settings.codec_root)
     if "LLAVA_CODEC_USE_OFFLINE" in environment and settings.video_input == "codec":
         _require_root(settings)
     return settings
+
+
+def split_model_args(text: str) -> dict[str, object]:
+    """Split ``--model_args`` as lmms-eval does, for a check before lmms-eval is imported.
+
+    Raises:
+        EvalSettingsError: for an item that is not ``name=value``.
+    """
+    items = [item.strip() for item in text.split(",") if item.strip()]
+    for item in items:
+        if "=" not in item:
+            raise EvalSettingsError(f"model_args must be name=value,name=value..., got {item!r}")
+    return {name: value for name, _, value in (item.partition("=") for item in items)}
+
+
+def check_checkpoint(settings: EvalSettings) -> None:
+    """Refuse a checkpoint that is neither a folder of one nor the name of a hub repository.
+
+    Raises:
+        EvalSettingsError: naming the path and what is missing.
+    """
+    folder = Path(settings.pretrained)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise EvalSettingsError(f"pretrained={folder} is no checkpoint: it holds no config.json")
+    if not folder.is_dir() and not _HUB_NAME.fullmatch(settings.pretrained):
+        raise EvalSettingsError(
+            f"pretrained={folder} is no folder; give a checkpoint's folder, or OWNER/NAME of one "
+            "on the hub"
+        )
+
+
+def has_assets(folder: Path) -> bool:
+    """Return whether a folder holds at least one codec asset."""
+    return next(folder.glob("[!.]*/meta.json"), None) is not None
+
+
+def _check_roots(roots: Sequence[Path]) -> None:
+    for root in roots:
+        if not has_assets(root):
+            raise EvalSettingsError(
+                f"codec_root {root} holds no codec assets; make them first, or correct codec_root "
+                "/ LLAVA_CODEC_OFFLINE_ROOT (leave it out for codec_miss=online or frames)"
+            )
 
 
 def _environment_defaults(environment: Mapping[str, str]) -> dict[str, object]:

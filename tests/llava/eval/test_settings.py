@@ -35,8 +35,9 @@ def test_defaults_are_the_promised_ones() -> None:
 
 
 def test_environment_gives_defaults_and_arguments_win(tmp_path: Path) -> None:
-    (tmp_path / "one" / "assets").mkdir(parents=True)
-    (tmp_path / "two").mkdir()
+    for root in (tmp_path / "one" / "assets", tmp_path / "two"):
+        (root / "clip").mkdir(parents=True)
+        (root / "clip" / "meta.json").write_text("{}")
     environment = {
         "LLAVA_CODEC_USE_OFFLINE": "1",
         "LLAVA_CODEC_OFFLINE_ROOT": f"{tmp_path / 'one'}:{tmp_path / 'two'}",
@@ -59,6 +60,8 @@ def test_environment_gives_defaults_and_arguments_win(tmp_path: Path) -> None:
     ("value", "video_input"), [("0", "frames"), ("no", "frames"), ("1", "codec"), ("True", "codec")]
 )
 def test_use_offline_chooses_the_input(tmp_path: Path, value: str, video_input: str) -> None:
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip" / "meta.json").write_text("{}")
     environment = {
         "LLAVA_CODEC_USE_OFFLINE": value,
         "LLAVA_CODEC_OFFLINE_ROOT": str(tmp_path),

@@ -12,6 +12,9 @@ two folders of a benchmark stay apart, and in a flat folder the key is the file'
 from dataclasses import dataclass
 from pathlib import Path
 
+PREPARE_SCRIPT = "scripts/precompute_codec_patch/preprocess_video_benchmark.sh"
+"""Fetches the videos of a benchmark and makes their codec assets."""
+
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v"})
 """In lower case; files of a benchmark with these suffixes, in any case, are its videos."""
 

@@ -75,14 +75,20 @@ class AnswerJournal:
             stream.write("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def run_key(settings: EvalSettings, asset_fingerprint: str | None) -> str:
-    """Identity of all that decides the answers of a run, beside its documents."""
+def run_key(settings: EvalSettings, checkpoint: Path, asset_fingerprint: str | None) -> str:
+    """Return the identity of all that decides the answers of a run, except its documents.
+
+    Args:
+        settings: of the run.
+        checkpoint: folder of the weights.
+        asset_fingerprint: of the codec assets in use, None where there are none.
+    """
     values = settings.to_dict()
     weights = [
         (path.name, path.stat().st_size, path.stat().st_mtime_ns)
-        for path in sorted(Path(settings.pretrained).glob("*.safetensors"))
+        for path in sorted(checkpoint.glob("*.safetensors"))
     ]
-    config = (Path(settings.pretrained) / "config.json").read_text(encoding="utf-8")
+    config = (checkpoint / "config.json").read_text(encoding="utf-8")
     meaning = {name: value for name, value in values.items() if name not in _WITHOUT_MEANING}
     return _digest([meaning, weights, config, asset_fingerprint, library_versions()])
 

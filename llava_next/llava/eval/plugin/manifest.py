@@ -129,9 +129,24 @@ def merge(records: Sequence[RunRecord]) -> RunRecord:
 
 
 def build_manifest(
-    record: RunRecord, settings: EvalSettings, *, model_dtype: str, device: str, world_size: int
+    record: RunRecord,
+    settings: EvalSettings,
+    checkpoint: Path,
+    *,
+    model_dtype: str,
+    device: str,
+    world_size: int,
 ) -> dict[str, Any]:
-    """The manifest of a run, ready for JSON."""
+    """Return the manifest of a run, ready for JSON.
+
+    Args:
+        record: the counts of all ranks together.
+        settings: of the run.
+        checkpoint: folder of the weights.
+        model_dtype: of the weights as loaded.
+        device: of rank 0.
+        world_size: number of processes.
+    """
     return {
         "schema_version": 1,
         "finished_at": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H-%M-%SZ"),
@@ -159,7 +174,7 @@ def build_manifest(
         "default_stop_strings": {"rule": DEFAULT_STOP_RULE, "left_out": record.default_stops},
         "judged_tasks": sorted(record.judged_tasks),
         "settings": settings.to_dict(),
-        "model": describe_model(Path(settings.pretrained)),
+        "model": describe_model(checkpoint),
         "versions": library_versions(),
     }
 

@@ -35,6 +35,7 @@ from llava.eval.settings import read_settings
 from llava.exits import FAILED_SAMPLES, USAGE, ExitOnError
 from llava.model.loading import load_pretrained
 from llava.model.processing import LlavaProcessor
+from llava.model.weights import resolve_folder
 from llava.ranks import gather, rank_and_size
 
 
@@ -62,8 +63,9 @@ class LlavaOVEncoder(lmms):
         self._rank, self._world_size = rank_and_size()
         self.settings = read_settings(arguments)
         self._device = _choose_device(self.settings.device)
+        self._checkpoint = resolve_folder(self.settings.pretrained)
         model, processor = load_pretrained(
-            self.settings.pretrained,
+            self._checkpoint,
             device=self._device,
             dtype=self.settings.dtype or "auto",
             attn_implementation=self.settings.attn_implementation,
@@ -204,7 +206,7 @@ class LlavaOVEncoder(lmms):
                 self._manifest_path = folder / NAME
             if self.settings.video_input == "codec":
                 check_assets(self._videos(requests), self._loader, self.settings, folder)
-            key = run_key(self.settings, self._loader.asset_fingerprint)
+            key = run_key(self.settings, self._checkpoint, self._loader.asset_fingerprint)
             self._journal = AnswerJournal(folder, self._rank, key)
             LlavaOVEncoder.started = True
             if len(self._journal):
@@ -270,6 +272,7 @@ class LlavaOVEncoder(lmms):
         manifest = build_manifest(
             merge([record for record, _ in gathered]),
             self.settings,
+            self._checkpoint,
             model_dtype=str(self._answerer.dtype),
             device=str(self._device),
             world_size=self._world_size,

@@ -81,14 +81,14 @@ def test_the_run_key_follows_what_changes_answers(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"1")
     settings = EvalSettings(pretrained=str(tmp_path))
-    key = run_key(settings, "f")
-    assert run_key(replace(settings, batch_size=4, device="cuda"), "f") == key
+    key = run_key(settings, tmp_path, "f")
+    assert run_key(replace(settings, batch_size=4, device="cuda"), tmp_path, "f") == key
     changed: list[Any] = [
-        run_key(replace(settings, num_frames=4), "f"),
-        run_key(settings, "g"),
-        run_key(settings, None),
+        run_key(replace(settings, num_frames=4), tmp_path, "f"),
+        run_key(settings, tmp_path, "g"),
+        run_key(settings, tmp_path, None),
     ]
     (tmp_path / "model.safetensors").write_bytes(b"2")
     os.utime(tmp_path / "model.safetensors", ns=(1, 1))
-    changed.append(run_key(settings, "f"))
+    changed.append(run_key(settings, tmp_path, "f"))
     assert len({key, *changed}) == 5

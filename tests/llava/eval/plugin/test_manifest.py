@@ -57,6 +57,7 @@ def test_an_earlier_manifest_is_kept(tmp_path: Path) -> None:
         manifest = build_manifest(
             merge([_record(hits, [])]),
             EvalSettings(pretrained=str(tmp_path)),
+            tmp_path,
             model_dtype="torch.float32",
             device="cpu",
             world_size=1,

@@ -54,7 +54,12 @@ def _write_run(
     lines = "".join(json.dumps(row) + "\n" for row in answers)
     (folder / "answers_rank0.jsonl").write_text(lines)
     manifest = build_manifest(
-        RunRecord(), settings, model_dtype="torch.float32", device="cpu", world_size=1
+        RunRecord(),
+        settings,
+        Path(settings.pretrained),
+        model_dtype="torch.float32",
+        device="cpu",
+        world_size=1,
     )
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
