@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
-from cv_reader.backends import FIELDS_ALWAYS_EXACT, open_source
+from cv_reader.backends import open_source
 from cv_reader.backends.pixels import read_pixels
 from cv_reader.errors import UnsupportedVideoError
 from cv_reader.media.frames import CodecFrame, VideoIndex
@@ -31,7 +31,11 @@ class Video:
         self._is_closed = False
         self.index: VideoIndex = self._source.index
         self.backend: str = self._backend.name
-        self.exactness: dict[str, str] = {**self._backend.exactness, **FIELDS_ALWAYS_EXACT}
+        self.exactness: dict[str, str] = {
+            **self._backend.exactness,
+            "pts": self.index.pts_exactness,
+            "packet_bytes": "exact",
+        }
 
     def frames(
         self, ids: Iterable[int] | None = None, *, signals: bool = True

@@ -44,8 +44,6 @@ BACKENDS = (
 
 BACKEND_NAMES = ("auto", native.NAME, pyav.NAME, estimated.NAME)
 
-FIELDS_ALWAYS_EXACT = {"pts": "exact", "packet_bytes": "exact"}
-
 
 def open_source(
     path: str | os.PathLike[str], name: str, num_threads: int

@@ -67,3 +67,12 @@ class DecodedPicture(Generic[PictureT]):
 
 Decoded = DecodedPicture[VideoFrame]
 """A picture from PyAV's decoder."""
+
+
+def numbered(packet: Packet, row: int) -> Packet:
+    """Return the packet with its row for a time stamp; discarded ones are made to come out too."""
+    if packet.is_discard:
+        # Decoders suppress pictures that an edit list discards, but others refer to them.
+        packet = Packet(bytes(packet))
+    packet.pts = row
+    return packet

@@ -17,7 +17,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from cv_reader.errors import CorruptVideoError, UnsupportedVideoError
-from cv_reader.media.coded import Decoded, DecodedPicture, PacketDecoder, PictureT
+from cv_reader.media.coded import Decoded, DecodedPicture, PacketDecoder, PictureT, numbered
 from cv_reader.media.container import DECODE_ERRORS, set_threads
 from cv_reader.media.index import VideoSource
 from cv_reader.media.packets import PacketReader
@@ -230,7 +230,7 @@ class _Decoder(Generic[PictureT]):
             if echo is None and self._exports_late:
                 echo = Packet(bytes(packet))
                 echo.pts = _ECHO
-            yield from self._send(_numbered(packet, row))
+            yield from self._send(numbered(packet, row))
         if echo is not None:
             yield from self._send(echo)
         # What the decoder still holds back for reordering; it takes no more packets after this.
@@ -257,12 +257,3 @@ class _Decoder(Generic[PictureT]):
                 f"but the video began with {first.width_px}x{first.height_px} turned by "
                 f"{first.rotation_degrees}; split or re-encode it",
             )
-
-
-def _numbered(packet: Packet, row: int) -> Packet:
-    """The packet with its row for a time stamp; discarded ones are made to come out too."""
-    if packet.is_discard:
-        # Decoders suppress pictures that an edit list discards, but others refer to them.
-        packet = Packet(bytes(packet))
-    packet.pts = row
-    return packet

@@ -65,6 +65,9 @@ class VideoIndex:
         num_frames: N, at least 1.
         pts_seconds: float64 (N,), never decreasing; the container's own time, so that the first
             may differ from 0.
+        pts_exactness: ``exact``: the container's presentation times; ``approximate``: made from
+            decoding times, from times that repeat, or from those of joined files, each of which
+            begins where the one before ends; ``estimated``: frame number / frame rate.
         is_key: bool (N,), the packet's key flag.
         packet_bytes: int32 (N,), size of the coded picture.
         duration_seconds: from the start of the first frame to the end of the last.
@@ -86,6 +89,7 @@ class VideoIndex:
     frame_rate: float
     size_bytes: int
     mtime_ns: int
+    pts_exactness: str = "exact"
 
     def __post_init__(self) -> None:
         for name, dtype in (("pts_seconds", "f8"), ("is_key", "?"), ("packet_bytes", "i4")):

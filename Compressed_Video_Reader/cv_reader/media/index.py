@@ -1,30 +1,23 @@
-"""The packet index: every frame of a video in presentation order, found without decoding it.
+"""The packet index: every frame of a video in presentation order, mostly without decoding it.
 
-Presentation order is the order of the packets' time stamps. Where these are missing, or repeated
-among reordered pictures, or not to be trusted (raw streams; H.264 and HEVC in AVI), the stream is
-decoded once for the order alone. Without usable presentation times the frames get the decoding
-times, sorted, and without these frame number / frame rate.
-
-Not counted as frames: packets that an edit list discards, invisible VP8 pictures, and pictures
-shown before the first key frame, which nothing can decode.
+See ``cv_reader.media.ordering`` for the order and for what counts as a frame. Not counted are
+packets that an edit list discards, pictures that are decoded but not shown, and pictures that
+nothing can decode because the stream begins after what they refer to.
 
 Axis legend: M packets in file order, N frames in presentation order.
 """
 
-import itertools
 import os
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cv_reader.errors import CorruptVideoError, UnsupportedVideoError
-from cv_reader.media.container import DECODE_ERRORS, FirstPicture, open_stream, set_threads
+from cv_reader.errors import CorruptVideoError
+from cv_reader.media.container import FirstPicture, open_stream
 from cv_reader.media.frames import VideoIndex
-from cv_reader.media.scanning import NO_TIME, ScannedPackets, read_packets
-
-_MAX_REORDER_PACKETS = 64
-"""Codecs keep at most 16 pictures back; more means that time stamps jump back."""
+from cv_reader.media.ordering import Presentation, order_packets
+from cv_reader.media.scanning import ScannedPackets, read_packets
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -74,6 +67,7 @@ class VideoSource:
         started: what a backend leaves here when it is asked whether it reads the video, for its
             first reading.
         has_fields: some H.264 pictures are coded as two fields.
+        is_packed: MPEG-4 with several pictures in a packet, which are given packets of their own.
     """
 
     index: VideoIndex
@@ -85,6 +79,7 @@ class VideoSource:
     changes_parameters: bool
     started: list[object] = field(default_factory=list[object], repr=False)
     has_fields: bool
+    is_packed: bool
 
 
 def read_index(path: str | os.PathLike[str]) -> VideoIndex:
@@ -107,17 +102,18 @@ def scan(path: str | os.PathLike[str], *, trust_header: bool = False) -> VideoSo
         trust_header: see ``read_packets``; ``is_first_spared`` says whether it was.
     """
     name = os.fspath(path)
-    with open_stream(name, without_decoding=True) as (container, stream):
-        raw = read_packets(container, stream, name, trust_header=trust_header)
+    raw = _read(name, trust_header=trust_header)
+    if raw.is_packed:
+        raw = _read(name, unpacks=True)
     if not len(raw.columns):
         raise CorruptVideoError(name, "has a video stream without a single frame; copy it again")
-    rank, times = _presentation(raw, name)
-    packets = _packet_table(raw, rank)
-    if not len(packets.packet_of_frame):
-        raise CorruptVideoError(name, "its edit list discards every frame; re-encode it")
+    shown = order_packets(raw, name)
+    if not shown.is_shown.any():
+        raise CorruptVideoError(name, _why_empty(raw))
+    packets = _packet_table(raw, shown)
     first = raw.first or FirstPicture(*raw.declared_size, *raw.declared_size, rotation_degrees=0)
     return VideoSource(
-        index=_video_index(name, raw, packets, times, first),
+        index=_video_index(name, raw, packets, shown, first),
         packets=packets,
         first=first,
         is_first_spared=raw.is_first_spared,
@@ -125,103 +121,54 @@ def scan(path: str | os.PathLike[str], *, trust_header: bool = False) -> VideoSo
         extradata=raw.extradata,
         changes_parameters=raw.changes_parameters,
         has_fields=raw.has_fields,
+        is_packed=raw.is_packed,
     )
 
 
-def _presentation(raw: ScannedPackets, path: str) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """Rank of each packet in presentation order, and the time of each rank in seconds."""
-    pts, count = raw.column("pts"), len(raw.columns)
-    firsts = np.flatnonzero(raw.column("is_second_field") == 0)
-    order = firsts[np.argsort(pts[firsts], kind="stable")]
-    is_reordered = bool((np.diff(order) < 0).any())
-    if not raw.has_trusted_pts or (is_reordered and len(np.unique(pts)) < len(firsts)):
-        order = _decoded_order(path, count)
-    if len(firsts) < count:
-        order = _after_their_firsts(order, raw.column("is_second_field"))
-    rank = np.empty(count, np.int32)
-    rank[order] = np.arange(count, dtype=np.int32)
-    jumps = np.flatnonzero(np.abs(rank - np.arange(count)) > _MAX_REORDER_PACKETS)
-    if len(jumps):
-        raise UnsupportedVideoError(
-            path, f"its time stamps jump back near packet {jumps[0]}; remux or re-encode it"
-        )
-    return rank, _times(raw, rank)
+def _read(path: str, *, trust_header: bool = False, unpacks: bool = False) -> ScannedPackets:
+    """Demux the file; see ``read_packets``."""
+    with open_stream(path, without_decoding=True) as (container, stream):
+        return read_packets(container, stream, path, trust_header=trust_header, unpacks=unpacks)
 
 
-def _after_their_firsts(
-    order: NDArray[np.int64], is_second: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """The order of all packets, with second fields behind the first field of their frame."""
-    firsts = order[is_second[order] == 0]
-    with_second = np.append(is_second, 0)[firsts + 1] == 1
-    places = np.flatnonzero(with_second) + 1
-    return np.insert(firsts, places, firsts[with_second] + 1)
+def _why_empty(raw: ScannedPackets) -> str:
+    """Say why no frame of a stream with packets is shown."""
+    if (raw.column("is_hidden") == 1).all():
+        return "its edit list discards every frame; re-encode it"
+    return "holds no picture that a decoder shows; copy it again, or leave it out"
 
 
-def _times(raw: ScannedPackets, rank: NDArray[np.int32]) -> NDArray[np.float64]:
-    """Time of each rank in seconds, never decreasing."""
-    ticks = raw.column("pts" if raw.has_trusted_pts else "dts")
-    if (ticks == NO_TIME).any():
-        is_first = raw.column("is_second_field")[np.argsort(rank)] == 0
-        return (np.cumsum(is_first) - 1) / raw.frame_rate
-    return np.sort(ticks).astype(np.float64) * raw.time_base
-
-
-def _decoded_order(path: str, num_packets: int) -> NDArray[np.int64]:
-    """Packets in the order in which a decoder shows them; lost ones stand where they are read."""
-    order: list[int] = []
-    with open_stream(path) as (container, stream):
-        set_threads(stream, 0, by_frame=False)
-        filled = (packet for packet in container.demux(stream) if packet.size)
-        for number, packet in enumerate(itertools.chain(filled, [None])):
-            if packet is not None:
-                packet.pts = number
-            try:
-                order.extend(frame.pts for frame in stream.codec_context.decode(packet))
-            except DECODE_ERRORS:
-                continue
-    # A damaged packet can be shown twice: its frame is the first.
-    order = list(dict.fromkeys(order))
-    for lost in sorted(set(range(num_packets)) - set(order)):
-        later = (place for place, number in enumerate(order) if number > lost)
-        order.insert(next(later, len(order)), lost)
-    return np.array(order, dtype=np.int64)
-
-
-def _packet_table(raw: ScannedPackets, rank: NDArray[np.int32]) -> PacketTable:
+def _packet_table(raw: ScannedPackets, shown: Presentation) -> PacketTable:
     keys = np.flatnonzero(raw.column("is_key"))
     second = np.append(raw.column("is_second_field"), 0).astype(np.int32)
-    hidden = raw.column("is_hidden").astype(np.bool_)
-    if len(keys):
-        hidden = hidden | (rank < rank[keys[0]])
-    shown = np.flatnonzero(~hidden)
-    packet_of_frame = shown[np.argsort(rank[shown])].astype(np.int32)
-    frame = np.full(len(rank), -1, np.int32)
+    rows = np.flatnonzero(shown.is_shown)
+    packet_of_frame = rows[np.argsort(shown.rank[rows])].astype(np.int32)
+    frame = np.full(len(shown.rank), -1, np.int32)
     frame[packet_of_frame] = np.arange(len(packet_of_frame), dtype=np.int32)
     return PacketTable(
         pts=raw.column("pts").copy(),
         dts=raw.column("dts").copy(),
         position=raw.column("position").copy(),
         size_bytes=raw.column("size_bytes").astype(np.int32),
-        rank=rank,
+        rank=shown.rank,
         frame=frame,
         is_reference=raw.column("is_reference").astype(np.bool_),
         packet_of_frame=packet_of_frame,
         last_of_frame=packet_of_frame + second[packet_of_frame + 1],
-        start_of_frame=_start_packets(keys, rank, packet_of_frame),
+        start_of_frame=_start_packets(keys, shown.rank, packet_of_frame),
     )
 
 
 def _start_packets(
     keys: NDArray[np.int64], rank: NDArray[np.int32], packet_of_frame: NDArray[np.int32]
 ) -> NDArray[np.int32]:
-    if not len(keys):
-        return np.zeros(len(packet_of_frame), np.int32)
-    place = np.searchsorted(keys, packet_of_frame, side="right") - 1
+    """Return ``PacketTable.start_of_frame``; the first packet where no key packet precedes."""
+    starts = np.append(0, keys)
+    place = np.searchsorted(keys, packet_of_frame, side="right")
     # A picture shown before its key frame may refer to the group before.
-    while (leading := (place > 0) & (rank[keys[place]] > rank[packet_of_frame])).any():
+    while (leading := (place > 1) & (rank[starts[place]] > rank[packet_of_frame])).any():
         place = place - leading
-    return keys[np.maximum(place, 0)].astype(np.int32)
+    return starts[place].astype(np.int32)
 
 
 def _coded_bytes(packets: PacketTable) -> NDArray[np.int32]:
@@ -235,11 +182,11 @@ def _video_index(
     path: str,
     raw: ScannedPackets,
     packets: PacketTable,
-    times: NDArray[np.float64],
+    presentation: Presentation,
     first: FirstPicture,
 ) -> VideoIndex:
     shown = packets.packet_of_frame
-    pts_seconds = times[packets.rank[shown]]
+    pts_seconds = presentation.seconds[packets.rank[shown]]
     span = float(pts_seconds[-1] - pts_seconds[0])
     last = float(raw.column("duration")[shown[-1]]) * raw.time_base
     if last <= 0:
@@ -260,4 +207,5 @@ def _video_index(
         frame_rate=len(shown) / (span + last),
         size_bytes=status.st_size,
         mtime_ns=status.st_mtime_ns,
+        pts_exactness=presentation.pts_exactness,
     )

@@ -15,7 +15,7 @@ from av.video.stream import VideoStream
 from cv_reader.errors import CorruptVideoError
 from cv_reader.media.container import open_stream
 from cv_reader.media.index import VideoSource
-from cv_reader.media.scanning import NO_TIME
+from cv_reader.media.scanning import NO_TIME, filled_packets
 
 _MAX_UNKNOWN_PACKETS = 8
 """After a seek, packets that may precede the first one known from the table."""
@@ -35,6 +35,7 @@ class PacketReader:
         and ``without_decoding`` says that PyAV does not decode it."""
         self._path = source.index.path
         self._table = source.packets
+        self._is_packed = source.is_packed
         self._configure = configure
         self._without_decoding = without_decoding
         self._stack = ExitStack()
@@ -48,7 +49,7 @@ class PacketReader:
             open_stream(self._path, without_decoding=self._without_decoding)
         )
         self._configure(self.stream)
-        self._packets = self._container.demux(self.stream)
+        self._packets = self._filled()
         self._ahead, self._row = None, 0
 
     def close(self) -> None:
@@ -87,16 +88,16 @@ class PacketReader:
             row += 1
         self._row = row
 
+    def _filled(self) -> Iterator[Packet]:
+        return filled_packets(self._container, self.stream, unpacks=self._is_packed)
+
     def _next(self) -> Packet | None:
         """The next packet with content; None at the end, or where nothing more can be read."""
         if self._ahead is not None:
             packet, self._ahead = self._ahead, None
             return packet
         try:
-            for packet in self._packets:
-                if packet.size:
-                    return packet
-            return None
+            return next(self._packets, None)
         except FFmpegError:
             return None
 
@@ -107,7 +108,7 @@ class PacketReader:
                 self._container.seek(time, stream=self.stream)
             except FFmpegError:
                 continue
-            self._packets = self._container.demux(self.stream)
+            self._packets = self._filled()
             row = self._locate()
             if row is not None and row <= first:
                 return row

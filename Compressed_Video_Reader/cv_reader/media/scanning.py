@@ -3,9 +3,11 @@
 Axis legend: M packets in file order.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from av.bitstream import BitStreamFilterContext
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.packet import Packet
@@ -22,11 +24,8 @@ from cv_reader.media.container import (
     set_threads,
 )
 from cv_reader.media.container_header import read_header
-from cv_reader.media.h264 import is_reference
-from cv_reader.media.h264 import length_size as h264_length_size
 from cv_reader.media.h264_fields import FieldReader
-from cv_reader.media.hevc import are_references, layer_code
-from cv_reader.media.hevc import length_size as hevc_length_size
+from cv_reader.media.headers import NO_PICTURE, PacketFacts, are_references, header_reader
 
 NO_TIME = -(1 << 63)
 """Stands for a time stamp that a packet does not have."""
@@ -34,14 +33,17 @@ NO_TIME = -(1 << 63)
 _HEAD_PACKETS = 8
 """Packets that are kept in any case: by then most decoders give out the first picture."""
 
-_MAX_PROBE_PACKETS = 64
-"""Packets to try before the first picture is given up."""
+_MAX_HEAD_PACKETS = 64
+"""Packets that are kept while the first picture has not been found."""
+
+_MAX_PROBE_PACKETS = 512
+"""Packets to try before the first picture is given up: two long groups of pictures."""
 
 _AVI_REORDERING_CODECS = ("h264", "hevc")
 """Formats whose AVI packets carry decoding times under the name of presentation times."""
 
-_LENGTHS = {"h264": h264_length_size, "hevc": hevc_length_size}
-"""How long the length before each unit of a packet is, by codec."""
+_SPARED_CODECS = ("h264", "hevc")
+"""Formats whose first picture the native reader can look at instead."""
 
 _UNKNOWN_FRAME_RATE = 25.0
 
@@ -55,6 +57,9 @@ _COLUMNS = (
     "is_hidden",
     "is_reference",
     "is_second_field",
+    "unit_type",
+    "is_b",
+    "ends_sequence",
 )
 
 
@@ -63,7 +68,7 @@ class ScannedPackets:
     """A demuxed stream: columns of M rows, and facts about the stream.
 
     Attributes:
-        columns: int64 (M, 9); see ``column``.
+        columns: int64 (M, 12); see ``column``.
         time_base: seconds per unit of ``pts``, ``dts`` and ``duration``.
         frame_rate: as the container declares it, or guessed.
         codec_name: FFmpeg's name of the format.
@@ -76,6 +81,8 @@ class ScannedPackets:
         is_first_spared: the header is trusted.
         changes_parameters: the container brings other parameters on the way, beside the packets.
         has_fields: some H.264 pictures are coded as two fields.
+        may_reorder: the codec's header says that pictures may be shown in another order.
+        is_packed: MPEG-4 with several pictures in a packet, as Xvid and DivX write it in AVI.
     """
 
     columns: NDArray[np.int64]
@@ -90,11 +97,17 @@ class ScannedPackets:
     is_first_spared: bool
     changes_parameters: bool
     has_fields: bool
+    may_reorder: bool
+    is_packed: bool
 
     def column(self, name: str) -> NDArray[np.int64]:
-        """``pts``, ``dts``, ``position``, ``size_bytes``, ``duration``, ``is_key``, ``is_hidden``
-        (decoded but not shown), ``is_reference`` or ``is_second_field`` (of the frame before):
-        int64 (M,)."""
+        """Return one column, int64 (M,).
+
+        Args:
+            name: ``pts``, ``dts``, ``position``, ``size_bytes``, ``duration``, ``is_key``,
+                ``is_hidden`` (decoded but not shown), ``is_reference``, ``is_second_field`` (of the
+                frame before), or ``unit_type``, ``is_b``, ``ends_sequence`` of ``PacketFacts``.
+        """
         return self.columns[:, _COLUMNS.index(name)]
 
     @property
@@ -102,11 +115,18 @@ class ScannedPackets:
         """Whether every packet has a presentation time that means one."""
         if self.container_name == "avi" and self.codec_name in _AVI_REORDERING_CODECS:
             return False
+        if self.is_packed:
+            return False
         return bool((self.column("pts") != NO_TIME).all())
 
 
 def read_packets(
-    container: InputContainer, stream: VideoStream, path: str, *, trust_header: bool = False
+    container: InputContainer,
+    stream: VideoStream,
+    path: str,
+    *,
+    trust_header: bool = False,
+    unpacks: bool = False,
 ) -> ScannedPackets:
     """Demux a stream to its end, or to where the file is damaged.
 
@@ -116,6 +136,8 @@ def read_packets(
         path: of the file.
         trust_header: do not decode the first picture of H.264 and HEVC whose container says that
             pictures are shown as coded.
+        unpacks: see ``filled_packets``. Without it the scan ends at the first packet that holds
+            several pictures, and the result says ``is_packed``.
 
     Raises:
         CorruptVideoError: no packet can be read.
@@ -125,27 +147,33 @@ def read_packets(
     if header.is_encrypted:
         raise UnsupportedVideoError(path, "is encrypted, as its MP4 says; decrypt it first")
     set_threads(stream, 1, by_frame=False)
-    # Nobody looks at the samples of the first picture.
+    # The samples of the first picture are not looked at.
     stream.codec_context.options = {"skip_loop_filter": "all"}
     codec_name = stream.codec_context.codec.canonical_name
-    lengths = _LENGTHS.get(codec_name)
-    is_spared = trust_header and header.is_upright and lengths is not None
+    is_spared = trust_header and header.is_upright and codec_name in _SPARED_CODECS
     rows: list[tuple[int, ...]] = []
     first: FirstPicture | None = None
     head: list[bytes] = []
-    nal_length = lengths(stream.codec_context.extradata) if lengths else None
+    read_facts = header_reader(codec_name, stream.codec_context.extradata)
     fields = FieldReader(stream.codec_context.extradata) if codec_name == "h264" else None
+    is_packed = unpacks
     try:
-        for packet in container.demux(stream):
-            if len(head) < (_HEAD_PACKETS if first or is_spared else _MAX_PROBE_PACKETS):
-                head.append(bytes(packet))
+        for packet in filled_packets(container, stream, unpacks=unpacks):
+            data = memoryview(packet)
+            facts = read_facts(data)
+            if facts.is_packed and not unpacks:
+                is_packed = True
+                break
+            if len(head) < (_HEAD_PACKETS if first or is_spared else _MAX_HEAD_PACKETS):
+                head.append(bytes(data))
             if first is None and not is_spared and len(rows) < _MAX_PROBE_PACKETS:
                 first = _probe(stream, packet, path, at_once=not rows)
-            if packet.size:
-                is_second = fields is not None and fields.is_second(memoryview(packet))
-                rows.append(_row(packet, codec_name, nal_length, rows[-1] if is_second else None))
+            is_second = fields is not None and fields.is_second(data)
+            rows.append(_row(packet, facts, rows[-1] if is_second else None))
+        if first is None and not is_spared and len(rows) < _MAX_PROBE_PACKETS:
+            first = _probe(stream, None, path)
     except FFmpegError as error:
-        # A damaged tail: what comes before it stands.
+        # A damaged tail: what comes before it counts.
         if not rows:
             raise CorruptVideoError(path, f"no packet can be read ({describe(error)})") from error
     rate = stream.average_rate or stream.guessed_rate
@@ -166,31 +194,60 @@ def read_packets(
         is_first_spared=is_spared,
         changes_parameters=header.changes_parameters,
         has_fields=fields is not None and fields.seen,
+        may_reorder=bool(stream.codec_context.has_b_frames),
+        is_packed=is_packed,
     )
 
 
-def _probe(stream: VideoStream, packet: Packet, path: str, *, at_once: bool) -> FirstPicture | None:
-    """The first picture, or None; ``at_once`` spares the pictures that decoders want to see after
-    it."""
+def filled_packets(
+    container: InputContainer, stream: VideoStream, *, unpacks: bool
+) -> Iterator[Packet]:
+    """Yield the packets of a stream that hold data, from where the container stands.
+
+    Args:
+        container: of the file.
+        stream: of the container.
+        unpacks: give each picture a packet of its own where MPEG-4 packs several into one, by
+            FFmpeg's filter ``mpeg4_unpack_bframes``. Begin at a key packet, or at the start.
+    """
+    packets = (packet for packet in container.demux(stream) if packet.size)
+    if not unpacks:
+        yield from packets
+        return
+    unpack = BitStreamFilterContext("mpeg4_unpack_bframes", stream)
+    for packet in packets:
+        for picture in unpack.filter(packet):
+            if picture.size:
+                yield picture
+
+
+def _probe(
+    stream: VideoStream, packet: Packet | None, path: str, *, at_once: bool = False
+) -> FirstPicture | None:
+    """Return the first picture, or None while the decoder needs more packets.
+
+    Args:
+        stream: of the packet.
+        packet: the next packet, or None at the end.
+        path: of the file.
+        at_once: flush the decoder so that no further packets are needed.
+    """
     context = stream.codec_context
     frames: list[VideoFrame] = []
     try:
-        if at_once and packet.size:
+        if at_once:
             frames = context.decode(packet) or context.decode(None)
             context.flush_buffers()
-        frames = frames or context.decode(packet if packet.size else None)
+        frames = frames or context.decode(packet)
     except DECODE_ERRORS:
         return None
     return first_picture(frames[0], stream, path) if frames else None
 
 
 def _row(
-    packet: Packet, codec_name: str, nal_length: int | None, other_field: tuple[int, ...] | None
+    packet: Packet, facts: PacketFacts, other_field: tuple[int, ...] | None
 ) -> tuple[int, ...]:
-    """One row; that of a second field has the times of the first."""
-    data = memoryview(packet)
-    # A VP8 frame header says in bit 4 of its first byte whether the picture is shown.
-    hidden = packet.is_discard or (codec_name == "vp8" and not data[0] & 0x10)
+    """Return one row; that of a second field has the times of the first."""
     times = (
         NO_TIME if packet.pts is None else packet.pts,
         NO_TIME if packet.dts is None else packet.dts,
@@ -200,15 +257,12 @@ def _row(
         -1 if packet.pos is None else packet.pos,
         packet.size,
         packet.duration or 0,
-        packet.is_keyframe,
-        hidden or other_field is not None,
-        _reference_code(data, codec_name, nal_length),
+        # Packed MPEG-4 in AVI has the flag on pictures that are none too.
+        packet.is_keyframe and not facts.is_b and facts.unit_type != NO_PICTURE,
+        packet.is_discard or facts.is_hidden or other_field is not None,
+        facts.reference,
         other_field is not None,
+        facts.unit_type,
+        facts.is_b,
+        facts.ends_sequence,
     )
-
-
-def _reference_code(data: memoryview, codec_name: str, nal_length: int | None) -> int:
-    """Whether others may refer to a picture; of HEVC a code, since it takes the whole stream."""
-    if codec_name == "h264":
-        return is_reference(data, nal_length)
-    return layer_code(data, nal_length) if codec_name == "hevc" else True

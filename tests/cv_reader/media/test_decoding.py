@@ -108,13 +108,13 @@ def test_only_the_groups_that_are_needed_are_decoded(
     clip: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[int] = []
-    original = decoding_module._numbered
+    original = decoding_module.numbered
 
     def record(packet: av.Packet, row: int) -> av.Packet:
         decoded.append(row)
         return original(packet, row)
 
-    monkeypatch.setattr(decoding_module, "_numbered", record)
+    monkeypatch.setattr(decoding_module, "numbered", record)
     with open_video(clip("h264")) as video:
         list(video.frames([9, 26], signals=False))
     assert set(decoded) <= {*range(8, 16), *range(24, 30)}

@@ -8,7 +8,7 @@ import pytest
 
 from cv_reader.media.h264 import ShownBySequence, shown_by_record
 from cv_reader.media.h264_fields import FieldReader
-from cv_reader.media.hevc import layer_code
+from cv_reader.media.headers import header_reader
 from support.media import panning, write_video
 from support.native.bits import Bits
 
@@ -74,5 +74,5 @@ def test_a_packet_of_parameter_sets_costs_little(packet: bytes) -> None:
 def test_a_packet_of_tiny_hevc_units_costs_little() -> None:
     packet = b"\0\0\1\x40\x01" * (1 << 17)
     begin = time.process_time()
-    layer_code(memoryview(packet), None)
+    header_reader("hevc", None)(memoryview(packet))
     assert time.process_time() - begin < 0.5

@@ -6,8 +6,8 @@ import av
 import numpy as np
 import pytest
 
-from cv_reader import read_index
-from cv_reader.errors import CorruptVideoError, UnsupportedVideoError
+from cv_reader import open_video, read_index
+from cv_reader.errors import CorruptVideoError
 from cv_reader.media.index import scan
 from support.media import moving_square, set_mp4_edit_start, set_mp4_rotation, write_video
 
@@ -162,7 +162,7 @@ def test_pictures_before_the_first_key_frame_do_not_count(tmp_path: Path) -> Non
     assert index.num_frames == 14
 
 
-def test_time_stamps_that_jump_back_are_refused(tmp_path: Path) -> None:
+def test_time_stamps_that_jump_back_go_on_where_they_were(tmp_path: Path) -> None:
     path = tmp_path / "clip.mkv"
     clip = write_video(tmp_path / "part.mkv", moving_square(140, 64, 96), options={"bf": "0"})
     with av.open(str(clip)) as source, av.open(str(path), "w") as out:
@@ -173,8 +173,11 @@ def test_time_stamps_that_jump_back_are_refused(tmp_path: Path) -> None:
             packet.dts = number * 40
             packet.pts = packet.dts + (5600 if number < 70 else 0)
             out.mux(packet)
-    with pytest.raises(UnsupportedVideoError, match="jump back"):
-        read_index(path)
+    index = read_index(path)
+    np.testing.assert_allclose(index.pts_seconds, 5.6 + np.arange(140) / 25, atol=1e-6)
+    assert index.pts_exactness == "approximate"
+    with open_video(path) as video:
+        assert [frame.index for frame in video.frames()] == list(range(140))
 
 
 def test_decoding_starts_at_the_key_frame_before(tmp_path: Path) -> None:
