@@ -87,9 +87,10 @@ def read_asset(folder: str | Path, *, expected: AssetConfig | None = None) -> As
             f"{folder / FRAME_IDS}: must be int32 ({config.sequence_length},), "
             f"got {frame_ids.dtype} {frame_ids.shape}; make the asset again"
         )
-    if positions.shape[0] != config.num_rows or positions[:, 0].max() >= config.sequence_length:
+    num_rows = len(images) * config.grid**2
+    if positions.shape[0] != num_rows or positions[:, 0].max() >= config.sequence_length:
         raise AssetError(
-            f"{folder / POSITIONS}: must hold {config.num_rows} rows with t below "
+            f"{folder / POSITIONS}: must hold {num_rows} rows with t below "
             f"{config.sequence_length}, got {positions.shape[0]} rows with t up to "
             f"{positions[:, 0].max()}; make the asset again"
         )
@@ -98,7 +99,8 @@ def read_asset(folder: str | Path, *, expected: AssetConfig | None = None) -> As
 
 def _find_images(folder: Path, meta: dict[str, Any], config: AssetConfig) -> tuple[Path, ...]:
     stem = str(meta["image_stem"])
-    images = tuple(folder / f"{stem}_{index:03d}.jpg" for index in range(config.num_images))
+    count = count_images(meta, config, folder / META)
+    images = tuple(folder / f"{stem}_{index:03d}.jpg" for index in range(count))
     for image in images:
         try:
             opened = Image.open(image)
@@ -114,6 +116,27 @@ def _find_images(folder: Path, meta: dict[str, Any], config: AssetConfig) -> tup
                 f"got {size[0]} x {size[1]}; make the asset again"
             )
     return images
+
+
+def count_images(meta: dict[str, Any], config: AssetConfig, where: object) -> int:
+    """Return how many mosaics a selection fills; fewer than the budget where its length is free.
+
+    Args:
+        meta: content of ``meta.json``.
+        config: its settings.
+        where: names the source in errors.
+
+    Raises:
+        AssetError: if the recorded number cannot be.
+    """
+    count: Any = meta.get("num_images", config.num_images)
+    least = 1 if config.has_free_length else config.num_images
+    if not isinstance(count, int) or not least <= count <= config.num_images:
+        raise AssetError(
+            f"{where}: num_images must be in {least}..{config.num_images}, got {count!r}; "
+            "make the asset again"
+        )
+    return count
 
 
 def is_sound(folder: Path) -> bool:

@@ -35,18 +35,20 @@ from cv_reader.assets.names import asset_key
 from cv_reader.errors import AssetError
 from cv_reader.media.frames import VideoIndex, frames_at_once
 from cv_reader.reader import ReadOptions, Video
+from cv_reader.select.chooser import Chooser
 from cv_reader.select.config import ALGORITHM_VERSION, AssetConfig
-from cv_reader.select.energy import CellScorer, needs_signals
 from cv_reader.select.geometry import Letterbox, letterbox
 from cv_reader.select.mosaics import (
     MosaicPacker,
     Square,
+    arrange_rows,
     black_squares,
-    sort_rows,
     square_frame,
     write_mosaics,
 )
-from cv_reader.select.selection import choose_frame_ids, repeated_slots, select_cells
+from cv_reader.select.selection import choose_frame_ids
+
+_MAX_PICTURES_BYTES = 128 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +60,8 @@ class Selection:
         frame_ids: int32 (T,).
         squares: by the first slot of each distinct frame, its pixels; empty where only the rows
             were asked for.
-        scores: float32 (T, g, g), energies of the cells; 0 for slots that repeat the frame before.
+        scores: float32 (T, g, g), what the choice went by: energies of the cells, or changes in
+            grey levels; 0 for slots that repeat the frame before.
         box: where the picture lies in the square.
         facts: what ``meta.json`` records of the video, the backend and the geometry.
     """
@@ -84,29 +87,54 @@ def select_from_video(
         index = video.index
         box = _fit(index, config)
         frame_ids = choose_frame_ids(index.packet_bytes, config)
-        repeated = repeated_slots(frame_ids)
-        scorer = CellScorer(box, config)
-        scores = np.zeros((config.sequence_length, config.grid, config.grid), np.float32)
-        slots: list[int] = np.flatnonzero(~repeated).tolist()
+        chooser = Chooser(box, config, frame_ids)
         squares: dict[int, Square] = {}
+        slots = chooser.slots if chooser.needs_frames or keep_pictures else []
         # One piece of memory for all: the system clears large pages much faster than small ones.
         count = len(slots) * keep_pictures
         memory = zip(*black_squares(count, box.square_px, box.patch_px), strict=True)
-        frames = video.frames(frame_ids[slots].tolist(), signals=needs_signals(config.signal))
+        frames = video.frames(frame_ids[slots].tolist(), signals=chooser.needs_signals)
         work = zip(slots, frames, strict=True)
         while batch := list(islice(work, frames_at_once(index.width_px, index.height_px))):
-            for slot, frame in batch:
-                scores[slot] = scorer.score(frame)
+            if not chooser.needs_squares:
+                for slot, frame in batch:
+                    chooser.add(slot, frame)
             for slot, frame in batch[: len(batch) * keep_pictures]:
                 squares[slot] = square_frame(frame, box, next(memory))
+            if chooser.needs_squares:
+                for slot, frame in batch:
+                    chooser.add(slot, frame, squares.get(slot))
         facts = _video_facts(video, path) | box.facts()
-    valid = box.valid_cells()
-    rows = select_cells(scores, valid, repeated, config)
-    facts["padding_patch_filtered"] = int((~valid[rows[:, 1], rows[:, 2]]).sum())
-    facts["selection_hash"] = selection_hash(rows, frame_ids)
+    chosen = chooser.choose()
+    facts |= chosen.facts
+    facts["selection_hash"] = selection_hash(chosen.rows, frame_ids)
     return Selection(
-        rows=rows, frame_ids=frame_ids, squares=squares, scores=scores, box=box, facts=facts
+        rows=chosen.rows,
+        frame_ids=frame_ids,
+        squares=squares,
+        scores=chosen.scores,
+        box=box,
+        facts=facts,
     )
+
+
+def select_and_pack(
+    path: Path, config: AssetConfig, options: ReadOptions
+) -> tuple[Selection, NDArray[np.int32], list[Image.Image]]:
+    """Select from a video and pack what is kept: the selection, sorted rows, and mosaics.
+
+    One decode pass where the pictures of all slots fit into memory (64 slots of 576 pixels need 32
+    MB), otherwise a second one for the pixels.
+
+    Raises:
+        VideoError, AssetError: as ``select_from_video``.
+    """
+    fits = config.sequence_length * config.square_size**2 * 3 // 2 <= _MAX_PICTURES_BYTES
+    selection = select_from_video(path, config, options, keep_pictures=fits)
+    rows = arrange_rows(selection.rows, config)
+    if fits:
+        return selection, rows, pack_pictures(selection, rows, config)
+    return selection, rows, collect_squares(path, rows, selection.frame_ids, config, options)
 
 
 def _fit(index: VideoIndex, config: AssetConfig) -> Letterbox:
@@ -181,7 +209,7 @@ def _packer(rows: NDArray[np.int32], config: AssetConfig) -> MosaicPacker:
         rows,
         square_px=config.square_size,
         patch_px=config.patch_size,
-        num_images=config.num_images,
+        num_images=len(rows) // config.grid**2,
     )
 
 
@@ -224,9 +252,7 @@ def write_evaluation_asset(
         if is_fresh and is_sound(folder):
             return read_asset(folder, expected=config)
     with shared_output(Path(out_root)):
-        selection = select_from_video(path, config, options, keep_pictures=True)
-        rows = sort_rows(selection.rows, config.order)
-        mosaics = pack_pictures(selection, rows, config)
+        selection, rows, mosaics = select_and_pack(path, config, options)
         meta = build_meta(config, selection.facts, key=folder.name, video=video or str(video_path))
         meta["image_stem"] = MOSAIC_STEM
         write_asset(folder, meta, rows, selection.frame_ids, mosaics)

@@ -84,7 +84,7 @@ def load_chosen(
         return None
     is_sound = (
         rows.dtype == frame_ids.dtype == np.int32
-        and rows.shape == (stage.config.num_rows, 3)
+        and rows.shape == (meta["K"], 3)
         and selection_hash(rows, frame_ids) == meta["selection_hash"]
     )
     return (rows, frame_ids) if is_sound else None

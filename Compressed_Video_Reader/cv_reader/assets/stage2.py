@@ -17,8 +17,7 @@ from cv_reader.assets.freshness import same_source, standing_meta
 from cv_reader.assets.make import (
     build_meta,
     collect_squares,
-    pack_pictures,
-    select_from_video,
+    select_and_pack,
     write_asset,
 )
 from cv_reader.assets.names import image_stem, sample_folder_name
@@ -26,7 +25,7 @@ from cv_reader.assets.samples import BadSample, Sample, rewrite_conversations
 from cv_reader.assets.stage1 import META_SUFFIX, Stage1, is_selected, load_chosen, write_selection
 from cv_reader.errors import AssetError, SampleError, SettingsError, StaleAssetError
 from cv_reader.select.config import AssetConfig
-from cv_reader.select.mosaics import sort_rows
+from cv_reader.select.mosaics import arrange_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +135,7 @@ def pack_sample(stage: Stage2, sample: Sample | BadSample) -> str:
     arrays = load_chosen(stage.first, sample, chosen)
     if arrays is None:
         raise AssetError(f"{meta_path}: its arrays are damaged; run stage 1 again")
-    rows, frame_ids = sort_rows(arrays[0], config.order), arrays[1]
+    rows, frame_ids = arrange_rows(arrays[0], config), arrays[1]
     video, options = stage.first.video(sample), stage.first.options
     mosaics = collect_squares(video, rows, frame_ids, config, options)
     _write_packed(stage, sample, chosen, rows, frame_ids, mosaics)
@@ -155,7 +154,8 @@ def _write_packed(
     folder = stage.folder(sample)
     # Rows with the same id and video share a folder: it must not name one of them.
     facts = {n: v for n, v in chosen.items() if n not in ("cfg", "order", "sample_key")}
-    meta = facts | build_meta(config, {}, key=folder.name, video=sample.video)
+    counts = {name: chosen[name] for name in ("num_images", "K")}
+    meta = facts | build_meta(config, counts, key=folder.name, video=sample.video)
     write_asset(folder, meta | {"image_stem": image_stem(sample.video)}, rows, frame_ids, mosaics)
 
 
@@ -168,11 +168,9 @@ def make_both(stage: Stage2, sample: Sample | BadSample) -> str:
     if is_selected(first, sample):
         return pack_sample(stage, sample)
     path = first.video(sample)
-    selection = select_from_video(path, first.config, first.options, keep_pictures=True)
-    write_selection(first, sample, selection)
     config = stage.packing(first.config)
-    rows = sort_rows(selection.rows, config.order)
-    mosaics = pack_pictures(selection, rows, config)
+    selection, rows, mosaics = select_and_pack(path, config, first.options)
+    write_selection(first, sample, selection)
     _write_packed(stage, sample, read_chosen(stage, sample), rows, selection.frame_ids, mosaics)
     return "made"
 
@@ -186,9 +184,10 @@ def find_packed(stage: Stage2, sample: Sample | BadSample) -> str:
     if stage.skip_missing and not folder.exists():
         return "skipped"
     asset = read_asset(folder)
-    if len(asset.images) != stage.num_images:
+    budget = asset.meta["cfg"]["num_images"]
+    if budget != stage.num_images:
         raise AssetError(
-            f"{folder}: holds {len(asset.images)} images where --num_images is {stage.num_images}"
+            f"{folder}: made for {budget} images where --num_images is {stage.num_images}"
         )
     return "kept"
 
@@ -196,7 +195,7 @@ def find_packed(stage: Stage2, sample: Sample | BadSample) -> str:
 def training_record(stage: Stage2, sample: Sample, *, with_positions: bool) -> dict[str, Any]:
     """A line of the training JSONL."""
     folder, stem = stage.folder(sample), image_stem(sample.video)
-    count = stage.num_images
+    count = int(read_meta(folder / META)["num_images"])
     record: dict[str, Any] = {
         "id": sample.sample_id,
         "conversations": rewrite_conversations(sample, count),

@@ -21,6 +21,7 @@ from cv_reader.assets.contract import (
     VISIBLE_INDICES,
     Asset,
     check_files,
+    count_images,
     load_array,
     read_asset,
     read_meta,
@@ -32,7 +33,7 @@ from cv_reader.assets.samples import IMAGE_PLACEHOLDER, Row, read_rows
 from cv_reader.assets.stage1 import FRAME_IDS_SUFFIX, META_SUFFIX, ROWS_SUFFIX
 from cv_reader.errors import AssetError, SampleError, StaleAssetError
 from cv_reader.select.config import AssetConfig
-from cv_reader.select.mosaics import sort_rows
+from cv_reader.select.mosaics import arrange_rows
 
 ASSET, SELECTION, LEFTOVER, RECORD = "asset", "selection", "leftover", "record"
 
@@ -147,10 +148,11 @@ def check_selection(meta_path: Path, checks: Checks) -> dict[str, Any]:
     meta = read_meta(meta_path)
     config = AssetConfig.from_dict(meta["cfg"], meta_path)
     _check_version(meta, config, meta_path)
+    num_rows = count_images(meta, config, meta_path) * config.grid**2
     rows, frame_ids = load_array(prefix + ROWS_SUFFIX), load_array(prefix + FRAME_IDS_SUFFIX)
     _require(
-        rows.dtype == np.int32 and rows.shape == (config.num_rows, 3),
-        f"{prefix + ROWS_SUFFIX}: must be int32 ({config.num_rows}, 3)",
+        rows.dtype == np.int32 and rows.shape == (num_rows, 3),
+        f"{prefix + ROWS_SUFFIX}: must be int32 ({num_rows}, 3)",
     )
     _require(
         selection_hash(rows, frame_ids) == meta["selection_hash"],
@@ -222,7 +224,7 @@ def _check_frame_ids(frame_ids: NDArray[Any], meta: dict[str, Any], where: Path)
 def _check_rows(
     rows: NDArray[np.int32], config: AssetConfig, where: Path, *, is_sorted: bool
 ) -> None:
-    sorted_rows = sort_rows(rows, config.order)
+    sorted_rows = arrange_rows(rows, config)
     _require(
         not is_sorted or np.array_equal(rows, sorted_rows),
         f"{where}: rows are not in the recorded order {config.order!r}",

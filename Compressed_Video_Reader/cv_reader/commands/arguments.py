@@ -15,9 +15,13 @@ from cv_reader.errors import AssetError, SampleError, SettingsError
 from cv_reader.reader import ReadOptions
 from cv_reader.select.config import (
     COMPENSATIONS,
+    DIRECTIONS,
+    DISTORTIONS,
     FRAME_SAMPLINGS,
     ORDERS,
     PADDING_POLICIES,
+    PREDICTIONS,
+    SELECTORS,
     SIGNALS,
     TOPK_MODES,
     WINDOW_PICKS,
@@ -87,7 +91,7 @@ def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--patch_size", type=int, default=16, help="side of a cell, pixels")
     group.add_argument("--square_size", type=int, default=576, help="side of the square, pixels")
     group.add_argument("--padding_policy", choices=PADDING_POLICIES, default="zero")
-    group.add_argument("--signal", choices=SIGNALS, default="mv_residual")
+    group.add_argument("--signal", choices=SIGNALS, default="reference")
     group.add_argument(
         "--mv_compensate", choices=COMPENSATIONS, default="median", help="the camera's motion"
     )
@@ -109,6 +113,50 @@ def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
         default="4.0",
     )
     refuse(parser, {"--res_use_grad": "training and evaluation share one residual energy"})
+    _add_selector_arguments(parser)
+
+
+def _add_selector_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("selector")
+    group.add_argument(
+        "--select",
+        choices=SELECTORS,
+        default="topk",
+        help="by score, by what would be missed, or whole frames",
+    )
+    group.add_argument(
+        "--block_cells", type=int, default=1, help="2 = choose and pack 2 x 2 cells as one"
+    )
+    group.add_argument(
+        "--distortion",
+        choices=DISTORTIONS,
+        default="sharp",
+        help="how rate_distortion judges a difference",
+    )
+    group.add_argument(
+        "--direction",
+        choices=DIRECTIONS,
+        default="nearest",
+        help="whether a slot may show what is kept later (rate_distortion)",
+    )
+    group.add_argument(
+        "--predict",
+        choices=PREDICTIONS,
+        default="search",
+        help="whether what is kept may shift to show another slot (rate_distortion)",
+    )
+    group.add_argument(
+        "--quality_db",
+        type=float,
+        default=0.0,
+        help="stop where the rebuilt video has this PSNR (rate_distortion); 0 = spend the budget",
+    )
+    group.add_argument(
+        "--token_price",
+        type=float,
+        default=0.0,
+        help="price of a kept cell (rate_distortion); 0 = what meets the budget",
+    )
 
 
 def add_budget_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,12 +13,16 @@ from typing import Any
 
 from cv_reader.errors import AssetError, SettingsError
 
-ALGORITHM_VERSION = 4
+ALGORITHM_VERSION = 5
 """Raised whenever the same settings and the same video give other positions or pixels."""
 
 PADDING_POLICIES = ("zero", "exclude", "repeat")
 TOPK_MODES = ("global", "time_bucket")
-SIGNALS = ("mv_residual", "mv", "residual", "bits", "framediff")
+SIGNALS = ("reference", "mv_residual", "mv", "residual", "bits", "framediff")
+SELECTORS = ("topk", "rate_distortion", "uniform")
+DISTORTIONS = ("sharp", "worst", "worst_2", "mean", "power_1.5", "power_2", "power_3")
+DIRECTIONS = ("nearest", "hold")
+PREDICTIONS = ("search", "still")
 COMPENSATIONS = ("median", "mean", "none", "similarity")
 FRAME_SAMPLINGS = ("uniform", "bitcost")
 ORDERS = ("raster", "zigzag")
@@ -44,6 +48,15 @@ class AssetConfig:
         keep_uniform_first: all content cells of slot 0 are kept.
         keep_mid_full_frame: all cells of one middle slot are kept too.
         mid_full_frame_index: that slot; -1 = T // 2, 0 = none (slot 0 is no middle).
+        select: how cells are chosen: ``topk`` by the score of ``signal``, ``rate_distortion`` by
+            what would be missed, ``uniform`` as whole frames.
+        block_cells: 2 = cells are chosen and packed in blocks of 2 x 2; 1 = one by one.
+        distortion: how ``rate_distortion`` judges a difference; see ``distances``.
+        direction: whether a slot may show what is kept later (``nearest``) or not (``hold``).
+        predict: whether a kept cell may shift to show another slot (``search``) or not (``still``).
+        quality_db: quality at which ``rate_distortion`` stops, within the budget; 0 = spend it all.
+        token_price: price of a kept cell in units of distortion, within the budget; 0 = whatever
+            meets the budget or the quality.
         topk_mode: best cells of the whole video, or of each of several spans of it.
         time_bucket_count: number of spans; -1 = one per mosaic that is left.
         signal: what a cell's score is made of.
@@ -72,9 +85,16 @@ class AssetConfig:
     keep_uniform_first: bool = False
     keep_mid_full_frame: bool = False
     mid_full_frame_index: int = -1
+    select: str = "topk"
+    block_cells: int = 1
+    distortion: str = "sharp"
+    direction: str = "nearest"
+    predict: str = "search"
+    quality_db: float = 0.0
+    token_price: float = 0.0
     topk_mode: str = "global"
     time_bucket_count: int = -1
-    signal: str = "mv_residual"
+    signal: str = "reference"
     mv_compensate: str = "median"
     mv_pct: float = 95.0
     res_pct: float = 95.0
@@ -84,7 +104,7 @@ class AssetConfig:
     jpg_quality: int = 95
 
     def __post_init__(self) -> None:
-        for name in ("mv_pct", "res_pct", "w_mv", "w_res"):
+        for name in ("mv_pct", "res_pct", "w_mv", "w_res", "quality_db", "token_price"):
             # 95 and 95.0 are one setting, and must have one fingerprint.
             object.__setattr__(self, name, float(getattr(self, name)))
         for name in ("sequence_length", "num_images", "square_size", "patch_size"):
@@ -95,8 +115,13 @@ class AssetConfig:
             _require(getattr(self, name) in allowed, name, getattr(self, name), f"one of {allowed}")
         for name in ("mv_pct", "res_pct"):
             _require(0 < getattr(self, name) <= 100, name, getattr(self, name), "in (0, 100]")
-        for name in ("w_mv", "w_res"):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        for name in ("w_mv", "w_res", "quality_db", "token_price"):
+            _require(
+                0 <= getattr(self, name) < float("inf"),
+                name,
+                getattr(self, name),
+                "a number from 0",
+            )
         _require(self.w_mv + self.w_res > 0, "w_mv + w_res", 0, "above 0")
         _require(1 <= self.jpg_quality <= 100, "jpg_quality", self.jpg_quality, "in 1..100")
         self._check_pairs()
@@ -104,6 +129,10 @@ class AssetConfig:
     def _check_pairs(self) -> None:
         square, patch = self.square_size, self.patch_size
         _require(square % patch == 0, "square_size", square, f"a multiple of patch_size {patch}")
+        block = self.block_cells
+        _require(block in (1, 2), "block_cells", block, "1 or 2")
+        _require(self.grid % block == 0, "block_cells", block, f"1 where the grid is {self.grid}")
+        self._check_selector()
         slots, images = self.sequence_length, self.num_images
         _require(slots >= images, "sequence_length", slots, f"at least num_images ({images})")
         _require(
@@ -120,6 +149,26 @@ class AssetConfig:
             self.time_bucket_count,
             "-1 or at least 1",
         )
+
+    def _check_selector(self) -> None:
+        if self.select != "rate_distortion":
+            for name in ("quality_db", "token_price"):
+                value = getattr(self, name)
+                _require(not value, name, value, "0 unless select is 'rate_distortion'")
+        _require(
+            not (self.quality_db and self.token_price),
+            "token_price",
+            self.token_price,
+            "0 where quality_db is given",
+        )
+        if self.select == "uniform":
+            for name in ("keep_mid_full_frame", "keep_uniform_first"):
+                _require(not getattr(self, name), name, True, "off where select is 'uniform'")
+
+    @property
+    def has_free_length(self) -> bool:
+        """Whether clips may need fewer than ``num_images`` mosaics."""
+        return bool(self.quality_db or self.token_price)
 
     @property
     def grid(self) -> int:
@@ -174,6 +223,10 @@ _CHOICES = {
     "frames": FRAME_SAMPLINGS,
     "window_pick": WINDOW_PICKS,
     "padding_policy": PADDING_POLICIES,
+    "select": SELECTORS,
+    "distortion": DISTORTIONS,
+    "direction": DIRECTIONS,
+    "predict": PREDICTIONS,
     "topk_mode": TOPK_MODES,
     "signal": SIGNALS,
     "mv_compensate": COMPENSATIONS,

@@ -31,7 +31,7 @@ Scores = NDArray[np.float32]
 
 
 def needs_signals(signal: str) -> bool:
-    """Whether a signal needs more than the decoded pixels."""
+    """Return whether a signal needs more than the decoded pixels."""
     return signal != "framediff"
 
 
@@ -58,19 +58,34 @@ class CellScorer:
         """
         return _SIGNALS[self._config.signal](self, frame)
 
+    def reference(self, frame: CodecFrame) -> Scores:
+        """Return motion and residual as the reference implementation mixes them.
+
+        Its vectors are those of list 0 in whole pixels; the residual is the true one.
+        """
+        return self._mixed(self.reference_mv(frame), frame)
+
     def mv_residual(self, frame: CodecFrame) -> Scores:
-        """Motion and residual, mixed by weight."""
+        """Return motion and residual, mixed by weight."""
+        return self._mixed(self.mv(frame), frame)
+
+    def _mixed(self, motion: Scores, frame: CodecFrame) -> Scores:
         weight_mv, weight_residual = self._config.w_mv, self._config.w_res
         total = weight_mv + weight_residual
-        scores = self.mv(frame) * np.float32(weight_mv / total)
+        scores = motion * np.float32(weight_mv / total)
         scores += self.residual(frame) * np.float32(weight_residual / total)
         return scores
 
     def mv(self, frame: CodecFrame) -> Scores:
-        """Motion relative to the camera."""
-        if frame.motion is None or frame.motion_ref is None:
-            raise _lacking(frame, "motion")
-        motion, motion_ref, step_px = coarse_motion(frame.motion, frame.motion_ref)
+        """Return motion relative to the camera."""
+        return self._moving(*_motion_of(frame))
+
+    def reference_mv(self, frame: CodecFrame) -> Scores:
+        """Return motion relative to the camera, as the reference implementation sees it."""
+        return self._moving(*whole_pixel_motion(*_motion_of(frame)))
+
+    def _moving(self, motion: NDArray[np.int16], motion_ref: NDArray[np.int16]) -> Scores:
+        motion, motion_ref, step_px = coarse_motion(motion, motion_ref)
         velocity = frame_velocity(motion, motion_ref)
         times = (step_px // CELL_PX) ** 2
         energy = motion_energy(velocity, self._config.mv_compensate, self._config.mv_pct, times)
@@ -112,12 +127,41 @@ class CellScorer:
 
 
 _SIGNALS: dict[str, Callable[[CellScorer, CodecFrame], Scores]] = {
+    "reference": CellScorer.reference,
     "mv_residual": CellScorer.mv_residual,
     "mv": CellScorer.mv,
     "residual": CellScorer.residual,
     "framediff": CellScorer.framediff,
     "bits": CellScorer.bits,
 }
+
+
+def whole_pixel_motion(
+    motion: NDArray[np.int16], motion_ref: NDArray[np.int16]
+) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
+    """Return the motion that the reference implementation sees.
+
+    Vectors of list 0 alone, cut to whole pixels towards 0, and not divided by the distance to their
+    reference. A camera that sways by fractions of a pixel so does not move at all.
+
+    Args:
+        motion: int16 (lists, h, w, 2), in quarter pixels.
+        motion_ref: int16 (lists, h, w).
+
+    Returns:
+        int16 (1, h, w, 2), in quarter pixels, and int16 (1, h, w), 1 where there is a vector.
+    """
+    exact = motion[:1]
+    # A shift to the right rounds down: towards 0 for negative numbers once 3 is added.
+    whole = (exact + ((exact >> 15) & 3)) >> 2 << 2
+    has_vector = motion_ref[:1] != 0
+    return whole * has_vector[..., None], has_vector.astype(np.int16)
+
+
+def _motion_of(frame: CodecFrame) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
+    if frame.motion is None or frame.motion_ref is None:
+        raise _lacking(frame, "motion")
+    return frame.motion, frame.motion_ref
 
 
 def coarse_motion(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cv_reader.media.conversion import NEUTRAL, Colors, jpeg_planes
+from cv_reader.select.config import AssetConfig
 from cv_reader.select.geometry import Letterbox
 
 if TYPE_CHECKING:
@@ -20,14 +21,51 @@ if TYPE_CHECKING:
 
 
 def sort_rows(rows: NDArray[np.int32], order: str) -> NDArray[np.int32]:
-    """Rows (t, h, w) in the order of their slots.
+    """Put rows (t, h, w) into the order of their slots, cell by cell.
 
     ``raster`` is lexicographic; ``zigzag`` runs odd h from right to left inside each t, so that
     neighbours in the mosaic are more often neighbours in the picture.
     """
     t, h, w = rows[:, 0], rows[:, 1], rows[:, 2]
-    along = np.where(h % 2 == 1, -w, w) if order == "zigzag" else w
-    return rows[np.lexsort((along, h, t))]
+    return rows[np.lexsort((_along(h, w, order), h, t))]
+
+
+def arrange_rows(rows: NDArray[np.int32], config: AssetConfig) -> NDArray[np.int32]:
+    """Put the rows (t, h, w) of an asset into the order of its mosaics' slots.
+
+    With ``block_cells`` 2 whole blocks are put into that order, and each takes 2 x 2 slots of its
+    mosaic: neighbours inside such a block of the mosaic are neighbours in the picture.
+
+    Args:
+        rows: int32 (G * g^2, 3); whole blocks.
+        config: order, grid and size of blocks.
+    """
+    block = config.block_cells
+    if block == 1:
+        return sort_rows(rows, config.order)
+    t, h, w = rows[:, 0], rows[:, 1] // block, rows[:, 2] // block
+    inside = rows[:, 1] % block * block + rows[:, 2] % block
+    # A block that is kept twice has every cell twice: the first ones belong together.
+    turn = _turns(np.stack([t, h, w, inside]))
+    rows = rows[np.lexsort((inside, turn, _along(h, w, config.order), h, t))]
+    side = config.grid // block
+    blocks = rows.reshape(-1, side, side, block, block, 3)
+    return blocks.transpose(0, 1, 3, 2, 4, 5).reshape(-1, 3)
+
+
+def _along(h: NDArray[np.int32], w: NDArray[np.int32], order: str) -> NDArray[np.int32]:
+    return np.where(h % 2 == 1, -w, w) if order == "zigzag" else w
+
+
+def _turns(keys: NDArray[np.int32]) -> NDArray[np.intp]:
+    """Return for each column of keys (k, N) how many equal ones stand before it."""
+    order = np.lexsort(keys)
+    ordered = keys[:, order]
+    is_new = np.concatenate([[True], (ordered[:, 1:] != ordered[:, :-1]).any(axis=0)])
+    starts = np.maximum.accumulate(np.where(is_new, np.arange(len(order)), 0))
+    turns = np.empty(len(order), np.intp)
+    turns[order] = np.arange(len(order)) - starts
+    return turns
 
 
 class Square(NamedTuple):

@@ -130,14 +130,22 @@ def select_cells(
     valid: NDArray[np.bool_],
     repeated: NDArray[np.bool_],
     config: AssetConfig,
+    *,
+    chosen: NDArray[np.bool_] | None = None,
+    num_images: int | None = None,
 ) -> NDArray[np.int32]:
-    """Choose the cells that are kept.
+    """Choose the cells that are kept, by score.
+
+    With ``block_cells`` 2 blocks of 2 x 2 cells compete, by the sum of their scores; a block is
+    content where one of its cells is.
 
     Args:
-        scores: float32 (T, g, g), energies >= 0.
+        scores: float32 (T, g, g), energies >= 0; with ``chosen``, of blocks.
         valid: bool (g, g), cells that are content.
         repeated: bool (T,), slots that repeat the frame before.
         config: budget and rules.
+        chosen: bool (T, u, u), blocks (or cells) that are kept already; scores fill what is left.
+        num_images: mosaics to fill; None = those of ``config``.
 
     Returns:
         int32 (K, 3), cells that must be kept in raster order, then the others from the best down.
@@ -145,28 +153,80 @@ def select_cells(
     Raises:
         AssetError: if nothing may be kept at all.
     """
-    slots, grid = scores.shape[0], scores.shape[1]
+    block = config.block_cells
+    slots, side = len(scores), len(valid) // block
+    count = (num_images or config.num_images) * side**2
+    in_blocks = valid.reshape(side, block, side, block).any(axis=(1, 3))
+    if chosen is None:
+        scores = _block_sums(scores, block)
+    kept = _kept_units(scores, in_blocks, repeated, config, chosen, count)
+    units = np.stack(np.unravel_index(kept, (slots, side, side)), axis=1).astype(np.int32)
+    return _expanded(units, block)
+
+
+def _kept_units(
+    scores: NDArray[np.float32],
+    valid: NDArray[np.bool_],
+    repeated: NDArray[np.bool_],
+    config: AssetConfig,
+    chosen: NDArray[np.bool_] | None,
+    count: int,
+) -> NDArray[np.intp]:
+    """Return the flat indices of units that are kept, ``count`` of them."""
     ranks = _rank_scores(scores, valid, repeated, config)
     forced = _forced_cells(valid, config)
+    if chosen is not None:
+        forced = np.concatenate([forced, np.setdiff1d(np.flatnonzero(chosen), forced)])
     ranks[forced] = _NEVER
     if config.keep_uniform_first:
         # The padding of a frame whose content is kept goes behind all other padding.
-        ranks[: grid**2][ranks[: grid**2] != _NEVER] = np.nextafter(_PADDING, _NEVER)
-    budget = config.num_rows - len(forced)
+        ranks[: valid.size][ranks[: valid.size] != _NEVER] = np.nextafter(_PADDING, _NEVER)
+    budget = count - len(forced)
     floor = _CONTENT_FLOOR if config.padding_policy == "repeat" else np.float32(-2.5)
-    if config.topk_mode == "time_bucket":
-        chosen = _bucket_cells(np.reshape(ranks, (slots, -1)), budget, config, floor)
+    if config.topk_mode == "time_bucket" and chosen is None:
+        best = _bucket_cells(np.reshape(ranks, (len(scores), -1)), budget, config, floor)
     else:
-        chosen = _best(ranks, budget, floor)
-    kept = np.concatenate([forced, chosen])
+        best = _best(ranks, budget, floor)
+    kept = np.concatenate([forced, best])
     if not len(kept):
         raise AssetError(
             "no cell is content and none may be kept, got a picture thinner than one cell; "
             "use --padding_policy zero"
         )
-    missing = config.num_rows - len(kept)
-    kept = np.concatenate([kept, np.full(missing, kept.max(), kept.dtype)])
-    return np.stack(np.unravel_index(kept, (slots, grid, grid)), axis=1).astype(np.int32)
+    missing = count - len(kept)
+    return np.concatenate([kept, np.full(missing, kept.max(), kept.dtype)])
+
+
+def uniform_slots(config: AssetConfig) -> list[int]:
+    """Return the slots of as many evenly spread whole frames as the budget holds."""
+    last, count = config.sequence_length - 1, config.num_images
+    return [number * last // max(count - 1, 1) for number in range(count)]
+
+
+def select_whole_frames(config: AssetConfig) -> NDArray[np.int32]:
+    """Return all cells of evenly spread frames: int32 (K, 3), what uniform sampling keeps."""
+    cells = np.ones((config.num_images, config.grid, config.grid), np.bool_)
+    rows = np.argwhere(cells).astype(np.int32)
+    rows[:, 0] = np.array(uniform_slots(config), np.int32)[rows[:, 0]]
+    return rows
+
+
+def _block_sums(scores: NDArray[np.float32], block: int) -> NDArray[np.float32]:
+    if block == 1:
+        return scores
+    slots, side = len(scores), scores.shape[1] // block
+    return scores.reshape(slots, side, block, side, block).sum(axis=(2, 4))
+
+
+def _expanded(units: NDArray[np.int32], block: int) -> NDArray[np.int32]:
+    """Return the cells of blocks (t, h, w): int32 (block^2 n, 3), raster order in each block."""
+    if block == 1:
+        return units
+    down, right = np.divmod(np.arange(block**2, dtype=np.int32), block)
+    rows = units.repeat(block**2, axis=0)
+    rows[:, 1] = rows[:, 1] * block + np.tile(down, len(units))
+    rows[:, 2] = rows[:, 2] * block + np.tile(right, len(units))
+    return rows
 
 
 def _rank_scores(

@@ -23,14 +23,12 @@ from cv_reader.select.geometry import Letterbox, letterbox
 from cv_reader.select.selection import choose_frame_ids, repeated_slots, select_cells
 from cv_reader.views.made_elsewhere import Chosen
 
-OURS = "the scores of this reader"
-MOTION_BY_RULE = "list 0 in whole pixels for motion, true residual"
+OURS = "the default signal: list 0 in whole pixels, true residual"
+EXACT_MOTION = "exact motion of both lists, true residual"
 RESIDUAL_ALONE = "true residual alone"
 MOTION_ALONE = "exact motion alone"
 RULE_ALONE = "list 0 in whole pixels alone"
-VARIANTS = (OURS, MOTION_BY_RULE, RESIDUAL_ALONE, MOTION_ALONE, RULE_ALONE)
-
-_QPELS_PER_PIXEL = 4
+VARIANTS = (OURS, EXACT_MOTION, RESIDUAL_ALONE, MOTION_ALONE, RULE_ALONE)
 
 Cells = NDArray[np.bool_]
 Scores = NDArray[np.float32]
@@ -159,14 +157,13 @@ class _Facts:
         self._pict_types = ["-"] * shape[0]
 
     def add(self, slot: int, frame: CodecFrame) -> None:
-        ruled = _by_rule(frame)
         self._motion[slot] = self._scorer.mv(frame)
         self._residual[slot] = self._scorer.residual(frame)
-        self._rule[slot] = self._ruled.mv(ruled)
+        self._rule[slot] = self._ruled.reference_mv(frame)
         self._moving[slot] = self._plain.mv(frame) > 0
-        self._moving_by_rule[slot] = self._plain_ruled.mv(ruled) > 0
+        self._moving_by_rule[slot] = self._plain_ruled.reference_mv(frame) > 0
         box = self._box
-        content = _content(box)
+        content = box.content
         self._squares[slot][content] = frame.rgb((box.width_px, box.height_px))
         self._residuals[slot][content] = _residual(frame, box)
         self._pict_types[slot] = frame.pict_type
@@ -196,7 +193,7 @@ class _Facts:
             shared_by={name: _share(cells, theirs) for name, cells in kept.items()},
             squares=self._squares,
             residuals=self._residuals,
-            content=_content(self._box),
+            content=self._box.content,
             patch_px=config.patch_size,
             backend=backend,
             pict_types=tuple(self._pict_types),
@@ -208,23 +205,12 @@ class _Facts:
         residual: Scores = self._residual * np.float32(self._config.w_res / total)
         motion, rule = self._motion * weight_mv, self._rule * weight_mv
         return {
-            OURS: np.add(motion, residual),
-            MOTION_BY_RULE: np.add(rule, residual),
+            OURS: np.add(rule, residual),
+            EXACT_MOTION: np.add(motion, residual),
             RESIDUAL_ALONE: self._residual,
             MOTION_ALONE: self._motion,
             RULE_ALONE: self._rule,
         }
-
-
-def _by_rule(frame: CodecFrame) -> CodecFrame:
-    """The frame as the reference implementation sees its motion: vectors of list 0 alone, cut to
-    whole pixels, and not divided by the distance to their reference."""
-    assert frame.motion is not None and frame.motion_ref is not None
-    motion, motion_ref = np.zeros_like(frame.motion), np.zeros_like(frame.motion_ref)
-    exact = frame.motion[0].astype(np.int32)
-    motion[0] = exact - np.fmod(exact, _QPELS_PER_PIXEL)
-    motion_ref[0] = frame.motion_ref[0] != 0
-    return replace(frame, motion=motion, motion_ref=motion_ref)
 
 
 def _residual(frame: CodecFrame, box: Letterbox) -> NDArray[np.uint8]:
@@ -234,14 +220,6 @@ def _residual(frame: CodecFrame, box: Letterbox) -> NDArray[np.uint8]:
     rows = np.arange(box.height_px) * box.source_height_px // box.height_px
     columns = np.arange(box.width_px) * box.source_width_px // box.width_px
     return magnitude[rows][:, columns]
-
-
-def _content(box: Letterbox) -> tuple[slice, slice]:
-    """Rows and columns of the square that hold the picture."""
-    return (
-        slice(box.pad_top_px, box.pad_top_px + box.height_px),
-        slice(box.pad_left_px, box.pad_left_px + box.width_px),
-    )
 
 
 def _cells(rows: NDArray[np.int32], competing: Cells) -> Cells:

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from cv_reader.assets.make import pack_pictures, select_from_video
 from cv_reader.reader import ReadOptions
 from cv_reader.select.config import AssetConfig
-from cv_reader.select.mosaics import sort_rows, to_image
+from cv_reader.select.mosaics import arrange_rows, to_image
 from cv_reader.select.percentiles import float_percentile
 
 SHOWN_SLOTS = 16
@@ -86,7 +86,7 @@ def show_video(path: Path, config: AssetConfig, options: ReadOptions) -> Shown:
         VideoError, AssetError: as ``select_from_video``.
     """
     selection = select_from_video(path, config, options, keep_pictures=True)
-    rows = sort_rows(selection.rows, config.order)
+    rows = arrange_rows(selection.rows, config)
     tiles: list[Pixels] = []
     for slot in range(config.sequence_length):
         square = selection.squares.get(slot)

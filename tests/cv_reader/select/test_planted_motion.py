@@ -41,9 +41,11 @@ def clips(request, tmp_path_factory):
     }
 
 
-def _hits(path, **settings):
+def _hits(path, signal="mv_residual", **settings):
     """Share of kept cells that touch the object, and the object's share of all cells."""
-    config = AssetConfig(square_size=SIDE, patch_size=16, keep_first_full_frame=False, **settings)
+    config = AssetConfig(
+        square_size=SIDE, patch_size=16, keep_first_full_frame=False, signal=signal, **settings
+    )
     selection = select_from_video(path, config, ReadOptions())
     kept = np.zeros((64, 8, 8), bool)
     kept[tuple(selection.rows.T)] = True

@@ -1,0 +1,121 @@
+"""What choosing cells needs of the frames of a video, collected in one pass, and the choice.
+
+Axis letters: T slots, g cells along a side, K rows.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cv_reader.media.frames import CodecFrame
+from cv_reader.select.config import AssetConfig
+from cv_reader.select.energy import CellScorer, needs_signals
+from cv_reader.select.geometry import Letterbox
+from cv_reader.select.mosaics import Square, square_frame
+from cv_reader.select.rate_distortion.choice import choose_units
+from cv_reader.select.rate_distortion.clip import changes, empty_clip, put_square
+from cv_reader.select.selection import repeated_slots, select_cells, select_whole_frames
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """What is kept of a video.
+
+    Attributes:
+        rows: int32 (K, 3), (t, h, w): forced cells in raster order, then from the best down.
+        scores: float32 (T, g, g), what the choice went by: energies, or changes in grey levels.
+        facts: what ``meta.json`` records of the choice.
+    """
+
+    rows: NDArray[np.int32]
+    scores: NDArray[np.float32]
+    facts: dict[str, Any]
+
+
+class Chooser:
+    """Collects the frames of a video, one per distinct slot, and chooses cells of them.
+
+    Args:
+        box: where the picture lies in the square.
+        config: all settings.
+        frame_ids: int32 (T,).
+    """
+
+    def __init__(self, box: Letterbox, config: AssetConfig, frame_ids: NDArray[np.int32]) -> None:
+        self._box, self._config = box, config
+        self._repeated = repeated_slots(frame_ids)
+        self.slots: list[int] = np.flatnonzero(~self._repeated).tolist()
+        """Slots whose frames are to be added, ascending."""
+        shape = (config.sequence_length, config.grid, config.grid)
+        self._scores = np.zeros(shape, np.float32)
+        self._scorer = CellScorer(box, config) if config.select == "topk" else None
+        is_compared = config.select == "rate_distortion"
+        self._clip = empty_clip(box, len(self.slots)) if is_compared else None
+
+    @property
+    def needs_signals(self) -> bool:
+        """Return whether frames must come with motion and residual."""
+        return self._scorer is not None and needs_signals(self._config.signal)
+
+    @property
+    def needs_frames(self) -> bool:
+        """Return whether the choice looks at frames at all."""
+        return self._config.select != "uniform"
+
+    @property
+    def needs_squares(self) -> bool:
+        """Return whether frames must come with their squares."""
+        return self._clip is not None
+
+    def add(self, slot: int, frame: CodecFrame, square: Square | None = None) -> None:
+        """Take what the choice needs from the frame of a slot; slots must ascend.
+
+        Args:
+            slot: one of ``slots``.
+            frame: its frame.
+            square: the same in the padded square, where it exists already.
+        """
+        if self._scorer is not None:
+            self._scores[slot] = self._scorer.score(frame)
+        if self._clip is not None:
+            square = square_frame(frame, self._box) if square is None else square
+            put_square(self._clip, self.slots.index(slot), square)
+
+    def choose(self) -> Chosen:
+        """Choose the cells that are kept.
+
+        Raises:
+            AssetError: if nothing may be kept.
+        """
+        config, valid = self._config, self._box.valid_cells()
+        if config.select == "uniform":
+            return self._chosen(select_whole_frames(config), self._scores, config.num_images)
+        if self._clip is None:
+            rows = select_cells(self._scores, valid, self._repeated, config)
+            return self._chosen(rows, self._scores, config.num_images)
+        weights = np.diff([*self.slots, config.sequence_length])
+        choice = choose_units(self._clip, weights, config)
+        self._scores[self.slots] = changes(self._clip)
+        side = config.grid // config.block_cells
+        shape = (config.sequence_length, side, side)
+        errors, kept = np.zeros(shape, np.float32), np.zeros(shape, np.bool_)
+        errors[self.slots], kept[self.slots] = choice.errors, choice.kept
+        rows = select_cells(
+            errors, valid, self._repeated, config, chosen=kept, num_images=choice.num_images
+        )
+        facts = {"token_price": choice.price, "num_chosen": int(kept.sum()) * config.block_cells**2}
+        return self._chosen(rows, self._scores, choice.num_images, facts)
+
+    def _chosen(
+        self,
+        rows: NDArray[np.int32],
+        scores: NDArray[np.float32],
+        num_images: int,
+        facts: dict[str, Any] | None = None,
+    ) -> Chosen:
+        valid = self._box.valid_cells()
+        outside = int((~valid[rows[:, 1], rows[:, 2]]).sum())
+        shared = {"num_images": num_images, "K": len(rows), "padding_patch_filtered": outside}
+        return Chosen(rows=rows, scores=scores, facts=shared | (facts or {}))

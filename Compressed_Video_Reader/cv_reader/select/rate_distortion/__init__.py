@@ -1,0 +1,1 @@
+"""Rate-distortion choice of cells: small pictures, distances, exact paths, windows, budgets."""

@@ -1,0 +1,265 @@
+"""Choosing cells as an encoder chooses what to code: keep what would be missed most.
+
+A kept cell costs ``price``; a slot at which a cell shows something else than is there costs the
+distortion of ``distances``. Per cell the least sum is found exactly (``shortest_path``); one price
+for the whole clip makes the number of kept cells meet the budget or the quality asked for.
+
+Up to 96 slots are solved at once. Longer clips are solved window by window, 64 slots each, what a
+cell shows at the end of a window being carried into the next: memory does not grow with the number
+of slots, and a live stream that works on windows makes the same choice.
+
+With ``block_cells`` 2 a unit is a block of 2 x 2 cells, otherwise it is a cell. Axis letters: T
+slots, W slots of a window, n units of the picture, u units along a side of the square.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cv_reader.select.config import AssetConfig
+from cv_reader.select.rate_distortion.clip import SmallClip
+from cv_reader.select.rate_distortion.distances import MEASURES, Distances
+from cv_reader.select.rate_distortion.shortest_path import Segments, best_choice, segments
+from cv_reader.select.rate_distortion.windows import (
+    Cells,
+    Units,
+    Window,
+    cell_window,
+    last_kept,
+    shown_errors,
+    window_starts,
+)
+
+EXACT_SLOTS = 96
+
+_PEAK = 255.0
+_MAX_DB = 100.0
+_PRICE_RATIO = 1.001
+_LEAST_PRICE = 1e-9
+_GRID_PRICES = 8
+_SAMPLED_ROWS = 4
+"""Every so many rows of units show what a price keeps of a long clip."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What a clip keeps.
+
+    Attributes:
+        kept: bool (T, u, u).
+        errors: float32 (T, u, u), distortion of what is shown in each unit; 0 outside the picture.
+        price: of a cell, in units of distortion.
+        num_images: mosaics that the kept units need, or all of the budget.
+    """
+
+    kept: Cells
+    errors: Distances
+    price: float
+    num_images: int
+
+
+def choose_units(clip: SmallClip, weights: NDArray[np.intp], config: AssetConfig) -> Choice:
+    """Choose the units of a clip that are kept, within the budget.
+
+    Args:
+        clip: one picture per distinct slot.
+        weights: (T,), how many slots each picture stands for.
+        config: budget, measure, prediction, direction, forced slots.
+
+    Returns:
+        At most as many units as the budget allows; what is left of it is the caller's to fill.
+    """
+    units = Units.of(clip, config.block_cells)
+    solver = _Solver(clip, units, weights.astype(np.float32), config)
+    if not len(units.rows) or not len(units.columns):
+        price, kept = config.token_price, np.zeros((clip.num_slots, 0), np.bool_)
+        errors = np.zeros(kept.shape, np.float32)
+    elif clip.num_slots > EXACT_SLOTS:
+        price, kept, errors = solver.by_windows()
+    else:
+        price, kept, errors = solver.at_once()
+    free = config.has_free_length
+    return Choice(
+        kept=units.spread(kept),
+        errors=units.spread(errors),
+        price=price,
+        num_images=solver.images_for(int(kept.sum())) if free else config.num_images,
+    )
+
+
+def decibels(mean_squared_error: float) -> float:
+    """Return the peak signal-to-noise ratio of samples in 0..255; at most 100 dB."""
+    if mean_squared_error <= 0:
+        return _MAX_DB
+    return min(_MAX_DB, 10 * math.log10(_PEAK**2 / mean_squared_error))
+
+
+@dataclass(frozen=True)
+class _Solver:
+    """A clip, its units and settings.
+
+    Attributes:
+        weights: float32 (T,).
+    """
+
+    clip: SmallClip
+    units: Units
+    weights: NDArray[np.float32]
+    config: AssetConfig
+
+    @property
+    def forced(self) -> list[int]:
+        """Return the slots whose units are all kept."""
+        whole = [slot for slot in self.config.full_slots if slot < self.clip.num_slots]
+        return sorted({*whole, *([0] if self.config.keep_uniform_first else [])})
+
+    @property
+    def outside(self) -> int:
+        """Return how many units outside the picture are kept with whole slots."""
+        return len(self.config.full_slots) * self.units.num_outside
+
+    @property
+    def budget(self) -> int:
+        """Return how many units of the picture may be kept."""
+        return self.config.num_images * self.units.side**2 - self.outside
+
+    def images_for(self, count: int) -> int:
+        """Return how many mosaics so many units of the picture need."""
+        wanted = math.ceil((count + self.outside) / self.units.side**2)
+        return max(1, len(self.config.full_slots), min(wanted, self.config.num_images))
+
+    def unit_price(self, price: float) -> float:
+        """Return the price of a unit where one cell costs ``price``."""
+        return price * self.config.block_cells**2
+
+    def at_once(self) -> tuple[float, Cells, Distances]:
+        """Solve a clip of few slots exactly: price, kept (T, n), errors (T, n)."""
+        config = self.config
+        everything = slice(0, self.clip.num_slots)
+        window = cell_window(self.clip, self.units, everything, config)
+        costs = self._segments(window)[0]
+
+        def count(price: float) -> int:
+            found = best_choice(costs, self.unit_price(price), with_slots=False)
+            return int(found.counts.sum())
+
+        def kept_at(price: float) -> Cells:
+            kept = best_choice(costs, self.unit_price(price)).kept
+            assert kept is not None
+            return kept
+
+        def fits(price: float) -> bool:
+            return count(price) <= self.budget
+
+        highest = _highest_price(costs)
+        price = config.token_price
+        if config.quality_db:
+            plain = cell_window(self.clip, self.units, everything, config, measure=MEASURES["mean"])
+            price = _bracketed(lambda at: self._misses(plain, kept_at(at)), highest)[0]
+        if not config.has_free_length or not fits(price):
+            price = _bracketed(fits, highest)[1]
+        kept = kept_at(price)
+        if not config.has_free_length:
+            kept = _with_rest(kept, kept_at(price / _PRICE_RATIO), self.budget)
+        return price, kept, shown_errors(window, kept, config.direction)
+
+    def _misses(self, plain: Window, kept: Cells) -> bool:
+        """Return whether what is kept shows less than the quality that is asked for."""
+        errors = shown_errors(plain, kept, self.config.direction) * self.weights[:, None]
+        samples = float(self.weights.sum()) * self.clip.height * self.clip.width
+        return decibels(float(errors.sum(dtype=np.float64)) / samples) < self.config.quality_db
+
+    def by_windows(self) -> tuple[float, Cells, Distances]:
+        """Solve a clip of many slots window by window: price, kept (T, n), errors (T, n)."""
+        budget = self.budget
+        price = self.config.token_price or self._sampled_price()
+        while True:
+            kept, errors = self._walk([price], self.units)[0]
+            if int(kept.sum()) <= budget:
+                return price, kept, errors
+            price *= max(1.02, (int(kept.sum()) / budget) ** 2)
+
+    def _sampled_price(self) -> float:
+        """Return the price that some rows of the picture suggest, by two passes over them."""
+        units = self.units.some_rows(_SAMPLED_ROWS)
+        share = units.num_inside / self.units.num_inside
+        first = cell_window(self.clip, units, slice(0, 2), self.config)
+        prices = np.geomspace(_LEAST_PRICE, _highest_price(self._segments(first)[0]) * 64, 17)
+        for _ in range(3):
+            counts = [int(kept.sum()) for kept, _ in self._walk(prices.tolist(), units)]
+            fits = np.flatnonzero(np.array(counts) <= share * self.budget)
+            last = int(fits[0]) if len(fits) else len(prices) - 1
+            low = prices[max(last - 1, 0)]
+            if prices[last] <= low * 1.01:
+                break
+            prices = np.geomspace(low, prices[last], _GRID_PRICES)
+        return float(prices[last])
+
+    def _walk(self, prices: Sequence[float], units: Units) -> list[tuple[Cells, Distances]]:
+        """Solve all windows in turn, at several prices: per price kept and errors, (T, n) each."""
+        config, total = self.config, self.clip.num_slots
+        carried: NDArray[np.intp] | None = None
+        found: list[list[tuple[Cells, Distances]]] = [[] for _ in prices]
+        for slots in window_starts(total):
+            window = cell_window(self.clip, units, slots, config, carried=carried)
+            costs = self._segments(window, slots)
+            shown: list[NDArray[np.intp]] = []
+            for number, price in enumerate(prices):
+                which = min(number, len(costs) - 1)
+                kept = best_choice(costs[which], self.unit_price(price)).kept
+                assert kept is not None
+                errors = shown_errors(window, kept, config.direction, which)
+                found[number].append((kept, errors))
+                before = None if carried is None else carried[which]
+                shown.append(last_kept(kept, slots.start, before))
+            carried = np.stack(shown)
+        return [
+            (np.concatenate([kept for kept, _ in parts]), np.concatenate([e for _, e in parts]))
+            for parts in found
+        ]
+
+    def _segments(self, window: Window, slots: slice | None = None) -> list[Segments]:
+        """Return the costs of a window, for each of what was carried into it."""
+        slots = slots or slice(0, window.between.shape[1])
+        weights = self.weights[slots]
+        between = window.between * weights
+        forced = [slot - slots.start for slot in self.forced if slots.start <= slot < slots.stop]
+        costs = segments(
+            between,
+            [before * weights for before in window.before],
+            self.config.direction,
+            is_shown=window.is_shown,
+        )
+        for slot in forced:
+            costs = [one.forced(slot) for one in costs]
+        return costs
+
+
+def _highest_price(costs: Segments) -> float:
+    """Return a price at which nothing is kept that need not be."""
+    start = np.where(np.isfinite(costs.start), costs.start, 0).max()
+    after = np.where(np.isfinite(costs.after[0]), costs.after[0], 0).max()
+    return float(max(start, after)) + 1.0
+
+
+def _bracketed(is_enough: Callable[[float], bool], highest: float) -> tuple[float, float]:
+    """Find where a price becomes enough: the last that is not (or is the least) and the first."""
+    low, high = _LEAST_PRICE, highest
+    if is_enough(low):
+        return low, low
+    while high > low * _PRICE_RATIO:
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if is_enough(middle) else (middle, high)
+    return low, high
+
+
+def _with_rest(kept: Cells, more: Cells, budget: int) -> Cells:
+    """Spend what is left of a budget on units of which a slightly lower price keeps more."""
+    extra = more.sum(axis=0) - kept.sum(axis=0)
+    gains = np.flatnonzero(extra > 0)
+    taken = gains[np.cumsum(extra[gains]) <= budget - int(kept.sum())]
+    kept[:, taken] = more[:, taken]
+    return kept

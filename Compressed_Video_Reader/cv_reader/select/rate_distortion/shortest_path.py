@@ -1,0 +1,133 @@
+"""At which slots a cell is kept: least distortion plus a price per kept cell, exactly.
+
+What an encoder does, turned to tokens. Between kept slots a cell shows what was kept:
+
+- ``hold``: the last one, as a live stream must: kept slot s in [s, e), where e is the next one.
+- ``nearest``: the better of the last and the next one; an encoder that sees all times at once can
+  look either way.
+
+Until the first kept slot it shows what an earlier window of slots left there, or grey. Per cell
+this is a shortest path over the slots, found by dynamic programming for all cells at once. Of
+equally cheap paths the one with the earlier kept slots is taken, so that results are unique.
+
+Axis letters: W slots, n cells.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+HOLD, NEAREST = "hold", "nearest"
+DIRECTIONS = (HOLD, NEAREST)
+
+Costs = NDArray[np.float32]
+Numbers = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Distortion between neighbouring kept slots.
+
+    Attributes:
+        start: float32 (W + 1, n), [e] of slots [0, e) where e is the first that is kept; [W] of all
+            slots where none is.
+        after: float32 (W, W + 1, n), [s, e] of slots [s, e) between kept slots s and e; [s, W] from
+            the last one on.
+    """
+
+    start: Costs
+    after: Costs
+
+    def forced(self, slot: int) -> "Segments":
+        """Return segments of which every path keeps a slot."""
+        start, after = self.start.copy(), self.after.copy()
+        start[slot + 1 :] = np.inf
+        after[:slot, slot + 1 :] = np.inf
+        return Segments(start, after)
+
+
+def segments(
+    distortion: Costs, before: Sequence[Costs], direction: str, *, is_shown: bool = False
+) -> list[Segments]:
+    """Add up distortions between neighbouring kept slots.
+
+    Args:
+        distortion: float32 (n, W, W), [i, s, t] of showing slot s at slot t.
+        before: float32 (n, W) each, of what is shown before anything is kept; one or more ways.
+        direction: ``hold`` or ``nearest``.
+        is_shown: that is a kept picture, so that ``nearest`` may show it beside the first one.
+
+    Returns:
+        One for each way, which share what lies between kept slots.
+    """
+    num_cells, slots, _ = distortion.shape
+    by_slot = np.ascontiguousarray(distortion.transpose(1, 2, 0))
+    after = np.zeros((slots, slots + 1, num_cells), np.float32)
+    for slot in range(slots):
+        shown = by_slot[slot]
+        np.cumsum(shown[slot:], axis=0, out=after[slot, slot + 1 :])
+        for end in range(slot + 2, slots if direction == NEAREST else 0):
+            better = np.minimum(shown[slot + 1 : end], by_slot[end, slot + 1 : end])
+            np.sum(better, axis=0, out=after[slot, end])
+    found: list[Segments] = []
+    for one in before:
+        earlier = np.ascontiguousarray(one.T)
+        start = np.zeros((slots + 1, num_cells), np.float32)
+        np.cumsum(earlier, axis=0, out=start[1:])
+        for slot in range(1, slots if direction == NEAREST else 0):
+            ahead = by_slot[slot, :slot]
+            np.sum(np.minimum(earlier[:slot], ahead) if is_shown else ahead, 0, out=start[slot])
+        found.append(Segments(start, after))
+    return found
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The best kept slots of every cell for one price.
+
+    Attributes:
+        counts: int32 (n,), slots kept.
+        distortion: float64 (n,), what they show; prices are left out.
+        kept: bool (W, n), which; None where only the counts were asked for.
+    """
+
+    counts: Numbers
+    distortion: NDArray[np.float64]
+    kept: NDArray[np.bool_] | None
+
+
+def best_choice(costs: Segments, price: float, *, with_slots: bool = True) -> Choice:
+    """Find the cheapest slots to keep.
+
+    Args:
+        costs: of runs of slots.
+        price: of a kept slot, in units of distortion, >= 0.
+        with_slots: also say which slots.
+    """
+    slots, _, cells = costs.after.shape
+    cost, step = costs.start.copy(), np.float32(price)
+    counts = np.zeros(cost.shape, np.int32)
+    parents = np.full(cost.shape if with_slots else (0, 0), -1, np.int32)
+    for slot in range(slots):
+        # Every path to this slot has been tried: its cost is final.
+        reached = costs.after[slot, slot + 1 :] + (cost[slot] + step)
+        better = reached < cost[slot + 1 :]
+        np.copyto(cost[slot + 1 :], reached, where=better)
+        np.copyto(counts[slot + 1 :], counts[slot] + 1, where=better)
+        if with_slots:
+            np.copyto(parents[slot + 1 :], np.int32(slot), where=better)
+    kept = None
+    if with_slots:
+        kept = np.zeros((slots, cells), np.bool_)
+        ends: NDArray[Any] = np.full(cells, slots)
+        active = np.arange(cells)
+        while len(active):
+            source = parents[ends[active], active]
+            active, source = active[source >= 0], source[source >= 0]
+            kept[source, active] = True
+            ends[active] = source
+    total = cost[slots].astype(np.float64) - counts[slots] * np.float64(step)
+    return Choice(counts[slots].copy(), total, kept)

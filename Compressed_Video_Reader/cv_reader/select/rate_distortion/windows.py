@@ -1,0 +1,219 @@
+"""Distortions within a window of slots, per unit of the picture, and what is shown of them.
+
+A unit is a cell, or a block of 2 x 2 cells of which any lies in the picture.
+
+Axis letters: T slots, W slots of a window, n units, c ways in which earlier slots were kept, u
+units along a side of the square.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cv_reader.select.config import AssetConfig
+from cv_reader.select.rate_distortion.clip import SmallClip
+from cv_reader.select.rate_distortion.distances import (
+    MEASURES,
+    Distances,
+    Measure,
+    distortions,
+    grey_distances,
+    squared_distances,
+)
+from cv_reader.select.rate_distortion.shortest_path import HOLD
+
+WINDOW_SLOTS = 64
+SEARCH_EIGHTHS = 3
+"""How far a prediction follows motion, in eighths of a cell: 6 pixels of the published square."""
+
+NO_SLOT = -1
+
+Cells = NDArray[np.bool_]
+Slots = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Units:
+    """The units that touch the picture.
+
+    Attributes:
+        rows: rows of units, numbers in the square.
+        columns: columns of units.
+        block: cells along a side of a unit.
+        side: u.
+    """
+
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+    block: int
+    side: int
+
+    @classmethod
+    def of(cls, clip: SmallClip, block: int) -> "Units":
+        """Return all units that hold content of a clip."""
+        rows = range(clip.rows.start // block, -(-clip.rows.stop // block))
+        columns = range(clip.columns.start // block, -(-clip.columns.stop // block))
+        return cls(tuple(rows), tuple(columns), block, clip.grid // block)
+
+    @property
+    def num_inside(self) -> int:
+        """Return n."""
+        return len(self.rows) * len(self.columns)
+
+    @property
+    def num_outside(self) -> int:
+        """Return how many units do not touch the picture."""
+        return self.side**2 - self.num_inside
+
+    def some_rows(self, every: int) -> "Units":
+        """Return the units of every so many rows, the first one from the middle of its run."""
+        return replace(self, rows=self.rows[min(every // 2, len(self.rows) - 1) :: every])
+
+    def spread(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return values (T, n) at their places: (T, u, u), 0 or false elsewhere."""
+        full = np.zeros((len(values), self.side, self.side), values.dtype)
+        if self.num_inside:
+            places = np.ix_(range(len(values)), self.rows, self.columns)
+            full[places] = values.reshape(len(values), len(self.rows), len(self.columns))
+        return full
+
+
+class Window(NamedTuple):
+    """Distortions between the slots of a window.
+
+    Attributes:
+        between: float32 (n, W, W), [i, s, t] of showing slot s at slot t.
+        before: float32 (c, n, W), of showing what was carried in, or grey.
+        is_shown: something was carried in.
+    """
+
+    between: Distances
+    before: Distances
+    is_shown: bool
+
+
+def window_starts(num_slots: int) -> Iterator[slice]:
+    """Yield the windows of a clip of many slots."""
+    for first in range(0, num_slots, WINDOW_SLOTS):
+        yield slice(first, min(first + WINDOW_SLOTS, num_slots))
+
+
+def cell_window(
+    clip: SmallClip,
+    units: Units,
+    slots: slice,
+    config: AssetConfig,
+    *,
+    measure: Measure | None = None,
+    carried: Slots | None = None,
+) -> Window:
+    """Compare the slots of a window with each other and with what was shown before.
+
+    Args:
+        clip: the pictures.
+        units: those of interest.
+        slots: the window.
+        config: names the measure and the prediction.
+        measure: another one than the configured.
+        carried: intp (c, n), slots that each unit shows when the window begins, -1 for none; None =
+            grey everywhere.
+    """
+    measure = measure or MEASURES[config.distortion]
+    follow = SEARCH_EIGHTHS if config.predict == "search" else 0
+    found: list[Distances] = []
+    for number, unit_row in enumerate(units.rows):
+        inside = slice(number * len(units.columns), (number + 1) * len(units.columns))
+        shown = None if carried is None else _cells_of(carried[:, inside], clip, units)
+        total: Distances | None = None
+        for row in range(unit_row * units.block, (unit_row + 1) * units.block):
+            if not clip.rows.start <= row < clip.rows.stop:
+                continue
+            line = row - clip.rows.start
+            cells = _with_grey(clip, line, slots, measure, follow, shown)
+            total = cells if total is None else total + cells
+        assert total is not None
+        found.append(_columns_summed(total, clip, units))
+    stacked = np.concatenate(found)
+    ways = 1 if carried is None else len(carried)
+    before = np.ascontiguousarray(stacked[:, :ways].transpose(1, 0, 2))
+    return Window(np.ascontiguousarray(stacked[:, ways:]), before, carried is not None)
+
+
+def _with_grey(
+    clip: SmallClip, line: int, slots: slice, measure: Measure, follow: int, shown: Slots | None
+) -> Distances:
+    """Return the distortions of a row of cells, those of what was before first: (w, c + W, W)."""
+    squared = squared_distances(
+        clip,
+        line,
+        slots,
+        parts=measure.parts,
+        follow=follow,
+        carried=None if shown is None else np.maximum(shown, 0),
+    )
+    found = distortions(squared, measure)
+    if shown is not None and (shown != NO_SLOT).all():
+        return found
+    grey = distortions(grey_distances(clip, line, slots, parts=measure.parts), measure)[:, None]
+    if shown is None:
+        return np.concatenate([grey, found], axis=1)
+    ways = len(shown)
+    is_grey = (shown == NO_SLOT).T[..., None]
+    found[:, :ways] = np.where(is_grey, grey, found[:, :ways])
+    return found
+
+
+def _cells_of(carried: Slots, clip: SmallClip, units: Units) -> Slots:
+    """Return per content cell of a row what its unit shows: (c, w)."""
+    columns = np.arange(clip.columns.start, clip.columns.stop) // units.block
+    return carried[:, columns - units.columns[0]]
+
+
+def _columns_summed(cells: Distances, clip: SmallClip, units: Units) -> Distances:
+    if units.block == 1:
+        return cells
+    columns = np.arange(clip.columns.start, clip.columns.stop) // units.block
+    starts = np.searchsorted(columns, units.columns)
+    return np.add.reduceat(cells, starts, axis=0)
+
+
+def shown_errors(window: Window, kept: Cells, direction: str, way: int = 0) -> Distances:
+    """Return the distortion of what each unit shows: float32 (W, n).
+
+    Args:
+        window: distortions.
+        kept: bool (W, n).
+        direction: ``hold`` or ``nearest``.
+        way: which of those that were carried in.
+    """
+    slots, cells = kept.shape
+    before, between = window.before[way], window.between
+    everyone = np.arange(cells)
+    errors = np.empty((slots, cells), np.float32)
+    shown = np.full(cells, NO_SLOT)
+    for slot in range(slots):
+        shown = np.where(kept[slot], slot, shown)
+        held = between[everyone, np.maximum(shown, 0), slot]
+        errors[slot] = np.where(shown >= 0, held, before[:, slot])
+    if direction == HOLD:
+        return errors
+    is_first, following = np.ones(cells, np.bool_), np.full(cells, NO_SLOT)
+    has_earlier = np.logical_or.accumulate(kept, axis=0)
+    for slot in reversed(range(slots)):
+        following = np.where(kept[slot], slot, following)
+        ahead = between[everyone, np.maximum(following, 0), slot]
+        is_first = ~has_earlier[slot] & (not window.is_shown)
+        best = np.where(is_first, ahead, np.minimum(errors[slot], ahead))
+        errors[slot] = np.where(following >= 0, best, errors[slot])
+    return errors
+
+
+def last_kept(kept: Cells, first_slot: int, before: Slots | None) -> Slots:
+    """Return the slot that each unit shows behind a window, -1 for none: intp (n,)."""
+    slots = len(kept)
+    found = slots - 1 - kept[::-1].argmax(axis=0) + first_slot
+    earlier = np.full(kept.shape[1], NO_SLOT) if before is None else before
+    return np.where(kept.any(axis=0), found, earlier)
