@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from cv_reader.assets.contract import check_settings, read_meta
 from cv_reader.errors import AssetError, StaleAssetError
+from cv_reader.reader import Video
 from cv_reader.select.config import AssetConfig
 
 _HASH_CHUNK_BYTES = 1 << 20
@@ -75,6 +76,21 @@ def source_facts(path: Path) -> dict[str, Any]:
         "size_bytes": status.st_size,
         "mtime_ns": status.st_mtime_ns,
         "sha256": _file_hash(path),
+    }
+
+
+def video_facts(video: Video, path: Path) -> dict[str, Any]:
+    """Return what ``meta.json`` records of a video: the file, its frames, and what reads it."""
+    index = video.index
+    return {
+        "source": source_facts(path),
+        "backend": video.backend,
+        "exactness": dict(video.exactness),
+        "codec_name": index.codec_name,
+        "num_frames": index.num_frames,
+        "frame_rate": index.frame_rate,
+        "duration_seconds": index.duration_seconds,
+        "rotation_degrees": index.rotation_degrees,
     }
 
 

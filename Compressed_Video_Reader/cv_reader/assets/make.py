@@ -30,11 +30,11 @@ from cv_reader.assets.contract import (
     read_asset,
 )
 from cv_reader.assets.files import new_folder, shared_output, write_array, write_json
-from cv_reader.assets.freshness import existing_meta, same_source, selection_hash, source_facts
+from cv_reader.assets.freshness import existing_meta, same_source, selection_hash, video_facts
 from cv_reader.assets.names import asset_key
 from cv_reader.errors import AssetError
 from cv_reader.media.frames import VideoIndex, frames_at_once
-from cv_reader.reader import ReadOptions, Video
+from cv_reader.reader import ReadOptions
 from cv_reader.select.chooser import Chooser
 from cv_reader.select.config import ALGORITHM_VERSION, AssetConfig
 from cv_reader.select.geometry import Letterbox, letterbox
@@ -104,7 +104,7 @@ def select_from_video(
             if chooser.needs_squares:
                 for slot, frame in batch:
                     chooser.add(slot, frame, squares.get(slot))
-        facts = _video_facts(video, path) | box.facts()
+        facts = video_facts(video, path) | box.facts()
     chosen = chooser.choose()
     facts |= chosen.facts
     facts["selection_hash"] = selection_hash(chosen.rows, frame_ids)
@@ -140,20 +140,6 @@ def select_and_pack(
 def _fit(index: VideoIndex, config: AssetConfig) -> Letterbox:
     square_px, patch_px = config.square_size, config.patch_size
     return letterbox(index.height_px, index.width_px, square_px=square_px, patch_px=patch_px)
-
-
-def _video_facts(video: Video, path: Path) -> dict[str, Any]:
-    index = video.index
-    return {
-        "source": source_facts(path),
-        "backend": video.backend,
-        "exactness": dict(video.exactness),
-        "codec_name": index.codec_name,
-        "num_frames": index.num_frames,
-        "frame_rate": index.frame_rate,
-        "duration_seconds": index.duration_seconds,
-        "rotation_degrees": index.rotation_degrees,
-    }
 
 
 def collect_squares(
