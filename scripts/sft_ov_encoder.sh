@@ -47,7 +47,7 @@ launch \
     --gradient_checkpointing "${GRADIENT_CHECKPOINTING:-true}" \
     --save_strategy "${SAVE_STRATEGY:-steps}" \
     --save_steps "${SAVE_STEPS:-500}" \
-    --save_total_limit "${SAVE_TOTAL_LIMIT:-20}" \
+    --save_total_limit "${SAVE_TOTAL_LIMIT:-2}" \
     --logging_steps "${LOGGING_STEPS:-1}" \
     --dataloader_num_workers "${DATALOADER_NUM_WORKERS:-4}" \
     --dataloader_drop_last "${DATALOADER_DROP_LAST:-true}" \

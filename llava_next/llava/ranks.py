@@ -1,4 +1,4 @@
-"""The processes of one run, as far as they speak with each other; one process is a run too."""
+"""Helpers for the ranks of one run; they also work in a single process without a group."""
 
 from typing import Any
 
@@ -6,12 +6,12 @@ import torch.distributed as dist
 
 
 def rank_and_size() -> tuple[int, int]:
-    """Number of this process, and how many there are."""
+    """Return the rank of this process, and the number of ranks."""
     return (dist.get_rank(), dist.get_world_size()) if _several() else (0, 1)
 
 
 def gather(value: Any) -> list[Any]:
-    """What every rank gave, in their order; every rank must come here."""
+    """Return the values that all ranks passed, in order of rank; every rank must call it."""
     if not _several():
         return [value]
     gathered: list[Any] = [None] * dist.get_world_size()
@@ -20,10 +20,10 @@ def gather(value: Any) -> list[Any]:
 
 
 def leave() -> None:
-    """End this process's part in a finished run, together with the others.
+    """Leave the process group of a finished run, together with all other ranks.
 
-    Left to the interpreter's exit, gloo's threads may outlive what they use: the process then
-    aborts, and its launcher reports a failure of a run that is complete.
+    Without it, gloo's threads may outlive what they use when the interpreter exits: the process
+    then aborts, and its launcher reports the failure of a run that is complete.
     """
     if _several():
         dist.barrier()

@@ -25,12 +25,14 @@ class BatchInfo:
         set_index: int64 (B, T), the data set of each token.
         sample_tokens: T of each sample.
         segment_patches: patches of each visual.
+        sample_ids: id of each sample.
         bad_samples: samples that others stand in for.
     """
 
     set_index: Tensor
     sample_tokens: tuple[int, ...]
     segment_patches: tuple[int, ...]
+    sample_ids: tuple[str, ...]
     bad_samples: tuple[BadSample, ...]
 
 
@@ -77,6 +79,7 @@ class Collator:
                 set_index=set_index,
                 sample_tokens=tuple(map(len, ids)),
                 segment_patches=tuple(len(segment.patches) for segment in segments),
+                sample_ids=tuple(item["sample_id"] for item in items),
                 bad_samples=tuple(bad for item in items for bad in item["bad_samples"]),
             )
 

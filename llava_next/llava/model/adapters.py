@@ -1,10 +1,14 @@
 """Low-rank adapters (LoRA) on the language model, in files that peft reads.
 
-A folder of adapters holds ``adapter_config.json`` and ``adapter_model.safetensors`` as peft writes
-them, ``non_lora_trainables.safetensors`` with the projector and every other weight that was tuned,
-the model's configuration and the processor. The base weights stay where they are.
+A folder of adapters holds what peft itself would write: ``adapter_config.json`` and
+``adapter_model.safetensors`` with the adapters, the projector and, where it was tuned, the vision
+tower (peft's ``modules_to_save``). ``PeftModel.from_pretrained(base, folder)`` loads all of it. The
+model's configuration and the processor lie beside them. The base weights are not copied.
 """
 
+import copy
+import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +21,12 @@ if TYPE_CHECKING:
 
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"
-TUNED_FILE = "non_lora_trainables.safetensors"
+EARLIER_TUNED_FILE = "non_lora_trainables.safetensors"
+"""Where earlier versions of this project saved the projector and other tuned weights."""
 _TARGETS = r"model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj"
 _NAME = "default"
 _PEFT_PREFIX = "base_model.model."
-_PROJECTOR = "model.mm_projector."
+_PROJECTOR, _TOWER = "model.mm_projector", "model.vision_tower"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +34,9 @@ class LoraSettings:
     """Size of the adapters.
 
     Attributes:
-        rank: of each product of two matrices.
-        alpha: the product counts alpha / rank times.
-        dropout: on the adapters' input, in training.
+        rank: rank of each adapter, the inner size of its two matrices.
+        alpha: scale of the adapters; their product is multiplied by alpha / rank.
+        dropout: dropout on the adapters' input during training.
 
     Raises:
         ValueError: for numbers that cannot work.
@@ -50,7 +55,7 @@ class LoraSettings:
 
 
 def is_adapter(parameter_name: str) -> bool:
-    """Whether a parameter, by its full name, is part of an adapter."""
+    """Return whether a parameter, by its full name, is part of an adapter."""
     return not {"lora_A", "lora_B"}.isdisjoint(parameter_name.split("."))
 
 
@@ -60,7 +65,7 @@ def add_adapters(model: nn.Module, settings: LoraSettings, *, base: str) -> "Lor
     Args:
         model: a LLaVA language model.
         settings: size of the adapters.
-        base: where the model came from, kept in the adapters' configuration.
+        base: folder or Hub repository that the model came from, for the adapters' configuration.
 
     Returns:
         peft's configuration, for ``save_adapters``.
@@ -72,7 +77,7 @@ def add_adapters(model: nn.Module, settings: LoraSettings, *, base: str) -> "Lor
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         target_modules=_TARGETS,
-        base_model_name_or_path=str(Path(base).resolve()) if Path(base).is_dir() else base,
+        base_model_name_or_path=base,
         task_type="CAUSAL_LM",
     )
     inject_adapter_in_model(config, model, adapter_name=_NAME)
@@ -80,45 +85,86 @@ def add_adapters(model: nn.Module, settings: LoraSettings, *, base: str) -> "Lor
 
 
 def save_adapters(
-    folder: Path, config: "LoraConfig", weights: dict[str, Tensor], tuned: set[str]
+    folder: Path,
+    config: "LoraConfig",
+    weights: dict[str, Tensor],
+    tuned: set[str],
+    *,
+    final_folder: Path | None = None,
 ) -> None:
-    """Write the adapters, and the other weights of ``tuned`` with the projector's.
+    """Write the adapters, the projector, and the vision tower where any of it was tuned.
 
     Args:
-        folder: exists.
-        config: from ``add_adapters``.
-        weights: all weights of the model by name.
+        folder: an existing folder.
+        config: the result of ``add_adapters``.
+        weights: all weights of the model by name; each is whole, not a shard of it.
         tuned: names of the weights that were tuned.
+        final_folder: where the folder will be moved to, if it will; a base model on this machine
+            is recorded relative to it, so that both can be moved together.
     """
-    adapters: dict[str, Tensor] = {}
-    others: dict[str, Tensor] = {}
-    for name, tensor in weights.items():
-        kept = tensor.detach().cpu().contiguous()
-        if is_adapter(name):
-            adapters[_PEFT_PREFIX + name.replace(f".{_NAME}.", ".")] = kept
-        elif name in tuned or name.startswith(_PROJECTOR):
-            others[name] = kept
-    config.save_pretrained(str(folder))
-    save_file(adapters, folder / ADAPTER_FILE)
-    save_file(others, folder / TUNED_FILE)
+    modules = [_PROJECTOR]
+    if any(name.startswith(f"{_TOWER}.") for name in tuned):
+        modules.append(_TOWER)
+    prefixes = tuple(f"{module}." for module in modules)
+    saved = {
+        _PEFT_PREFIX + name.replace(f".{_NAME}.", "."): tensor.detach().cpu().contiguous()
+        for name, tensor in weights.items()
+        if is_adapter(name) or name.startswith(prefixes)
+    }
+    base = str(config.base_model_name_or_path)
+    written: Any = copy.copy(config)
+    written.modules_to_save = modules
+    if Path(base).is_dir():
+        start = (folder if final_folder is None else final_folder).resolve()
+        written.base_model_name_or_path = os.path.relpath(Path(base).resolve(), start)
+    written.save_pretrained(str(folder))
+    save_file(saved, folder / ADAPTER_FILE, metadata={"format": "pt"})
+
+
+def base_model_of(folder: Path) -> str:
+    """Return folder or Hub repository of the base model that a folder of adapters names.
+
+    A relative path counts from the folder of adapters, and from the working folder where nothing
+    is found there.
+
+    Raises:
+        ValueError: if the folder names no base model.
+    """
+    path = folder / ADAPTER_CONFIG_FILE
+    name = json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"{path} must name base_model_name_or_path, got {name!r}; add it")
+    if not os.path.isabs(name) and (folder / name).is_dir():
+        return str((folder / name).resolve())
+    return name
 
 
 def load_adapter_weights(model: nn.Module, folder: Path) -> None:
-    """Read what ``save_adapters`` wrote into a model that has its adapters.
+    """Read the weights of a folder of adapters into a model that has its adapters, in place.
+
+    Folders of earlier versions, with a second file of tuned weights, are read as well.
 
     Raises:
         ValueError: if names or shapes do not fit the model.
     """
-    weights = load_file(folder / TUNED_FILE)
-    for name, tensor in load_file(folder / ADAPTER_FILE).items():
-        module, _, leaf = name.removeprefix(_PEFT_PREFIX).rpartition(".")
-        weights[f"{module}.{_NAME}.{leaf}"] = tensor
-    adapters = {name for name, _ in model.named_parameters() if is_adapter(name)}
+    earlier = folder / EARLIER_TUNED_FILE
+    weights = load_file(earlier) if earlier.is_file() else {}
+    for saved_name, tensor in load_file(folder / ADAPTER_FILE).items():
+        name = saved_name.removeprefix(_PEFT_PREFIX)
+        if is_adapter(name):
+            module, _, leaf = name.rpartition(".")
+            name = f"{module}.{_NAME}.{leaf}"
+        weights[name] = tensor
+    expected = {
+        name
+        for name, _ in model.named_parameters()
+        if is_adapter(name) or name.startswith(f"{_PROJECTOR}.")
+    }
     try:
         unexpected = model.load_state_dict(weights, strict=False).unexpected_keys
     except RuntimeError as error:  # shapes that differ
         raise ValueError(f"the adapters in {folder} do not fit their base model: {error}") from None
-    absent = sorted(adapters - weights.keys())
+    absent = sorted(expected - weights.keys())
     if unexpected or absent:
         raise ValueError(
             f"the adapters in {folder} do not fit their base model: absent {absent[:3]}, "
@@ -131,12 +177,13 @@ def restore_adapters(model: nn.Module, folder: Path) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
     config: Any = LoraConfig.from_pretrained(str(folder))
+    config.modules_to_save = None  # read into the model's own modules, not into copies of them
     inject_adapter_in_model(config, model, adapter_name=_NAME)
     load_adapter_weights(model, folder)
 
 
 def merge_adapters(model: nn.Module) -> None:
-    """Add the adapters into the weights they stand beside, and remove them, in place."""
+    """Add the adapters to the weights of their layers and remove them, in place."""
     from peft.tuners.lora import LoraLayer
 
     for name, module in list(model.named_modules()):

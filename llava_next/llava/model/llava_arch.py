@@ -100,15 +100,18 @@ class LlavaModelMixin(IsolatesSamples, _Decoder):
         )
         self.post_init()
 
-    def embed(self, input_ids: Tensor, visual: VisualBatch | None) -> Tensor:
+    def embed(
+        self, input_ids: Tensor, visual: VisualBatch | None, *, always_run_tower: bool = False
+    ) -> Tensor:
         """Embed the text and replace the placeholders by projected visual features.
 
-        The tower runs exactly once for a batch with visuals, and in training also for one without
-        (with zero weight), so that all ranks run the same modules and gather the same parameters.
+        The tower runs exactly once for a batch with visuals.
 
         Args:
             input_ids: int64 (B, T), ``config.image_token_id`` once per visual token.
             visual: the batch's visuals, or None where it has none.
+            always_run_tower: run the tower also for a batch without visuals, with zero weight, so
+                that all ranks run the same modules and gather the same parameters.
 
         Returns:
             (B, T, H).
@@ -130,7 +133,7 @@ class LlavaModelMixin(IsolatesSamples, _Decoder):
         if visual is not None:
             features = self.mm_projector(self.vision_tower(visual))  # (P, H)
             return embeds.masked_scatter(is_placeholder.unsqueeze(-1), features.to(embeds.dtype))
-        if self.training:
+        if always_run_tower:
             dummy = self.vision_tower.dummy_batch(input_ids.device, patches_per_token)
             features = self.mm_projector(self.vision_tower(dummy))
             return embeds + 0.0 * features.sum().to(embeds.dtype)
@@ -178,6 +181,7 @@ class LlavaForCausalLMMixin(IsolatesSamples, _CausalLM):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         visual: VisualBatch | None = None,
+        loss_only: bool | None = None,
         **kwargs: Any,
     ) -> Any:
         """One pass of the language model over text and visuals.
@@ -190,16 +194,17 @@ class LlavaForCausalLMMixin(IsolatesSamples, _CausalLM):
                 start anew at 0 with each.
             past_key_values: keys and values of the tokens before ``input_ids``.
             inputs_embeds: (B, T, H) instead of ``input_ids``; then ``visual`` must be None.
-            labels: int64 (B, T), ``IGNORE_INDEX`` where nothing is supervised. In training mode
-                they bring the loss alone, never all logits.
+            labels: int64 (B, T), ``IGNORE_INDEX`` where nothing is supervised.
             use_cache: whether to return ``past_key_values``; never for a row of several samples.
             logits_to_keep: how many last positions get logits; 0 means all.
             visual: the visuals of the batch, in the order of their placeholders; with a cache,
                 those of the tokens in ``input_ids`` alone.
+            loss_only: with ``labels``, compute the loss and never hold all logits. Every rank then
+                runs the same modules, whatever its batch holds. Default: in training mode.
             **kwargs: passed on to the language model (``num_items_in_batch`` among them).
 
         Returns:
-            ``CausalLMOutputWithPast``; ``TrainingOutput`` in training mode with labels.
+            ``CausalLMOutputWithPast``; ``TrainingOutput`` where the loss alone is computed.
 
         Raises:
             PlaceholderCountError: if a sample's placeholders are not as many as its visual tokens.
@@ -211,11 +216,14 @@ class LlavaForCausalLMMixin(IsolatesSamples, _CausalLM):
                 "visual must be None where inputs_embeds is given, because its placeholders can "
                 "be found in input_ids only; pass input_ids"
             )
+        loss_only = labels is not None and (self.training if loss_only is None else loss_only)
         # Without visuals, a placeholder after a cache is one that the model itself generated.
         is_cached = past_key_values is not None and past_key_values.get_seq_length() > 0
         has_new_visuals = visual is not None or not is_cached
         if input_ids is not None and inputs_embeds is None and has_new_visuals:
-            inputs_embeds = self.model.embed(input_ids, visual)
+            inputs_embeds = self.model.embed(
+                input_ids, visual, always_run_tower=loss_only or self.training
+            )
             input_ids = None
         decoder: dict[str, Any] = {
             "attention_mask": attention_mask,
@@ -224,7 +232,7 @@ class LlavaForCausalLMMixin(IsolatesSamples, _CausalLM):
         }
         if attention_mask is None and position_ids is not None and not is_cached:
             decoder |= self._isolate(position_ids, use_cache)
-        if labels is not None and self.training:
+        if labels is not None and loss_only:
             decoder |= {"inputs_embeds": inputs_embeds, "use_cache": False}
             num_items = kwargs.pop("num_items_in_batch", None)
             hidden = self.model(**decoder, **kwargs).last_hidden_state

@@ -1,6 +1,5 @@
 """Load a LLaVA checkpoint of this project for inference."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import llava.model  # noqa: F401  (registers the model types)
-from llava.model.adapters import ADAPTER_CONFIG_FILE, restore_adapters
+from llava.model.adapters import ADAPTER_CONFIG_FILE, base_model_of, restore_adapters
 from llava.model.assemble import ModelSource, load_model, needs_tower
 from llava.model.configuration import LlavaConfigFields
 from llava.model.llava_arch import LlavaForCausalLMMixin
@@ -67,9 +66,8 @@ def _load_adapted(
     folder: Path, device: torch.device | str, dtype: torch.dtype | str, attention: str | None
 ) -> tuple[LlavaForCausalLMMixin, LlavaProcessor]:
     """The base model of a folder of adapters, with them beside its weights."""
-    base = json.loads((folder / ADAPTER_CONFIG_FILE).read_text(encoding="utf-8"))
     config: Any = AutoConfig.from_pretrained(folder)
-    source = ModelSource(model_name_or_path=base["base_model_name_or_path"])
+    source = ModelSource(model_name_or_path=base_model_of(folder))
     language_model = AutoConfig.from_pretrained(resolve_folder(source.model_name_or_path))
     if not isinstance(language_model, LlavaConfigFields):
         source = replace(

@@ -24,7 +24,13 @@ class LanguageHead(nn.Linear):
     """The head ``(..., H) -> (..., V)``; given targets, it returns their loss instead.
 
     The loss is computed within this module's call, so that ZeRO-3 gathers the weight once.
+
+    Attributes:
+        label_smoothing: share of each target, in [0, 1), that is spread evenly over the whole
+            vocabulary; in training mode only.
     """
+
+    label_smoothing: float = 0.0
 
     def forward(
         self, input: Tensor, targets: Tensor | None = None, divisor: Tensor | None = None
@@ -42,7 +48,10 @@ class LanguageHead(nn.Linear):
         """
         if targets is None:
             return super().forward(input)
-        return _ChunkedCrossEntropy.apply(input, self.weight, targets, divisor, CHUNK_ROWS)
+        smoothing = self.label_smoothing if self.training else 0.0
+        return _ChunkedCrossEntropy.apply(
+            input, self.weight, targets, divisor, smoothing, CHUNK_ROWS
+        )
 
 
 @dataclass
@@ -86,7 +95,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, divisor: Tensor, rows: int
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        divisor: Tensor,
+        smoothing: float,
+        rows: int,
     ) -> tuple[Tensor, Tensor]:
         """Map hidden (N, H), weight (V, H), targets (N,) to the loss and the losses (N,)."""
         tunes_hidden, tunes_weight = ctx.needs_input_grad[:2]
@@ -96,11 +111,15 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         for start in range(0, len(targets), rows):
             part = slice(start, start + rows)
             logits = linear(hidden[part], weight).float()
-            losses[part] = cross_entropy(logits, targets[part], reduction="none")
+            losses[part] = cross_entropy(
+                logits, targets[part], reduction="none", label_smoothing=smoothing
+            )
             if not (tunes_hidden or tunes_weight):
                 continue
             slope = logits.softmax(dim=-1)
-            slope[torch.arange(len(slope), device=slope.device), targets[part]] -= 1
+            slope[torch.arange(len(slope), device=slope.device), targets[part]] -= 1 - smoothing
+            if smoothing:
+                slope -= smoothing / slope.shape[1]
             slope = slope.div_(divisor).to(hidden.dtype)
             if grad_hidden is not None:
                 grad_hidden[part] = slope @ weight.to(slope.dtype)
@@ -120,4 +139,4 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             grad_hidden = grad_hidden * scale.to(grad_hidden.dtype)
         if grad_weight is not None:
             grad_weight = (grad_weight * scale).to(ctx.weight_dtype)
-        return grad_hidden, grad_weight, None, None, None
+        return grad_hidden, grad_weight, None, None, None, None

@@ -16,7 +16,7 @@ from llava.data.dataset import ON_BAD_SAMPLE
 from llava.model.adapters import LoraSettings
 from llava.model.assemble import ModelSource
 from llava.train.distributed import prepare_deepspeed
-from llava.train.parts import PARTS, parse_parts
+from llava.train.parts import PARTS, PROJECTOR, VISION_TOWER, parse_parts
 from llava.visual.config import parse_pinpoints
 
 
@@ -100,6 +100,10 @@ class DataArguments:
     max_bad_fraction: float = field(
         default=0.01, metadata={"help": "share of the samples that may be skipped before a stop"}
     )
+    eval_data_path: str | None = field(
+        default=None,
+        metadata={"help": "held-out data for the loss of --eval_strategy, as for --data_path"},
+    )
     lengths_file: str | None = field(
         default=None, metadata={"help": "lengths.npz of llava.data.validate, for packing, balance"}
     )
@@ -157,6 +161,16 @@ class LlavaTrainingArguments(TrainingArguments):
         default=False, metadata={"help": "must stay False: records are no table columns"}
     )
     logging_steps: float = field(default=1, metadata={"help": "steps between log lines"})
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "hide losses that are NaN or infinite from the log"}
+    )
+    per_device_eval_batch_size: int = field(
+        default=1, metadata={"help": "held-out samples of a batch of one rank"}
+    )
+    ddp_timeout: int = field(
+        default=10800,
+        metadata={"help": "seconds that ranks wait for each other, for example for the lengths"},
+    )
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "not needed: every trainable weight is used every step"}
     )
@@ -177,9 +191,16 @@ class LlavaTrainingArguments(TrainingArguments):
             raise ValueError("--output_dir is required: the folder of checkpoints and logs")
         if self.remove_unused_columns:
             raise ValueError("--remove_unused_columns must be False: records are no table columns")
+        if self.load_best_model_at_end:
+            raise ValueError(
+                "--load_best_model_at_end is not supported: the run ends with its last weights; "
+                "choose a checkpoint by validation_log.jsonl and keep more with --save_total_limit"
+            )
+        if self.eval_strategy == "steps" and not self.eval_steps:
+            raise ValueError("--eval_strategy steps needs --eval_steps: steps between validations")
         self._read_warmup_ratio()
         if self.deepspeed:
-            prepare_deepspeed(self.use_cpu)
+            prepare_deepspeed(self.use_cpu, timeout_seconds=self.ddp_timeout)
         super().__post_init__()
 
     @property
@@ -198,13 +219,22 @@ class LlavaTrainingArguments(TrainingArguments):
         self.warmup_steps = self.warmup_ratio  # the library reads a value below 1 as a share
 
     @property
-    def weight_dtype(self) -> torch.dtype:
-        """Type the weights are loaded in: DeepSpeed keeps its own float32 copies, autocast not."""
-        if self.deepspeed and self.bf16:
-            return torch.bfloat16
-        if self.deepspeed and self.fp16:
-            return torch.float16
-        return torch.float32
+    def rates_by_part(self) -> dict[str, float]:
+        """Learning rate of each part of the model."""
+        given = {PROJECTOR: self.mm_projector_lr, VISION_TOWER: self.mm_vision_tower_lr}
+        return {
+            part: self.learning_rate if given.get(part) is None else given[part] for part in PARTS
+        }  # pyright: ignore[reportReturnType]
+
+    def weight_dtype(self, *, lora: bool) -> torch.dtype:
+        """Return the type that weights are loaded in.
+
+        DeepSpeed keeps float32 copies of what it tunes; with adapters the base is frozen. Otherwise
+        autocast needs the tuned weights themselves in float32.
+        """
+        if not self.deepspeed and not lora:
+            return torch.float32
+        return torch.bfloat16 if self.bf16 else torch.float16 if self.fp16 else torch.float32
 
 
 Arguments = tuple[ModelArguments, DataArguments, LlavaTrainingArguments]
@@ -232,6 +262,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
     if unknown:
         raise ValueError(f"unknown arguments: {' '.join(unknown)}; see --help")
     model_args, data_args, training_args = parsed
+    if (data_args.eval_data_path is None) != (training_args.eval_strategy == "no"):
+        raise ValueError(
+            "validation needs both --eval_data_path FILE and --eval_strategy steps or epoch, got "
+            f"{data_args.eval_data_path!r} and {training_args.eval_strategy.value!r}"
+        )
     if training_args.balance_lengths is None:
         training_args.balance_lengths = data_args.lengths_file is not None
     return model_args, data_args, training_args

@@ -2,8 +2,10 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from torch.utils.data import DataLoader
 
 from llava.data.dataset import SupervisedDataset
 from llava.data.lengths import Lengths, measure_lengths, read_lengths, save_lengths
@@ -15,6 +17,15 @@ from llava.train.run.bad_samples import BadSampleLog
 logger = logging.getLogger(__name__)
 
 LENGTHS_FILE = "lengths.npz"
+
+
+class EpochLoader(DataLoader[Any]):
+    """A loader whose batch sampler is told each epoch by the library."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Plan the batches of an epoch."""
+        batches: Any = self.batch_sampler
+        batches.set_epoch(epoch)
 
 
 def plan_batches(

@@ -6,6 +6,7 @@ The only module of this package that touches the process's environment.
 import os
 import socket
 import warnings
+from datetime import timedelta
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -15,12 +16,16 @@ import torch
 _MASTER_ADDRESS = "127.0.0.1"
 
 
-def prepare_deepspeed(use_cpu: bool) -> None:
+def prepare_deepspeed(use_cpu: bool, *, timeout_seconds: int) -> None:
     """Make ``--deepspeed`` work for this process. Call before any model is loaded.
 
     One process without a launcher becomes a group of one. On the CPU, gloo is started at once
     (ZeRO-3 needs the group when it loads a model), and DeepSpeed's shared-memory operator, which
     needs a compiler, is left out.
+
+    Args:
+        use_cpu: whether to train on the CPU.
+        timeout_seconds: how long a rank waits for the others.
 
     Raises:
         ValueError: if DeepSpeed is not installed, or there is no GPU and no ``--use_cpu``.
@@ -46,7 +51,9 @@ def prepare_deepspeed(use_cpu: bool) -> None:
         # By name: the attribute `torch` of deepspeed.comm is torch itself, not this module.
         communication: Any = import_module("deepspeed.comm.torch")
         communication.build_shm_op = lambda: None
-        deepspeed.init_distributed(dist_backend="gloo", verbose=False)
+        deepspeed.init_distributed(
+            dist_backend="gloo", timeout=timedelta(seconds=timeout_seconds), verbose=False
+        )
 
 
 def _free_port() -> int:

@@ -1,9 +1,10 @@
 """The parts of a model that a run may tune, and the parameters that belong to each.
 
-This is the one place that freezes anything.
+This is the one place that freezes parameters.
 """
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -18,7 +19,7 @@ _PREFIXES = {"model.vision_tower.": VISION_TOWER, "model.mm_projector.": PROJECT
 
 
 def part_of(parameter_name: str) -> str:
-    """The part that a parameter belongs to, by its full name."""
+    """Return the part that a parameter belongs to, by its full name."""
     for prefix, part in _PREFIXES.items():
         if parameter_name.startswith(prefix):
             return part
@@ -26,7 +27,7 @@ def part_of(parameter_name: str) -> str:
 
 
 def parameter_numel(parameter: nn.Parameter) -> int:
-    """Numbers in a whole parameter. Under ZeRO-3 a rank holds an empty shard of it."""
+    """Return the number of elements of a whole parameter, also where ZeRO-3 has sharded it."""
     return vars(parameter).get("ds_numel", parameter.numel())
 
 
@@ -54,8 +55,9 @@ def set_trainable(
 
     Args:
         model: a LLaVA language model.
-        parts: from ``parse_parts``.
-        lora: tune the adapters of the language model, whatever the parts, and not its own weights.
+        parts: names of the parts to tune, the result of ``parse_parts``.
+        lora: whether to tune the language model's adapters instead of its own weights; they are
+            tuned whether or not ``parts`` names the language model.
 
     Returns:
         Trainable parameters per part, zeros included.
@@ -72,3 +74,42 @@ def set_trainable(
     for part, count in counts.items():
         logger.info("%s: %s trainable parameters", part, f"{count:,}")
     return counts
+
+
+def tuned_weights_to_float32(model: nn.Module) -> None:
+    """Convert the weights that are tuned to float32, in place; frozen ones keep their type."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def parameter_groups(
+    model: nn.Module, rates: Mapping[str, float], weight_decay: float, decayed: set[str]
+) -> list[dict[str, Any]]:
+    """Return optimiser groups: one per part, split into parameters with and without weight decay.
+
+    Args:
+        model: a LLaVA language model.
+        rates: learning rate of each part.
+        weight_decay: weight decay of the parameters that decay.
+        decayed: names of the parameters that decay.
+
+    Returns:
+        Groups with keys ``params``, ``lr``, ``weight_decay`` and ``part``; none is empty.
+    """
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {
+        (part, decays): [] for part in PARTS for decays in (True, False)
+    }
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups[part_of(name), name in decayed].append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": rates[part],
+            "weight_decay": weight_decay if decays else 0.0,
+            "part": part,
+        }
+        for (part, decays), parameters in groups.items()
+        if parameters
+    ]

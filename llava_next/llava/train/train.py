@@ -3,8 +3,8 @@
 Run: ``python -m llava.train.train --model_name_or_path DIR --data_path FILE --output_dir DIR``,
 alone or under torchrun; with ``--deepspeed scripts/zero2.json``, and ``--use_cpu`` without a GPU.
 
-Exit codes: 0 done; 1 failed on the way (checkpoints remain); 2 settings or installation wrong,
-nothing started; 130 interrupted.
+Exit codes, see ``llava.exits``: 0 done; 1 failed during training (checkpoints remain); 2 settings,
+data or installation wrong, nothing started; 130 interrupted.
 """
 
 import logging
@@ -20,6 +20,7 @@ from transformers import PrinterCallback, ProgressCallback, set_seed
 from llava.data.collator import Collator
 from llava.data.dataset import SupervisedDataset
 from llava.data.records import SampleError
+from llava.exits import FAILED_SAMPLES, INTERRUPTED, OK, USAGE
 from llava.model.adapters import add_adapters
 from llava.model.assemble import load_model
 from llava.model.processing import LlavaProcessor
@@ -31,23 +32,30 @@ from llava.train.arguments import (
     parse_arguments,
 )
 from llava.train.batches import plan_batches
-from llava.train.parts import parse_parts, set_trainable
+from llava.train.parts import parse_parts, set_trainable, tuned_weights_to_float32
 from llava.train.run.bad_samples import BadSampleLog, TooManyBadSamples
-from llava.train.run.checkpoint import CheckpointError, find_checkpoint
+from llava.train.run.checkpoint import (
+    CheckpointError,
+    check_sharing,
+    discard_unfinished,
+    find_checkpoint,
+)
 from llava.train.run.config import describe_run, find_changes, refuse_changes, write_run_config
 from llava.train.run.console import ConsoleTable
+from llava.train.run.divergence import DivergedRunError
 from llava.train.run.flops import count_flops_of, peak_flops
 from llava.train.run.meter import StepMeter
 from llava.train.trainer import LlavaTrainer
+from llava.train.validation import Validation
 
 logger = logging.getLogger("llava.train")
 
 
 def prepare(arguments: Arguments) -> tuple[LlavaTrainer, Path | None]:
-    """Load and check everything; nothing is trained yet.
+    """Load and check everything; no training step is run yet.
 
     Returns:
-        The trainer, and the checkpoint to go on from.
+        The trainer, and the checkpoint to continue from.
 
     Raises:
         ValueError: if settings, model or data cannot work.
@@ -56,25 +64,39 @@ def prepare(arguments: Arguments) -> tuple[LlavaTrainer, Path | None]:
     if not training_args.should_log:  # one rank speaks for all
         logger.setLevel(logging.WARNING)
     output_dir = training_args.run_folder
+    check_sharing(
+        output_dir,
+        saves_on_each_node=training_args.save_on_each_node,
+        is_resumable=training_args.save_strategy != "no" and not training_args.save_only_model,
+    )
     checkpoint = find_checkpoint(output_dir, training_args.resume_from_checkpoint)
+    if training_args.local_process_index == 0:
+        discard_unfinished(output_dir)
     set_seed(training_args.seed)
 
+    lora, adapters = model_args.lora(), None
     model, processor = load_model(
         model_source(arguments),
-        dtype=training_args.weight_dtype,
+        dtype=training_args.weight_dtype(lora=lora is not None),
         attn_implementation=model_args.attn_implementation,
     )
     model.config.tokenizer_model_max_length = training_args.model_max_length
     model.config.mm_tunable_parts = model_args.mm_tunable_parts
     parts = parse_parts(model_args.mm_tunable_parts)
-    lora, adapters = model_args.lora(), None
     if lora is not None:
         adapters = add_adapters(model, lora, base=model_args.model_name_or_path)  # pyright: ignore[reportArgumentType]
     trainable = set_trainable(model, parts, lora=lora is not None)  # pyright: ignore[reportArgumentType]
+    if not training_args.deepspeed:
+        tuned_weights_to_float32(model)  # pyright: ignore[reportArgumentType]
 
-    dataset = _open_dataset(arguments, processor)
+    dataset = _open_dataset(arguments, processor, data_args.data_path)
     record = describe_run(
         arguments, dataset.entries, trainable=trainable, world_size=training_args.world_size
+    )
+    held_out = (
+        None
+        if data_args.eval_data_path is None
+        else _open_dataset(arguments, processor, data_args.eval_data_path)
     )
     changes = _changes_since(checkpoint, record, training_args)
     bad_samples = BadSampleLog(
@@ -91,9 +113,13 @@ def prepare(arguments: Arguments) -> tuple[LlavaTrainer, Path | None]:
             peak_flops(training_args.device, training_args.peak_tflops),
         ),
         bad_samples=bad_samples,
+        validation=None
+        if held_out is None
+        else Validation(held_out, processor.pad_token_id, training_args),
         model=model,
         args=training_args,
         train_dataset=dataset,
+        eval_dataset=held_out,
         data_collator=Collator(processor.pad_token_id, packed=training_args.pack_sequences),
         processing_class=processor,
     )
@@ -106,12 +132,14 @@ def prepare(arguments: Arguments) -> tuple[LlavaTrainer, Path | None]:
     return trainer, checkpoint
 
 
-def _open_dataset(arguments: Arguments, processor: LlavaProcessor) -> SupervisedDataset:
+def _open_dataset(
+    arguments: Arguments, processor: LlavaProcessor, data_path: str
+) -> SupervisedDataset:
     """Index the data. One process of a machine makes the index of a new file, others map it."""
     _, data_args, training_args = arguments
     with training_args.main_process_first(desc="indexing the data"):
         return SupervisedDataset(
-            data_args.data_path,
+            data_path,
             processor.tokenizer,
             processor.visual,
             image_folder=data_args.image_folder,
@@ -125,9 +153,9 @@ def _open_dataset(arguments: Arguments, processor: LlavaProcessor) -> Supervised
 def _changes_since(
     checkpoint: Path | None, record: dict[str, Any], args: LlavaTrainingArguments
 ) -> list[str]:
-    """What changed since a checkpoint, as the first rank sees it.
+    """Return what changed since a checkpoint, as the first rank sees it.
 
-    Copies of the data on other machines may have other times of change.
+    The first rank decides, because copies of the data on other machines may have other times.
 
     Raises:
         ChangedRunError: on all ranks, unless changes were asked for.
@@ -139,42 +167,41 @@ def _changes_since(
     if not args.resume_with_changes:
         refuse_changes(checkpoint, changes)
     for change in changes:
-        logger.warning("going on with a change: %s", change)
+        logger.warning("continuing with a change: %s", change)
     return changes
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
     try:
         trainer, checkpoint = prepare(parse_arguments(argv))
     except (ValueError, OSError) as error:
         logger.error("error: %s", error)
-        return 2
+        return USAGE
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.save_final()
     except KeyboardInterrupt:
-        logger.error("interrupted; go on with --resume_from_checkpoint auto")
-        return 130
+        logger.error("interrupted; continue with --resume_from_checkpoint auto")
+        return INTERRUPTED
     except SampleError as error:
         logger.error(
-            "error: %s\nGo on with --resume_from_checkpoint auto and --on_bad_sample skip, or mend "
-            "the sample and add --resume_with_changes true",
+            "error: %s\nContinue with --resume_from_checkpoint auto and --on_bad_sample skip, or "
+            "repair the sample and add --resume_with_changes true",
             error,
         )
         # Data workers that the garbage collector finds, not their last user, take seconds to end.
         traceback.clear_frames(error.__traceback__)
-        return 1
-    except (TooManyBadSamples, CheckpointError) as error:
+        return FAILED_SAMPLES
+    except (TooManyBadSamples, CheckpointError, DivergedRunError) as error:
         logger.error("error: %s", error)
-        return 1
-    trainer.save_model()
-    trainer.save_state()
-    return 0
+        return FAILED_SAMPLES
+    return OK
 
 
 if __name__ == "__main__":
     exit_code = main()
-    if exit_code == 0:
+    if exit_code == OK:
         leave()
     sys.exit(exit_code)

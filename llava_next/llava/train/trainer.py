@@ -12,10 +12,12 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from llava.data.sampler import RankBatches
+from llava.files import without_nan
 from llava.model.adapters import load_adapter_weights, save_adapters
 from llava.model.weights import PROJECTOR_FILE
 from llava.train.arguments import LlavaTrainingArguments
-from llava.train.parts import LANGUAGE_MODEL, PARTS, PROJECTOR, VISION_TOWER, part_of
+from llava.train.batches import EpochLoader
+from llava.train.parts import PARTS, PROJECTOR, parameter_groups, part_of
 from llava.train.run.bad_samples import BadSampleLog
 from llava.train.run.checkpoint import (
     UNFINISHED_FOLDER,
@@ -23,8 +25,10 @@ from llava.train.run.checkpoint import (
     discard_unfinished,
     publish_checkpoint,
 )
-from llava.train.run.log import TrainLog
-from llava.train.run.meter import StepMeter, TimedIterator
+from llava.train.run.divergence import FiniteCheck
+from llava.train.run.log import TrainLog, append_validation
+from llava.train.run.meter import MeterClock, StepMeter, TimedIterator
+from llava.train.validation import Validation
 
 _SHOWN = (
     "tokens_per_second",
@@ -37,57 +41,19 @@ _SHOWN = (
 """Figures of a step that the console and TensorBoard get, beside loss, rate and norm."""
 
 
-def parameter_groups(
-    model: nn.Module, args: LlavaTrainingArguments, decayed: set[str]
-) -> list[dict[str, Any]]:
-    """Optimiser groups: one per part, split into parameters with and without weight decay.
-
-    Args:
-        model: a LLaVA language model.
-        args: gives learning rates and weight decay.
-        decayed: names of the parameters that decay.
-
-    Returns:
-        Groups with keys ``params``, ``lr``, ``weight_decay`` and ``part``; none is empty.
-    """
-    rates = {
-        LANGUAGE_MODEL: args.learning_rate,
-        PROJECTOR: _first_given(args.mm_projector_lr, args.learning_rate),
-        VISION_TOWER: _first_given(args.mm_vision_tower_lr, args.learning_rate),
-    }
-    groups: dict[tuple[str, bool], list[nn.Parameter]] = {
-        (part, decays): [] for part in PARTS for decays in (True, False)
-    }
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups[part_of(name), name in decayed].append(parameter)
-    return [
-        {
-            "params": parameters,
-            "lr": rates[part],
-            "weight_decay": args.weight_decay if decays else 0.0,
-            "part": part,
-        }
-        for (part, decays), parameters in groups.items()
-        if parameters
-    ]
-
-
-def _first_given(value: float | None, default: float) -> float:
-    return default if value is None else value
-
-
 class LlavaTrainer(Trainer):
     """Trains a LLaVA language model on batches of ``llava.data.collator``.
 
     Args:
-        tuned_parts: what is trained; unless that is everything, the projector is saved apart too.
-        adapters: configuration of the model's adapters, if any; then they alone are saved, with
-            the other weights that were tuned.
-        batches: which samples meet in each batch of this rank.
-        meter: collects what is logged.
-        bad_samples: where replaced samples are written down.
-        **kwargs: of ``transformers.Trainer``.
+        tuned_parts: the parts that are tuned; unless these are all parts, the projector is also
+            saved to a file of its own.
+        adapters: configuration of the model's adapters, if any; the run then saves the adapters
+            and the other tuned modules, not the whole model.
+        batches: plan of the samples in each batch of this rank.
+        meter: collects the figures that are logged.
+        bad_samples: record of the samples that were replaced.
+        validation: computes the loss on held-out data, if any.
+        **kwargs: arguments of ``transformers.Trainer``.
     """
 
     args: LlavaTrainingArguments  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -102,9 +68,16 @@ class LlavaTrainer(Trainer):
         batches: RankBatches,
         meter: StepMeter,
         bad_samples: BadSampleLog,
+        validation: Validation | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        # The model's own loss smooths labels; the library's would need all logits.
+        self.label_smoother = None
+        self.model.lm_head.label_smoothing = self.args.label_smoothing_factor
+        self.add_callback(MeterClock(meter))
+        self._finite_check = FiniteCheck(self.accelerator, gradients_may_overflow=self.args.fp16)
+        self._validation = validation
         self._saves_projector = set(tuned_parts) != set(PARTS) and PROJECTOR in tuned_parts
         self._adapters = adapters
         self._batches, self._meter, self._bad_samples = batches, meter, bad_samples
@@ -115,9 +88,9 @@ class LlavaTrainer(Trainer):
         self._part_rates: dict[str, float] = {}
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """This rank's batches; the library would share out and seed them by its own rules."""
+        """Return a loader of this rank's batches, as planned by ``llava.train.batches``."""
         workers = self.args.dataloader_num_workers
-        return DataLoader(
+        return EpochLoader(
             self.train_dataset,  # pyright: ignore[reportArgumentType]
             batch_sampler=self._batches,
             collate_fn=self.data_collator,
@@ -129,17 +102,10 @@ class LlavaTrainer(Trainer):
             generator=torch.Generator().manual_seed(self.args.seed),
         )
 
-    def _run_epoch(self, *, epoch: int, **kwargs: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        resumed = kwargs["resume_from_checkpoint"] is not None and epoch == kwargs["epochs_trained"]
-        skipped = kwargs["steps_trained_in_current_epoch"] if resumed else 0
-        self._batches.set_epoch(epoch, 0 if self.args.ignore_data_skip else skipped)
-        self._meter.start()
-        super()._run_epoch(epoch=epoch, **kwargs)
-
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | int | None]:
-        """Batches of one optimiser step; the time until they are there is counted."""
+        """Return the batches of one optimiser step, and count the time spent waiting for them."""
         timed = TimedIterator(epoch_iterator)
         samples = super().get_batch_samples(timed, num_batches, device)
         self._meter.add_wait(timed.seconds)
@@ -151,7 +117,9 @@ class LlavaTrainer(Trainer):
             tuned: Any = self.model if model is None else model
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, tuned)
             decayed = set(self.get_decay_parameter_names(tuned))
-            groups = parameter_groups(tuned, self.args, decayed)
+            groups = parameter_groups(
+                tuned, self.args.rates_by_part, self.args.weight_decay, decayed
+            )
             self.optimizer = optimizer_class(groups, **options)
             self._group_parts = [group["part"] for group in groups]
         return self.optimizer
@@ -162,7 +130,7 @@ class LlavaTrainer(Trainer):
         inputs: dict[str, Any],
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """One forward and backward pass; counts its tokens and notes replaced samples."""
+        """Run one forward and backward pass; count its tokens, and the samples it replaced."""
         info, visual = inputs["info"], inputs["visual"]
         optimizer: Any = self.optimizer
         rates = (group["lr"] for group in optimizer.param_groups)
@@ -170,14 +138,9 @@ class LlavaTrainer(Trainer):
         tokens = 0 if visual is None else visual.patches.shape[0] // visual.patches_per_token
         self._meter.add_batch(info, inputs["labels"], tokens)
         self._meter.add_bad_samples(self._bad_samples.add(info.bad_samples))
-        return super().training_step(model, inputs, num_items_in_batch)
-
-    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        visual = inputs["visual"]
-        moved = super()._prepare_inputs(inputs)
-        if visual is not None:
-            moved["visual"] = visual.to(self.args.device, non_blocking=True)
-        return moved
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._finite_check.add(self.state.global_step + 1, loss, info.sample_ids)
+        return loss
 
     def compute_loss(
         self,
@@ -186,8 +149,10 @@ class LlavaTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The model's loss; its share of each data set is counted."""
+        """Return the model's loss, and count the share of each data set."""
         info = inputs.pop("info")
+        if inputs["visual"] is not None:
+            inputs["visual"] = inputs["visual"].to(self.args.device, non_blocking=True)
         result: Any = super().compute_loss(model, inputs, True, num_items_in_batch)
         loss, outputs = result
         self._meter.add_losses(outputs["token_losses"], inputs["labels"], info.set_index)
@@ -198,8 +163,10 @@ class LlavaTrainer(Trainer):
 
         Raises:
             TooManyBadSamples: on all ranks at once, if the run has skipped too many samples.
+            DivergedRunError: on all ranks at once, if the loss stays NaN or infinite.
         """
-        if "loss" in logs:  # a step; the summary at the end has other keys
+        is_step = "loss" in logs  # validation and the summary at the end have other keys
+        if is_step:
             row = self._step_row(logs)
             losses = {f"loss_{name}": loss for name, loss in row["loss_by_dataset"].items()}
             logs |= {name: row[name] for name in _SHOWN if row[name] is not None} | losses
@@ -208,7 +175,42 @@ class LlavaTrainer(Trainer):
                     self._train_log = TrainLog(self.args.run_folder, first_step=row["step"])
                 self._train_log.append(row)
         super().log(logs, start_time)
+        self.state.log_history[-1] = without_nan(self.state.log_history[-1])
+        if is_step:
+            # The library subtracts what it has logged, which leaves NaN for good.
+            self._tr_loss.zero_()
+            self._finite_check.check(logs.get("grad_norm"))
         self._bad_samples.check(self._bad_count)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Compute and log the loss on the held-out data; every rank must call it.
+
+        Returns:
+            ``eval_loss`` per supervised token, and ``eval_loss_NAME`` of each data set.
+        """
+        assert self._validation is not None  # the arguments require it for --eval_strategy
+        row = self._validation.run(self.model_wrapped, self.accelerator)
+        losses = {f"eval_loss_{name}": loss for name, loss in row["loss_by_dataset"].items()}
+        metrics = {"eval_loss": row["loss"], **losses, "eval_seconds": row["seconds"]}
+        self._meter.leave_out(row["seconds"])
+        if self.is_world_process_zero():
+            step = {"step": self.state.global_step, "epoch": self.state.epoch}
+            append_validation(self.args.run_folder, {**step, **row})
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    def save_final(self) -> None:
+        """Write the trained model and the state of the run into the run's folder.
+
+        Raises:
+            DivergedRunError: on all ranks at once, if a weight is NaN or infinite.
+        """
+        self._finite_check.check_weights(self.model.parameters())
+        self.save_model()
+        self.save_state()
 
     def _step_row(self, logs: dict[str, float]) -> dict[str, Any]:
         figures = self._meter.row(self.accelerator)
@@ -230,21 +232,24 @@ class LlavaTrainer(Trainer):
     def _save(
         self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None
     ) -> None:
+        if not self.args.should_save:
+            return  # under ZeRO-3 only the rank that saves has whole weights
         folder = self.args.run_folder if output_dir is None else Path(output_dir)
         weights = self.model.state_dict() if state_dict is None else state_dict
-        # Training runs without a cache; whoever loads the files will generate.
+        # Training runs without a cache; the saved model will generate.
         self.model.config.use_cache = True
         if self._adapters is None:
             super()._save(output_dir, state_dict)
         else:
             folder.mkdir(parents=True, exist_ok=True)
             tuned = {name for name, value in self.model.named_parameters() if value.requires_grad}
-            save_adapters(folder, self._adapters, weights, tuned)
+            final = self.args.run_folder / folder.name if self._writes_checkpoint else folder
+            save_adapters(folder, self._adapters, weights, tuned, final_folder=final)
             self.model.config.save_pretrained(folder)
             processor: Any = self.processing_class
             processor.save_pretrained(folder)
         self.model.config.use_cache = self.args.use_cache
-        if self._saves_projector and self.args.should_save:
+        if self._saves_projector:
             projector = {
                 name: tensor.detach().cpu().contiguous()
                 for name, tensor in weights.items()
@@ -263,12 +268,14 @@ class LlavaTrainer(Trainer):
         return str(folder / UNFINISHED_FOLDER if self._writes_checkpoint else folder)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write a checkpoint aside, and give it its place when every rank is done.
+        """Write a checkpoint to a temporary folder, and rename it when every rank is done.
 
         Raises:
             CheckpointError: if it cannot be written; the checkpoints before it stay.
+            DivergedRunError: on all ranks at once, if a weight is NaN or infinite.
         """
         folder, step = self.args.run_folder, self.state.global_step
+        self._finite_check.check_weights(model.parameters())
         if self.args.should_save:
             discard_unfinished(folder)
         self.accelerator.wait_for_everyone()
@@ -280,7 +287,7 @@ class LlavaTrainer(Trainer):
             discard_unfinished(folder)
             raise CheckpointError(
                 f"checkpoint-{step} cannot be written into {folder} ({error}); free some space, "
-                "then go on with --resume_from_checkpoint auto"
+                "then continue with --resume_from_checkpoint auto"
             ) from error
         finally:
             self._writes_checkpoint = False

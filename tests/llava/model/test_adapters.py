@@ -1,16 +1,19 @@
 """Adapters on the language model: files, loading, merging."""
 
 import json
+import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from llava.model.adapters import (
+    ADAPTER_CONFIG_FILE,
     ADAPTER_FILE,
-    TUNED_FILE,
+    EARLIER_TUNED_FILE,
     LoraSettings,
     add_adapters,
+    base_model_of,
     is_adapter,
     load_adapter_weights,
     save_adapters,
@@ -22,21 +25,23 @@ from llava.train.parts import set_trainable
 SETTINGS = LoraSettings(rank=4, alpha=8, dropout=0.0)
 
 
-@pytest.fixture
-def adapted(tiny_checkpoint, tmp_path):
+@pytest.fixture(params=[("mm_mlp_adapter",), ("mm_mlp_adapter", "mm_vision_tower")])
+def adapted(request, tiny_checkpoint, tmp_path):
     """A folder of adapters with weights that matter, and the model that it was saved from."""
     model, processor = load_pretrained(tiny_checkpoint)
     config = add_adapters(model, SETTINGS, base=str(tiny_checkpoint))
-    set_trainable(model, ("mm_mlp_adapter",), lora=True)
+    set_trainable(model, request.param, lora=True)
     with torch.no_grad():
         for weight in model.parameters():
             if weight.requires_grad:
                 weight.add_(torch.randn_like(weight), alpha=0.1)
     tuned = {name for name, weight in model.named_parameters() if weight.requires_grad}
-    save_adapters(tmp_path, config, model.state_dict(), tuned)
-    model.config.save_pretrained(tmp_path)
-    processor.save_pretrained(tmp_path)
-    return tmp_path, model.eval()
+    folder = tmp_path / "adapters"
+    folder.mkdir()
+    save_adapters(folder, config, model.state_dict(), tuned)
+    model.config.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder, model.eval()
 
 
 def test_adapters_change_nothing_before_they_are_trained(tiny_checkpoint, mixed_samples):
@@ -91,16 +96,53 @@ def test_a_merged_checkpoint_is_base_plus_adapters(adapted, mixed_samples, tmp_p
     torch.testing.assert_close(found, layer.base_layer.weight + product)
 
 
-def test_peft_itself_reads_the_files(adapted, tiny_checkpoint, mixed_samples):
+def test_peft_itself_reads_everything(adapted, tiny_checkpoint, mixed_samples):
     from peft import PeftModel
 
     folder, model = adapted
     base, processor = load_pretrained(tiny_checkpoint)
-    base.load_state_dict(load_file(folder / TUNED_FILE), strict=False)
     theirs = PeftModel.from_pretrained(base, folder).eval()
     batch = processor(*mixed_samples)
     with torch.no_grad():
         assert torch.equal(theirs(**batch).logits, model(**batch).logits)
+
+
+def test_folders_of_earlier_versions_load(adapted, mixed_samples):
+    folder, model = adapted
+    saved = load_file(folder / ADAPTER_FILE)
+    prefix = "base_model.model."
+    others = {n.removeprefix(prefix): v for n, v in saved.items() if "lora_" not in n}
+    save_file(others, folder / EARLIER_TUNED_FILE)
+    save_file({n: v for n, v in saved.items() if "lora_" in n}, folder / ADAPTER_FILE)
+    config = json.loads((folder / ADAPTER_CONFIG_FILE).read_text())
+    config |= {"modules_to_save": None, "base_model_name_or_path": base_model_of(folder)}
+    (folder / ADAPTER_CONFIG_FILE).write_text(json.dumps(config))
+    loaded, processor = load_pretrained(folder)
+    batch = processor(*mixed_samples)
+    with torch.no_grad():
+        assert torch.equal(loaded(**batch).logits, model(**batch).logits)
+
+
+def test_adapters_and_their_base_can_be_moved_together(tiny_checkpoint, tmp_path, monkeypatch):
+    base = tmp_path / "one" / "base"
+    shutil.copytree(tiny_checkpoint, base)
+    model, processor = load_pretrained(base)
+    monkeypatch.chdir(tmp_path)
+    config = add_adapters(model, SETTINGS, base="one/base")
+    written = tmp_path / "one" / "run" / "unfinished" / "checkpoint-1"
+    final = tmp_path / "one" / "run" / "checkpoint-1"
+    written.mkdir(parents=True)
+    save_adapters(written, config, model.state_dict(), set(), final_folder=final)
+    model.config.save_pretrained(written)
+    processor.save_pretrained(written)
+    written.rename(final)
+    (tmp_path / "one").rename(tmp_path / "two")
+    moved = tmp_path / "two" / "run" / "checkpoint-1"
+    assert base_model_of(moved) == str(tmp_path / "two" / "base")
+    load_pretrained(moved)
+    config.base_model_name_or_path = "organisation/model"
+    save_adapters(moved, config, model.state_dict(), set())
+    assert base_model_of(moved) == "organisation/model"
 
 
 def test_adapters_of_another_model_are_refused(adapted):

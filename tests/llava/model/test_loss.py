@@ -10,14 +10,17 @@ from llava.model.loss import LanguageHead
 from llava.model.tiny import tiny_model, tiny_tokenizer
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
 @pytest.mark.parametrize("rows", [3, 7, 512])
-def test_loss_and_gradients_do_not_depend_on_the_chunks(rows, monkeypatch):
+def test_loss_and_gradients_do_not_depend_on_the_chunks(rows, smoothing, monkeypatch):
     monkeypatch.setattr(loss_module, "CHUNK_ROWS", rows)
     head = LanguageHead(6, 11, bias=False)
+    head.label_smoothing = smoothing
     hidden, targets = torch.randn(7, 6, requires_grad=True), torch.randint(0, 11, (7,))
     loss, losses = head(hidden, targets, torch.tensor(5.0))
     (2 * loss).backward()
-    expected_losses = cross_entropy(hidden @ head.weight.T, targets, reduction="none")
+    logits = hidden @ head.weight.T
+    expected_losses = cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
     wanted = torch.autograd.grad(2 * expected_losses.sum() / 5, (hidden, head.weight))
     torch.testing.assert_close(losses, expected_losses)
     torch.testing.assert_close(loss, expected_losses.sum() / 5)
@@ -30,6 +33,14 @@ def test_nothing_supervised_is_a_loss_of_zero_with_zero_gradients():
     loss, _ = head(hidden, torch.zeros(0, dtype=torch.int64), torch.tensor(4.0))
     loss.backward()
     assert loss == 0 and torch.equal(head.weight.grad, torch.zeros(11, 6))
+
+
+def test_labels_are_smoothed_in_training_alone():
+    head = LanguageHead(6, 11, bias=False).eval()
+    head.label_smoothing = 0.2
+    hidden, targets = torch.randn(3, 6), torch.randint(0, 11, (3,))
+    expected = cross_entropy(hidden @ head.weight.T, targets)
+    torch.testing.assert_close(head(hidden, targets, torch.tensor(3.0))[0], expected)
 
 
 def test_a_frozen_head_makes_no_gradient_of_its_weight():

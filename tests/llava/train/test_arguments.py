@@ -17,7 +17,7 @@ def test_flags_reach_their_groups(tmp_path):
     )
     assert (model_args.version, data_args.image_folder) == ("plain", "pictures")
     assert training_args.mm_projector_lr == 1e-3
-    assert training_args.weight_dtype is torch.float32
+    assert training_args.weight_dtype(lora=False) is torch.float32
 
 
 @pytest.mark.parametrize("flag", ["--group_by_varlen", "--max_step", "--mm_spatial_pool_stride"])
@@ -74,11 +74,28 @@ def test_one_pinpoint_is_a_list_of_one():
     assert args.pinpoints() == ((574, 1120),)
 
 
-def test_bf16_weights_only_where_deepspeed_keeps_float32_copies(tmp_path):
+def test_bf16_weights_only_where_float32_copies_of_the_tuned_ones_exist(tmp_path):
     args = LlavaTrainingArguments(output_dir=str(tmp_path), use_cpu=True, bf16=True)
-    assert args.weight_dtype is torch.float32
+    assert args.weight_dtype(lora=False) is torch.float32
+    assert args.weight_dtype(lora=True) is torch.bfloat16
     args.deepspeed = "zero2.json"
-    assert args.weight_dtype is torch.bfloat16
+    assert args.weight_dtype(lora=False) is torch.bfloat16
+    args.bf16 = False
+    assert args.weight_dtype(lora=True) is torch.float32
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--eval_data_path", "held_out.jsonl"), "validation needs both"),
+        (("--eval_strategy", "epoch"), "validation needs both"),
+        (("--eval_strategy", "steps", "--eval_data_path", "h.jsonl"), "needs --eval_steps"),
+        (("--load_best_model_at_end", "True"), "--load_best_model_at_end is not supported"),
+    ],
+)
+def test_halves_of_a_validation_are_refused(tmp_path, flags, message, caplog):
+    assert main([*REQUIRED, "--output_dir", str(tmp_path), *flags]) == 2
+    assert message in caplog.text
 
 
 def test_the_promised_name_of_balancing_still_works(tmp_path):

@@ -1,12 +1,16 @@
 """LoRA runs: what is tuned, what is saved, and that they resume."""
 
+from unittest.mock import patch
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from llava.model.adapters import ADAPTER_FILE, TUNED_FILE
+from llava.model.adapters import ADAPTER_FILE
 from llava.model.loading import load_pretrained
+from llava.train.arguments import parse_arguments
 from llava.train.run.log import read_log
+from llava.train.train import prepare
 
 OPTIONS = {"lora_enable": True, "lora_r": 4, "mm_tunable_parts": "mm_mlp_adapter"}
 
@@ -15,22 +19,43 @@ def test_a_lora_run_saves_adapters_with_the_projector_and_resumes(train, tiny_ma
     options = OPTIONS | {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
     assert train(tmp_path, **options) == 0
     expected = [row["loss"] for row in read_log(tmp_path)]
-    weights = [load_file(tmp_path / name) for name in (ADAPTER_FILE, TUNED_FILE)]
-    assert set(weights[1]) == set(load_file(tmp_path / "mm_projector.safetensors"))
+    weights = load_file(tmp_path / ADAPTER_FILE)
+    prefix = "base_model.model."
+    others = {n.removeprefix(prefix): v for n, v in weights.items() if "lora_" not in n}
+    assert set(others) == set(load_file(tmp_path / "mm_projector.safetensors"))
     before = load_file(tiny_material / "model" / "model.safetensors")
-    assert all(not torch.equal(before[name], value) for name, value in weights[1].items())
-    assert any(value.any() for name, value in weights[0].items() if "lora_B" in name)
+    assert all(not torch.equal(before[name], value) for name, value in others.items())
+    assert any(value.any() for name, value in weights.items() if "lora_B" in name)
     assert not (tmp_path / "model.safetensors").exists()
 
     (tmp_path / "checkpoint-4" / "complete.json").unlink()
     assert train(tmp_path, **options, resume_from_checkpoint="auto") == 0
     assert [row["loss"] for row in read_log(tmp_path)] == expected
-    for name, earlier in zip((ADAPTER_FILE, TUNED_FILE), weights, strict=True):
-        again = load_file(tmp_path / name)
-        assert all(torch.equal(again[key], earlier[key]) for key in earlier)
+    again = load_file(tmp_path / ADAPTER_FILE)
+    assert again.keys() == weights.keys()
+    assert all(torch.equal(again[name], weights[name]) for name in weights)
     loaded = load_pretrained(tmp_path)[0].model.layers[0].mlp.up_proj
     key = "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"
-    assert torch.equal(loaded.lora_A["default"].weight, weights[0][key])
+    assert torch.equal(loaded.lora_A["default"].weight, weights[key])
+    load_pretrained(tmp_path / "checkpoint-4")  # finds its base model from its own place
+
+
+def test_without_deepspeed_the_frozen_base_takes_half_the_memory(run_arguments, tmp_path):
+    arguments = run_arguments(tmp_path, **OPTIONS, bf16=True)
+    trainer, _ = prepare(parse_arguments(arguments))
+    types = {(w.requires_grad, w.dtype) for w in trainer.model.parameters()}
+    assert types == {(True, torch.float32), (False, torch.bfloat16)}
+    trainer.train()
+    assert all(row["loss"] < 20 for row in read_log(tmp_path))
+
+
+def test_another_rank_writes_nothing(run_arguments, tmp_path):
+    trainer, _ = prepare(parse_arguments(run_arguments(tmp_path, **OPTIONS)))
+    before = sorted(tmp_path.iterdir())
+    with patch.object(type(trainer.args), "should_save", False):
+        # what ZeRO-3 leaves on such a rank: empty shards
+        trainer._save(str(tmp_path), {name: w[:0] for name, w in trainer.model.named_parameters()})
+    assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.mark.slow

@@ -5,8 +5,7 @@ import torch
 
 from llava.model.tiny import tiny_model, tiny_tokenizer
 from llava.train.arguments import LlavaTrainingArguments
-from llava.train.parts import PARTS, parse_parts, part_of, set_trainable
-from llava.train.trainer import parameter_groups
+from llava.train.parts import PARTS, parameter_groups, parse_parts, part_of, set_trainable
 
 
 @pytest.fixture
@@ -60,7 +59,7 @@ def test_each_part_has_its_learning_rate_and_biases_do_not_decay(model, tmp_path
         weight_decay=0.1,
     )
     decayed = {name for name, weight in model.named_parameters() if weight.ndim > 1}
-    groups = parameter_groups(model, args, decayed)
+    groups = parameter_groups(model, args.rates_by_part, args.weight_decay, decayed)
     names = {id(weight): name for name, weight in model.named_parameters()}
     expected = {"mm_language_model": 1e-5, "mm_mlp_adapter": 1e-3, "mm_vision_tower": 2e-6}
     for group in groups:
@@ -78,5 +77,6 @@ def test_a_part_without_its_own_rate_takes_the_common_one_and_zero_is_a_rate(mod
     args = LlavaTrainingArguments(
         output_dir=str(tmp_path), use_cpu=True, learning_rate=1e-5, mm_vision_tower_lr=0.0
     )
-    rates = {group["part"]: group["lr"] for group in parameter_groups(model, args, set())}
+    groups = parameter_groups(model, args.rates_by_part, 0.0, set())
+    rates = {group["part"]: group["lr"] for group in groups}
     assert rates == {"mm_language_model": 1e-5, "mm_mlp_adapter": 1e-5, "mm_vision_tower": 0.0}

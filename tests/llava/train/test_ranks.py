@@ -19,25 +19,9 @@ from llava.model.loading import load_pretrained
 from llava.train.run.checkpoint import MARKER_FILE, UNFINISHED_FOLDER, checkpoints
 from llava.train.run.log import read_log
 from support.paths import ROOT
+from support.ranks import ENVIRONMENT, finish, launcher, start
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
-def _launcher(ranks: int) -> list[str]:
-    options = ["--standalone", "--nproc_per_node", str(ranks)]
-    return [sys.executable, "-m", "torch.distributed.run", *options, "-m", "llava.train.train"]
-
-
-def _start(command: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
-
-
-def _finish(command: list[str]) -> None:
-    process = _start(command)
-    errors = process.communicate()[1]
-    assert process.returncode == 0, errors[-3000:]
 
 
 def _end_all(process: subprocess.Popen[str]) -> None:
@@ -88,12 +72,12 @@ def test_ranks_equal_one_process_although_some_hold_text_alone(
         save_strategy="steps",
         save_steps=3,
     )
-    _finish([*_launcher(ranks), *arguments])
+    finish([*launcher(ranks), *arguments])
     expected = _losses(tmp_path / "alone")
     assert _losses(tmp_path / "ranks") == pytest.approx(expected, rel=1e-4)
 
     (tmp_path / "ranks" / "checkpoint-6" / MARKER_FILE).unlink()
-    _finish([*_launcher(ranks), *arguments, "--resume_from_checkpoint", "auto"])
+    finish([*launcher(ranks), *arguments, "--resume_from_checkpoint", "auto"])
     assert _losses(tmp_path / "ranks") == pytest.approx(expected, rel=1e-4)
     load_pretrained(tmp_path / "ranks")
 
@@ -110,25 +94,25 @@ def test_ranks_killed_at_any_step_and_within_a_checkpoint_go_on_bit_for_bit(
         "save_total_limit": 2,
         "deepspeed": f"scripts/zero{stage}.json",
     }
-    _finish([*_launcher(2), *run_arguments(tmp_path / "whole", **options)])
+    finish([*launcher(2), *run_arguments(tmp_path / "whole", **options)])
     broken = tmp_path / "broken"
-    command = [*_launcher(2), *run_arguments(broken, **options)]
+    command = [*launcher(2), *run_arguments(broken, **options)]
     command += ["--resume_from_checkpoint", "auto"]
 
-    process = _start(command)
+    process = start(command)
     wanted = random.Random(os.getpid()).randint(5, 11)
     _wait_for(process, lambda: len(read_log(broken)) >= wanted)
     _end_all(process)
     assert checkpoints(broken)
 
-    process = _start(command)
+    process = start(command)
     _wait_for(process, lambda: len(read_log(broken)) >= wanted + 5)
     _wait_for(process, lambda: any((broken / UNFINISHED_FOLDER).glob("*/*")))
     _end_all(process)
     assert any((broken / UNFINISHED_FOLDER).iterdir()), "no checkpoint was being written"
     assert all((folder / MARKER_FILE).is_file() for folder in checkpoints(broken))
 
-    _finish(command)
+    finish(command)
     whole, again = read_log(tmp_path / "whole"), read_log(broken)
     keys = ("step", "epoch", "loss", "lr", "grad_norm", "tokens", "loss_by_dataset")
     assert [[row[key] for key in keys] for row in again] == [
@@ -142,7 +126,7 @@ def test_ranks_killed_at_any_step_and_within_a_checkpoint_go_on_bit_for_bit(
 def test_a_rank_that_dies_ends_all_within_a_minute(stage, run_arguments, tmp_path):
     options = {} if stage is None else {"deepspeed": f"scripts/zero{stage}.json"}
     arguments = run_arguments(tmp_path, max_steps=100000, per_device_train_batch_size=1, **options)
-    process = _start([*_launcher(2), *arguments])
+    process = start([*launcher(2), *arguments])
     _wait_for(process, lambda: bool(read_log(tmp_path)))
     workers = _workers(process.pid)
     died = time.monotonic()
@@ -162,7 +146,7 @@ def test_a_bad_sample_of_one_rank_ends_all_within_a_minute_with_its_name(
     arguments = run_arguments(
         tmp_path, data_path=damaged, max_steps=100000, per_device_train_batch_size=1
     )
-    process = _start([*_launcher(2), *arguments, "--deepspeed", "scripts/zero3.json"])
+    process = start([*launcher(2), *arguments, "--deepspeed", "scripts/zero3.json"])
     _wait_for(process, lambda: bool(read_log(tmp_path)))
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1

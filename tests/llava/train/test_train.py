@@ -123,3 +123,10 @@ def test_zero_2_on_one_process_without_launcher_or_compiler(run_arguments, tmp_p
     _run(["llava.train.train", *arguments], tmp_path / "extensions")
     losses = _losses(tmp_path / "run")
     assert len(losses) == 3 and losses[2] < losses[0]
+
+
+def test_labels_are_smoothed_where_asked_for(train, tmp_path):
+    assert train(tmp_path / "plain", max_steps=1) == 0
+    assert train(tmp_path / "smooth", max_steps=1, label_smoothing_factor=0.5) == 0
+    plain, smooth = (read_log(tmp_path / name)[0]["loss"] for name in ("plain", "smooth"))
+    assert smooth > 0 and smooth != plain

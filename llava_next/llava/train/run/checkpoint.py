@@ -1,9 +1,17 @@
-"""Checkpoints of a run: which are complete, and which one a run goes on from."""
+"""Checkpoints of a run: which are complete, and which one a run continues from."""
 
 import json
 import logging
+import os
+import platform
 import shutil
+import uuid
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
+
+from llava.files import write_text
+from llava.ranks import gather, rank_and_size
 
 logger = logging.getLogger(__name__)
 
@@ -12,30 +20,30 @@ MARKER_FILE = "complete.json"
 
 
 def mark_complete(folder: Path, step: int) -> None:
-    """Say that everything of a checkpoint is on disk."""
-    (folder / MARKER_FILE).write_text(json.dumps({"step": step}) + "\n", encoding="utf-8")
+    """Mark a checkpoint whose files are all written."""
+    write_text(folder / MARKER_FILE, json.dumps({"step": step}) + "\n")
 
 
 UNFINISHED_FOLDER = "unfinished"
-"""Where a checkpoint is written before it gets its place, below the folder of the run."""
+"""Folder below the run's, in which a checkpoint is written until it is complete."""
 
 
 class CheckpointError(OSError):
-    """A checkpoint could not be written; those before it are untouched."""
+    """A checkpoint could not be written; the earlier ones are unchanged."""
 
 
 def discard_unfinished(output_dir: Path) -> None:
-    """Remove what a run that was killed, or a full disk, left of a checkpoint."""
+    """Remove the unfinished checkpoint of a run that was killed or whose disk was full."""
     shutil.rmtree(output_dir / UNFINISHED_FOLDER, ignore_errors=True)
 
 
 def publish_checkpoint(output_dir: Path, step: int, keep: int | None) -> None:
-    """Give a checkpoint that every rank has written its place, and remove the oldest.
+    """Move a checkpoint that every rank has written to its final name, and remove the oldest.
 
     Args:
         output_dir: folder of the run.
         step: number of the checkpoint.
-        keep: how many complete ones stay, at least 1; None for all.
+        keep: number of complete checkpoints to keep, at least 1; None keeps all.
     """
     written = output_dir / UNFINISHED_FOLDER / f"checkpoint-{step}"
     place = output_dir / written.name
@@ -53,7 +61,7 @@ def publish_checkpoint(output_dir: Path, step: int, keep: int | None) -> None:
 
 
 def checkpoints(output_dir: Path) -> list[Path]:
-    """Checkpoint folders of a run, oldest step first, complete or not."""
+    """Return the checkpoint folders of a run, oldest step first, complete or not."""
     found = {
         int(folder.name.removeprefix("checkpoint-")): folder
         for folder in output_dir.glob("checkpoint-*")
@@ -62,37 +70,142 @@ def checkpoints(output_dir: Path) -> list[Path]:
     return [found[step] for step in sorted(found)]
 
 
+class RankState(NamedTuple):
+    """What one rank sees of the checkpoints of a run.
+
+    Attributes:
+        host: name of the machine.
+        folder: folder of the run.
+        existing: names of the checkpoint folders, oldest step first, complete or not.
+        complete: those that are complete.
+        has_requested: whether the requested checkpoint folder is complete.
+    """
+
+    host: str
+    folder: str
+    existing: tuple[str, ...]
+    complete: tuple[str, ...]
+    has_requested: bool
+
+
 def find_checkpoint(output_dir: Path, request: str | None) -> Path | None:
-    """The checkpoint that a run goes on from.
+    """Return the checkpoint that a run continues from; every rank must call it.
+
+    All ranks decide alike, by what every one of them sees: folders may differ between machines.
 
     Args:
         output_dir: folder of the run.
-        request: None to start anew, ``auto`` for the newest complete checkpoint (none: start
-            anew), otherwise the folder itself.
+        request: None to start from the beginning, ``auto`` for the newest complete checkpoint (or
+            the beginning, where there is none), otherwise the checkpoint folder itself.
 
     Raises:
-        ValueError: if the requested folder is no complete checkpoint, or a new run would mix its
-            checkpoints with those of another.
+        ValueError: on all ranks at once, if the requested folder is no complete checkpoint on every
+            machine, or a new run would mix its checkpoints with those of another.
     """
     existing = checkpoints(output_dir)
+    own = RankState(
+        host=platform.node(),
+        folder=str(output_dir.absolute()),
+        existing=tuple(folder.name for folder in existing),
+        complete=tuple(folder.name for folder in existing if (folder / MARKER_FILE).is_file()),
+        has_requested=request is not None and (Path(request) / MARKER_FILE).is_file(),
+    )
+    states: list[RankState] = gather(own)
     if request is None:
-        if existing:
-            raise ValueError(
-                f"{output_dir} already holds {existing[-1].name}; add --resume_from_checkpoint "
-                "auto to go on from it, or choose another --output_dir"
-            )
+        _refuse_existing(states)
         return None
-    if request != "auto":
-        if not (Path(request) / MARKER_FILE).is_file():
+    if request == "auto":
+        name = _newest_common(states)
+        return None if name is None else output_dir / name
+    without = [state.host for state in states if not state.has_requested]
+    if without:
+        raise ValueError(
+            f"{request} is no complete checkpoint ({MARKER_FILE} is absent"
+            f"{_on_hosts(without, states)}); use --resume_from_checkpoint auto to find the newest "
+            "complete one"
+        )
+    return Path(request)
+
+
+def _refuse_existing(states: Sequence[RankState]) -> None:
+    for state in states:
+        if state.existing:
             raise ValueError(
-                f"{request} is no complete checkpoint ({MARKER_FILE} is absent); use "
-                "--resume_from_checkpoint auto to find the newest complete one"
+                f"{state.folder} already holds {state.existing[-1]}"
+                f"{_on_hosts([state.host], states)}; add --resume_from_checkpoint auto to continue "
+                "from it, or choose another --output_dir"
             )
-        return Path(request)
-    for folder in reversed(existing):
-        if (folder / MARKER_FILE).is_file():
-            logger.info("going on from %s", folder)
-            return folder
-        logger.warning("%s is incomplete and left out", folder)
-    logger.info("%s holds no complete checkpoint: starting anew", output_dir)
-    return None
+
+
+def _newest_common(states: Sequence[RankState]) -> str | None:
+    """Return the newest checkpoint that is complete for every rank, None if there is none at all.
+
+    Raises:
+        ValueError: if there are complete checkpoints, but none that every rank sees.
+    """
+    common = set(states[0].complete).intersection(*(state.complete for state in states))
+    for state in states:
+        left_out = [name for name in state.existing if name not in common]
+        if left_out and state == states[0]:
+            logger.warning("%s: incomplete, left out: %s", state.folder, ", ".join(left_out))
+    if common:
+        chosen = [name for name in states[0].complete if name in common][-1]
+        logger.info("continuing from %s", Path(states[0].folder) / chosen)
+        return chosen
+    if not any(state.complete for state in states):
+        logger.info("%s holds no complete checkpoint: starting at step 0", states[0].folder)
+        return None
+    seen = "; ".join(
+        f"{state.folder} on {state.host}: {', '.join(state.complete) or 'none'}"
+        for state in dict.fromkeys(states)
+    )
+    raise ValueError(
+        f"no complete checkpoint is there for every process ({seen}); --output_dir must be one "
+        "folder that all machines share, or each machine must have the same checkpoint in its own "
+        "(--save_on_each_node true writes it there): copy it, or choose another --output_dir"
+    )
+
+
+def _on_hosts(hosts: Sequence[str], states: Sequence[RankState]) -> str:
+    several = len({state.host for state in states}) > 1
+    return f" on {', '.join(dict.fromkeys(hosts))}" if several else ""
+
+
+def check_sharing(output_dir: Path, *, saves_on_each_node: bool, is_resumable: bool) -> None:
+    """Check that checkpoints reach every machine that will read them; every rank must call it.
+
+    Args:
+        output_dir: folder of the run, on this rank.
+        saves_on_each_node: whether each machine saves a checkpoint of its own.
+        is_resumable: whether the run writes checkpoints that a run can continue from.
+
+    Raises:
+        ValueError: on all ranks at once, if the folder is not shared and should be, or the other
+            way round.
+    """
+    rank, size = rank_and_size()
+    if size == 1:
+        return
+    token = gather(f".shared-{uuid.uuid4().hex}")[0]
+    if rank == 0:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        (output_dir / token).touch()
+    gather(None)  # wait for the file
+    is_seen = output_dir.is_dir() and token in os.listdir(output_dir)
+    found: list[tuple[str, str, bool]] = gather(
+        (platform.node(), str(output_dir.absolute()), is_seen)
+    )
+    if rank == 0:
+        (output_dir / token).unlink()
+    apart = [f"{folder} on {host}" for host, folder, is_seen in found if not is_seen]
+    if apart and is_resumable and not saves_on_each_node:
+        raise ValueError(
+            f"{apart[0]} is not the --output_dir of the first process ({found[0][1]} on "
+            f"{found[0][0]}): checkpoints would be incomplete; use a folder that all machines "
+            "share, or add --save_on_each_node true, or --save_strategy no"
+        )
+    if saves_on_each_node and not apart and len({host for host, _, _ in found}) > 1:
+        raise ValueError(
+            "--save_on_each_node true needs an --output_dir of each machine's own, but all share "
+            f"{output_dir}; leave the flag out"
+        )

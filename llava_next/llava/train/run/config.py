@@ -8,7 +8,6 @@ with, unless changes are asked for; what cannot change a result (folders, loggin
 import dataclasses
 import hashlib
 import json
-import os
 import platform
 import shlex
 import subprocess
@@ -22,6 +21,7 @@ from typing import Any
 import torch
 
 from llava.data.mixture import Mixture
+from llava.files import write_json
 from llava.train.arguments import Arguments
 from llava.train.run.checkpoint import MARKER_FILE
 
@@ -34,6 +34,8 @@ _COMPARED = ("model", "data", "training", "deepspeed_settings", "world_size")
 _FREE = frozenset((
     "data_path", "image_folder", "video_folder", "on_bad_sample", "max_bad_fraction",
     "lengths_file", "output_dir", "deepspeed", "resume_from_checkpoint", "resume_with_changes",
+    "eval_data_path", "eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "do_eval",
+    "per_device_eval_batch_size", "max_sample_seconds",
     "peak_tflops", "local_rank", "disable_tqdm", "logging_strategy", "logging_steps",
     "logging_first_step", "log_on_each_node", "logging_nan_inf_filter", "log_level",
     "log_level_replica", "report_to", "run_name", "project", "trackio_space_id",
@@ -174,11 +176,7 @@ def write_run_config(
         "code": record["code"],
     }
     starts = [*(before or {}).get("starts", []), start]
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({**record, "starts": starts}, indent=2, sort_keys=True) + "\n"
-    unfinished = folder / f".{CONFIG_FILE}.{os.getpid()}"
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(folder / CONFIG_FILE)
+    write_json(folder / CONFIG_FILE, {**record, "starts": starts}, sort_keys=True)
 
 
 def read_run_config(folder: Path) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""What a run prints: a table with one line per logged step, and how long it will still take."""
+"""What a run prints: a table with one line per logged step, and the time that is left."""
 
 import sys
 import time
@@ -18,8 +18,8 @@ class ConsoleTable(TrainerCallback):
     """Prints the figures of each logged step, on the first rank.
 
     Args:
-        set_names: of the data sets; their losses are shown where they are few.
-        stream: where to; default is standard error.
+        set_names: names of the data sets; their losses are shown where there are few sets.
+        stream: where to print; default is standard error.
     """
 
     def __init__(self, set_names: Sequence[str], stream: TextIO | None = None) -> None:
@@ -45,8 +45,10 @@ class ConsoleTable(TrainerCallback):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        """Print a line; the summary at the end has no loss and is left to ``on_train_end``."""
+        """Print the line of a step, or that of a validation."""
         logs: Mapping[str, Any] = kwargs["logs"]
+        if state.is_world_process_zero and "eval_loss" in logs:
+            self._print(_validation_line(state.global_step, logs))
         if not state.is_world_process_zero or "loss" not in logs:
             return
         columns = self._columns(state, logs)
@@ -62,7 +64,7 @@ class ConsoleTable(TrainerCallback):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        """Say what was done and where the figures are."""
+        """Print what was done, and the command that shows the figures."""
         if state.is_world_process_zero:
             steps = state.global_step - self._first_step
             seconds = time.perf_counter() - self._started
@@ -72,7 +74,7 @@ class ConsoleTable(TrainerCallback):
             )
 
     def _columns(self, state: TrainerState, logs: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """(title, text) of a line; texts of a title have the same width in every line."""
+        """Return (title, text) pairs of a line; a title's texts have one width in every line."""
         total = f"{state.max_steps}"
         done = state.global_step - self._first_step
         left = (time.perf_counter() - self._started) / max(done, 1)
@@ -90,6 +92,16 @@ class ConsoleTable(TrainerCallback):
     def _print(self, line: str) -> None:
         self._stream.write(line + "\n")
         self._stream.flush()
+
+
+def _validation_line(step: int, logs: Mapping[str, Any]) -> str:
+    sets = ", ".join(
+        f"{name.removeprefix('eval_loss_')} {loss:.4f}"
+        for name, loss in logs.items()
+        if name.startswith("eval_loss_")
+    )
+    seconds = duration_text(logs["eval_seconds"])
+    return f"held-out data at step {step}: loss {logs['eval_loss']:.4f} ({sets}) in {seconds}"
 
 
 def _cell(value: Any, show: Callable[[Any], str], width: int) -> str:

@@ -1,10 +1,12 @@
-"""``train_log.jsonl``: the figures of a run, one line per logged step."""
+"""``train_log.jsonl`` and ``validation_log.jsonl``: the figures of a run, one line per step."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from llava.files import append_json_lines, read_json_lines, write_json_lines
+
 LOG_FILE = "train_log.jsonl"
+VALIDATION_FILE = "validation_log.jsonl"
 
 
 class TrainLog:
@@ -13,28 +15,34 @@ class TrainLog:
     def __init__(self, folder: Path, *, first_step: int) -> None:
         """Open the log of a run whose next step is ``first_step``.
 
-        Lines of later steps come from a run that was cut off after its last checkpoint; those
-        steps are done again, so their lines are dropped.
+        Lines of later steps come from a run that ended after its last checkpoint. The run repeats
+        those steps, so their lines are removed, here and from the log of the validation.
         """
         self._path = folder / LOG_FILE
-        folder.mkdir(parents=True, exist_ok=True)
-        kept = [row for row in read_log(folder) if row["step"] < first_step]
-        self._path.write_text("".join(map(_line, kept)), encoding="utf-8")
+        write_json_lines(self._path, _before(first_step, read_log(folder)))
+        validation = read_validation(folder)
+        if validation:
+            write_json_lines(folder / VALIDATION_FILE, _before(first_step, validation))
 
     def append(self, row: dict[str, Any]) -> None:
         """Add the line of one step."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(_line(row))
+        append_json_lines(self._path, [row])
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log; none where there is no log. A line cut off mid-write is dropped."""
-    path = folder / LOG_FILE
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    """Return the lines of a run's log; none where there is no log."""
+    return read_json_lines(folder / LOG_FILE)
 
 
-def _line(row: dict[str, Any]) -> str:
-    return json.dumps(row) + "\n"
+def append_validation(folder: Path, row: dict[str, Any]) -> None:
+    """Add the figures of one validation."""
+    append_json_lines(folder / VALIDATION_FILE, [row])
+
+
+def read_validation(folder: Path) -> list[dict[str, Any]]:
+    """Return the figures of a run's validations; none where there were none."""
+    return read_json_lines(folder / VALIDATION_FILE)
+
+
+def _before(step: int, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row for row in rows if row["step"] < step]

@@ -1,15 +1,18 @@
-"""What a run reports per logged step: loss per data set, rates, waiting, memory, share of the peak.
+"""Figures of each logged step: loss per data set, rates, waiting time, memory, share of the peak.
 
 Sums stay on the device between log lines, so that no step waits for them.
+
+Axis letters: B rows of a batch, T tokens of a row.
 """
 
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import TrainerCallback
 
 from llava.constants import IGNORE_INDEX
 from llava.data.collator import BatchInfo
@@ -36,8 +39,42 @@ class TimedIterator:
             self.seconds += time.perf_counter() - started
 
 
+class LossSums:
+    """Sums token losses by data set, on the device.
+
+    Attributes:
+        sums: float64 (2, data sets): sum of the losses, and number of supervised tokens.
+    """
+
+    def __init__(self, num_sets: int, device: torch.device) -> None:
+        self.sums = torch.zeros(2, num_sets, dtype=torch.float64, device=device)
+
+    def add(self, token_losses: Tensor, labels: Tensor, set_index: Tensor) -> None:
+        """Add the losses of a batch.
+
+        Args:
+            token_losses: float32 (B, T), 0 where nothing is supervised.
+            labels: int64 (B, T), ``IGNORE_INDEX`` where nothing is supervised.
+            set_index: int64 (B, T), the data set of each token.
+        """
+        # The first token of a row is never predicted.
+        supervised = (labels[:, 1:] != IGNORE_INDEX).flatten().double()
+        sets = set_index.to(labels.device)[:, 1:].flatten()
+        self.sums[0].index_add_(0, sets, token_losses[:, 1:].flatten().double())
+        self.sums[1].index_add_(0, sets, supervised)
+
+
+def mean_losses(
+    names: Sequence[str], sums: Sequence[float], counts: Sequence[float]
+) -> dict[str, float]:
+    """Return the mean loss of each data set that has supervised tokens, by name."""
+    return {
+        name: loss / count for name, loss, count in zip(names, sums, counts, strict=True) if count
+    }
+
+
 class StepMeter:
-    """Collects since the last log line; ``row`` reports over all ranks and starts anew."""
+    """Collects figures since the last log line; ``row`` reports them over all ranks."""
 
     def __init__(
         self,
@@ -49,19 +86,23 @@ class StepMeter:
         """Start counting.
 
         Args:
-            device: where the sums are kept.
-            set_names: of the data sets.
-            flops: of the model.
+            device: device of this rank; it holds the sums.
+            set_names: names of the data sets.
+            flops: counter of the model's operations.
             peak: operations per second of one device, None if not known.
         """
         self._set_names, self._flops, self._peak = set_names, flops, peak
         self._sums = torch.zeros(_FIXED, dtype=torch.float64, device=device)
-        self._losses = torch.zeros(2, len(set_names), dtype=torch.float64, device=device)
+        self._losses = LossSums(len(set_names), device)
         self._started = time.perf_counter()
 
     def start(self) -> None:
         """Let the time of the first log line begin now."""
         self._started = time.perf_counter()
+
+    def leave_out(self, seconds: float) -> None:
+        """Do not count time that was spent on other work than training."""
+        self._started += seconds
 
     def add_batch(self, info: BatchInfo, labels: Tensor, visual_tokens: int) -> None:
         """Count a batch before it goes to the device."""
@@ -79,22 +120,17 @@ class StepMeter:
         self._sums[_NEW_BAD] += count
 
     def add_losses(self, token_losses: Tensor, labels: Tensor, set_index: Tensor) -> None:
-        """Count losses (B, T) by data set, on the device."""
-        # The first token of a row is never predicted.
-        supervised = (labels[:, 1:] != IGNORE_INDEX).flatten().double()
-        sets = set_index.to(labels.device)[:, 1:].flatten()
-        losses = token_losses[:, 1:].flatten().double()
-        self._losses[0].index_add_(0, sets, losses)
-        self._losses[1].index_add_(0, sets, supervised)
+        """Count losses by data set; see ``LossSums.add``."""
+        self._losses.add(token_losses, labels, set_index)
 
     def row(self, accelerator: Any) -> dict[str, Any]:
-        """Figures of all ranks since the last call; every rank must call it."""
+        """Return the figures of all ranks since the last call; every rank must call it."""
         now = time.perf_counter()
         seconds, self._started = now - self._started, now
-        both = torch.cat((self._sums, self._losses.flatten()))
+        both = torch.cat((self._sums, self._losses.sums.flatten()))
         reduced = accelerator.reduce(both, "sum").tolist()
         self._sums.zero_()
-        self._losses.zero_()
+        self._losses.sums.zero_()
         sums, losses = reduced[:_FIXED], reduced[_FIXED:]
         losses, counts = losses[: len(self._set_names)], losses[len(self._set_names) :]
         ranks = accelerator.num_processes
@@ -111,13 +147,20 @@ class StepMeter:
             "peak_memory_bytes": self._peak_memory(),
             "peak_host_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "new_bad_samples": round(sums[_NEW_BAD]),
-            "loss_by_dataset": {
-                name: loss / count
-                for name, loss, count in zip(self._set_names, losses, counts, strict=True)
-                if count
-            },
+            "loss_by_dataset": mean_losses(self._set_names, losses, counts),
         }
 
     def _peak_memory(self) -> int | None:
         device = self._sums.device
         return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
+class MeterClock(TrainerCallback):
+    """Lets the time of the first log line begin when the first epoch does."""
+
+    def __init__(self, meter: StepMeter) -> None:
+        self._meter = meter
+
+    def on_epoch_begin(self, *args: Any, **kwargs: Any) -> None:
+        """Start the meter's clock."""
+        self._meter.start()
