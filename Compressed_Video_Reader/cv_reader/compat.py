@@ -11,6 +11,7 @@ What differs, on purpose:
   right for variable frame rates.
 - With ``seek_to_frame``, ``decode_len`` counts from that frame, not from the key frame before it.
 - All formats are read; where nothing exact can be had the best there is (``cv_reader doctor``).
+- ``width`` and ``height`` count samples, as all maps here do, where these are not square.
 - Errors are exceptions of ``cv_reader.errors``, raised after the frames that could be read.
 """
 
@@ -91,8 +92,8 @@ def read_video_cb(
 
 def _as_dict(frame: CodecFrame, index: VideoIndex, *, with_residual: bool) -> FrameDict:
     content: FrameDict = {
-        "width": index.width_px,
-        "height": index.height_px,
+        "width": index.num_columns,
+        "height": index.num_rows,
         "frame_idx": frame.index,
         "pict_type": frame.pict_type,
         "codec_name": index.codec_name,
@@ -108,7 +109,7 @@ def _as_dict(frame: CodecFrame, index: VideoIndex, *, with_residual: bool) -> Fr
 
 def _whole_pixels(frame: CodecFrame, index: VideoIndex) -> NDArray[np.int32]:
     """int32 (H // 4, W // 4, 4): quarter pixels with their fraction cut off, towards 0."""
-    rows, columns = index.height_px // CELL_PX, index.width_px // CELL_PX
+    rows, columns = index.num_rows // CELL_PX, index.num_columns // CELL_PX
     if frame.motion is None:
         return np.zeros((rows, columns, 4), np.int32)
     exact = frame.motion[:, :rows, :columns].astype(np.int32)

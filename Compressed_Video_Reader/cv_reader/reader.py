@@ -2,6 +2,7 @@
 
 import operator
 import os
+import warnings
 import weakref
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,8 +10,14 @@ from types import TracebackType
 
 from cv_reader.backends import open_source
 from cv_reader.backends.pixels import read_pixels
-from cv_reader.errors import UnsupportedVideoError
+from cv_reader.errors import SettingsError, UnsupportedVideoError
+from cv_reader.media.display import HDR_MODES
 from cv_reader.media.frames import CodecFrame, VideoIndex
+
+_TONE_MAPPED = (
+    "HDR video (PQ or HLG) is read as SDR by tone mapping; hdr='raw' reads its samples as coded, "
+    "and hdr='refuse' refuses it"
+)
 
 
 class Video:
@@ -22,10 +29,16 @@ class Video:
         exactness: field -> ``exact``, ``direction``, ``approximate``, ``estimated`` or ``none``.
     """
 
-    def __init__(self, path: str | os.PathLike[str], backend: str, num_threads: int) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], backend: str, num_threads: int, hdr: str = "tonemap"
+    ) -> None:
         if num_threads < 1:
             raise ValueError(f"num_threads must be at least 1, got {num_threads}")
-        self._source, self._backend = open_source(path, backend, num_threads)
+        if hdr not in HDR_MODES:
+            raise SettingsError(f"hdr must be one of {', '.join(HDR_MODES)}, got {hdr!r}")
+        self._source, self._backend = open_source(path, backend, num_threads, hdr)
+        if self._source.index.display.tone_maps:
+            warnings.warn(_TONE_MAPPED, stacklevel=3)
         self._num_threads = num_threads
         self._readers: weakref.WeakSet[Generator[CodecFrame]] = weakref.WeakSet()
         self._is_closed = False
@@ -103,6 +116,7 @@ def open_video(
     *,
     require_exact: bool = False,
     num_threads: int = 1,
+    hdr: str = "tonemap",
 ) -> Video:
     """Open a video: read its index, and choose who reads its motion and residual.
 
@@ -112,14 +126,18 @@ def open_video(
             ``estimated``.
         require_exact: refuse a video whose motion and residual would not be exact.
         num_threads: threads that decode, at least 1.
+        hdr: what pixels of HDR video (PQ or HLG) are: ``tonemap`` shows them as SDR by the rule of
+            ``cv_reader.media.tone``, ``refuse`` refuses the video, ``raw`` reads the samples as
+            if they were SDR. Maps and ``luma()`` are of the samples as coded in any case.
 
     Raises:
         VideoNotFoundError: nothing to open at the path.
         CorruptVideoError: empty, truncated, or without a frame.
-        UnsupportedVideoError: no video, or none that the backend reads, or not exactly.
-        SettingsError: no such backend, or it is not installed.
+        UnsupportedVideoError: no video, or none that the backend reads, or not exactly, or HDR
+            that is to be refused.
+        SettingsError: no such backend, or it is not installed; no such ``hdr``.
     """
-    video = Video(path, backend, num_threads)
+    video = Video(path, backend, num_threads, hdr)
     inexact = {
         field: video.exactness[field]
         for field in ("motion", "residual_y")
@@ -142,6 +160,7 @@ class ReadOptions:
     require_exact: bool = False
     num_threads: int = 1
     allowed_codecs: tuple[str, ...] = ()
+    hdr: str = "tonemap"
 
     def open(self, path: str | os.PathLike[str]) -> Video:
         """Open a video, refusing codecs that are not allowed (where any are named)."""
@@ -150,6 +169,7 @@ class ReadOptions:
             self.backend,
             require_exact=self.require_exact,
             num_threads=self.num_threads,
+            hdr=self.hdr,
         )
         codec = video.index.codec_name
         if self.allowed_codecs and codec not in self.allowed_codecs:

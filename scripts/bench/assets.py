@@ -78,6 +78,7 @@ def time_steps(path: Path, backend: str, config: AssetConfig) -> dict[str, float
             index.width_px,
             square_px=config.square_size,
             patch_px=config.patch_size,
+            samples=(index.num_rows, index.num_columns),
         )
         frame_ids = choose_frame_ids(index.packet_bytes, config)
         repeated = repeated_slots(frame_ids)

@@ -91,6 +91,7 @@ def video_facts(video: Video, path: Path) -> dict[str, Any]:
         "frame_rate": index.frame_rate,
         "duration_seconds": index.duration_seconds,
         "rotation_degrees": index.rotation_degrees,
+        "shown": index.shown,
     }
 
 

@@ -8,7 +8,7 @@ Axis letters: T slots, N rows, g cells along a side.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ def select_from_video(
         VideoError: if the video cannot be read or lacks what the signal needs.
         AssetError: if nothing may be kept.
     """
-    with options.open(path) as video:
+    with replace(options, hdr=config.hdr).open(path) as video:
         index = video.index
         box = _fit(index, config)
         frame_ids = choose_frame_ids(index.packet_bytes, config)
@@ -139,7 +139,10 @@ def select_and_pack(
 
 def _fit(index: VideoIndex, config: AssetConfig) -> Letterbox:
     square_px, patch_px = config.square_size, config.patch_size
-    return letterbox(index.height_px, index.width_px, square_px=square_px, patch_px=patch_px)
+    samples = index.num_rows, index.num_columns
+    return letterbox(
+        index.height_px, index.width_px, square_px=square_px, patch_px=patch_px, samples=samples
+    )
 
 
 def collect_squares(
@@ -162,7 +165,7 @@ def collect_squares(
     slots_of: dict[int, list[int]] = {}
     for slot in np.unique(rows[:, 0]).tolist():
         slots_of.setdefault(int(frame_ids[slot]), []).append(slot)
-    with options.open(path) as video:
+    with replace(options, hdr=config.hdr).open(path) as video:
         box = _fit(video.index, config)
         last = video.index.num_frames - 1
         if max(slots_of) > last:

@@ -46,22 +46,22 @@ BACKEND_NAMES = ("auto", native.NAME, pyav.NAME, estimated.NAME)
 
 
 def open_source(
-    path: str | os.PathLike[str], name: str, num_threads: int
+    path: str | os.PathLike[str], name: str, num_threads: int, hdr: str = "tonemap"
 ) -> tuple[VideoSource, Backend]:
-    """Scan a file, and choose who reads it.
+    """Scan a file, and choose the backend that reads it; ``hdr`` as in ``open_video``.
 
     The native backend decodes the first picture to see whether it reads the video, and its reading
-    goes on from there. So nobody else decodes it, unless something is unusual about it.
+    goes on from there. So no other decoder decodes it, unless something is unusual about it.
 
     Raises:
         Those of ``cv_reader.media.index.scan`` and of ``choose_backend``.
     """
     is_native_asked = native.is_installed() and name in ("auto", native.NAME)
-    source = scan(path, trust_header=is_native_asked)
+    source = scan(path, trust_header=is_native_asked, hdr=hdr)
     if source.is_first_spared:
         if _NATIVE.refusal(source, num_threads) is None:
             return source, _NATIVE
-        source = scan(path)
+        source = scan(path, hdr=hdr)
     return source, choose_backend(source, name, num_threads)
 
 

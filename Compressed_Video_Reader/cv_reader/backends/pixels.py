@@ -8,6 +8,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
+from cv_reader.backends.orientation import to_cells, turn_cells, turn_pixels, turn_vectors
 from cv_reader.media.conversion import (
     Colors,
     Planes,
@@ -15,54 +16,101 @@ from cv_reader.media.conversion import (
     planar,
     plane_samples,
     scaled_planes,
+    sdr_planes,
+    sdr_rgb,
 )
 from cv_reader.media.decoding import Decoded, DecodeOptions, decode
+from cv_reader.media.display import Display
 from cv_reader.media.frames import CodecFrame, Picture
 from cv_reader.media.index import VideoSource
-from cv_reader.media.orientation import to_cells, turn_cells, turn_pixels, turn_size, turn_vectors
 
 _PICT_TYPES = {1: "I", 2: "P", 3: "B", 4: "P", 5: "I", 6: "P", 7: "I"}
 """FFmpeg's picture types; the rarer ones (sprite, switching, BI) by what they may refer to."""
 
+_AS_CODED = Display()
 
-class AvPicture:
-    """The pixels of one FFmpeg picture, as shown."""
 
-    def __init__(self, frame: VideoFrame, rotation_degrees: int) -> None:
-        self._frame = frame
-        self._rotation_degrees = rotation_degrees
+class ShownPicture:
+    """What the pictures of every decoder have in common: their size as shown.
+
+    Args:
+        coded_size: columns and rows, cropped.
+        display: of their stream.
+    """
+
+    def __init__(self, coded_size: tuple[int, int], display: Display) -> None:
+        self._coded_size = coded_size
+        self._display = display
 
     @property
     def height_px(self) -> int:
-        """H."""
-        return self._frame.width if self._rotation_degrees % 180 else self._frame.height
+        """Height as shown, in square pixels."""
+        return self._display.shown_size(self._coded_size)[1]
 
     @property
     def width_px(self) -> int:
+        """Width as shown, in square pixels."""
+        return self._display.shown_size(self._coded_size)[0]
+
+    @property
+    def num_rows(self) -> int:
+        """H."""
+        return self._display.turned(self._coded_size)[1]
+
+    @property
+    def num_columns(self) -> int:
         """W."""
-        return self._frame.height if self._rotation_degrees % 180 else self._frame.width
+        return self._display.turned(self._coded_size)[0]
+
+
+class AvPicture(ShownPicture):
+    """The pixels of one FFmpeg picture, as shown."""
+
+    def __init__(self, frame: VideoFrame, display: Display = _AS_CODED) -> None:
+        super().__init__((frame.width, frame.height), display)
+        self._frame = frame
 
     def rgb(self, size_px: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-        """uint8 (H, W, 3), or of another (width, height); BT.601 where no matrix is named."""
-        turned = turn_size(size_px or (self.width_px, self.height_px), self._rotation_degrees)
-        array = converted_frame(self._frame, "rgb24", turned).to_ndarray()
-        return turn_pixels(cast(NDArray[np.uint8], array), self._rotation_degrees)
+        """uint8 (height_px, width_px, 3), or of another (width, height); BT.601 where no matrix is
+        named."""
+        display = self._display
+        size = display.turned(size_px or (self.width_px, self.height_px))
+        if display.tone_maps:
+            array: NDArray[Any] = np.moveaxis(self._sdr(size), 0, 2)
+        else:
+            array = cast(
+                NDArray[np.uint8], converted_frame(self._frame, "rgb24", size).to_ndarray()
+            )
+        return np.ascontiguousarray(turn_pixels(array, display.orientation))
 
     def planes(self, luma_px: tuple[int, int], chroma_px: tuple[int, int]) -> Planes:
-        """Scaled to (width, height), colours as in the stream."""
-        frame = planar(self._frame)
-        colors = Colors.named(frame.format.name, frame.colorspace, frame.color_range)
-        scaled = scaled_planes(
-            [plane_samples(frame, number) for number in range(len(frame.planes))],
-            frame.format.components[0].bits,
-            turn_size(luma_px, self._rotation_degrees),
-            turn_size(chroma_px, self._rotation_degrees),
-        )
-        return Planes([turn_pixels(plane, self._rotation_degrees) for plane in scaled], colors)
+        """Scaled to (width, height), colours as in the stream; HDR as SDR."""
+        display = self._display
+        sizes = display.turned(luma_px), display.turned(chroma_px)
+        if display.tone_maps:
+            scaled, colors = sdr_planes(self._sdr(sizes[0]), sizes[1])
+        else:
+            frame = planar(self._frame)
+            colors = Colors.named(frame.format.name, frame.colorspace, frame.color_range)
+            scaled = scaled_planes(_samples(frame), frame.format.components[0].bits, *sizes)
+        return Planes([turn_pixels(plane, display.orientation) for plane in scaled], colors)
 
     def luma(self) -> NDArray[np.uint8]:
         """uint8 (H, W), a copy."""
-        return turn_pixels(coded_luma(self._frame), self._rotation_degrees)
+        return turn_pixels(coded_luma(self._frame), self._display.orientation)
+
+    def _sdr(self, size_px: tuple[int, int]) -> NDArray[np.uint8]:
+        """uint8 (3, height, width) before the turn: an HDR picture as SDR."""
+        frame = planar(self._frame)
+        is_full = Colors.named(frame.format.name, frame.colorspace, frame.color_range).is_full
+        colors = self._display.colors._replace(matrix=frame.colorspace)
+        bits = frame.format.components[0].bits
+        return sdr_rgb(_samples(frame), bits, colors, is_full=is_full, size_px=size_px)
+
+
+def _samples(frame: VideoFrame) -> list[NDArray[Any]]:
+    """The planes of a planar picture."""
+    return [plane_samples(frame, number) for number in range(len(frame.planes))]
 
 
 def coded_luma(frame: VideoFrame) -> NDArray[np.uint8]:
@@ -95,7 +143,7 @@ def narrowed(samples: NDArray[Any], bits: int) -> NDArray[np.uint8]:
 
 def frame_facts(source: VideoSource, decoded: Decoded) -> "FrameFacts":
     """What a frame of PyAV says without its maps, ready for ``CodecFrame(**facts, ...)``."""
-    picture = AvPicture(decoded.frame, source.index.rotation_degrees)
+    picture = AvPicture(decoded.frame, source.index.display)
     return shared_facts(source, decoded.number, int(decoded.frame.pict_type), picture)
 
 
@@ -154,12 +202,12 @@ def assemble(
         residual_y: int16 (H, W).
     """
     height, width = residual_y.shape
-    degrees = source.index.rotation_degrees
+    orientation = source.index.display.orientation
     vectors = to_cells(motion, block_px, height, width)
     directions = to_cells(motion_ref, block_px, height, width)
     return CodecFrame(
         **frame_facts(source, decoded),
-        motion=turn_vectors(vectors, degrees, height, width),
-        motion_ref=turn_cells(directions, degrees, height, width),
-        residual_y=turn_pixels(residual_y, degrees),
+        motion=turn_vectors(vectors, orientation, height, width),
+        motion_ref=turn_cells(directions, orientation, height, width),
+        residual_y=turn_pixels(residual_y, orientation),
     )

@@ -12,6 +12,7 @@ from cv_reader.assets.files import new_file
 from cv_reader.backends import BACKEND_NAMES
 from cv_reader.engines.local import Outcome, run_isolated
 from cv_reader.errors import AssetError, SampleError, SettingsError
+from cv_reader.media.display import HDR_MODES
 from cv_reader.reader import ReadOptions
 from cv_reader.select.config import (
     COMPENSATIONS,
@@ -29,6 +30,13 @@ from cv_reader.select.config import (
 )
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+HDR_ARGUMENT: dict[str, Any] = {
+    "choices": HDR_MODES,
+    "default": "tonemap",
+    "help": "HDR video (PQ, HLG): show it as SDR (default), refuse it, or read raw samples",
+}
+"""Settings of ``--hdr``, which commands share."""
+
 EXIT_DONE, EXIT_SOME_FAILED, EXIT_REFUSED, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
@@ -91,6 +99,7 @@ def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--patch_size", type=int, default=16, help="side of a cell, pixels")
     group.add_argument("--square_size", type=int, default=576, help="side of the square, pixels")
     group.add_argument("--padding_policy", choices=PADDING_POLICIES, default="zero")
+    group.add_argument("--hdr", **HDR_ARGUMENT)
     group.add_argument("--signal", choices=SIGNALS, default="reference")
     group.add_argument(
         "--mv_compensate", choices=COMPENSATIONS, default="median", help="the camera's motion"

@@ -18,7 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cv_reader.assets.files import new_file, new_folder
-from cv_reader.commands.arguments import EXIT_DONE, EXIT_SOME_FAILED, run_command, say
+from cv_reader.commands.arguments import (
+    EXIT_DONE,
+    EXIT_SOME_FAILED,
+    HDR_ARGUMENT,
+    run_command,
+    say,
+)
 from cv_reader.errors import SettingsError, VideoError
 from cv_reader.media.frames import MAP_FIELDS, CodecFrame
 from cv_reader.reader import Video, open_video
@@ -56,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--require_exact", action="store_true", help="refuse approximations")
     parser.add_argument("--num_threads", type=int, default=1)
+    parser.add_argument("--hdr", **HDR_ARGUMENT)
     return parser
 
 
@@ -65,6 +72,7 @@ def _run(options: argparse.Namespace) -> int:
         options.backend,
         require_exact=options.require_exact,
         num_threads=options.num_threads,
+        hdr=options.hdr,
     ) as video:
         ids = parse_frames(options.frames, video.index.num_frames)
         with _writer(options.output) as (write, write_index):
@@ -137,6 +145,9 @@ def _index(video: Video, ids: list[int]) -> dict[str, Any]:
         "codec": index.codec_name,
         "width_px": index.width_px,
         "height_px": index.height_px,
+        "num_columns": index.num_columns,
+        "num_rows": index.num_rows,
+        "shown": index.shown,
         "num_frames": index.num_frames,
         "backend": video.backend,
         "exactness": video.exactness,

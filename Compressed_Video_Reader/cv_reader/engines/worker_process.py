@@ -17,8 +17,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from av import logging as av_logging
-
 from cv_reader.errors import CvReaderError
 
 _STOP_SECONDS = 2.0
@@ -147,6 +145,8 @@ def prepare_process() -> None:
     FFmpeg. FFmpeg's own callback needs no lock. What FFmpeg would print is dropped, as PyAV drops
     it: errors reach the caller as exceptions.
     """
+    from av import logging as av_logging  # here: the parent starts workers before heavy imports
+
     av_logging.restore_default_callback()
     av_logging.set_libav_level(_SILENT)
 

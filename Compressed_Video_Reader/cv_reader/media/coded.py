@@ -23,12 +23,12 @@ class CodedPicture(Protocol):
 
     @property
     def height(self) -> int:
-        """Likewise."""
+        """Cropped, before rotation."""
         ...
 
     @property
     def rotation(self) -> int:
-        """Counter-clockwise turn to the shown picture, in degrees."""
+        """Counter-clockwise turn to the shown picture in degrees, as FFmpeg reports it."""
         ...
 
     @property

@@ -3,7 +3,8 @@
 import os
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any, cast
 
 import av
@@ -13,11 +14,13 @@ from av.codec.context import ThreadType
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.sidedata.sidedata import SideData, SideDataContainer
-from av.stream import Disposition
+from av.stream import Disposition, Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from cv_reader.errors import CorruptVideoError, UnsupportedVideoError, VideoNotFoundError
+from cv_reader.media.display import Colorimetry, Display, Orientation, usable_aspect
+from cv_reader.media.h264 import ShownBySequence
 
 MAX_SIDE_PX = 16384
 MAX_AREA_PX = 1 << 26
@@ -25,6 +28,9 @@ MAX_AREA_PX = 1 << 26
 
 DECODE_ERRORS = (FFmpegError, ValueError)
 """What PyAV raises for a packet that cannot be decoded; the second where no decoder will open."""
+
+_NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails
+"""Covers and previews, which players do not show as the video."""
 
 _TEXT_CODECS = ("ansi", "bintext", "xbin", "idf")
 """FFmpeg draws plain text files as pictures under these names."""
@@ -48,26 +54,27 @@ class FirstPicture:
         height_px: coded height, cropped, before rotation.
         stored_width_px: coded width before cropping.
         stored_height_px: coded height before cropping.
-        rotation_degrees: clockwise turn to the shown picture.
+        display: how pictures are shown.
     """
 
     width_px: int
     height_px: int
     stored_width_px: int
     stored_height_px: int
-    rotation_degrees: int
+    display: Display
 
 
 @contextmanager
 def open_stream(
-    path: str, *, without_decoding: bool = False
+    path: str, *, without_decoding: bool = False, stream_index: int | None = None
 ) -> Generator[tuple[InputContainer, VideoStream]]:
-    """Open a local file, and find its first video stream that is not an attached picture.
+    """Open a local file, and find the video stream that players show.
 
     Args:
         path: of the file.
         without_decoding: PyAV is not to decode it, but for its first picture. FFmpeg need not then
             decode some in advance, from which it learns how far pictures are reordered.
+        stream_index: take this stream, found before: FFmpeg's choice depends on how much it read.
 
     Raises:
         VideoNotFoundError: nothing to open at the path.
@@ -77,25 +84,25 @@ def open_stream(
     _check_file(path)
     spared = _WITHOUT_DECODING if without_decoding and _declares_all(path) else {}
     with _open(path, spared) as container:
-        stream = _choose_stream(container, path)
-        _check_size(stream.width, stream.height, path)
+        stream = _choose_stream(container, path, stream_index)
+        check_size(stream.width, stream.height, path)
         yield container, stream
 
 
 def describe(error: FFmpegError) -> str:
-    """FFmpeg's own words for an error, without its number and the path."""
+    """Return FFmpeg's own words for an error, without its number and the path."""
     return (error.strerror or type(error).__name__).rstrip(".")
 
 
 def set_threads(stream: VideoStream, num_threads: int, *, by_frame: bool) -> None:
-    """Choose how many threads decode, and whether pictures may be decoded beside each other."""
+    """Choose how many threads decode, and whether several pictures may be decoded at once."""
     stream.codec_context.thread_count = num_threads
     parallel = by_frame and num_threads > 1
     stream.codec_context.thread_type = ThreadType.AUTO if parallel else ThreadType.SLICE
 
 
 def side_data(frame: VideoFrame, name: str, path: str) -> SideData | None:
-    """A frame's side data by its FFmpeg name, or None.
+    """Return a frame's side data by its FFmpeg name, or None.
 
     ``frame.side_data`` is not used: it stores a container in the frame that points back at the
     frame, a cycle that keeps every picture in memory until the garbage collector happens to run.
@@ -117,21 +124,53 @@ def _all_side_data(frame: VideoFrame) -> Mapping[str, SideData]:
 
 
 def first_picture(frame: VideoFrame, stream: VideoStream, path: str) -> FirstPicture:
-    """Read size and rotation off a decoded picture.
+    """Read off a decoded picture what its stream's pictures are and how they are shown.
 
     Raises:
-        UnsupportedVideoError: the picture is mirrored or turned by anything but right angles, or
-            its dimensions are absurd.
+        UnsupportedVideoError: the picture is turned by anything but right angles, or its
+            dimensions are absurd.
     """
-    _check_size(frame.width, frame.height, path)
+    check_size(frame.width, frame.height, path)
     context = stream.codec_context
+    display = declared_display(stream)
+    orientation = _orientation(frame, path)
     return FirstPicture(
         width_px=frame.width,
         height_px=frame.height,
         stored_width_px=max(context.coded_width, frame.width),
         stored_height_px=max(context.coded_height, frame.height),
-        rotation_degrees=_rotation_degrees(frame, path),
+        display=replace(display, orientation=orientation),
     )
+
+
+def declared_display(stream: VideoStream, sequence: ShownBySequence | None = None) -> Display:
+    """Return how pictures are shown, but for their orientation, by the container and the codec.
+
+    The container's sample aspect ratio comes before the codec's, and the codec's colours before the
+    container's, as in FFmpeg.
+
+    Args:
+        stream: whose decoder has seen a picture, or parameters of the codec.
+        sequence: what H.264's parameters say, where the decoder has seen none.
+    """
+    context = stream.codec_context
+    found = cast(Any, stream).sample_aspect_ratio or context.sample_aspect_ratio or Fraction(1)
+    aspect: tuple[int, int] = (found.numerator, found.denominator)
+    colors = Colorimetry(
+        context.colorspace, context.color_range, context.color_trc, context.color_primaries
+    )
+    if sequence is not None:
+        if not stream.sample_aspect_ratio and sequence.sample_aspect[0]:
+            aspect = sequence.sample_aspect
+        said = (sequence.matrix, sequence.color_range, sequence.transfer, sequence.primaries)
+        unsaid = Colorimetry()
+        colors = Colorimetry(
+            *(
+                theirs if theirs != nothing else ours
+                for theirs, nothing, ours in zip(said, unsaid, colors, strict=True)
+            )
+        )
+    return Display(sample_aspect=usable_aspect(*aspect), colors=colors)
 
 
 def _check_file(path: str) -> None:
@@ -174,27 +213,50 @@ def _open(path: str, options: dict[str, str]) -> InputContainer:
         raise UnsupportedVideoError(path, f"{reason}; convert it or leave it out") from error
 
 
-def _choose_stream(container: InputContainer, path: str) -> VideoStream:
+def _choose_stream(container: InputContainer, path: str, stream_index: int | None) -> VideoStream:
     streams = [
         stream
         for stream in container.streams.video
-        if Disposition.attached_pic not in stream.disposition
+        if not stream.disposition & _NO_VIDEO and _is_decodable(stream)
     ]
+    if stream_index is not None:
+        streams = [stream for stream in streams if stream.index == stream_index]
     if not streams:
+        if any(not stream.disposition & _NO_VIDEO for stream in container.streams.video):
+            raise UnsupportedVideoError(path, "no decoder for its video stream; convert it")
         kinds = sorted({stream.type for stream in container.streams}) or ["nothing"]
         raise UnsupportedVideoError(
             path, f"holds no video stream (only: {', '.join(kinds)}); leave it out"
         )
-    stream = streams[0]
-    # PyAV types the context as always there; it is None where FFmpeg has no decoder.
-    if cast(object, stream.codec_context) is None:
-        raise UnsupportedVideoError(path, "no decoder for its video stream; convert it")
+    best = container.streams.best("video")
+    stream = max(streams, key=lambda stream: _rank(stream, best))
     if stream.codec_context.codec.canonical_name in _TEXT_CODECS:
         raise UnsupportedVideoError(path, "is a text file, not a video; leave it out")
     return stream
 
 
-def _check_size(width_px: int, height_px: int, path: str) -> None:
+def _is_decodable(stream: VideoStream) -> bool:
+    # PyAV types the context as always there; it is None where FFmpeg has no decoder.
+    return cast(object, stream.codec_context) is not None
+
+
+def _rank(stream: VideoStream, best: Stream | None) -> tuple[bool, bool, int, int]:
+    """FFmpeg's best stream, unless that is a cover: then a default one, then a large one."""
+    return (
+        best is not None and stream.index == best.index,
+        Disposition.default in stream.disposition,
+        stream.width * stream.height,
+        -stream.index,
+    )
+
+
+def check_size(width_px: int, height_px: int, path: str) -> None:
+    """Refuse pictures of absurd dimensions, before memory is taken for them.
+
+    Raises:
+        CorruptVideoError: a side is 0 or less.
+        UnsupportedVideoError: a side, or the area, exceeds the limit.
+    """
     if width_px < 1 or height_px < 1:
         raise CorruptVideoError(
             path, f"declares a picture of {width_px}x{height_px} pixels; copy it again"
@@ -207,18 +269,18 @@ def _check_size(width_px: int, height_px: int, path: str) -> None:
         )
 
 
-def _rotation_degrees(frame: VideoFrame, path: str) -> int:
-    """Clockwise turn from the display matrix."""
+def _orientation(frame: VideoFrame, path: str) -> Orientation:
+    """By the display matrix, if the picture has one."""
     data = side_data(frame, "DISPLAYMATRIX", path)
     if data is None:
-        return 0
-    matrix = np.frombuffer(bytes(data), "<i4")[[0, 1, 3, 4]].astype(np.float64)
-    unit = tuple((matrix / max(np.abs(matrix).max(), 1)).round(2).tolist())
-    turns = {(1, 0, 0, 1): 0, (0, 1, -1, 0): 90, (-1, 0, 0, -1): 180, (0, -1, 1, 0): 270}
-    if unit not in turns:
+        return Orientation()
+    matrix: list[int] = np.frombuffer(bytes(data), "<i4")[[0, 1, 3, 4]].tolist()
+    orientation = Orientation.of_matrix(matrix)
+    if orientation is None:
+        shares = [round(value / (1 << 16), 2) for value in matrix]
         raise UnsupportedVideoError(
             path,
-            f"its display matrix {unit} mirrors the picture or turns it by other than right "
-            "angles; re-encode it upright",
+            f"its display matrix {shares} turns the picture by other than right angles; re-encode "
+            "it upright",
         )
-    return turns[unit]
+    return orientation

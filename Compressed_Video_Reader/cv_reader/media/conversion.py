@@ -14,6 +14,9 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
+from cv_reader.media.display import Colorimetry
+from cv_reader.media.tone import tone_mapped
+
 _MATRICES = {
     1: Colorspace.ITU709,
     4: Colorspace.FCC,
@@ -34,11 +37,12 @@ _WEIGHTS = {
     9: (0.2627, 0.0593),
     10: (0.2627, 0.0593),
 }
-"""Of red and blue in the luma of the same (ITU-T H.273)."""
+"""Weights of red and blue in the luma, by the same number."""
 
 _FULL_RANGE = 2
 _NOTHING = 1e-6
 _BT601 = int(Colorspace.ITU601)
+_BT2020 = 9
 NEUTRAL = 128
 """Colour difference of grey."""
 _MAX_CONVERTERS = 4
@@ -58,7 +62,11 @@ class Colors(NamedTuple):
 
     @classmethod
     def named(cls, format_name: str, matrix: int, color_range: int) -> "Colors":
-        """By FFmpeg's names and numbers; unknown matrices are taken as BT.601."""
+        """Return colours by FFmpeg's names and numbers.
+
+        A matrix that is unknown, or not named, is taken as BT.601 whatever the size of the picture:
+        FFmpeg's scaler, and with it OpenCV, torchcodec and decord, reads such files so.
+        """
         is_full = color_range == _FULL_RANGE or format_name.startswith("yuvj")
         return cls(matrix if matrix in _MATRICES else _BT601, is_full)
 
@@ -121,16 +129,61 @@ def scaled_planes(
 
 
 def _scaled(
-    plane: NDArray[Any], name: str, size_px: tuple[int, int], interpolation: Interpolation
-) -> NDArray[np.uint8]:
+    plane: NDArray[Any],
+    name: str,
+    size_px: tuple[int, int],
+    interpolation: Interpolation,
+    target: str = "gray",
+) -> NDArray[Any]:
     frame = VideoFrame.from_numpy_buffer(plane, name)
-    converter = _converter(name, plane.shape, size_px, interpolation)
-    scaled = converter.reformat(frame, *size_px, "gray", interpolation=interpolation)
+    converter = _converter(name, plane.shape, size_px, interpolation, target)
+    scaled = converter.reformat(frame, *size_px, target, interpolation=interpolation)
     return plane_samples(scaled, 0)
 
 
+def sdr_rgb(
+    planes: Sequence[NDArray[Any]],
+    bits: int,
+    colors: Colorimetry,
+    *,
+    is_full: bool,
+    size_px: tuple[int, int],
+) -> NDArray[np.uint8]:
+    """Show an HDR picture as SDR; see ``cv_reader.media.tone``.
+
+    Args:
+        planes: as ``scaled_planes`` takes them.
+        bits: of a sample.
+        colors: a matrix that is not named is BT.2020.
+        is_full: whether samples use the full range.
+        size_px: (width, height) to scale to, before anything else.
+
+    Returns:
+        uint8 (3, height, width), R, G and B.
+    """
+    name = "gray" if bits == 8 else f"gray{bits}le"
+    scaled = [_scaled(plane, name, size_px, Interpolation.BICUBIC, name) for plane in planes[:3]]
+    if len(scaled) == 1:
+        scaled += [np.full_like(scaled[0], NEUTRAL << (bits - 8))] * 2
+    weights = _WEIGHTS.get(colors.matrix, _WEIGHTS[_BT2020])
+    return tone_mapped(scaled, bits, weights, is_full, colors)
+
+
+def sdr_planes(rgb: NDArray[np.uint8], chroma_px: tuple[int, int]) -> Planes:
+    """Return R, G and B, uint8 (3, height, width), as JPEG files hold them: luma of that size, and
+    colour differences averaged to ``chroma_px``."""
+    matrix = np.linalg.inv(_to_rgb(_BT601)).astype(np.float32)
+    luma, *chroma = np.tensordot(matrix, rgb.astype(np.float32), 1)
+    samples = [_of_8_bit(np.rint(luma))]
+    samples += [
+        _scaled(_of_8_bit(np.rint(plane + NEUTRAL)), "gray", chroma_px, Interpolation.AREA)
+        for plane in chroma
+    ]
+    return Planes(samples, Colors(_BT601, is_full=True))
+
+
 def plane_samples(frame: VideoFrame, number: int) -> NDArray[Any]:
-    """A plane without a copy: (rows, columns) of uint8, or of uint16 where deeper."""
+    """Return a plane without a copy: (rows, columns) of uint8, or of uint16 where deeper."""
     plane, deep = frame.planes[number], frame.format.components[number].bits > 8
     samples = np.frombuffer(memoryview(plane), np.uint16 if deep else np.uint8)
     columns = plane.line_size // samples.itemsize

@@ -246,14 +246,15 @@ class _Decoder(Generic[PictureT]):
     def _check_same_picture(self, frame: PictureT, number: int) -> None:
         first = self._first
         turn = -frame.rotation % 360
+        expected_turn = first.display.orientation.reported_degrees
         if (
             frame.width != first.width_px
             or frame.height != first.height_px
-            or turn != first.rotation_degrees
+            or turn != expected_turn
         ):
             raise UnsupportedVideoError(
                 self._path,
                 f"frame {number} is {frame.width}x{frame.height} pixels turned by {turn} degrees, "
                 f"but the video began with {first.width_px}x{first.height_px} turned by "
-                f"{first.rotation_degrees}; split or re-encode it",
+                f"{expected_turn}; split or re-encode it",
             )

@@ -1,17 +1,21 @@
 """What a reader gives: the index of a video, and one record per decoded frame.
 
-Axis legend: N frames of the video, H and W rows and columns of the picture as shown (after cropping
-and rotation), h and w rows and columns of its 4 x 4 pixel cells, ceil(H / 4) and ceil(W / 4).
+Axis legend: N frames of the video, H and W rows and columns of samples as shown (cropped, mirrored
+and turned), h and w rows and columns of their 4 x 4 cells, ceil(H / 4) and ceil(W / 4).
+
+Maps and ``luma()`` count samples. Where samples are not square (anamorphic video), ``rgb()`` and
+the size of the video are in square pixels instead: the shape that a player shows.
 """
 
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cv_reader.media.conversion import Planes
+from cv_reader.media.display import Display
 
 CELL_PX = 4
 """Side of a cell of the motion maps."""
@@ -31,20 +35,30 @@ class Picture(Protocol):
 
     @property
     def height_px(self) -> int:
-        """H."""
+        """Height as shown, in square pixels."""
         ...
 
     @property
     def width_px(self) -> int:
+        """Width as shown, in square pixels."""
+        ...
+
+    @property
+    def num_rows(self) -> int:
+        """H."""
+        ...
+
+    @property
+    def num_columns(self) -> int:
         """W."""
         ...
 
     def rgb(self, size_px: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-        """uint8 (H, W, 3), or of another (width, height)."""
+        """uint8 (height_px, width_px, 3), or of another (width, height)."""
         ...
 
     def planes(self, luma_px: tuple[int, int], chroma_px: tuple[int, int]) -> Planes:
-        """Scaled to (width, height), colours as in the stream."""
+        """Scaled to (width, height), colours as in the stream; HDR as SDR."""
         ...
 
     def luma(self) -> NDArray[np.uint8]:
@@ -59,8 +73,10 @@ class VideoIndex:
     Attributes:
         path: the file as the caller wrote it.
         codec_name: FFmpeg's name of the format, such as ``h264``.
-        width_px: W, after rotation.
-        height_px: H, after rotation.
+        width_px: width as shown, in square pixels.
+        height_px: height as shown, in square pixels.
+        num_columns: W; ``width_px`` where samples are square.
+        num_rows: H.
         rotation_degrees: clockwise turn from the coded to the shown picture: 0, 90, 180 or 270.
         num_frames: N, at least 1.
         pts_seconds: float64 (N,), never decreasing; the container's own time, so that the first
@@ -74,12 +90,16 @@ class VideoIndex:
         frame_rate: average, in frames per second.
         size_bytes: of the file.
         mtime_ns: of the file.
+        stream_index: of the video stream among all streams of the file.
+        display: how pictures are shown: orientation, shape of samples, colours.
     """
 
     path: str
     codec_name: str
     width_px: int
     height_px: int
+    num_columns: int
+    num_rows: int
     rotation_degrees: int
     num_frames: int
     pts_seconds: NDArray[np.float64]
@@ -90,12 +110,22 @@ class VideoIndex:
     size_bytes: int
     mtime_ns: int
     pts_exactness: str = "exact"
+    stream_index: int = 0
+    display: Display = Display()
 
     def __post_init__(self) -> None:
         for name, dtype in (("pts_seconds", "f8"), ("is_key", "?"), ("packet_bytes", "i4")):
             array: NDArray[np.generic] = getattr(self, name)
             _check_map(name, array, (self.num_frames,), np.dtype(dtype))
             array.setflags(write=False)
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """How pictures are shown, ready for JSON; see ``Display.facts``."""
+        return {
+            "stream": self.stream_index,
+            **self.display.facts((self.num_columns, self.num_rows)),
+        }
 
     def __repr__(self) -> str:
         return (
@@ -107,7 +137,7 @@ class VideoIndex:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CodecFrame:
-    """One frame, with what the codec knows about it; all maps as shown (cropped and rotated).
+    """One frame, with what the codec knows about it; all maps as shown (cropped and turned).
 
     Attributes:
         index: presentation-order number, from 0.
@@ -150,17 +180,17 @@ class CodecFrame:
             raise ValueError(f"pict_type must be I, P or B, got {self.pict_type!r}")
         if not (self.motion is None) == (self.motion_ref is None) == (self.residual_y is None):
             raise ValueError("motion, motion_ref and residual_y must be given together or not")
-        for name, shape, dtype in _map_rules(self.picture.height_px, self.picture.width_px):
+        for name, shape, dtype in _map_rules(self.picture.num_rows, self.picture.num_columns):
             array: NDArray[np.generic] | None = getattr(self, name)
             if array is not None:
                 _check_map(name, array, shape, dtype)
 
     def rgb(self, size_px: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-        """Pixels as shown, by the matrix and range that the stream declares.
+        """Return the pixels as shown, by the matrix and range that the stream declares; HDR as SDR.
 
         Args:
             size_px: (width, height) to scale to, bicubically and in the same step as the colours,
-                which costs a third of scaling afterwards; None = (W, H).
+                which costs a third of scaling afterwards; None = as shown.
 
         Returns:
             uint8 (height, width, 3).
@@ -168,14 +198,15 @@ class CodecFrame:
         return self.picture.rgb(size_px)
 
     def planes(self, luma_px: tuple[int, int], chroma_px: tuple[int, int]) -> Planes:
-        """Scaled bicubically to (width, height), with the colours as the stream holds them.
+        """Return samples scaled bicubically to (width, height), colours as the stream holds them.
 
         A third of the cost of ``rgb(size_px)``, where ``chroma_px`` is half of ``luma_px``.
         """
         return self.picture.planes(luma_px, chroma_px)
 
     def luma(self) -> NDArray[np.uint8]:
-        """Coded luma as shown, uint8 (H, W): the stored values, deeper samples rounded to 8 bit."""
+        """Return coded luma, turned as shown: uint8 (H, W), the stored values of the samples (of
+        HDR too), those of more than 8 bit rounded."""
         return self.picture.luma()
 
     def __repr__(self) -> str:
@@ -196,8 +227,10 @@ class CodecFrame:
 
 
 def frames_at_once(width_px: int, height_px: int) -> int:
-    """How many pictures of a size are decoded, or worked on, one after the other: decoding and work
-    empty the processor's caches for each other, which costs small pictures a good part."""
+    """Return how many pictures of a size are decoded, or worked on, one after the other.
+
+    Alternating per frame evicts the processor's caches, which slows small pictures down.
+    """
     return max(1, min(_AT_ONCE_PX // (width_px * height_px), _MAX_AT_ONCE))
 
 

@@ -23,6 +23,7 @@ _MAX_UNITS = 512
 """Units of a packet that are looked at for its first slice; more would cost the scan its time."""
 
 _HVCC_LENGTH_BYTE = 21
+_SEQUENCE_SET = 33
 _BEGINS_PICTURE, _WITHOUT_PICTURE = 1, 2
 _H264_KINDS = bytes(
     _BEGINS_PICTURE if first & 0x1F in (1, 2, 5) else 6 <= first & 0x1F <= 13 and _WITHOUT_PICTURE
@@ -109,6 +110,27 @@ def hevc_length_size(extradata: bytes | None) -> int | None:
     if extradata is None or len(extradata) <= _HVCC_LENGTH_BYTE or extradata[0] != 1:
         return None
     return (extradata[_HVCC_LENGTH_BYTE] & 3) + 1
+
+
+def has_sequence_set(extradata: bytes | None) -> bool:
+    """Return whether an ``hvcC`` record holds a sequence parameter set.
+
+    Rule: ISO/IEC 14496-15, 8.3.3.1.
+    """
+    if hevc_length_size(extradata) is None or extradata is None:
+        return False
+    place, count = _HVCC_LENGTH_BYTE + 2, extradata[_HVCC_LENGTH_BYTE + 1 : _HVCC_LENGTH_BYTE + 2]
+    for _ in range(count[0] if count else 0):
+        kind = extradata[place : place + 1]
+        if kind and kind[0] & 0x3F == _SEQUENCE_SET:
+            return int.from_bytes(extradata[place + 1 : place + 3], "big") > 0
+        units = int.from_bytes(extradata[place + 1 : place + 3], "big")
+        place += 3
+        for _ in range(units):
+            place += 2 + int.from_bytes(extradata[place : place + 2], "big")
+            if place >= len(extradata):
+                return False
+    return False
 
 
 def are_references(codes: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -8,13 +8,14 @@ Axis legend: M packets in file order, N frames in presentation order.
 """
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cv_reader.errors import CorruptVideoError
-from cv_reader.media.container import FirstPicture, open_stream
+from cv_reader.errors import CorruptVideoError, UnsupportedVideoError
+from cv_reader.media.container import FirstPicture, check_size, open_stream
+from cv_reader.media.display import UNREADABLE_MATRICES, Display
 from cv_reader.media.frames import VideoIndex
 from cv_reader.media.ordering import Presentation, order_packets
 from cv_reader.media.scanning import ScannedPackets, read_packets
@@ -94,12 +95,18 @@ def read_index(path: str | os.PathLike[str]) -> VideoIndex:
     return scan(path).index
 
 
-def scan(path: str | os.PathLike[str], *, trust_header: bool = False) -> VideoSource:
-    """Like ``read_index``, with what a decoder needs besides.
+def scan(
+    path: str | os.PathLike[str], *, trust_header: bool = False, hdr: str = "tonemap"
+) -> VideoSource:
+    """Read the index of a video, and what a decoder needs besides.
 
     Args:
         path: of the file.
         trust_header: see ``read_packets``; ``is_first_spared`` says whether it was.
+        hdr: what is done with HDR, one of ``HDR_MODES``.
+
+    Raises:
+        VideoError: as ``read_index``, and where HDR is to be refused.
     """
     name = os.fspath(path)
     raw = _read(name, trust_header=trust_header)
@@ -111,9 +118,9 @@ def scan(path: str | os.PathLike[str], *, trust_header: bool = False) -> VideoSo
     if not shown.is_shown.any():
         raise CorruptVideoError(name, _why_empty(raw))
     packets = _packet_table(raw, shown)
-    first = raw.first or FirstPicture(*raw.declared_size, *raw.declared_size, rotation_degrees=0)
+    first = raw.first or FirstPicture(*raw.declared_size, *raw.declared_size, raw.display)
     return VideoSource(
-        index=_video_index(name, raw, packets, shown, first),
+        index=_video_index(name, raw, packets, shown, first, hdr),
         packets=packets,
         first=first,
         is_first_spared=raw.is_first_spared,
@@ -184,6 +191,7 @@ def _video_index(
     packets: PacketTable,
     presentation: Presentation,
     first: FirstPicture,
+    hdr: str,
 ) -> VideoIndex:
     shown = packets.packet_of_frame
     pts_seconds = presentation.seconds[packets.rank[shown]]
@@ -191,14 +199,19 @@ def _video_index(
     last = float(raw.column("duration")[shown[-1]]) * raw.time_base
     if last <= 0:
         last = span / (len(shown) - 1) if span > 0 else 1 / raw.frame_rate
-    upright = first.rotation_degrees % 180 == 0
+    display = _checked_display(first.display, hdr, path)
+    coded_size = first.width_px, first.height_px
+    shown_size, sample_size = display.shown_size(coded_size), display.turned(coded_size)
+    check_size(*shown_size, path)
     status = os.stat(path)
     return VideoIndex(
         path=path,
         codec_name=raw.codec_name,
-        width_px=first.width_px if upright else first.height_px,
-        height_px=first.height_px if upright else first.width_px,
-        rotation_degrees=first.rotation_degrees,
+        width_px=shown_size[0],
+        height_px=shown_size[1],
+        num_columns=sample_size[0],
+        num_rows=sample_size[1],
+        rotation_degrees=display.orientation.rotation_degrees,
         num_frames=len(shown),
         pts_seconds=pts_seconds,
         is_key=raw.column("is_key")[shown].astype(np.bool_),
@@ -208,4 +221,22 @@ def _video_index(
         size_bytes=status.st_size,
         mtime_ns=status.st_mtime_ns,
         pts_exactness=presentation.pts_exactness,
+        stream_index=raw.stream_index,
+        display=display,
     )
+
+
+def _checked_display(display: Display, hdr: str, path: str) -> Display:
+    if display.colors.matrix in UNREADABLE_MATRICES:
+        raise UnsupportedVideoError(
+            path,
+            f"its colours are {UNREADABLE_MATRICES[display.colors.matrix]}, which cannot be shown; "
+            "convert it to BT.709 or BT.2020",
+        )
+    if display.hdr and hdr == "refuse":
+        raise UnsupportedVideoError(
+            path,
+            f"is HDR ({display.hdr.upper()}), which is refused here (hdr='refuse'); choose "
+            "'tonemap' to read it as SDR, or convert it",
+        )
+    return replace(display, tone_maps=bool(display.hdr) and hdr == "tonemap")

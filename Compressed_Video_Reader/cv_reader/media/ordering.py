@@ -18,6 +18,7 @@ Axis legend: M packets in file order.
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from av.error import FFmpegError
@@ -171,7 +172,7 @@ class _Groups:
         keys = np.flatnonzero(raw.column("is_key")).tolist()
         self._num_packets = len(raw.columns)
         self.keys = frozenset(keys)
-        self._pairs = list(zip(keys, [*keys[1:], self._num_packets], strict=True))
+        self._pairs = list(pairwise([*keys, self._num_packets]))
         # These never give a picture of their own.
         self._is_excused = (
             (raw.column("is_hidden") == 1)
@@ -210,7 +211,7 @@ def _decode(raw: ScannedPackets, path: str, *, whole: bool) -> tuple[NDArray[np.
     groups, count = _Groups(raw), len(raw.columns)
     order: list[int] = []
     has_come = np.zeros(count, np.bool_)
-    with open_stream(path) as (container, stream):
+    with open_stream(path, stream_index=raw.stream_index) as (container, stream):
         set_threads(stream, 0, by_frame=False)
         # Only the order matters, not the samples.
         stream.codec_context.options = {"skip_loop_filter": "all"}

@@ -34,6 +34,7 @@ class PacketReader:
         """Prepare to read; ``configure`` is called with the stream each time the file is opened,
         and ``without_decoding`` says that PyAV does not decode it."""
         self._path = source.index.path
+        self._stream_index = source.index.stream_index
         self._table = source.packets
         self._is_packed = source.is_packed
         self._configure = configure
@@ -46,7 +47,11 @@ class PacketReader:
         """Open the file anew, at row 0."""
         self._release()
         self._container, self.stream = self._stack.enter_context(
-            open_stream(self._path, without_decoding=self._without_decoding)
+            open_stream(
+                self._path,
+                without_decoding=self._without_decoding,
+                stream_index=self._stream_index,
+            )
         )
         self._configure(self.stream)
         self._packets = self._filled()

@@ -19,13 +19,22 @@ from cv_reader.errors import CorruptVideoError, UnsupportedVideoError
 from cv_reader.media.container import (
     DECODE_ERRORS,
     FirstPicture,
+    declared_display,
     describe,
     first_picture,
     set_threads,
 )
 from cv_reader.media.container_header import read_header
+from cv_reader.media.display import Display
+from cv_reader.media.h264 import shown_by_record
 from cv_reader.media.h264_fields import FieldReader
-from cv_reader.media.headers import NO_PICTURE, PacketFacts, are_references, header_reader
+from cv_reader.media.headers import (
+    NO_PICTURE,
+    PacketFacts,
+    are_references,
+    has_sequence_set,
+    header_reader,
+)
 
 NO_TIME = -(1 << 63)
 """Stands for a time stamp that a packet does not have."""
@@ -41,9 +50,6 @@ _MAX_PROBE_PACKETS = 512
 
 _AVI_REORDERING_CODECS = ("h264", "hevc")
 """Formats whose AVI packets carry decoding times under the name of presentation times."""
-
-_SPARED_CODECS = ("h264", "hevc")
-"""Formats whose first picture the native reader can look at instead."""
 
 _UNKNOWN_FRAME_RATE = 25.0
 
@@ -75,6 +81,8 @@ class ScannedPackets:
         container_name: FFmpeg's name of the container.
         first: the first picture, or None where none of the first packets can be decoded, or where
             the header says what it would, and is trusted.
+        display: how pictures are shown, as declared; that of ``first`` comes before it.
+        stream_index: of the stream in its file.
         head: the first packets, at least those that it took to decode it.
         extradata: the codec's parameters as the container keeps them.
         declared_size: width and height by the stream's header.
@@ -91,6 +99,8 @@ class ScannedPackets:
     codec_name: str
     container_name: str
     first: FirstPicture | None
+    display: Display
+    stream_index: int
     head: tuple[bytes, ...]
     extradata: bytes
     declared_size: tuple[int, int]
@@ -150,7 +160,8 @@ def read_packets(
     # The samples of the first picture are not looked at.
     stream.codec_context.options = {"skip_loop_filter": "all"}
     codec_name = stream.codec_context.codec.canonical_name
-    is_spared = trust_header and header.is_upright and codec_name in _SPARED_CODECS
+    declared = _declared_display(stream, codec_name)
+    is_spared = trust_header and header.is_upright and declared is not None
     rows: list[tuple[int, ...]] = []
     first: FirstPicture | None = None
     head: list[bytes] = []
@@ -188,6 +199,8 @@ def read_packets(
         codec_name=codec_name,
         container_name=container.format.name,
         first=first,
+        display=declared or declared_display(stream),
+        stream_index=stream.index,
         head=tuple(head),
         extradata=bytes(stream.codec_context.extradata or b""),
         declared_size=(stream.width, stream.height),
@@ -197,6 +210,15 @@ def read_packets(
         may_reorder=bool(stream.codec_context.has_b_frames),
         is_packed=is_packed,
     )
+
+
+def _declared_display(stream: VideoStream, codec_name: str) -> Display | None:
+    """How pictures are shown, where the container's record of parameters says all of it."""
+    extradata = stream.codec_context.extradata
+    if codec_name == "hevc" and has_sequence_set(extradata):
+        return declared_display(stream)
+    shown = shown_by_record(extradata) if codec_name == "h264" else None
+    return None if shown is None else declared_display(stream, shown)
 
 
 def filled_packets(

@@ -20,19 +20,22 @@ _ROUNDS = 2
 Velocity = NDArray[np.float32]
 
 
-def camera_velocity(velocity: Velocity, compensate: str, times: int = 1) -> Velocity:
+def camera_velocity(
+    velocity: Velocity, compensate: str, times: int = 1, aspect: float = 1.0
+) -> Velocity:
     """What the camera adds to each cell's velocity.
 
     Args:
         velocity: float32 (2, h, w), x and y in pixels per frame.
         compensate: ``none``, ``median``, ``mean`` or ``similarity``.
         times: how many cells each one stands for.
+        aspect: width of a cell to its height, as shown.
 
     Returns:
         float32 (2, h, w), or (2, 1, 1) where it is the same everywhere.
     """
     if compensate == "similarity":
-        return _similarity(velocity, times)
+        return _similarity(velocity, times, aspect)
     if compensate == "mean":
         return velocity.mean(axis=(1, 2), keepdims=True)
     if compensate == "median":
@@ -45,7 +48,7 @@ def _median(velocity: Velocity, times: int) -> Velocity:
     return np.array(medians, np.float32)[:, None, None]
 
 
-def _similarity(velocity: Velocity, times: int) -> Velocity:
+def _similarity(velocity: Velocity, times: int, aspect: float) -> Velocity:
     _, height, width = velocity.shape
     moving = np.flatnonzero(np.abs(velocity).sum(axis=0) > _MIN_SPEED)
     if len(moving) * times < _MIN_POINTS:
@@ -53,7 +56,7 @@ def _similarity(velocity: Velocity, times: int) -> Velocity:
     moving = moving[:: -(-len(moving) // _MAX_POINTS)]
     # A complex number holds (x, y): a zoom with a turn is then one factor.
     rows, columns = np.mgrid[:height, :width]
-    place = (columns - (width - 1) / 2) + 1j * (rows - (height - 1) / 2)
+    place = (columns - (width - 1) / 2) * aspect + 1j * (rows - (height - 1) / 2)
     flow = velocity[0].astype(np.float64) + 1j * velocity[1]
     points, speeds = place.ravel()[moving], flow.ravel()[moving]
     shift, factor = _fit(points, speeds)

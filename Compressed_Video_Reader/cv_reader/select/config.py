@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from cv_reader.errors import AssetError, SettingsError
+from cv_reader.media.display import HDR_MODES
 
 ALGORITHM_VERSION = 5
 """Raised whenever the same settings and the same video give other positions or pixels."""
@@ -67,6 +68,7 @@ class AssetConfig:
         w_res: weight of the residual in ``mv_residual``.
         order: of the rows inside one slot: ``raster``, or ``zigzag`` (odd rows right to left).
         jpg_quality: of the mosaics, 1..100; chroma is 4:2:0.
+        hdr: HDR video (PQ, HLG): ``tonemap`` to SDR, ``refuse``, or ``raw`` samples as if SDR.
 
     Raises:
         SettingsError: if a value is out of its range, or two cannot go together.
@@ -102,6 +104,7 @@ class AssetConfig:
     w_res: float = 1.0
     order: str = "raster"
     jpg_quality: int = 95
+    hdr: str = "tonemap"
 
     def __post_init__(self) -> None:
         for name in ("mv_pct", "res_pct", "w_mv", "w_res", "quality_db", "token_price"):
@@ -231,6 +234,7 @@ _CHOICES = {
     "signal": SIGNALS,
     "mv_compensate": COMPENSATIONS,
     "order": ORDERS,
+    "hdr": HDR_MODES,
 }
 
 

@@ -88,7 +88,12 @@ class CellScorer:
         motion, motion_ref, step_px = coarse_motion(motion, motion_ref)
         velocity = frame_velocity(motion, motion_ref)
         times = (step_px // CELL_PX) ** 2
-        energy = motion_energy(velocity, self._config.mv_compensate, self._config.mv_pct, times)
+        aspect = self._letterbox.sample_aspect
+        if aspect != 1:
+            # Vectors count samples; speed is that of the picture as shown.
+            velocity[0] *= np.float32(aspect)
+        config = self._config
+        energy = motion_energy(velocity, config.mv_compensate, config.mv_pct, times, aspect)
         return self._pool(step_px).sums(energy)
 
     def residual(self, frame: CodecFrame) -> Scores:
@@ -234,7 +239,11 @@ def frame_velocity(motion: NDArray[np.int16], motion_ref: NDArray[np.int16]) -> 
 
 
 def motion_energy(
-    velocity: NDArray[np.float32], compensate: str, percentile: float, times: int = 1
+    velocity: NDArray[np.float32],
+    compensate: str,
+    percentile: float,
+    times: int = 1,
+    aspect: float = 1.0,
 ) -> NDArray[np.float32]:
     """Speed after taking out the camera's motion, over its percentile, clipped to 1.
 
@@ -243,13 +252,14 @@ def motion_energy(
         compensate: how the camera's motion is found; see ``camera``.
         percentile: in (0, 100].
         times: how many cells each one stands for.
+        aspect: width of a cell to its height, as shown.
 
     Returns:
         float32 (h, w) in [0, 1].
     """
     if not velocity.any():
         return np.zeros(velocity.shape[1:], np.float32)
-    relative = velocity - camera_velocity(velocity, compensate, times)
+    relative = velocity - camera_velocity(velocity, compensate, times, aspect)
     np.square(relative, out=relative)
     speed = np.add(relative[0], relative[1], out=relative[0])
     np.sqrt(speed, out=speed)

@@ -45,10 +45,20 @@ class AxisSampling:
 
 @dataclass(frozen=True, kw_only=True)
 class Letterbox:
-    """The place of a frame in the padded square; all lengths in pixels."""
+    """The place of a frame in the padded square; all lengths in pixels.
+
+    Attributes:
+        source_height_px: of the frame as shown, in square pixels.
+        source_width_px: likewise.
+        num_rows: of the frame's samples, which its maps count; ``source_height_px`` where samples
+            are square.
+        num_columns: likewise.
+    """
 
     source_height_px: int
     source_width_px: int
+    num_rows: int
+    num_columns: int
     square_px: int
     patch_px: int
     scale: float
@@ -61,6 +71,11 @@ class Letterbox:
     def grid(self) -> int:
         """g."""
         return self.square_px // self.patch_px
+
+    @property
+    def sample_aspect(self) -> float:
+        """Width of a sample to its height, as shown."""
+        return self.source_width_px * self.num_rows / (self.source_height_px * self.num_columns)
 
     @property
     def content(self) -> tuple[slice, slice]:
@@ -87,15 +102,15 @@ class Letterbox:
         return (starts >= pad_px) & (starts + self.patch_px <= pad_px + content_px)
 
     def row_sampling(self, step_px: int = 1) -> AxisSampling:
-        """Rows of a source map with one element per ``step_px`` pixels."""
+        """Rows of a source map with one element per ``step_px`` samples."""
         return _axis_sampling(
-            self.source_height_px, self.height_px, self.pad_top_px, self.patch_px, step_px
+            self.num_rows, self.height_px, self.pad_top_px, self.patch_px, step_px
         )
 
     def column_sampling(self, step_px: int = 1) -> AxisSampling:
-        """Columns of a source map with one element per ``step_px`` pixels."""
+        """Columns of a source map with one element per ``step_px`` samples."""
         return _axis_sampling(
-            self.source_width_px, self.width_px, self.pad_left_px, self.patch_px, step_px
+            self.num_columns, self.width_px, self.pad_left_px, self.patch_px, step_px
         )
 
     def facts(self) -> dict[str, Any]:
@@ -133,13 +148,31 @@ class Letterbox:
         }
 
 
-def letterbox(height_px: int, width_px: int, *, square_px: int, patch_px: int) -> Letterbox:
-    """Fit a frame into the padded square; sides are rounded half to even, at least 1 pixel."""
+def letterbox(
+    height_px: int,
+    width_px: int,
+    *,
+    square_px: int,
+    patch_px: int,
+    samples: tuple[int, int] | None = None,
+) -> Letterbox:
+    """Fit a frame into the padded square; sides are rounded half to even, at least 1 pixel.
+
+    Args:
+        height_px: as shown, in square pixels.
+        width_px: likewise.
+        square_px: side of the square.
+        patch_px: side of a cell.
+        samples: rows and columns of the frame's samples, where these are not square.
+    """
+    num_rows, num_columns = samples or (height_px, width_px)
     scale = square_px / max(height_px, width_px)
     height, width = max(1, round(height_px * scale)), max(1, round(width_px * scale))
     return Letterbox(
         source_height_px=height_px,
         source_width_px=width_px,
+        num_rows=num_rows,
+        num_columns=num_columns,
         square_px=square_px,
         patch_px=patch_px,
         scale=scale,

@@ -152,7 +152,7 @@ class CellPool:
 
     def __init__(self, box: Letterbox, step_px: int) -> None:
         self._grid = box.grid
-        self._height, self._width = box.source_height_px, box.source_width_px
+        self._height, self._width = box.num_rows, box.num_columns
         self._rows, self._columns = box.row_sampling(step_px), box.column_sampling(step_px)
         self._shares: dict[int, tuple[_Shares, _Shares]] = {}
 

@@ -118,7 +118,7 @@ def compare(chosen: Chosen, path: Path, options: ReadOptions) -> Agreement:
         AssetError: if other frames were sampled than would be here.
     """
     config = chosen.config
-    with options.open(path) as video:
+    with replace(options, hdr=config.hdr).open(path) as video:
         index = video.index
         frame_ids = choose_frame_ids(index.packet_bytes, config)
         if not np.array_equal(frame_ids, chosen.frame_ids):
@@ -131,6 +131,7 @@ def compare(chosen: Chosen, path: Path, options: ReadOptions) -> Agreement:
             index.width_px,
             square_px=config.square_size,
             patch_px=config.patch_size,
+            samples=(index.num_rows, index.num_columns),
         )
         slots: list[int] = np.flatnonzero(~repeated_slots(frame_ids)).tolist()
         facts = _Facts(box, config)
@@ -217,8 +218,8 @@ def _residual(frame: CodecFrame, box: Letterbox) -> NDArray[np.uint8]:
     """Absolute residual at the size of the picture in the square, by the nearest pixel."""
     assert frame.residual_y is not None
     magnitude = np.minimum(np.abs(frame.residual_y), 255).astype(np.uint8)
-    rows = np.arange(box.height_px) * box.source_height_px // box.height_px
-    columns = np.arange(box.width_px) * box.source_width_px // box.width_px
+    rows = np.arange(box.height_px) * box.num_rows // box.height_px
+    columns = np.arange(box.width_px) * box.num_columns // box.width_px
     return magnitude[rows][:, columns]
 
 

@@ -159,7 +159,7 @@ def test_the_fingerprint_covers_every_setting():
         "signal": "mv", "mv_compensate": "none", "mv_pct": 90.0, "res_pct": 90.0, "w_mv": 2.0,
         "w_res": 2.0, "order": "zigzag", "jpg_quality": 90, "select": "topk", "block_cells": 2,
         "distortion": "mean", "direction": "hold", "predict": "still", "quality_db": 30.0,
-        "token_price": 10.0,
+        "token_price": 10.0, "hdr": "raw",
     }  # fmt: skip
     base = {**CONFIG.to_dict(), "select": "rate_distortion"}
     assert changed.keys() == base.keys()
@@ -169,7 +169,7 @@ def test_the_fingerprint_covers_every_setting():
 
 def test_the_default_fingerprint_outlives_releases():
     # Changes with ALGORITHM_VERSION or the settings alone: then all assets are made again.
-    assert AssetConfig().fingerprint == "11c76f5ca36ca4ed"
+    assert AssetConfig().fingerprint == "dff99fa99b9f49f5"
 
 
 def test_whole_numbers_and_floats_are_one_setting():

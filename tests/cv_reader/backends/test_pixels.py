@@ -9,6 +9,7 @@ from PIL import Image
 
 from cv_reader import open_video
 from cv_reader.backends.pixels import AvPicture, coded_luma
+from cv_reader.media.display import Display, Orientation
 from support.media import moving_square, set_mp4_rotation, texture, write_video
 
 WEIGHTS = {1: (0.2126, 0.0722), 2: (0.299, 0.114), 5: (0.299, 0.114), 9: (0.2627, 0.0593)}
@@ -40,7 +41,7 @@ def test_rgb_follows_matrix_and_range(matrix: int, color_range: int) -> None:
     frame.colorspace, frame.color_range = matrix, color_range
     expected = _by_formula(frame, matrix, full=color_range == 2)
     for _ in range(2):
-        assert np.abs(AvPicture(frame, 0).rgb() - expected).mean() < 1.3
+        assert np.abs(AvPicture(frame).rgb() - expected).mean() < 1.3
     other = _by_formula(frame, 1 if matrix != 1 else 2, full=color_range == 2)
     assert np.abs(other - expected).mean() > 1.5 or matrix == 9
 
@@ -52,12 +53,12 @@ def test_scaled_pixels_are_those_of_scaling_afterwards(
 ) -> None:
     smooth = Image.fromarray(texture(12, 18)).resize((160, 108), Image.Resampling.BICUBIC)
     frame = av.VideoFrame.from_ndarray(np.asarray(smooth)).reformat(format=pixel_format)
-    whole = Image.fromarray(AvPicture(frame, 0).rgb())
+    whole = Image.fromarray(AvPicture(frame).rgb())
     expected = np.asarray(whole.resize(size, Image.Resampling.BICUBIC)).astype(float)
-    scaled = AvPicture(frame, 0).rgb(size)
+    scaled = AvPicture(frame).rgb(size)
     assert scaled.shape == (size[1], size[0], 3)
     assert np.abs(scaled - expected).mean() < 1.5
-    turned = AvPicture(frame, 90).rgb((size[1], size[0]))
+    turned = AvPicture(frame, Display(Orientation(90))).rgb((size[1], size[0]))
     np.testing.assert_array_equal(turned, np.rot90(scaled, -1))
 
 
@@ -70,7 +71,9 @@ def test_planes_are_scaled_each_by_itself(pixel_format: str, degrees: int) -> No
     frame = av.VideoFrame.from_ndarray(np.asarray(smooth)).reformat(format=pixel_format)
     full = frame.reformat(format="yuvj444p" if "j" in pixel_format else "yuv444p")
     sizes = [(40, 30), (20, 15), (20, 15)]
-    found = AvPicture(frame, degrees).planes(*[size[:: -1 if degrees else 1] for size in sizes[:2]])
+    found = AvPicture(frame, Display(Orientation(degrees))).planes(
+        *[size[:: -1 if degrees else 1] for size in sizes[:2]]
+    )
     for number, (plane, size) in enumerate(zip(found.samples, sizes, strict=True)):
         whole = np.frombuffer(bytes(full.planes[number]), np.uint8).reshape(47, -1)[:, :63]
         expected = np.asarray(Image.fromarray(whole).resize(size, Image.Resampling.BICUBIC))
@@ -83,17 +86,17 @@ def test_planes_are_scaled_each_by_itself(pixel_format: str, degrees: int) -> No
 
 def test_scaling_to_its_own_size_changes_nothing() -> None:
     frame = av.VideoFrame.from_ndarray(texture(48, 64), format="rgb24").reformat(format="yuv420p")
-    rgb = AvPicture(frame, 0).rgb()
-    np.testing.assert_array_equal(AvPicture(frame, 0).rgb((64, 48)), rgb)
+    rgb = AvPicture(frame).rgb()
+    np.testing.assert_array_equal(AvPicture(frame).rgb((64, 48)), rgb)
 
 
 def test_conversion_does_not_remember_the_picture_before() -> None:
     frame = av.VideoFrame.from_ndarray(texture(48, 64), format="rgb24").reformat(format="yuv420p")
-    before = AvPicture(frame, 0).rgb()
+    before = AvPicture(frame).rgb()
     frame.colorspace = 1
-    changed = AvPicture(frame, 0).rgb()
+    changed = AvPicture(frame).rgb()
     frame.colorspace = 2
-    np.testing.assert_array_equal(AvPicture(frame, 0).rgb(), before)
+    np.testing.assert_array_equal(AvPicture(frame).rgb(), before)
     assert (changed != before).any()
 
 

@@ -13,6 +13,8 @@ class _TinyPicture:
 
     height_px = 6
     width_px = 10
+    num_rows = 6
+    num_columns = 10
 
     def rgb(self, size_px: tuple[int, int] | None = None) -> np.ndarray:
         return np.zeros((6, 10, 3), np.uint8)
@@ -88,6 +90,8 @@ def _tiny_index(**changes: Any) -> VideoIndex:
         "codec_name": "h264",
         "width_px": 10,
         "height_px": 6,
+        "num_columns": 10,
+        "num_rows": 6,
         "rotation_degrees": 0,
         "num_frames": 2,
         "pts_seconds": np.array([0.0, 0.04]),

@@ -88,7 +88,7 @@ def test_a_whole_frame_packs_into_itself():
 def test_a_frame_is_centred_on_black(size):
     box = letterbox(*size, square_px=40, patch_px=4)
     frame = VideoFrame.from_ndarray(np.full((*size, 3), 200, np.uint8))
-    square = np.asarray(to_image(square_frame(AvPicture(frame, 0), box)).convert("RGB"))
+    square = np.asarray(to_image(square_frame(AvPicture(frame), box)).convert("RGB"))
     content = np.zeros((40, 40), bool)
     content[box.content] = True
     assert np.abs(square[content].astype(int) - 200).max() <= 1
@@ -104,7 +104,7 @@ def test_a_frame_keeps_its_colours(size, patch):
     frame = VideoFrame.from_ndarray(np.ascontiguousarray(planes), "yuv444p")
     frame.color_range = 2
     box = letterbox(*size, square_px=56, patch_px=patch)
-    found = np.asarray(to_image(square_frame(AvPicture(frame, 0), box)))[box.content]
+    found = np.asarray(to_image(square_frame(AvPicture(frame), box)))[box.content]
     for number, plane in enumerate(planes):
         whole = Image.fromarray(np.ascontiguousarray(plane))
         whole = whole.resize((box.width_px, box.height_px), Image.Resampling.BICUBIC)

@@ -14,10 +14,18 @@ from av.video.frame import VideoFrame
 from cv_reader_native import FAR_REF, INTERLACED, Memory, Picture
 from numpy.typing import NDArray
 
-from cv_reader.backends.pixels import AvPicture, narrowed
-from cv_reader.media.conversion import Colors, Planes, are_planar, scaled_planes
+from cv_reader.backends.orientation import turn_pixels
+from cv_reader.backends.pixels import AvPicture, ShownPicture, narrowed
+from cv_reader.media.conversion import (
+    Colors,
+    Planes,
+    are_planar,
+    scaled_planes,
+    sdr_planes,
+    sdr_rgb,
+)
+from cv_reader.media.display import Display, Orientation
 from cv_reader.media.frames import BLOCK_PX, CELL_PX, map_shape
-from cv_reader.media.orientation import turn_pixels, turn_size
 
 if TYPE_CHECKING:
     from cv_reader_native._decoder import MapName
@@ -87,27 +95,27 @@ class Layout:
 
     @cached_property
     def pixels(self) -> "View":
-        """Of the residual."""
+        """View of the residual map."""
         return self._view(1, ())
 
     @cached_property
     def vectors(self) -> "View":
-        """Of motion."""
+        """View of the vectors."""
         return self._view(CELL_PX, (2,), lists=2)
 
     @cached_property
     def cells(self) -> "View":
-        """Of distances."""
+        """View of the distances to references."""
         return self._view(CELL_PX, (), lists=2)
 
     @cached_property
     def bits(self) -> "View":
-        """Of bits."""
+        """View of the bit counts."""
         return self._view(BLOCK_PX, (), item_bytes=4)
 
     @cached_property
     def qp(self) -> "View":
-        """Of quantisers and states."""
+        """View of the quantisers, and of the states."""
         return self._view(BLOCK_PX, (), item_bytes=1)
 
     @cached_property
@@ -152,33 +160,25 @@ class NativePicture:
     Attributes:
         picture: the decoder's.
         layout: of its maps.
+        display: how the stream's pictures are shown.
         pts: the row of its packet.
         width: W.
         height: H.
-        rotation: counter-clockwise turn to the shown picture, in degrees.
+        rotation: counter-clockwise turn to the shown picture, in degrees, as FFmpeg reports it.
         is_corrupt: damaged, incomplete, or predicted from a picture that is.
     """
 
-    __slots__ = (
-        "height",
-        "is_corrupt",
-        "layout",
-        "picture",
-        "pts",
-        "rotation",
-        "rotation_degrees",
-        "width",
-    )
+    __slots__ = ("display", "height", "is_corrupt", "layout", "picture", "pts", "rotation", "width")
 
-    def __init__(self, picture: Picture, layout: Layout, row: int, rotation_degrees: int) -> None:
-        """Wrap a picture; ``row`` is its packet's, ``rotation_degrees`` the container's."""
+    def __init__(self, picture: Picture, layout: Layout, row: int, display: Display) -> None:
+        """Wrap a picture; ``row`` is its packet's, ``display`` the stream's."""
         self.picture = picture
         self.layout = layout
         self.pts = row
         self.width = layout.width
         self.height = layout.height
-        self.rotation_degrees = rotation_degrees
-        self.rotation = -rotation_degrees
+        self.display = display
+        self.rotation = -display.orientation.reported_degrees
         self.is_corrupt = picture.is_corrupt
 
     @property
@@ -195,6 +195,11 @@ class NativePicture:
         if flags & FAR_REF:
             return "it refers to a picture more than 32767 frames away"
         return self.layout.refusal
+
+    @property
+    def color(self) -> tuple[int, int]:
+        """FFmpeg's numbers of matrix and range: the picture's, else the container's."""
+        return self.display.colors.completed(*self.picture.color)
 
     def residual_y(self) -> NDArray[np.int16]:
         """int16 (H, W), in units of the stream's samples."""
@@ -222,7 +227,7 @@ class NativePicture:
         """bool, same shape, false where the residual is zero; None where blocks lie otherwise in
         the picture as shown."""
         layout = self.layout
-        if not layout.has_blocks or self.rotation_degrees:
+        if not layout.has_blocks or self.display.orientation != Orientation():
             return None
         state = self._map("state", layout.qp, np.uint8)
         return (state & _HAS_RESIDUAL).view(np.bool_)
@@ -244,7 +249,7 @@ class NativePicture:
         """The cropped picture as a frame of PyAV, a copy, for its converter."""
         layout = self.layout
         frame = VideoFrame(layout.width, layout.height, layout.format)
-        frame.colorspace, frame.color_range = self.picture.color
+        frame.colorspace, frame.color_range = self.color
         for plane, samples in zip(frame.planes, self.planes(), strict=True):
             target = np.frombuffer(memoryview(plane), samples.dtype)
             target = target.reshape(-1, plane.line_size // samples.itemsize)
@@ -258,40 +263,36 @@ class NativePicture:
         return np.ndarray(view.shape, dtype, cast(bytes, memory), view.first_byte, view.strides)
 
 
-class NativePixels:
+class NativePixels(ShownPicture):
     """The pixels of one picture, as shown."""
 
     def __init__(self, picture: NativePicture) -> None:
+        super().__init__((picture.width, picture.height), picture.display)
         self._picture = picture
 
-    @property
-    def height_px(self) -> int:
-        """H as shown."""
-        picture = self._picture
-        return picture.width if picture.rotation_degrees % 180 else picture.height
-
-    @property
-    def width_px(self) -> int:
-        """W as shown."""
-        picture = self._picture
-        return picture.height if picture.rotation_degrees % 180 else picture.width
-
     def rgb(self, size_px: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-        """uint8 (H, W, 3) or of another size, by the same conversion as every backend's."""
-        return AvPicture(self._picture.to_av(), self._picture.rotation_degrees).rgb(size_px)
+        """uint8 (height_px, width_px, 3) or of another size, by the same conversion as every
+        backend's."""
+        return AvPicture(self._picture.to_av(), self._picture.display).rgb(size_px)
 
     def planes(self, luma_px: tuple[int, int], chroma_px: tuple[int, int]) -> Planes:
         """Scaled to (width, height), likewise, without a copy before."""
-        picture, degrees = self._picture, self._picture.rotation_degrees
+        picture, display = self._picture, self._picture.display
         layout = picture.layout
         if not are_planar(layout.format):
-            return AvPicture(picture.to_av(), degrees).planes(luma_px, chroma_px)
-        sizes = turn_size(luma_px, degrees), turn_size(chroma_px, degrees)
-        scaled = scaled_planes(picture.planes(), layout.bit_depth, *sizes)
-        colors = Colors.named(layout.format, *picture.picture.color)
-        return Planes([turn_pixels(plane, degrees) for plane in scaled], colors)
+            return AvPicture(picture.to_av(), display).planes(luma_px, chroma_px)
+        sizes = display.turned(luma_px), display.turned(chroma_px)
+        colors = Colors.named(layout.format, *picture.color)
+        if display.tone_maps:
+            named = display.colors._replace(matrix=picture.color[0])
+            samples, depth = picture.planes(), layout.bit_depth
+            rgb = sdr_rgb(samples, depth, named, is_full=colors.is_full, size_px=sizes[0])
+            scaled, colors = sdr_planes(rgb, sizes[1])
+        else:
+            scaled = scaled_planes(picture.planes(), layout.bit_depth, *sizes)
+        return Planes([turn_pixels(plane, display.orientation) for plane in scaled], colors)
 
     def luma(self) -> NDArray[np.uint8]:
-        """uint8 (H, W), a read-only view where neither depth nor rotation need a copy."""
+        """uint8 (H, W), a read-only view where neither depth nor orientation need a copy."""
         samples = narrowed(self._picture.plane(0), self._picture.layout.bit_depth)
-        return turn_pixels(samples, self._picture.rotation_degrees)
+        return turn_pixels(samples, self._picture.display.orientation)

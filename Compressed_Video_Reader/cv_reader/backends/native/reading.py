@@ -10,13 +10,13 @@ from cv_reader_native import Decoder, Picture
 from numpy.typing import NDArray
 
 from cv_reader.backends.native.picture import Layout, NativePicture, NativePixels
+from cv_reader.backends.orientation import turn_blocks, turn_cells, turn_pixels, turn_vectors
 from cv_reader.backends.pixels import shared_facts
 from cv_reader.errors import UnsupportedVideoError
 from cv_reader.media.container import MAX_AREA_PX
 from cv_reader.media.decoding import DecodeOptions, decode_with
 from cv_reader.media.frames import CodecFrame, frames_at_once
 from cv_reader.media.index import VideoSource
-from cv_reader.media.orientation import turn_blocks, turn_cells, turn_pixels, turn_vectors
 
 _MAX_REORDERED = 16
 """Of H.264 and HEVC."""
@@ -86,7 +86,7 @@ class _PictureDecoder:
         self._rank = source.packets.rank
         self._row = np.argsort(self._rank)
         self._is_wanted = is_wanted
-        self._degrees = source.index.rotation_degrees
+        self._display = source.index.display
         self._layouts: dict[tuple[object, ...], Layout] = {}
         # From ``refusal``: the first reading goes on where that has ended.
         start = source.started.pop() if source.started else None
@@ -136,7 +136,7 @@ class _PictureDecoder:
     def _wrapped(self, pictures: list[Picture]) -> list[NativePicture]:
         return [
             NativePicture(
-                picture, self._layout(picture), int(self._row[picture.picture_id]), self._degrees
+                picture, self._layout(picture), int(self._row[picture.picture_id]), self._display
             )
             for picture in pictures
         ]
@@ -175,7 +175,7 @@ def _first_picture(source: VideoSource, num_threads: int) -> NativePicture | Non
     if not pictures:
         return None
     layout = Layout.of(pictures[0])
-    return NativePicture(pictures[0], layout, 0, source.index.rotation_degrees)
+    return NativePicture(pictures[0], layout, 0, source.index.display)
 
 
 def _frame(source: VideoSource, number: int, picture: NativePicture) -> CodecFrame:
@@ -183,15 +183,15 @@ def _frame(source: VideoSource, number: int, picture: NativePicture) -> CodecFra
         raise UnsupportedVideoError(
             source.index.path, f"frame {number}: {reason}; use another backend"
         )
-    degrees = source.index.rotation_degrees
+    orientation = source.index.display.orientation
     height, width = picture.height, picture.width
     bits, qp = picture.bits(), picture.qp()
     return CodecFrame(
         **shared_facts(source, number, picture.pict_type, NativePixels(picture)),
-        motion=turn_vectors(picture.motion(), degrees, height, width),
-        motion_ref=turn_cells(picture.motion_ref(), degrees, height, width),
-        residual_y=turn_pixels(picture.residual_y(), degrees),
-        bits=None if bits is None else turn_blocks(bits, degrees, height, width),
-        qp=None if qp is None else turn_blocks(qp, degrees, height, width),
+        motion=turn_vectors(picture.motion(), orientation, height, width),
+        motion_ref=turn_cells(picture.motion_ref(), orientation, height, width),
+        residual_y=turn_pixels(picture.residual_y(), orientation),
+        bits=None if bits is None else turn_blocks(bits, orientation, height, width),
+        qp=None if qp is None else turn_blocks(qp, orientation, height, width),
         residual_blocks=picture.residual_blocks(),
     )

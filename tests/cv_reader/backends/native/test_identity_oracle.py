@@ -31,6 +31,14 @@ class _Stored:
     def width_px(self) -> int:
         return self.pixels.shape[1]
 
+    @property
+    def num_rows(self) -> int:
+        return self.pixels.shape[0]
+
+    @property
+    def num_columns(self) -> int:
+        return self.pixels.shape[1]
+
     def rgb(self, size_px: tuple[int, int] | None = None) -> np.ndarray:
         return self.pixels[..., None].repeat(3, 2)
 
