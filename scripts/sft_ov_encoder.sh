@@ -3,11 +3,11 @@
 #
 #   DATA_PATH=train.jsonl IMAGE_FOLDER=data bash scripts/sft_ov_encoder.sh [more train.py flags]
 #
-# Every variable below can be set from outside. Also:
+# Every variable below can be set in the environment. Also:
 #   DRY_RUN=1    print the command and do nothing
 #   SMOKE=1      tiny random model on the CPU, a few steps; DATA_PATH= takes your data there too
-#   RESUME=auto  go on from the newest complete checkpoint of OUTPUT_DIR (default); empty: never
-#   RESUME_WITH_CHANGES=true   although data or settings have changed
+#   RESUME=auto  continue from the newest complete checkpoint of OUTPUT_DIR (default); empty: never
+#   RESUME_WITH_CHANGES=true   continue although data or settings have changed
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -15,7 +15,7 @@ export PATH="${VENV:-$(realpath scripts/..)/.venv}/bin:$PATH"
 SMOKE_DATA=train.jsonl
 source scripts/training.sh
 
-# These may be set to nothing, too: a LLaVA checkpoint as the model brings its own tower and projector.
+# These may be empty: a LLaVA checkpoint as the model brings its own tower and projector.
 : "${VISION_TOWER=lmms-lab-encoder/onevision-encoder-large}" "${RESUME=auto}"
 : "${PRETRAIN_MM_MLP_ADAPTER=checkpoints/pretrain_ov_encoder/mm_projector.safetensors}"
 

@@ -1,15 +1,33 @@
 # Shared by pretrain_ov_encoder.sh and sft_ov_encoder.sh, which source it: --help, the defaults of a
 # smoke run on SMOKE_DATA, and the launch. Whatever is set outside wins over all defaults.
 
+# Print each variable of the script with its default, in the order of the script.
+_list_variables() {
+    grep -oE '\$\{[A-Z][A-Z0-9_]*(:-|=|:\+)[^}]*\}' "$0" | sed -E 's/^\$\{//; s/\}$//' | awk '
+        /^(VENV|BASH_SOURCE|SMOKE_DATA)[:=]/ { next }
+        { name = $0; sub(/(:-|=|:\+).*/, "", name); value = substr($0, length(name) + 1) }
+        value ~ /^:\+/ { value = "(not set)" }
+        { sub(/^(:-|=)/, "", value); if (value == "") value = "(empty)" }
+        !(name in seen) { seen[name] = 1; order[++count] = name; text[name] = value; next }
+        text[name] == "(not set)" { text[name] = value }
+        END { for (i = 1; i <= count; i++) printf "  %-30s %s\n", order[i], text[order[i]] }'
+}
+
 if [ "${1:-}" = "--help" ] || [ "${1:-}" = "-h" ]; then
     awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$0"
     echo
     sed -n '/^# Launch:/,/^$/ { s/^# \{0,1\}//p }' scripts/training.sh
+    echo
+    echo "Variables and their defaults. Each sets the flag of its name, which"
+    echo "python -m llava.train.train --help explains; SMOKE=1 has small defaults of its own."
+    _list_variables
     exit 0
 fi
 
 # Launch: how many processes, and where.
-#   NUM_GPUS=8       processes on each machine (default: one per GPU; SMOKE: 1)
+#   NUM_GPUS=8       processes on each machine (default: one per GPU; SMOKE and USE_CPU: 1)
+#   USE_CPU=true     train on the CPU, in float32
+#   OMP_NUM_THREADS=8  threads of each process (default 8; SMOKE: 1)
 #   NNODES=4 NODE_RANK=0 MASTER_ADDR=HOST [MASTER_PORT=29500]
 #                    several machines: run the same command on each, with its own NODE_RANK
 #   HOSTFILE=hosts   several machines by the DeepSpeed launcher (lines "HOST slots=8"), from one of
@@ -54,7 +72,17 @@ if [ "${SMOKE:-0}" = 1 ]; then
     [ "${DRY_RUN:-0}" = 1 ] || python -m llava.train.smoke --out "$smoke_files"
 fi
 
-# DeepSpeed's launcher passes words to a shell on the other side, and quotes those with a blank alone.
+if [ "${USE_CPU:-}" = true ]; then
+    : "${NUM_GPUS:=1}" "${BF16:=false}" "${TF32:=false}"
+fi
+
+# Whether this machine has a GPU; torch is asked only where no device file says so, since that takes seconds.
+_has_gpu() {
+    compgen -G '/dev/nvidia[0-9]*' > /dev/null || [ -e /dev/kfd ] || [ -e /dev/dxg ] \
+        || python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2> /dev/null
+}
+
+# DeepSpeed's launcher passes words to a shell on the other machine, and quotes only those with a blank.
 _quote_for_ssh() {
     if [[ "$1" == *" "* ]]; then printf '%s' "$1"; else printf '%q' "$1"; fi
 }
@@ -80,6 +108,9 @@ launch() {
         printf '%q ' "${command[@]}"
         echo
         return
+    fi
+    if [ -z "${HOSTFILE:-}" ] && [ "${USE_CPU:-}" != true ] && ! _has_gpu; then
+        fail "no GPU found on this machine; try the script with SMOKE=1 (a tiny model on the CPU, a minute), or train on the CPU with NUM_GPUS=1 USE_CPU=true"
     fi
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-8}"
     exec "${command[@]}"

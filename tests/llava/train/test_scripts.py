@@ -1,5 +1,6 @@
 """The training scripts: their command lines, launches and smoke runs."""
 
+import glob
 import os
 import re
 import shlex
@@ -37,6 +38,44 @@ def _flags(dry_run: str) -> dict[str, str]:
 def test_help_explains_the_variables_and_starts_nothing(script):
     text = _bash(script, "--help")
     assert "DRY_RUN=1" in text and "SMOKE=1" in text and "NUM_GPUS" in text
+    listed = dict(re.findall(r"^  ([A-Z0-9_]+) +(\S.*)$", text, re.MULTILINE))
+    source = (ROOT / "scripts" / script).read_text()
+    used = set(re.findall(r"\$\{?([A-Z][A-Z0-9_]+)", source)) - {
+        "VENV",
+        "PATH",
+        "PWD",
+        "BASH_SOURCE",
+    }
+    assert used == set(listed)
+    defaults = _flags(_bash(script, DRY_RUN="1"))
+    flags = {name.lower(): value for name, value in listed.items()}
+    renamed = {"prompt_version": "version", "resume": "resume_from_checkpoint"}
+    for name, value in flags.items():
+        expected = defaults.get(f"--{renamed.get(name, name)}", "(not set)")
+        assert value == expected, name
+
+
+@pytest.mark.skipif(bool(glob.glob("/dev/nvidia[0-9]*")), reason="this machine has a GPU")
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("variables", [{}, {"NUM_GPUS": "2"}])
+def test_a_machine_without_a_gpu_is_told_what_to_do(script, variables, tmp_path):
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text("#!/bin/sh\nexit 1\n")  # answers as torch without a GPU does
+    python.chmod(0o755)
+    environment = {"PATH": os.environ["PATH"], "VENV": str(tmp_path), **variables}
+    command = ["bash", str(ROOT / "scripts" / script)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr.startswith("error: no GPU found on this machine")
+    assert "SMOKE=1" in result.stderr and "NUM_GPUS=1 USE_CPU=true" in result.stderr
+
+
+def test_the_cpu_needs_no_other_variables(tmp_path):
+    text = _bash("sft_ov_encoder.sh", DRY_RUN="1", USE_CPU="true", OUTPUT_DIR=str(tmp_path))
+    flags = _flags(text)
+    assert (flags["--use_cpu"], flags["--bf16"], flags["--tf32"]) == ("true", "false", "false")
+    assert "torch.distributed.run" not in text
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
