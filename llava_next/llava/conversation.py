@@ -26,6 +26,9 @@ VIDEO_PLACEHOLDER = "<video>"
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
 DEFAULT_SYSTEM = "You are a helpful assistant."
 
+_SHORT_TEXT_CHARACTERS = 64
+_KEPT_TEXTS = 4096
+
 Turn = Mapping[str, str]
 
 
@@ -207,6 +210,67 @@ def encode(
         ids += new
         supervised += [piece.supervised] * len(new)
     return ids, supervised
+
+
+class TokenCounter:
+    """Counts the tokens that ``encode`` would give, for many prompts at once and without ids.
+
+    Headers and line breaks recur in every prompt, so counts of short texts are kept.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self._known: dict[str, int] = {}
+        self._checked: set[str] = set()
+
+    def count(self, prompts: Sequence[Sequence[Piece]]) -> list[int]:
+        """Return the number of tokens of each prompt of expanded pieces.
+
+        Raises:
+            ValueError: if the tokenizer lacks a special token of the prompts, or turns plain text
+                into one.
+        """
+        merged = [_merge_plain(pieces) for pieces in prompts]
+        self._check({piece.text for pieces in merged for piece in pieces if piece.special})
+        plain = {piece.text for pieces in merged for piece in pieces if not piece.special}
+        new = [text for text in plain if text not in self._known]
+        counts = dict(zip(new, self._lengths(new), strict=True)) if new else {}
+        self._known.update(
+            (text, count) for text, count in counts.items() if len(text) <= _SHORT_TEXT_CHARACTERS
+        )
+        counts |= {text: self._known[text] for text in plain - counts.keys()}
+        if len(self._known) > _KEPT_TEXTS:
+            self._known.clear()
+        return [
+            sum(piece.repeat if piece.special else counts[piece.text] for piece in pieces)
+            for pieces in merged
+        ]
+
+    def _check(self, special_texts: set[str]) -> None:
+        """Check once what ``encode`` checks in every prompt."""
+        new = sorted(special_texts - self._checked)
+        if new:
+            special = [Piece(text, special=True) for text in new]
+            encode([*special, *map(Piece, new)], self._tokenizer)
+            self._checked.update(new)
+
+    def _lengths(self, texts: list[str]) -> list[int]:
+        """Return the number of tokens of each plain text."""
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        if backend is not None:
+            # The same call that the library makes, without offsets and copies of the ids.
+            backend.encode_special_tokens = True
+            backend.no_truncation()
+            backend.no_padding()
+            return list(map(len, backend.encode_batch_fast(texts, add_special_tokens=False)))
+        encoded = self._tokenizer(
+            texts,
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )
+        return [len(ids) for ids in encoded["input_ids"]]  # pyright: ignore[reportArgumentType]
 
 
 def _special_id(token: str, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -1,8 +1,12 @@
 """Helpers for the ranks of one run; they also work in a single process without a group."""
 
-from typing import Any
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch.distributed as dist
+
+_Value = TypeVar("_Value")
 
 
 def rank_and_size() -> tuple[int, int]:
@@ -17,6 +21,35 @@ def gather(value: Any) -> list[Any]:
     gathered: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(gathered, value)
     return gathered
+
+
+def from_first_rank(make: Callable[[], _Value], max_wait_seconds: float) -> _Value:
+    """Return on every rank what ``make`` returns on the first, where alone it is called.
+
+    The others wait in a group of their own, so that the time-out of the run's group does not count.
+    Every rank must call this.
+
+    Args:
+        make: makes a value that can be pickled.
+        max_wait_seconds: time-out of the waiting ranks.
+
+    Raises:
+        ValueError: on all ranks, if ``make`` raises ValueError or OSError on the first.
+    """
+    if not _several():
+        return make()
+    group = dist.new_group(backend="gloo", timeout=timedelta(seconds=max_wait_seconds))
+    answer: list[Any] = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            answer[0] = make()
+        except (ValueError, OSError) as error:
+            answer[1] = str(error)
+    dist.broadcast_object_list(answer, src=0, group=group)
+    dist.destroy_process_group(group)
+    if answer[1] is not None:
+        raise ValueError(answer[1])
+    return answer[0]
 
 
 def leave() -> None:

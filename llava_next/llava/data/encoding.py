@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from llava.constants import IGNORE_INDEX
-from llava.conversation import encode, expand_placeholders, render
+from llava.conversation import Piece, TokenCounter, encode, expand_placeholders, render
 from llava.data.records import (
     AnyRecord,
     CodecRecord,
@@ -106,16 +106,60 @@ def tokenize(
         SampleError: for a conversation that the template cannot express, a placeholder count that
             differs, or a sample longer than ``max_length``; the message names the sample.
     """
-    try:
-        pieces = render(record.turns, template, sample=record.name)
-        pieces = expand_placeholders(pieces, token_counts, sample=record.name)
-    except ValueError as error:
-        raise SampleError(str(error)) from error
-    ids, supervised = encode(pieces, tokenizer)
+    ids, supervised = encode(_pieces(record, token_counts, template), tokenizer)
     _check_length(record, len(ids), sum(token_counts), max_length)
     input_ids = torch.tensor(ids)
     labels = input_ids.masked_fill(~torch.tensor(supervised), IGNORE_INDEX)
     return input_ids, labels
+
+
+def count_tokens(
+    records: Sequence[AnyRecord],
+    token_counts: Sequence[Sequence[int]],
+    counter: TokenCounter,
+    *,
+    template: str,
+    max_length: int,
+) -> list[tuple[int, int] | SampleError]:
+    """Count what ``tokenize`` would give for each record, without making it.
+
+    Returns:
+        Per record (text tokens, visual tokens), or the error that ``tokenize`` would raise.
+    """
+    results: list[tuple[int, int] | SampleError] = []
+    prompts: list[list[Piece]] = []
+    for record, counts in zip(records, token_counts, strict=True):
+        try:
+            prompts.append(_pieces(record, counts, template))
+        except SampleError as error:
+            prompts.append([])
+            results.append(error)
+        else:
+            results.append((0, sum(counts)))
+    for index, tokens in enumerate(counter.count(prompts)):
+        result = results[index]
+        if isinstance(result, SampleError):
+            continue
+        try:
+            _check_length(records[index], tokens, result[1], max_length)
+        except SampleError as error:
+            results[index] = error
+        else:
+            results[index] = tokens - result[1], result[1]
+    return results
+
+
+def _pieces(record: AnyRecord, token_counts: Sequence[int], template: str) -> list[Piece]:
+    """Return the expanded prompt of a record.
+
+    Raises:
+        SampleError: as ``tokenize`` says.
+    """
+    try:
+        pieces = render(record.turns, template, sample=record.name)
+        return expand_placeholders(pieces, token_counts, sample=record.name)
+    except ValueError as error:
+        raise SampleError(str(error)) from error
 
 
 def _check_length(record: AnyRecord, tokens: int, visual: int, max_length: int) -> None:

@@ -24,7 +24,7 @@ from transformers import AutoTokenizer
 from llava.conversation import TEMPLATES
 from llava.data.dataset import SupervisedDataset
 from llava.data.estimate import read_model_size, training_gigabytes
-from llava.data.lengths import Lengths, measure_lengths, save_lengths
+from llava.data.lengths import Lengths, keep_lengths, measure_lengths, save_lengths
 from llava.data.sampler import RankBatches, packed_rows, single_rows
 from llava.visual.config import (
     IMAGE_MODES,
@@ -43,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         dataset = _open(args)
         lengths = measure_lengths(dataset, workers=args.workers, pixels=args.pixels)
+        keep_lengths(lengths, dataset)
         report = make_report(dataset, lengths, _run_shape(args))
         if args.memory:
             report["memory_gigabytes"] = _memory(args, report)
@@ -176,7 +177,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--zero_stage", type=int, choices=range(4), default=3)
     parser.add_argument("--memory", action="store_true", help="estimate it from the weight files")
     parser.add_argument("--pixels", action="store_true", help="decode every picture and video too")
-    parser.add_argument("--workers", type=int, default=0, help="processes that read")
+    parser.add_argument("--workers", type=int, help="processes that read; default: as many as help")
     parser.add_argument("--out", type=Path, help="folder of report.json and failures.jsonl")
     return parser
 

@@ -8,15 +8,13 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from llava.data.dataset import SupervisedDataset
-from llava.data.lengths import Lengths, measure_lengths, read_lengths, save_lengths
+from llava.data.lengths import Lengths, read_lengths, shared_lengths
 from llava.data.records import SampleError
 from llava.data.sampler import RankBatches, packed_rows, single_rows
 from llava.train.arguments import DataArguments, LlavaTrainingArguments
 from llava.train.run.bad_samples import BadSampleLog
 
 logger = logging.getLogger(__name__)
-
-LENGTHS_FILE = "lengths.npz"
 
 
 class EpochLoader(DataLoader[Any]):
@@ -72,7 +70,7 @@ def plan_batches(
 def _lengths(
     dataset: SupervisedDataset, data_args: DataArguments, args: LlavaTrainingArguments
 ) -> Lengths:
-    """Lengths from the file, measured by the first rank where it does not fit the data."""
+    """Return the lengths of the given file, else those kept beside the data or measured now."""
     fingerprint = dataset.fingerprint()
     if data_args.lengths_file is not None:
         lengths = read_lengths(Path(data_args.lengths_file), fingerprint)
@@ -82,11 +80,4 @@ def _lengths(
                 "make it anew with python -m llava.data.validate --out, or leave it out"
             )
         return lengths
-    path = args.run_folder / LENGTHS_FILE
-    with args.main_process_first(local=False, desc="measuring lengths"):
-        lengths = read_lengths(path, fingerprint)
-        if lengths is None:
-            logger.info("measuring the lengths of %d samples", len(dataset))
-            lengths = measure_lengths(dataset, workers=args.dataloader_num_workers)
-            save_lengths(lengths, path, fingerprint)
-    return lengths
+    return shared_lengths(dataset, args.run_folder)
