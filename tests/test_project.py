@@ -102,11 +102,13 @@ LEAVES = {"errors", "constants", "exits", "files", "ranks"}
 
 ROOMS = {
     "cv_reader": "media reader",
+    "cv_reader.asset_config": "select",
     "cv_reader.assets": "media reader select",
     "cv_reader.backends": "media",
     "cv_reader.commands": "assets backends engines media reader select views",
     "cv_reader.compat": "media reader",
     "cv_reader.engines": "",
+    "cv_reader.exits": "errors",
     "cv_reader.media": "",
     "cv_reader.reader": "backends media",
     "cv_reader.select": "media",

@@ -5,6 +5,9 @@ All are ``ValueError`` as well, so that callers who know nothing of this package
 Exit codes of commands follow from them: 2 for ``SettingsError``, 1 where samples failed.
 """
 
+import errno
+import os
+
 
 class CvReaderError(ValueError):
     """Base class of every error of this package."""
@@ -53,3 +56,30 @@ class SampleError(CvReaderError):
 
 class SettingsError(CvReaderError):
     """A command was given settings that cannot work; nothing was started."""
+
+
+class OutputError(CvReaderError):
+    """The output cannot be written for a reason that every other sample would meet too."""
+
+    @classmethod
+    def from_system(cls, path: object, error: OSError) -> "OutputError | None":
+        """Return the error for a failed write; None where the reason concerns this path alone."""
+        remedy = _OUTPUT_REMEDIES.get(error.errno or 0)
+        if remedy is None:
+            return None
+        return cls(f"{path}: cannot be written: {os.strerror(error.errno or 0)}; {remedy}")
+
+
+_CHECK_DISK = "check the disk or the network file system"
+_OUTPUT_REMEDIES = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room in the quota",
+    errno.EROFS: "make the file system writable",
+    errno.EFBIG: "raise the limit on file sizes (ulimit -f)",
+    errno.EIO: _CHECK_DISK,
+    errno.ESTALE: _CHECK_DISK,
+    errno.ENXIO: _CHECK_DISK,
+    errno.ENODEV: _CHECK_DISK,
+    errno.ENOTCONN: _CHECK_DISK,
+}
+"""System errors of the output as a whole, with what a user can do."""

@@ -17,7 +17,7 @@ import numpy as np
 
 from cv_reader import open_video, read_index
 from cv_reader.assets import AssetConfig
-from cv_reader.assets.make import collect_squares, select_from_video
+from cv_reader.assets.make import collect_mosaics, select_from_video
 from cv_reader.errors import VideoError
 from cv_reader.reader import ReadOptions
 from cv_reader.select.mosaics import sort_rows, write_mosaics
@@ -51,7 +51,7 @@ def stages(path: str, backend: str, num_threads: int) -> None:
     options = ReadOptions(backend=backend, num_threads=num_threads)
     selection = select_from_video(Path(path), config, options)
     rows = sort_rows(selection.rows, config.order)
-    mosaics = collect_squares(Path(path), rows, selection.frame_ids, config, options)
+    mosaics = collect_mosaics(Path(path), rows, selection.frame_ids, config, options)
     with tempfile.TemporaryDirectory() as folder:
         write_mosaics(mosaics, Path(folder), stem="mosaic", quality=config.jpg_quality)
 

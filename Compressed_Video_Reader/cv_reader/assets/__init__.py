@@ -47,6 +47,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import the contract on first use: workers that need only a file helper start sooner."""
-    if name not in __all__:
+    if name.startswith("__"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module("cv_reader.assets.contract"), name)

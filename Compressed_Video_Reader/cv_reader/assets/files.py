@@ -1,178 +1,272 @@
-"""Atomic writing, and one run at a time: what stands under its final name is complete.
+"""Write files and folders so that each appears whole or not at all, and survives a power loss.
 
-What a killed process leaves behind has a name of its own, ``.tmp-`` and 32 hexadecimal digits.
-Every run holds a shared lock on its output; one that finds itself alone removes such leftovers.
-Locks belong to open files, so that they end with their process, however it ends. Where a file
-system has no locks, nothing is removed and nobody is kept out.
+Content is written under a temporary name beside its target, flushed to the disk, renamed, and the
+rename is flushed too. A folder that is replaced is exchanged with the new one in one step where
+the system can do so. Temporary names are ``.tmp-<machine>-<boot>-<32 hexadecimal digits>``:
+``claims`` removes those that killed runs of this machine left.
 """
 
 import contextlib
+import ctypes
 import errno
-import fcntl
+import hashlib
+import io
 import json
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cv_reader.errors import SettingsError
+from cv_reader.errors import AssetError, OutputError
 
-LOCK = ".lock"
-_LEFTOVER = re.compile(r"\.tmp-[0-9a-f]{32}")
+_TEMPORARY = re.compile(r"\.tmp-(?:([0-9a-f]{8}-[0-9a-f]{8})-)?[0-9a-f]{32}")
+_NO_DIRECTORY_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES)
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+
+
+@cache
+def machine_and_boot() -> str:
+    """Return ``<machine>-<boot>``, 8 hexadecimal digits each; the boot is 0 where unknown."""
+    machine = hashlib.sha256(os.uname().nodename.encode() + _read_line("/etc/machine-id"))
+    boot = _read_line("/proc/sys/kernel/random/boot_id").replace(b"-", b"").decode()
+    return f"{machine.hexdigest()[:8]}-{boot[:8] or '0' * 8}"
+
+
+def _read_line(path: str) -> bytes:
+    with contextlib.suppress(OSError):
+        return Path(path).read_bytes().strip()
+    return b""
+
+
+def temporary_path(folder: Path) -> Path:
+    """Return a new temporary name in a folder; nothing is made."""
+    return folder / f".tmp-{machine_and_boot()}-{uuid.uuid4().hex}"
+
+
+def is_temporary(name: str) -> bool:
+    """Return whether a file or folder of this name is unfinished output."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+def maker_of(name: str) -> str:
+    """Return the ``<machine>-<boot>`` of a temporary name; "" where it does not say."""
+    match = _TEMPORARY.fullmatch(name)
+    return (match.group(1) or "") if match else ""
 
 
 @contextlib.contextmanager
-def new_folder(target: Path) -> Generator[Path, None, None]:
+def writing(target: Path) -> Generator[None, None, None]:
+    """Turn system errors that concern the whole output into one that names it.
+
+    Raises:
+        OutputError: for a full or failing disk, and the like.
+        OSError: for any other reason, as the system gave it.
+    """
+    try:
+        yield
+    except OSError as error:
+        if found := OutputError.from_system(target, error):
+            raise found from error
+        raise
+
+
+@contextlib.contextmanager
+def new_folder(
+    target: Path, *, is_replaceable: Callable[[str], bool]
+) -> Generator[Path, None, None]:
     """Give a temporary folder that becomes ``target`` when the block ends without an error.
 
-    A folder that stands at ``target`` by then is replaced. After an error nothing is left behind.
+    After an error nothing is left behind.
+
+    Args:
+        target: a folder of this name is replaced as a whole.
+        is_replaceable: whether a file of this name may be replaced. A folder that holds any other
+            is somebody's own, and is left as it is.
+
+    Raises:
+        AssetError: if ``target`` holds files that may not be replaced.
+        OutputError: if the output cannot be written.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _beside(target)
-    temporary.mkdir()
-    try:
-        yield temporary
-        _replace_folder(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with writing(target):
+        refuse_foreign_files(target, is_replaceable)
+        make_folders(target.parent)
+        temporary = temporary_path(target.parent)
+        temporary.mkdir()
+        try:
+            yield temporary
+            _flush_folder(temporary)
+            refuse_foreign_files(target, is_replaceable)
+            _put_folder(temporary, target)
+            flush(target.parent)
+        finally:
+            _remove(temporary)
 
 
-def _beside(target: Path) -> Path:
-    return target.parent / f".tmp-{uuid.uuid4().hex}"
+def refuse_foreign_files(target: Path, is_replaceable: Callable[[str], bool]) -> None:
+    """Refuse to replace what no run of this project wrote.
+
+    Raises:
+        AssetError: naming the first file that may not be replaced.
+    """
+    if target.is_symlink() or not target.exists():
+        return
+    if not target.is_dir():
+        raise AssetError(f"{target}: a file has this name; move it away")
+    with os.scandir(target) as entries:
+        names = (entry.name for entry in entries)
+        foreign = next((n for n in names if not is_replaceable(n) and not is_temporary(n)), None)
+    if foreign is not None:
+        raise AssetError(
+            f"{target}: holds {foreign!r}, which this command did not write and would remove; "
+            "move it away, or choose another output"
+        )
 
 
-def _replace_folder(temporary: Path, target: Path) -> None:
-    # A folder can only be renamed onto an empty one; another process may win in between.
+def _put_folder(temporary: Path, target: Path) -> None:
+    """Rename a folder; what has the target's name ends under the temporary one."""
     while True:
         try:
             os.rename(temporary, target)
         except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise
         else:
             return
-        aside = _beside(target)
+        if _exchange(temporary, target):
+            return
+        # Without an exchange there is a moment without a target; another process may use it.
+        aside = temporary_path(target.parent)
         with contextlib.suppress(FileNotFoundError):
             os.rename(target, aside)
-            shutil.rmtree(aside)
+            _remove(aside)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names in one step; False where the system cannot, or one is missing."""
+    exchange = getattr(ctypes.CDLL(None), "renameat2", None)
+    if exchange is None:
+        return False
+    names = os.fsencode(one), os.fsencode(other)
+    return exchange(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0
+
+
+def _remove(path: Path) -> None:
+    # Where nothing can be removed nothing could be written: the block's own error is reported.
+    if path.is_symlink():
+        with contextlib.suppress(OSError):
+            path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def make_folders(folder: Path) -> None:
+    """Make a folder and its parents, and flush their names to the disk."""
+    if folder.is_dir():
+        return
+    make_folders(folder.parent)
+    folder.mkdir(exist_ok=True)
+    flush(folder.parent)
+
+
+def flush(path: Path) -> None:
+    """Flush a file's content, or the names in a folder, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some network file systems cannot flush folders; they do so with each rename.
+        if error.errno not in _NO_DIRECTORY_SYNC:
+            raise
+    finally:
+        os.close(handle)
+
+
+def _flush_folder(folder: Path) -> None:
+    # After all is written, so that the disk takes several files at once.
+    for path in sorted(folder.rglob("*")):
+        flush(path)
+    flush(folder)
 
 
 @contextlib.contextmanager
 def new_file(target: Path) -> Generator[Path, None, None]:
-    """Give a temporary path that replaces ``target`` when the block ends without an error."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _beside(target)
-    try:
-        yield temporary
-        os.replace(temporary, target)
-    finally:
-        # Where nothing can be removed nothing could be written: the block's own error tells.
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    """Give a temporary path that replaces ``target`` when the block ends without an error.
+
+    Raises:
+        OutputError: if the output cannot be written.
+    """
+    with writing(target):
+        make_folders(target.parent)
+        temporary = temporary_path(target.parent)
+        try:
+            yield temporary
+            flush(temporary)
+            os.replace(temporary, target)
+            flush(target.parent)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def replace_file(target: Path, content: bytes) -> None:
+    """Write a file that appears whole.
+
+    Raises:
+        OutputError: if the output cannot be written.
+    """
+    with new_file(target) as temporary:
+        temporary.write_bytes(content)
+
+
+def replace_files(contents: dict[Path, bytes]) -> None:
+    """Write several files of one folder: all are on the disk before the first is renamed.
+
+    They are renamed in the order given, so that the last can vouch for the others.
+
+    Raises:
+        OutputError: if the output cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        temporaries: dict[Path, Path] = {}
+        for target, content in contents.items():
+            stack.enter_context(writing(target))
+            make_folders(target.parent)
+            temporary = temporaries[target] = temporary_path(target.parent)
+            stack.callback(temporary.unlink, missing_ok=True)
+            temporary.write_bytes(content)
+        for temporary in temporaries.values():
+            flush(temporary)
+        for target, temporary in temporaries.items():
+            os.replace(temporary, target)
+        for folder in {target.parent for target in contents}:
+            flush(folder)
+
+
+def json_bytes(content: dict[str, Any]) -> bytes:
+    """Return indented JSON, keys in the order given."""
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    return (text + "\n").encode("utf-8", "backslashreplace")
+
+
+def array_bytes(array: NDArray[Any]) -> bytes:
+    """Return a ``.npy`` file's content; numpy's own writing hides why a disk refuses."""
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=False)
+    return stream.getvalue()
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON atomically, indented, keys in the order given."""
-    with new_file(path) as temporary:
-        text = json.dumps(content, indent=2, ensure_ascii=False)
-        temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+    """Write a JSON file that appears whole."""
+    replace_file(path, json_bytes(content))
 
 
 def write_array(path: Path, array: NDArray[Any]) -> None:
-    """Write a ``.npy`` file atomically."""
-    with new_file(path) as temporary, temporary.open("wb") as stream:
-        np.save(stream, array, allow_pickle=False)
-
-
-@contextlib.contextmanager
-def claimed_output(folder: Path, part: str, *places: Path) -> Generator[None, None, None]:
-    """Hold one part of an output for one run; clean ``places`` of leftovers where nobody else runs.
-
-    Args:
-        folder: the output; made where it does not exist.
-        part: a shard's name. Runs of different parts go on beside each other.
-        places: folders whose temporary files and folders belong to runs on this output.
-
-    Raises:
-        SettingsError: if another run is at work on this part.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{LOCK}.{part}").open("a+") as own, (folder / LOCK).open("a+") as shared:
-        if not _try_lock(own):
-            raise SettingsError(
-                f"{folder}: another run is at work on its {part}; wait for it, or choose another "
-                "output folder"
-            )
-        if _try_lock(shared, must=False):
-            for place in places:
-                remove_leftovers(place)
-        with contextlib.suppress(OSError):
-            fcntl.flock(shared, fcntl.LOCK_SH)
-        yield
-
-
-@contextlib.contextmanager
-def shared_output(folder: Path) -> Generator[None, None, None]:
-    """Keep runs on an output from taking what is written in the block for a leftover."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a+") as shared:
-        with contextlib.suppress(OSError):
-            fcntl.flock(shared, fcntl.LOCK_SH)
-        yield
-
-
-@contextlib.contextmanager
-def claimed_file(target: Path) -> Generator[IO[str], None, None]:
-    """A text file that replaces ``target`` when the block ends without an error.
-
-    It grows under a name of its own beside it, which the next run writes over.
-
-    Raises:
-        SettingsError: if another run is writing it.
-    """
-    partial = target.with_name(f".{target.name}.partial")
-    with partial.open("a", encoding="utf-8", errors="backslashreplace") as stream:
-        if not _try_lock(stream):
-            raise SettingsError(f"{target}: another run is writing it; wait for it")
-        stream.truncate(0)
-        try:
-            yield stream
-            stream.flush()
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
-
-
-def is_leftover(name: str) -> bool:
-    """Whether a file or folder of this name is unfinished."""
-    return _LEFTOVER.fullmatch(name) is not None
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left unfinished in a folder."""
-    if not folder.is_dir():
-        return
-    with os.scandir(folder) as entries:
-        leftovers = [entry for entry in entries if is_leftover(entry.name)]
-    for entry in leftovers:
-        if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.path, ignore_errors=True)
-        else:
-            Path(entry.path).unlink(missing_ok=True)
-
-
-def _try_lock(stream: IO[str], *, must: bool = True) -> bool:
-    """Lock an open file for ourselves; ``must`` is the answer where there are no locks."""
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return must
-    return True
+    """Write a ``.npy`` file that appears whole."""
+    replace_file(path, array_bytes(array))

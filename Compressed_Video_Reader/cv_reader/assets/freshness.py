@@ -1,39 +1,47 @@
-"""Whether what stands on disk is what would be made again: settings, backend and source file."""
+"""Decide whether existing output is up to date: its settings, its backend and its source file."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cv_reader.assets.contract import check_settings, read_meta
-from cv_reader.errors import AssetError, StaleAssetError
+from cv_reader.assets.contract import file_hash
+from cv_reader.assets.metadata import check_settings, is_consistent, read_meta
+from cv_reader.errors import AssetError, CvReaderError, SettingsError, StaleAssetError
 from cv_reader.reader import Video
 from cv_reader.select.config import AssetConfig
 
-_HASH_CHUNK_BYTES = 1 << 20
 
-
-def existing_meta(
+def usable_meta(
     meta_path: Path, config: AssetConfig, *, backend: str = "auto", require_exact: bool = False
 ) -> dict[str, Any] | None:
-    """Metadata of an asset made as asked for; None where there is none.
+    """Return the metadata of output made as asked for; None where it is missing or damaged.
+
+    Damaged output is made again, so it counts as missing; what was made otherwise does not.
 
     Args:
         meta_path: its ``meta.json``.
-        config: the settings asked for.
-        backend: the backend asked for; ``auto`` accepts any.
+        config: settings asked for.
+        backend: backend asked for; ``auto`` accepts any.
         require_exact: whether estimates are refused.
 
     Raises:
-        StaleAssetError: if it was made otherwise.
-        AssetError: if something stands there that cannot be read as an asset.
+        StaleAssetError: if it was made with other settings, by another version or program.
     """
-    if not meta_path.exists():
+    try:
+        meta = read_meta(meta_path)
+    except StaleAssetError as error:
+        raise StaleAssetError(f"{error}, or pass --overwrite to replace it") from error
+    except AssetError:
         return None
-    meta = read_meta(meta_path)
+    if meta["fingerprint"] != config.fingerprint and not is_consistent(meta):
+        return None
     check_settings(meta, config, meta_path)
+    if meta["cfg"] != config.to_dict():
+        return None
     if backend != "auto" and meta["backend"] != backend:
         raise StaleAssetError(
             f"{meta_path}: made with backend {meta['backend']!r} where {backend!r} is asked for; "
@@ -49,24 +57,24 @@ def existing_meta(
     return meta
 
 
-def standing_meta(
-    meta_path: Path, config: AssetConfig, *, backend: str = "auto", require_exact: bool = False
-) -> dict[str, Any] | None:
-    """``existing_meta`` for commands: what is in the way is refused with the flag that replaces it.
+def refuse_other_settings(check: Callable[[], object]) -> None:
+    """Run a check of existing output before a run; only what was made otherwise stops it.
+
+    Anything else concerns one sample, and is reported when that sample is worked on.
 
     Raises:
-        AssetError: as ``existing_meta``.
+        StaleAssetError, SettingsError: as the check raises them.
     """
     try:
-        return existing_meta(meta_path, config, backend=backend, require_exact=require_exact)
-    except StaleAssetError:
+        check()
+    except (StaleAssetError, SettingsError):
         raise
-    except AssetError as error:
-        raise AssetError(f"{error}, or pass --overwrite to replace it") from error
+    except (CvReaderError, OSError):
+        return
 
 
 def source_facts(path: Path) -> dict[str, Any]:
-    """Size, modification time and SHA-256 of a file.
+    """Return size, modification time and SHA-256 of a file.
 
     Raises:
         OSError: if it cannot be read.
@@ -75,7 +83,7 @@ def source_facts(path: Path) -> dict[str, Any]:
     return {
         "size_bytes": status.st_size,
         "mtime_ns": status.st_mtime_ns,
-        "sha256": _file_hash(path),
+        "sha256": file_hash(path),
     }
 
 
@@ -96,28 +104,21 @@ def video_facts(video: Video, path: Path) -> dict[str, Any]:
 
 
 def same_source(recorded: dict[str, Any], path: Path) -> bool:
-    """Whether a file is the recorded one: equal size, and equal time or, failing that, content."""
+    """Return whether a file is the recorded one: equal size, and equal time or else content."""
     status = path.stat()
-    if status.st_size != recorded["size_bytes"]:
+    if status.st_size != recorded.get("size_bytes"):
         return False
-    return status.st_mtime_ns == recorded["mtime_ns"] or _file_hash(path) == recorded["sha256"]
+    return status.st_mtime_ns == recorded.get("mtime_ns") or same_content(recorded, path)
 
 
 def same_content(recorded: dict[str, Any], path: Path) -> bool:
-    """Whether a file has the recorded content, whatever its time."""
-    return path.stat().st_size == recorded["size_bytes"] and _file_hash(path) == recorded["sha256"]
-
-
-def _file_hash(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(_HASH_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+    """Return whether a file has the recorded content, whatever its time."""
+    is_equally_long = path.stat().st_size == recorded.get("size_bytes")
+    return is_equally_long and file_hash(path) == recorded.get("sha256")
 
 
 def selection_hash(rows: NDArray[np.int32], frame_ids: NDArray[np.int32]) -> str:
-    """16 hexadecimal digits over what was selected: ties stage 2's output to stage 1's."""
+    """Return 16 hexadecimal digits over what was selected; they tie stage 2 to stage 1."""
     digest = hashlib.sha256(np.ascontiguousarray(rows, "<i4").tobytes())
     digest.update(np.ascontiguousarray(frame_ids, "<i4").tobytes())
     return digest.hexdigest()[:16]

@@ -1,8 +1,7 @@
 """From a video to an asset: score and select in one decode pass, pack, write.
 
-``select_from_video`` and ``write_asset`` are the two halves. Training runs them as stage 1 and
-stage 2, with a pixels-only pass between; evaluation runs both on one pass. Memory holds the T
-square frames at most, never the source frames.
+Training runs ``select_from_video`` and ``write_asset`` as stage 1 and stage 2, with a pixels-only
+pass between; evaluation runs both on one pass. Memory holds T square frames at most.
 
 Axis letters: T slots, N rows, g cells along a side.
 """
@@ -17,26 +16,28 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cv_reader.assets.claims import shared_output
 from cv_reader.assets.contract import (
     FRAME_IDS,
     META,
     MOSAIC_STEM,
     POSITIONS,
-    SCHEMA_VERSION,
     VISIBLE_INDICES,
     Asset,
     file_facts,
+    is_asset_file,
     is_sound,
     read_asset,
 )
-from cv_reader.assets.files import new_folder, shared_output, write_array, write_json
-from cv_reader.assets.freshness import existing_meta, same_source, selection_hash, video_facts
+from cv_reader.assets.files import array_bytes, json_bytes, new_folder
+from cv_reader.assets.freshness import same_source, selection_hash, usable_meta, video_facts
+from cv_reader.assets.metadata import build_meta
 from cv_reader.assets.names import asset_key
 from cv_reader.errors import AssetError
 from cv_reader.media.frames import VideoIndex, frames_at_once
 from cv_reader.reader import ReadOptions
 from cv_reader.select.chooser import Chooser
-from cv_reader.select.config import ALGORITHM_VERSION, AssetConfig
+from cv_reader.select.config import AssetConfig
 from cv_reader.select.geometry import Letterbox, letterbox
 from cv_reader.select.mosaics import (
     MosaicPacker,
@@ -77,7 +78,7 @@ class Selection:
 def select_from_video(
     path: Path, config: AssetConfig, options: ReadOptions, *, keep_pictures: bool = False
 ) -> Selection:
-    """Score the sampled frames of a video in one pass and choose the cells that are kept.
+    """Score the sampled frames of a video in one pass and choose the cells to keep.
 
     Raises:
         VideoError: if the video cannot be read or lacks what the signal needs.
@@ -134,7 +135,7 @@ def select_and_pack(
     rows = arrange_rows(selection.rows, config)
     if fits:
         return selection, rows, pack_pictures(selection, rows, config)
-    return selection, rows, collect_squares(path, rows, selection.frame_ids, config, options)
+    return selection, rows, collect_mosaics(path, rows, selection.frame_ids, config, options)
 
 
 def _fit(index: VideoIndex, config: AssetConfig) -> Letterbox:
@@ -145,21 +146,25 @@ def _fit(index: VideoIndex, config: AssetConfig) -> Letterbox:
     )
 
 
-def collect_squares(
+def collect_mosaics(
     path: Path,
     rows: NDArray[np.int32],
     frame_ids: NDArray[np.int32],
     config: AssetConfig,
     options: ReadOptions,
 ) -> list[Image.Image]:
-    """Mosaics of rows that were selected before: one pass for pixels alone.
+    """Return the mosaics of rows that were selected before, from a pass that reads pixels only.
 
     Args:
-        path: the video.
+        path: video to read.
         rows: int32 (N, 3), sorted.
         frame_ids: int32 (T,).
         config: sizes.
         options: how to read.
+
+    Raises:
+        VideoError: if the video cannot be read.
+        AssetError: if it has fewer frames than were selected from.
     """
     packer = _packer(rows, config)
     slots_of: dict[int, list[int]] = {}
@@ -183,7 +188,7 @@ def collect_squares(
 def pack_pictures(
     selection: Selection, rows: NDArray[np.int32], config: AssetConfig
 ) -> list[Image.Image]:
-    """Mosaics from the pictures that were kept; ``rows`` are sorted."""
+    """Return the mosaics from the pictures that the selection kept; ``rows`` are sorted."""
     packer = _packer(rows, config)
     square = selection.squares[0]
     for slot in range(config.sequence_length):
@@ -216,36 +221,49 @@ def write_evaluation_asset(
 ) -> Asset:
     """Make ``<out_root>/assets/<key>/`` in one decode pass, or read it where it is up to date.
 
+    A damaged asset, or one whose video has changed, is made again.
+
     Args:
-        video_path: the file.
-        key: the folder's name, made safe by ``asset_key``.
-        out_root: where ``assets`` lies.
+        video_path: file to read.
+        key: name of the folder, made safe by ``asset_key``.
+        out_root: folder that holds ``assets``.
         config: all settings.
-        backend: of the reader; ``auto`` takes the best.
+        backend: backend of the reader; ``auto`` takes the best.
         require_exact: refuse estimates.
-        num_threads: for decoding.
+        num_threads: threads for decoding.
         video: what ``meta.json`` calls the video; None = ``video_path``.
         overwrite: make it even where it is up to date.
 
     Raises:
         VideoError: if the video cannot be read.
-        StaleAssetError: if an asset made with other settings stands there.
-        AssetError: if something else stands there.
+        StaleAssetError: if the folder holds an asset made with other settings.
+        AssetError: if the folder holds files that are no part of an asset.
+        OutputError: if the output cannot be written.
     """
     path = Path(video_path)
     options = ReadOptions(backend=backend, require_exact=require_exact, num_threads=num_threads)
     folder = Path(out_root) / "assets" / asset_key(key)
-    if not overwrite:
-        meta = existing_meta(folder / META, config, backend=backend, require_exact=require_exact)
-        is_fresh = meta is not None and path.exists() and same_source(meta["source"], path)
-        if is_fresh and is_sound(folder):
-            return read_asset(folder, expected=config)
+    if not overwrite and is_up_to_date(folder, path, config, options):
+        return read_asset(folder, expected=config)
     with shared_output(Path(out_root)):
         selection, rows, mosaics = select_and_pack(path, config, options)
         meta = build_meta(config, selection.facts, key=folder.name, video=video or str(video_path))
         meta["image_stem"] = MOSAIC_STEM
         write_asset(folder, meta, rows, selection.frame_ids, mosaics)
     return read_asset(folder, expected=config)
+
+
+def is_up_to_date(folder: Path, video: Path, config: AssetConfig, options: ReadOptions) -> bool:
+    """Return whether an asset is the one that would be made of a video, content included.
+
+    Raises:
+        StaleAssetError: if it was made with other settings.
+    """
+    meta = usable_meta(
+        folder / META, config, backend=options.backend, require_exact=options.require_exact
+    )
+    is_same = meta is not None and video.exists() and same_source(meta["source"], video)
+    return is_same and is_sound(folder)
 
 
 def write_asset(
@@ -255,43 +273,26 @@ def write_asset(
     frame_ids: NDArray[np.int32],
     mosaics: Sequence[Image.Image],
 ) -> None:
-    """Write an asset folder atomically.
+    """Write an asset folder that appears whole; an asset of that name is replaced.
 
     Args:
-        folder: replaced as a whole where it exists.
+        folder: path of the asset.
         meta: content of ``meta.json``; names the settings and the image stem.
         rows: int32 (N, 3), sorted.
         frame_ids: int32 (T,).
         mosaics: G images.
+
+    Raises:
+        AssetError, OutputError: as ``new_folder``.
     """
     stem: str = meta["image_stem"]
-    with new_folder(folder) as temporary:
+    arrays: dict[str, NDArray[Any]] = {POSITIONS: rows, FRAME_IDS: frame_ids}
+    if stem == MOSAIC_STEM:
+        grid = int(meta["hb"])
+        arrays[VISIBLE_INDICES] = rows.astype(np.int64) @ np.array([grid * grid, grid, 1])
+    with new_folder(folder, is_replaceable=is_asset_file) as temporary:
         write_mosaics(mosaics, temporary, stem=stem, quality=meta["cfg"]["jpg_quality"])
-        write_array(temporary / POSITIONS, rows)
-        write_array(temporary / FRAME_IDS, frame_ids)
-        if stem == MOSAIC_STEM:
-            grid = int(meta["hb"])
-            flat = rows.astype(np.int64) @ np.array([grid * grid, grid, 1])
-            write_array(temporary / VISIBLE_INDICES, flat)
-        write_json(temporary / META, meta | {"files": file_facts(temporary)})
-
-
-def build_meta(
-    config: AssetConfig, facts: dict[str, Any], *, key: str, video: str
-) -> dict[str, Any]:
-    """What every ``meta.json`` holds; no clock values, so that equal input gives equal bytes."""
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "key": key,
-        "video": video,
-        "fingerprint": config.fingerprint,
-        "algorithm_version": ALGORITHM_VERSION,
-        "cfg": config.to_dict(),
-        "order": config.order,
-        "T": config.sequence_length,
-        "K": config.num_rows,
-        "num_images": config.num_images,
-        "square_size": config.square_size,
-        "patch": config.patch_size,
-        **facts,
-    }
+        for name, array in arrays.items():
+            (temporary / name).write_bytes(array_bytes(array))
+        content = json_bytes(meta | {"files": file_facts(temporary)})
+        (temporary / META).write_bytes(content)

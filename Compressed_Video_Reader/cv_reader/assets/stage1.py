@@ -1,4 +1,4 @@
-"""Stage 1: what it chooses of a sample, and the three files that say so.
+"""Stage 1: choose the cells of a sample, and keep them in three files.
 
 Axis letters: K rows, T slots.
 """
@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cv_reader.assets.contract import load_array
-from cv_reader.assets.files import write_array, write_json
-from cv_reader.assets.freshness import same_source, selection_hash, standing_meta
-from cv_reader.assets.make import Selection, build_meta, select_from_video
+from cv_reader.assets.arrays import load_array
+from cv_reader.assets.files import array_bytes, json_bytes, replace_files
+from cv_reader.assets.freshness import same_source, selection_hash, usable_meta
+from cv_reader.assets.make import Selection, select_from_video
+from cv_reader.assets.metadata import build_meta
 from cv_reader.assets.names import stage1_prefix
 from cv_reader.assets.samples import BadSample, Sample, resolve_video
 from cv_reader.errors import AssetError, SampleError
@@ -27,7 +28,7 @@ ROWS_SUFFIX = ".visidx_thw.npy"
 
 @dataclass(frozen=True, kw_only=True)
 class Stage1:
-    """Everything a worker needs to know beside the sample."""
+    """Settings of stage 1 that are the same for all samples."""
 
     config: AssetConfig
     options: ReadOptions
@@ -37,22 +38,22 @@ class Stage1:
     overwrite: bool
 
     def file(self, sample: Sample, suffix: str) -> Path:
-        """One of the three files of a sample."""
+        """Return the path of one of a sample's three files."""
         name = stage1_prefix(sample.sample_id, sample.video, sample.key, self.config)
         return self.out_root / (name + suffix)
 
     def video(self, sample: Sample) -> Path:
-        """Where the sample's video lies."""
+        """Return the path of the sample's video."""
         return resolve_video(sample.video, data_file=self.data_file, video_root=self.video_root)
 
 
-def standing_selection(stage: Stage1, sample: Sample) -> dict[str, Any] | None:
-    """Metadata of a sample's selection that was made as asked for, or None.
+def usable_selection(stage: Stage1, sample: Sample) -> dict[str, Any] | None:
+    """Return the metadata of a sample's selection; None where it is missing or damaged.
 
     Raises:
-        AssetError: if it was made otherwise.
+        StaleAssetError: if it was made with other settings.
     """
-    return standing_meta(
+    return usable_meta(
         stage.file(sample, META_SUFFIX),
         stage.config,
         backend=stage.options.backend,
@@ -61,22 +62,22 @@ def standing_selection(stage: Stage1, sample: Sample) -> dict[str, Any] | None:
 
 
 def is_selected(stage: Stage1, sample: Sample) -> bool:
-    """Whether a sample's files are up to date."""
+    """Return whether a sample's files are up to date."""
     path = stage.video(sample)
     if stage.overwrite or not path.exists():
         return False
-    meta = standing_selection(stage, sample)
+    meta = usable_selection(stage, sample)
     return (
         meta is not None
         and same_source(meta["source"], path)
-        and load_chosen(stage, sample, meta) is not None
+        and read_selected(stage, sample, meta) is not None
     )
 
 
-def load_chosen(
+def read_selected(
     stage: Stage1, sample: Sample, meta: dict[str, Any]
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]] | None:
-    """Rows int32 (K, 3) and frame ids int32 (T,) of a selection; None where they are damaged."""
+    """Read a selection: rows int32 (K, 3) and frame ids int32 (T,); None if they are damaged."""
     try:
         rows = load_array(stage.file(sample, ROWS_SUFFIX))
         frame_ids = load_array(stage.file(sample, FRAME_IDS_SUFFIX))
@@ -84,29 +85,30 @@ def load_chosen(
         return None
     is_sound = (
         rows.dtype == frame_ids.dtype == np.int32
-        and rows.shape == (meta["K"], 3)
-        and selection_hash(rows, frame_ids) == meta["selection_hash"]
+        and rows.shape == (meta.get("K"), 3)
+        and selection_hash(rows, frame_ids) == meta.get("selection_hash")
     )
     return (rows, frame_ids) if is_sound else None
 
 
 def make_selection(stage: Stage1, sample: Sample | BadSample) -> str:
-    """Make one sample's files; returns ``made``, or ``kept`` where they are up to date."""
+    """Make one sample's files.
+
+    Returns:
+        ``made``, ``remade`` (damaged or outdated before), or ``kept`` (up to date).
+    """
     if isinstance(sample, BadSample):
         raise SampleError(sample.reason)
     if is_selected(stage, sample):
         return "kept"
+    was_there = not stage.overwrite and stage.file(sample, META_SUFFIX).exists()
     selection = select_from_video(stage.video(sample), stage.config, stage.options)
     write_selection(stage, sample, selection)
-    return "made"
+    return "remade" if was_there else "made"
 
 
 def write_selection(stage: Stage1, sample: Sample, selection: Selection) -> None:
-    """Write the three files of a sample; the metadata last, so that it stands for all."""
-    meta_path = stage.file(sample, META_SUFFIX)
-    meta_path.unlink(missing_ok=True)
-    write_array(stage.file(sample, ROWS_SUFFIX), selection.rows)
-    write_array(stage.file(sample, FRAME_IDS_SUFFIX), selection.frame_ids)
+    """Write the three files of a sample; the metadata last, as it vouches for the others."""
     config = stage.config
     meta = build_meta(config, selection.facts, key=sample.key, video=sample.video)
     meta |= {
@@ -119,4 +121,10 @@ def write_selection(stage: Stage1, sample: Sample, selection: Selection) -> None
         "keep_uniform_first": config.keep_uniform_first,
         "keep_first_full_frame": config.keep_first_full_frame,
     }
-    write_json(meta_path, meta)
+    replace_files(
+        {
+            stage.file(sample, ROWS_SUFFIX): array_bytes(selection.rows),
+            stage.file(sample, FRAME_IDS_SUFFIX): array_bytes(selection.frame_ids),
+            stage.file(sample, META_SUFFIX): json_bytes(meta),
+        }
+    )

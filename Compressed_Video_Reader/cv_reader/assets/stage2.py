@@ -1,6 +1,6 @@
-"""Stage 2: the cells that stage 1 chose, packed into a sample's folder, and its JSONL line.
+"""Stage 2: pack the cells that stage 1 chose into a sample's folder, and give its JSONL line.
 
-The functions that workers run. Both stages, or one decode pass for the two, leave the same bytes.
+Workers run these functions. Two separate stages and one decode pass for both write the same bytes.
 """
 
 from collections.abc import Sequence
@@ -12,28 +12,29 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cv_reader.assets.contract import META, POSITIONS, is_sound, read_asset, read_meta
-from cv_reader.assets.freshness import same_source, standing_meta
+from cv_reader.assets.contract import POSITIONS, check_files, is_sound, read_asset
+from cv_reader.assets.freshness import same_source, usable_meta
 from cv_reader.assets.make import (
-    build_meta,
-    collect_squares,
+    collect_mosaics,
     select_and_pack,
     write_asset,
 )
+from cv_reader.assets.metadata import META, build_meta, config_of, is_consistent, read_meta
 from cv_reader.assets.names import image_stem, sample_folder_name
-from cv_reader.assets.samples import BadSample, Sample, rewrite_conversations
-from cv_reader.assets.stage1 import META_SUFFIX, Stage1, is_selected, load_chosen, write_selection
+from cv_reader.assets.records import rewrite_conversations
+from cv_reader.assets.samples import BadSample, Sample
+from cv_reader.assets.stage1 import META_SUFFIX, Stage1, is_selected, read_selected, write_selection
 from cv_reader.errors import AssetError, SampleError, SettingsError, StaleAssetError
-from cv_reader.select.config import AssetConfig
+from cv_reader.select.config import ALGORITHM_VERSION, AssetConfig
 from cv_reader.select.mosaics import arrange_rows
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage2:
-    """Everything a worker needs to know beside the sample.
+    """Settings of stage 2 that are the same for all samples.
 
-    ``first`` says where stage 1's files lie. Of its settings those count that name the files; the
-    others are read from them.
+    ``first`` names stage 1's files. Only its settings that are part of their names are used; the
+    others are read from the files.
     """
 
     first: Stage1
@@ -47,36 +48,44 @@ class Stage2:
 
     @property
     def num_images(self) -> int:
-        """G."""
+        """Return G, mosaics per sample."""
         return self.first.config.num_images
 
     def packing(self, config: AssetConfig) -> AssetConfig:
-        """Stage 1's settings with this stage's order and quality."""
+        """Return stage 1's settings with this stage's order and quality."""
         return replace(config, order=self.order, jpg_quality=self.jpg_quality)
 
     def folder(self, sample: Sample) -> Path:
-        """The sample's asset."""
+        """Return the path of the sample's asset."""
         name = sample_folder_name(sample.sample_id, sample.video)
         return self.out_image_root / self.shard_folder / name
 
 
-def chosen_config(stage: Stage2, sample: Sample, chosen: dict[str, Any]) -> AssetConfig:
-    """Stage 1's settings with this stage's order and quality.
+def packing_config(stage: Stage2, sample: Sample, selected: dict[str, Any]) -> AssetConfig:
+    """Return stage 1's settings with this stage's order and quality.
+
+    Args:
+        stage: the settings.
+        sample: sample to pack.
+        selected: stage 1's metadata of it.
 
     Raises:
-        StaleAssetError: if stage 1 belongs to another sample or another version.
+        AssetError: if stage 1's metadata is damaged or belongs to another sample.
+        StaleAssetError: if another version made it.
         SettingsError: if the first frame must be whole and is not.
     """
     path = stage.first.file(sample, META_SUFFIX)
-    config = AssetConfig.from_dict(chosen["cfg"], path)
-    if chosen["fingerprint"] != config.fingerprint:
+    if not is_consistent(selected):
+        raise AssetError(f"{path}: its settings are damaged; run stage 1 again")
+    if selected["algorithm_version"] != ALGORITHM_VERSION:
         raise StaleAssetError(
-            f"{path}: fingerprint {chosen['fingerprint']} where its settings and this version give "
-            f"{config.fingerprint}; run stage 1 again with --overwrite"
+            f"{path}: made by version {selected['algorithm_version']} of the algorithm where this "
+            f"is {ALGORITHM_VERSION}; run stage 1 again with --overwrite"
         )
-    if chosen["key"] != sample.key:
-        raise StaleAssetError(
-            f"{path}: made for {chosen['key']!r} where {sample.key!r} is asked for; "
+    config = config_of(selected, path)
+    if selected["key"] != sample.key:
+        raise AssetError(
+            f"{path}: made for {selected['key']!r} where {sample.key!r} is asked for; "
             "run stage 1 again on this data set with --overwrite"
         )
     if stage.first_full and not config.keep_first_full_frame:
@@ -87,8 +96,8 @@ def chosen_config(stage: Stage2, sample: Sample, chosen: dict[str, Any]) -> Asse
     return stage.packing(config)
 
 
-def read_chosen(stage: Stage2, sample: Sample) -> dict[str, Any]:
-    """Stage 1's metadata of a sample.
+def read_stage1_meta(stage: Stage2, sample: Sample) -> dict[str, Any]:
+    """Read stage 1's metadata of a sample.
 
     Raises:
         AssetError: if stage 1 made nothing, or its video has changed since.
@@ -99,84 +108,101 @@ def read_chosen(stage: Stage2, sample: Sample) -> dict[str, Any]:
             f"{meta_path}: stage 1 made nothing for this sample and these sizes; "
             "run stage 1 with the same data set, T, square, patch and number of images"
         )
-    chosen = read_meta(meta_path)
+    selected = read_meta(meta_path)
     path = stage.first.video(sample)
-    if path.exists() and not same_source(chosen["source"], path):
+    if path.exists() and not same_source(selected["source"], path):
         raise StaleAssetError(f"{path}: changed since stage 1 read it; run stage 1 again")
-    return chosen
+    return selected
 
 
-def is_packed(stage: Stage2, sample: Sample, chosen: dict[str, Any]) -> bool:
-    """Whether a sample's folder holds what stage 1 chose."""
+def is_packed(stage: Stage2, sample: Sample, selected: dict[str, Any]) -> bool:
+    """Return whether a sample's folder holds what stage 1 chose, content included."""
     if stage.overwrite:
         return False
-    config = chosen_config(stage, sample, chosen)
     folder = stage.folder(sample)
-    standing = standing_meta(folder / META, config)
+    meta = usable_meta(folder / META, packing_config(stage, sample, selected))
     return (
-        standing is not None
-        and standing["selection_hash"] == chosen["selection_hash"]
+        meta is not None
+        and meta.get("selection_hash") == selected.get("selection_hash")
         and is_sound(folder)
     )
 
 
 def pack_sample(stage: Stage2, sample: Sample | BadSample) -> str:
-    """Make one sample's folder; returns ``made``, ``kept`` (up to date) or ``skipped``."""
+    """Make one sample's folder.
+
+    Returns:
+        ``made``, ``remade`` (damaged or outdated before), ``kept`` (up to date) or ``skipped``.
+    """
     if isinstance(sample, BadSample):
         raise SampleError(sample.reason)
     rewrite_conversations(sample, stage.num_images)
     meta_path = stage.first.file(sample, META_SUFFIX)
     if stage.skip_missing and not meta_path.exists():
         return "skipped"
-    chosen = read_chosen(stage, sample)
-    config = chosen_config(stage, sample, chosen)
-    if is_packed(stage, sample, chosen):
+    selected = read_stage1_meta(stage, sample)
+    config = packing_config(stage, sample, selected)
+    if is_packed(stage, sample, selected):
         return "kept"
-    arrays = load_chosen(stage.first, sample, chosen)
+    outcome = _outcome_of_making(stage, sample)
+    arrays = read_selected(stage.first, sample, selected)
     if arrays is None:
         raise AssetError(f"{meta_path}: its arrays are damaged; run stage 1 again")
     rows, frame_ids = arrange_rows(arrays[0], config), arrays[1]
     video, options = stage.first.video(sample), stage.first.options
-    mosaics = collect_squares(video, rows, frame_ids, config, options)
-    _write_packed(stage, sample, chosen, rows, frame_ids, mosaics)
-    return "made"
+    mosaics = collect_mosaics(video, rows, frame_ids, config, options)
+    _write_packed(stage, sample, selected, rows, frame_ids, mosaics)
+    return outcome
+
+
+def _outcome_of_making(stage: Stage2, sample: Sample) -> str:
+    return "remade" if stage.folder(sample).exists() and not stage.overwrite else "made"
 
 
 def _write_packed(
     stage: Stage2,
     sample: Sample,
-    chosen: dict[str, Any],
+    selected: dict[str, Any],
     rows: NDArray[np.int32],
     frame_ids: NDArray[np.int32],
     mosaics: Sequence[Image.Image],
 ) -> None:
-    config = chosen_config(stage, sample, chosen)
+    config = packing_config(stage, sample, selected)
     folder = stage.folder(sample)
     # Rows with the same id and video share a folder: it must not name one of them.
-    facts = {n: v for n, v in chosen.items() if n not in ("cfg", "order", "sample_key")}
-    counts = {name: chosen[name] for name in ("num_images", "K")}
+    facts = {n: v for n, v in selected.items() if n not in ("cfg", "order", "sample_key")}
+    counts = {name: selected[name] for name in ("num_images", "K")}
     meta = facts | build_meta(config, counts, key=folder.name, video=sample.video)
     write_asset(folder, meta | {"image_stem": image_stem(sample.video)}, rows, frame_ids, mosaics)
 
 
 def make_both(stage: Stage2, sample: Sample | BadSample) -> str:
-    """Both stages of one sample, in one decode pass where nothing stands yet."""
+    """Make both stages of one sample, in one decode pass where neither is there yet.
+
+    Returns:
+        ``made``, ``remade`` or ``kept``.
+    """
     if isinstance(sample, BadSample):
         raise SampleError(sample.reason)
     rewrite_conversations(sample, stage.num_images)
     first = stage.first
     if is_selected(first, sample):
         return pack_sample(stage, sample)
+    outcome = _outcome_of_making(stage, sample)
     path = first.video(sample)
-    config = stage.packing(first.config)
-    selection, rows, mosaics = select_and_pack(path, config, first.options)
+    selection, rows, mosaics = select_and_pack(path, stage.packing(first.config), first.options)
     write_selection(first, sample, selection)
-    _write_packed(stage, sample, read_chosen(stage, sample), rows, selection.frame_ids, mosaics)
-    return "made"
+    selected = read_stage1_meta(stage, sample)
+    _write_packed(stage, sample, selected, rows, selection.frame_ids, mosaics)
+    return outcome
 
 
 def find_packed(stage: Stage2, sample: Sample | BadSample) -> str:
-    """Check that one sample's folder is complete; returns ``kept`` or ``skipped``."""
+    """Check that one sample's folder is complete, content included.
+
+    Returns:
+        ``kept`` or ``skipped``.
+    """
     if isinstance(sample, BadSample):
         raise SampleError(sample.reason)
     rewrite_conversations(sample, stage.num_images)
@@ -184,6 +210,7 @@ def find_packed(stage: Stage2, sample: Sample | BadSample) -> str:
     if stage.skip_missing and not folder.exists():
         return "skipped"
     asset = read_asset(folder)
+    check_files(folder, asset.meta, with_content=True)
     budget = asset.meta["cfg"]["num_images"]
     if budget != stage.num_images:
         raise AssetError(
@@ -193,7 +220,7 @@ def find_packed(stage: Stage2, sample: Sample | BadSample) -> str:
 
 
 def training_record(stage: Stage2, sample: Sample, *, with_positions: bool) -> dict[str, Any]:
-    """A line of the training JSONL."""
+    """Return a line of the training JSONL."""
     folder, stem = stage.folder(sample), image_stem(sample.video)
     count = int(read_meta(folder / META)["num_images"])
     record: dict[str, Any] = {

@@ -1,12 +1,11 @@
-"""Everything the contract says about what lies on disk, checked again.
+"""Check what is on disk against the contract again.
 
-Looks at evaluation and training assets, at stage 1's files, and at the lines of a training JSONL.
+Covers evaluation and training assets, stage 1's files, and the lines of a training JSONL.
 
 Axis letters: N rows, T slots, g cells along a side.
 """
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -15,47 +14,35 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cv_reader.assets.arrays import load_array, read_positions
+from cv_reader.assets.claims import is_of_this_machine
 from cv_reader.assets.contract import (
-    META,
     MOSAIC_STEM,
+    PICTURE_ERRORS,
     VISIBLE_INDICES,
     Asset,
     check_files,
     count_images,
-    load_array,
     read_asset,
-    read_meta,
-    read_positions,
 )
-from cv_reader.assets.files import is_leftover
 from cv_reader.assets.freshness import same_content, selection_hash
-from cv_reader.assets.samples import IMAGE_PLACEHOLDER, Row, read_rows
+from cv_reader.assets.metadata import META, config_of, read_meta
+from cv_reader.assets.records import check_conversation
 from cv_reader.assets.stage1 import FRAME_IDS_SUFFIX, META_SUFFIX, ROWS_SUFFIX
+from cv_reader.assets.targets import ASSET, LEFTOVER, SELECTION, Target
 from cv_reader.errors import AssetError, SampleError, StaleAssetError
 from cv_reader.select.config import AssetConfig
 from cv_reader.select.mosaics import arrange_rows
 
-ASSET, SELECTION, LEFTOVER, RECORD = "asset", "selection", "leftover", "record"
-
-
-@dataclass(frozen=True)
-class Target:
-    """One thing to check: its kind, its path or its place in a file, and a JSONL line's content."""
-
-    kind: str
-    where: str
-    row: Row | None = None
-    reason: str = ""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Checks:
-    """What to check beside the contract.
+    """What to check besides the contract.
 
     Attributes:
-        is_deep: decode every mosaic, and hold contents and source videos against their hashes.
-        video_root: where relative videos lie; None = as written.
-        image_folder: where relative paths of a JSONL lie; None = as written.
+        is_deep: decode every mosaic, and compare contents and source videos with their hashes.
+        video_root: folder of relative videos; None = as written.
+        image_folder: folder of a JSONL's relative paths; None = as written.
     """
 
     is_deep: bool = False
@@ -63,43 +50,24 @@ class Checks:
     image_folder: Path | None = None
 
 
-def find_targets(place: Path) -> Iterator[Target]:
-    """What there is to check in a folder, or the lines of a ``.json`` or ``.jsonl``."""
-    if place.is_file():
-        for where, row in read_rows(place):
-            reason = str(row) if isinstance(row, SampleError) else ""
-            yield Target(RECORD, where, None if isinstance(row, SampleError) else row, reason)
-        return
-    for folder, folders, files in os.walk(place):
-        for name in [name for name in folders if is_leftover(name)]:
-            folders.remove(name)
-            yield Target(LEFTOVER, os.path.join(folder, name))
-        folders.sort()
-        for name in sorted(files):
-            if name == META:
-                yield Target(ASSET, folder)
-            elif name.endswith(META_SUFFIX):
-                yield Target(SELECTION, os.path.join(folder, name))
-            elif is_leftover(name):
-                yield Target(LEFTOVER, os.path.join(folder, name))
-
-
 def check_target(checks: Checks, target: Target) -> str:
     """Check one target.
 
     Returns:
-        What made it, such as ``native 0123456789abcdef``; "" for what does not say.
+        Backend and fingerprint that made it, such as ``native 0123456789abcdef``; "" if unknown.
 
     Raises:
-        AssetError: what is wrong with it; StaleAssetError where only its age is.
-        SampleError: what is wrong with a line.
+        AssetError: if it breaks a rule; StaleAssetError if it is only outdated.
+        SampleError: if a line breaks a rule.
     """
     if target.kind == ASSET:
         return _maker(check_asset(Path(target.where), checks).meta)
     if target.kind == SELECTION:
         return _maker(check_selection(Path(target.where), checks))
     if target.kind == LEFTOVER:
-        raise AssetError(f"{target.where}: a killed run left it; run the same command again")
+        is_ours = is_of_this_machine(os.path.basename(target.where))
+        remedy = "run the same command again" if is_ours else "remove it once no run is at work"
+        raise AssetError(f"{target.where}: a killed run left it; {remedy}")
     return check_record(target, checks)
 
 
@@ -115,8 +83,9 @@ def check_asset(folder: Path, checks: Checks) -> Asset:
         StaleAssetError: if its source is another file now, or this version would give another.
     """
     asset = read_asset(folder)
-    config = AssetConfig.from_dict(asset.meta["cfg"], folder / META)
+    config = config_of(asset.meta, folder / META)
     _check_version(asset.meta, config, folder / META)
+    _check_facts(asset.meta, config, folder / META)
     _check_frame_ids(asset.frame_ids, asset.meta, folder)
     _check_rows(asset.positions, config, folder, is_sorted=True)
     _require(
@@ -139,20 +108,25 @@ def check_asset(folder: Path, checks: Checks) -> Asset:
 
 
 def check_selection(meta_path: Path, checks: Checks) -> dict[str, Any]:
-    """Check stage 1's three files of a sample; returns the metadata.
+    """Check stage 1's three files of a sample, and return the metadata.
 
     Raises:
         AssetError, StaleAssetError: as ``check_asset``.
     """
     prefix = str(meta_path).removesuffix(META_SUFFIX)
     meta = read_meta(meta_path)
-    config = AssetConfig.from_dict(meta["cfg"], meta_path)
+    config = config_of(meta, meta_path)
     _check_version(meta, config, meta_path)
+    _check_facts(meta, config, meta_path)
     num_rows = count_images(meta, config, meta_path) * config.grid**2
     rows, frame_ids = load_array(prefix + ROWS_SUFFIX), load_array(prefix + FRAME_IDS_SUFFIX)
     _require(
         rows.dtype == np.int32 and rows.shape == (num_rows, 3),
         f"{prefix + ROWS_SUFFIX}: must be int32 ({num_rows}, 3)",
+    )
+    _require(
+        frame_ids.dtype == np.int32 and frame_ids.shape == (config.sequence_length,),
+        f"{prefix + FRAME_IDS_SUFFIX}: must be int32 ({config.sequence_length},)",
     )
     _require(
         selection_hash(rows, frame_ids) == meta["selection_hash"],
@@ -175,15 +149,7 @@ def check_record(target: Target, checks: Checks) -> str:
     if target.row is None:
         raise SampleError(target.reason)
     row, where = target.row, target.where
-    images: Any = row.get("image", [])
-    paths = [images] if isinstance(images, str) else cast("list[str]", images)
-    turns = cast("list[dict[str, Any]]", row.get("conversations") or [])
-    found = sum(str(turn.get("value", "")).count(IMAGE_PLACEHOLDER) for turn in turns)
-    if not turns or found != len(paths):
-        raise SampleError(
-            f"{where}: sample {row.get('id')!r}: {found} {IMAGE_PLACEHOLDER} in its conversations "
-            f"for {len(paths)} images; they must be equally many"
-        )
+    paths = check_conversation(row, f"{where}: sample {row.get('id')!r}")
     root = checks.image_folder or Path()
     positions = row.get("positions_thw")
     if positions is None:
@@ -203,6 +169,25 @@ def check_record(target: Target, checks: Checks) -> str:
     for path in paths:
         _require_file(root / path)
     return f"other {len(rows)} rows"
+
+
+def _check_facts(meta: dict[str, Any], config: AssetConfig, where: Path) -> None:
+    """Check the types of the facts that further checks compute with."""
+    numbers = ("num_frames", "hb", "wb", "padding_patch_filtered")
+    _require(
+        all(type(meta.get(name)) is int for name in numbers),
+        f"{where}: {', '.join(numbers)} must be whole numbers; make the asset again",
+    )
+    ranges: Any = meta.get("valid_ranges")
+    _require(
+        meta["hb"] == meta["wb"] == config.grid and isinstance(ranges, dict),
+        f"{where}: hb and wb must be {config.grid}, valid_ranges an object; make the asset again",
+    )
+    _require(
+        all(type(value) is int for value in cast("dict[str, Any]", ranges).values())
+        and isinstance(meta.get("selection_hash"), str),
+        f"{where}: valid_ranges or selection_hash is damaged; make the asset again",
+    )
 
 
 def _check_version(meta: dict[str, Any], config: AssetConfig, where: Path) -> None:
@@ -251,10 +236,10 @@ def _check_rows(
 def _count_padding(rows: NDArray[np.int32], meta: dict[str, Any]) -> int:
     valid = np.zeros((meta["hb"], meta["wb"]), bool)
     ranges = meta["valid_ranges"]
-    if ranges["S_valid"]:
+    if ranges.get("S_valid"):
         valid[
-            ranges["valid_h_start"] : ranges["valid_h_end"],
-            ranges["valid_w_start"] : ranges["valid_w_end"],
+            ranges.get("valid_h_start") : ranges.get("valid_h_end"),
+            ranges.get("valid_w_start") : ranges.get("valid_w_end"),
         ] = True
     return int((~valid[rows[:, 1], rows[:, 2]]).sum())
 
@@ -263,7 +248,7 @@ def _decode(path: Path) -> None:
     try:
         with Image.open(path) as image:
             image.load()
-    except (OSError, SyntaxError) as error:
+    except PICTURE_ERRORS as error:
         raise AssetError(f"{path}: cannot be decoded ({error}); make the asset again") from error
 
 

@@ -1,19 +1,15 @@
-"""What the commands that make assets share: arguments, failure files, progress, exit codes."""
+"""Arguments that several commands share, and what they mean.
+
+One meaning has one name in all commands; the names that the reference implementation and earlier
+versions gave it stay as aliases.
+"""
 
 import argparse
-import errno
-import sys
-from collections.abc import Callable, Iterable
-from dataclasses import fields
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cv_reader.assets.files import new_file
-from cv_reader.backends import BACKEND_NAMES
-from cv_reader.engines.local import Outcome, run_isolated
-from cv_reader.errors import AssetError, SampleError, SettingsError
 from cv_reader.media.display import HDR_MODES
-from cv_reader.reader import ReadOptions
 from cv_reader.select.config import (
     COMPENSATIONS,
     DIRECTIONS,
@@ -26,40 +22,14 @@ from cv_reader.select.config import (
     SIGNALS,
     TOPK_MODES,
     WINDOW_PICKS,
-    AssetConfig,
 )
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
 HDR_ARGUMENT: dict[str, Any] = {
     "choices": HDR_MODES,
     "default": "tonemap",
     "help": "HDR video (PQ, HLG): show it as SDR (default), refuse it, or read raw samples",
 }
 """Settings of ``--hdr``, which commands share."""
-
-EXIT_DONE, EXIT_SOME_FAILED, EXIT_REFUSED, EXIT_INTERRUPTED = 0, 1, 2, 130
-
-
-def run_command(body: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
-    """Run a command's body and turn what stops it into an exit code and one line on stderr."""
-    try:
-        return body(args)
-    except (SettingsError, SampleError, AssetError) as error:
-        say(f"refused: {error}")
-        return EXIT_REFUSED
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        say(f"stopped: {error}; make room and run the same command to go on")
-        return EXIT_SOME_FAILED
-    except KeyboardInterrupt:
-        say("interrupted; what is finished is kept, run the same command to go on")
-        return EXIT_INTERRUPTED
-
-
-def say(message: str) -> None:
-    """One line to the user; the output of these commands is files, so it goes to stderr."""
-    print(message, file=sys.stderr, flush=True)
 
 
 class Refuse(argparse.Action):
@@ -76,14 +46,14 @@ class Refuse(argparse.Action):
 
 
 def refuse(parser: argparse.ArgumentParser, flags: dict[str, str]) -> None:
-    """Accept flags, with or without a value, only to refuse them with a reason."""
+    """Accept flags, with or without a value, and refuse them with a reason."""
     for flag, reason in flags.items():
         # The help is hidden, so the metavar is free to carry the reason.
         parser.add_argument(flag, action=Refuse, nargs="?", metavar=reason, help=argparse.SUPPRESS)
 
 
 def only(value: str, reason: str) -> Callable[[str], str]:
-    """An argument type with one value left; any other is refused with the reason."""
+    """Return an argument type that accepts one value, and refuses others with the reason."""
 
     def check(text: str) -> str:
         if text != value:
@@ -93,33 +63,105 @@ def only(value: str, reason: str) -> Callable[[str], str]:
     return check
 
 
+def add_dataset_argument(parser: argparse.ArgumentParser, help_text: str) -> None:
+    """Add the file that lists the samples."""
+    parser.add_argument(
+        "--dataset_path",
+        "--input_dataset",
+        "--jsonl",
+        metavar="FILE",
+        type=Path,
+        required=True,
+        help=help_text,
+    )
+
+
+def add_fail_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the failure file."""
+    parser.add_argument(
+        "--fail_txt",
+        metavar="FILE",
+        type=Path,
+        help="write one JSON line per failed sample here; default: beside the output",
+    )
+
+
+def add_size_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the number of frames, mosaics and pixels."""
+    group = parser.add_argument_group("size")
+    group.add_argument(
+        "--sequence_length",
+        "--seq_len_frames",
+        "--T",
+        metavar="T",
+        type=int,
+        default=64,
+        help="frames sampled from a video",
+    )
+    group.add_argument(
+        "--num_images",
+        "--keep_frames_equiv",
+        metavar="G",
+        type=int,
+        default=8,
+        help="mosaics per video: the budget in full frames",
+    )
+    group.add_argument(
+        "--square_size", type=int, default=576, help="side of the square and of a mosaic, pixels"
+    )
+    group.add_argument(
+        "--patch_size", "--patch", type=int, default=16, help="side of a cell, pixels"
+    )
+
+
 def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
-    """Settings of geometry, energy and selection that stage 1 and precompute share."""
+    """Add the settings of energy and selection."""
     group = parser.add_argument_group("scoring")
-    group.add_argument("--patch_size", type=int, default=16, help="side of a cell, pixels")
-    group.add_argument("--square_size", type=int, default=576, help="side of the square, pixels")
-    group.add_argument("--padding_policy", choices=PADDING_POLICIES, default="zero")
+    group.add_argument(
+        "--padding_policy",
+        choices=PADDING_POLICIES,
+        default="zero",
+        help="what fills slots once all content is kept: padding (zero), content first (exclude), "
+        "the last cell again (repeat)",
+    )
     group.add_argument("--hdr", **HDR_ARGUMENT)
-    group.add_argument("--signal", choices=SIGNALS, default="reference")
     group.add_argument(
-        "--mv_compensate", choices=COMPENSATIONS, default="median", help="the camera's motion"
+        "--signal", choices=SIGNALS, default="reference", help="what a cell's score is made of"
     )
     group.add_argument(
-        "--frames", choices=FRAME_SAMPLINGS, default="uniform", help="spread by number or by bytes"
+        "--mv_compensate",
+        choices=COMPENSATIONS,
+        default="median",
+        help="how the camera's motion is subtracted",
     )
-    group.add_argument("--mv_pct", type=float, default=95.0, help="percentile that counts as 1")
-    group.add_argument("--res_pct", type=float, default=95.0, help="percentile that counts as 1")
+    group.add_argument(
+        "--frames",
+        choices=FRAME_SAMPLINGS,
+        default="uniform",
+        help="spread the sampled frames evenly by number, or by coded bytes (bitcost)",
+    )
+    group.add_argument(
+        "--mv_pct", type=float, default=95.0, help="percentile of a frame's motion that counts as 1"
+    )
+    group.add_argument(
+        "--res_pct",
+        type=float,
+        default=95.0,
+        help="percentile of a frame's residual that counts as 1",
+    )
     group.add_argument("--w_mv", type=float, default=1.0, help="weight of motion")
     group.add_argument("--w_res", type=float, default=1.0, help="weight of the residual")
     group.add_argument(
         "--fuse_mode",
         type=only("weighted", "training and evaluation share one fusion"),
         default="weighted",
+        help="only weighted: the sum by --w_mv and --w_res",
     )
     group.add_argument(
         "--mv_unit_div",
         type=only("4.0", "motion is divided by its own percentile, so a unit has no effect"),
         default="4.0",
+        help="only 4.0: motion is divided by its own percentile",
     )
     refuse(parser, {"--res_use_grad": "training and evaluation share one residual energy"})
     _add_selector_arguments(parser)
@@ -168,101 +210,66 @@ def _add_selector_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_budget_arguments(parser: argparse.ArgumentParser) -> None:
-    """How the budget is shared out over time."""
-    parser.add_argument("--keep_mid_full_frame", action="store_true")
-    parser.add_argument(
-        "--mid_full_frame_index", type=int, default=-1, help="a slot; -1 = T // 2, 0 = none"
-    )
-    parser.add_argument("--topk_mode", choices=TOPK_MODES, default="global")
-    parser.add_argument(
-        "--time_bucket_count", type=int, default=-1, help="-1 = one per mosaic that is left"
-    )
-    parser.add_argument("--window_len", type=int, default=0, help="frames; 0 = the whole video")
-    parser.add_argument("--window_pick", choices=WINDOW_PICKS, default="none")
-
-
-def add_run_arguments(parser: argparse.ArgumentParser, log_every: int, num_workers: int) -> None:
-    """Settings of the run that change no byte of the output."""
-    group = parser.add_argument_group("run")
-    group.add_argument("--num_workers", type=int, default=num_workers)
+def add_budget_arguments(parser: argparse.ArgumentParser, *, is_first_frame_whole: bool) -> None:
+    """Add how the budget is spread over time."""
+    group = parser.add_argument_group("budget")
+    default = "yes" if is_first_frame_whole else "no"
     group.add_argument(
-        "--maxtasks_per_child", type=int, default=2000, help="0 = never replace a worker"
+        "--keep_first_full_frame",
+        action="store_true",
+        default=is_first_frame_whole,
+        help=f"keep all cells of the first frame; default: {default}",
     )
     group.add_argument(
-        "--timeout_seconds", type=float, default=1800.0, help="limit for one video; 0 = none"
+        "--no_first_full_frame",
+        dest="keep_first_full_frame",
+        action="store_false",
+        help="let the first frame compete like the others",
     )
     group.add_argument(
-        "--memory_limit_mib", type=int, default=4096, help="limit for one worker; 0 = none"
+        "--keep_uniform_first",
+        action="store_true",
+        help="keep all cells of the first frame that show content",
     )
-    group.add_argument("--log_every", type=int, default=log_every, help="samples per progress line")
-    group.add_argument("--max_samples", type=int, default=0, help="first rows of the file; 0 = all")
-    group.add_argument("--num_shards", type=int, default=1)
-    group.add_argument("--shard_id", type=int, default=0)
-    group.add_argument("--overwrite", action="store_true", help="make again what stands already")
-    group.add_argument("--dry_run", action="store_true", help="only say what there is to do")
-    group.add_argument("--backend", default="auto", choices=BACKEND_NAMES)
-    group.add_argument("--require_exact", action="store_true", help="refuse estimated signals")
     group.add_argument(
-        "--video_root", type=Path, help="relative videos; default: the data set's folder"
+        "--keep_mid_full_frame", action="store_true", help="keep all cells of one middle frame too"
+    )
+    group.add_argument(
+        "--mid_full_frame_index", type=int, default=-1, help="its slot; -1 = T // 2, 0 = none"
+    )
+    group.add_argument(
+        "--topk_mode",
+        choices=TOPK_MODES,
+        default="global",
+        help="take the best cells of the whole video, or of each of several spans (time_bucket)",
+    )
+    group.add_argument(
+        "--time_bucket_count", type=int, default=-1, help="spans; -1 = one per mosaic that is left"
+    )
+    group.add_argument(
+        "--sample_start_offset", type=int, default=0, help="first frame that may be sampled"
+    )
+    group.add_argument(
+        "--window_len",
+        type=int,
+        default=0,
+        help="sample within so many frames; 0 = the whole video",
+    )
+    group.add_argument(
+        "--window_pick",
+        choices=WINDOW_PICKS,
+        default="none",
+        help="where that window is; energy3 = the largest of begin, mid and end by coded bytes",
     )
 
 
 def add_packing_arguments(parser: argparse.ArgumentParser) -> None:
-    """Settings of the mosaics."""
-    parser.add_argument("--order", choices=ORDERS, default="raster", help="rows inside one slot")
-    parser.add_argument("--jpg_quality", type=int, default=95)
-
-
-def config_from(args: argparse.Namespace) -> AssetConfig:
-    """The settings among a command's arguments; the others keep their defaults."""
-    given = vars(args)
-    return AssetConfig(**{f.name: given[f.name] for f in fields(AssetConfig) if f.name in given})
-
-
-def read_options_from(args: argparse.Namespace) -> ReadOptions:
-    """How the command reads videos: one thread per worker."""
-    return ReadOptions(backend=args.backend, require_exact=args.require_exact)
-
-
-def check_shards(args: argparse.Namespace) -> None:
-    """Refuse shard numbers that name no shard."""
-    if args.num_shards < 1 or not 0 <= args.shard_id < args.num_shards:
-        raise SettingsError(
-            f"--shard_id must be in [0, num_shards), got {args.shard_id} of {args.num_shards}"
-        )
-
-
-def check_writable(folder: Path) -> None:
-    """Refuse an output folder that cannot be made or written.
-
-    Raises:
-        SettingsError: with the system's reason.
-    """
-    try:
-        with new_file(folder / "probe") as path:
-            path.touch()
-        (folder / "probe").unlink()
-    except OSError as error:
-        raise SettingsError(
-            f"{folder}: cannot be written ({error.strerror}); choose another output folder"
-        ) from error
-
-
-def shard_suffix(args: argparse.Namespace) -> str:
-    """``shard00of01``."""
-    return f"shard{args.shard_id:02d}of{args.num_shards:02d}"
-
-
-def run_tasks(
-    function: Callable[[Any], Any], tasks: Iterable[Any], args: argparse.Namespace
-) -> Iterable[Outcome[Any, Any]]:
-    """``run_isolated`` with a command's arguments."""
-    return run_isolated(
-        function,
-        tasks,
-        num_workers=args.num_workers,
-        timeout_seconds=args.timeout_seconds,
-        memory_limit_mib=args.memory_limit_mib,
-        tasks_per_worker=args.maxtasks_per_child,
+    """Add the settings of the mosaics."""
+    group = parser.add_argument_group("packing")
+    group.add_argument(
+        "--order",
+        choices=ORDERS,
+        default="raster",
+        help="order of cells within a slot: raster, or odd rows from right to left (zigzag)",
     )
+    group.add_argument("--jpg_quality", type=int, default=95, help="quality of mosaics, 1..100")

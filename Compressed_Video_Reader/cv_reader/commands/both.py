@@ -1,7 +1,7 @@
 """``cv_reader precompute --stage 1,2``: both stages of a data set, one decode pass per video.
 
-Leaves what ``stage1`` and ``stage2`` leave, byte for byte: the chosen cells in ``--visidx_root``,
-the folders in ``--out_image_root``, the training JSONL.
+Writes what ``stage1`` and ``stage2`` write, byte for byte: the chosen cells in ``--visidx_root``,
+the folders in ``--out_image_root``, and the training JSONL.
 """
 
 import argparse
@@ -9,21 +9,17 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from cv_reader.assets.contract import META
-from cv_reader.assets.files import claimed_output
-from cv_reader.assets.freshness import standing_meta
+from cv_reader.assets.claims import claimed_output
+from cv_reader.assets.freshness import refuse_other_settings, usable_meta
+from cv_reader.assets.metadata import META
 from cv_reader.assets.samples import BadSample, Sample, check_video
 from cv_reader.assets.stage1 import Stage1, is_selected
-from cv_reader.assets.stage2 import Stage2, is_packed, make_both, read_chosen
+from cv_reader.assets.stage2 import Stage2, is_packed, make_both, read_stage1_meta
 from cv_reader.commands.arguments import (
+    add_dataset_argument,
     add_packing_arguments,
-    add_run_arguments,
-    add_scoring_arguments,
-    check_shards,
-    check_writable,
-    run_command,
-    shard_suffix,
 )
+from cv_reader.commands.batch import add_run_arguments, check_shards, check_writable, shard_suffix
 from cv_reader.commands.progress import dry_run, looked_over
 from cv_reader.commands.stage1 import (
     add_selection_arguments,
@@ -33,6 +29,7 @@ from cv_reader.commands.stage1 import (
 )
 from cv_reader.commands.stage2 import add_output_arguments, stage2_from, write_jsonl
 from cv_reader.errors import SampleError
+from cv_reader.exits import run_command
 from cv_reader.select.config import AssetConfig
 
 
@@ -43,14 +40,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("precompute --stage 1,2", description=__doc__)
-    parser.add_argument("--dataset_path", type=Path, required=True, help=".json array or .jsonl")
+    add_dataset_argument(parser, ".json array or .jsonl of samples")
     parser.add_argument(
-        "--visidx_root", type=Path, required=True, help="for the files of the first stage"
+        "--visidx_root", metavar="FOLDER", type=Path, required=True, help="stage 1's output folder"
     )
     add_output_arguments(parser)
     add_selection_arguments(parser)
     add_packing_arguments(parser)
-    add_scoring_arguments(parser)
     add_run_arguments(parser, log_every=200, num_workers=8)
     return parser
 
@@ -70,7 +66,8 @@ def _run(args: argparse.Namespace) -> int:
     if not args.overwrite:
         for sample in looked_over("precompute", samples_of(args)):
             if isinstance(sample, Sample):
-                standing_meta(stage.folder(sample) / META, stage.packing(config))
+                packing = stage.packing(config)
+                refuse_other_settings(partial(usable_meta, stage.folder(sample) / META, packing))
     check_writable(args.visidx_root)
     with claimed_output(args.visidx_root, shard_suffix(args), args.visidx_root):
         return write_jsonl("precompute", stage, make_both, args, total)
@@ -81,7 +78,9 @@ def _state(stage: Stage2, sample: Sample | BadSample) -> str:
         raise SampleError(sample.reason)
     first: Stage1 = stage.first
     check_video(first.video(sample))
-    is_done = is_selected(first, sample) and is_packed(stage, sample, read_chosen(stage, sample))
+    is_done = is_selected(first, sample) and is_packed(
+        stage, sample, read_stage1_meta(stage, sample)
+    )
     return "kept" if is_done else "make"
 
 

@@ -18,14 +18,9 @@ from PIL import Image, ImageDraw
 
 from cv_reader.assets.files import new_file
 from cv_reader.backends import BACKEND_NAMES
-from cv_reader.commands.arguments import (
-    EXIT_DONE,
-    EXIT_SOME_FAILED,
-    check_writable,
-    run_command,
-    say,
-)
+from cv_reader.commands.batch import check_writable
 from cv_reader.errors import AssetError, SettingsError, VideoError
+from cv_reader.exits import FAILED_SAMPLES, OK, run_command, say
 from cv_reader.reader import ReadOptions
 from cv_reader.select.percentiles import float_percentile
 from cv_reader.views.agreement import Agreement, compare
@@ -68,8 +63,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--video_root", type=Path, required=True, help="where the videos lie")
     parser.add_argument("-o", "--output", type=Path, required=True, help=".html, .png or .jpg")
     parser.add_argument("--slots", type=int, default=6, help="slots to show of each video")
-    parser.add_argument("--backend", default="auto", choices=BACKEND_NAMES)
-    parser.add_argument("--num_threads", type=int, default=1)
+    parser.add_argument(
+        "--backend", default="auto", choices=BACKEND_NAMES, help="reader; auto = the best there is"
+    )
+    parser.add_argument("--num_threads", type=int, default=1, help="threads for decoding")
     return parser
 
 
@@ -99,7 +96,7 @@ def _run(args: argparse.Namespace) -> int:
         else:
             picture = _stacked([sheet(one, shown_slots(one, args.slots)) for one in done])
             picture.save(path, "PNG" if suffix == ".png" else "JPEG", quality=85)
-    return EXIT_DONE if len(done) == len(found) else EXIT_SOME_FAILED
+    return OK if len(done) == len(found) else FAILED_SAMPLES
 
 
 def _video_path(root: Path, video: str) -> Path:

@@ -11,6 +11,7 @@ import PIL
 from av.codec.codec import Codec, UnknownCodecError
 
 from cv_reader.backends import BACKENDS, native
+from cv_reader.exits import OK, USAGE
 from cv_reader.media.frames import MAP_FIELDS
 
 DECODERS = {
@@ -26,9 +27,6 @@ DECODERS = {
 TEST_ENCODERS = ("libx264", "libx265", "libvpx-vp9", "libsvtav1", "mpeg4", "mpeg2video")
 """Encoders that the tests and the examples make their clips with."""
 
-EXIT_OK = 0
-EXIT_BROKEN = 2
-
 
 def main(argv: list[str] | None = None) -> int:
     """Print the report; returns 0, or 2 where a decoder is missing."""
@@ -39,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"\nencoders for tests: {_presence(TEST_ENCODERS, without_encoder)}")
     if without_decoder or without_encoder:
         print("to get what is missing: pip install --only-binary av --force-reinstall av")
-    return EXIT_BROKEN if without_decoder else EXIT_OK
+    return USAGE if without_decoder else OK
 
 
 def _versions() -> list[str]:

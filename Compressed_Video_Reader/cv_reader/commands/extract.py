@@ -2,12 +2,14 @@
 
 ``OUT.npz`` holds ``index.json`` and, per frame, arrays such as ``000012/motion``; a folder holds
 ``index.json`` and one ``000012.npz`` per frame. Frames are written as they are decoded, so that
-memory stays the same for videos of any length; what stands under its final name is complete.
+memory stays the same for videos of any length. The output appears under its name when it is
+complete; a folder that holds anything else is not replaced.
 """
 
 import argparse
 import io
 import json
+import re
 import zipfile
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -18,18 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cv_reader.assets.files import new_file, new_folder
-from cv_reader.commands.arguments import (
-    EXIT_DONE,
-    EXIT_SOME_FAILED,
-    HDR_ARGUMENT,
-    run_command,
-    say,
-)
+from cv_reader.commands.arguments import HDR_ARGUMENT
 from cv_reader.errors import SettingsError, VideoError
+from cv_reader.exits import FAILED_SAMPLES, OK, run_command, say
 from cv_reader.media.frames import MAP_FIELDS, CodecFrame
 from cv_reader.reader import Video, open_video
+from cv_reader.select.selection import sample_frame_ids
 
 INDEX = "index.json"
+
+_FRAME_FILE = re.compile(r"\d{6,}\.npz")
 
 Arrays = dict[str, NDArray[Any]]
 Write = Callable[[str, Arrays], None]
@@ -46,22 +46,24 @@ def main(argv: list[str] | None = None) -> int:
         return run_command(_run, options)
     except VideoError as error:
         say(f"failed: {error}")
-        return EXIT_SOME_FAILED
+        return FAILED_SAMPLES
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="cv_reader extract", description=_PURPOSE)
-    parser.add_argument("video", type=Path)
+    parser.add_argument("video", type=Path, help="video to read")
     parser.add_argument("-o", "--output", type=Path, required=True, help="OUT.npz, or a folder")
     parser.add_argument(
         "--frames",
         default="all",
         help="all (default), uniform:64, or numbers and ranges such as 0,5,10-20",
     )
-    parser.add_argument("--pixels", choices=_PIXELS, default="luma", help="default: luma")
-    parser.add_argument("--backend", default="auto")
-    parser.add_argument("--require_exact", action="store_true", help="refuse approximations")
-    parser.add_argument("--num_threads", type=int, default=1)
+    parser.add_argument(
+        "--pixels", choices=_PIXELS, default="luma", help="pixels to add; default: luma"
+    )
+    parser.add_argument("--backend", default="auto", help="reader; auto = the best there is")
+    parser.add_argument("--require_exact", action="store_true", help="refuse estimated signals")
+    parser.add_argument("--num_threads", type=int, default=1, help="threads for decoding")
     parser.add_argument("--hdr", **HDR_ARGUMENT)
     return parser
 
@@ -81,7 +83,7 @@ def _run(options: argparse.Namespace) -> int:
     say(f"wrote {len(written)} frames ({video.backend}) to {options.output}")
     if reason is not None:
         say(f"failed: {reason}")
-    return EXIT_DONE if reason is None else EXIT_SOME_FAILED
+    return OK if reason is None else FAILED_SAMPLES
 
 
 def _write_frames(
@@ -111,7 +113,7 @@ def parse_frames(text: str, num_frames: int) -> list[int]:
     try:
         if text.startswith("uniform:"):
             count = int(text.removeprefix("uniform:"))
-            return sorted(set(np.linspace(0, num_frames - 1, count).astype(int).tolist()))
+            return sorted(set(sample_frame_ids(num_frames, count).tolist()))
         ids = sorted({number for part in text.split(",") for number in _range(part)})
     except ValueError as error:
         raise SettingsError(
@@ -165,11 +167,15 @@ WriteIndex = Callable[[dict[str, Any]], None]
 def _writer(output: Path) -> Generator[tuple[Write, WriteIndex]]:
     """Functions that write a frame and the index; the output appears when the block ends."""
     if output.suffix != ".npz":
-        with new_folder(output) as folder:
+        with new_folder(output, is_replaceable=_is_output) as folder:
             yield _to_folder(folder)
         return
     with new_file(output) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         yield _to_archive(archive)
+
+
+def _is_output(name: str) -> bool:
+    return name == INDEX or _FRAME_FILE.fullmatch(name) is not None
 
 
 def _add_arrays(archive: zipfile.ZipFile, prefix: str, arrays: Arrays) -> None:

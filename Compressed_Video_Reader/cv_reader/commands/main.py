@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from types import MappingProxyType
 
 from cv_reader.engines.worker_process import early_worker
+from cv_reader.exits import CLOSED_PIPE, OK, USAGE, interrupted, interrupts
 
 COMMANDS = MappingProxyType(
     {
@@ -14,8 +15,8 @@ COMMANDS = MappingProxyType(
         "stage2": "pack the chosen patches into mosaics with their positions",
         "precompute": "both stages in one pass, as evaluation needs them",
         "validate": "check assets and training data against the contract",
-        "visualize": "show what is kept of a video, beside what other ways would keep",
-        "compare": "hold selections made elsewhere against those made here",
+        "visualize": "show which patches of a video are kept, next to other ways of choosing",
+        "compare": "compare selections made elsewhere with those made here",
         "stats": "draw which patches a folder of assets keeps, over time and space",
         "extract": "write motion, residual and bits of frames as numpy files",
         "doctor": "say what this installation can read, and how exactly",
@@ -25,42 +26,42 @@ COMMANDS = MappingProxyType(
 
 _AT_WORK = ("stage1", "stage2", "precompute")
 _ALONE = frozenset({"-h", "--help", "--dry_run"})
-"""Arguments with which those need no worker."""
-
-EXIT_USAGE = 2
-EXIT_CLOSED_PIPE = 141
-"""What a shell reports of a program that the closing of a pipe ended: 128 + SIGPIPE."""
+"""Arguments with which these commands need no worker."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a sub-command.
 
     Returns:
-        Its exit code, 2 where there is no such command, 141 where nobody reads its output any more
+        Its exit code, 2 where there is no such command, 141 where its output is closed
         (``cv_reader validate ROOT | head``).
     """
     arguments = sys.argv[1:] if argv is None else argv
     try:
         try:
-            return _run(arguments)
+            with interrupts():
+                return _run(arguments)
         finally:
             sys.stdout.flush()
+    except KeyboardInterrupt:
+        # Outside of a command's own work, such as its imports.
+        return interrupted()
     except BrokenPipeError:
-        # The interpreter flushes once more at its end: let it do so into nothing.
+        # The interpreter flushes once more at its end, which must not fail.
         nothing = os.open(os.devnull, os.O_WRONLY)
         for stream in (sys.stdout, sys.stderr):
             os.dup2(nothing, stream.fileno())
-        return EXIT_CLOSED_PIPE
+        return CLOSED_PIPE
 
 
 def _run(arguments: list[str]) -> int:
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help"):
         print(_usage())
-        return 0 if arguments else EXIT_USAGE
+        return OK if arguments else USAGE
     if name not in COMMANDS:
         print(f"cv_reader: unknown command {name!r}\n\n{_usage()}", file=sys.stderr)
-        return EXIT_USAGE
+        return USAGE
     module_name = f"cv_reader.commands.{name}"
     starts_work = name in _AT_WORK and not _ALONE.intersection(arguments)
     if starts_work:
@@ -79,7 +80,7 @@ def _usage() -> str:
             "commands:",
             *lines,
             "",
-            "`cv_reader COMMAND --help` tells more.",
+            "`cv_reader COMMAND --help` shows its arguments.",
         ]
     )
 

@@ -12,37 +12,50 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from cv_reader.assets.contract import META, is_sound
-from cv_reader.assets.files import claimed_output
-from cv_reader.assets.freshness import same_source, standing_meta
-from cv_reader.assets.make import write_evaluation_asset
+from cv_reader.assets.claims import claimed_output
+from cv_reader.assets.freshness import refuse_other_settings, usable_meta
+from cv_reader.assets.make import is_up_to_date, write_evaluation_asset
+from cv_reader.assets.metadata import META
 from cv_reader.assets.names import asset_key, evaluation_key
-from cv_reader.assets.samples import Row, check_video, read_rows, resolve_video
+from cv_reader.assets.rows import Row, read_rows
+from cv_reader.assets.samples import check_video, resolve_video, video_fault
 from cv_reader.commands import both, stage1, stage2
 from cv_reader.commands.arguments import (
     add_budget_arguments,
+    add_dataset_argument,
+    add_fail_argument,
     add_packing_arguments,
-    add_run_arguments,
     add_scoring_arguments,
+    add_size_arguments,
+    refuse,
+)
+from cv_reader.commands.batch import (
+    add_run_arguments,
     check_shards,
     check_writable,
     config_from,
-    refuse,
-    run_command,
+    read_options_from,
     run_tasks,
-    say,
     shard_suffix,
 )
-from cv_reader.commands.progress import Report, dry_run, looked_over
+from cv_reader.commands.progress import Report, announce, dry_run, looked_over
 from cv_reader.errors import AssetError, SampleError, SettingsError
+from cv_reader.exits import run_command, say
+from cv_reader.reader import ReadOptions
 from cv_reader.select.config import AssetConfig
 
 
 @dataclass(frozen=True)
 class Line:
-    """One video to do; ``reason`` says why it cannot be done, where it cannot."""
+    """One video to work on.
+
+    Attributes:
+        where: file and line.
+        key: name of its asset's folder; "" where the line is left out or has a fault.
+        video: path as written.
+        reason: the fault, where it has one.
+    """
 
     where: str
     key: str
@@ -52,19 +65,22 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Precompute:
-    """Everything a worker needs to know beside the line."""
+    """Settings that are the same for all lines."""
 
     config: AssetConfig
-    backend: str
-    require_exact: bool
+    options: ReadOptions
     data_file: Path
     video_root: Path | None
     out_root: Path
     overwrite: bool
 
-    def meta_path(self, key: str) -> Path:
-        """Of the asset of a key."""
-        return self.out_root / "assets" / key / META
+    def folder(self, line: Line) -> Path:
+        """Return the path of a line's asset."""
+        return self.out_root / "assets" / line.key
+
+    def video(self, line: Line) -> Path:
+        """Return the path of a line's video."""
+        return resolve_video(line.video, data_file=self.data_file, video_root=self.video_root)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -82,18 +98,24 @@ _STAGES = {"1": stage1.main, "2": stage2.main, "1,2": both.main}
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("precompute", description=__doc__)
-    parser.add_argument("--stage", choices=_STAGES, help="training data; takes other flags")
-    parser.add_argument("--jsonl", type=Path, required=True)
-    parser.add_argument("--out_root", type=Path, required=True)
-    parser.add_argument("--seq_len_frames", dest="sequence_length", type=int, default=64)
-    parser.add_argument("--num_images", type=int, default=8)
-    add_budget_arguments(parser)
     parser.add_argument(
-        "--only_exists", action="store_true", default=True, help="always: skip exists=false"
+        "--stage", choices=_STAGES, help="make training data instead; `--stage 1 --help` tells how"
     )
-    parser.add_argument("--fail_txt", type=Path, help="one JSON line per failed video")
-    add_packing_arguments(parser)
+    add_dataset_argument(parser, ".jsonl of lines with video and, optionally, key")
+    parser.add_argument(
+        "--out_root", metavar="FOLDER", type=Path, required=True, help="output folder"
+    )
+    parser.add_argument(
+        "--only_exists",
+        action="store_true",
+        default=True,
+        help="always on: lines with exists=false are left out",
+    )
+    add_fail_argument(parser)
+    add_size_arguments(parser)
+    add_budget_arguments(parser, is_first_frame_whole=True)
     add_scoring_arguments(parser)
+    add_packing_arguments(parser)
     add_run_arguments(parser, log_every=20, num_workers=8)
     refuse(
         parser,
@@ -109,9 +131,8 @@ def _run(args: argparse.Namespace) -> int:
     check_shards(args)
     work = Precompute(
         config=config_from(args),
-        backend=args.backend,
-        require_exact=args.require_exact,
-        data_file=args.jsonl,
+        options=read_options_from(args),
+        data_file=args.dataset_path,
         video_root=args.video_root,
         out_root=args.out_root,
         overwrite=args.overwrite,
@@ -128,6 +149,7 @@ def _run(args: argparse.Namespace) -> int:
         claimed_output(args.out_root, suffix, *folders),
         Report("precompute", fail_path, args.log_every, total) as report,
     ):
+        announce("precompute", total, args)
         for outcome in run_tasks(partial(make_asset, work), _shard(args), args):
             line: Line = outcome.task
             if outcome.failure:
@@ -138,8 +160,8 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _lines(args: argparse.Namespace) -> Iterator[Line]:
-    """Every line of the file, those of other shards too."""
-    for number, (where, row) in enumerate(read_rows(args.jsonl)):
+    """Return every line of the file, those of other shards too."""
+    for number, (where, row) in enumerate(read_rows(args.dataset_path)):
         if args.max_samples and number >= args.max_samples:
             return
         yield _line(row, where, args.video_root)
@@ -149,12 +171,16 @@ def _line(row: Row | SampleError, where: str, video_root: Path | None) -> Line:
     if isinstance(row, SampleError):
         return Line(where, "", "", str(row))
     video, key = row.get("video"), row.get("key")
-    if not isinstance(video, str) or not video:
-        return Line(where, "", "", f"{where}: video must be a path, got {video!r}; add one")
+    if fault := video_fault(video):
+        return Line(where, "", "", f"{where}: {fault}")
+    video = str(video)
     if row.get("exists") is False:
         return Line(where, "", video)
+    if isinstance(key, int) and not isinstance(key, bool):
+        key = str(key)
     if key is not None and (not isinstance(key, str) or not key):
-        return Line(where, "", video, f"{where}: key must be a string, got {key!r}; leave it out")
+        reason = f"{where}: key must be a string or a number, got {key!r}; leave it out"
+        return Line(where, "", video, reason)
     try:
         return Line(where, asset_key(key) if key else evaluation_key(video, video_root), video)
     except AssetError as error:
@@ -162,21 +188,27 @@ def _line(row: Row | SampleError, where: str, video_root: Path | None) -> Line:
 
 
 def _shard(args: argparse.Namespace) -> Iterator[Line]:
-    """This shard's lines: one per key, without those that say that their video is missing."""
-    done: set[str] = set()
+    """Return this shard's lines: one per key, without those that say their video is missing."""
+    done: set[int] = set()
     for number, line in enumerate(_lines(args)):
         if number % args.num_shards != args.shard_id or (not line.key and not line.reason):
             continue
-        if line.reason or line.key not in done:
-            done.add(line.key)
+        if line.reason:
+            yield line
+        elif hash(line.key) not in done:
+            done.add(hash(line.key))
             yield line
 
 
 def _check_lines(work: Precompute, args: argparse.Namespace) -> int:
-    """Refuse to start where keys collide or output made otherwise is in the way.
+    """Refuse to start where keys collide, or where output was made with other settings.
 
     Returns:
-        Videos of this shard.
+        Number of videos of this shard.
+
+    Raises:
+        SettingsError: naming two lines with one key and different videos.
+        StaleAssetError: naming the first output made with other settings.
     """
     # Hashes in place of names: a list may be long, and only its collisions need to be read again.
     videos: dict[int, int] = {}
@@ -189,7 +221,7 @@ def _check_lines(work: Precompute, args: argparse.Namespace) -> int:
         if key not in videos:
             videos[key] = video
             if not work.overwrite:
-                _standing(work, line.key)
+                refuse_other_settings(partial(_usable, work, line))
         elif videos[key] != video:
             _refuse_shared_key(line, args)
     if left_out:
@@ -206,47 +238,52 @@ def _refuse_shared_key(line: Line, args: argparse.Namespace) -> None:
             )
 
 
-def _standing(work: Precompute, key: str) -> dict[str, Any] | None:
-    return standing_meta(
-        work.meta_path(key), work.config, backend=work.backend, require_exact=work.require_exact
+def _usable(work: Precompute, line: Line) -> object:
+    options = work.options
+    return usable_meta(
+        work.folder(line) / META,
+        work.config,
+        backend=options.backend,
+        require_exact=options.require_exact,
     )
 
 
 def _state(work: Precompute, line: Line) -> str:
     if line.reason:
         raise SampleError(line.reason)
-    path = resolve_video(line.video, data_file=work.data_file, video_root=work.video_root)
-    check_video(path)
-    return "kept" if _is_done(work, line, path) else "make"
+    check_video(work.video(line))
+    return "kept" if _is_done(work, line) else "make"
 
 
 def _trial(work: Precompute, folder: Path, line: Line) -> None:
     make_asset(replace(work, out_root=folder, overwrite=True), line)
 
 
-def _is_done(work: Precompute, line: Line, path: Path) -> bool:
-    if work.overwrite or not path.exists():
+def _is_done(work: Precompute, line: Line) -> bool:
+    if work.overwrite:
         return False
-    meta = _standing(work, line.key)
-    is_fresh = meta is not None and same_source(meta["source"], path)
-    return is_fresh and is_sound(work.meta_path(line.key).parent)
+    return is_up_to_date(work.folder(line), work.video(line), work.config, work.options)
 
 
 def make_asset(work: Precompute, line: Line) -> str:
-    """Make one video's asset; returns ``made``, or ``kept`` where it is up to date."""
+    """Make one video's asset.
+
+    Returns:
+        ``made``, ``remade`` (damaged or outdated before) or ``kept`` (up to date).
+    """
     if line.reason:
         raise SampleError(line.reason)
-    path = resolve_video(line.video, data_file=work.data_file, video_root=work.video_root)
-    if _is_done(work, line, path):
+    if _is_done(work, line):
         return "kept"
+    was_there = work.folder(line).exists() and not work.overwrite
     write_evaluation_asset(
-        path,
+        work.video(line),
         key=line.key,
         out_root=work.out_root,
         config=work.config,
-        backend=work.backend,
-        require_exact=work.require_exact,
+        backend=work.options.backend,
+        require_exact=work.options.require_exact,
         video=line.video,
         overwrite=True,
     )
-    return "made"
+    return "remade" if was_there else "made"

@@ -1,6 +1,6 @@
-"""What a run tells: progress, the failure file, the summary, and what a dry run finds."""
+"""What a run reports: progress, the failure file, the summary, and the findings of a dry run."""
 
-import errno
+import contextlib
 import json
 import os
 import random
@@ -14,10 +14,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from cv_reader.assets.files import write_json
-from cv_reader.commands.arguments import EXIT_DONE, EXIT_SOME_FAILED, run_tasks, say
-from cv_reader.engines.worker_process import DISK_FULL, Failure
-from cv_reader.errors import CvReaderError, SettingsError
+from cv_reader.assets.files import write_json, writing
+from cv_reader.commands.batch import run_tasks
+from cv_reader.engines.tasks import Failure
+from cv_reader.errors import CvReaderError, OutputError, SettingsError
+from cv_reader.exits import FAILED_SAMPLES, OK, say, shortened
 from cv_reader.select.config import AssetConfig
 
 T = TypeVar("T")
@@ -26,14 +27,16 @@ _LINE_SECONDS = 30.0
 _TRIALS = 3
 _WORK = ("made", "failed")
 _MIB = 1 << 20
+_MAX_FIELD_CHARS, _MAX_REASON_CHARS = 500, 2000
 
 
 class Report(AbstractContextManager["Report"]):
     """Counts, the failure file and progress of one run.
 
     Args:
-        name: of the command, in messages.
-        fail_path: one JSON line per failed sample; emptied at the start.
+        name: name of the command, for messages.
+        fail_path: gets one JSON line per failed sample; emptied at the start, and removed at the
+            end where nothing failed.
         log_every: samples per progress line; there is one every half minute too.
         total: samples in all.
 
@@ -47,6 +50,7 @@ class Report(AbstractContextManager["Report"]):
         self._started = self._last_line = self._last_sample = time.monotonic()
         self._busy_seconds = 0.0
         self.counts = {"made": 0, "kept": 0, "skipped": 0, "failed": 0}
+        self.remade = 0
         try:
             fail_path.parent.mkdir(parents=True, exist_ok=True)
             self._failures = fail_path.open("w", encoding="utf-8", errors="backslashreplace")
@@ -62,9 +66,20 @@ class Report(AbstractContextManager["Report"]):
         trace: TracebackType | None,
     ) -> None:
         self._failures.close()
+        with contextlib.suppress(OSError):
+            if self._fail_path.is_file() and self._fail_path.stat().st_size == 0:
+                self._fail_path.unlink()
 
     def count(self, what: str) -> None:
-        """Count a sample as ``made``, ``kept`` (was up to date), ``skipped`` or ``failed``."""
+        """Count a sample.
+
+        Args:
+            what: ``made``, ``remade`` (made in place of damaged or outdated output), ``kept`` (was
+                up to date), ``skipped`` or ``failed``.
+        """
+        if what == "remade":
+            self.remade += 1
+            what = "made"
         self.counts[what] += 1
         now = time.monotonic()
         if what in _WORK:
@@ -79,9 +94,9 @@ class Report(AbstractContextManager["Report"]):
         return sum(self.counts.values())
 
     def _rate(self) -> float:
-        """Videos per second of those that were worked on.
+        """Return videos per second of those that were worked on.
 
-        What was found up to date went by fast, and says nothing about the rest.
+        Those found up to date take little time, and say nothing about the rest.
         """
         return sum(self.counts[what] for what in _WORK) / max(self._busy_seconds, 1e-9)
 
@@ -96,50 +111,68 @@ class Report(AbstractContextManager["Report"]):
         """Record a failed sample.
 
         Raises:
-            OSError: if the disk is full, for then nothing else will work.
+            OutputError: if the output as a whole cannot be written: other samples fail alike.
         """
-        record = {**sample, "kind": failure.kind, "reason": failure.reason}
+        reason = shortened(failure.reason, _MAX_REASON_CHARS)
+        named = {name: _short(value) for name, value in sample.items()}
+        record = {**named, "kind": failure.kind, "reason": reason}
         if failure.details:
-            record["details"] = failure.details
-        self._failures.write(json.dumps(record, ensure_ascii=False) + "\n")
-        self._failures.flush()
-        named = ", ".join(f"{name} {value!r}" for name, value in sample.items() if value)
-        say(f"{self._name}: failed: {named}: {failure.reason}")
+            record["details"] = shortened(failure.details, _MAX_REASON_CHARS)
+        with writing(self._fail_path):
+            self._failures.write(json.dumps(record, ensure_ascii=False) + "\n")
+            self._failures.flush()
+        shown = ", ".join(f"{name} {value!r}" for name, value in named.items() if value)
+        say(f"{self._name}: failed: {shown}: {reason}")
         self.count("failed")
-        if failure.kind == DISK_FULL:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if failure.kind == OutputError.__name__:
+            raise OutputError(failure.reason)
 
     def finish(self, summary_path: Path, config: AssetConfig) -> int:
-        """Write the summary, say it, and give the exit code."""
+        """Write the summary, print it, and return the exit code."""
         seconds = time.monotonic() - self._started
         summary = {
             "command": self._name,
             "total": self._total,
             **self.counts,
+            "remade": self.remade,
             "seconds": seconds,
             "videos_per_second": self._rate(),
             "fingerprint": config.fingerprint,
             "settings": config.to_dict(),
-            "failure_file": str(self._fail_path),
+            "failure_file": str(self._fail_path) if self.counts["failed"] else None,
         }
         write_json(summary_path, summary)
         say(f"{self._name}: {self._counts_text()} in {seconds:.1f} s")
+        if self.remade:
+            say(f"{self._name}: {self.remade} of these replaced damaged or outdated output")
         if not self.counts["failed"]:
-            return EXIT_DONE
+            return OK
         say(f"{self._name}: failures are listed in {self._fail_path}")
-        return EXIT_SOME_FAILED
+        return FAILED_SAMPLES
 
     def _counts_text(self) -> str:
         return ", ".join(f"{number} {what}" for what, number in self.counts.items())
 
 
+def announce(name: str, total: int, args: Any) -> None:
+    """Say that existing output was checked, and what work begins."""
+    say(f"{name}: {total} samples to go through with {args.num_workers} workers")
+
+
+def _short(value: object) -> object:
+    """Return an id or a path short enough for a message; other values are kept where short."""
+    if isinstance(value, (int, float, type(None))):
+        return value
+    return shortened(value if isinstance(value, str) else repr(value), _MAX_FIELD_CHARS)
+
+
 def looked_over(name: str, samples: Iterable[T]) -> Iterator[T]:
-    """Pass on what is looked at before a run starts, and say how far it is each half minute."""
+    """Pass on the samples that are checked before a run, and report progress each half minute."""
     last_line = time.monotonic()
     for number, sample in enumerate(samples):
         if time.monotonic() - last_line >= _LINE_SECONDS:
             last_line = time.monotonic()
-            say(f"{name}: looking at what stands already: {number} samples so far")
+            say(f"{name}: checking existing output: {number} samples so far")
         yield sample
 
 
@@ -150,14 +183,15 @@ def dry_run(
     trial: Callable[[Path, Any], object],
     args: Any,
 ) -> int:
-    """Say what there is to do, and what it will take, from a few samples made in a scratch folder.
+    """Say what there is to do and estimate its cost, from a few samples made in a scratch folder.
 
     Args:
-        name: of the command.
+        name: name of the command.
         tasks: all samples.
-        state: ``kept`` or ``make``; raises CvReaderError or OSError for what cannot be made.
+        state: returns ``kept`` or ``make``; raises CvReaderError or OSError for a sample that
+            cannot be made.
         trial: makes one sample in a folder; importable by name.
-        args: the command's.
+        args: arguments of the command.
     """
     counts: Counter[str] = Counter()
     picked: list[Any] = []
@@ -171,17 +205,17 @@ def dry_run(
                 say(f"{name}: the first that cannot be made: {error}")
         counts[found] += 1
         if found == "make":
-            # Every sample has the same chance to be tried, however many there are.
-            place = counts[found] - 1
-            place = place if place < _TRIALS else chance.randrange(place + 1)
-            picked[place : place + 1] = [task] if place < _TRIALS else []
+            # Reservoir sampling: every sample has the same chance to be tried.
+            number = counts[found] - 1
+            number = number if number < _TRIALS else chance.randrange(number + 1)
+            picked[number : number + 1] = [task] if number < _TRIALS else []
     say(
         f"{name}: dry run: {counts['make']} to make, {counts['kept']} up to date, "
         f"{counts['cannot']} that cannot be made"
     )
     if picked:
         _estimate(name, counts["make"], picked, trial, args)
-    return EXIT_DONE
+    return OK
 
 
 def _estimate(
@@ -214,7 +248,7 @@ def _timed(trial: Callable[[Path, Any], object], folder: Path, task: Any) -> flo
 
 
 def duration(seconds: float) -> str:
-    """``1:02:03``, or seconds below a minute."""
+    """Return ``1:02:03``, or seconds below a minute."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     whole = round(seconds)

@@ -1,7 +1,7 @@
 """``cv_reader stage1``: choose the cells of every video of a data set.
 
 Writes per sample ``<name>.visidx_thw.npy`` int32 (K, 3), ``<name>.frame_ids.npy`` int32 (T,) and,
-last, ``<name>.meta.json``; see ``asset_names.stage1_prefix`` for the name. Stage 2 packs them.
+last, ``<name>.meta.json``; ``assets.names.stage1_prefix`` gives the name. Stage 2 packs them.
 """
 
 import argparse
@@ -12,27 +12,31 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from cv_reader.assets.files import claimed_output, new_file
+from cv_reader.assets.claims import claimed_output
+from cv_reader.assets.files import new_file
+from cv_reader.assets.freshness import refuse_other_settings
 from cv_reader.assets.samples import BadSample, Sample, check_video, describe, read_samples
-from cv_reader.assets.stage1 import Stage1, is_selected, make_selection, standing_selection
+from cv_reader.assets.stage1 import Stage1, is_selected, make_selection, usable_selection
 from cv_reader.commands.arguments import (
-    EXIT_DONE,
-    EXIT_SOME_FAILED,
     add_budget_arguments,
-    add_run_arguments,
+    add_dataset_argument,
+    add_fail_argument,
     add_scoring_arguments,
+    add_size_arguments,
+    refuse,
+)
+from cv_reader.commands.batch import (
+    add_run_arguments,
     check_shards,
     check_writable,
     config_from,
     read_options_from,
-    refuse,
-    run_command,
     run_tasks,
-    say,
     shard_suffix,
 )
-from cv_reader.commands.progress import Report, dry_run, looked_over
+from cv_reader.commands.progress import Report, announce, dry_run, looked_over
 from cv_reader.errors import SampleError, SettingsError
+from cv_reader.exits import FAILED_SAMPLES, OK, run_command, say
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -43,35 +47,38 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("stage1", description=__doc__)
-    parser.add_argument("--dataset_path", type=Path, required=True, help=".json array or .jsonl")
-    parser.add_argument("--out_root", type=Path, help="output folder")
+    add_dataset_argument(parser, ".json array or .jsonl of samples")
+    parser.add_argument("--out_root", metavar="FOLDER", type=Path, help="output folder")
     parser.add_argument(
-        "--shard_dataset_out_dir", type=Path, help="only split the data set into --num_shards files"
+        "--shard_dataset_out_dir",
+        metavar="FOLDER",
+        type=Path,
+        help="only split the data set into --num_shards files",
     )
-    parser.add_argument("--fail_txt", type=Path, help="one JSON line per failed sample")
+    add_fail_argument(parser)
     add_selection_arguments(parser)
-    add_scoring_arguments(parser)
     add_run_arguments(parser, log_every=1000, num_workers=8)
     refuse(parser, {"--unsupported_txt": "refused codecs are listed in the failure file"})
     return parser
 
 
 def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
-    """What a data set's samples are read with, and what is kept of them."""
-    parser.add_argument("--sequence_length", type=int, default=64, help="frames sampled per video")
-    parser.add_argument("--sample_start_offset", type=int, default=0, help="first frame to sample")
+    """Add what decides which cells of a sample are kept."""
+    add_size_arguments(parser)
+    add_budget_arguments(parser, is_first_frame_whole=False)
+    add_scoring_arguments(parser)
     parser.add_argument(
-        "--keep_frames_equiv", dest="num_images", type=int, default=8, help="budget in full frames"
+        "--check_codec", action="store_true", help="fail videos of codecs that are not allowed"
     )
-    parser.add_argument("--keep_first_full_frame", action="store_true")
-    parser.add_argument("--keep_uniform_first", action="store_true")
-    add_budget_arguments(parser)
-    parser.add_argument("--check_codec", action="store_true", help="refuse other codecs")
-    parser.add_argument("--allowed_codecs", default="h264,hevc,h265,avc1")
+    parser.add_argument(
+        "--allowed_codecs",
+        default="h264,hevc,h265,avc1",
+        help="codecs that --check_codec allows, separated by commas",
+    )
 
 
 def stage1_from(args: argparse.Namespace, out_root: Path) -> Stage1:
-    """The stage that a command's arguments describe."""
+    """Return the stage that a command's arguments describe."""
     codecs = tuple(args.allowed_codecs.split(",")) if args.check_codec else ()
     return Stage1(
         config=config_from(args),
@@ -99,6 +106,7 @@ def _run(args: argparse.Namespace) -> int:
         claimed_output(args.out_root, suffix, args.out_root),
         Report("stage1", fail_path, args.log_every, total) as report,
     ):
+        announce("stage1", total, args)
         for outcome in run_tasks(partial(make_selection, stage), samples_of(args), args):
             if outcome.failure:
                 report.fail(outcome.failure, **describe(outcome.task))
@@ -108,7 +116,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def samples_of(args: argparse.Namespace) -> Iterator[Sample | BadSample]:
-    """This shard's samples."""
+    """Return this shard's samples."""
     return read_samples(
         args.dataset_path,
         num_shards=args.num_shards,
@@ -118,16 +126,20 @@ def samples_of(args: argparse.Namespace) -> Iterator[Sample | BadSample]:
 
 
 def check_selections(stage: Stage1, args: argparse.Namespace) -> int:
-    """Refuse to start where output made otherwise is in the way, or the data set is broken.
+    """Refuse to start where existing output was made with other settings.
 
     Returns:
-        Samples of this shard.
+        Number of samples of this shard.
+
+    Raises:
+        StaleAssetError: naming the first output made with other settings.
+        SettingsError, SampleError: if the data set cannot be read.
     """
     total = 0
     for sample in looked_over("stage1", samples_of(args)):
         total += 1
         if isinstance(sample, Sample) and not stage.overwrite:
-            standing_selection(stage, sample)
+            refuse_other_settings(partial(usable_selection, stage, sample))
     return total
 
 
@@ -143,7 +155,7 @@ def _trial(stage: Stage1, folder: Path, sample: Sample) -> None:
 
 
 def _split(args: argparse.Namespace) -> int:
-    """Write each shard's rows to a file of its own, with ``_row_idx``, all fields kept."""
+    """Write each shard's rows to a file of its own, with ``_row_idx`` and all their fields."""
     folder, total = args.shard_dataset_out_dir, args.num_shards
     if total < 1:
         raise SettingsError(f"--num_shards must be at least 1, got {total}")
@@ -164,6 +176,12 @@ def _split(args: argparse.Namespace) -> int:
                 say(f"stage1: left out: {sample.reason}")
                 continue
             row = {**sample.row, "_row_idx": sample.row_index}
-            streams[sample.shard(total)].write(json.dumps(row, ensure_ascii=False) + "\n")
+            try:
+                line = json.dumps(row, ensure_ascii=False)
+            except RecursionError:
+                bad += 1
+                say(f"stage1: left out: {sample.where}: nested too deeply; remove the row")
+                continue
+            streams[sample.shard(total)].write(line + "\n")
     say(f"stage1: {total} shards in {folder}; pass --video_root where videos are relative paths")
-    return EXIT_SOME_FAILED if bad else EXIT_DONE
+    return FAILED_SAMPLES if bad else OK

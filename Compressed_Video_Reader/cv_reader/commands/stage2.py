@@ -1,8 +1,8 @@
 """``cv_reader stage2``: pack what stage 1 chose into mosaics, and write the training JSONL.
 
 Writes per sample ``sample_{id}__{stem}__{hash}/`` with ``{stem}_000.jpg`` and so on,
-``positions_thw.npy``, ``frame_ids.npy`` and ``meta.json``. Lines of the JSONL stand in the order of
-the data set. ``--mode rewrite`` decodes nothing and lists the samples whose folder is complete.
+``positions_thw.npy``, ``frame_ids.npy`` and ``meta.json``. The lines of the JSONL are in the order
+of the data set. ``--mode rewrite`` decodes nothing and lists the samples whose folder is complete.
 """
 
 import argparse
@@ -13,34 +13,40 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cv_reader.assets.contract import META, read_meta
-from cv_reader.assets.files import claimed_file, claimed_output
-from cv_reader.assets.freshness import standing_meta
+from cv_reader.assets.claims import claimed_file, claimed_output
+from cv_reader.assets.freshness import refuse_other_settings, usable_meta
+from cv_reader.assets.metadata import META, read_meta
 from cv_reader.assets.samples import BadSample, Sample, check_video, describe
 from cv_reader.assets.stage1 import META_SUFFIX, Stage1
 from cv_reader.assets.stage2 import (
     Stage2,
-    chosen_config,
     find_packed,
     is_packed,
     pack_sample,
-    read_chosen,
+    packing_config,
+    read_stage1_meta,
     training_record,
 )
 from cv_reader.commands.arguments import (
+    add_dataset_argument,
+    add_fail_argument,
     add_packing_arguments,
+    add_size_arguments,
+    refuse,
+)
+from cv_reader.commands.batch import (
     add_run_arguments,
     check_shards,
     check_writable,
     read_options_from,
-    refuse,
-    run_command,
     run_tasks,
     shard_suffix,
 )
-from cv_reader.commands.progress import Report, dry_run, looked_over
+from cv_reader.commands.progress import Report, announce, dry_run, looked_over
 from cv_reader.commands.stage1 import samples_of
+from cv_reader.engines.tasks import Failure
 from cv_reader.errors import SampleError, SettingsError
+from cv_reader.exits import run_command
 from cv_reader.select.config import AssetConfig
 
 Work = Callable[[Stage2, Sample | BadSample], str]
@@ -53,23 +59,33 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("stage2", description=__doc__)
-    parser.add_argument("--mode", choices=("pack", "rewrite"), default="pack")
     parser.add_argument(
-        "--input_dataset", dest="dataset_path", type=Path, required=True, help=".json or .jsonl"
+        "--mode",
+        choices=("pack", "rewrite"),
+        default="pack",
+        help="make the folders, or only list those that are complete",
     )
-    parser.add_argument("--visidx_root", type=Path, help="stage 1's output folder")
-    parser.add_argument("--num_images", type=int, default=8)
-    parser.add_argument("--square_size", type=int, default=576)
-    parser.add_argument("--T", type=int, default=64, help="frames sampled by stage 1")
-    parser.add_argument("--patch", type=int, default=16)
-    parser.add_argument("--layout", choices=("time_spatial", "spatial"), default="time_spatial")
+    add_dataset_argument(parser, ".json array or .jsonl, as stage 1 read it")
     parser.add_argument(
-        "--first_full", action="store_true", help="the first mosaic must be the first frame"
+        "--visidx_root", metavar="FOLDER", type=Path, help="stage 1's output folder"
     )
-    parser.add_argument("--skip_missing", action="store_true", help="pass over: no stage 1 output")
-    parser.add_argument("--include_positions", action="store_true", help="the same for rewrite")
-    parser.add_argument("--skip_missing_packs", action="store_true", help="rewrite: pass over")
+    parser.add_argument(
+        "--layout",
+        choices=("time_spatial", "spatial"),
+        default="time_spatial",
+        help="only time_spatial: cells in the order of slot, row and column",
+    )
+    parser.add_argument(
+        "--first_full", action="store_true", help="require the first mosaic to be the first frame"
+    )
+    parser.add_argument(
+        "--skip_missing",
+        "--skip_missing_packs",
+        action="store_true",
+        help="pass over samples without stage 1's output (with --mode rewrite: without a folder)",
+    )
     add_output_arguments(parser)
+    add_size_arguments(parser)
     add_packing_arguments(parser)
     add_run_arguments(parser, log_every=200, num_workers=1)
     refuse(parser, {"--export_patches": "single patches are no input of the model"})
@@ -77,23 +93,42 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where folders and lines go."""
-    parser.add_argument("--out_jsonl", type=Path, required=True)
-    parser.add_argument("--out_image_root", type=Path, required=True, help="written as given")
+    """Add where folders and lines are written."""
     parser.add_argument(
-        "--shard_dirs", action="store_true", help="folders below shardNN of --out_image_root"
+        "--out_jsonl", metavar="FILE", type=Path, required=True, help="the training JSONL"
     )
-    parser.add_argument("--write_positions", action="store_true", help="name them in the JSONL")
-    parser.add_argument("--force_shard_out", action="store_true", help="always add the suffix")
-    parser.add_argument("--fail_txt", type=Path, help="one JSON line per failed sample")
+    parser.add_argument(
+        "--out_image_root",
+        metavar="FOLDER",
+        type=Path,
+        required=True,
+        help="folder of the samples' folders; the JSONL names them with this prefix, as given",
+    )
+    parser.add_argument(
+        "--shard_dirs",
+        action="store_true",
+        help="put them below shardNN of --out_image_root",
+    )
+    parser.add_argument(
+        "--write_positions",
+        "--include_positions",
+        action="store_true",
+        help="name positions_thw.npy in the JSONL, which codec training needs",
+    )
+    parser.add_argument(
+        "--force_shard_out",
+        action="store_true",
+        help="add the shard's suffix to --out_jsonl even if there is only one shard",
+    )
+    add_fail_argument(parser)
 
 
 def _run(args: argparse.Namespace) -> int:
     check_shards(args)
     if args.layout == "spatial":
         raise SettingsError(
-            "--layout spatial is not supported: cells that share a place overwrite each other, so "
-            "positions would not describe the images; use time_spatial"
+            "--layout spatial is not supported: cells of one row and column overwrite each other, "
+            "so positions would not describe the images; use time_spatial"
         )
     is_packing = args.mode == "pack"
     if is_packing and args.visidx_root is None:
@@ -102,10 +137,10 @@ def _run(args: argparse.Namespace) -> int:
         raise SettingsError("--dry_run counts what there is to pack; drop --mode rewrite")
     first = Stage1(
         config=AssetConfig(
-            sequence_length=args.T,
+            sequence_length=args.sequence_length,
             num_images=args.num_images,
             square_size=args.square_size,
-            patch_size=args.patch,
+            patch_size=args.patch_size,
         ),
         options=read_options_from(args),
         data_file=args.dataset_path,
@@ -113,8 +148,7 @@ def _run(args: argparse.Namespace) -> int:
         out_root=args.visidx_root or Path(),
         overwrite=False,
     )
-    skip_missing = args.skip_missing if is_packing else args.skip_missing_packs
-    stage = stage2_from(args, first, first_full=args.first_full, skip_missing=skip_missing)
+    stage = stage2_from(args, first, first_full=args.first_full, skip_missing=args.skip_missing)
     if args.dry_run:
         state, trial = partial(_state, stage), partial(_trial, stage)
         return dry_run("stage2", samples_of(args), state, trial, args)
@@ -122,15 +156,14 @@ def _run(args: argparse.Namespace) -> int:
     for sample in looked_over("stage2", samples_of(args)):
         total += 1
         if is_packing and isinstance(sample, Sample):
-            _check_standing(stage, sample)
-    args.write_positions = args.write_positions or args.include_positions
+            refuse_other_settings(partial(_check_existing, stage, sample))
     return write_jsonl("stage2", stage, pack_sample if is_packing else find_packed, args, total)
 
 
 def stage2_from(
     args: argparse.Namespace, first: Stage1, *, first_full: bool, skip_missing: bool
 ) -> Stage2:
-    """The stage that a command's arguments describe."""
+    """Return the stage that a command's arguments describe."""
     return Stage2(
         first=first,
         order=args.order,
@@ -144,14 +177,14 @@ def stage2_from(
 
 
 def write_jsonl(name: str, stage: Stage2, work: Work, args: argparse.Namespace, total: int) -> int:
-    """Make every sample's folder, and write the lines of those that stand.
+    """Make every sample's folder, and write the lines of those that are complete.
 
     Args:
-        name: of the command.
-        stage: where folders lie, and what they hold.
+        name: name of the command.
+        stage: settings of the folders.
         work: makes one folder.
-        args: the command's.
-        total: samples of this shard.
+        args: arguments of the command.
+        total: number of samples of this shard.
 
     Returns:
         The exit code.
@@ -168,35 +201,44 @@ def write_jsonl(name: str, stage: Stage2, work: Work, args: argparse.Namespace, 
         claimed_output(stage.out_image_root, suffix, folders),
         Report(name, fail_path, args.log_every, total) as report,
     ):
+        announce(name, total, args)
         with claimed_file(out_jsonl) as lines:
             for outcome in run_tasks(partial(work, stage), samples_of(args), args):
-                if outcome.failure:
-                    report.fail(outcome.failure, **describe(outcome.task))
+                failure, line = outcome.failure, ""
+                if failure is None and outcome.value != "skipped":
+                    line, failure = _line_of(stage, outcome.task, args)
+                if failure:
+                    report.fail(failure, **describe(outcome.task))
                     continue
-                if outcome.value != "skipped":
-                    record = training_record(
-                        stage, outcome.task, with_positions=args.write_positions
-                    )
-                    lines.write(json.dumps(record, ensure_ascii=False) + "\n")
+                lines.write(line)
                 report.count(str(outcome.value))
         return report.finish(Path(f"{out_jsonl}.summary.json"), stage.packing(stage.first.config))
 
 
-def _check_standing(stage: Stage2, sample: Sample) -> None:
-    """Refuse to start on a stage 1, or over an output, that was made otherwise."""
+def _line_of(stage: Stage2, sample: Sample, args: argparse.Namespace) -> tuple[str, Failure | None]:
+    try:
+        record = training_record(stage, sample, with_positions=args.write_positions)
+        return json.dumps(record, ensure_ascii=False) + "\n", None
+    except RecursionError:
+        reason = f"{sample.where}: the conversation is nested too deeply; remove what is extra"
+        return "", Failure("SampleError", reason)
+
+
+def _check_existing(stage: Stage2, sample: Sample) -> None:
+    """Refuse stage 1's output, or an existing folder, that was made with other settings."""
     path = stage.first.file(sample, META_SUFFIX)
     if not path.exists():
         return
-    config = chosen_config(stage, sample, read_meta(path))
+    config = packing_config(stage, sample, read_meta(path))
     if not stage.overwrite:
-        standing_meta(stage.folder(sample) / META, config)
+        usable_meta(stage.folder(sample) / META, config)
 
 
 def _state(stage: Stage2, sample: Sample | BadSample) -> str:
     if isinstance(sample, BadSample):
         raise SampleError(sample.reason)
     check_video(stage.first.video(sample))
-    return "kept" if is_packed(stage, sample, read_chosen(stage, sample)) else "make"
+    return "kept" if is_packed(stage, sample, read_stage1_meta(stage, sample)) else "make"
 
 
 def _trial(stage: Stage2, folder: Path, sample: Sample) -> Any:

@@ -13,16 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cv_reader.assets.files import new_file
-from cv_reader.assets.validation import ASSET, Target, find_targets
-from cv_reader.commands.arguments import (
-    EXIT_DONE,
-    EXIT_SOME_FAILED,
-    check_writable,
-    run_command,
-    run_tasks,
-    say,
-)
+from cv_reader.assets.targets import ASSET, Target, find_targets
+from cv_reader.commands.batch import add_worker_arguments, check_writable, run_tasks
 from cv_reader.errors import SettingsError
+from cv_reader.exits import FAILED_SAMPLES, OK, run_command, say
 from cv_reader.views.charts import STYLE, bars, cells
 from cv_reader.views.statistics import Kept, Totals, new_totals, read_kept
 from cv_reader.views.visualize import heat
@@ -46,10 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("cv_reader stats", description=__doc__)
     parser.add_argument("root", type=Path, help="a folder with assets at any depth")
     parser.add_argument("-o", "--output", type=Path, required=True, help=".html")
-    parser.add_argument("--num_workers", type=int, default=2)
-    parser.add_argument("--timeout_seconds", type=float, default=600.0, help="0 = none")
-    parser.add_argument("--memory_limit_mib", type=int, default=4096, help="0 = none")
-    parser.add_argument("--maxtasks_per_child", type=int, default=0, help="0 = no limit")
+    add_worker_arguments(parser, num_workers=2, timeout_seconds=600.0)
     return parser
 
 
@@ -80,7 +71,7 @@ def _run(args: argparse.Namespace) -> int:
         )
     videos = sum(totals.num_videos for totals in shapes.values())
     say(f"stats: {args.output}: {videos} assets, {failed} left out")
-    return EXIT_SOME_FAILED if failed else EXIT_DONE
+    return FAILED_SAMPLES if failed else OK
 
 
 def _read(target: Target) -> Kept:

@@ -15,17 +15,14 @@ from PIL import Image
 from cv_reader.assets.files import new_file
 from cv_reader.backends import BACKEND_NAMES
 from cv_reader.commands.arguments import (
-    EXIT_DONE,
-    EXIT_SOME_FAILED,
     add_budget_arguments,
     add_packing_arguments,
     add_scoring_arguments,
-    check_writable,
-    config_from,
-    run_command,
-    say,
+    add_size_arguments,
 )
+from cv_reader.commands.batch import check_writable, config_from
 from cv_reader.errors import SettingsError, VideoError
+from cv_reader.exits import FAILED_SAMPLES, OK, run_command, say
 from cv_reader.reader import ReadOptions
 from cv_reader.views.visualize import Shown, animation, sheet, show_video, strips
 
@@ -48,14 +45,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("cv_reader visualize", description=__doc__)
-    parser.add_argument("video", type=Path)
+    parser.add_argument("video", type=Path, help="video to read")
     parser.add_argument("-o", "--output", type=Path, required=True, help=".gif, .png or .html")
-    parser.add_argument("--sequence_length", type=int, default=64, help="frames sampled")
-    parser.add_argument("--num_images", type=int, default=8, help="budget in full frames")
-    add_budget_arguments(parser)
-    parser.add_argument("--no_first_full_frame", dest="keep_first_full_frame", action="store_false")
-    parser.add_argument("--backend", default="auto", choices=BACKEND_NAMES)
-    parser.add_argument("--num_threads", type=int, default=1)
+    add_size_arguments(parser)
+    add_budget_arguments(parser, is_first_frame_whole=True)
+    parser.add_argument(
+        "--backend", default="auto", choices=BACKEND_NAMES, help="reader; auto = the best there is"
+    )
+    parser.add_argument("--num_threads", type=int, default=1, help="threads for decoding")
     add_packing_arguments(parser)
     add_scoring_arguments(parser)
     return parser
@@ -73,7 +70,7 @@ def _run(args: argparse.Namespace) -> int:
         )
     except VideoError as error:
         say(f"visualize: failed: {error}")
-        return EXIT_SOME_FAILED
+        return FAILED_SAMPLES
     with new_file(args.output) as path:
         if suffix == ".html":
             path.write_text(_page(args.video, shown), encoding="utf-8")
@@ -86,7 +83,7 @@ def _run(args: argparse.Namespace) -> int:
         f"visualize: {args.output}: {100 * shown.kept_share:.3g} % of the patches of "
         f"{config.sequence_length} frames, read by {shown.facts['backend']}"
     )
-    return EXIT_DONE
+    return OK
 
 
 def _gif(shown: Shown) -> bytes:

@@ -1,7 +1,7 @@
-"""Tasks in processes of their own: a crash, a hang or an exception costs one task and no more.
+"""Run tasks in processes of this machine.
 
-Each worker is a spawned process with a pipe. It gets one task at a time; a worker that dies or runs
-over its time or memory is replaced, and its task tried once more. Memory is what is resident, read
+Each worker is a spawned process with a pipe and gets one task at a time. A worker that dies, or
+exceeds its time or memory, is replaced, and its task is tried once more. Resident memory is read
 a few times a second (Linux). Outcomes come in the order of the tasks, with bounded look-ahead, so
 that neither tasks nor outcomes pile up in memory.
 """
@@ -10,11 +10,12 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
 from multiprocessing.connection import wait
+from pickle import PicklingError
 from typing import Generic, TypeVar
 
-from cv_reader.engines.worker_process import Failure, Worker, new_worker
+from cv_reader.engines.tasks import Failure, Limits, Outcome
+from cv_reader.engines.worker_process import Worker, new_worker, stop_workers
 
 _LOOK_AHEAD_TASKS = 256
 _START_SECONDS = 120.0
@@ -25,59 +26,32 @@ T = TypeVar("T")
 V = TypeVar("V")
 
 
-@dataclass(frozen=True)
-class Outcome(Generic[T, V]):
-    """A task with either its value or its failure."""
-
-    task: T
-    value: V | None
-    failure: Failure | None
-
-
-def run_isolated(
-    function: Callable[[T], V],
-    tasks: Iterable[T],
-    *,
-    num_workers: int = 1,
-    timeout_seconds: float = 0.0,
-    memory_limit_mib: int = 0,
-    tasks_per_worker: int = 0,
+def run_tasks(
+    function: Callable[[T], V], tasks: Iterable[T], limits: Limits
 ) -> Generator[Outcome[T, V], None, None]:
     """Run ``function`` on every task in worker processes.
 
     Args:
-        function: importable by name; it and tasks and values can be pickled.
+        function: importable by name; it, tasks and values can be pickled.
         tasks: consumed lazily.
-        num_workers: processes at a time, at least 1.
-        timeout_seconds: limit for one task; 0 = none.
-        memory_limit_mib: limit for one worker; 0 = none.
-        tasks_per_worker: replace a worker after so many tasks; 0 = never.
+        limits: resources of the run.
 
     Yields:
         One outcome per task, in the order of the tasks.
     """
-    limits = _Limits(timeout_seconds, memory_limit_mib * _BYTES_PER_MIB, tasks_per_worker)
-    pool: _Pool[T, V] = _Pool(function, max(num_workers, 1), limits)
+    pool: _Pool[T, V] = _Pool(function, limits)
     try:
         yield from pool.run(tasks)
     finally:
         pool.stop()
 
 
-@dataclass(frozen=True)
-class _Limits:
-    """Of one task or worker; 0 = none."""
-
-    seconds: float
-    memory_bytes: int
-    tasks: int
-
-
 class _Pool(Generic[T, V]):
-    def __init__(self, function: Callable[[T], V], num_workers: int, limits: _Limits) -> None:
-        self._function, self._num_workers, self._limits = function, num_workers, limits
-        self._timeout_seconds = limits.seconds or float("inf")
-        self._tasks_per_worker = limits.tasks or sys.maxsize
+    def __init__(self, function: Callable[[T], V], limits: Limits) -> None:
+        self._function, self._num_workers = function, max(limits.num_workers, 1)
+        self._timeout_seconds = limits.timeout_seconds or float("inf")
+        self._memory_bytes = limits.memory_mib * _BYTES_PER_MIB
+        self._tasks_per_worker = limits.tasks_per_worker or sys.maxsize
         self._workers: list[Worker] = []
         self._tasks: dict[int, T] = {}
         self._outcomes: dict[int, Outcome[T, V]] = {}
@@ -97,8 +71,7 @@ class _Pool(Generic[T, V]):
                 emitted += 1
 
     def stop(self) -> None:
-        for worker in self._workers:
-            worker.stop()
+        stop_workers(self._workers)
         self._workers.clear()
 
     def _hand_out(self, numbered: Iterator[tuple[int, T]], emitted: int) -> None:
@@ -120,9 +93,13 @@ class _Pool(Generic[T, V]):
         try:
             worker.connection.send((self._function, self._tasks[number]))
         except OSError:
-            self._bury(worker)
+            self._replace_dead(worker)
+        except (RecursionError, ValueError, TypeError, AttributeError, PicklingError) as error:
+            # It cannot be pickled; nothing was sent.
+            reason = f"cannot be sent to a worker: {type(error).__name__}: {error}"
+            self._finish(worker, None, Failure(type(error).__name__, reason))
         else:
-            # Importing a fresh worker's modules is not the task's fault.
+            # A fresh worker imports its modules first; that time is not the task's.
             worker.deadline = time.monotonic() + _START_SECONDS + self._timeout_seconds
 
     def _idle_worker(self) -> Worker:
@@ -137,27 +114,27 @@ class _Pool(Generic[T, V]):
 
     def _discard(self, worker: Worker, *, at_once: bool = False) -> None:
         self._workers.remove(worker)
-        worker.stop(at_once=at_once)
+        stop_workers([worker], at_once=at_once)
 
     def _collect(self) -> None:
         busy = {w.connection: w for w in self._workers if w.task_number is not None}
         if not busy:
             return
         left = max(min(worker.deadline for worker in busy.values()) - time.monotonic(), 0)
-        if self._limits.memory_bytes:
+        if self._memory_bytes:
             left = min(left, _LOOK_SECONDS)
         for connection in wait(list(busy), None if left == float("inf") else left):
             self._receive(busy[connection])  # pyright: ignore[reportArgumentType]
         for worker in busy.values():
             excess = None if worker.task_number is None else self._excess(worker)
             if excess is not None:
-                self._lose(worker, excess)
+                self._replace(worker, excess)
 
     def _excess(self, worker: Worker) -> Failure | None:
         if time.monotonic() >= worker.deadline:
             reason = f"took longer than {self._timeout_seconds:g} s (--timeout_seconds)"
             return Failure("TimeoutError", reason)
-        limit = self._limits.memory_bytes
+        limit = self._memory_bytes
         if limit and worker.memory_bytes() > limit:
             reason = f"used more than {limit // _BYTES_PER_MIB} MiB (--memory_limit_mib)"
             return Failure("MemoryError", reason)
@@ -167,20 +144,24 @@ class _Pool(Generic[T, V]):
         try:
             kind, content = worker.connection.recv()
         except (EOFError, OSError):
-            self._bury(worker)
+            self._replace_dead(worker)
             return
         if kind == "started":
             worker.deadline = time.monotonic() + self._timeout_seconds
+            if self._memory_bytes:
+                worker.limit_memory(self._memory_bytes)
         elif kind == "value":
             self._finish(worker, content, None)
         else:
             self._finish(worker, None, content)
+            if content.kind == "MemoryError":
+                self._discard(worker)
 
-    def _bury(self, worker: Worker) -> None:
-        self._lose(worker, worker.bury())
+    def _replace_dead(self, worker: Worker) -> None:
+        self._replace(worker, worker.failure_of_exit())
 
-    def _lose(self, worker: Worker, failure: Failure) -> None:
-        """Give up a worker; its task gets a second chance, for the fault may be the machine's."""
+    def _replace(self, worker: Worker, failure: Failure) -> None:
+        """End a worker; its task is tried once more, as the fault may be the machine's."""
         number = worker.task_number
         assert number is not None
         if number in self._tried:

@@ -1,90 +1,102 @@
-"""One process that does what it is told, and says how it went.
+"""A worker process that runs tasks sent over a pipe, and reports their outcomes.
 
-It is spawned, and has a pipe, over which it gets functions by name, each with one task.
+It is spawned, and gets functions by name, each with one task.
 """
 
 import contextlib
-import errno
 import importlib
 import multiprocessing
 import os
+import resource
 import signal
-import traceback
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
+import time
+from collections.abc import Generator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-from cv_reader.errors import CvReaderError
+from cv_reader.engines.tasks import Failure, attempt
 
 _STOP_SECONDS = 2.0
+_ADDRESS_SPACE_FACTOR = 2
 
 _SILENT = -8
 """FFmpeg's level ``AV_LOG_QUIET``."""
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-
-DISK_FULL = "DiskFull"
-"""Kind of a failure after which others will fail alike."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a task has no value.
-
-    Attributes:
-        kind: name of the exception, or ``WorkerDied``, ``TimeoutError``, ``MemoryError`` or
-            ``DiskFull``.
-        reason: its message.
-        details: traceback of an exception that nobody expected, else "".
-    """
-
-    kind: str
-    reason: str
-    details: str = ""
+_GROUP_SIGNALS = (signal.SIGINT, signal.SIGHUP)
+"""Signals that a terminal sends to all processes; only the parent decides what they mean."""
 
 
 class Worker:
-    """One process and what it is at.
+    """One process and the task that it works on.
 
     Args:
-        module: what it imports while nobody asks it for anything; "" = nothing.
+        module: module that it imports before its first task; "" = none.
     """
 
     def __init__(self, module: str = "") -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, child = context.Pipe()
         self.process = context.Process(target=_serve, args=(child, module), daemon=True)
-        self.process.start()
+        # The process inherits the mask, so that Ctrl-C cannot meet its start either.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _GROUP_SIGNALS)
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         child.close()
         self.task_number: int | None = None
         self.deadline = float("inf")
         self.tasks_done = 0
+        self._is_limited = False
 
     def memory_bytes(self) -> int:
-        """Resident memory; 0 where the system does not tell."""
+        """Return its resident memory; 0 where the system does not tell."""
+        return self._memory_pages(1) * os.sysconf("SC_PAGE_SIZE")
+
+    def _memory_pages(self, field: int) -> int:
         try:
             statistics = Path(f"/proc/{self.process.pid}/statm").read_text()
         except OSError:
             return 0
-        return int(statistics.split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return int(statistics.split()[field])
 
-    def stop(self, *, at_once: bool = False) -> None:
-        self.connection.close()
-        if self.task_number is None and not at_once:
-            self.process.join(_STOP_SECONDS)
-        # A polite signal first: it lets the task remove its temporary files.
-        for end in (self.process.terminate, self.process.kill):
-            if self.process.is_alive():
-                end()
-                self.process.join(_STOP_SECONDS)
+    def limit_memory(self, limit_bytes: int) -> None:
+        """Set the hard limit, once its modules are imported; nothing where the system has none."""
+        if self._is_limited or not hasattr(resource, "prlimit") or self.process.pid is None:
+            return
+        self._is_limited = True
+        size_bytes = self._memory_pages(0) * os.sysconf("SC_PAGE_SIZE")
+        most = size_bytes + _ADDRESS_SPACE_FACTOR * limit_bytes
+        # It may have ended, or an administrator may have set a lower limit.
+        with contextlib.suppress(OSError, ValueError):
+            resource.prlimit(self.process.pid, resource.RLIMIT_AS, (most, most))
 
-    def bury(self) -> Failure:
-        """Why it has ended by itself."""
+    def failure_of_exit(self) -> Failure:
+        """Return why the process ended by itself."""
         self.process.join(_STOP_SECONDS)
         return Failure("WorkerDied", _exit_reason(self.process.exitcode))
+
+
+def stop_workers(workers: Sequence[Worker], *, at_once: bool = False) -> None:
+    """End processes together: idle ones by themselves, others by a signal, then by force."""
+    for worker in workers:
+        worker.connection.close()
+    if not at_once:
+        _join([worker for worker in workers if worker.task_number is None])
+    # SIGTERM first: it lets a task remove its temporary files.
+    for worker in workers:
+        worker.process.terminate()
+    _join(workers)
+    for worker in workers:
+        worker.process.kill()
+    _join(workers)
+
+
+def _join(workers: Sequence[Worker]) -> None:
+    deadline = time.monotonic() + _STOP_SECONDS
+    for worker in workers:
+        worker.process.join(max(deadline - time.monotonic(), 0))
 
 
 _early: list[Worker] = []
@@ -92,7 +104,7 @@ _early: list[Worker] = []
 
 @contextlib.contextmanager
 def early_worker(module: str) -> Generator[None]:
-    """Have a worker ready, as soon as it can be, for the first who asks in this context.
+    """Start a worker now, for the first task that is run in this context.
 
     It imports a module while this process does: both take a third of what a short video takes.
     """
@@ -100,12 +112,12 @@ def early_worker(module: str) -> Generator[None]:
     try:
         yield
     finally:
-        while _early:
-            _early.pop().stop(at_once=True)
+        stop_workers(_early, at_once=True)
+        _early.clear()
 
 
 def new_worker() -> Worker:
-    """The one that is ready, or a fresh one."""
+    """Return the worker that was started early, or a new one."""
     while _early:
         if (worker := _early.pop()).process.is_alive():
             return worker
@@ -121,9 +133,9 @@ def _exit_reason(code: int | None) -> str:
 
 
 def _serve(connection: Connection, module: str) -> None:
-    """The worker's side: one task after the other until the pipe closes."""
-    # Ctrl-C reaches the whole group; only the parent decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Run one task after the other in the worker, until the pipe closes."""
+    for number in _GROUP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)
     prepare_process()
     if module:
@@ -133,7 +145,7 @@ def _serve(connection: Connection, module: str) -> None:
             function, task = connection.recv()
             connection.send(("started", None))
             connection.send(attempt(function, task))
-    # Whoever waits for the end need not wait for the interpreter to be taken to pieces.
+    # Skip the interpreter's shutdown; nothing needs it.
     os._exit(0)
 
 
@@ -145,7 +157,8 @@ def prepare_process() -> None:
     FFmpeg. FFmpeg's own callback needs no lock. What FFmpeg would print is dropped, as PyAV drops
     it: errors reach the caller as exceptions.
     """
-    from av import logging as av_logging  # here: the parent starts workers before heavy imports
+    # Imported here: the command starts its first worker before it imports anything large.
+    from av import logging as av_logging
 
     av_logging.restore_default_callback()
     av_logging.set_libav_level(_SILENT)
@@ -153,16 +166,3 @@ def prepare_process() -> None:
 
 def _leave(_number: int, _frame: FrameType | None) -> None:
     raise SystemExit(0)
-
-
-def attempt(function: Callable[[Any], Any], task: Any) -> tuple[str, Any]:
-    """``("value", what function gives)`` or ``("failure", why it gave nothing)``."""
-    try:
-        return "value", function(task)
-    except CvReaderError as error:
-        return "failure", Failure(type(error).__name__, str(error))
-    except Exception as error:  # noqa: BLE001 - the one place: it is reported, with its traceback
-        if isinstance(error, OSError) and error.errno in _FULL:
-            return "failure", Failure(DISK_FULL, str(error))
-        reason = f"{type(error).__name__}: {error}"
-        return "failure", Failure(type(error).__name__, reason, traceback.format_exc())

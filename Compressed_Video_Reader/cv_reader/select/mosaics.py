@@ -4,6 +4,7 @@ Axis letters: N rows (G * g^2), G mosaics, g cells along a side, p side of a cel
 square, in pixels.
 """
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -205,5 +206,8 @@ def write_mosaics(
     """
     paths = tuple(folder / f"{stem}_{index:03d}.jpg" for index in range(len(mosaics)))
     for path, mosaic in zip(paths, mosaics, strict=True):
-        mosaic.save(path, quality=quality, subsampling="4:2:0")
+        # Encoded in memory: Pillow's own writing hides why a disk refuses.
+        content = io.BytesIO()
+        mosaic.save(content, "JPEG", quality=quality, subsampling="4:2:0")
+        path.write_bytes(content.getvalue())
     return paths

@@ -84,7 +84,7 @@ def _wrong_picture(folder):
     ("damage", "message"),
     [
         (_remove("mosaic_001.jpg"), "mosaic_001.jpg"),
-        (_remove("positions_thw.npy"), "cannot be read as an array"),
+        (_remove("positions_thw.npy"), "files lacks positions_thw.npy"),
         (_wrong_picture, "must be 32 x 32 pixels, got 48 x 32"),
         (_save("frame_ids.npy", np.arange(5, dtype=np.int32)), r"int32 \(4,\)"),
         (_save("frame_ids.npy", np.arange(4)), "int32"),

@@ -1,25 +1,27 @@
 """Atomic writing."""
 
+import errno
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
-from cv_reader.assets.files import (
-    claimed_file,
-    claimed_output,
-    new_file,
-    new_folder,
-    shared_output,
-    write_json,
-)
-from cv_reader.errors import SettingsError
+from cv_reader.assets import files
+from cv_reader.assets.files import new_file, new_folder, replace_files, write_json
+from cv_reader.errors import AssetError, OutputError
+
+
+def _any(_name):
+    return True
 
 
 def test_a_failed_write_leaves_nothing_and_keeps_the_old(tmp_path):
     target = tmp_path / "asset"
-    with new_folder(target) as folder:
+    with new_folder(target, is_replaceable=_any) as folder:
         (folder / "old").touch()
-    with pytest.raises(KeyError), new_folder(target) as folder:
+    with pytest.raises(KeyError), new_folder(target, is_replaceable=_any) as folder:
         (folder / "new").touch()
         raise KeyError
     with pytest.raises(KeyError), new_file(tmp_path / "file") as path:
@@ -31,7 +33,7 @@ def test_a_failed_write_leaves_nothing_and_keeps_the_old(tmp_path):
 
 def test_a_folder_is_replaced_whole(tmp_path):
     for name in ("old", "new"):
-        with new_folder(tmp_path / "asset") as folder:
+        with new_folder(tmp_path / "asset", is_replaceable=_any) as folder:
             (folder / name).touch()
     assert [path.name for path in (tmp_path / "asset").iterdir()] == ["new"]
     assert len(list(tmp_path.iterdir())) == 1
@@ -43,55 +45,115 @@ def test_json_keeps_any_string(tmp_path):
     assert json.loads((tmp_path / "meta.json").read_text(encoding="utf-8")) == content
 
 
-def _leave(folder):
-    """What a killed process leaves: an unfinished folder and an unfinished file."""
-    left = folder / f".tmp-{'0' * 32}"
-    left.mkdir(parents=True)
-    (left / "mosaic_000.jpg").touch()
-    (folder / f".tmp-{'1' * 32}").touch()
-
-
-def _names(folder):
-    return sorted(path.name for path in folder.iterdir())
-
-
-def test_a_run_that_is_alone_removes_leftovers_and_nothing_else(tmp_path):
-    _leave(tmp_path)
-    (tmp_path / ".tmp-mine").touch()
-    with claimed_output(tmp_path, "a", tmp_path, tmp_path / "missing"):
-        assert _names(tmp_path) == [".lock", ".lock.a", ".tmp-mine"]
-
-
-def test_what_other_runs_are_writing_stays(tmp_path):
-    with claimed_output(tmp_path, "a", tmp_path):
-        _leave(tmp_path)
-        with claimed_output(tmp_path, "b", tmp_path):
-            assert len(list(tmp_path.glob(".tmp-*"))) == 2
-    with shared_output(tmp_path), claimed_output(tmp_path, "a", tmp_path):
-        assert len(list(tmp_path.glob(".tmp-*"))) == 2
-
-
-def test_one_part_has_one_run(tmp_path):
+def test_a_folder_with_a_users_file_stays(tmp_path):
+    target = tmp_path / "asset"
+    target.mkdir()
+    (target / "thesis.txt").write_text("mine")
     with (
-        claimed_output(tmp_path, "a"),
-        pytest.raises(SettingsError, match="another run is at work on its a"),
-        claimed_output(tmp_path, "a"),
+        pytest.raises(AssetError, match=r"thesis\.txt.*move it away"),
+        new_folder(target, is_replaceable=lambda name: name == "ours") as folder,
+    ):
+        (folder / "ours").touch()
+    assert [path.name for path in target.iterdir()] == ["thesis.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["asset"]
+
+
+def test_a_file_in_place_of_a_folder_stays(tmp_path):
+    (tmp_path / "asset").write_text("mine")
+    with (
+        pytest.raises(AssetError, match="a file has this name"),
+        new_folder(tmp_path / "asset", is_replaceable=_any),
     ):
         pass
-    with claimed_output(tmp_path, "a"):
-        pass
+    assert (tmp_path / "asset").read_text() == "mine"
 
 
-def test_a_file_has_one_writer_and_appears_whole(tmp_path):
-    target = tmp_path / "train.jsonl"
-    (tmp_path / ".train.jsonl.partial").write_text("from a killed run\n")
-    with claimed_file(target) as lines:
-        lines.write("one\n")
-        with pytest.raises(SettingsError, match="another run"), claimed_file(target):
-            pass
-        assert not target.exists()
-    assert target.read_text() == "one\n"
-    with pytest.raises(KeyError), claimed_file(target):
-        raise KeyError
-    assert _names(tmp_path) == ["train.jsonl"]
-    assert target.read_text() == "one\n"
+def test_a_link_is_replaced_and_its_folder_stays(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "old").touch()
+    (tmp_path / "asset").symlink_to("elsewhere")
+    with new_folder(tmp_path / "asset", is_replaceable=_any) as folder:
+        (folder / "new").touch()
+    assert (tmp_path / "elsewhere" / "old").exists()
+    assert [path.name for path in (tmp_path / "asset").iterdir()] == ["new"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["asset", "elsewhere"]
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_a_target_is_there_at_every_moment_of_its_exchange(tmp_path, monkeypatch, can_exchange):
+    target = tmp_path / "asset"
+    seen = []
+    exchange = files._exchange
+
+    def watched(one, other):
+        seen.append(target.exists())
+        done = exchange(one, other) if can_exchange else False
+        seen.append(target.exists())
+        return done
+
+    monkeypatch.setattr(files, "_exchange", watched)
+    for name in ("old", "new"):
+        with new_folder(target, is_replaceable=_any) as folder:
+            (folder / name).touch()
+    assert seen == [True, True]
+    assert [path.name for path in target.iterdir()] == ["new"]
+    assert [path.name for path in tmp_path.iterdir()] == ["asset"]
+
+
+def test_all_is_on_the_disk_before_it_is_renamed(tmp_path, monkeypatch):
+    events = []
+    flush, rename, replace = files.flush, os.rename, os.replace
+    monkeypatch.setattr(
+        files, "flush", lambda path: (events.append(("flush", path.name)), flush(path))
+    )
+    monkeypatch.setattr(os, "rename", lambda *a: (events.append(("rename", "")), rename(*a)))
+    monkeypatch.setattr(os, "replace", lambda *a: (events.append(("rename", "")), replace(*a)))
+    with new_folder(tmp_path / "asset", is_replaceable=_any) as folder:
+        (folder / "a").write_text("a")
+        (folder / "b").write_text("b")
+        temporary = folder.name
+    assert events == [
+        ("flush", "a"), ("flush", "b"), ("flush", temporary), ("rename", ""),
+        ("flush", tmp_path.name),
+    ]  # fmt: skip
+    events.clear()
+    replace_files({tmp_path / "one": b"1", tmp_path / "two": b"2"})
+    assert [kind for kind, _ in events] == ["flush", "flush", "rename", "rename", "flush"]
+    assert events[-1][1] == tmp_path.name
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [
+        (errno.ENOSPC, "make room"),
+        (errno.EDQUOT, "quota"),
+        (errno.EROFS, "make the file system writable"),
+        (errno.EFBIG, "ulimit"),
+        (errno.EIO, "check the disk"),
+        (errno.ESTALE, "check the disk"),
+    ],
+)
+def test_faults_of_the_whole_output_are_told_from_those_of_one_path(tmp_path, code, remedy):
+    message = f"file: cannot be written: .*{remedy}"
+    with pytest.raises(OutputError, match=message), new_file(tmp_path / "file"):
+        raise OSError(code, "reason")
+    with pytest.raises(PermissionError), new_file(tmp_path / "file"):
+        raise PermissionError(errno.EACCES, "reason")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_limit_on_file_sizes_is_named(tmp_path):
+    # numpy's own writing reports this without a reason.
+    code = (
+        "import resource, sys\n"
+        "import numpy as np\n"
+        "from pathlib import Path\n"
+        "from cv_reader.assets.files import write_array\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "write_array(Path(sys.argv[1]), np.zeros(4096))\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "a.npy")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "OutputError" in ended.stderr
+    assert "File too large; raise the limit on file sizes" in ended.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cv_reader import open_video
-from cv_reader.assets.make import collect_squares, select_from_video, write_evaluation_asset
+from cv_reader.assets.make import collect_mosaics, select_from_video, write_evaluation_asset
 from cv_reader.errors import AssetError, StaleAssetError, UnsupportedVideoError
 from cv_reader.reader import ReadOptions
 from cv_reader.select.config import AssetConfig
@@ -40,7 +40,7 @@ def test_one_pass_gives_what_two_stages_give(clip, tmp_path):
     selection = select_from_video(clip, CONFIG, ReadOptions())
     rows = sort_rows(selection.rows, "raster")
     np.testing.assert_array_equal(asset.positions, rows)
-    mosaics = collect_squares(clip, rows, selection.frame_ids, CONFIG, ReadOptions())
+    mosaics = collect_mosaics(clip, rows, selection.frame_ids, CONFIG, ReadOptions())
     for index, path in enumerate(asset.images):
         mosaics[index].save(tmp_path / "x.jpg", quality=95, subsampling="4:2:0")
         assert (tmp_path / "x.jpg").read_bytes() == path.read_bytes()
@@ -66,7 +66,7 @@ def test_the_asset_keeps_the_contract(clip, tmp_path):
 def test_mosaics_show_the_cells_that_positions_name(clip):
     selection = select_from_video(clip, CONFIG, ReadOptions())
     rows = sort_rows(selection.rows, "zigzag")
-    mosaics = collect_squares(clip, rows, selection.frame_ids, CONFIG, ReadOptions())
+    mosaics = collect_mosaics(clip, rows, selection.frame_ids, CONFIG, ReadOptions())
     box = letterbox(HEIGHT, WIDTH, square_px=SQUARE, patch_px=16)
     with open_video(clip) as video:
         frames = {
@@ -157,9 +157,11 @@ def test_an_asset_is_made_again_only_when_its_video_changed(clip, tmp_path):
 def test_a_foreign_folder_is_not_replaced(clip, tmp_path):
     folder = tmp_path / "assets" / "clip"
     folder.mkdir(parents=True)
-    (folder / "meta.json").write_text("{}")
-    with pytest.raises(AssetError, match="schema_version"):
-        write_evaluation_asset(clip, key="clip", out_root=tmp_path, config=CONFIG)
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(AssetError, match=r"holds 'notes.txt'.*move it away"):
+        write_evaluation_asset(clip, key="clip", out_root=tmp_path, config=CONFIG, overwrite=True)
+    assert [path.read_text() for path in folder.iterdir()] == ["mine"]
+    assert len(list(folder.parent.iterdir())) == 1
 
 
 def test_a_failure_leaves_no_folder(tmp_path):

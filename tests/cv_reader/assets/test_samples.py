@@ -1,4 +1,4 @@
-"""Data sets: streaming, identity, shards, conversations."""
+"""Data sets: streaming, identity, shards."""
 
 import hashlib
 import json
@@ -9,15 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from cv_reader.assets import samples
-from cv_reader.assets.samples import (
-    BadSample,
-    Sample,
-    read_rows,
-    read_samples,
-    resolve_video,
-    rewrite_conversations,
-)
+from cv_reader.assets import rows as library
+from cv_reader.assets.rows import read_rows
+from cv_reader.assets.samples import BadSample, Sample, read_samples, resolve_video
 from cv_reader.errors import SampleError, SettingsError
 
 
@@ -36,7 +30,7 @@ def _lines(rows):
 
 @pytest.mark.parametrize("chunk", [1, 2, 7, 1 << 20])
 def test_an_array_reads_the_same_in_any_chunks(tmp_path, monkeypatch, chunk):
-    monkeypatch.setattr(samples, "CHUNK_CHARS", chunk)
+    monkeypatch.setattr(library, "CHUNK_CHARS", chunk)
     rows = [_row(0, text='a "quoted" ] , [ \\ ä'), _row(1, nested=[{"a": [1.5, None]}]), {}]
     path = _write(tmp_path / "data.json", json.dumps(rows, indent=1))
     assert [row for _, row in read_rows(path)] == rows
@@ -69,8 +63,8 @@ def test_a_broken_array_is_named_with_its_line(tmp_path, text, message):
 
 
 def test_an_endless_string_is_not_read_to_the_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(samples, "MAX_ELEMENT_CHARS", 1 << 16)
-    monkeypatch.setattr(samples, "CHUNK_CHARS", 1 << 10)
+    monkeypatch.setattr(library, "MAX_ELEMENT_CHARS", 1 << 16)
+    monkeypatch.setattr(library, "CHUNK_CHARS", 1 << 10)
     path = _write(tmp_path / "data.json", '[{"id": "' + "x" * (1 << 22))
     tracemalloc.start()
     with pytest.raises(SampleError, match="Unterminated"):
@@ -147,42 +141,6 @@ def test_relative_videos_join_the_root_else_the_data_sets_folder():
     assert resolve_video("/x/a.mp4", data_file=data_file, video_root=Path("/r")) == Path("/x/a.mp4")
 
 
-def _sample(*values, speakers=("human", "gpt")):
-    turns = [{"from": speakers[number % 2], "value": value} for number, value in enumerate(values)]
-    return Sample("a", "a.mp4", 0, {"conversations": turns}, "data.json[0]")
-
-
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        ("<video>\nWhat?", "<image>\n<image>\nWhat?"),
-        ("Look: <video> now <video>", "Look: <image>\n<image> now <video>"),
-        ("What?", "<image>\n<image>\nWhat?"),
-        ("<image><image>What?", "<image><image>What?"),
-    ],
-)
-def test_the_first_human_turn_gets_the_images(before, after):
-    sample = _sample(before, "This.", "More?", "No.")
-    turns = rewrite_conversations(sample, 2)
-    assert [turn["value"] for turn in turns] == [after, "This.", "More?", "No."]
-    assert sample.row["conversations"][0]["value"] == before
-
-
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        ({}, "list of turns"),
-        ({"conversations": "text"}, "list of turns"),
-        ({"conversations": [{"from": "human"}]}, "list of turns"),
-        ({"conversations": [{"from": "gpt", "value": "x"}]}, "no turn is from a human"),
-        ({"conversations": [{"from": "human", "value": "<image> x"}]}, "1 <image> for 2 images"),
-    ],
-)
-def test_conversations_that_cannot_hold_the_images_are_refused(row, message):
-    with pytest.raises(SampleError, match=message):
-        rewrite_conversations(Sample("a", "a.mp4", 0, row, "here"), 2)
-
-
 _MEASURE = """
 import sys
 from pathlib import Path
@@ -215,3 +173,73 @@ def test_an_array_is_read_in_constant_memory(tmp_path, mib):
     path.unlink()
     assert int(found) == count
     assert float(grown) < 24
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "word"),
+    [
+        ("video", ".", "name a file"),
+        ("video", "/", "name a file"),
+        ("video", "a\0b.mp4", "name a file"),
+        ("video", "\ud83d.mp4", "name a file"),
+        ("video", 7, "must be a path"),
+        ("id", float("inf"), "string or a number"),
+        ("id", True, "string or a number"),
+        ("_row_idx", float("inf"), "whole number"),
+        ("_row_idx", float("nan"), "whole number"),
+        ("_row_idx", 10**300, "whole number"),
+        ("_row_idx", -1, "whole number"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+def test_a_bad_row_costs_itself(tmp_path, field, value, word, suffix):
+    rows = [{**_row(0), field: value}, _row(1)]
+    path = tmp_path / f"data{suffix}"
+    _write(path, rows if suffix == ".json" else _lines(rows))
+    bad, good = read_samples(path)
+    assert isinstance(bad, BadSample)
+    assert word in bad.reason
+    assert bad.reason.startswith(f"{path}{':1' if suffix == '.jsonl' else '[0]'}: ")
+    assert isinstance(good, Sample)
+
+
+def test_a_number_of_a_million_digits_costs_its_row(tmp_path):
+    digits = "9" * 1_000_000
+    row = json.dumps(_row(1))
+    path = _write(tmp_path / "data.json", f'[{{"id": {digits}, "video": "a.mp4"}}, {row}]')
+    bad, good = read_samples(path)
+    assert "id must be a string or a number" in bad.reason
+    assert isinstance(good, Sample)
+
+
+def test_a_line_that_never_ends_costs_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr(library, "MAX_ELEMENT_CHARS", 1000)
+    path = _write(tmp_path / "d.jsonl", _lines([_row(0), _row(1, text="x" * 9000), _row(2)]))
+    first, long, last = read_samples(path)
+    assert isinstance(first, Sample)
+    assert isinstance(last, Sample)
+    assert f"{path}:2: a line must have fewer than 1000 bytes" in long.reason
+    assert last.where == f"{path}:3"
+
+
+def test_a_huge_line_is_not_held(tmp_path):
+    path = tmp_path / "d.jsonl"
+    with path.open("wb") as stream:
+        stream.truncate(1 << 28)  # sparse: zeros without a line break
+        stream.seek(0, 2)
+        stream.write(b"\n" + _lines([_row(1)]).encode())
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from cv_reader.assets.samples import read_samples\n"
+        "print(sum(1 for _ in read_samples(Path(sys.argv[1]))))\n"
+        # getrusage would begin with this process's own peak.
+        "status = Path('/proc/self/status').read_text().split()\n"
+        "print(int(status[status.index('VmHWM:') + 1]) // 1024)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(path)], check=True, capture_output=True, text=True
+    )
+    count, peak_mib = map(int, ended.stdout.split())
+    assert count == 2
+    assert peak_mib < 150

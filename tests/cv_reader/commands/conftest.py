@@ -8,9 +8,8 @@ import av
 import numpy as np
 import pytest
 
-from cv_reader.commands import arguments
-from cv_reader.engines.local import Outcome
-from cv_reader.engines.worker_process import attempt
+from cv_reader.engines import local
+from cv_reader.engines.tasks import Outcome, attempt
 from support.media import moving_square, write_video
 
 
@@ -76,10 +75,10 @@ def failures():
 def _in_process(monkeypatch):
     """Run tasks here: starting processes is tested with the workers and the promised paths."""
 
-    def run(function, tasks, **_limits):
+    def run(function, tasks, _limits):
         for task in tasks:
             kind, content = attempt(function, task)
             value, failure = (content, None) if kind == "value" else (None, content)
             yield Outcome(task, value, failure)
 
-    monkeypatch.setattr(arguments, "run_isolated", run)
+    monkeypatch.setattr(local, "run_tasks", run)

@@ -40,7 +40,7 @@ def _tree(folder):
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and not any(word in path.name for word in ("summary", "fail", ".lock"))
+        if path.is_file() and not any(word in path.name for word in ("summary", "fail"))
     }
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from cv_reader.backends import native
 from cv_reader.commands import doctor, main
+from cv_reader.exits import CLOSED_PIPE
 
 
 def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,5 +77,5 @@ def test_a_closed_pipe_ends_a_command_quietly(closed: str, arguments: list[str])
         )
     finally:
         os.close(writing)
-    assert ended.returncode == main.EXIT_CLOSED_PIPE
+    assert ended.returncode == CLOSED_PIPE
     assert not getattr(ended, other)

@@ -28,4 +28,4 @@ def test_a_long_look_before_the_run_tells_how_far_it_is(monkeypatch, capsys):
     assert list(looked_over("stage1", "abcdefgh")) == list("abcdefgh")
     lines = capsys.readouterr().err.splitlines()
     assert 1 <= len(lines) < 5
-    assert lines[0].startswith("stage1: looking at what stands already: ")
+    assert lines[0].startswith("stage1: checking existing output: ")

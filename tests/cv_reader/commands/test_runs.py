@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from cv_reader.assets import make as library
+from cv_reader.assets.claims import claimed_output
 from cv_reader.assets.contract import read_asset
-from cv_reader.assets.files import claimed_output
+from cv_reader.assets.files import temporary_path
 from cv_reader.commands import both, precompute, stats, validate, visualize
 from support.media import moving_square, write_video
 from support.paths import ROOT
@@ -79,7 +80,7 @@ def test_a_full_disk_stops_the_run_and_it_can_go_on(corpus, tmp_path, monkeypatc
     assert precompute.main(_args(data, tmp_path / "out")) == 1
     assert len(calls) == 2
     shown = capsys.readouterr().err
-    assert "stopped: [Errno 28] No space left on device; make room" in shown
+    assert "No space left on device; make room" in shown
     assert [path.name for path in (tmp_path / "out" / "assets").iterdir()] == ["good"]
     assert precompute.main(_args(data, tmp_path / "out")) == 0
     assert "2 made, 1 kept" in capsys.readouterr().err
@@ -109,7 +110,7 @@ def test_two_runs_on_one_output_are_kept_apart(corpus, tmp_path, capsys):
 
 def test_leftovers_of_killed_workers_go_with_the_next_run(corpus, tmp_path):
     data = corpus.write(tmp_path / "v.jsonl", {"video": str(corpus.root / "short.mp4")})
-    (tmp_path / "out" / "assets" / f".tmp-{'a' * 32}").mkdir(parents=True)
+    temporary_path(tmp_path / "out" / "assets").mkdir(parents=True)
     assert precompute.main(_args(data, tmp_path / "out")) == 0
     assert [path.name for path in (tmp_path / "out" / "assets").iterdir()] == ["short"]
 

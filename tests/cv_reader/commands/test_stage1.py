@@ -7,7 +7,7 @@ import pytest
 
 from cv_reader.assets.samples import Sample, read_samples
 from cv_reader.commands import stage1
-from cv_reader.commands.arguments import run_command
+from cv_reader.exits import run_command
 
 ARGS = [
     "--square_size", "64", "--keep_frames_equiv", "2", "--sequence_length", "8",
@@ -147,4 +147,4 @@ def test_ctrl_c_has_its_own_exit_code(capsys):
         raise KeyboardInterrupt
 
     assert run_command(body, None) == 130
-    assert "run the same command to go on" in capsys.readouterr().err
+    assert "run the same command to continue" in capsys.readouterr().err

@@ -162,7 +162,7 @@ def test_lines_are_held_against_their_files(made, corpus, tmp_path, capsys):
     assert _run(corpus.write(tmp_path / "d.jsonl", *rows)) == 1
     shown = capsys.readouterr()
     assert ["record", "3", "0", "5"] in [line.split() for line in shown.out.splitlines()]
-    for reason in ("not those of", "2 <image> in its conversations for 1 images", "no such file"):
+    for reason in ("not those of", "2 <image> and 0 <video> in its human turns", "no such file"):
         assert reason in shown.err
 
 

@@ -4,13 +4,16 @@ import functools
 import math
 import multiprocessing
 import os
+import subprocess
+import sys
 import time
 
 import pytest
 
 from cv_reader.assets.contract import read_positions
-from cv_reader.engines.local import run_isolated
-from cv_reader.engines.worker_process import DISK_FULL, early_worker
+from cv_reader.engines.local import run_tasks
+from cv_reader.engines.tasks import Limits
+from cv_reader.engines.worker_process import early_worker
 
 # Tasks are Python expressions: ``eval`` is a function that every worker can import.
 QUICK, FAIL = "1 + 1", "1 / 0"
@@ -21,7 +24,7 @@ HANG = "__import__('time').sleep(600)"
 
 def test_failures_cost_their_own_task_and_keep_the_order():
     tasks = [QUICK, FAIL, CRASH, ABORT, KILL, HANG, QUICK]
-    outcomes = list(run_isolated(eval, tasks, num_workers=2, timeout_seconds=1.5))
+    outcomes = list(run_tasks(eval, tasks, Limits(num_workers=2, timeout_seconds=1.5)))
     assert [outcome.task for outcome in outcomes] == tasks
     assert [outcome.value for outcome in outcomes] == [2, None, None, None, None, None, 2]
     failures = [outcome.failure for outcome in outcomes[1:-1]]
@@ -44,7 +47,7 @@ def test_a_worker_that_dies_once_costs_nothing(tmp_path):
         f"__import__('os').path.exists({path!r}) or "
         f"(open({path!r}, 'w').close(), __import__('os')._exit(9))"
     )
-    outcomes = list(run_isolated(eval, [QUICK, once, QUICK], num_workers=1))
+    outcomes = list(run_tasks(eval, [QUICK, once, QUICK], Limits()))
     assert [outcome.value for outcome in outcomes] == [2, True, 2]
 
 
@@ -52,7 +55,7 @@ def test_a_worker_that_is_ready_takes_the_first_task():
     with early_worker("colorsys"):
         (started,) = multiprocessing.active_children()
         pid, imported = "__import__('os').getpid()", "'colorsys' in __import__('sys').modules"
-        outcomes = list(run_isolated(eval, [pid, imported]))
+        outcomes = list(run_tasks(eval, [pid, imported], Limits()))
     assert [outcome.value for outcome in outcomes] == [started.pid, True]
 
 
@@ -60,7 +63,7 @@ def test_a_worker_that_nobody_needs_does_not_stay():
     with early_worker("no.such.module"):
         (died,) = multiprocessing.active_children()
         died.join()
-        (outcome,) = run_isolated(eval, [QUICK])
+        (outcome,) = run_tasks(eval, [QUICK], Limits())
         assert outcome.value == 2
     with early_worker("colorsys"):
         assert multiprocessing.active_children()
@@ -69,17 +72,53 @@ def test_a_worker_that_nobody_needs_does_not_stay():
 
 def test_memory_is_limited():
     greedy = "(bytearray(400 << 20), __import__('time').sleep(600))"
-    outcomes = run_isolated(eval, [greedy, QUICK], memory_limit_mib=300)
+    outcomes = run_tasks(eval, [greedy, QUICK], Limits(memory_mib=300))
     failed, quick = outcomes
     assert (failed.failure.kind, quick.value) == ("MemoryError", 2)
     assert "more than 300 MiB (--memory_limit_mib), twice" in failed.failure.reason
 
 
-def test_a_full_disk_is_told_apart():
-    full = "open('/dev/full', 'w', buffering=1).write(chr(10))"
-    (outcome,) = run_isolated(eval, [full])
-    assert outcome.failure.kind == DISK_FULL
-    assert "No space left" in outcome.failure.reason
+def test_one_huge_allocation_fails_at_once():
+    started = time.monotonic()
+    bomb = "len(bytearray(1 << 40)) + sum(bytearray(8 << 30))"
+    big = "len(bytearray(8 << 30))"  # touched by nobody: only the hard limit sees it
+    outcomes = list(run_tasks(eval, [bomb, big, QUICK], Limits(memory_mib=300)))
+    assert [outcome.value for outcome in outcomes] == [None, None, 2]
+    for outcome in outcomes[:2]:
+        assert outcome.failure.kind == "MemoryError"
+        assert "--memory_limit_mib" in outcome.failure.reason
+        assert outcome.failure.details == ""
+    assert time.monotonic() - started < 10
+
+
+def test_a_task_that_cannot_be_sent_costs_itself():
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    deep_task, quick = run_tasks(eval, [deep, QUICK], Limits())
+    assert deep_task.failure.kind == "RecursionError"
+    assert quick.value == 2
+
+
+def test_ctrl_c_while_a_worker_starts_shows_no_traceback():
+    code = (
+        "import os, signal, sys, threading, time\n"
+        "from cv_reader.engines.worker_process import Worker, stop_workers\n"
+        "if __name__ == '__main__':\n"
+        "    os.setpgrp()\n"
+        "    workers = []\n"
+        "    try:\n"
+        "        for _ in range(3):\n"
+        "            workers.append(Worker())\n"
+        "        os.killpg(0, signal.SIGINT)\n"
+        "        time.sleep(5)\n"
+        "    except KeyboardInterrupt:\n"
+        "        time.sleep(0.5)\n"
+        "        stop_workers(workers, at_once=True)\n"
+        "        print('interrupted')\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (ended.stdout, ended.stderr) == ("interrupted\n", "")
 
 
 def test_tasks_are_taken_lazily_and_workers_recycled():
@@ -90,7 +129,7 @@ def test_tasks_are_taken_lazily_and_workers_recycled():
             taken.append(number)
             yield "__import__('os').getpid()"
 
-    outcomes = run_isolated(eval, tasks(), tasks_per_worker=3)
+    outcomes = run_tasks(eval, tasks(), Limits(tasks_per_worker=3))
     first = next(outcomes)
     assert len(taken) <= 2
     pids = [first.value] + [outcome.value for outcome in outcomes]
@@ -99,7 +138,7 @@ def test_tasks_are_taken_lazily_and_workers_recycled():
 
 
 def test_stopping_early_ends_the_workers():
-    outcomes = run_isolated(eval, ["__import__('os').getpid()", HANG], num_workers=1)
+    outcomes = run_tasks(eval, ["__import__('os').getpid()", HANG], Limits())
     pid = next(outcomes).value
     outcomes.close()
     with pytest.raises(ProcessLookupError):
@@ -109,12 +148,12 @@ def test_stopping_early_ends_the_workers():
 
 
 def test_no_tasks_start_no_worker():
-    assert list(run_isolated(math.sqrt, [])) == []
+    assert list(run_tasks(math.sqrt, [], Limits())) == []
 
 
 def test_an_expected_error_comes_without_its_traceback(tmp_path):
     work = functools.partial(read_positions, num_images=1)
-    (outcome,) = run_isolated(work, [tmp_path / "missing.npy"])
+    (outcome,) = run_tasks(work, [tmp_path / "missing.npy"], Limits())
     assert outcome.failure.kind == "AssetError"
     assert "missing.npy" in outcome.failure.reason
     assert outcome.failure.details == ""

@@ -1,0 +1,106 @@
+"""Read ``.npy`` files that anybody may have written: sizes are checked before memory is taken.
+
+Axis letters: N rows, G mosaics.
+"""
+
+import stat
+from math import isqrt, prod
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from cv_reader.errors import AssetError
+
+MAX_ARRAY_BYTES = 1 << 28
+"""Far above the largest asset: 1,024 mosaics of 72 x 72 cells have 128 MB of positions."""
+
+_MAX_HEADER_BYTES = 1024  # numpy's own headers of simple arrays have 118
+_PREFIX_BYTES = 10
+_HEADER_READERS = {
+    (1, 0): npy.read_array_header_1_0,  # pyright: ignore[reportUnknownMemberType]
+    (2, 0): npy.read_array_header_2_0,  # pyright: ignore[reportUnknownMemberType]
+}
+
+
+def load_array(path: str | Path) -> NDArray[Any]:
+    """Read one ``.npy`` file without pickles.
+
+    Raises:
+        AssetError: if the file is missing, unreadable, no array, larger than ``MAX_ARRAY_BYTES``,
+            or shorter than its header says.
+    """
+    try:
+        path = Path(path)
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("not a file")
+        with path.open("rb") as stream:
+            return _read_array(stream, status.st_size)
+    except AssetError as error:
+        raise AssetError(f"{path}: {error}; make the asset again") from error
+    except (OSError, ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
+        raise AssetError(f"{path}: cannot be read as an array ({error})") from error
+
+
+def _read_array(stream: BinaryIO, size_bytes: int) -> NDArray[Any]:
+    prefix = stream.read(_PREFIX_BYTES)
+    if prefix.startswith(b"PK"):
+        raise AssetError("must be one .npy array, got an archive")
+    if size_bytes - _PREFIX_BYTES > MAX_ARRAY_BYTES:
+        raise ValueError(f"{size_bytes} bytes, more than {MAX_ARRAY_BYTES}")
+    if int.from_bytes(prefix[8:10], "little") > _MAX_HEADER_BYTES:
+        raise ValueError(f"its header has more than {_MAX_HEADER_BYTES} bytes")
+    stream.seek(0)
+    version = npy.read_magic(stream)  # pyright: ignore[reportUnknownMemberType]
+    if version not in _HEADER_READERS:
+        raise ValueError(f"format version {version} is not supported")
+    shape, is_fortran, dtype = _HEADER_READERS[version](stream)
+    if dtype.hasobject or dtype.itemsize == 0:
+        raise ValueError(f"elements of type {dtype} are not supported")
+    count = prod(shape)
+    left = size_bytes - stream.tell()
+    if min(shape, default=0) < 0 or count * dtype.itemsize > left:
+        raise ValueError(f"shape {shape} of {dtype} needs more than the {left} bytes that follow")
+    flat = np.fromfile(stream, dtype, count)
+    if flat.size != count:
+        raise ValueError(f"ends after {flat.size} of {count} elements")
+    return flat.reshape(shape[::-1]).T if is_fortran else flat.reshape(shape)
+
+
+def read_positions(path: str | Path, *, num_images: int) -> NDArray[np.int32]:
+    """Read ``positions_thw.npy`` of any maker and check its shape and ranges.
+
+    Args:
+        path: file to read.
+        num_images: G, mosaics that the rows describe.
+
+    Returns:
+        int32 (N, 3), N = G * grid^2, rows (t, h, w) with t >= 0 and h, w in [0, grid). Rows need
+        not be unique.
+
+    Raises:
+        AssetError: if the file cannot be read or breaks a rule above.
+    """
+    positions = load_array(path)
+    if str(positions.dtype) not in ("int32", "int64"):
+        raise AssetError(f"{path}: dtype must be int32 or int64, got {positions.dtype}")
+    if positions.ndim != 2 or positions.shape[1] != 3:
+        raise AssetError(f"{path}: shape must be (N, 3), got {positions.shape}")
+    rows = positions.shape[0]
+    per_image, rest = divmod(rows, num_images)
+    grid = isqrt(per_image)
+    if rest or grid < 1 or grid * grid != per_image:
+        raise AssetError(
+            f"{path}: rows must be num_images x grid x grid, got {rows} rows for {num_images} "
+            "images; check that images and positions belong together"
+        )
+    low, high = positions.min(axis=0), positions.max(axis=0)
+    if low.min() < 0 or high[1:].max() >= grid or high[0] > np.iinfo(np.int32).max:
+        raise AssetError(
+            f"{path}: t must be at least 0 and h, w in [0, {grid}), "
+            f"got t {low[0]}..{high[0]}, h {low[1]}..{high[1]}, w {low[2]}..{high[2]}"
+        )
+    return positions.astype(np.int32, copy=False)
