@@ -1,0 +1,188 @@
+"""Draw the pictures of the learning study's made clips.
+
+A clip is a still world larger than the view, a camera that looks at a part of it, and things that
+appear, move or change in the world. All coordinates are pixels, (y, x), origin at the top left.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+VIEW_PX = 96
+"""Height and width of a picture."""
+MARGIN_PX = 48
+"""How far the world reaches beyond the view on each side: the farthest that a camera moves."""
+WORLD_PX = VIEW_PX + 2 * MARGIN_PX
+NUM_FRAMES = 64
+
+Picture = NDArray[np.float32]
+
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "red": (225, 45, 40),
+    "green": (40, 200, 60),
+    "blue": (45, 70, 230),
+    "yellow": (235, 220, 40),
+}
+
+_GLYPHS = {
+    "A": ("01110", "10001", "11111", "10001", "10001"),
+    "H": ("10001", "10001", "11111", "10001", "10001"),
+    "T": ("11111", "00100", "00100", "00100", "00100"),
+    "X": ("10001", "01010", "00100", "01010", "10001"),
+    "cross": ("00100", "00100", "11111", "00100", "00100"),
+    "ring": ("01110", "10001", "10001", "10001", "01110"),
+    "bar": ("00000", "11111", "11111", "11111", "00000"),
+    "wedge": ("10000", "11000", "11100", "11110", "11111"),
+}
+LETTERS = ("A", "H", "T", "X")
+SYMBOLS = ("cross", "ring", "bar", "wedge")
+
+
+def glyph(name: str, scale_px: int) -> NDArray[np.bool_]:
+    """Return a 5 x 5 letter or symbol enlarged: bool (5 * scale_px, 5 * scale_px)."""
+    rows = [[mark == "1" for mark in row] for row in _GLYPHS[name]]
+    return np.kron(np.array(rows), np.ones((scale_px, scale_px), bool)).astype(bool)
+
+
+def texture(rng: np.random.Generator, *, contrast: float, block_px: int) -> Picture:
+    """Return a smooth coloured texture: float32 (WORLD_PX, WORLD_PX, 3).
+
+    Args:
+        rng: source of randomness.
+        contrast: standard deviation of the blocks before smoothing, grey levels.
+        block_px: size of a block.
+    """
+    count = WORLD_PX // block_px + 1
+    base = rng.uniform(70, 170, 3)
+    blocks = base + rng.normal(0, contrast, (count, count, 3))
+    large = np.kron(blocks, np.ones((block_px, block_px, 1)))[:WORLD_PX, :WORLD_PX]
+    shifts = [(y, x) for y in range(3) for x in range(3)]
+    smooth = sum(np.roll(large, shift, axis=(0, 1)) for shift in shifts) / len(shifts)
+    return np.asarray(smooth, np.float32)
+
+
+def landscape(rng: np.random.Generator, *, flat: bool) -> Picture:
+    """Return a still world: texture all over, or a flat sky above texture."""
+    ground = texture(rng, contrast=rng.uniform(35, 70), block_px=int(rng.integers(5, 9)))
+    if not flat:
+        return ground
+    sky = np.array(rng.uniform((80, 130, 190), (120, 170, 230)), np.float32)
+    ramp = np.linspace(0, 25, WORLD_PX, dtype=np.float32)[:, None, None]
+    horizon = WORLD_PX // 2 + int(rng.integers(-12, 20))
+    ground[:horizon] = (sky + ramp)[:horizon]
+    return ground
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A thing in the world: a mask of one colour, seen in some frames, perhaps moving.
+
+    Args:
+        mask: bool (height, width).
+        colour: RGB, 0 to 255.
+        frames: the frame numbers in which it is visible.
+        top_px, left_px: world position in each of ``frames``, or one for all.
+        strength: 0 to 1 in each of ``frames``, or one for all: how opaque it is.
+        stripes: darken every second pair of rows, which sets it off from flat ground.
+    """
+
+    mask: NDArray[np.bool_]
+    colour: tuple[int, int, int]
+    frames: Sequence[int]
+    top_px: Sequence[float]
+    left_px: Sequence[float]
+    strength: Sequence[float] = (1.0,)
+    stripes: bool = False
+
+    def place(self, frame: int) -> tuple[int, int, float] | None:
+        """Return (top, left, strength) in a frame, or None where it is not visible."""
+        if frame not in self.frames:
+            return None
+        at = self.frames.index(frame)
+
+        def value(values: Sequence[float]) -> float:
+            return values[at] if len(values) > 1 else values[0]
+
+        return round(value(self.top_px)), round(value(self.left_px)), value(self.strength)
+
+    def draw(self, world: Picture, frame: int) -> None:
+        """Paint it over the world, in place, if it is visible in this frame."""
+        place = self.place(frame)
+        if place is None:
+            return
+        top, left, strength = place
+        height, width = self.mask.shape
+        target = world[top : top + height, left : left + width]
+        mask = self.mask[: target.shape[0], : target.shape[1]]
+        paint = np.array(self.colour, np.float32) * np.ones((*mask.shape, 1), np.float32)
+        if self.stripes:
+            paint[np.arange(mask.shape[0]) // 2 % 2 == 1] *= 0.35
+        target[mask] += np.float32(strength) * (paint[mask] - target[mask])
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A stretch of frames before one background: frames ``first`` to ``last``, both included."""
+
+    first: int
+    last: int
+    world: Picture
+    patches: list[Patch] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """All that is needed to draw a clip.
+
+    Args:
+        shots: one after the other; together they cover all frames.
+        camera_px: float (NUM_FRAMES, 2), the world position of the view's top left corner.
+        noise: standard deviation of the sensor's noise, grey levels.
+        seed: of the noise.
+    """
+
+    shots: list[Shot]
+    camera_px: NDArray[np.float64]
+    noise: float
+    seed: int
+
+    def picture(self, frame: int) -> NDArray[np.uint8]:
+        """Return one picture: uint8 (VIEW_PX, VIEW_PX, 3)."""
+        shot = next(shot for shot in self.shots if shot.first <= frame <= shot.last)
+        world = shot.world.copy()
+        for patch in shot.patches:
+            patch.draw(world, frame)
+        top, left = np.rint(self.camera_px[frame]).astype(int)
+        view = world[top : top + VIEW_PX, left : left + VIEW_PX]
+        rng = np.random.default_rng((self.seed, frame))
+        noisy = view + rng.normal(0, self.noise, view.shape) if self.noise else view
+        return np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
+
+    def cells(self, patch: Patch, cell_px: int) -> set[tuple[int, int, int]]:
+        """Return the cells (frame, row, column) in which at least a quarter of a patch is seen.
+
+        Args:
+            patch: one of a shot's.
+            cell_px: side of a cell.
+        """
+        found: set[tuple[int, int, int]] = set()
+        height, width = patch.mask.shape
+        for frame in patch.frames:
+            place = patch.place(frame)
+            if place is None or not 0 <= frame < NUM_FRAMES:
+                continue
+            camera = np.rint(self.camera_px[frame]).astype(int)
+            top, left = place[0] - int(camera[0]), place[1] - int(camera[1])
+            rows = range(max(top, 0) // cell_px, (min(top + height, VIEW_PX) - 1) // cell_px + 1)
+            columns = range(
+                max(left, 0) // cell_px, (min(left + width, VIEW_PX) - 1) // cell_px + 1
+            )
+            for row in rows:
+                for column in columns:
+                    y0, x0 = row * cell_px - top, column * cell_px - left
+                    part = patch.mask[max(y0, 0) : y0 + cell_px, max(x0, 0) : x0 + cell_px]
+                    if part.sum() * 4 >= patch.mask.sum():
+                        found.add((frame, row, column))
+        return found

@@ -1,0 +1,341 @@
+"""Compose the clips of the learning study and the questions about them.
+
+Every clip mixes several independent things, each with a question whose answer and chance level are
+known. Brief, local and bright events favour codec input by construction; sway, shake, pans, flat
+skies, cuts, noise, low contrast and slow changes are therefore part of the set, and so are controls
+that any frame answers.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from llava.eval.study.drawing import (
+    COLOURS,
+    LETTERS,
+    MARGIN_PX,
+    NUM_FRAMES,
+    SYMBOLS,
+    VIEW_PX,
+    Patch,
+    Scene,
+    Shot,
+    glyph,
+    landscape,
+)
+
+CELL_PX = 16
+SIDES = ("left", "right", "up", "down")
+_STEPS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
+WHITE, BLACK = (245, 245, 245), (15, 15, 15)
+MAGENTA, CYAN, ORANGE = (230, 50, 220), (60, 220, 220), (240, 140, 40)
+
+Cell = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question about a clip.
+
+    Args:
+        kind: key of ``KINDS``.
+        answer: one of ``KINDS[kind].choices``.
+        evidence: groups of cells (frame, row, column). Kept tokens can show the answer only if they
+            hold at least one cell of every group.
+    """
+
+    kind: str
+    answer: str
+    evidence: tuple[frozenset[Cell], ...]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of question.
+
+    Args:
+        text: what the model is asked.
+        choices: the possible answers, equally frequent: chance is 1 / len(choices).
+        temporal: the answer lies in time: no single frame tells.
+        tuned: whether selections were tuned with it in view; the others judge without bias.
+    """
+
+    text: str
+    choices: tuple[str, ...]
+    temporal: bool
+    tuned: bool = True
+
+
+KINDS: dict[str, Kind] = {
+    "event": Kind("Which colour flashes up?", tuple(COLOURS), temporal=True),
+    "mover": Kind("Which way does the ball move?", SIDES, temporal=True),
+    "order": Kind("Which comes first, disc or square?", ("disc", "square"), temporal=True),
+    "count": Kind("How often does the lamp blink?", ("1", "2", "3", "4"), temporal=True),
+    "symbol": Kind("Which symbol appears?", SYMBOLS, temporal=True),
+    "after_cut": Kind("Which colour is the box after the cut?", tuple(COLOURS), temporal=True),
+    "slow": Kind("Which side slowly gets brighter?", SIDES, temporal=True),
+    "vanish": Kind("Where does a dot vanish?", SIDES, temporal=True, tuned=False),
+    "static": Kind("Which colour is the box?", tuple(COLOURS), temporal=False),
+    "camera": Kind("Which way does the camera turn?", SIDES, temporal=True),
+    "sign": Kind("Which letter is on the sign?", LETTERS, temporal=False),
+}
+"""``static``, ``camera`` and ``sign`` are controls: codec input should not help there."""
+
+
+@dataclass
+class Composition:
+    """A clip being composed."""
+
+    scene: Scene
+    rng: np.random.Generator
+    steady: bool
+    questions: list[Question] = field(default_factory=list)
+
+    def shot_at(self, frame: int) -> Shot:
+        return next(shot for shot in self.scene.shots if shot.first <= frame <= shot.last)
+
+    def world_position(self, frame: int, size_px: int, edge_px: int = 4) -> tuple[float, float]:
+        """Return a random world position at which a thing of this size is in view at a frame."""
+        high = VIEW_PX - edge_px - size_px
+        return self.to_world(frame, *self.rng.uniform(edge_px, high, 2))
+
+    def to_world(self, frame: int, top_px: float, left_px: float) -> tuple[float, float]:
+        """Return the world position of a position in the view at a frame."""
+        camera = self.scene.camera_px[frame]
+        return float(camera[0] + top_px), float(camera[1] + left_px)
+
+    def add(self, patch: Patch) -> frozenset[Cell]:
+        """Put a patch into the shot of its first frame; return the cells that show it."""
+        self.shot_at(patch.frames[0]).patches.append(patch)
+        return frozenset(self.scene.cells(patch, CELL_PX))
+
+    def ask(self, kind: str, answer: str, *evidence: frozenset[Cell]) -> None:
+        self.questions.append(Question(kind, answer, evidence))
+
+    def moments(self, count: int, length_frames: int, gap_frames: int = 4) -> list[int]:
+        """Return ``count`` random start frames in order, apart by a gap, in the longest shot."""
+        shot = max(self.scene.shots, key=lambda shot: shot.last - shot.first)
+        low, high = max(shot.first, 2) + 1, shot.last - length_frames
+        step = length_frames + gap_frames
+        free = high - low - step * (count - 1)
+        starts = np.sort(self.rng.integers(0, free + 1, count))
+        return [int(low + start + step * number) for number, start in enumerate(starts)]
+
+
+def _choose(rng: np.random.Generator, choices: Sequence[str]) -> str:
+    return str(choices[int(rng.integers(len(choices)))])
+
+
+def _disc(radius_px: int) -> np.ndarray:
+    offset = np.arange(2 * radius_px) - radius_px + 0.5
+    return np.hypot(offset[:, None], offset) <= radius_px
+
+
+def _brief(
+    clip: Composition, mask: np.ndarray, colour: tuple[int, int, int], start: int, **options: bool
+) -> frozenset[Cell]:
+    """Show a mask for three frames somewhere in view; return the cells that show it."""
+    top, left = clip.world_position(start, max(mask.shape))
+    frames = range(start, start + 3)
+    return clip.add(Patch(mask, colour, frames, (top,), (left,), **options))
+
+
+def _event(clip: Composition) -> None:
+    answer = _choose(clip.rng, list(COLOURS))
+    mask = np.ones((10, 10), bool)
+    start = clip.moments(1, 3)[0]
+    clip.ask("event", answer, _brief(clip, mask, COLOURS[answer], start, stripes=True))
+
+
+def _symbol(clip: Composition) -> None:
+    answer = _choose(clip.rng, SYMBOLS)
+    start = clip.moments(1, 3)[0]
+    clip.ask("symbol", answer, _brief(clip, glyph(answer, 3), MAGENTA, start))
+
+
+def _order(clip: Composition) -> None:
+    answer = _choose(clip.rng, ("disc", "square"))
+    masks = {"disc": _disc(6), "square": np.ones((11, 11), bool)}
+    names = [answer, *(name for name in masks if name != answer)]
+    cells = [
+        _brief(clip, masks[name], CYAN, start)
+        for name, start in zip(names, clip.moments(2, 3, gap_frames=6), strict=True)
+    ]
+    clip.ask("order", answer, *cells)
+
+
+def _count(clip: Composition) -> None:
+    answer = _choose(clip.rng, KINDS["count"].choices)
+    starts = clip.moments(int(answer), 3, gap_frames=5)
+    # Far from the edges at the middle blink: a pan must not carry the lamp out of the view.
+    place = clip.rng.uniform(24, VIEW_PX - 36, 2)
+    top, left = clip.to_world(starts[len(starts) // 2], *place)
+    cells = [
+        clip.add(Patch(_disc(6), BLACK, range(start, start + 3), (top,), (left,)))
+        for start in starts
+    ]
+    clip.ask("count", answer, *cells)
+
+
+def _mover(clip: Composition) -> None:
+    """A small ball crosses the picture; two cells at different times tell its direction."""
+    answer = _choose(clip.rng, SIDES)
+    shot = max(clip.scene.shots, key=lambda shot: shot.last - shot.first)
+    frames = range(shot.first, shot.last + 1)
+    travel = min(clip.rng.uniform(0.5, 1.1) * len(frames), VIEW_PX - 20.0)
+    way = np.array(_STEPS[answer]) * travel
+    middle = np.where(np.array(_STEPS[answer]) != 0, VIEW_PX / 2, clip.rng.uniform(14, 82, 2)) - 5
+    share = np.linspace(-0.5, 0.5, len(frames))
+    # The ball moves in the view, not in the world: a camera that follows must not undo its way.
+    path = middle + share[:, None] * way + clip.scene.camera_px[list(frames)]
+    ball = Patch(_disc(5), WHITE, frames, tuple(path[:, 0]), tuple(path[:, 1]))
+    cells = clip.add(ball)
+    half = frames[len(frames) // 2]
+    early = frozenset(cell for cell in cells if cell[0] < half)
+    clip.ask("mover", answer, early, cells - early)
+
+
+def _slow(clip: Composition) -> None:
+    """A region brightens by little over most of the clip."""
+    answer = _choose(clip.rng, SIDES)
+    low, middle, high, size = 6, 34, 62, 28
+    places = {
+        "left": (middle, low),
+        "right": (middle, high),
+        "up": (low, middle),
+        "down": (high, middle),
+    }
+    frames = range(8, NUM_FRAMES)
+    strength = tuple(np.linspace(0, 0.25, len(frames)))
+    top, left = clip.to_world(0, *places[answer])
+    mask = np.ones((size, size), bool)
+    cells = clip.add(Patch(mask, WHITE, frames, (top,), (left,), strength))
+    whole = frozenset(
+        (frame, row, column)
+        for frame in range(NUM_FRAMES)
+        for row in range(int(places[answer][0]) // CELL_PX, VIEW_PX // CELL_PX)
+        for column in range(int(places[answer][1]) // CELL_PX, VIEW_PX // CELL_PX)
+    )
+    early = frozenset(cell for cell in whole if cell[0] < 16)
+    late = frozenset(cell for cell in (cells | whole) if cell[0] >= 44)
+    clip.ask("slow", answer, early, late)
+
+
+def _vanish(clip: Composition) -> None:
+    """Four dots are there from the first frame; one of them goes."""
+    answer = _choose(clip.rng, SIDES)
+    end = int(clip.rng.integers(16, NUM_FRAMES - 8))
+    places = {"left": (43, 8), "right": (43, 78), "up": (8, 43), "down": (78, 43)}
+    gone: frozenset[Cell] = frozenset()
+    for side, place in places.items():
+        top, left = clip.to_world(0, *place)
+        last = end if side == answer else NUM_FRAMES
+        patch = Patch(_disc(5), ORANGE, range(last), (top,), (left,))
+        cells = clip.add(patch)
+        if side == answer:
+            seen_at = {cell[1:] for cell in cells}
+            gone = frozenset((frame, *cell) for frame in range(end, NUM_FRAMES) for cell in seen_at)
+    clip.ask("vanish", answer, gone)
+
+
+def _static(clip: Composition) -> None:
+    answer = _choose(clip.rng, list(COLOURS))
+    shot = clip.scene.shots[0]
+    top, left = clip.world_position(0, 16)
+    frames = range(shot.first, shot.last + 1)
+    mask = np.ones((16, 16), bool)
+    clip.ask("static", answer, clip.add(Patch(mask, COLOURS[answer], frames, (top,), (left,))))
+
+
+def _after_cut(clip: Composition) -> None:
+    answer = _choose(clip.rng, list(COLOURS))
+    shot = clip.scene.shots[1]
+    top, left = clip.world_position((shot.first + shot.last) // 2, 16)
+    frames = range(shot.first, shot.last + 1)
+    mask = np.ones((16, 16), bool)
+    clip.ask("after_cut", answer, clip.add(Patch(mask, COLOURS[answer], frames, (top,), (left,))))
+
+
+def _sign(clip: Composition) -> None:
+    answer = _choose(clip.rng, LETTERS)
+    shot = clip.scene.shots[0]
+    frames = range(shot.first, shot.last + 1)
+    top, left = clip.world_position(0, 19)
+    board = Patch(np.ones((19, 19), bool), WHITE, frames, (top,), (left,))
+    clip.add(board)
+    clip.ask(
+        "sign", answer, clip.add(Patch(glyph(answer, 3), BLACK, frames, (top + 2,), (left + 2,)))
+    )
+
+
+_TIMED: dict[str, Callable[[Composition], None]] = {
+    "event": _event,
+    "order": _order,
+    "count": _count,
+    "symbol": _symbol,
+}
+_FIXED: dict[str, Callable[[Composition], None]] = {"slow": _slow, "vanish": _vanish}
+
+
+def _camera(rng: np.random.Generator, way: str) -> np.ndarray:
+    """Return the path of the camera: float64 (NUM_FRAMES, 2), (y, x) in world pixels."""
+    time = np.arange(NUM_FRAMES)
+    path = np.full((NUM_FRAMES, 2), float(MARGIN_PX))
+    if way in ("sway", *SIDES):
+        phase, size = rng.uniform(0, 2 * np.pi, 4), rng.uniform(1, 5 if way == "sway" else 1.5)
+        path[:, 0] += 0.6 * size * np.sin(time / 9 + phase[0])
+        path[:, 1] += size * np.sin(time / 7 + phase[1]) + 0.3 * size * np.sin(
+            time / 2.3 + phase[2]
+        )
+    if way == "shake":
+        path += rng.normal(0, 1.5, (NUM_FRAMES, 2))
+    if way in SIDES:
+        path += np.linspace(-0.5, 0.5, NUM_FRAMES)[:, None] * 40 * np.array(_STEPS[way])
+    return np.clip(path, 2, 2 * MARGIN_PX - 2)
+
+
+def compose(seed: int) -> tuple[Scene, list[Question], str]:
+    """Compose one clip.
+
+    Args:
+        seed: fixes everything about the clip.
+
+    Returns:
+        The scene to draw, its questions in random order, and a word for the camera: "still",
+        "sway", "shake" or "pan".
+    """
+    rng = np.random.default_rng((20261128, seed))
+    way = _choose(rng, ("still", "sway", "sway", "sway", "shake", *SIDES))
+    has_cut = rng.random() < 0.3
+    cut = int(rng.integers(20, 44)) if has_cut else NUM_FRAMES
+    ends = [cut, NUM_FRAMES] if has_cut else [NUM_FRAMES]
+    firsts = [0, cut] if has_cut else [0]
+    shots = [
+        Shot(first, end - 1, landscape(rng, flat=rng.random() < 0.5))
+        for first, end in zip(firsts, ends, strict=True)
+    ]
+    noise = float(rng.choice([0.0, 2.0, 5.0]))
+    scene = Scene(shots, _camera(rng, way), noise, seed)
+    steady = way in ("still", "sway") and not has_cut
+    clip = Composition(scene, rng, steady)
+    if rng.random() < 0.5:
+        _sign(clip)
+    _static(clip)
+    if has_cut:
+        _after_cut(clip)
+    if steady and rng.random() < 0.6:
+        _FIXED[_choose(rng, list(_FIXED))](clip)
+    if rng.random() < 0.6:
+        _mover(clip)
+    for name in rng.permutation(list(_TIMED))[: 1 if has_cut else 2]:
+        _TIMED[str(name)](clip)
+    if way in SIDES and not has_cut:
+        frames = [
+            frozenset((t, r, c) for t in part for r in range(6) for c in range(6))
+            for part in (range(0, 24), range(40, NUM_FRAMES))
+        ]
+        clip.ask("camera", way, *frames)
+    order = rng.permutation(len(clip.questions))
+    camera = "pan" if way in SIDES else way
+    return scene, [clip.questions[int(index)] for index in order], camera
