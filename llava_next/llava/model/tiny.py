@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from llava.constants import IMAGE_TOKEN
@@ -37,6 +37,8 @@ SPECIAL_TOKENS = (
     IMAGE_TOKEN,
     "<|video_pad|>",
 )
+_LEARNT_VOCABULARY = 4096
+"""Bound on a vocabulary that is learnt from texts."""
 CHAT_TEMPLATE = (
     "{% if messages[0]['role'] != 'system' %}"
     f"{IM_START}system\n{DEFAULT_SYSTEM}{IM_END}\n"
@@ -49,13 +51,26 @@ CHAT_TEMPLATE = (
 """ChatML as ``llava.conversation`` renders it, for callers of ``apply_chat_template``."""
 
 
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer without merges: one token per byte, then Qwen's special tokens."""
+def tiny_tokenizer(texts: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """Return a byte-level tokenizer with Qwen's special tokens.
+
+    Args:
+        texts: learn merges until each of their words is one token; without texts, every byte is
+            a token.
+    """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {symbol: index for index, symbol in enumerate(alphabet)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
+    if texts:
+        trainer = trainers.BpeTrainer(
+            vocab_size=_LEARNT_VOCABULARY,
+            initial_alphabet=alphabet,
+            show_progress=False,
+            special_tokens=[],
+        )
+        tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_special_tokens(
         [AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS]
     )
@@ -133,9 +148,19 @@ def write_tiny_checkpoint(
     language_model: str = "qwen3",
     patches_per_side: int = 8,
     projector_type: str = "mlp2x_gelu",
+    texts: Sequence[str] = (),
 ) -> None:
-    """Write model, tokenizer and processor into ``out``; the random state is left as it was."""
-    tokenizer = tiny_tokenizer()
+    """Write model, tokenizer and processor into ``out``; the random state is left as it was.
+
+    Args:
+        out: folder, made where it is missing.
+        seed: of the weights.
+        language_model: "qwen3" or "qwen2".
+        patches_per_side: grid of a square image.
+        projector_type: see ``llava.model.projector``.
+        texts: see ``tiny_tokenizer``.
+    """
+    tokenizer = tiny_tokenizer(texts)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = tiny_model(

@@ -1,0 +1,198 @@
+"""The arms of the study: ways to spend the same number of visual tokens on a clip.
+
+Every arm gives a codec asset: mosaics of cells with a position (t, h, w) each. Most are settings of
+``cv_reader``; random cells, frames at half resolution and the oracle are cut and packed here.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cv_reader import open_video
+from cv_reader.assets import AssetConfig
+from cv_reader.assets.make import write_evaluation_asset
+from llava.eval.study.clips import Clip
+from llava.eval.study.drawing import NUM_FRAMES, VIEW_PX
+from llava.eval.study.scenes import CELL_PX
+from llava.files import replace_file
+
+GRID = VIEW_PX // CELL_PX
+CELLS = GRID * GRID
+BUDGETS = (2, 4, 8)
+"""Mosaics of a clip, a frame's worth of tokens each: 1/32, 1/16 and 1/8 of the clip's cells."""
+
+Rows = NDArray[np.int32]
+ChooseRows = Callable[[Clip, int], Rows]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to choose what is shown.
+
+    Attributes:
+        title: what reports call it.
+        settings: of ``AssetConfig``, beside sizes and budget.
+        backend: of the reader.
+        rows: chooses the rows instead of the settings.
+        half_resolution: show whole frames at half the resolution, four to a mosaic.
+        trains: whether the shared model is trained on it; the others are only evaluated.
+    """
+
+    title: str
+    settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    backend: str = "auto"
+    rows: ChooseRows | None = None
+    half_resolution: bool = False
+    trains: bool = True
+
+
+def _random_rows(clip: Clip, count: int) -> Rows:
+    rng = np.random.default_rng((7, clip.seed, count))
+    flat = rng.choice(NUM_FRAMES * CELLS, count, replace=False)
+    return _unravel(flat)
+
+
+def _oracle_rows(clip: Clip, count: int) -> Rows:
+    """Choose the cells that show the answers, in turns over the questions; then random ones.
+
+    What it does not spend on answers goes to whole early frames, so that it knows the scene too.
+    """
+    rng = np.random.default_rng((8, clip.seed, count))
+    queues: list[list[int]] = []
+    for question in clip.questions:
+        for group in question.evidence:
+            cells = sorted((t * GRID + h) * GRID + w for t, h, w in group)
+            queues.append(rng.permutation(cells).tolist())
+    chosen: dict[int, None] = {}
+    while any(queues) and len(chosen) < count - CELLS:
+        for queue in queues:
+            if queue and len(chosen) < count - CELLS:
+                chosen[queue.pop()] = None
+    for flat in [*range(CELLS), *rng.permutation(NUM_FRAMES * CELLS).tolist()]:
+        if len(chosen) == count:
+            break
+        chosen[flat] = None
+    return _unravel(np.array(list(chosen)))
+
+
+def _unravel(flat: NDArray[Any]) -> Rows:
+    return np.stack(np.unravel_index(flat, (NUM_FRAMES, GRID, GRID)), axis=1).astype(np.int32)
+
+
+def _topk(**settings: Any) -> Mapping[str, Any]:
+    return MappingProxyType({"select": "topk", **settings})
+
+
+def _rate_distortion(**settings: Any) -> Mapping[str, Any]:
+    return MappingProxyType({"select": "rate_distortion", **settings})
+
+
+ARMS: Mapping[str, Arm] = MappingProxyType(
+    {
+        "uniform": Arm("whole frames", {"select": "uniform"}),
+        "half_resolution": Arm(
+            "four times as many frames at half resolution", half_resolution=True
+        ),
+        "random": Arm("random cells", rows=_random_rows),
+        "reference": Arm("published formula", _topk(signal="reference")),
+        "mv_residual": Arm("published formula, exact quarter pixels", _topk(signal="mv_residual")),
+        "estimated": Arm(
+            "published formula, estimated signals", _topk(signal="mv_residual"), backend="estimated"
+        ),
+        "bits": Arm("bits spent", _topk(signal="bits")),
+        "framediff": Arm("frame difference", _topk(signal="framediff")),
+        "rd_hold": Arm("rate-distortion, hold", _rate_distortion(direction="hold")),
+        "rd_nearest": Arm("rate-distortion, nearest", _rate_distortion()),
+        "rd_still": Arm("rate-distortion, no motion", _rate_distortion(predict="still")),
+        "rd_mean": Arm("rate-distortion, mean difference", _rate_distortion(distortion="mean")),
+        "oracle": Arm("oracle: cells that show the answers", rows=_oracle_rows),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What an arm shows of a clip.
+
+    Attributes:
+        images: the mosaics.
+        positions: the file of positions, int32 (N, 3).
+    """
+
+    images: tuple[Path, ...]
+    positions: Path
+
+
+def asset_config(arm: Arm, num_images: int) -> AssetConfig:
+    """Return the settings of an arm at a budget of so many mosaics."""
+    sizes = AssetConfig(
+        sequence_length=NUM_FRAMES, num_images=num_images, square_size=VIEW_PX, patch_size=CELL_PX
+    )
+    return replace(sizes, **arm.settings)
+
+
+def show(clip: Clip, name: str, num_images: int, out_root: Path) -> Shown:
+    """Make what an arm shows of a clip, or find it where it is complete.
+
+    Args:
+        clip: encoded.
+        name: key of ``ARMS``.
+        num_images: budget in mosaics.
+        out_root: holds all that is shown; ``assets/<arm>_<budget>_<clip>`` is written below.
+    """
+    arm, key = ARMS[name], f"{name}_{num_images}_{clip.path.stem}"
+    folder = out_root / "assets" / key
+    positions = folder / "positions_thw.npy"
+    if not positions.exists():
+        if arm.rows is None and not arm.half_resolution:
+            config = asset_config(arm, num_images)
+            write_evaluation_asset(
+                clip.path, key=key, out_root=out_root, config=config, backend=arm.backend
+            )
+        else:
+            _write_own(clip, arm, num_images, folder)
+    return Shown(tuple(sorted(folder.glob("mosaic_*.jpg"))), positions)
+
+
+def _write_own(clip: Clip, arm: Arm, num_images: int, folder: Path) -> None:
+    """Pack rows that are chosen here; the positions are written last, and say that all is there."""
+    with open_video(clip.path) as video:
+        frames = np.stack([frame.rgb() for frame in video.frames()])
+    if arm.rows is None:
+        rows, cells = _half_resolution(frames, num_images)
+    else:
+        rows = arm.rows(clip, num_images * CELLS)
+        rows = rows[np.lexsort(rows.T[::-1])]
+        tiled = frames.reshape(len(frames), GRID, CELL_PX, GRID, CELL_PX, 3)
+        cells = tiled[rows[:, 0], rows[:, 1], :, rows[:, 2]]
+    folder.mkdir(parents=True, exist_ok=True)
+    grids = cells.reshape(num_images, GRID, GRID, CELL_PX, CELL_PX, 3).swapaxes(2, 3)
+    for number, mosaic in enumerate(grids.reshape(num_images, VIEW_PX, VIEW_PX, 3)):
+        image = Image.fromarray(np.ascontiguousarray(mosaic))
+        image.save(folder / f"mosaic_{number:03d}.jpg", quality=95, subsampling="4:2:0")
+    with replace_file(folder / "positions_thw.npy") as partial:
+        np.save(partial, rows)
+
+
+def _half_resolution(frames: NDArray[np.uint8], num_images: int) -> tuple[Rows, NDArray[np.uint8]]:
+    """Cut four times as many frames, halved in height and width, into cells.
+
+    A cell then shows an area of 2 x 2 cells; its position is that of the area's first cell.
+
+    Returns:
+        The positions, int32 (N, 3), and the cells, uint8 (N, p, p, 3).
+    """
+    half, count = GRID // 2, 4 * num_images
+    slots = np.arange(count) * (len(frames) - 1) // max(count - 1, 1)
+    chosen = frames[slots].reshape(count, VIEW_PX // 2, 2, VIEW_PX // 2, 2, 3)
+    small = np.rint(chosen.mean(axis=(2, 4))).astype(np.uint8)
+    cells = small.reshape(count, half, CELL_PX, half, CELL_PX, 3).swapaxes(2, 3)
+    t, h, w = np.meshgrid(slots, 2 * np.arange(half), 2 * np.arange(half), indexing="ij")
+    rows = np.stack([axis.ravel() for axis in (t, h, w)], axis=1).astype(np.int32)
+    return rows, cells.reshape(len(rows), CELL_PX, CELL_PX, 3)
