@@ -1,0 +1,91 @@
+"""``python -m llava.eval.study --out DIR``: run the learning study, or what is left of it."""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from llava.eval.study.answers import Outcome, answer_all
+from llava.eval.study.arms import ARMS, BUDGETS
+from llava.eval.study.config import StudyConfig
+from llava.eval.study.learning import TrainingError, train
+from llava.eval.study.material import make_test_data, make_training_data
+from llava.eval.study.page import write_page
+from llava.exits import OK, USAGE, say
+
+QUICK = {"num_training_clips": 400, "num_test_clips": 60, "num_steps": 150, "seeds": (0,)}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m llava.eval.study",
+        description="Train one model per seed on made clips as every arm shows them, and compare "
+        "the arms at equal visual tokens. Started again, it continues where it ended.",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of everything")
+    parser.add_argument("--quick", action="store_true", help="a small study, to see that it runs")
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), help=f"among {', '.join(ARMS)}")
+    parser.add_argument("--budgets", nargs="+", type=int, default=list(BUDGETS), help="mosaics")
+    parser.add_argument("--seeds", nargs="+", type=int, help="one model each (default 0 1 2)")
+    parser.add_argument("--num_training_clips", type=int)
+    parser.add_argument("--num_test_clips", type=int)
+    parser.add_argument("--num_steps", type=int, help="optimiser steps of every model")
+    parser.add_argument("--batch_size", type=int)
+    parser.add_argument("--num_workers", type=int, help="processes that make clips and assets")
+    return parser
+
+
+def _config(argv: Sequence[str] | None) -> StudyConfig:
+    options = vars(_parser().parse_args(argv))
+    settings = QUICK if options.pop("quick") else {}
+    given = {name: value for name, value in options.items() if value is not None}
+    for name in ("arms", "budgets", "seeds"):
+        if name in given:
+            given[name] = tuple(given[name])
+    given["out"] = given["out"].resolve()
+    return StudyConfig(**{**settings, **given})
+
+
+def run(config: StudyConfig) -> Path:
+    """Run the study; returns its page.
+
+    Raises:
+        TrainingError: if a training run fails.
+    """
+    config.out.mkdir(parents=True, exist_ok=True)
+    seconds: dict[str, float] = {}
+    say("[1] test clips and what the arms show of them")
+    data = _timed(seconds, "test clips and assets", lambda: make_test_data(config))
+    say("[2] training clips")
+    training = _timed(seconds, "training clips and assets", lambda: make_training_data(config))
+    outcomes: list[Outcome] = []
+    for number, seed in enumerate(config.seeds):
+        say(f"[{3 + number}] model of seed {seed}")
+        model = _timed(seconds, f"training, seed {seed}", lambda: train(config, training, seed))
+        outcomes += _timed(
+            seconds, f"answers, seed {seed}", lambda: answer_all(config, data, model)
+        )
+    return write_page(config, outcomes, data, seconds)
+
+
+def _timed(seconds, name, work):
+    started = time.monotonic()
+    result = work()
+    seconds[name] = time.monotonic() - started
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    try:
+        page = run(_config(argv))
+    except (TrainingError, ValueError) as error:
+        say(f"error: {error}")
+        return USAGE
+    sys.stdout.write(f"{page}\n")
+    return OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())
