@@ -1,9 +1,11 @@
 """``python -m llava.eval.study --out DIR``: run the learning study, or what is left of it."""
 
 import argparse
+import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from llava.eval.study.answers import Outcome, answer_all
@@ -13,6 +15,7 @@ from llava.eval.study.learning import TrainingError, train
 from llava.eval.study.material import make_test_data, make_training_data
 from llava.eval.study.page import write_page
 from llava.exits import OK, USAGE, say
+from llava.files import replace_file
 
 QUICK = {"num_training_clips": 400, "num_test_clips": 60, "num_steps": 150, "seeds": (0,)}
 
@@ -54,26 +57,45 @@ def run(config: StudyConfig) -> Path:
         TrainingError: if a training run fails.
     """
     config.out.mkdir(parents=True, exist_ok=True)
-    seconds: dict[str, float] = {}
+    clock = Clock(config.out / "seconds.json")
     say("[1] test clips and what the arms show of them")
-    data = _timed(seconds, "test clips and assets", lambda: make_test_data(config))
+    with clock.step("test clips and assets"):
+        data = make_test_data(config)
     say("[2] training clips")
-    training = _timed(seconds, "training clips and assets", lambda: make_training_data(config))
+    with clock.step("training clips and assets"):
+        training = make_training_data(config)
     outcomes: list[Outcome] = []
     for number, seed in enumerate(config.seeds):
         say(f"[{3 + number}] model of seed {seed}")
-        model = _timed(seconds, f"training, seed {seed}", lambda: train(config, training, seed))
-        outcomes += _timed(
-            seconds, f"answers, seed {seed}", lambda: answer_all(config, data, model)
-        )
-    return write_page(config, outcomes, data, seconds)
+        with clock.step(f"training, seed {seed}"):
+            model = train(config, training, seed)
+        with clock.step(f"answers, seed {seed}"):
+            outcomes += answer_all(config, data, model)
+    return write_page(config, outcomes, data, clock.seconds)
 
 
-def _timed(seconds, name, work):
-    started = time.monotonic()
-    result = work()
-    seconds[name] = time.monotonic() - started
-    return result
+class Clock:
+    """Time of each step, summed over all starts of a study.
+
+    Attributes:
+        seconds: by step.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        text = path.read_text(encoding="utf-8") if path.exists() else "{}"
+        self.seconds: dict[str, float] = json.loads(text)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Measure a step; the time counts even where the step fails."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
+            with replace_file(self._path) as partial:
+                partial.write_text(json.dumps(self.seconds, indent=1), encoding="utf-8")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,62 @@
+"""Arms: equal numbers of tokens, and what they can show."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from llava.eval.study.arms import ARMS, CELLS, GRID, show
+from llava.eval.study.clips import Clip, covered, read_clip, write_clip
+from llava.eval.study.drawing import NUM_FRAMES, VIEW_PX
+from llava.eval.study.scenes import Question
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
+    return write_clip(tmp_path_factory.mktemp("clips"), 12)
+
+
+def test_a_clip_is_read_back(clip: Clip) -> None:
+    assert read_clip(clip.path.with_suffix(".json")) == clip
+    assert write_clip(clip.path.parent, 12) == clip
+
+
+@pytest.mark.parametrize("arm", [name for name in ARMS if name != "estimated"])
+def test_every_arm_shows_the_same_number_of_tokens(clip: Clip, arm: str, tmp_path: Path) -> None:
+    shown = show(clip, arm, 2, tmp_path)
+    rows = np.load(shown.positions, allow_pickle=False)
+    assert rows.shape == (2 * CELLS, 3)
+    assert len(np.unique(rows, axis=0)) == len(rows)
+    assert rows.min() >= 0
+    assert (rows.max(axis=0) < (NUM_FRAMES, GRID, GRID)).all()
+    assert [Image.open(path).size for path in shown.images] == [(VIEW_PX, VIEW_PX)] * 2
+    assert show(clip, arm, 2, tmp_path) == shown
+
+
+def test_the_oracle_can_show_every_answer(clip: Clip, tmp_path: Path) -> None:
+    rows = np.load(show(clip, "oracle", 2, tmp_path).positions, allow_pickle=False)
+    assert all(covered(question, rows) for question in clip.questions)
+
+
+def test_cells_of_a_mosaic_come_from_their_positions(clip: Clip, tmp_path: Path) -> None:
+    """A random arm's mosaic equals the cells of decoded pictures, but for JPEG's loss."""
+    from cv_reader import open_video
+
+    shown = show(clip, "random", 2, tmp_path)
+    rows = np.load(shown.positions, allow_pickle=False)
+    with open_video(clip.path) as video:
+        frames = [frame.rgb().copy() for frame in video.frames()]
+    mosaic = np.asarray(Image.open(shown.images[1]).convert("RGB")).astype(int)
+    for number in (0, 7, 35):
+        t, h, w = rows[CELLS + number]
+        top, left = (16 * part for part in divmod(number, GRID))
+        expected = frames[t][16 * h : 16 * h + 16, 16 * w : 16 * w + 16].astype(int)
+        assert abs(mosaic[top : top + 16, left : left + 16] - expected).mean() < 12
+
+
+def test_every_group_of_evidence_is_needed() -> None:
+    first, second = frozenset({(1, 0, 0), (2, 0, 0)}), frozenset({(9, 1, 1)})
+    question = Question("order", "disc", (first, second))
+    assert covered(question, np.array([[2, 0, 0], [9, 1, 1]]))
+    assert not covered(question, np.array([[2, 0, 0], [8, 1, 1]]))

@@ -1,0 +1,61 @@
+"""Made clips: what they ask, and whether the evidence is where it is said to be."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from llava.eval.study.drawing import NUM_FRAMES, VIEW_PX, Scene
+from llava.eval.study.scenes import CELL_PX, KINDS, compose
+
+
+def pictures(scene: Scene) -> np.ndarray:
+    return np.stack([scene.picture(frame) for frame in range(NUM_FRAMES)])
+
+
+def test_a_seed_fixes_a_clip() -> None:
+    first, again, other = (compose(seed) for seed in (3, 3, 4))
+    assert first[1] == again[1]
+    assert np.array_equal(first[0].picture(20), again[0].picture(20))
+    assert not np.array_equal(first[0].picture(20), other[0].picture(20))
+
+
+def test_every_kind_is_asked_and_every_answer_is_about_equally_frequent() -> None:
+    answers: dict[str, Counter[str]] = {}
+    for seed in range(240):
+        for question in compose(seed)[1]:
+            answers.setdefault(question.kind, Counter())[question.answer] += 1
+    assert set(answers) == set(KINDS)
+    for kind, counts in answers.items():
+        assert set(counts) == set(KINDS[kind].choices)
+        expected = sum(counts.values()) / len(counts)
+        # Four standard deviations of a binomial count.
+        assert all(abs(count - expected) < 4 * expected**0.5 for count in counts.values()), kind
+
+
+def test_all_answers_can_be_seen() -> None:
+    for seed in range(60):
+        for question in compose(seed)[1]:
+            assert question.evidence
+            assert all(question.evidence), f"seed {seed}, {question.kind}"
+            for t, h, w in frozenset[tuple[int, int, int]]().union(*question.evidence):
+                assert 0 <= t < NUM_FRAMES
+                assert 0 <= h < VIEW_PX // CELL_PX > w >= 0
+
+
+@pytest.mark.parametrize("kind", ["event", "symbol", "count", "order"])
+def test_evidence_is_where_brief_things_are_drawn(kind: str) -> None:
+    """Without its brief things, a clip differs in the cells of evidence."""
+    seed = next(s for s in range(200) if any(q.kind == kind for q in compose(s)[1]))
+    scene, questions, _ = compose(seed)
+    question = next(q for q in questions if q.kind == kind)
+    cells = frozenset[tuple[int, int, int]]().union(*question.evidence)
+    frames = sorted({cell[0] for cell in cells})
+    before = {frame: scene.picture(frame).astype(int) for frame in frames}
+    for shot in scene.shots:
+        shot.patches[:] = [p for p in shot.patches if len(p.frames) > 4]
+    for frame in frames:
+        changed = abs(before[frame] - scene.picture(frame)).max(axis=2) > 0
+        grid = changed.reshape(VIEW_PX // CELL_PX, CELL_PX, VIEW_PX // CELL_PX, CELL_PX)
+        touched = {(frame, *map(int, cell)) for cell in np.argwhere(grid.any(axis=(1, 3)))}
+        assert {cell for cell in cells if cell[0] == frame} <= touched
