@@ -9,7 +9,7 @@
 # NATIVE   1: also build the native reader (needs a C compiler and nasm), or fail
 #          auto: build it if the tools are there; otherwise say in one line what is missing
 # FLASH    1: also build flash-attn (needs the CUDA compiler; up to an hour; MAX_JOBS= limits its memory)
-# Versions are those of constraints.txt. A second call does nothing twice and takes no time.
+# Versions are those of constraints.txt (on Python 3.10: the supported ranges). A second call does nothing twice and takes no time.
 
 project_root="$(cd -P "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV="${VENV:-$project_root/.venv}"
@@ -22,7 +22,12 @@ _wanted_stamp() {
     echo "$project_root $EXTRAS ${FLASH:-0}"
 }
 
-_pip_install() { "$VENV/bin/python" -m pip install --disable-pip-version-check -c "$project_root/constraints.txt" "$@"; }
+# The pinned versions need Python 3.11; on 3.10 pip takes the newest within the supported ranges.
+_pip_install() {
+    local pins=(-c "$project_root/constraints.txt")
+    if "$VENV/bin/python" -c 'import sys; sys.exit(sys.version_info >= (3, 11))'; then pins=(); fi
+    "$VENV/bin/python" -m pip install --disable-pip-version-check "${pins[@]}" "$@"
+}
 
 # It compiles against the torch that is there, so with the tools that are there, too.
 _install_flash() {

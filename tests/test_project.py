@@ -1,8 +1,10 @@
 """The project holds its own rules: layout, import directions, sizes, versions, style."""
 
 import ast
+import re
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -250,6 +252,30 @@ def test_requirements_list_what_the_project_needs() -> None:
     assert listed == wanted, "copy the dependencies of pyproject.toml (core, train, eval)"
     conda = (ROOT / "environment.yml").read_text(encoding="utf-8")
     assert "- -r requirements.txt\n" in conda and "- -e .\n" in conda
+
+
+def test_architecture_page_is_true() -> None:
+    """Every file, folder and name of docs/architecture.md exists, and its arrows are permitted."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    starts = [ROOT, ROOT / "Compressed_Video_Reader", ROOT / "llava_next"]
+    starts += [PACKAGES["llava"] / room for room in ("train", "eval")]
+    named = set(re.findall(r"`([\w.]+(?:/[\w.]*)+)`", page))
+    assert len(named) > 40
+    missing = sorted(n for n in named if not any((start / n).exists() for start in starts))
+    assert not missing, "docs/architecture.md names what is no longer there"
+    code = "".join(p.read_text(encoding="utf-8") for name in PACKAGES for p in python_files(name))
+    unknown = [name for name in re.findall(r"`(_?[A-Z_]{6,}|\w+_\w+)`", page) if name not in code]
+    assert not set(unknown) - {"ROOMS"}
+    wrong = []
+    for line in re.findall(r"```mermaid\n(.*?)```", page, re.DOTALL)[0].splitlines():
+        ends = [end.replace(" ", "").split("&") for end in line.split("-->")]
+        for sources, targets in zip(ends, ends[1:], strict=False):
+            for source, target in product(sources, targets):
+                package = "cv_reader" if f"cv_reader.{source}" in ROOMS else "llava"
+                allowed = ROOMS.get(f"{package}.{source}", "").split()
+                if target not in [*allowed, "encoder"]:
+                    wrong.append(f"{source} --> {target}")
+    assert not wrong
 
 
 def test_style() -> None:

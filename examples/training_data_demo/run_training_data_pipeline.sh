@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Raw videos to training data: stage 1 chooses patches, stage 2 packs them and writes the JSONL.
-#   bash examples/training_data_demo/run_training_data_pipeline.sh             on clips that it makes
+# Raw videos to training data: stage 1 selects patches, stage 2 packs them and writes the JSONL.
+#   bash examples/training_data_demo/run_training_data_pipeline.sh             on clips that it makes itself
 #   bash examples/training_data_demo/run_training_data_pipeline.sh RAW_JSON    on your own data set
 # OUT          output folder (default outputs/training_data_demo in the project)
 # VIDEO_ROOT   folder that relative video paths join (default: the folder of RAW_JSON)
@@ -17,7 +17,7 @@ python="${PYTHON:-$root/.venv/bin/python}"
 tool="$root/Compressed_Video_Reader/tool"
 
 status=0
-# Samples that fail (exit code 1) do not keep the others from going on; anything worse does.
+# Failed samples (exit code 1) do not stop the others; any other code does.
 step() { "$@" || { code=$?; [ "$code" -eq 1 ] || exit "$code"; status=1; }; }
 
 raw="${1:-}"
@@ -34,5 +34,5 @@ step "$python" "$tool/stage2.py" --input_dataset "$raw" --out_jsonl "$out/traini
     --visidx_root "$out/stage1" --out_image_root "$out/stage2" --num_images 8 --T 64 --patch 16 \
     --first_full --write_positions
 step "$python" "$demo/show_first_record.py" "$out/training_codec.jsonl"
-echo "exit code $status"
+[ "$status" = 0 ] || echo "some samples failed; see the failure files above" >&2
 exit "$status"

@@ -24,7 +24,8 @@ def main(path: Path) -> int:
     print(f"  question       {question[:100]}")
     print(f"  images         {len(record['image'])}, first {record['image'][0]}")
     print(f"  positions_thw  {asset.positions.shape} {asset.positions.dtype}")
-    print(f"  read by        {asset.meta['backend']} ({asset.meta['exactness']})")
+    exactness = ", ".join(f"{name} {how}" for name, how in asset.meta["exactness"].items())
+    print(f"  read by        {asset.meta['backend']} ({exactness})")
     return 0
 
 
