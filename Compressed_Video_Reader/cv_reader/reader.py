@@ -10,6 +10,7 @@ from types import TracebackType
 
 from cv_reader.backends import open_source
 from cv_reader.backends.pixels import read_pixels
+from cv_reader.backends.probe import Probe
 from cv_reader.errors import SettingsError, UnsupportedVideoError
 from cv_reader.media.display import HDR_MODES
 from cv_reader.media.frames import CodecFrame, VideoIndex
@@ -36,7 +37,8 @@ class Video:
             raise ValueError(f"num_threads must be at least 1, got {num_threads}")
         if hdr not in HDR_MODES:
             raise SettingsError(f"hdr must be one of {', '.join(HDR_MODES)}, got {hdr!r}")
-        self._source, self._backend = open_source(path, backend, num_threads, hdr)
+        self._source, self._backend, probe = open_source(path, backend, num_threads, hdr)
+        self._probe: Probe | None = probe
         if self._source.index.display.tone_maps:
             warnings.warn(_TONE_MAPPED, stacklevel=3)
         self._num_threads = num_threads
@@ -70,8 +72,11 @@ class Video:
         if self._is_closed:
             raise ValueError(f"{self.index.path}: the video is closed; open it again")
         wanted = self._checked(ids)
-        read = self._backend.read if signals else read_pixels
-        reader = read(self._source, wanted, self._num_threads)
+        if signals:
+            probe, self._probe = self._probe, None
+            reader = self._backend.read(self._source, wanted, self._num_threads, probe)
+        else:
+            reader = read_pixels(self._source, wanted, self._num_threads)
         self._readers.add(reader)
         return reader
 

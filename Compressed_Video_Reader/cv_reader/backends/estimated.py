@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from cv_reader.backends.blockmotion import Pyramid, block_motion
 from cv_reader.backends.pixels import assemble, coded_luma
 from cv_reader.backends.prediction import residual
+from cv_reader.backends.probe import Probe
 from cv_reader.backends.vectors import QPEL
 from cv_reader.media.decoding import Decoded, DecodeOptions, decode
 from cv_reader.media.frames import BLOCK_PX, CodecFrame, map_shape
@@ -56,19 +57,33 @@ class _Analysed:
         return self._pyramid
 
 
-def refusal(source: VideoSource, num_threads: int) -> str | None:
-    """Why this backend cannot read a video: it can read all that FFmpeg decodes."""
+def probe(source: VideoSource, num_threads: int) -> Probe | str:
+    """Return an empty probe: this backend reads all that FFmpeg decodes.
+
+    Args:
+        source: not used.
+        num_threads: not used.
+    """
     del source, num_threads
-    return None
+    return Probe()
 
 
-def read(source: VideoSource, ids: Sequence[int], num_threads: int) -> Generator[CodecFrame]:
+def read(
+    source: VideoSource, ids: Sequence[int], num_threads: int, probe: Probe | None = None
+) -> Generator[CodecFrame]:
     """Decode requested frames, and analyse each against the frame before.
+
+    Args:
+        source: from ``cv_reader.media.index.scan``.
+        ids: strictly increasing frame numbers.
+        num_threads: threads that decode.
+        probe: not used.
 
     Raises:
         CorruptVideoError: after the last frame, where requested ones could not be decoded.
         UnsupportedVideoError: the picture changes its size or rotation.
     """
+    del probe
     previous: _Analysed | None = None
     for decoded in decode(source, ids, DecodeOptions(num_threads, predecessors=True)):
         current = _Analysed(decoded)

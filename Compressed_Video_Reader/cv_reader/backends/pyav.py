@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from cv_reader.backends.pixels import assemble, coded_luma
 from cv_reader.backends.prediction import residual
+from cv_reader.backends.probe import Probe
 from cv_reader.backends.vectors import VECTOR_PX, draw_vectors, read_vectors
-from cv_reader.errors import UnsupportedVideoError, VideoError
+from cv_reader.errors import VideoError
 from cv_reader.media.decoding import Decoded, DecodeOptions, decode
 from cv_reader.media.frames import CodecFrame
 from cv_reader.media.index import VideoSource
@@ -82,8 +83,13 @@ class _Pending:
             self.is_waiting = False
 
 
-def refusal(source: VideoSource, num_threads: int) -> str | None:
-    """Why this backend cannot read a video, or None."""
+def probe(source: VideoSource, num_threads: int) -> Probe | str:
+    """Return an empty probe, or the reason why this backend cannot read a video.
+
+    Args:
+        source: from ``cv_reader.media.index.scan``.
+        num_threads: not used.
+    """
     del num_threads
     if source.index.codec_name not in CODECS:
         return f"FFmpeg exports no motion vectors for {source.index.codec_name}"
@@ -94,18 +100,25 @@ def refusal(source: VideoSource, num_threads: int) -> str | None:
             f"its pictures are cropped by {cropped} pixels, and FFmpeg does not tell on which "
             "side, so that its vectors cannot be placed"
         )
-    return None
+    return Probe()
 
 
-def read(source: VideoSource, ids: Sequence[int], num_threads: int) -> Generator[CodecFrame]:
+def read(
+    source: VideoSource, ids: Sequence[int], num_threads: int, probe: Probe | None = None
+) -> Generator[CodecFrame]:
     """Decode requested frames with their motion and residual.
+
+    Args:
+        source: from ``cv_reader.media.index.scan``.
+        ids: strictly increasing frame numbers.
+        num_threads: threads that decode.
+        probe: not used.
 
     Raises:
         CorruptVideoError: after the last frame, where requested ones could not be decoded.
-        UnsupportedVideoError: the video is one that ``refusal`` names, or its picture changes.
+        UnsupportedVideoError: a picture changes its size or rotation.
     """
-    if (reason := refusal(source, num_threads)) is not None:
-        raise UnsupportedVideoError(source.index.path, f"{reason}; use the estimated backend")
+    del probe
     anchors: deque[_Anchor] = deque(maxlen=_KEPT_ANCHORS)
     queue: deque[_Pending] = deque()
     try:

@@ -1,11 +1,15 @@
 """What decoders give and take, whichever they are: packets in, coded pictures out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from av.bitstream import BitStreamFilterContext
 from av.packet import Packet
 from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from cv_reader.media.headers import NO_PICTURE, header_reader
 
 
 class CodedPicture(Protocol):
@@ -76,3 +80,34 @@ def numbered(packet: Packet, row: int) -> Packet:
         packet = Packet(bytes(packet))
     packet.pts = row
     return packet
+
+
+def unpacked(packets: Iterable[Packet], stream: VideoStream) -> Iterator[Packet]:
+    """Yield one packet per picture where MPEG-4 packs several into one, as Xvid and DivX do.
+
+    A packed packet holds a picture and the B picture that is shown before it; a later packet, which
+    says only that nothing is new, takes the place of that B picture. FFmpeg's filter puts it there,
+    but takes B pictures of a few bytes for such place holders; these are put there here.
+
+    Args:
+        packets: in file order, from a key packet on.
+        stream: of the packets.
+    """
+    unpack = BitStreamFilterContext("mpeg4_unpack_bframes", stream)
+    read = header_reader("mpeg4", None)
+    is_open, kept = False, b""
+    for packet in packets:
+        data = bytes(packet)
+        facts = read(memoryview(data))
+        is_small = facts.unit_type == NO_PICTURE
+        if kept and not facts.is_packed:
+            place = Packet(kept)
+            place.pts, place.dts = packet.pts, packet.dts
+            kept = data if facts.is_b else b""
+            yield place
+            if facts.is_b or is_small:
+                continue
+        if is_open and is_small and facts.is_b:
+            kept = data
+        is_open = facts.is_packed or (is_open and not is_small)
+        yield from (picture for picture in unpack.filter(packet) if picture.size)

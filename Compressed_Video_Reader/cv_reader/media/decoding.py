@@ -207,15 +207,14 @@ class _Decoder(Generic[PictureT]):
                     return list(pending)
                 lost.append(pending.popleft())
             is_wanted = bool(pending) and pending[0] == number
-            if is_wanted and frame.is_corrupt:
+            is_damaged = frame.is_corrupt and not self._table.is_cut_off[packet]
+            if is_wanted and is_damaged:
                 if stop_at_loss:
                     return list(pending)
                 lost.append(number)
             if is_wanted:
                 pending.popleft()
-            yield DecodedPicture(
-                frame, number, packet, is_wanted and not frame.is_corrupt, starts_run
-            )
+            yield DecodedPicture(frame, number, packet, is_wanted and not is_damaged, starts_run)
             starts_run = False
         return lost + list(pending)
 

@@ -151,17 +151,20 @@ def skipped_leading(
     """Return bool (M,), leading pictures that an HEVC decoder skips.
 
     It skips those that may refer to pictures before a key picture at which a sequence starts
-    (ITU-T H.265, 8.1.3: RASL pictures where NoRaslOutputFlag is 1).
+    (ITU-T H.265, 8.1.3: RASL pictures where NoRaslOutputFlag is 1). The first key picture counts as
+    one even where other pictures precede it: what they refer to is missing.
 
     Args:
-        unit_types: int64 (M,), the first is that of a key picture.
+        unit_types: int64 (M,).
         ends_sequence: int64 (M,), 1 where the next packet starts a sequence.
     """
     keys = np.flatnonzero(np.isin(unit_types, HEVC_KEY))
     is_first = np.append(1, ends_sequence)[keys] == 1
-    starts = np.isin(unit_types[keys], _HEVC_BLA_IDR) | ((unit_types[keys] == _HEVC_CRA) & is_first)
-    own_key = np.searchsorted(keys, np.arange(len(unit_types)), side="right") - 1
-    return np.isin(unit_types, _HEVC_RASL) & starts[own_key]
+    is_first[:1] = True
+    is_clean = np.isin(unit_types[keys], _HEVC_BLA_IDR)
+    is_start = is_clean | ((unit_types[keys] == _HEVC_CRA) & is_first)
+    own_key = np.searchsorted(keys, np.arange(len(unit_types)), side="right")
+    return np.isin(unit_types, _HEVC_RASL) & np.append(False, is_start)[own_key]
 
 
 def _no_facts(packet: memoryview) -> PacketFacts:

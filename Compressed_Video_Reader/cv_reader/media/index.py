@@ -8,7 +8,7 @@ Axis legend: M packets in file order, N frames in presentation order.
 """
 
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,8 @@ class PacketTable:
         rank: int32 (M,), place in presentation order, hidden pictures counted.
         frame: int32 (M,), frame number, -1 for hidden pictures.
         is_reference: bool (M,), False where H.264 or HEVC packets say that nothing refers to it.
+        is_cut_off: bool (M,), pictures that may refer to what the stream lacks, because it begins
+            between key pictures; given as FFmpeg shows them.
         packet_of_frame: int32 (N,), row of each frame.
         last_of_frame: int32 (N,), the same, or the row of its second field.
         start_of_frame: int32 (N,), row of the key packet to decode from, so that the frame and
@@ -47,6 +49,7 @@ class PacketTable:
     rank: NDArray[np.int32]
     frame: NDArray[np.int32]
     is_reference: NDArray[np.bool_]
+    is_cut_off: NDArray[np.bool_]
     packet_of_frame: NDArray[np.int32]
     last_of_frame: NDArray[np.int32]
     start_of_frame: NDArray[np.int32]
@@ -60,13 +63,11 @@ class VideoSource:
         index: as callers see it.
         packets: every packet.
         first: the first picture, where it can be decoded, else as declared.
-        is_first_spared: it was not tried: the header says upright, and whoever decodes the first
-            picture has to hold it against the rest.
+        probe_skipped: the first picture was not decoded, because the header already says how it is
+            shown; the backend must verify its size and rotation.
         head: the first packets, at least those that it takes to decode the first picture.
         extradata: the codec's parameters as the container keeps them.
         changes_parameters: the container brings others on the way, beside the packets.
-        started: what a backend leaves here when it is asked whether it reads the video, for its
-            first reading.
         has_fields: some H.264 pictures are coded as two fields.
         is_packed: MPEG-4 with several pictures in a packet, which are given packets of their own.
     """
@@ -74,11 +75,10 @@ class VideoSource:
     index: VideoIndex
     packets: PacketTable
     first: FirstPicture
-    is_first_spared: bool
+    probe_skipped: bool
     head: tuple[bytes, ...]
     extradata: bytes
     changes_parameters: bool
-    started: list[object] = field(default_factory=list[object], repr=False)
     has_fields: bool
     is_packed: bool
 
@@ -102,7 +102,7 @@ def scan(
 
     Args:
         path: of the file.
-        trust_header: see ``read_packets``; ``is_first_spared`` says whether it was.
+        trust_header: see ``read_packets``; ``probe_skipped`` says whether it was.
         hdr: what is done with HDR, one of ``HDR_MODES``.
 
     Raises:
@@ -123,7 +123,7 @@ def scan(
         index=_video_index(name, raw, packets, shown, first, hdr),
         packets=packets,
         first=first,
-        is_first_spared=raw.is_first_spared,
+        probe_skipped=raw.probe_skipped,
         head=raw.head,
         extradata=raw.extradata,
         changes_parameters=raw.changes_parameters,
@@ -160,6 +160,7 @@ def _packet_table(raw: ScannedPackets, shown: Presentation) -> PacketTable:
         rank=shown.rank,
         frame=frame,
         is_reference=raw.column("is_reference").astype(np.bool_),
+        is_cut_off=shown.is_cut_off,
         packet_of_frame=packet_of_frame,
         last_of_frame=packet_of_frame + second[packet_of_frame + 1],
         start_of_frame=_start_packets(keys, shown.rank, packet_of_frame),

@@ -57,12 +57,15 @@ class Presentation:
     Attributes:
         rank: int32 (M,), place in presentation order, pictures that are not shown counted.
         is_shown: bool (M,).
+        is_cut_off: bool (M,), pictures that may refer to what the stream lacks because it, or a
+            part that was joined to it, begins between key pictures.
         seconds: float64 (M,), time of each rank, never decreasing.
         pts_exactness: of the times; see ``VideoIndex``.
     """
 
     rank: NDArray[np.int32]
     is_shown: NDArray[np.bool_]
+    is_cut_off: NDArray[np.bool_]
     seconds: NDArray[np.float64]
     pts_exactness: str
 
@@ -79,14 +82,16 @@ def order_packets(raw: ScannedPackets, path: str) -> Presentation:
         firsts = np.flatnonzero(second == 0)
         order = firsts[np.argsort(raw.column("pts")[firsts], kind="stable")]
         rank = _rank(_with_second_fields(order, second))
-        is_lost = _is_undecodable(raw, rank, path)
+        is_lost, is_cut_off = _judge_beginning(raw, rank, path)
     else:
-        came_out, _ = _decode(raw, path, whole=True)
+        came_out = _distinct(_decode(raw, path, whole=True))
         rank = _rank(_with_second_fields(_with_lost(came_out, len(second)), second))
-        is_lost = _is_lost_for_good(raw, came_out)
+        is_lost, is_cut_off = _judge_all(raw, came_out)
+    if raw.codec_name == "hevc":
+        is_lost |= skipped_leading(raw.column("unit_type"), raw.column("ends_sequence"))
     seconds, pts_exactness = _times(raw, rank)
     is_shown = ~is_lost & (raw.column("is_hidden") == 0)
-    return Presentation(rank, is_shown, seconds, pts_exactness)
+    return Presentation(rank, is_shown, is_cut_off, seconds, pts_exactness)
 
 
 def _rank(order: NDArray[np.int64]) -> NDArray[np.int32]:
@@ -129,40 +134,66 @@ def _is_order_trusted(raw: ScannedPackets) -> bool:
     return bool(runs.max() <= min(_MAX_INCREASING_PACKETS, len(pts) - 1))
 
 
-def _is_undecodable(raw: ScannedPackets, rank: NDArray[np.int32], path: str) -> NDArray[np.bool_]:
-    """Return bool (M,), packets that no decoder shows, because the stream begins after what they
-    refer to. Where the headers do not tell, the beginning of the stream is decoded."""
-    unit_type, is_key = raw.column("unit_type"), raw.column("is_key") == 1
-    if raw.codec_name == "hevc" and unit_type[0] in HEVC_KEY:
-        return skipped_leading(unit_type, raw.column("ends_sequence"))
+def _judge_beginning(
+    raw: ScannedPackets, rank: NDArray[np.int32], path: str
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Decode the beginning of a stream unless its headers say that all of it can be decoded.
+
+    Returns:
+        bool (M,), packets that no decoder shows because the stream begins after what they refer to;
+        bool (M,), ``Presentation.is_cut_off``.
+    """
+    nothing = np.zeros(len(rank), np.bool_)
+    if raw.codec_name == "hevc" and raw.column("unit_type")[0] in HEVC_KEY:
+        return nothing, nothing
     is_early = (rank < rank[0]) & (raw.column("is_hidden") == 0)
-    is_clean = raw.codec_name != "h264" or unit_type[0] == H264_IDR
-    if is_key[0] and is_clean and not is_early.any():
-        return np.zeros(len(rank), np.bool_)
-    came_out, regular = _decode(raw, path, whole=False)
-    is_lost = np.arange(len(rank)) < regular
-    is_lost[came_out] = False
-    return is_lost
+    if _starts_whole(raw, 0) and not is_early.any():
+        return nothing, nothing
+    rows = _decode(raw, path, whole=False)
+    has_come = nothing.copy()
+    has_come[rows] = True
+    groups = _Groups(raw)
+    is_before = np.arange(len(rank)) < groups.first_complete(has_come)
+    keys = np.flatnonzero(raw.column("is_key"))
+    if (np.diff(rank[rows]) <= 0).any() and len(keys):
+        # What comes out of order, or twice, is made up by the decoder.
+        return (is_before & ~has_come) | (rank < rank[keys[0]]), nothing
+    return is_before & ~has_come, nothing if _starts_whole(raw, 0) else is_before
 
 
-def _is_lost_for_good(raw: ScannedPackets, came_out: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return bool (M,), packets that gave no picture when all were decoded, for another reason
-    than damage: they hold none, or the stream begins after what they refer to.
+def _judge_all(
+    raw: ScannedPackets, came_out: NDArray[np.int64]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Judge a stream that was decoded.
 
     Args:
         raw: the stream.
         came_out: rows that gave a picture.
+
+    Returns:
+        bool (M,), packets that gave no picture for another reason than damage: they hold none, or
+        the stream begins after what they refer to; bool (M,), ``Presentation.is_cut_off``.
     """
-    unit_type = raw.column("unit_type")
-    is_lost = np.ones(len(unit_type), np.bool_)
-    is_lost[came_out] = False
-    excuse = unit_type == NO_PICTURE
-    if raw.codec_name == "hevc" and unit_type[0] in HEVC_KEY:
-        excuse |= skipped_leading(unit_type, raw.column("ends_sequence"))
-    elif raw.codec_name != "h264" or unit_type[0] != H264_IDR:
-        groups = _Groups(raw)
-        excuse |= np.arange(len(is_lost)) < groups.first_complete(~is_lost, len(is_lost))
-    return is_lost & excuse
+    unit_type, groups = raw.column("unit_type"), _Groups(raw)
+    rows = np.arange(len(unit_type))
+    has_come = np.zeros(len(unit_type), np.bool_)
+    has_come[came_out] = True
+    is_excused = unit_type == NO_PICTURE
+    is_cut_off = np.zeros(len(unit_type), np.bool_)
+    for start in _segments(raw, _ticks(raw)):
+        end = groups.first_complete(has_come, start)
+        if not _starts_whole(raw, start):
+            is_cut_off[start:end] = True
+        if start == 0 and raw.codec_name not in ("h264", "hevc"):
+            # Older formats have open groups whose headers are not read.
+            is_excused |= rows < end
+    return ~has_come & (is_excused | is_cut_off), is_cut_off
+
+
+def _starts_whole(raw: ScannedPackets, row: int) -> bool:
+    """Return whether what follows a row in the file can be decoded without what precedes it."""
+    is_idr = raw.codec_name != "h264" or raw.column("unit_type")[row] == H264_IDR
+    return bool(raw.column("is_key")[row]) and is_idr
 
 
 class _Groups:
@@ -180,23 +211,25 @@ class _Groups:
             | (raw.column("unit_type") == NO_PICTURE)
         )
 
-    def first_complete(self, has_come: NDArray[np.bool_], num_sent: int) -> int:
-        """Return the first row of the first group of which every picture came out; M where there
-        is none.
+    def first_complete(
+        self, has_come: NDArray[np.bool_], start: int = 0, num_sent: int | None = None
+    ) -> int:
+        """Return the first row of a group of which every picture came out; M where there is none.
 
         Args:
             has_come: bool (M,), rows that gave a picture.
-            num_sent: packets that the decoder has had, at most M.
+            start: row from which on to look.
+            num_sent: packets that the decoder has had; None = all.
         """
         for first, end in self._pairs:
-            if num_sent < min(end + _HELD_BACK_PACKETS, self._num_packets):
+            if num_sent is not None and num_sent < end + _HELD_BACK_PACKETS:
                 break
-            if (has_come | self._is_excused)[first:end].all():
+            if first >= start and (has_come | self._is_excused)[first:end].all():
                 return first
         return self._num_packets
 
 
-def _decode(raw: ScannedPackets, path: str, *, whole: bool) -> tuple[NDArray[np.int64], int]:
+def _decode(raw: ScannedPackets, path: str, *, whole: bool) -> NDArray[np.int64]:
     """Decode a stream for the order of its pictures alone.
 
     Args:
@@ -206,7 +239,7 @@ def _decode(raw: ScannedPackets, path: str, *, whole: bool) -> tuple[NDArray[np.
 
     Returns:
         Rows of the packets that gave a picture, int64, in the order in which the decoder shows
-        them, and the first row of the first complete group.
+        them; a damaged packet can come twice.
     """
     groups, count = _Groups(raw), len(raw.columns)
     order: list[int] = []
@@ -226,11 +259,16 @@ def _decode(raw: ScannedPackets, path: str, *, whole: bool) -> tuple[NDArray[np.
             rows = [frame.pts for frame in frames]
             order += rows
             has_come[rows] = True
-            if not whole and row in groups.keys and groups.first_complete(has_come, row) < count:
-                break
-    # A damaged packet can be shown twice: its frame is the first.
-    came_out = np.array(list(dict.fromkeys(order)), dtype=np.int64)
-    return came_out, groups.first_complete(has_come, count)
+            if not whole and row in groups.keys:
+                first = groups.first_complete(has_come, num_sent=row)
+                if first < count:
+                    break
+    return np.array(order, dtype=np.int64)
+
+
+def _distinct(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the rows without repetitions: a damaged packet can be shown twice."""
+    return rows[np.sort(np.unique(rows, return_index=True)[1])]
 
 
 def _until_damage(packets: Iterator[Packet], count: int) -> Iterator[tuple[int, Packet | None]]:
@@ -252,7 +290,7 @@ def _times(raw: ScannedPackets, rank: NDArray[np.int32]) -> tuple[NDArray[np.flo
     """Return the time of each rank in seconds, never decreasing, and how exact it is."""
     by_rank = np.argsort(rank)
     is_first = raw.column("is_second_field")[by_rank] == 0
-    ticks = raw.column("pts" if raw.has_trusted_pts else "dts")
+    ticks = _ticks(raw)
     if (ticks == NO_TIME).any():
         return (np.cumsum(is_first) - 1) / raw.frame_rate, "estimated"
     shown = ticks[by_rank][is_first]
@@ -267,6 +305,11 @@ def _times(raw: ScannedPackets, rank: NDArray[np.int32]) -> tuple[NDArray[np.flo
             part = part + (parts[-1][-1] + _frame_ticks(raw) - part[0])
         parts.append(part)
     return np.concatenate(parts).astype(np.float64) * raw.time_base, "approximate"
+
+
+def _ticks(raw: ScannedPackets) -> NDArray[np.int64]:
+    """Return the time stamps that mean something, int64 (M,)."""
+    return raw.column("pts" if raw.has_trusted_pts else "dts")
 
 
 def _segments(raw: ScannedPackets, ticks: NDArray[np.int64]) -> list[int]:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from av.bitstream import BitStreamFilterContext
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.packet import Packet
@@ -16,6 +15,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from cv_reader.errors import CorruptVideoError, UnsupportedVideoError
+from cv_reader.media.coded import unpacked
 from cv_reader.media.container import (
     DECODE_ERRORS,
     FirstPicture,
@@ -86,7 +86,7 @@ class ScannedPackets:
         head: the first packets, at least those that it took to decode it.
         extradata: the codec's parameters as the container keeps them.
         declared_size: width and height by the stream's header.
-        is_first_spared: the header is trusted.
+        probe_skipped: the first picture was not decoded, because the header says what it would.
         changes_parameters: the container brings other parameters on the way, beside the packets.
         has_fields: some H.264 pictures are coded as two fields.
         may_reorder: the codec's header says that pictures may be shown in another order.
@@ -104,7 +104,7 @@ class ScannedPackets:
     head: tuple[bytes, ...]
     extradata: bytes
     declared_size: tuple[int, int]
-    is_first_spared: bool
+    probe_skipped: bool
     changes_parameters: bool
     has_fields: bool
     may_reorder: bool
@@ -161,7 +161,7 @@ def read_packets(
     stream.codec_context.options = {"skip_loop_filter": "all"}
     codec_name = stream.codec_context.codec.canonical_name
     declared = _declared_display(stream, codec_name)
-    is_spared = trust_header and header.is_upright and declared is not None
+    skips_probe = trust_header and header.is_upright and declared is not None
     rows: list[tuple[int, ...]] = []
     first: FirstPicture | None = None
     head: list[bytes] = []
@@ -175,13 +175,13 @@ def read_packets(
             if facts.is_packed and not unpacks:
                 is_packed = True
                 break
-            if len(head) < (_HEAD_PACKETS if first or is_spared else _MAX_HEAD_PACKETS):
+            if len(head) < (_HEAD_PACKETS if first or skips_probe else _MAX_HEAD_PACKETS):
                 head.append(bytes(data))
-            if first is None and not is_spared and len(rows) < _MAX_PROBE_PACKETS:
+            if first is None and not skips_probe and len(rows) < _MAX_PROBE_PACKETS:
                 first = _probe(stream, packet, path, at_once=not rows)
             is_second = fields is not None and fields.is_second(data)
             rows.append(_row(packet, facts, rows[-1] if is_second else None))
-        if first is None and not is_spared and len(rows) < _MAX_PROBE_PACKETS:
+        if first is None and not skips_probe and len(rows) < _MAX_PROBE_PACKETS:
             first = _probe(stream, None, path)
     except FFmpegError as error:
         # A damaged tail: what comes before it counts.
@@ -204,7 +204,7 @@ def read_packets(
         head=tuple(head),
         extradata=bytes(stream.codec_context.extradata or b""),
         declared_size=(stream.width, stream.height),
-        is_first_spared=is_spared,
+        probe_skipped=skips_probe,
         changes_parameters=header.changes_parameters,
         has_fields=fields is not None and fields.seen,
         may_reorder=bool(stream.codec_context.has_b_frames),
@@ -224,23 +224,15 @@ def _declared_display(stream: VideoStream, codec_name: str) -> Display | None:
 def filled_packets(
     container: InputContainer, stream: VideoStream, *, unpacks: bool
 ) -> Iterator[Packet]:
-    """Yield the packets of a stream that hold data, from where the container stands.
+    """Iterate over the packets of a stream that hold data, from where the container stands.
 
     Args:
         container: of the file.
         stream: of the container.
-        unpacks: give each picture a packet of its own where MPEG-4 packs several into one, by
-            FFmpeg's filter ``mpeg4_unpack_bframes``. Begin at a key packet, or at the start.
+        unpacks: apply ``unpacked``; the container must stand at a key packet, or at the start.
     """
     packets = (packet for packet in container.demux(stream) if packet.size)
-    if not unpacks:
-        yield from packets
-        return
-    unpack = BitStreamFilterContext("mpeg4_unpack_bframes", stream)
-    for packet in packets:
-        for picture in unpack.filter(packet):
-            if picture.size:
-                yield picture
+    return unpacked(packets, stream) if unpacks else packets
 
 
 def _probe(

@@ -17,6 +17,7 @@ import importlib.util
 from collections.abc import Generator, Mapping, Sequence
 from types import MappingProxyType
 
+from cv_reader.backends.probe import Probe
 from cv_reader.media.frames import CodecFrame
 from cv_reader.media.index import VideoSource
 
@@ -41,23 +42,38 @@ def describe_build() -> str:
     return f"present: {', '.join(CODECS)} (build {BUILD_ID}, FFmpeg {FFMPEG_VERSION})"
 
 
-def refusal(source: VideoSource, num_threads: int) -> str | None:
-    """Why this backend cannot read a video, or None; decodes its first picture, with as many
-    threads as will read the rest."""
+def probe(source: VideoSource, num_threads: int) -> Probe | str:
+    """Decode the first picture of a video, to see whether this backend reads it.
+
+    Args:
+        source: from ``cv_reader.media.index.scan``.
+        num_threads: threads that will read the video.
+
+    Returns:
+        What ``read`` can use, or the reason why this backend cannot read the video.
+    """
     if source.index.codec_name not in CODECS:
         return f"it decodes {' and '.join(CODECS)}, not {source.index.codec_name}"
     from cv_reader.backends.native import reading
 
-    return reading.refusal(source, num_threads)
+    return reading.probe(source, num_threads)
 
 
-def read(source: VideoSource, ids: Sequence[int], num_threads: int) -> Generator[CodecFrame]:
+def read(
+    source: VideoSource, ids: Sequence[int], num_threads: int, probe: Probe | None = None
+) -> Generator[CodecFrame]:
     """Decode requested frames with their maps.
+
+    Args:
+        source: from ``cv_reader.media.index.scan``.
+        ids: strictly increasing frame numbers.
+        num_threads: threads that decode.
+        probe: what ``probe`` gave for this source, if no read has used it yet.
 
     Raises:
         CorruptVideoError: after the last frame, where requested ones could not be decoded.
-        UnsupportedVideoError: a picture is one that ``refusal`` names, or its size changes.
+        UnsupportedVideoError: a picture is one that ``probe`` refuses, or its size changes.
     """
     from cv_reader.backends.native import reading
 
-    yield from reading.read(source, ids, num_threads)
+    yield from reading.read(source, ids, num_threads, probe)

@@ -65,10 +65,10 @@ def test_maps_of_odd_sizes_cover_the_whole_picture(codec: str, tmp_path: Path) -
 def test_a_plain_header_spares_the_first_picture(tmp_path: Path) -> None:
     path = write_video(tmp_path / "clip.mp4", panning(5, 90, 122))
     trusted, probed = scan(path, trust_header=True), scan(path)
-    assert trusted.is_first_spared and not probed.is_first_spared
+    assert trusted.probe_skipped and not probed.probe_skipped
     assert repr(trusted.index) == repr(probed.index)
     set_mp4_rotation(path, 90)
-    assert not scan(path, trust_header=True).is_first_spared
+    assert not scan(path, trust_header=True).probe_skipped
 
 
 def test_a_size_that_the_header_gets_wrong_does_no_harm(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_pictures_that_turn_themselves_are_turned(tmp_path: Path) -> None:
             for turned in turn.filter(packet if packet.size else None):
                 turned.stream = stream
                 target.mux(turned)
-    assert scan(path, trust_header=True).is_first_spared
+    assert scan(path, trust_header=True).probe_skipped
     degrees = scan(path).index.rotation_degrees
     assert degrees in (90, 270)
     with open_video(path, backend="native") as video:
