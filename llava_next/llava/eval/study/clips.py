@@ -99,7 +99,7 @@ def _encode(scene: Scene, path: Path, encoding: Encoding) -> None:
         options["g"] = str(encoding.key_frame_interval)
     codec = {"h264": "libx264", "hevc": "libx265"}[encoding.codec]
     with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream(codec, rate=Fraction(FRAME_RATE), options=options)
+        stream: Any = container.add_stream(codec, rate=Fraction(FRAME_RATE), options=options)
         stream.width, stream.height, stream.pix_fmt = VIEW_PX, VIEW_PX, "yuv420p"
         for frame in range(NUM_FRAMES):
             picture = av.VideoFrame.from_ndarray(scene.picture(frame), format="rgb24")

@@ -133,12 +133,17 @@ def _disc(radius_px: int) -> np.ndarray:
 
 
 def _brief(
-    clip: Composition, mask: np.ndarray, colour: tuple[int, int, int], start: int, **options: bool
+    clip: Composition,
+    mask: np.ndarray,
+    colour: tuple[int, int, int],
+    start: int,
+    *,
+    stripes: bool = False,
 ) -> frozenset[Cell]:
     """Show a mask for three frames somewhere in view; return the cells that show it."""
     top, left = clip.world_position(start, max(mask.shape))
     frames = range(start, start + 3)
-    return clip.add(Patch(mask, colour, frames, (top,), (left,), **options))
+    return clip.add(Patch(mask, colour, frames, (top,), (left,), stripes=stripes))
 
 
 def _event(clip: Composition) -> None:
@@ -324,7 +329,7 @@ def compose(seed: int) -> tuple[Scene, list[Question], str]:
     _static(clip)
     if has_cut:
         _after_cut(clip)
-    if steady and rng.random() < 0.6:
+    if steady:
         _FIXED[_choose(rng, list(_FIXED))](clip)
     if rng.random() < 0.6:
         _mover(clip)
