@@ -13,9 +13,7 @@ from cv_reader.assets import Asset, AssetConfig, read_asset
 from cv_reader.reader import ReadOptions
 from cv_reader.views.visualize import show_video, strips
 from llava.eval.report.page import build_body as evaluation_body
-from llava.eval.report.results import RunResult
-from llava.eval.report.results import read_runs as read_evaluations
-from llava.pages.line_chart import STYLE
+from llava.eval.report.results import RunResult, read_evaluations
 from llava.pages.page import figure, page, table
 from llava.train.report.page import build_body as training_body
 from llava.train.report.runs import read_runs as read_trainings
@@ -69,7 +67,7 @@ def write_report(
 <h1>Steps of this run</h1>{table(["step", "seconds", "command"], steps, {1})}
 """
     target = run.path("report.html")
-    target.write_text(page("From videos to a model", body, STYLE), encoding="utf-8")
+    target.write_text(page("From videos to a model", body), encoding="utf-8")
     return target
 
 

@@ -14,7 +14,7 @@ import pytest
 from llava.eval.benchmarks.prepare import main as prepare
 from llava.eval.benchmarks.table import find_benchmark
 from llava.eval.report.page import main as report
-from llava.eval.report.results import read_runs
+from llava.eval.report.results import read_evaluations
 from support.eval_benchmarks import (
     COPIES,
     OTHER_COPIES,
@@ -115,7 +115,7 @@ def _check(name: str, run: dict[str, Any]) -> None:
 def _check_report(name: str, run: dict[str, Any]) -> None:
     """The report's scores of single samples give lmms-eval's score of the task."""
     copy, benchmark = {**COPIES, **OTHER_COPIES}[name](), find_benchmark(name)
-    [result] = read_runs([run["out"]])
+    [result] = read_evaluations([run["out"]])
     for task in benchmark.tasks if benchmark else [name]:
         found = result.tasks[task]
         assert found.scores == [1.0, 0.0], task

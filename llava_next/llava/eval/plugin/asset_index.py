@@ -1,54 +1,49 @@
-"""Which asset belongs to which video: names of folders first, ``meta.json`` only where one fits.
+"""Find the asset of a video: by the names of folders, then by the paths in ``meta.json``.
 
-A video's asset is looked for by its key: the video's path below ``video_root``; without a root,
-any end of its path, the longest first. Among the folders of these names the one made from exactly
-this path wins, then the first whose recorded source size is the file's size, so that equal file
-names in two benchmarks do not meet. Keys of a user's own are found by the recorded path: once no
-folder's name answers (or one does whose own source is another file that is still there), the
-``meta.json`` of all assets are read, once. So a lookup costs the same among many assets as among
-few, and a start costs one listing of each root.
+An asset is looked up by its key: the video's path below ``video_root``; without a root, every end
+of the video's path, the longest first. Of several folders with such a name, the one made from
+exactly this path wins, then the first whose recorded source size is the size of the file: videos
+of the same name in two benchmarks so keep their own assets.
+
+Custom keys are found by the recorded path. Where no folder has a fitting name, or its source is
+another file that still exists, the ``meta.json`` of all assets are read once. A lookup therefore
+costs the same among many assets as among few, and a start costs one listing of each root.
 """
 
-import json
 import os
-import shlex
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cv_reader.assets import AssetConfig, evaluation_key, read_meta
-from llava.eval.benchmarks.table import root_of_video
-from llava.eval.environment import hf_home
 from llava.eval.settings import EvalSettings
 
 META_NAME = "meta.json"
-TOOL = "Compressed_Video_Reader/tool/offline_precompute_llava_codec_assets.py"
-MISSING_LINES = 20
 
-_FLAGS = {
+ASSET_FLAGS = {
     "codec_seq_len_frames": ("sequence_length", "--seq_len_frames"),
     "codec_num_images": ("num_images", "--num_images"),
     "codec_square_size": ("square_size", "--square_size"),
     "codec_patch_size": ("patch_size", "--patch_size"),
 }
-"""Argument of the plug-in: name of the setting in an asset, flag of the tool."""
+"""Argument of the plug-in to the setting of an asset and the flag of the asset tool."""
 
 
 @dataclass(frozen=True)
 class AssetEntry:
-    """What the index knows of one asset.
+    """One asset as its ``meta.json`` describes it.
 
     Attributes:
-        folder: where it lies.
-        key: its name.
-        video: the path it was made from, as written then.
-        source_size_bytes: size of that file.
-        config: the settings it was made with.
-        fingerprint: of these.
-        backend: what read the video.
-        exactness: of each field that the backend gave.
+        folder: folder of the asset.
+        key: name of the asset.
+        video: path of the video, as it was written when the asset was made.
+        source_size_bytes: size of the video then.
+        config: settings of the asset.
+        fingerprint: of settings and algorithm version.
+        backend: backend that read the video.
+        exactness: exactness of each codec signal.
         files: size and hash of each file, by name.
     """
 
@@ -68,10 +63,15 @@ class AssetLookupError(ValueError):
 
 
 class AssetIndex:
-    """All assets below some roots; those that the run uses are checked against its settings."""
+    """The assets below some roots; those that the run uses are checked against its settings."""
 
     def __init__(self, settings: EvalSettings, roots: Sequence[Path]) -> None:
-        """List the roots; one that does not exist yet is empty."""
+        """List the roots.
+
+        Args:
+            settings: of the run.
+            roots: folders of assets; one that does not exist yet counts as empty.
+        """
         self._settings = settings
         self._names: dict[Path, set[str]] = {root: _folders(root) for root in roots}
         self._read: dict[Path, AssetEntry] = {}
@@ -80,7 +80,7 @@ class AssetIndex:
         self._fingerprint: str | None = None
 
     def add(self, folder: Path) -> AssetEntry:
-        """Index one asset."""
+        """Add one asset to the index and return its entry."""
         entry = self._entry(folder)
         self._names.setdefault(folder.parent, set()).add(folder.name)
         if self._by_video is not None:
@@ -89,14 +89,14 @@ class AssetIndex:
 
     @property
     def fingerprint(self) -> str | None:
-        """Of the assets that this run uses; None before the first."""
+        """Return the fingerprint of the assets in use; None before the first was found."""
         return self._fingerprint
 
     def find(self, video: str) -> AssetEntry | None:
-        """The asset of a video, or None.
+        """Return the asset of a video, or None.
 
         Raises:
-            AssetError: for a ``meta.json`` that is no asset's.
+            AssetError: if a ``meta.json`` does not describe an asset.
             AssetLookupError: if the file's size differs from that of every matching asset's source,
                 the asset was made with other settings than the run's, by another version or with
                 other settings than other assets, or two different files match it.
@@ -113,19 +113,18 @@ class AssetIndex:
             return None
         raise AssetLookupError(
             f"{matches[0].folder}: made from a file of {matches[0].source_size_bytes} bytes, but "
-            f"{video} has {size}; make it again with --overwrite, or give video_root if it "
+            f"{video} has {size}; remake it with --overwrite, or give video_root if it "
             "belongs to another video of that name"
         )
 
     def key_of(self, video: str, root: str) -> str:
-        """The key that a new asset of this video gets: its path below ``video_root``, or where
-        the run has none below ``root``."""
+        """Return the key of a new asset: the video's path below ``video_root``, or ``root``."""
         return evaluation_key(
             os.path.abspath(video), os.path.abspath(self._settings.video_root or root)
         )
 
     def _matches(self, path: str, size: int | None) -> list[AssetEntry]:
-        """Assets that may be the video's, most telling first."""
+        """Return the assets that may be the video's, the best match first."""
         named = [self._entry(folder) for folder in self._folders_named_like(path)]
         exact = [entry for entry in named if _is_same(entry.video, path)]
         fitting = next((e for e in named if size is None or e.source_size_bytes == size), None)
@@ -134,7 +133,7 @@ class AssetIndex:
         return [*exact, *named]
 
     def _folders_named_like(self, path: str) -> Iterator[Path]:
-        """Folders whose name is a key of the path, the longest key first."""
+        """Yield the folders whose name is a key of the path, the longest key first."""
         root = self._settings.video_root
         parents = reversed(Path(path).parents) if root is None else [os.path.abspath(root)]
         for key in (evaluation_key(path, parent) for parent in parents):
@@ -143,7 +142,7 @@ class AssetIndex:
                     yield folder / key
 
     def _made_from(self, path: str) -> list[AssetEntry]:
-        """Assets whose recorded path is this one; the first call reads every ``meta.json``."""
+        """Return assets made from this path; the first call reads every ``meta.json``."""
         if self._by_video is None:
             self._by_video = defaultdict(list)
             folders = (root / name for root, names in self._names.items() for name in sorted(names))
@@ -159,7 +158,7 @@ class AssetIndex:
         return self._read[folder]
 
     def _claim(self, entry: AssetEntry, path: str) -> None:
-        """One asset serves one file: two that share it are told apart only by a root."""
+        """Refuse an asset for a second file; only ``video_root`` can separate the two."""
         real = os.path.realpath(path)
         first = self._used_by.setdefault(entry.folder, real)
         if first != real:
@@ -169,8 +168,8 @@ class AssetIndex:
             )
 
     def _require_settings(self, entry: AssetEntry) -> None:
-        """The run's own settings, this version's algorithm, and the same of all assets."""
-        for argument, (name, flag) in _FLAGS.items():
+        """Refuse an asset of other settings, another algorithm version or another fingerprint."""
+        for argument, (name, flag) in ASSET_FLAGS.items():
             asked, found = getattr(self._settings, argument), entry.config.get(name)
             if asked != found:
                 variable = f"LLAVA_CODEC_{argument.removeprefix('codec_').upper()}"
@@ -194,72 +193,19 @@ class AssetIndex:
             )
 
 
-def asset_config(settings: EvalSettings) -> AssetConfig:
-    """The settings of assets that this run computes itself."""
-    return AssetConfig(
-        **{name: getattr(settings, argument) for argument, (name, _) in _FLAGS.items()}
-    )
-
-
-def write_listing(
-    videos: Sequence[str], run_videos: Sequence[str], index: AssetIndex, path: Path
-) -> list[str]:
-    """Write the offline command's input: a line with ``video`` and ``key`` for each video.
+def asset_config(settings: EvalSettings, block_cells: int = 1) -> AssetConfig:
+    """Return the settings of assets that a run makes itself.
 
     Args:
-        videos: those without an asset.
-        run_videos: all of the run; outside known benchmarks, keys are relative to the folder that
-            these share.
-        index: knows the run's own root.
-        path: the file to write.
-
-    Returns:
-        The keys.
-    """
-    shared = os.path.commonpath([os.path.dirname(os.path.abspath(video)) for video in run_videos])
-    rows: list[dict[str, str]] = []
-    for video in map(os.path.abspath, videos):
-        root = root_of_video(Path(video), hf_home()) or shared
-        rows.append({"video": video, "key": index.key_of(video, str(root))})
-    lines = [json.dumps(row) for row in rows]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return [row["key"] for row in rows]
-
-
-def missing_message(
-    videos: Mapping[str, str], num_videos: int, listing: Path, settings: EvalSettings
-) -> str:
-    """Which of the run's videos have no asset, and the command that makes them from ``listing``.
-
-    Args:
-        videos: path to key of those without one.
-        num_videos: of the run.
-        listing: the command's input.
         settings: of the run.
+        block_cells: side of the block of cells that the projector merges into one token.
     """
-    shown = [f"  {key}: {video}" for video, key in list(videos.items())[:MISSING_LINES]]
-    if len(videos) > MISSING_LINES:
-        shown.append(f"  ... and {len(videos) - MISSING_LINES} more, all in {listing}")
-    root = settings.codec_root[0] if settings.codec_root else Path("OUT_ROOT/assets")
-    out_root = root.parent if root.name == "assets" else root
-    command = ["python", TOOL, "--jsonl", str(listing), "--out_root", str(out_root)]
-    for argument, (_, flag) in _FLAGS.items():
-        command += [flag, str(getattr(settings, argument))]
-    searched = ", ".join(str(root) for root in settings.codec_root) or "no codec_root was given"
-    return "\n".join(
-        [
-            f"{len(videos)} of {num_videos} videos of this run have no codec asset ({searched}):",
-            *shown,
-            f"Make them:\n  {shlex.join(command)}",
-            f"then pass codec_root={out_root / 'assets'}. Or choose codec_miss=online (compute "
-            "them in the run) or codec_miss=frames (uniform frames instead, recorded).",
-        ]
-    )
+    sizes = {name: getattr(settings, argument) for argument, (name, _) in ASSET_FLAGS.items()}
+    return AssetConfig(**sizes, block_cells=block_cells)
 
 
 def _is_same(recorded: str, path: str) -> bool:
-    """Whether a recorded path is this one, or leads to the same file."""
+    """Return whether a recorded path is this one, or leads to the same file."""
     if os.path.abspath(recorded) == path:
         return True
     try:
@@ -269,7 +215,7 @@ def _is_same(recorded: str, path: str) -> bool:
 
 
 def _folders(root: Path) -> set[str]:
-    """Names of the folders in a root; those that begin with a dot are unfinished."""
+    """Return the names of a root's folders; those that begin with a dot are unfinished."""
     try:
         with os.scandir(root) as items:
             return {item.name for item in items if item.name[0] != "." and item.is_dir()}

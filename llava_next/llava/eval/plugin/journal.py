@@ -1,10 +1,10 @@
-"""The answers of a run, written while it goes on: for resuming one that broke off, and the report.
+"""Record the answers of a run while it runs, so that it can be resumed and reported.
 
-Every rank writes the answers of a batch, as soon as it has them, to ``answers_rank<r>.jsonl``
-beside the results. A later run in the same folder takes over those whose key is its own: the key
-covers checkpoint, settings, fingerprint of the assets, versions of the libraries, document, prompt
-and generation settings. A file that is older than results in its folder belongs to a run that
-ended, and is removed. Sampled answers have no key and are never taken over.
+Every rank appends the answers of a batch, as soon as it has them, to ``answers_rank<r>.jsonl``
+beside the results. A later run in the same folder reuses the answers that have its own key: the
+key covers checkpoint, settings, asset fingerprint, library versions, document, prompt and
+generation settings. A file older than the results in its folder belongs to a run that ended, and
+is removed. Sampled answers have no key and are never reused.
 """
 
 import hashlib
@@ -18,22 +18,23 @@ from lmms_eval.api.instance import Instance
 from llava.eval.plugin.generation import GenerationSettings
 from llava.eval.plugin.manifest import library_versions
 from llava.eval.settings import EvalSettings
+from llava.files import append_json_lines, read_json_lines
 
 _FILES = "answers_rank*.jsonl"
 _WITHOUT_MEANING = ("manifest", "codec_debug", "codec_cache", "batch_size", "device", "codec_root")
-"""Settings that change no answer."""
+"""Settings that do not change answers."""
 
 
 class AnswerJournal:
-    """The answers of this run and of the one before it that broke off."""
+    """The answers of this run, and those of an interrupted run before it."""
 
     def __init__(self, folder: Path | None, rank: int, run_key: str) -> None:
-        """Read what earlier ranks left.
+        """Read the answers of an interrupted run in the same folder.
 
         Args:
-            folder: of the results; None keeps nothing.
-            rank: of this process.
-            run_key: see ``run_key``.
+            folder: folder of the results; None records nothing.
+            rank: number of this process.
+            run_key: identity of the run, see ``run_key``.
         """
         self._run_key = run_key
         self._path = None if folder is None else folder / f"answers_rank{rank}.jsonl"
@@ -47,32 +48,30 @@ class AnswerJournal:
         return len(self._kept)
 
     def key(self, request: Instance, settings: GenerationSettings | None) -> str:
-        """Identity of a request in this run.
+        """Return the identity of a request in this run.
 
         Args:
-            request: of lmms-eval; where it asks for a score, the continuation's number counts.
-            settings: how an answer is generated.
+            request: lmms-eval's request; of those for a score, the continuation's number counts.
+            settings: how the answer is generated; None for a score.
         """
         texts = [text for text in request.args[:2] if isinstance(text, str)]
         parts = [self._run_key, request.request_type, request.task_name, request.doc_id]
         return _digest([*parts, request.idx, texts, repr(settings)])
 
     def find(self, key: str) -> Any:
-        """The kept answer, or None."""
+        """Return the recorded answer, or None."""
         return self._kept.get(key)
 
     def keep(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write the answers of a batch before the next begins.
+        """Append the answers of a batch.
 
         Args:
-            rows: each with ``key`` (None: never to be taken over) and ``answer``, and whatever
-                else is to be known of the sample.
+            rows: one per sample, with ``key`` (None: never to be reused), ``answer``, and what
+                else the report shows of the sample.
         """
         if self._path is None:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as stream:
-            stream.write("".join(json.dumps(row) + "\n" for row in rows))
+        append_json_lines(self._path, rows)
 
 
 def run_key(settings: EvalSettings, checkpoint: Path, asset_fingerprint: str | None) -> str:
@@ -94,16 +93,12 @@ def run_key(settings: EvalSettings, checkpoint: Path, asset_fingerprint: str | N
 
 
 def read_answers(folder: Path) -> list[dict[str, Any]]:
-    """The rows of all ranks; a last line that was cut while being written is left out."""
-    return [
-        json.loads(line)
-        for path in sorted(folder.glob(_FILES))
-        for line in path.read_text(encoding="utf-8").split("\n")[:-1]
-    ]
+    """Return the rows of all ranks, without a last line that was cut off."""
+    return [row for path in sorted(folder.glob(_FILES)) for row in read_json_lines(path)]
 
 
 def _remove_finished(folder: Path) -> None:
-    """Remove the answers that results came of; every rank does, whoever is first."""
+    """Remove the answers of a run that ended; any rank may be the first to do so."""
     ended = max((path.stat().st_mtime_ns for path in folder.glob("*_results.json")), default=0)
     for path in folder.glob(_FILES):
         try:

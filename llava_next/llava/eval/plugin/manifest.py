@@ -1,17 +1,16 @@
-"""``manifest.json``: what the numbers beside it were made from.
+"""Write ``manifest.json``: what the scores beside it were made from.
 
-One file per run, written by rank 0 when all ranks have answered. A manifest of an earlier run in
-the same folder is kept under the time at which that run ended.
+Rank 0 writes one file per run when all ranks have answered. The manifest of an earlier run in the
+same folder is kept under the time at which that run ended.
 
-Counts are of visuals that reached the model: ``hits`` codec assets found, ``misses`` videos
-without one, of which ``online`` were computed in the run and the rest became frames; ``frames``
-videos shown as uniform frames, for whatever reason; ``frame_folders`` videos that a task has as
-folders of images, shown as uniform frames; ``images``.
+Its counts are of visuals that reached the model: ``hits`` (codec assets found), ``misses`` (videos
+without an asset), ``online`` (misses whose asset was made in the run; the others became frames),
+``frames`` (videos shown as uniform frames, for any reason), ``frame_folders`` (videos that the task
+stores as folders of images, shown as uniform frames) and ``images``.
 """
 
 import hashlib
 import json
-import os
 import sys
 import time
 from collections import Counter
@@ -25,6 +24,7 @@ from typing import Any
 
 from llava.eval.plugin.visuals import Visual
 from llava.eval.settings import EvalSettings
+from llava.files import write_json
 
 NAME = "manifest.json"
 _CHUNK_BYTES = 1 << 24
@@ -39,19 +39,23 @@ _PACKAGES = ("onevision-encoder", "lmms-eval", "torch", "transformers", "av", "n
 
 @dataclass
 class RunRecord:
-    """What one rank counts while it answers; ranks are added up for the manifest.
+    """The counts of one rank; ranks are added up for the manifest.
 
     Attributes:
         samples: requests answered in this run, by task.
-        resumed: requests whose answers an earlier run left that broke off, by task.
-        visuals: of these, by name (see the module's text).
+        resumed: requests whose answers an interrupted run had recorded, by task.
+        visuals: visuals shown, by the names of ``COUNTS``.
         missing_keys: videos without an asset.
-        fingerprints, backends, exactness: of the assets used, each with its number.
-        ignored_generation_settings: settings of tasks without a meaning here, by task.
+        fingerprints: number of assets used, by fingerprint.
+        backends: number of assets used, by the backend that read the video.
+        exactness: number of assets used, by the exactness of their signals.
+        ignored_generation_settings: settings of tasks that have no meaning here, by task.
         default_stops: lmms-eval's own stop string that was left out, by task.
-        judged_tasks: whose scores a judge model gives.
-        visual_tokens, text_tokens, new_tokens: per sample.
-        nanoseconds: by stage, ``visuals`` and ``model``.
+        judged_tasks: tasks that a judge model scores.
+        visual_tokens: number of each sample.
+        text_tokens: number of each sample's prompt.
+        new_tokens: number of each sample's answer.
+        nanoseconds: time by stage, ``visuals`` and ``model``.
     """
 
     samples: Counter[str] = field(default_factory=Counter)
@@ -115,7 +119,7 @@ def describe_visuals(visuals: Sequence[Visual], shown: Sequence[object]) -> dict
 
 
 def merge(records: Sequence[RunRecord]) -> RunRecord:
-    """The ranks' records as one."""
+    """Add up the records of all ranks."""
     total = RunRecord()
     for record in records:
         for name, value in vars(record).items():
@@ -180,7 +184,7 @@ def build_manifest(
 
 
 def describe_model(folder: Path) -> dict[str, Any]:
-    """Which checkpoint this was: hashes of its config and of all its weights, in order of name."""
+    """Return path and hashes of a checkpoint: config, and all weights in order of their names."""
     weights = sorted(folder.glob("*.safetensors"))
     content = hashlib.sha256()
     for path in weights:
@@ -196,19 +200,16 @@ def describe_model(folder: Path) -> dict[str, Any]:
 
 
 def library_versions() -> dict[str, str | None]:
-    """Of what takes part in an answer; None for what is not installed."""
+    """Return the versions of the libraries behind an answer; None for one not installed."""
     return {package: _version(package) for package in _PACKAGES}
 
 
 def write_manifest(manifest: dict[str, Any], path: Path) -> None:
-    """Write atomically; an earlier run's file is renamed by the time at which that run ended."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a manifest; an earlier run's gets the time at which that run ended in its name."""
     if path.exists():
         earlier = json.loads(path.read_text(encoding="utf-8"))["finished_at"]
         path.rename(path.with_name(f"{earlier}_{path.name}"))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_json(path, manifest)
 
 
 def _mean_and_max(values: Sequence[int]) -> dict[str, float]:

@@ -123,7 +123,8 @@ def default_stop(request: Instance) -> str | None:
         request: of a ``generate_until`` task; one that was built without a task has no default.
     """
     task = _task(request)
-    settings: Any = request.args[1]
+    arguments: tuple[Any, ...] = request.args
+    settings = arguments[1]
     if task is None or not isinstance(settings, Mapping):
         return None
     until, delimiter = settings.get("until"), task.config.fewshot_delimiter

@@ -45,7 +45,12 @@ class Visual(NamedTuple):
 
 
 class VisualLoader:
-    """Turns a sample's visuals into segments as the settings say."""
+    """Turns a sample's visuals into segments as the settings say.
+
+    Attributes:
+        config: the settings of assets that the run makes itself.
+        index: finds the asset of a video.
+    """
 
     def __init__(self, settings: EvalSettings, visual_config: VisualConfig, rank: int = 0) -> None:
         if settings.num_frames > visual_config.virtual_frames:
@@ -53,17 +58,11 @@ class VisualLoader:
                 f"num_frames must be at most {visual_config.virtual_frames}, the length of the "
                 f"checkpoint's virtual time line, got {settings.num_frames}"
             )
-        if self._computes(settings) and visual_config.merge_side_patches > 1:
-            raise ValueError(
-                "codec_miss=online makes assets whose cells are chosen one by one, which the "
-                "checkpoint's projector spatial_merge cannot read; use codec_miss=frames, or "
-                "assets made with block_cells = 2"
-            )
         self._settings = settings
         self._visual_config = visual_config
         self._log = settings.codec_debug == "all" or (settings.codec_debug == "main" and rank == 0)
-        self._config = asset_config(settings)
-        self._cache = settings.codec_cache / self._config.fingerprint
+        self.config = asset_config(settings, visual_config.merge_side_patches)
+        self._cache = settings.codec_cache / self.config.fingerprint
         roots = list(settings.codec_root) if settings.video_input == "codec" else []
         if self._computes(settings):
             roots.append(self._cache / "assets")
@@ -98,7 +97,7 @@ class VisualLoader:
     @property
     def asset_fingerprint(self) -> str | None:
         """Return that of the assets in use; before the first, of those the run would make."""
-        computed = self._config.fingerprint if self._computes(self._settings) else None
+        computed = self.config.fingerprint if self._computes(self._settings) else None
         return self.index.fingerprint or computed
 
     def load(self, visuals: Sequence[object]) -> list[Visual]:
@@ -162,7 +161,7 @@ class VisualLoader:
         """Make the asset now, as the offline command would."""
         started = time.perf_counter()
         asset = write_evaluation_asset(
-            video, key=self.index.key_of(video, root="/"), out_root=self._cache, config=self._config
+            video, key=self.index.key_of(video, root="/"), out_root=self._cache, config=self.config
         )
         logger.info(f"computed codec asset of {video} in {time.perf_counter() - started:.1f} s")
         return self.index.add(asset.folder)

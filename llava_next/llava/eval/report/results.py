@@ -1,4 +1,4 @@
-"""What evaluations left on disk: scores of tasks, scores of samples, and their manifest."""
+"""Read what evaluations wrote: scores of tasks, scores of samples, and the manifest."""
 
 import json
 from collections import defaultdict
@@ -14,11 +14,21 @@ from llava.eval.plugin.journal import read_answers
 from llava.eval.plugin.manifest import NAME
 
 _PAIRS = (("pred_answer", "answer"), ("parsed_pred", "answer"), ("pred_id", "answer_id"))
-"""Fields in which lmms-eval's tasks note what was read from an answer, and what was right."""
+"""Fields in which lmms-eval's tasks record the parsed answer and the right one."""
+
+_INPUTS = ("codec", "frames", "images", "text")
+_INPUT_OF_SOURCE = {
+    "codec": "codec",
+    "online": "codec",
+    "frames": "frames",
+    "frame_folder": "frames",
+    "image": "images",
+}
+"""Source of a visual, as the answers record it, to how a report names the input."""
 
 
 class ResultsError(ValueError):
-    """A folder that holds no results that can be reported."""
+    """A folder does not hold results that can be reported."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +36,13 @@ class SampleResult:
     """One document of a task.
 
     Attributes:
-        doc_id: its number in the task.
-        score: 0 to 1 in most tasks; None where the task's score is none of single samples.
-        answer: what the model said.
-        target: what was right.
-        prompt: the text of the question.
+        doc_id: number of the document in the task.
+        score: 0 to 1 in most tasks; None where the task does not score single samples.
+        answer: answer of the model.
+        target: right answer.
+        prompt: text of the question.
         visuals: where its visuals came from.
-        visual_tokens: how many tokens these were; None where not recorded.
+        visual_tokens: number of its visual tokens; None where not recorded.
     """
 
     doc_id: int
@@ -45,7 +55,7 @@ class SampleResult:
 
     @property
     def video(self) -> str | None:
-        """What ties it to other samples: the video that it asks about, if any."""
+        """Return the path of the video that the question is about, if any."""
         return self.visuals[0]["path"] if self.visuals else None
 
 
@@ -54,11 +64,12 @@ class TaskResult:
     """One task of a run.
 
     Attributes:
-        task: its name.
-        metric: the first of its scores.
-        value: what lmms-eval computed; a list where the task returns several.
-        samples: its documents, by number; of a group with the name of their task before it.
-        parts: names of a group's tasks; of a single task itself.
+        task: name of the task.
+        metric: name of the first of its scores.
+        value: the score as lmms-eval computed it; a list where the task returns several.
+        samples: documents by number; in a group the name of their task comes before it.
+        parts: names of a group's tasks; of a single task its own name.
+        is_share: whether the scores of samples are shares of 1, which are shown in percent.
     """
 
     task: str
@@ -66,15 +77,30 @@ class TaskResult:
     value: float | list[float]
     samples: dict[int | str, SampleResult]
     parts: tuple[str, ...]
+    is_share: bool
+
+    @property
+    def inputs(self) -> set[str]:
+        """Return how its samples were shown: ``codec``, ``frames``, ``images``, ``text``."""
+        return {
+            _INPUT_OF_SOURCE[visual["source"]]
+            for sample in self.samples.values()
+            for visual in sample.visuals
+        } or {"text"}
+
+    @property
+    def input(self) -> str:
+        """Return the same as one text, the most telling first."""
+        return " + ".join(name for name in _INPUTS if name in self.inputs)
 
     @property
     def scores(self) -> list[float]:
-        """Of the samples that have one."""
+        """Return the scores of the samples that have one."""
         return [item.score for item in self.samples.values() if item.score is not None]
 
     @property
     def groups(self) -> list[str]:
-        """Of the same samples: what each belongs to, its video or nothing but itself."""
+        """Return, for the same samples, the video of each, or a name of its own."""
         return [
             item.video or f"document {number}"
             for number, item in self.samples.items()
@@ -83,7 +109,7 @@ class TaskResult:
 
     @property
     def visual_tokens(self) -> float | None:
-        """Mean per sample, or None where not recorded."""
+        """Return the mean per sample, or None where not recorded."""
         counts = [item.visual_tokens for item in self.samples.values()]
         known = [count for count in counts if count is not None]
         return mean(known) if known else None
@@ -101,25 +127,25 @@ class RunResult:
 
     @property
     def results(self) -> dict[str, TaskResult]:
-        """Tasks and groups by name."""
+        """Return tasks and groups by name."""
         return {**self.tasks, **self.groups}
 
     @property
     def video_input(self) -> str:
-        """``codec`` or ``frames``."""
+        """Return ``codec`` or ``frames``."""
         return str(self.manifest["settings"]["video_input"])
 
     @property
     def model(self) -> str:
-        """Hash that says which weights."""
+        """Return the hash of the weights."""
         return str(self.manifest["model"]["weights_sha256"])
 
 
-def read_runs(paths: Sequence[Path]) -> list[RunResult]:
-    """Every run below the given folders; of several in one folder the newest.
+def read_evaluations(paths: Sequence[Path]) -> list[RunResult]:
+    """Read every run below the given folders; of several in one folder the newest.
 
     Raises:
-        ResultsError: for a folder without any, or a run without manifest or samples.
+        ResultsError: if a folder holds no run, or a run has no manifest or no samples.
     """
     runs: list[RunResult] = []
     for path in paths:
@@ -131,7 +157,7 @@ def read_runs(paths: Sequence[Path]) -> list[RunResult]:
 
 
 def sample_score(value: Any) -> float | None:
-    """The score of one sample from what a task notes about it, or None where it notes none."""
+    """Return the score of one sample from what its task records, or None."""
     if isinstance(value, bool | int | float):
         return float(value)
     if not isinstance(value, Mapping):
@@ -149,8 +175,10 @@ def sample_score(value: Any) -> float | None:
 
 
 def video_mmmu_score(value: Any) -> float | None:
-    """The score of one VideoMMMU sample, options or open answer, by the task's own code; None for
-    an empty open answer, which the task leaves out of its score."""
+    """Return the score of a VideoMMMU sample by the task's own code.
+
+    None for an empty answer to an open question, which the task leaves out of its score.
+    """
     if not isinstance(value, Mapping) or value["parsed_pred"] == "API Error":
         return None
     settle_hf_home()
@@ -161,11 +189,10 @@ def video_mmmu_score(value: Any) -> float | None:
 
 
 def group_result(group: str, tasks: Sequence[TaskResult]) -> TaskResult | None:
-    """A group as the mean of its tasks, each of equal weight, or None where their scores differ in
-    kind.
+    """Return a group as the mean of its tasks, or None where their metrics differ.
 
-    The scores of its samples are weighted so that their mean is the mean of the tasks' means. So
-    intervals and tests know that tasks of a group share videos.
+    The scores of its samples are weighted so that their mean is the mean of the tasks' means.
+    Intervals and tests can so account for videos that several tasks share.
     """
     values = [task.value for task in tasks if not isinstance(task.value, list)]
     if len({task.metric for task in tasks}) != 1 or len(values) < len(tasks):
@@ -177,19 +204,19 @@ def group_result(group: str, tasks: Sequence[TaskResult]) -> TaskResult | None:
             score = None if sample.score is None else weight * sample.score
             samples[f"{task.task} {number}"] = replace(sample, score=score)
     parts = tuple(task.task for task in tasks)
-    return TaskResult(group, tasks[0].metric, mean(values), samples, parts)
+    is_share = all(task.is_share for task in tasks)
+    return TaskResult(group, tasks[0].metric, mean(values), samples, parts, is_share)
 
 
 def equal_weights(counts: Sequence[int]) -> list[float]:
-    """What the samples of tasks are multiplied with, so that their mean is the mean of the tasks'
-    means."""
+    """Return factors of the scores of tasks that make their mean the mean of the tasks' means."""
     return [sum(counts) / (len(counts) * max(1, count)) for count in counts]
 
 
 def _read_run(folder: Path, path: Path) -> RunResult:
     newest = max(folder.glob("*_results.json"))
     if not (folder / NAME).is_file():
-        raise ResultsError(f"{folder}: no {NAME}, so it is not known what was evaluated there")
+        raise ResultsError(f"{folder}: no {NAME}, so what was evaluated there is not known")
     manifest = json.loads((folder / NAME).read_text(encoding="utf-8"))
     results = json.loads(newest.read_text(encoding="utf-8"))
     stem = newest.name.removesuffix("results.json")
@@ -206,7 +233,9 @@ def _read_run(folder: Path, path: Path) -> RunResult:
         rows = map(json.loads, samples.read_text(encoding="utf-8").splitlines())
         read = [_read_sample(row, task, metric, details[task]) for row in rows]
         by_number: dict[int | str, SampleResult] = {item.doc_id: item for item in read}
-        tasks[task] = TaskResult(task, metric, value, by_number, (task,))
+        scores = [item.score for item in read if item.score is not None]
+        is_share = all(0 <= score <= 1 for score in scores)
+        tasks[task] = TaskResult(task, metric, value, by_number, (task,), is_share)
     groups = {
         name: group
         for name, parts in results.get("group_subtasks", {}).items()
@@ -243,7 +272,7 @@ def _read_sample(
 
 
 def _answer(response: Any) -> str:
-    """What the model said; of a question scored by likelihoods, the mean loss of each option."""
+    """Return the answer; for a question scored by likelihoods the mean loss of each option."""
     if not isinstance(response, list) or not response:
         return str(response)
     if isinstance(response[0], list):
@@ -252,7 +281,7 @@ def _answer(response: Any) -> str:
 
 
 def _with_own_names(runs: Sequence[RunResult]) -> list[RunResult]:
-    """Names that tell runs apart: the folder's, with a number where two share one."""
+    """Give runs distinct names: the folder's, with a number where several share one."""
     seen: dict[str, int] = defaultdict(int)
     named: list[RunResult] = []
     for run in runs:

@@ -1,4 +1,4 @@
-"""Samples of the report: question, what was right, every run's answer, and what the model saw."""
+"""Show samples in a report: question, right answer, every run's answer, what the model saw."""
 
 from collections.abc import Sequence
 from html import escape
@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from cv_reader.assets import read_asset
-from llava.eval.report.results import RunResult, SampleResult
+from llava.eval.report.results import RunResult, SampleResult, TaskResult
 from llava.pages.page import figure, table
 from llava.visual.pictures import load_image
 from llava.visual.video_process import read_uniform_frames
@@ -18,7 +18,7 @@ _TILES = 8
 
 
 def samples_section(runs: Sequence[RunResult], num_samples: int) -> str:
-    """Some samples of every task: those that runs disagree on first, wins and losses in turn."""
+    """Return some samples of every task, first those that runs disagree on."""
     parts = ["<h2>Samples</h2>"]
     for task in dict.fromkeys(task for run in runs for task in run.tasks):
         having = [run for run in runs if task in run.tasks]
@@ -26,8 +26,19 @@ def samples_section(runs: Sequence[RunResult], num_samples: int) -> str:
     return "\n".join(parts)
 
 
+def badge(name: str) -> str:
+    """Return the name of an input as a coloured mark."""
+    kind = name if name in ("codec", "frames") else "none"
+    return f'<span class="badge {kind}">{escape(name)}</span>'
+
+
+def _shown_as(sample: SampleResult) -> str:
+    """Return how one sample was shown, as ``TaskResult.input`` does for a task."""
+    return TaskResult("", "", 0.0, {sample.doc_id: sample}, (), True).input
+
+
 def _chosen(task: str, runs: Sequence[RunResult], num_samples: int) -> list[int | str]:
-    """Document numbers: codec right and frames wrong, the reverse, and so on; then the others."""
+    """Return document numbers: wins and losses of codec input in turn, then the others."""
     samples = runs[0].tasks[task].samples
     better, worse, same = [], [], []
     for number in samples:
@@ -42,7 +53,7 @@ def _chosen(task: str, runs: Sequence[RunResult], num_samples: int) -> list[int 
 
 
 def _mean_score(task: str, number: int | str, runs: Sequence[RunResult], kind: str) -> float:
-    """Of the runs with this input; equal for both inputs where one of them has no run."""
+    """Return the mean score over runs with this input; 0 unless both inputs have a run."""
     scores = [
         sample.score
         for run in runs
@@ -61,7 +72,7 @@ def _sample(task: str, number: int | str, runs: Sequence[RunResult]) -> str:
     first = found[0][1]
     rows = [
         [
-            f'{escape(run.name)} <span class="{run.video_input}">{run.video_input}</span>',
+            f"{escape(run.name)} {badge(_shown_as(sample))}",
             f"<code>{escape(sample.answer)}</code>",
             "" if sample.score is None else f"{sample.score:.3g}",
         ]
@@ -91,10 +102,10 @@ def _pictures(run: RunResult, sample: SampleResult) -> str:
 
 
 def _tiles(visual: dict[str, Any], num_frames: int) -> list[Image.Image]:
-    """What the model saw of a visual, where it is still there.
+    """Return the pictures of a visual as the model saw them.
 
     Raises:
-        ValueError: where it is not.
+        ValueError: if the files are no longer there.
     """
     if visual["asset"]:
         return [load_image(path) for path in read_asset(Path(visual["asset"])).images]
@@ -106,7 +117,7 @@ def _tiles(visual: dict[str, Any], num_frames: int) -> list[Image.Image]:
 
 
 def _strip(tiles: Sequence[Image.Image]) -> Image.Image:
-    """Pictures side by side, as high as each other, at most eight."""
+    """Put at most eight pictures side by side, scaled to one height."""
     small = [
         tile.resize((max(1, round(tile.width * _TILE_PX / tile.height)), _TILE_PX))
         for tile in tiles[:_TILES]

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from llava.pages.line_chart import STYLE, Line, line_chart
+from llava.pages.charts import Curve, line_chart
 from llava.pages.page import page
 from llava.train.report.runs import Row, Run, read_runs
 from llava.train.report.tables import run_sections, summary_table
@@ -23,11 +23,11 @@ _MEMORY = {"device": "peak_memory_bytes", "first process": "peak_host_memory_byt
 
 def build_page(runs: Sequence[Run]) -> str:
     """Return the whole page as HTML."""
-    return page("Training report", build_body(runs), STYLE)
+    return page("Training report", build_body(runs))
 
 
 def build_body(runs: Sequence[Run]) -> str:
-    """Return the sections of the page as HTML; they need ``llava.pages.line_chart.STYLE``."""
+    """Return the sections of the page as HTML."""
     body = [
         summary_table(runs),
         "<h2>Curves</h2>",
@@ -119,11 +119,11 @@ def _line(
     value: Callable[[Row], float | None],
     colour: int,
     scale: float = 1.0,
-) -> Line:
+) -> Curve:
     found = [(row["step"], value(row)) for row in rows]
     points = [(step, number) for step, number in found if number is not None]
     points = [(step, number * scale) for step, number in points if math.isfinite(number)]
-    return Line(name, [step for step, _ in points], [number for _, number in points], colour)
+    return Curve(name, [step for step, _ in points], [number for _, number in points], colour)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,9 +12,8 @@ from llava.eval.plugin.asset_index import (
     AssetIndex,
     AssetLookupError,
     asset_config,
-    missing_message,
-    write_listing,
 )
+from llava.eval.plugin.preflight import missing_message, write_missing
 from llava.eval.settings import EvalSettings
 
 
@@ -182,7 +181,7 @@ def test_the_repair_names_every_video_and_the_command(tmp_path: Path) -> None:
     index = AssetIndex(settings, [])
     videos = [f"/data/{folder}/{number}.mp4" for folder in "ab" for number in range(15)]
     listing = tmp_path / "out" / "missing.jsonl"
-    keys = write_listing(videos, videos, index, listing)
+    keys = write_missing(videos, videos, index, listing)
     rows = [json.loads(line) for line in listing.read_text().splitlines()]
     assert rows[0] == {"video": "/data/a/0.mp4", "key": "a__0"}
     assert [row["video"] for row in rows] == videos
@@ -202,4 +201,4 @@ def test_a_benchmarks_video_is_named_as_preparation_names_it(
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     video = str(tmp_path / "TOMATO" / "videos" / "human" / "1.mp4")
     index = AssetIndex(EvalSettings(pretrained=""), [])
-    assert write_listing([video], [video], index, tmp_path / "l.jsonl") == ["videos__human__1"]
+    assert write_missing([video], [video], index, tmp_path / "l.jsonl") == ["videos__human__1"]

@@ -98,13 +98,16 @@ def test_online_assets_equal_offline_ones_byte_for_byte(toy: Toy, tmp_path: Path
     assert (again.source, again.missed) == ("codec", False)
 
 
-def test_assets_of_single_cells_are_refused_by_a_merging_projector(toy: Toy) -> None:
+def test_a_merging_projector_needs_assets_of_blocks(toy: Toy, tmp_path: Path) -> None:
     merging = VisualConfig(patches_per_side=8, merge_side_patches=2)
     loader = VisualLoader(read_settings(toy.arguments(), {}), merging)
     with pytest.raises(ValueError, match=r"assets/b__clip: .*spatial_merge.*block_cells = 2"):
         loader.missing([str(toy.videos[1])])
-    with pytest.raises(ValueError, match="codec_miss=online .*spatial_merge"):
-        VisualLoader(read_settings(toy.arguments(codec_miss="online"), {}), merging)
+    online = toy.arguments(codec_root=None, codec_miss="online", codec_cache=tmp_path)
+    [made] = VisualLoader(read_settings(online, {}), merging).load([str(toy.videos[1])])
+    assert made.segment.placeholder_tokens == (16, 16)
+    assert made.asset is not None
+    assert made.asset.config["block_cells"] == 2
     frames = VisualLoader(read_settings(toy.arguments(video_input="frames"), {}), merging)
     [visual] = frames.load([str(toy.videos[1])])
     assert visual.segment.placeholder_tokens == (16, 16)

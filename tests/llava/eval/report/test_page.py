@@ -12,8 +12,8 @@ import pytest
 
 from llava.eval.plugin.manifest import RunRecord, build_manifest
 from llava.eval.report.page import main
-from llava.eval.report.results import ResultsError, read_runs, sample_score, video_mmmu_score
-from llava.eval.report.significance import bootstrap_mean, compare
+from llava.eval.report.results import ResultsError, read_evaluations, sample_score, video_mmmu_score
+from llava.eval.report.significance import compare_paired, confidence_interval
 from llava.eval.settings import EvalSettings, read_settings
 from support.eval_toy import Toy
 
@@ -118,8 +118,8 @@ def test_losses_are_as_plain_as_wins(pair: list[Path], tmp_path: Path) -> None:
     assert "better on 1, worse on 1 of 3 tasks; on 1 no difference is shown" in page.text
     assert "codec is better" in page.text
     assert "codec is worse" in page.text
-    assert "+50.0 (" in page.text, "0.9 against 0.4"
-    assert "-75.0 (" in page.text
+    assert "+50.0" in page.text, "0.9 against 0.4"
+    assert "-75.0" in page.text
     assert "0 / 0 / 20" in page.text
     assert page.images == 3 * 2 * 2, "three tasks, two samples, two runs"
     assert "<B>" in page.text, "what a model says is shown, not interpreted"
@@ -128,7 +128,7 @@ def test_losses_are_as_plain_as_wins(pair: list[Path], tmp_path: Path) -> None:
 
 def test_a_group_is_the_mean_of_its_tasks(toy: Toy, tmp_path: Path) -> None:
     """Tasks of 2 and 6 documents weigh the same, and share their videos."""
-    visuals = [{"source": "frames", "path": f"clip_{number}", "asset": None} for number in range(6)]
+    clips = [{"path": f"clip_{number}", "asset": None} for number in range(6)]
     scores = {
         "codec": {"short": [1, 1], "long": [1, 0, 0, 0, 0, 1]},
         "frames": {"short": [0, 1], "long": [1, 0, 0, 0, 1, 1]},
@@ -139,22 +139,55 @@ def test_a_group_is_the_mean_of_its_tasks(toy: Toy, tmp_path: Path) -> None:
             tmp_path / kind,
             read_settings(toy.arguments(video_input=kind), {}),
             tasks,
-            visuals,
+            [{"source": kind, **clip} for clip in clips],
             groups=groups,
         )
         for kind, tasks in scores.items()
     ]
-    codec, frames = read_runs(folders)
+    codec, frames = read_evaluations(folders)
     assert codec.groups["both"].value == pytest.approx((1 + 2 / 6) / 2)
     group = codec.groups["both"]
-    assert bootstrap_mean(group.scores, group.groups).mean == pytest.approx((1 + 2 / 6) / 2)
+    assert confidence_interval(group.scores, group.groups).mean == pytest.approx((1 + 2 / 6) / 2)
     assert len(set(group.groups)) == 6, "clips, not documents"
     page = _page(folders, tmp_path / "page.html")
-    assert "both, mean of 2 tasks" in page.text
+    assert "bothmean of 2 tasks" in page.text
     difference = 100 * ((1 + 2 / 6) / 2 - (1 / 2 + 3 / 6) / 2)
-    assert f"{difference:+.1f} (" in page.text
+    assert f"{difference:+.1f}none: only 6 videos" in page.text
     assert "1 / 1 / 6" in page.text
     assert "of 2 tasks; on 2 no difference" in page.text, "the group is no task of its own"
+
+
+def test_tasks_that_are_shown_as_frames_in_both_runs_are_no_comparison(
+    toy: Toy, tmp_path: Path
+) -> None:
+    """Folders of frames have no codec signals: the run's input is not the task's."""
+    clips = [{"source": "frame_folder", "path": f"clip_{n}", "asset": None} for n in range(20)]
+    folders = [
+        _write_run(
+            tmp_path / kind, read_settings(toy.arguments(video_input=kind), {}), tasks, clips
+        )
+        for kind, tasks in (("codec", {"folders": [1] * 20}), ("frames", {"folders": [0] * 20}))
+    ]
+    page = _page(folders, tmp_path / "page.html")
+    assert "no codec input: frames in both runs" in page.text
+    assert "better on 0, worse on 0 of 0 tasks" in page.text
+    assert read_evaluations(folders)[0].tasks["folders"].input == "frames"
+    assert "folderscodecframesaccuracy100.0 %" in page.text, "task, run, shown as, metric, score"
+
+
+@pytest.mark.parametrize("reported", [0.5, 50.0, 0.0])
+def test_scores_of_one_column_have_one_scale(toy: Toy, tmp_path: Path, reported: float) -> None:
+    """Some tasks report a share of 1, some percent."""
+    settings = read_settings(toy.arguments(), {})
+    image = {"source": "image", "path": None, "asset": None}
+    right = [1, 0] if reported else [0, 0]
+    folder = _write_run(tmp_path / "run", settings, {"task": right}, [image] * 2)
+    path = folder / "20260101_results.json"
+    found = f'"accuracy,none": {sum(right) / 2}'
+    assert found in path.read_text()
+    path.write_text(path.read_text().replace(found, f'"accuracy,none": {reported}'))
+    percent = "50.0 %" if reported else "0.0 %"
+    assert f"accuracy{percent}{percent}" in _page([folder], tmp_path / "page.html").text
 
 
 def test_groups_of_different_scores_have_none(toy: Toy, tmp_path: Path) -> None:
@@ -165,7 +198,7 @@ def test_groups_of_different_scores_have_none(toy: Toy, tmp_path: Path) -> None:
     )
     path = folder / "20260101_results.json"
     path.write_text(path.read_text().replace('{"accuracy,none": 0.0}', '{"accuracy,none": [0, 1]}'))
-    [run] = read_runs([folder])
+    [run] = read_evaluations([folder])
     assert (run.groups, list(run.tasks)) == ({}, ["a", "b"])
 
 
@@ -207,7 +240,7 @@ def test_unequal_budgets_are_not_judged(pair: list[Path], toy: Toy, tmp_path: Pa
 def test_one_run_is_reported_alone(pair: list[Path], tmp_path: Path) -> None:
     page = _page(pair[:1], tmp_path / "page.html")
     assert "nothing to compare" in page.text
-    assert "0.90" in page.text
+    assert "90.0 %90.0 %" in page.text, "score and mean of samples"
 
 
 def test_what_cannot_be_reported_is_named(
@@ -217,10 +250,10 @@ def test_what_cannot_be_reported_is_named(
     assert "no *_results.json" in capsys.readouterr().err
     (pair[0] / "manifest.json").unlink()
     with pytest.raises(ResultsError, match=r"no manifest.json"):
-        read_runs(pair[:1])
+        read_evaluations(pair[:1])
     (pair[1] / "20260101_samples_lost.jsonl").unlink()
     with pytest.raises(ResultsError, match="evaluate with --log_samples"):
-        read_runs(pair[1:])
+        read_evaluations(pair[1:])
 
 
 @pytest.mark.parametrize(
@@ -245,11 +278,12 @@ def test_scores_of_samples_as_tasks_note_them(value: object, score: float | None
 
 def test_an_interval_covers_as_the_normal_one_does() -> None:
     scores = [1.0] * 300 + [0.0] * 100
-    mean, low, high = bootstrap_mean(scores)
+    mean, low, high, method = confidence_interval(scores)
     half = 1.96 * math.sqrt(0.75 * 0.25 / 400)
     assert mean == 0.75
     assert (low, high) == pytest.approx((0.75 - half, 0.75 + half), abs=0.006)
-    assert bootstrap_mean(scores) == (mean, low, high)
+    assert method == "bootstrap over 400 samples"
+    assert confidence_interval(scores) == (mean, low, high, method)
 
 
 @pytest.mark.parametrize(("wins", "losses"), [(9, 1), (6, 4), (0, 7), (3, 3)])
@@ -258,7 +292,7 @@ def test_the_paired_test_is_mcnemars_on_right_and_wrong(wins: int, losses: int) 
     second = [0.0] * wins + [1.0] * losses + [1.0] * 30
     changed, larger = wins + losses, max(wins, losses)
     tail = sum(math.comb(changed, k) for k in range(larger, changed + 1)) / 2**changed
-    result = compare(first, second)
+    result = compare_paired(first, second)
     assert result.p_value == pytest.approx(min(1.0, 2 * tail), abs=0.015)
     assert (result.wins, result.losses, result.samples) == (wins, losses, 30 + changed)
     assert result.difference.mean == pytest.approx((wins - losses) / (30 + changed))
@@ -269,17 +303,48 @@ def test_questions_on_one_video_count_as_one() -> None:
     single = [1.0] * 8 + [0.0] * 2
     repeated = [score for score in single for _ in range(4)]
     groups = [str(video) for video in range(10) for _ in range(4)]
-    assert bootstrap_mean(repeated, groups) == bootstrap_mean(single)
+    assert confidence_interval(repeated, groups)[:3] == confidence_interval(single)[:3]
+    many_videos = [str(number) for number in range(30) for _ in range(4)]
+    answers = [1.0] * 100 + [0.0] * 20
+    clustered = confidence_interval(answers, many_videos)
+    assert clustered.method == "bootstrap over 30 videos"
+    assert clustered[:3] == confidence_interval([1.0] * 25 + [0.0] * 5)[:3]
     zeros, many = [0.0] * 10, [0.0] * 40
-    assert compare(repeated, many, groups).p_value == compare(single, zeros).p_value
-    assert compare(repeated, many).p_value < compare(repeated, many, groups).p_value
+    assert compare_paired(repeated, many, groups).p_value == compare_paired(single, zeros).p_value
+    assert compare_paired(repeated, many).p_value < compare_paired(repeated, many, groups).p_value
     with pytest.raises(ValueError, match="every sample needs a group"):
-        bootstrap_mean(single, groups)
+        confidence_interval(single, groups)
 
 
 def test_no_difference_is_no_finding() -> None:
-    result = compare([0.0, 1.0], [0.0, 1.0])
-    assert (result.p_value, result.difference) == (1.0, (0.0, 0.0, 0.0))
+    result = compare_paired([0.0, 1.0], [0.0, 1.0])
+    assert result.p_value == 1.0
+    assert result.difference == (0.0, None, None, "none: the same on all 2 samples")
+
+
+@pytest.mark.parametrize(("right", "count"), [(0, 1), (1, 2), (7, 12), (19, 19), (40, 40)])
+def test_few_or_equal_answers_have_wilsons_interval(right: int, count: int) -> None:
+    """Ends of Wilson's interval are the shares that a normal test at 5 % just accepts."""
+    mean, low, high, method = confidence_interval([1.0] * right + [0.0] * (count - right))
+    assert mean == right / count
+    if count == 1:
+        assert (low, high, method) == (None, None, "none: one sample")
+        return
+    assert method == f"Wilson, {count} samples"
+    assert low is not None
+    assert high is not None
+    for end in (low, high):
+        error = math.sqrt(end * (1 - end) / count)
+        assert abs(mean - end) == pytest.approx(1.959964 * error, abs=1e-6)
+    assert low < mean < high or mean in (0.0, 1.0)
+
+
+def test_questions_on_one_video_have_no_interval() -> None:
+    interval = confidence_interval([1.0, 0.0] * 6, ["clip.mp4"] * 12)
+    assert interval == (0.5, None, None, "none: all 12 samples share one video")
+    assert confidence_interval([0.1, 0.5, 0.9]).method == "none: only 3 samples"
+    difference = compare_paired([1.0, 0.0, 1.0], [0.0] * 3).difference
+    assert difference[1:] == (None, None, "none: only 3 samples")
 
 
 def test_the_page_needs_nothing_from_outside(pair: list[Path], tmp_path: Path) -> None:

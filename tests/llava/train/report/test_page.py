@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from llava.pages.line_chart import COLOURS, Line, line_chart, running_mean, thin
+from llava.pages.charts import COLOURS, Curve, line_chart, running_mean, thin
 from llava.train.report.page import main
 
 VERSIONS = {"torch": "2.0", "python": "3.11"}
@@ -123,7 +123,7 @@ def test_no_run_ends_with_code_2(tmp_path, capsys, case):
 def test_long_lines_are_thinned_but_keep_their_peaks():
     values = [0.0] * 5000
     values[1234], values[4321] = 9.0, -9.0
-    line = thin(Line("a", list(range(5000)), values, 0), most=100)
+    line = thin(Curve("a", list(range(5000)), values, 0), most=100)
     assert len(line.steps) <= 100 and list(line.steps) == sorted(line.steps)
     assert {(1234, 9.0), (4321, -9.0)} <= set(zip(line.steps, line.values, strict=True))
 
@@ -137,7 +137,7 @@ def test_the_running_mean_forgets_slowly():
 
 @pytest.mark.parametrize("values", [[0.0], [5.0, 5.0], [-1.0, 2e-6], [1e12, 3.0]])
 def test_every_point_lies_inside_its_chart(values):
-    chart = line_chart("t", [Line("a", list(range(len(values))), values, COLOURS + 1)])
+    chart = line_chart("t", [Curve("a", list(range(len(values))), values, COLOURS + 1)])
     for x, y in re.findall(r'<circle cx="([\d.-]+)" cy="([\d.-]+)"', chart):
         assert 66 <= float(x) <= 628 and 12 <= float(y) <= 250
-    assert "var(--c1)" in chart and line_chart("t", [Line("a", [], [], 0)]) == ""
+    assert "var(--c1)" in chart and line_chart("t", [Curve("a", [], [], 0)]) == ""
