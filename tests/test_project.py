@@ -125,10 +125,12 @@ ROOMS = {
     "llava.eval.study": "conversation eval.report model pages visual",
     "llava.model": "conversation visual",
     "llava.pages": "",
+    "llava.pictures": "visual",
     "llava.train": "conversation data model train.report train.run visual",
     "llava.train.report": "pages train.run",
     "llava.train.run": "data pages train",
     "llava.visual": "",
+    "llava.visuals": "visual",
 }
 """Room to the other rooms of its package that it may import. A room is a folder of modules, or a
 module at the top of its package; ``llava.train`` and ``llava.eval`` have rooms of their own."""

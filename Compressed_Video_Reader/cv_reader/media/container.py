@@ -85,6 +85,10 @@ def open_stream(
     spared = _WITHOUT_DECODING if without_decoding and _declares_all(path) else {}
     with _open(path, spared) as container:
         stream = _choose_stream(container, path, stream_index)
+        if stream.width == 0 and _is_animated_webp(path):
+            raise UnsupportedVideoError(
+                path, "is an animated WebP, which FFmpeg does not decode; convert it to MP4 or GIF"
+            )
         check_size(stream.width, stream.height, path)
         yield container, stream
 
@@ -233,6 +237,14 @@ def _choose_stream(container: InputContainer, path: str, stream_index: int | Non
     if stream.codec_context.codec.canonical_name in _TEXT_CODECS:
         raise UnsupportedVideoError(path, "is a text file, not a video; leave it out")
     return stream
+
+
+def _is_animated_webp(path: str) -> bool:
+    """Return whether a file is a WebP whose extended header has the flag for animations."""
+    with open(path, "rb") as file:
+        header = file.read(21)
+    is_extended = header[:4] == b"RIFF" and header[8:16] == b"WEBPVP8X"
+    return is_extended and len(header) == 21 and bool(header[20] & 2)
 
 
 def _is_decodable(stream: VideoStream) -> bool:

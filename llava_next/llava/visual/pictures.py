@@ -6,6 +6,7 @@ Rules chosen here:
   for white pages. 16-bit grey is scaled to 8 bits. EXIF orientation is applied.
 """
 
+import io
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,52 +15,107 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
+MAX_PICTURE_PX = 178_956_970
+"""Larger pictures are refused before they are decoded: Pillow's limit, which libraries change."""
+
 _ORIENTATION = 0x0112
 # What Pillow raises for files that are missing, truncated, damaged, or not images at all.
 _PILLOW_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error)
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt")
+_MAX_FILE_BYTES = 1 << 30
 
 
 def load_image(path: str | Path) -> Image.Image:
     """Read an image file as upright 8-bit RGB.
 
-    Pillow's limit on decoded size stays in force: a file that would unpack to more than
-    ``2 * Image.MAX_IMAGE_PIXELS`` is refused.
-
     Raises:
-        ValueError: if the file is missing, damaged, no image, too large or of a pixel mode that
-            has no 8-bit meaning; the message names the file.
+        ValueError: if the file is missing, damaged, no image, of more than ``MAX_PICTURE_PX``
+            pixels or of a pixel mode that has no 8-bit meaning; the message names the file.
     """
-    try:
-        with _whole_files_only(), Image.open(path) as image:
-            image.load()
-            return to_rgb(image)
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"image {path} is too large: {error}") from error
-    except _PILLOW_ERRORS as error:
-        raise ValueError(f"image {path} cannot be read: {error}") from error
+    with _named_errors(path), _whole_files_only():
+        try:
+            return _read_rgb(path)
+        except ValueError as error:
+            return _read_rgb(_without_text(path, error))
+
+
+def _read_rgb(source: str | Path | io.BytesIO) -> Image.Image:
+    with Image.open(source) as image:
+        _check_kind(image)
+        image.load()
+        return to_rgb(image)
 
 
 def read_image_size(path: str | Path) -> tuple[int, int]:
-    """Upright (width, height) of an image file from its header; pixels are not decoded.
+    """Return upright (width, height) of an image file from its header, without decoding pixels.
 
     Raises:
-        ValueError: if the file is missing or no image; the message names the file.
+        ValueError: if the file is missing, no image or too large; the message names the file.
     """
+    with _named_errors(path):
+        try:
+            return _read_size(path)
+        except ValueError as error:
+            return _read_size(_without_text(path, error))
+
+
+def _read_size(source: str | Path | io.BytesIO) -> tuple[int, int]:
+    with Image.open(source) as image:
+        _check_kind(image)
+        # A PNG may hold its orientation behind the pixels; only what was read so far counts.
+        rotated = "exif" in image.info and image.getexif().get(_ORIENTATION, 1) >= 5
+        width, height = image.size
+    return (height, width) if rotated else (width, height)
+
+
+def _check_kind(image: Image.Image) -> None:
+    if image.format == "EPS":
+        raise OSError("PostScript is a program, and is not run; save it as PNG")
+    if image.width * image.height > MAX_PICTURE_PX:
+        raise Image.DecompressionBombError(
+            f"{image.width} x {image.height} pixels, the limit is {MAX_PICTURE_PX} in all"
+        )
+
+
+def _without_text(path: str | Path, error: ValueError) -> io.BytesIO:
+    """Return a PNG file without its text chunks, of which Pillow refuses large ones.
+
+    Image generators store whole workflows there; viewers ignore them.
+
+    Raises:
+        ValueError: the given error of Pillow, if the file is no PNG.
+    """
+    path = Path(path)
+    if not path.is_file() or path.stat().st_size > _MAX_FILE_BYTES:
+        raise error
+    content = memoryview(path.read_bytes())
+    if content[:8] != _PNG_SIGNATURE:
+        raise error
+    kept, start = [content[:8]], 8
+    while start + 12 <= len(content):
+        size = int.from_bytes(content[start : start + 4], "big")
+        if bytes(content[start + 4 : start + 8]) not in _PNG_TEXT:
+            kept.append(content[start : start + 12 + size])
+        start += 12 + size
+    return io.BytesIO(b"".join(kept))
+
+
+@contextmanager
+def _named_errors(path: str | Path) -> Iterator[None]:
+    """Turn Pillow's errors into one that names the file."""
     try:
-        with Image.open(path) as image:
-            # A PNG may hold its orientation behind the pixels; only what was read so far counts.
-            rotated = "exif" in image.info and image.getexif().get(_ORIENTATION, 1) >= 5
-            width, height = image.size
+        yield
     except Image.DecompressionBombError as error:
         raise ValueError(f"image {path} is too large: {error}") from error
     except _PILLOW_ERRORS as error:
         raise ValueError(f"image {path} cannot be read: {error}") from error
-    return (height, width) if rotated else (width, height)
 
 
 @contextmanager
 def _whole_files_only() -> Iterator[None]:
-    """Pillow's switch for truncated files is global, and lmms-eval turns it on at import."""
+    """Refuse truncated files: Pillow's switch is global, and lmms-eval sets it at import."""
     before = ImageFile.LOAD_TRUNCATED_IMAGES
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
@@ -69,7 +125,9 @@ def _whole_files_only() -> Iterator[None]:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any image as upright 8-bit RGB: EXIF applied, transparency over white, 16-bit grey scaled.
+    """Return an image as upright 8-bit RGB.
+
+    EXIF orientation is applied, transparency laid over white, and 16-bit grey scaled.
 
     Raises:
         ValueError: for 32-bit pixel modes, whose range is not known.
@@ -89,7 +147,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def fitted_size(
     width_px: int, height_px: int, canvas_width_px: int, canvas_height_px: int
 ) -> tuple[int, int]:
-    """The largest (width, height) of the same aspect that lies inside a canvas, at least 1 px."""
+    """Return the largest (width, height) of the same aspect inside a canvas, at least 1 px."""
     scale = min(canvas_width_px / width_px, canvas_height_px / height_px)
     return max(1, round(width_px * scale)), max(1, round(height_px * scale))
 

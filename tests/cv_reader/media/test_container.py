@@ -7,6 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from cv_reader import open_video, read_index
 from cv_reader.errors import (
@@ -45,6 +46,11 @@ def _audio(path: Path) -> None:
         sound.rate = 44100
         container.mux(stream.encode(sound))
         container.mux(stream.encode(None))
+
+
+def _animated_webp(path: Path) -> None:
+    pictures = [Image.new("RGB", (16, 12), (shade, 0, 0)) for shade in (0, 90, 200)]
+    pictures[0].save(path, "WEBP", save_all=True, append_images=pictures[1:], duration=100)
 
 
 def _without_frames(path: Path) -> None:
@@ -86,6 +92,7 @@ CASES: list[tuple[str, Callable[[Path], None], type[VideoError], str]] = [
     ("clip.mp4", _text, UnsupportedVideoError, "not a video"),
     ("clip.txt", _text, UnsupportedVideoError, "text"),
     ("clip.mp4", _audio, UnsupportedVideoError, "no video stream .only: audio"),
+    ("clip.webp", _animated_webp, UnsupportedVideoError, "animated WebP.*convert it to MP4"),
     ("clip.mkv", _without_frames, CorruptVideoError, "first packet"),
     ("clip.mp4", _without_moov, CorruptVideoError, "moov"),
     ("clip.mp4", _encrypted, UnsupportedVideoError, "encrypted"),

@@ -1,12 +1,20 @@
 """Reading pictures: pixel formats, orientation, files that are no pictures."""
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from llava.visual.pictures import fit_on_canvas, fitted_size, load_image, to_rgb
+from llava.visual.pictures import (
+    fit_on_canvas,
+    fitted_size,
+    load_image,
+    read_image_size,
+    to_rgb,
+)
 
 
 def _tiny_picture(width: int = 3, height: int = 2) -> Image.Image:
@@ -110,3 +118,42 @@ def test_the_canvas_is_black_around_the_centred_picture() -> None:
     canvas = np.asarray(fit_on_canvas(Image.new("RGB", (8, 4), (200, 100, 50)), 8, 8))
     assert (canvas[2:6] == (200, 100, 50)).all()
     assert not canvas[:2].any() and not canvas[6:].any()
+
+
+def _png_with_text(path: Path, where: str) -> None:
+    """Write a PNG with 2 MB of text before or behind its pixels."""
+    _tiny_picture().save(path)
+    plain = path.read_bytes()
+    text = b"workflow\0\0" + zlib.compress(b"x" * 2_000_000)
+    crc = zlib.crc32(b"zTXt" + text).to_bytes(4, "big")
+    chunk = len(text).to_bytes(4, "big") + b"zTXt" + text + crc
+    cut = plain.index(b"IDAT" if where == "before" else b"IEND") - 4
+    path.write_bytes(plain[:cut] + chunk + plain[cut:])
+
+
+@pytest.mark.parametrize("where", ["before", "behind"])
+def test_much_text_in_a_png_hides_no_pixels(tmp_path: Path, where: str) -> None:
+    _png_with_text(tmp_path / "a.png", where)
+    assert read_image_size(tmp_path / "a.png") == (3, 2)
+    assert np.array_equal(np.asarray(load_image(tmp_path / "a.png")), np.asarray(_tiny_picture()))
+
+
+def test_a_large_claim_is_refused_before_decoding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Libraries switch Pillow's own limit off.
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    _tiny_picture().save(tmp_path / "a.jpg")
+    content = bytearray((tmp_path / "a.jpg").read_bytes())
+    frame = content.index(b"\xff\xc0")
+    content[frame + 5 : frame + 9] = struct.pack(">HH", 65500, 65500)
+    (tmp_path / "a.jpg").write_bytes(content)
+    for read in (load_image, read_image_size):
+        with pytest.raises(ValueError, match=r"a\.jpg is too large: 65500 x 65500 pixels"):
+            read(tmp_path / "a.jpg")
+
+
+def test_postscript_is_not_run(tmp_path: Path) -> None:
+    _tiny_picture().save(tmp_path / "a.eps")
+    with pytest.raises(ValueError, match=r"a\.eps cannot be read: PostScript"):
+        load_image(tmp_path / "a.eps")
