@@ -213,15 +213,13 @@ def _read(path: str, threads: int) -> Callable[[], int]:
 
 
 def _sparse_read(path: str, threads: int) -> Callable[[], int]:
-    import numpy as np
-
     importlib.import_module(_IMPORTED_LATE)
     from cv_reader import open_video
+    from cv_reader.select.selection import sample_frame_ids
 
     def run() -> int:
         with open_video(path, backend="native", num_threads=threads) as video:
-            last = video.index.num_frames - 1
-            ids = np.linspace(0, last, _SPARSE_FRAMES).astype(int).tolist()
+            ids = sorted(set(sample_frame_ids(video.index.num_frames, _SPARSE_FRAMES).tolist()))
             return sum(frame.residual_y is not None for frame in video.frames(ids))
 
     return run

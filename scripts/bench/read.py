@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 
 import av
-import numpy as np
 
 from cv_reader import open_video, read_index
 from cv_reader.assets import AssetConfig
@@ -21,6 +20,7 @@ from cv_reader.assets.make import collect_mosaics, select_from_video
 from cv_reader.errors import VideoError
 from cv_reader.reader import ReadOptions
 from cv_reader.select.mosaics import sort_rows, write_mosaics
+from cv_reader.select.selection import sample_frame_ids
 from measure import measure
 
 UNIFORM_FRAMES = 64
@@ -40,7 +40,7 @@ def read(path: str, backend: str, num_threads: int, signals: bool, uniform: bool
     """Read all frames or 64 uniform ones, with or without their maps."""
     with open_video(path, backend, num_threads=num_threads) as video:
         count = video.index.num_frames
-        ids = np.unique(np.linspace(0, count - 1, UNIFORM_FRAMES).astype(int)) if uniform else None
+        ids = sorted(set(sample_frame_ids(count, UNIFORM_FRAMES).tolist())) if uniform else None
         for _ in video.frames(ids, signals=signals):
             pass
 

@@ -10,6 +10,7 @@ import pytest
 from cv_reader import open_video
 from cv_reader.commands.extract import main, parse_frames
 from cv_reader.errors import SettingsError
+from cv_reader.select.selection import sample_frame_ids
 from support.media import write_video
 
 
@@ -53,6 +54,13 @@ def test_folder_holds_a_file_per_frame(clip: Path, tmp_path: Path) -> None:
 )
 def test_frames_are_chosen_by_number(text: str, expected: list[int]) -> None:
     assert parse_frames(text, 10) == list(expected)
+
+
+def test_uniform_frames_are_those_of_stage_1_for_all_lengths() -> None:
+    for num_frames in range(1, 3000):
+        exact = sorted({slot * (num_frames - 1) // 63 for slot in range(64)})
+        assert parse_frames("uniform:64", num_frames) == exact
+        assert sorted(set(sample_frame_ids(num_frames, 64).tolist())) == exact
 
 
 @pytest.mark.parametrize("text", ["", "x", "3-", "10", "-1", "uniform:x", "5-2"])
