@@ -1,6 +1,7 @@
 """Settings for every test: no network, one thread per process, a fixed seed."""
 
 import os
+from collections import Counter
 
 os.environ.update(
     HF_HUB_OFFLINE="1",
@@ -24,3 +25,16 @@ def _seed() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Sum the skipped tests in one line, by reason."""
+    reasons = Counter(
+        str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
+        for report in terminalreporter.stats.get("skipped", [])
+    )
+    if reasons:
+        parts = [
+            f"{count} {reason.removeprefix('Skipped: ')}" for reason, count in reasons.most_common()
+        ]
+        terminalreporter.write_line(f"skipped: {'; '.join(parts)}")

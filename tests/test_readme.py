@@ -1,6 +1,7 @@
-"""The README's commands: files that exist, flags that exist, and stages that run as printed."""
+"""The README's commands: files and flags that exist, stages and Python that run as printed."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llava.model.tiny import write_tiny_checkpoint
 from support.media import moving_square, write_video
 from support.paths import ROOT
 
@@ -33,16 +35,15 @@ def test_every_script_that_is_named_exists() -> None:
     assert not [name for name in named if not (ROOT / name).is_file()]
 
 
-def test_every_link_and_picture_exists() -> None:
-    targets = re.findall(r"\]\(([^)#]+)\)", README)
-    assert targets
-    assert not [target for target in targets if not (ROOT / target).exists()]
-
-
 def test_every_module_that_is_run_exists() -> None:
     for module in set(re.findall(r"python -m (llava[\w.]*)", README)):
         path = ROOT / "llava_next" / module.replace(".", "/")
-        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file()
+        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
+
+
+def test_the_animation_is_small() -> None:
+    [picture] = re.findall(r"\]\((docs/images/\w+\.gif)\)", README)
+    assert (ROOT / picture).stat().st_size < 500_000
 
 
 def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
@@ -78,3 +79,35 @@ def test_evaluation_assets_are_made_as_printed(raw_videos: Path) -> None:
     done = run(commands_of("offline_precompute_llava_codec_assets.py"), raw_videos)
     assert done.returncode == 0, done.stderr
     assert (raw_videos / "offline" / "assets" / "a" / "mosaic_007.jpg").is_file()
+
+
+def test_python_lines_answer_a_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [lines] = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert len([line for line in lines.splitlines() if line]) == 3
+    write_tiny_checkpoint(tmp_path / "checkpoints" / "my_model")
+    write_video(tmp_path / "clip.mp4", moving_square(70, 64, 96, (1, 1)))
+    monkeypatch.chdir(tmp_path)
+    exec(compile(lines, "README.md", "exec"), {})
+    assert capsys.readouterr().out.endswith("\n")
+
+
+def test_budgets_give_the_savings_that_the_page_names() -> None:
+    for num_images, saved in ((16, "75 %"), (8, "87.5 %"), (1, "98.4 %")):
+        assert f"{100 * (1 - num_images / 64):.1f}".removesuffix(".0") + " %" == saved
+        assert saved in README
+
+
+def test_training_commands_print_what_they_would_run(tmp_path: Path) -> None:
+    printed = [words for words in COMMANDS if words[-1].endswith("sft_ov_encoder.sh")]
+    assert len(printed) == 3
+    for words in printed:
+        settings = dict(word.split("=", 1) for word in words if "=" in word)
+        done = subprocess.run(
+            ["bash", str(ROOT / "scripts" / "sft_ov_encoder.sh")],
+            env={**os.environ, "NUM_GPUS": "1", **settings, "DRY_RUN": "1"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0 and "llava.train.train" in done.stdout, done.stderr
