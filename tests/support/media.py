@@ -162,14 +162,17 @@ def texture(height_px: int, width_px: int, seed: int = 0) -> Frame:
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 
-def set_mp4_rotation(path: Path, degrees: int) -> None:
+def set_mp4_rotation(path: Path, degrees: int, *, is_mirrored: bool = False) -> None:
     """Rewrite the display matrix of an MP4's only track: shown ``degrees`` clockwise turned.
 
-    Any multiple of 90, or 45 for a matrix that no reader of whole pixels can follow.
+    Any multiple of 90, or 45 for a matrix that no reader of whole pixels can follow; mirrored left
+    to right before the turn on request.
     """
     turns = {0: (1, 0), 45: (0.7071, 0.7071), 90: (0, 1), 180: (-1, 0), 270: (0, -1)}
     cosine, sine = turns[degrees]
-    matrix = [round(value * 65536) for value in (cosine, sine, 0, -sine, cosine, 0)]
+    across = -1 if is_mirrored else 1
+    numbers = (across * cosine, across * sine, 0, -sine, cosine, 0)
+    matrix = [round(value * 65536) for value in numbers]
     data = bytearray(path.read_bytes())
     at = data.index(b"tkhd") + 4 + 40  # version 0: the matrix follows 40 bytes of header fields
     data[at : at + 24] = b"".join(value.to_bytes(4, "big", signed=True) for value in matrix)

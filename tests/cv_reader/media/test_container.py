@@ -143,21 +143,3 @@ def test_playlist_leads_nowhere(tmp_path: Path) -> None:
     path.write_text("#EXTM3U\n#EXTINF:1,\nhttp://localhost:9/clip.ts\n#EXT-X-ENDLIST\n")
     with pytest.raises(VideoError):
         read_index(path)
-
-
-def test_cover_art_is_not_the_video(tmp_path: Path) -> None:
-    path = tmp_path / "clip.mp4"
-    clip = write_video(tmp_path / "video.mkv", moving_square(4, 64, 96))
-    cover = write_video(
-        tmp_path / "cover.mkv", moving_square(1, 32, 32), codec="mjpeg", pixel_format="yuvj420p"
-    )
-    with av.open(str(clip)) as video, av.open(str(cover)) as art, av.open(str(path), "w") as out:
-        targets = [out.add_stream_from_template(source.streams.video[0]) for source in (art, video)]
-        targets[0].disposition = av.stream.Disposition.attached_pic.value
-        for source, target in zip((art, video), targets, strict=True):
-            for packet in source.demux(source.streams.video[0]):
-                if packet.size:
-                    packet.stream = target
-                    out.mux(packet)
-    index = read_index(path)
-    assert (index.width_px, index.num_frames) == (96, 4)
