@@ -245,7 +245,7 @@ def interval_chart(title: str, marks: Sequence[Mark], below: str, above: str, un
     ends = [value for mark in marks for value in (mark.middle, mark.low, mark.high) if value]
     ticks = _ticks(-max(map(abs, ends), default=1.0), max(map(abs, ends), default=1.0))
     bottom = top + _ROW_PX * len(marks)
-    scale = (right - _LABEL_PX - 16) / (ticks[-1] - ticks[0])
+    scale = (right - _LABEL_PX - 36) / (ticks[-1] - ticks[0])
 
     def at(value: float) -> str:
         return f"{_LABEL_PX + 8 + (value - ticks[0]) * scale:.1f}"

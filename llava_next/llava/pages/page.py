@@ -12,7 +12,7 @@ from llava.pages import charts
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --codec: #1a73c8; --frames: #b3541e;
         --none: #808080; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto;
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1140px; margin: 2rem auto;
        padding: 0 1rem; }
 h1 { font-size: 1.6rem; margin-bottom: .2rem; }
 h2 { font-size: 1.2rem; margin-top: 2.4rem; }
@@ -21,7 +21,7 @@ p { max-width: 78ch; }
 .note { opacity: .75; font-size: .9rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; margin: .6rem 0; }
-th, td { padding: .2rem .9rem .2rem 0; text-align: left; vertical-align: top; }
+th, td { padding: .2rem .75rem .2rem 0; text-align: left; vertical-align: top; }
 tr + tr:not(.same) > td { border-top: 1px solid var(--line); }
 th { font-weight: 600; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums;

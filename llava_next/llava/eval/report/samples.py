@@ -15,6 +15,14 @@ from llava.visual.video_process import read_uniform_frames
 
 _TILE_PX = 130
 _TILES = 8
+_WORDS = {
+    "codec": "codec mosaics",
+    "online": "codec mosaics made in the run",
+    "frames": "uniform frames",
+    "frame_folder": "uniform frames of a folder of images",
+    "image": "image",
+}
+"""Source of a visual, as the answers record it, to the words of its caption."""
 
 
 def samples_section(runs: Sequence[RunResult], num_samples: int) -> str:
@@ -90,7 +98,8 @@ def _sample(task: str, number: int | str, runs: Sequence[RunResult]) -> str:
 def _pictures(run: RunResult, sample: SampleResult) -> str:
     parts: list[str] = []
     for visual in sample.visuals:
-        caption = f"{run.name}: {visual['source']}, {visual['path'] or 'image of the data set'}"
+        path = visual["path"] or "stored in the data set"
+        caption = f"{run.name}, {_WORDS[visual['source']]}: {path}"
         try:
             tiles = _tiles(visual, int(run.manifest["settings"]["num_frames"]))
         except ValueError as error:

@@ -93,7 +93,7 @@ def _resampled(values: NDArray[np.float64], groups: Sequence[str] | None, seed: 
         reason = f"only {count} {what}"
     else:
         low, high = _bootstrap(totals, sizes, seed)
-        return Interval(mean, low, high, f"bootstrap over {count} {what}")
+        return Interval(mean, low, high, f"bootstrap, {count} {what}")
     return Interval(mean, None, None, f"none: {reason}")
 
 

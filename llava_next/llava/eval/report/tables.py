@@ -57,7 +57,7 @@ def scores_section(runs: Sequence[RunResult]) -> str:
             result = run.results[task]
             name = "" if number else task_label(run, task)
             rows.append([name, escape(run.name), badge(result.input), *_score_cells(result)])
-    header = ["task", "run", "shown as", "metric", "score", "mean of samples", "95 % interval"]
+    header = ["task", "run", "shown as", "metric", "score", "mean", "95 % interval"]
     notes = {
         task: benchmark.note
         for run in runs
@@ -71,8 +71,8 @@ def scores_section(runs: Sequence[RunResult]) -> str:
     }
     lines = "".join(f"<li>{escape(task)}: {escape(note)}</li>" for task, note in notes.items())
     return (
-        "<h2>Scores</h2><p>The score is the one that lmms-eval reports. The mean of samples and "
-        "its interval come from the scores of single samples; where a task weights its samples, "
+        "<h2>Scores</h2><p>The score is the one that lmms-eval reports. The mean and its interval "
+        "come from the scores of single samples; where a task weights its samples, "
         "the two differ. Questions on one video are not independent, so intervals count videos: a "
         f"bootstrap over at least {FEWEST_GROUPS} videos, else a Wilson interval for right and "
         "wrong answers, else none. A group is the mean of its tasks. Tokens are visual tokens per "

@@ -282,7 +282,7 @@ def test_an_interval_covers_as_the_normal_one_does() -> None:
     half = 1.96 * math.sqrt(0.75 * 0.25 / 400)
     assert mean == 0.75
     assert (low, high) == pytest.approx((0.75 - half, 0.75 + half), abs=0.006)
-    assert method == "bootstrap over 400 samples"
+    assert method == "bootstrap, 400 samples"
     assert confidence_interval(scores) == (mean, low, high, method)
 
 
@@ -307,7 +307,7 @@ def test_questions_on_one_video_count_as_one() -> None:
     many_videos = [str(number) for number in range(30) for _ in range(4)]
     answers = [1.0] * 100 + [0.0] * 20
     clustered = confidence_interval(answers, many_videos)
-    assert clustered.method == "bootstrap over 30 videos"
+    assert clustered.method == "bootstrap, 30 videos"
     assert clustered[:3] == confidence_interval([1.0] * 25 + [0.0] * 5)[:3]
     zeros, many = [0.0] * 10, [0.0] * 40
     assert compare_paired(repeated, many, groups).p_value == compare_paired(single, zeros).p_value
