@@ -191,6 +191,11 @@ class LlavaTrainingArguments(TrainingArguments):
             raise ValueError("--output_dir is required: the folder of checkpoints and logs")
         if self.remove_unused_columns:
             raise ValueError("--remove_unused_columns must be False: records are no table columns")
+        if self.save_on_each_node:
+            raise ValueError(
+                "--save_on_each_node is not supported: the first process alone has whole weights; "
+                "use an --output_dir that all machines share"
+            )
         if self.load_best_model_at_end:
             raise ValueError(
                 "--load_best_model_at_end is not supported: the run ends with its last weights; "

@@ -64,11 +64,8 @@ def prepare(arguments: Arguments) -> tuple[LlavaTrainer, Path | None]:
     if not training_args.should_log:  # one rank speaks for all
         logger.setLevel(logging.WARNING)
     output_dir = training_args.run_folder
-    check_sharing(
-        output_dir,
-        saves_on_each_node=training_args.save_on_each_node,
-        is_resumable=training_args.save_strategy != "no" and not training_args.save_only_model,
-    )
+    if training_args.save_strategy != "no" and not training_args.save_only_model:
+        check_sharing(output_dir)
     checkpoint = find_checkpoint(output_dir, training_args.resume_from_checkpoint)
     if training_args.local_process_index == 0:
         discard_unfinished(output_dir)

@@ -1,18 +1,22 @@
-"""A page about training runs: curves, what was trained on what, breaks, samples left out.
+"""A page about training runs: curves, settings, data, interruptions, samples that were left out.
 
-Run: ``python -m llava.train.report RUN... [-o page.html]``, RUN being output folders of training,
-also of runs that are still going. Several runs share each chart. Everything comes from
-``train_log.jsonl``, ``run_config.json`` and ``bad_samples.jsonl``; the page needs no other file.
+Run: ``python -m llava.train.report RUN... [-o PAGE]``, where each RUN is an output folder of
+training; the run may still be in progress. Several runs share each chart. All figures come from
+``train_log.jsonl``, ``validation_log.jsonl``, ``run_config.json`` and ``bad_samples.jsonl`` in the
+folder; the page itself needs no other file.
 
-Exit codes: 0 done; 2 a folder holds no run.
+Exit codes, see ``llava.exits``: 0 done; 2 a folder holds no run.
 """
 
 import argparse
 import math
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from llava.exits import OK, USAGE, say
+from llava.files import write_text
 from llava.pages.charts import Curve, line_chart
 from llava.pages.page import page
 from llava.train.report.runs import Row, Run, read_runs
@@ -31,8 +35,10 @@ def build_body(runs: Sequence[Run]) -> str:
     body = [
         summary_table(runs),
         "<h2>Curves</h2>",
-        '<p class="note">Faint: every logged step; bold: running mean. Dashed, upright: the run '
-        "went on from a checkpoint. Point at a mark or a line for its name.</p>",
+        '<p class="note">Faint lines show every logged step, bold ones the running mean over 2 % '
+        "of the steps; every second line is dashed, so that lines on top of each other can be "
+        "seen. A dashed vertical line marks where a run was resumed from a checkpoint. Point at a "
+        "line or a mark for its name.</p>",
         f'<div class="charts">{"".join(_charts(runs))}</div>',
         *run_sections(runs),
     ]
@@ -58,12 +64,13 @@ def _charts(runs: Sequence[Run]) -> list[str]:
 
     return [
         by_run("Loss", _of_field("loss")),
+        *_held_out_charts(runs),
         *_charts_by_key(runs, "loss_by_dataset", "Loss by data set", marks),
         *_charts_by_key(runs, "lr_by_part", "Learning rate", marks, smooth=False),
         by_run("Gradient norm, before clipping", _of_field("grad_norm")),
         by_run("Tokens per second, all ranks", _of_field("tokens_per_second")),
         by_run("Visual tokens per second, all ranks", _of_field("visual_tokens_per_second")),
-        by_run("MFU, %", _of_field("mfu"), 100),
+        by_run("Share of the peak speed (MFU), %", _of_field("mfu"), 100),
         by_run("Waiting for data, % of the time", _waiting_share, 100),
         by_run("Seconds per step", lambda row: row["seconds"] / row["steps"]),
         *(
@@ -71,6 +78,25 @@ def _charts(runs: Sequence[Run]) -> list[str]:
             for name, field in _MEMORY.items()
         ),
     ]
+
+
+def _held_out_charts(runs: Sequence[Run]) -> list[str]:
+    """Return the loss on held-out data: one line per run, or per data set of a single run."""
+    lines = [_line(run.name, run.validations, _of_field("loss"), i) for i, run in enumerate(runs)]
+    if len(runs) == 1:
+        rows = runs[0].validations
+        names = list(dict.fromkeys(name for row in rows for name in row["loss_by_dataset"]))
+        if len(names) > 1:
+            lines = [_line("all", rows, _of_field("loss"), 0)]
+            lines += [
+                _line(name, rows, _of_key("loss_by_dataset", name), number)
+                for number, name in enumerate(names, start=1)
+            ]
+    return [line_chart("Loss on held-out data", lines, smooth=False)]
+
+
+def _of_key(field: str, key: str) -> Callable[[Row], float | None]:
+    return lambda row: row.get(field, {}).get(key)
 
 
 def _of_field(name: str) -> Callable[[Row], float | None]:
@@ -89,28 +115,39 @@ def _charts_by_key(
     *,
     smooth: bool = True,
 ) -> list[str]:
-    """A field that is a mapping: one chart of a single run, one per key of several."""
+    """Return charts of a field that is a mapping: one for a single run, else one per key."""
     found = dict.fromkeys(key for run in runs for row in run.rows for key in row.get(field, {}))
     known = [name for run in runs for name in run.set_names]
     keys = [key for key in dict.fromkeys(known) if key in found]
     keys += [key for key in found if key not in keys]
 
-    def value(key: str) -> Callable[[Row], float | None]:
-        return lambda row: row.get(field, {}).get(key)
-
     if len(runs) == 1:
         rows = runs[0].rows
-        lines = [_line(key, rows, value(key), number) for number, key in enumerate(keys)]
-        return [line_chart(title, lines, marks=marks, smooth=smooth)]
+        lines = [_line(key, rows, _of_key(field, key), number) for number, key in enumerate(keys)]
+        return [line_chart(title, _merge_equal(lines), marks=marks, smooth=smooth)]
     return [
         line_chart(
             f"{title}: {key}",
-            [_line(run.name, run.rows, value(key), number) for number, run in enumerate(runs)],
+            [
+                _line(run.name, run.rows, _of_key(field, key), number)
+                for number, run in enumerate(runs)
+            ],
             marks=marks,
             smooth=smooth,
         )
         for key in keys
     ]
+
+
+def _merge_equal(lines: Sequence[Curve]) -> list[Curve]:
+    """Return the lines with equal ones joined under both names, since only one would be seen."""
+    merged: dict[tuple[tuple[float, ...], tuple[float, ...]], Curve] = {}
+    for line in lines:
+        key = tuple(line.steps), tuple(line.values)
+        earlier = merged.get(key)
+        name = line.name if earlier is None else f"{earlier.name} = {line.name}"
+        merged[key] = replace(earlier or line, name=name)
+    return list(merged.values())
 
 
 def _line(
@@ -127,23 +164,28 @@ def _line(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m llava.train.report", description="A page about training runs."
+        prog="python -m llava.train.report", description="Write a page about training runs."
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="output folder of a run")
-    parser.add_argument("-o", "--out", type=Path, help="page to write; default: RUN/report.html")
+    parser.add_argument(
+        "-o",
+        "--out",
+        type=Path,
+        metavar="PAGE",
+        help="HTML file to write; default: report.html in the first RUN",
+    )
     args = parser.parse_args(argv)
     try:
         text = build_page(read_runs(args.runs))
         out: Path = args.out or args.runs[0] / "report.html"
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text, encoding="utf-8")
+        write_text(out, text)
     except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+        say(f"error: {error}")
+        return USAGE
     sys.stdout.write(f"{out}\n")
-    return 0
+    return OK
 
 
 if __name__ == "__main__":

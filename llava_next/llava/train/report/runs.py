@@ -1,4 +1,4 @@
-"""Folders of training runs as reports read them: log, record and samples left out."""
+"""Read the folders of training runs: log, configuration, and samples that were left out."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,21 +7,23 @@ from typing import Any
 
 from llava.train.run.bad_samples import read_bad_samples
 from llava.train.run.config import read_run_config
-from llava.train.run.log import LOG_FILE, read_log
+from llava.train.run.log import LOG_FILE, read_log, read_validation
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run as its folder has it.
+    """One run as its folder describes it.
 
     Attributes:
-        name: in legends and tables, different from those of the other runs.
-        folder: of the run.
-        rows: of ``train_log.jsonl``; ``steps`` is added, how many steps a row stands for.
-        config: of ``run_config.json``; empty where there is none.
+        name: name in legends and tables; every run has another.
+        folder: output folder of the run.
+        rows: lines of ``train_log.jsonl``, with ``steps`` added: the number of steps since the
+            line before.
+        config: content of ``run_config.json``; empty where there is none.
         bad_samples: messages of samples that were replaced.
+        validations: lines of ``validation_log.jsonl``.
     """
 
     name: str
@@ -29,10 +31,11 @@ class Run:
     rows: list[Row]
     config: dict[str, Any]
     bad_samples: list[str]
+    validations: list[Row]
 
     @property
     def resumes(self) -> list[dict[str, Any]]:
-        """Starts that went on from a checkpoint."""
+        """Starts that continued from a checkpoint."""
         return [start for start in self.config.get("starts", []) if start["first_step"] > 1]
 
     @property
@@ -42,7 +45,7 @@ class Run:
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """Read runs; names are the ends of their paths, as long as it takes to tell them apart.
+    """Read runs; each is named by the end of its path that is long enough to be unique.
 
     Raises:
         ValueError: if a folder holds no run.
@@ -56,7 +59,8 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
                 "of a training run"
             )
         bad = [sample["message"] for sample in read_bad_samples(folder)]
-        runs.append(Run(name, folder, rows, read_run_config(folder) or {}, bad))
+        config, validations = read_run_config(folder) or {}, read_validation(folder)
+        runs.append(Run(name, folder, rows, config, bad, validations))
     return runs
 
 

@@ -1,4 +1,4 @@
-"""Tables of the training report: whole runs, settings, data, starts, samples left out."""
+"""Tables of the training page: whole runs, settings, data, starts, samples that were left out."""
 
 import json
 import math
@@ -19,13 +19,13 @@ NONE = "–"
 
 
 def summary_table(runs: Sequence[Run]) -> str:
-    """One column per run: what it is and how it went."""
+    """Return a table with one column per run: what was trained, and the outcome."""
     rows = [[label, *(describe(run) for run in runs)] for label, describe in _FACTS.items()]
     return table(["", *(run.name for run in runs)], rows, set())
 
 
 def run_sections(runs: Sequence[Run]) -> list[str]:
-    """Everything below the charts."""
+    """Return the sections below the charts."""
     return [
         _differing_settings(runs),
         "<h2>Data</h2>",
@@ -51,14 +51,23 @@ def _steps(run: Run) -> str:
 
 
 def _loss(run: Run) -> str:
-    losses = [row["loss"] for row in run.rows]
-    good = [loss for loss in losses if math.isfinite(loss)]
+    losses: list[float | None] = [row["loss"] for row in run.rows]
+    # Runs of earlier versions logged NaN where there is None now.
+    good = [loss for loss in losses if loss is not None and math.isfinite(loss)]
     if not good:
         return "no finite value"
     tail = good[-max(1, math.ceil(_LAST_SHARE * len(good))) :]
     bad = len(losses) - len(good)
-    text = f"{good[0]:.4g} at first, {fmean(tail):.4g} at last"
-    return f"{text}; {bad} steps not finite" if bad else text
+    text = f"{good[0]:.4g} at the first step, {fmean(tail):.4g} over the last 5 % of the steps"
+    return f"{text}; {bad} logged steps were not finite" if bad else text
+
+
+def _held_out_loss(run: Run) -> str:
+    known = [(row["loss"], row["step"]) for row in run.validations if row["loss"] is not None]
+    if not known:
+        return NONE
+    best, step = min(known)
+    return f"{known[-1][0]:.4g} at step {known[-1][1]:,}; lowest {best:.4g} at step {step:,}"
 
 
 def _tokens(run: Run) -> str:
@@ -76,7 +85,7 @@ def _rate(run: Run) -> str:
 def _mfu(run: Run) -> str:
     known = [(row["mfu"], row["seconds"]) for row in run.rows if row.get("mfu") is not None]
     if not known:
-        return f"{NONE} (peak of the device not known: --peak_tflops)"
+        return f"{NONE} (peak speed of the device is not known; train with --peak_tflops)"
     total = sum(seconds for _, seconds in known)
     return f"{100 * sum(mfu * seconds for mfu, seconds in known) / total:.1f} %"
 
@@ -139,9 +148,10 @@ _FACTS: dict[str, Callable[[Run], str]] = {
     "batch": _batch,
     "steps": _steps,
     "loss": _loss,
+    "loss on held-out data": _held_out_loss,
     "tokens": _tokens,
     "speed": _rate,
-    "MFU": _mfu,
+    "share of the peak speed (MFU)": _mfu,
     "time": _time,
     "memory, peak": _memory,
     "resumed": lambda run: _times(len(run.resumes)),
@@ -149,7 +159,7 @@ _FACTS: dict[str, Callable[[Run], str]] = {
     "device": lambda run: escape(str(run.config.get("device", NONE))),
     "code": lambda run: _code(run.config.get("code")),
 }
-"""Lines of the first table: label to what a run's folder says."""
+"""Rows of the first table: label, and function that describes it for a run."""
 
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -186,7 +196,7 @@ def _data_section(run: Run) -> str:
             f"{row['entries']:,}",
             escape(row["sampling_strategy"]),
             escape(row["type"] or "by its fields"),
-            f"{row['size_bytes'] / 1e6:,.2f}",
+            f"{short_number(row['size_bytes'])}B",
             _clock(row["modified"] / 1e9),
             _code(row["edges"]),
             _code(row["path"]),
@@ -199,9 +209,9 @@ def _data_section(run: Run) -> str:
         "of entries",
         "taken",
         "type",
-        "MB",
+        "size",
         "changed (UTC)",
-        "digest of its ends",
+        "checksum of its ends",
     ]
     return _heading(run) + table([*header, "file"], rows, {1, 2, 5})
 
@@ -229,10 +239,22 @@ def _starts_section(run: Run) -> str:
                 f"<span>{escape(start['time'])}</span>",
                 escape(start["host"]),
                 "<br>".join(map(escape, changes)) or "none",
-                _code(start["command"]),
+                _command(start["command"]),
             ]
         )
     return _heading(run) + table(["first step", "time", "host", "changes", "command"], rows, {0})
+
+
+def _command(text: str) -> str:
+    """Return a command as HTML that breaks between its flags alone."""
+    words: list[str] = []
+    for word in text.split(" "):
+        if word.startswith("-") or not words:
+            words.append(word)
+        else:
+            words[-1] += f" {word}"
+    spans = (f"<span>{escape(word)}</span>" for word in words)
+    return f"<code>{' '.join(spans)}</code>"
 
 
 def _bad_samples_section(run: Run) -> str:

@@ -161,8 +161,7 @@ def _newest_common(states: Sequence[RankState]) -> str | None:
     )
     raise ValueError(
         f"no complete checkpoint is there for every process ({seen}); --output_dir must be one "
-        "folder that all machines share, or each machine must have the same checkpoint in its own "
-        "(--save_on_each_node true writes it there): copy it, or choose another --output_dir"
+        "folder that all machines share; copy the checkpoint to it, or choose another one"
     )
 
 
@@ -171,17 +170,17 @@ def _on_hosts(hosts: Sequence[str], states: Sequence[RankState]) -> str:
     return f" on {', '.join(dict.fromkeys(hosts))}" if several else ""
 
 
-def check_sharing(output_dir: Path, *, saves_on_each_node: bool, is_resumable: bool) -> None:
-    """Check that checkpoints reach every machine that will read them; every rank must call it.
+def check_sharing(output_dir: Path) -> None:
+    """Check that all ranks have one and the same folder; every rank must call it.
+
+    A run whose machines have folders of their own could not resume: each rank writes its part of a
+    checkpoint into its own folder, and only the first writes the weights.
 
     Args:
         output_dir: folder of the run, on this rank.
-        saves_on_each_node: whether each machine saves a checkpoint of its own.
-        is_resumable: whether the run writes checkpoints that a run can continue from.
 
     Raises:
-        ValueError: on all ranks at once, if the folder is not shared and should be, or the other
-            way round.
+        ValueError: on all ranks at once, if a rank has another folder than the first.
     """
     rank, size = rank_and_size()
     if size == 1:
@@ -197,15 +196,11 @@ def check_sharing(output_dir: Path, *, saves_on_each_node: bool, is_resumable: b
     )
     if rank == 0:
         (output_dir / token).unlink()
-    apart = [f"{folder} on {host}" for host, folder, is_seen in found if not is_seen]
-    if apart and is_resumable and not saves_on_each_node:
-        raise ValueError(
-            f"{apart[0]} is not the --output_dir of the first process ({found[0][1]} on "
-            f"{found[0][0]}): checkpoints would be incomplete; use a folder that all machines "
-            "share, or add --save_on_each_node true, or --save_strategy no"
-        )
-    if saves_on_each_node and not apart and len({host for host, _, _ in found}) > 1:
-        raise ValueError(
-            "--save_on_each_node true needs an --output_dir of each machine's own, but all share "
-            f"{output_dir}; leave the flag out"
-        )
+    for host, folder, is_seen in found:
+        if not is_seen:
+            raise ValueError(
+                f"{folder} on {host} is not the --output_dir of the first process "
+                f"({found[0][1]} on {found[0][0]}), so checkpoints would be incomplete; use a "
+                "folder that all machines share, or add --save_only_model true or --save_strategy "
+                "no (such a run cannot be resumed)"
+            )

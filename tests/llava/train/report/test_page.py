@@ -55,7 +55,7 @@ def test_the_table_adds_the_log_up(tmp_path):
     text = _text(_page(tmp_path, run))
     for expected in (
         "4 (epoch 1.00)",
-        "4 at first, 1 at last",
+        "4 at the first step, 1 over the last 5 % of the steps",
         "400, 60 % visual",
         "50 tokens/s, 30 visual",
         "25.0 %",
@@ -95,7 +95,7 @@ def test_what_the_run_was_is_shown_as_text_and_nothing_is_fetched(tmp_path):
     page = _page(tmp_path, _write(tmp_path / "run", [_row(1)], bad=bad))
     assert "x.jsonl:0: &lt;b&gt;lost" in page and "... and 3 more in bad_samples.jsonl" in page
     text = _text(page)
-    for expected in ("clips", "first:5", "2.50", "2001-09-09 01:46:40", "node-7", "python a.py"):
+    for expected in ("clips", "first:5", "2.5MB", "2001-09-09 01:46:40", "node-7", "python a.py"):
         assert f"|{expected}|" in text
     assert "training, seed: 1 before, 2 now" in text
     assert not re.search(r"<script|src=|href=|url\(|@import", page)
@@ -107,7 +107,27 @@ def test_a_run_without_a_record_and_with_a_broken_loss_still_has_a_page(tmp_path
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (tmp_path / "run" / "train_log.jsonl").write_text(text)
     page = _text(_page(tmp_path, tmp_path / "run"))
-    assert "2 at first, 2 at last; 1 steps not finite" in page and "nan" not in page
+    assert "; 1 logged steps were not finite" in page and "nan" not in page
+
+
+def test_held_out_loss_and_equal_rates_have_a_chart(tmp_path):
+    rows = [_row(step) for step in (1, 2)]
+    for row in rows:
+        row["lr_by_part"] = {"tower": 1e-3, "projector": 1e-3, "decoder": 1e-4}
+    run = _write(tmp_path / "run", rows)
+    validations = [
+        {"step": 1, "loss": 3.0, "loss_by_dataset": {"clips": 2.0, "images": 4.0}},
+        {"step": 2, "loss": None, "loss_by_dataset": {"clips": None}},
+        {"step": 3, "loss": 3.5, "loss_by_dataset": {"clips": 3.5}},
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in validations)
+    (run / "validation_log.jsonl").write_text(text)
+    page = _page(tmp_path, run)
+    assert "3.5 at step 3; lowest 3 at step 1" in page
+    chart = re.search(r"<figcaption>Loss on held-out data.*?</figure>", page)[0]
+    assert chart.count("<polyline") == 3 and "images" in chart
+    chart = re.search(r"<figcaption>Learning rate.*?</figure>", page)[0]
+    assert chart.count("<polyline") == 2 and "tower = projector" in chart
 
 
 @pytest.mark.parametrize("case", ["absent", "empty", "twice"])

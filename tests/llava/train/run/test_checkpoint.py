@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from llava.train.run import checkpoint
 from llava.train.run.checkpoint import (
     checkpoints,
     discard_unfinished,
@@ -86,3 +87,28 @@ def test_what_a_killed_run_left_is_discarded(tmp_path):
     discard_unfinished(tmp_path)
     discard_unfinished(tmp_path)
     assert not any(tmp_path.iterdir())
+
+
+def _seen_by(monkeypatch, *states):
+    """Let other ranks see other folders."""
+    monkeypatch.setattr(checkpoint, "gather", lambda own: [own, *states])
+
+
+def _other(*complete):
+    return checkpoint.RankState("other", "/their/run", complete, complete, has_requested=False)
+
+
+def test_all_ranks_continue_from_the_newest_checkpoint_that_each_has(tmp_path, monkeypatch):
+    for step in (2, 10):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        mark_complete(tmp_path / f"checkpoint-{step}", step)
+    _seen_by(monkeypatch, _other("checkpoint-2"))
+    assert find_checkpoint(tmp_path, "auto") == tmp_path / "checkpoint-2"
+    _seen_by(monkeypatch, _other())
+    with pytest.raises(ValueError, match="no complete checkpoint is there for every"):
+        find_checkpoint(tmp_path, "auto")
+    with pytest.raises(ValueError, match="complete.json is absent on other"):
+        find_checkpoint(tmp_path, str(tmp_path / "checkpoint-2"))
+    _seen_by(monkeypatch, _other("checkpoint-2"))
+    with pytest.raises(ValueError, match="/their/run already holds checkpoint-2 on other"):
+        find_checkpoint(tmp_path / "empty", None)
