@@ -160,10 +160,10 @@ class _Solver:
             plain = cell_window(self.clip, self.units, everything, config, measure=MEASURES["mean"])
             price = _bracketed(lambda at: self._misses(plain, kept_at(at)), highest)[0]
         if not config.has_free_length or not fits(price):
-            price = _bracketed(fits, highest)[1]
-        kept = kept_at(price)
-        if not config.has_free_length:
-            kept = _with_rest(kept, kept_at(price / _PRICE_RATIO), self.budget)
+            lower, price = _bracketed(fits, highest)
+            kept = _with_rest(kept_at(price), kept_at(lower), self.budget)
+        else:
+            kept = kept_at(price)
         return price, kept, shown_errors(window, kept, config.direction)
 
     def _misses(self, plain: Window, kept: Cells) -> bool:
@@ -259,7 +259,9 @@ def _bracketed(is_enough: Callable[[float], bool], highest: float) -> tuple[floa
 def _with_rest(kept: Cells, more: Cells, budget: int) -> Cells:
     """Spend what is left of a budget on units of which a slightly lower price keeps more."""
     extra = more.sum(axis=0) - kept.sum(axis=0)
-    gains = np.flatnonzero(extra > 0)
-    taken = gains[np.cumsum(extra[gains]) <= budget - int(kept.sum())]
-    kept[:, taken] = more[:, taken]
+    rest = budget - int(kept.sum())
+    for unit in np.flatnonzero(extra > 0).tolist():
+        if extra[unit] <= rest:
+            kept[:, unit] = more[:, unit]
+            rest -= int(extra[unit])
     return kept

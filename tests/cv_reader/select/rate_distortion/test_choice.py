@@ -1,0 +1,199 @@
+"""Budgets, prices and qualities on clips whose content is known."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cv_reader.select.config import AssetConfig
+from cv_reader.select.rate_distortion import choice as choice_module
+from cv_reader.select.rate_distortion.choice import choose_units, decibels
+from cv_reader.select.rate_distortion.clip import SmallClip
+from cv_reader.select.rate_distortion.distances import MEASURES
+from cv_reader.select.rate_distortion.windows import Units, cell_window, shown_errors
+
+GRID, SLOTS = 6, 16
+CONFIG = AssetConfig(
+    sequence_length=SLOTS,
+    num_images=3,
+    square_size=16 * GRID,
+    select="rate_distortion",
+    distortion="mean",
+    predict="still",
+    direction="hold",
+)
+ONES = np.ones(SLOTS, np.intp)
+
+
+def _clip(luma, rows=slice(1, 5)):
+    """Grey colours; content rows 1..4 of 6."""
+    slots, height, width = luma.shape
+    return SmallClip(
+        luma=luma.astype(np.uint8),
+        chroma=np.full((slots, 2, height // 2, width // 2), 128, np.uint8),
+        rows=rows,
+        columns=slice(0, GRID),
+        grid=GRID,
+    )
+
+
+def _noise(slots=SLOTS, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (slots, 32, 8 * GRID))
+
+
+def _moving():
+    """A bright bar that moves over smooth ground."""
+    luma = np.tile(np.linspace(60, 120, 8 * GRID), (SLOTS, 32, 1))
+    for slot in range(SLOTS):
+        luma[slot, 8:16, 3 * slot : 3 * slot + 6] = 250
+    return luma
+
+
+def _quality(clip, kept, config, measure="mean"):
+    """PSNR of what is kept (T, g, g) by the measure that the configuration optimises."""
+    units = Units.of(clip, 1)
+    window = cell_window(clip, units, slice(0, clip.num_slots), config, measure=MEASURES[measure])
+    inside = kept[:, clip.rows, clip.columns].reshape(len(kept), -1)
+    return decibels(float(shown_errors(window, inside, config.direction).mean()))
+
+
+def test_the_budget_is_met_to_the_cell_and_prices_fall_with_it():
+    clip = _clip(_noise())
+    prices = []
+    for num_images in (1, 2, 3, 4):
+        config = replace(CONFIG, num_images=num_images)
+        found = choose_units(clip, ONES, config)
+        # The first slot is kept whole: 12 cells of it lie outside the picture. What no whole cell's
+        # next step fits into is left to be filled by error.
+        assert 0 <= num_images * GRID**2 - 12 - found.kept.sum() <= 3
+        assert found.kept[0, 1:5].all()
+        assert not found.kept[:, [0, 5]].any()
+        prices.append(found.price)
+    assert prices == sorted(prices, reverse=True)
+
+
+@pytest.mark.parametrize("direction", ["hold", "nearest"])
+@pytest.mark.parametrize("predict", ["still", "search"])
+@pytest.mark.parametrize("content", [_noise, _moving])
+def test_no_other_choice_of_as_many_cells_shows_more(direction, predict, content):
+    config = replace(CONFIG, direction=direction, predict=predict)
+    clip = _clip(content())
+    kept = choose_units(clip, ONES, config).kept
+    best = _quality(clip, kept, config)
+    count = int(kept.sum())
+    generator = np.random.default_rng(1)
+    candidates = np.argwhere(np.ones((SLOTS - 1, 4, GRID)))
+    for _ in range(20):
+        other = np.zeros_like(kept)
+        other[0, 1:5] = True
+        for slot, row, column in generator.permutation(candidates)[: count - 24]:
+            other[slot + 1, row + 1, column] = True
+        assert _quality(clip, other, config) <= best + 1e-4
+    swapped = kept.copy()
+    swapped[1:] = kept[1:][generator.permutation(SLOTS - 1)]
+    assert _quality(clip, swapped, config) <= best + 1e-4
+
+
+def test_a_still_clip_keeps_one_frame_where_quality_is_asked_for():
+    luma = np.repeat(_noise(1), SLOTS, axis=0)
+    found = choose_units(_clip(luma), ONES, replace(CONFIG, quality_db=60.0))
+    assert found.kept.sum(axis=(1, 2)).tolist() == [24] + [0] * (SLOTS - 1)
+    assert found.num_images == 1
+
+
+def test_a_new_scene_is_kept_whole_and_once():
+    luma = np.repeat(_noise(2), SLOTS // 2, axis=0)
+    found = choose_units(_clip(luma), ONES, replace(CONFIG, num_images=2))
+    per_slot = found.kept.sum(axis=(1, 2))
+    assert per_slot[0] == per_slot[SLOTS // 2] == 24
+    assert per_slot.sum() == 48
+
+
+@pytest.mark.parametrize("quality_db", [22.0, 28.0])
+def test_a_quality_is_reached_with_fewest_cells_that_do(quality_db):
+    clip, config = _clip(_moving()), replace(CONFIG, num_images=8, quality_db=quality_db)
+    found = choose_units(clip, ONES, config)
+    assert _quality(clip, found.kept, config) >= quality_db
+    dearer = replace(config, quality_db=0.0, token_price=found.price * 1.01)
+    short = choose_units(clip, ONES, dearer).kept
+    assert short.sum() < found.kept.sum()
+    assert _quality(clip, short, config) < quality_db
+
+
+def test_a_quality_out_of_reach_takes_the_whole_budget():
+    clip = _clip(_noise())
+    config = replace(CONFIG, num_images=2, quality_db=60.0)
+    found = choose_units(clip, ONES, config)
+    assert found.kept.sum() == 2 * GRID**2 - 12
+    assert found.num_images == 2
+    assert _quality(clip, found.kept, config) < 60
+
+
+def test_a_price_below_what_the_budget_allows_is_raised():
+    clip = _clip(_noise())
+    cheap = choose_units(clip, ONES, replace(CONFIG, token_price=0.001))
+    assert cheap.kept.sum() <= CONFIG.num_images * GRID**2 - 12
+    assert cheap.price > 1
+
+
+def test_slots_that_stand_for_more_frames_count_more():
+    luma = np.full((3, 32, 8 * GRID), 200)
+    luma[1] += 15
+    luma[2] += 30
+    config = replace(CONFIG, sequence_length=12, keep_first_full_frame=False, token_price=2e4)
+    for heavy in range(3):
+        weights = np.ones(3, np.intp)
+        weights[heavy] = 10
+        found = choose_units(_clip(luma), weights, replace(config, direction="nearest"))
+        expected = [24 * (slot == heavy) for slot in range(3)]
+        assert found.kept.sum(axis=(1, 2)).tolist() == expected
+
+
+def test_blocks_are_kept_whole():
+    config = replace(CONFIG, block_cells=2)
+    found = choose_units(_clip(_noise(), rows=slice(1, 5)), ONES, config)
+    assert found.kept.shape == (SLOTS, 3, 3)
+    # Rows 1..4 touch all three rows of blocks, so nothing lies outside.
+    assert found.kept.sum() == 3 * 9
+    assert found.kept[0].all()
+
+
+def test_windows_of_a_long_clip_carry_what_was_kept(monkeypatch):
+    monkeypatch.setattr(choice_module, "EXACT_SLOTS", 8)
+    monkeypatch.setattr("cv_reader.select.rate_distortion.windows.WINDOW_SLOTS", 8)
+    luma = np.concatenate([np.repeat(_noise(1), 12, axis=0), np.repeat(_noise(1, 4), 4, axis=0)])
+    for direction in ("hold", "nearest"):
+        config = replace(CONFIG, direction=direction, token_price=50.0)
+        found = choose_units(_clip(luma), ONES, config)
+        # The border of windows at slot 8 shows nothing new; the cut at slot 12 does.
+        assert np.flatnonzero(found.kept.any(axis=(1, 2))).tolist() == [0, 12]
+        assert not found.errors.any()
+
+
+def test_windows_keep_the_budget(monkeypatch):
+    monkeypatch.setattr(choice_module, "EXACT_SLOTS", 8)
+    monkeypatch.setattr("cv_reader.select.rate_distortion.windows.WINDOW_SLOTS", 8)
+    clip = _clip(_noise())
+    for num_images in (1, 3):
+        found = choose_units(clip, ONES, replace(CONFIG, num_images=num_images))
+        assert 0.5 * num_images * GRID**2 <= found.kept.sum() <= num_images * GRID**2 - 12
+        assert found.kept[0, 1:5].all()
+
+
+def test_a_window_keeps_what_the_whole_clip_would(monkeypatch):
+    clip, config = _clip(_moving()), replace(CONFIG, token_price=200.0, num_images=16)
+    whole = choose_units(clip, ONES, config).kept
+    monkeypatch.setattr(choice_module, "EXACT_SLOTS", 8)
+    monkeypatch.setattr("cv_reader.select.rate_distortion.windows.WINDOW_SLOTS", SLOTS)
+    np.testing.assert_array_equal(choose_units(clip, ONES, config).kept, whole)
+
+
+def test_a_picture_without_a_whole_cell_keeps_nothing():
+    clip = SmallClip(
+        luma=np.zeros((SLOTS, 0, 0), np.uint8),
+        chroma=np.zeros((SLOTS, 2, 0, 0), np.uint8),
+        rows=slice(0, 0),
+        columns=slice(0, 0),
+        grid=GRID,
+    )
+    assert not choose_units(clip, ONES, CONFIG).kept.any()

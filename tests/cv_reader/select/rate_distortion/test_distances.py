@@ -1,0 +1,98 @@
+"""Distances against plain loops over shifted windows."""
+
+import numpy as np
+import pytest
+
+from cv_reader.select.rate_distortion.clip import SmallClip
+from cv_reader.select.rate_distortion.distances import (
+    MEASURES,
+    Measure,
+    distortions,
+    grey_distances,
+    squared_distances,
+)
+
+SLOTS, HEIGHT, WIDTH = 3, 2, 3
+
+
+@pytest.fixture(scope="module")
+def clip():
+    generator = np.random.default_rng(5)
+    return SmallClip(
+        luma=generator.integers(0, 256, (SLOTS, 8 * HEIGHT, 8 * WIDTH)).astype(np.uint8),
+        chroma=generator.integers(0, 256, (SLOTS, 2, 4 * HEIGHT, 4 * WIDTH)).astype(np.uint8),
+        rows=slice(1, 1 + HEIGHT),
+        columns=slice(0, WIDTH),
+        grid=4,
+    )
+
+
+def _window(plane, top, left, side):
+    rows = np.clip(np.arange(top, top + side), 0, plane.shape[0] - 1)
+    columns = np.clip(np.arange(left, left + side), 0, plane.shape[1] - 1)
+    return plane[np.ix_(rows, columns)].astype(np.int64)
+
+
+def _expected(clip, row, column, source, target, parts, follow):
+    """Per part the least sum of squared differences over all shifts."""
+    found = []
+    side = 8 // parts
+    for part in range(parts**2):
+        top, left = row * 8 + part // parts * side, column * 8 + part % parts * side
+        sums = []
+        for down in range(-follow, follow + 1):
+            for right in range(-follow, follow + 1):
+                shown = _window(clip.luma[source], top + down, left + right, side)
+                total = ((shown - _window(clip.luma[target], top, left, side)) ** 2).sum()
+                for plane in range(2):
+                    shown = _window(
+                        clip.chroma[source, plane],
+                        top // 2 + int(down / 2),
+                        left // 2 + int(right / 2),
+                        side // 2,
+                    )
+                    there = _window(clip.chroma[target, plane], top // 2, left // 2, side // 2)
+                    total += 4 * ((shown - there) ** 2).sum()
+                sums.append(total)
+        found.append(min(sums))
+    return found
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("follow", [0, 2])
+def test_distances_are_those_of_plain_loops(clip, parts, follow):
+    carried = np.array([[2, 0, 1], [0, 1, 1]])
+    for row in range(HEIGHT):
+        found = squared_distances(
+            clip, row, slice(1, 3), parts=parts, follow=follow, carried=carried
+        )
+        assert found.shape == (WIDTH * parts**2, 4, 2)
+        for column in range(WIDTH):
+            own = found[column * parts**2 : (column + 1) * parts**2]
+            for number, source in enumerate([*carried[:, column].tolist(), 1, 2]):
+                for target in (1, 2):
+                    expected = _expected(clip, row, column, source, target, parts, follow)
+                    assert own[:, number, target - 1].tolist() == expected
+
+
+def test_grey_is_the_middle_of_all_planes(clip):
+    luma = clip.luma[1, :8, :8].astype(int) - 128
+    chroma = clip.chroma[1, :, :4, :4].astype(int) - 128
+    expected = (luma**2).sum() + 4 * (chroma**2).sum()
+    assert grey_distances(clip, 0, slice(1, 2))[0, 0] == expected
+
+
+def test_measures_agree_at_ten_grey_levels_and_part_above():
+    ten, forty = np.full((4, 1, 1), 48 * 100.0, np.float32), np.full((4, 1, 1), 48 * 1600.0, "f4")
+    for measure in MEASURES.values():
+        parts = measure.parts**2
+        scale = 4 / parts
+        assert distortions(ten[:parts] * scale, measure).tolist() == [[[100.0]]]
+        assert distortions(forty[:parts] * scale, measure)[0, 0, 0] == pytest.approx(
+            100 * 16**measure.power
+        )
+
+
+def test_the_worst_quarter_counts():
+    quarters = np.array([0, 48, 96, 480], np.float32).reshape(4, 1, 1)
+    assert distortions(quarters, Measure(2, 1.0)).tolist() == [[[10.0]]]

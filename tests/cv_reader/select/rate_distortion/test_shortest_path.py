@@ -1,0 +1,78 @@
+"""Dynamic programming against trying all subsets of slots."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from cv_reader.select.rate_distortion.shortest_path import HOLD, NEAREST, best_choice, segments
+
+SLOTS, CELLS = 7, 4
+PRICES = (0.0, 0.5, 3.0, 40.0)
+
+
+def _subsets():
+    for count in range(SLOTS + 1):
+        yield from combinations(range(SLOTS), count)
+
+
+def _shown(distortion, before, kept, direction, is_shown):
+    """Distortion of one cell that keeps some slots."""
+    total = 0.0
+    for slot in range(SLOTS):
+        past, future = [s for s in kept if s <= slot], [s for s in kept if s > slot]
+        options = [distortion[past[-1], slot]] if past else []
+        if not past and (is_shown or direction == HOLD or not kept):
+            options.append(before[slot])
+        if direction == NEAREST and future:
+            options.append(distortion[future[0], slot])
+        total += min(options)
+    return total
+
+
+@pytest.fixture(scope="module")
+def clip():
+    generator = np.random.default_rng(3)
+    distortion = generator.integers(0, 50, (CELLS, SLOTS, SLOTS)).astype(np.float32)
+    distortion[:, np.arange(SLOTS), np.arange(SLOTS)] = 0
+    return distortion, generator.integers(0, 90, (CELLS, SLOTS)).astype(np.float32)
+
+
+@pytest.mark.parametrize("direction", [HOLD, NEAREST])
+@pytest.mark.parametrize("is_shown", [False, True])
+@pytest.mark.parametrize("forced", [(), (0,), (0, 3)])
+def test_no_subset_of_slots_costs_less(clip, direction, is_shown, forced):
+    distortion, before = clip
+    costs = segments(distortion, [before], direction, is_shown=is_shown)[0]
+    for slot in forced:
+        costs = costs.forced(slot)
+    for price in PRICES:
+        found = best_choice(costs, price)
+        for cell in range(CELLS):
+            best = min(
+                _shown(distortion[cell], before[cell], kept, direction, is_shown)
+                + price * len(kept)
+                for kept in _subsets()
+                if set(forced) <= set(kept)
+            )
+            kept = tuple(np.flatnonzero(found.kept[:, cell]).tolist())
+            assert set(forced) <= set(kept)
+            shown = _shown(distortion[cell], before[cell], kept, direction, is_shown)
+            assert shown == found.distortion[cell]
+            assert shown + price * len(kept) == best
+            assert len(kept) == found.counts[cell]
+
+
+def test_a_higher_price_keeps_no_more(clip):
+    distortion, before = clip
+    costs = segments(distortion, [before], NEAREST)[0]
+    counts = [best_choice(costs, price, with_slots=False).counts.sum() for price in range(60)]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[0] > counts[-1]
+
+
+def test_ways_that_were_carried_in_do_not_mix(clip):
+    distortion, before = clip
+    both = segments(distortion, [before, before / 2], HOLD, is_shown=True)
+    alone = segments(distortion, [before / 2], HOLD, is_shown=True)[0]
+    np.testing.assert_array_equal(both[1].start, alone.start)
