@@ -25,7 +25,7 @@ from cv_reader.reader import ReadOptions
 from cv_reader.select.percentiles import float_percentile
 from cv_reader.views.agreement import Agreement, compare
 from cv_reader.views.charts import STYLE, stacks
-from cv_reader.views.made_elsewhere import find_chosen, read_chosen
+from cv_reader.views.selections import find_chosen, read_chosen
 from cv_reader.views.visualize import heat, label_font
 
 BOTH, OURS, THEIRS = (70, 160, 90), (26, 115, 200), (226, 110, 40)

@@ -17,6 +17,7 @@ COMMANDS = MappingProxyType(
         "validate": "check assets and training data against the contract",
         "visualize": "show which patches of a video are kept, next to other ways of choosing",
         "compare": "compare selections made elsewhere with those made here",
+        "score": "measure what kept patches show of a video, by rebuilding it from them",
         "stats": "draw which patches a folder of assets keeps, over time and space",
         "extract": "write motion, residual and bits of frames as numpy files",
         "doctor": "say what this installation can read, and how exactly",

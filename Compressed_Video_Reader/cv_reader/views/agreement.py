@@ -21,7 +21,7 @@ from cv_reader.select.config import AssetConfig
 from cv_reader.select.energy import CellScorer
 from cv_reader.select.geometry import Letterbox, letterbox
 from cv_reader.select.selection import choose_frame_ids, repeated_slots, select_cells
-from cv_reader.views.made_elsewhere import Chosen
+from cv_reader.views.selections import Chosen
 
 OURS = "the default signal: list 0 in whole pixels, true residual"
 EXACT_MOTION = "exact motion of both lists, true residual"

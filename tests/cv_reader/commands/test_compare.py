@@ -12,7 +12,7 @@ from cv_reader.assets.make import select_from_video
 from cv_reader.commands.compare import main, shown_slots
 from cv_reader.reader import ReadOptions
 from cv_reader.views.agreement import OURS, Agreement, compare
-from cv_reader.views.made_elsewhere import find_chosen, read_chosen
+from cv_reader.views.selections import find_chosen, read_chosen
 from support.media import moving_square, write_video
 from support.paths import require_shared_data
 

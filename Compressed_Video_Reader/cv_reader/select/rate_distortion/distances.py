@@ -67,6 +67,7 @@ def squared_distances(
     parts: int = 1,
     follow: int = 0,
     carried: Slots | None = None,
+    columns: slice = slice(None),
 ) -> Distances:
     """Return sums of squared differences between slots, for the cells of a row.
 
@@ -77,18 +78,19 @@ def squared_distances(
         parts: 1 for whole cells, 2 for their quarters.
         follow: largest shift of the source in samples, along each axis.
         carried: intp (c, w), per cell c more slots, as the first sources; None = none.
+        columns: of content cells; with ``carried`` all.
 
     Returns:
         float32 (n, S, W), [i, s, t] the difference of what source s shows to the content of slot t,
         whole numbers; n cells, or 4 quarters of each: upper left, upper right, lower left, right.
     """
-    target = _features(clip, row, slots, parts, (0, 0))
+    target = _features(clip, row, slots, parts, (0, 0), columns)
     ones = np.ones((*target.shape[:2], 1), np.float32)
     right = np.concatenate([target, ones, _norms(target)], axis=2).transpose(0, 2, 1).copy()
     least: Distances | None = None
     room: Distances | None = None
-    for shift in _shifts(follow):
-        source = target if shift == (0, 0) else _features(clip, row, slots, parts, shift)
+    for shift in shifts(follow):
+        source = target if shift == (0, 0) else _features(clip, row, slots, parts, shift, columns)
         if carried is not None:
             source = np.concatenate([_carried(clip, row, carried, parts, shift), source], axis=1)
         ones = np.ones((*source.shape[:2], 1), np.float32)
@@ -111,7 +113,8 @@ def _norms(features: Distances) -> Distances:
     return np.square(features).sum(axis=2, keepdims=True)
 
 
-def _shifts(follow: int) -> list[tuple[int, int]]:
+def shifts(follow: int) -> list[tuple[int, int]]:
+    """Return the shifts (down, right) that a source may take, none first."""
     span = range(-follow, follow + 1)
     return sorted(((y, x) for y in span for x in span), key=lambda shift: (shift != (0, 0), shift))
 
@@ -127,22 +130,29 @@ def _planes(clip: SmallClip, shift: tuple[int, int]) -> list[tuple[Samples, int,
 
 
 def _features(
-    clip: SmallClip, row: int, slots: slice, parts: int, shift: tuple[int, int]
+    clip: SmallClip,
+    row: int,
+    slots: slice,
+    parts: int,
+    shift: tuple[int, int],
+    columns: slice = slice(None),
 ) -> Distances:
     """Return the samples around 0, colour differences doubled so that their squares count four
     times: float32 (n, W, f), windows moved by a shift and clamped at the borders."""
     found: list[Distances] = []
+    cells = range(clip.width)[columns]
     for samples, side, factor, down, right in _planes(clip, shift):
         rows = np.arange(row * side + down, (row + 1) * side + down).clip(0, samples.shape[2] - 1)
-        across = np.arange(right, samples.shape[3] + right).clip(0, samples.shape[3] - 1)
+        across = np.arange(cells.start * side + right, cells.stop * side + right)
+        across = across.clip(0, samples.shape[3] - 1)
         cut = samples[slots][:, :, rows][:, :, :, across].astype(np.float32)
         cut -= _CENTRE
         cut *= factor
         size = side // parts
-        cut = cut.reshape(*cut.shape[:2], parts, size, clip.width, parts, size)
+        cut = cut.reshape(*cut.shape[:2], parts, size, len(cells), parts, size)
         # (W, plane, part row, y, cell, part column, x) to (cell, part row, column, W, samples).
         cut = cut.transpose(4, 2, 5, 0, 1, 3, 6)
-        found.append(cut.reshape(clip.width * parts**2, cut.shape[3], -1))
+        found.append(cut.reshape(len(cells) * parts**2, cut.shape[3], -1))
     return np.concatenate(found, axis=2)
 
 

@@ -1,0 +1,304 @@
+"""``cv_reader score``: measure what kept patches show of a video, by rebuilding it from them.
+
+Takes asset folders, selections of stage 1 or of the reference implementation (``*.meta.json``),
+rows (``.npy`` with ``--video``), and choices to make on the spot (``--choose`` with ``--video``).
+Prints a line each; with ``-o`` writes a page that lays those of one video side by side, as a film
+of original, rebuilt and difference, or the film alone (``.gif``), or the figures (``.json``). Exit
+code 1 where some could not be measured.
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cv_reader.assets.files import new_file
+from cv_reader.assets.make import select_from_video
+from cv_reader.backends import BACKEND_NAMES
+from cv_reader.commands.arguments import (
+    EXIT_DONE,
+    EXIT_SOME_FAILED,
+    check_writable,
+    run_command,
+    say,
+)
+from cv_reader.errors import AssetError, SettingsError, VideoError
+from cv_reader.reader import ReadOptions
+from cv_reader.select.config import SELECTORS, SIGNALS, AssetConfig
+from cv_reader.select.rate_distortion.clip import SmallClip
+from cv_reader.views.film import film_pictures
+from cv_reader.views.page import document, figure, film, table
+from cv_reader.views.rebuilt import Score, score_all
+from cv_reader.views.selections import (
+    Chosen,
+    read_any,
+    read_bare_rows,
+    read_pictures,
+    video_path,
+)
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """A selection with its score."""
+
+    chosen: Chosen
+    score: Score
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return run_command(_run, _parser().parse_args(argv))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("cv_reader score", description=__doc__)
+    parser.add_argument("items", nargs="*", type=Path, help="assets, *.meta.json, rows.npy")
+    parser.add_argument("--video", type=Path, help="what rows and choices are of")
+    parser.add_argument("--video_root", type=Path, help="where the videos of assets are")
+    parser.add_argument(
+        "--choose",
+        action="append",
+        default=[],
+        metavar="SETTINGS",
+        help="a selector, a signal, or settings such as select=rate_distortion,num_images=4",
+    )
+    parser.add_argument("--frame_ids", type=Path, help="of the rows; default: evenly spread")
+    parser.add_argument("--sequence_length", type=int, default=64, help="of rows and choices")
+    parser.add_argument("--num_images", type=int, default=8, help="budget of choices")
+    parser.add_argument("--square_size", type=int, default=576, help="of rows and choices")
+    parser.add_argument("--patch_size", type=int, default=16, help="of rows and choices")
+    parser.add_argument("-o", "--output", type=Path, help=".html, .gif or .json")
+    parser.add_argument("--backend", default="auto", choices=BACKEND_NAMES)
+    parser.add_argument("--num_threads", type=int, default=1)
+    return parser
+
+
+def _run(args: argparse.Namespace) -> int:
+    suffix = args.output.suffix.lower() if args.output else ""
+    if suffix not in ("", ".html", ".gif", ".json"):
+        raise SettingsError(f"-o must end in .html, .gif or .json, got {args.output}")
+    if not args.items and not args.choose:
+        raise SettingsError("nothing to measure; name assets, selections or rows, or use --choose")
+    rows = any(item.suffix == ".npy" for item in args.items)
+    if args.video is None and (rows or args.choose):
+        raise SettingsError("rows (.npy) and --choose need --video")
+    if args.output:
+        check_writable(args.output.parent)
+    options = ReadOptions(backend=args.backend, num_threads=args.num_threads)
+    base = _base(args)
+    choices = [_choice(text, base) for text in args.choose]
+    groups: dict[tuple[str, bytes, int, int], list[Chosen]] = defaultdict(list)
+    failed = 0
+    for found in _selections(args, base, choices, options):
+        if isinstance(found, Exception):
+            failed += 1
+            say(f"score: left out: {found}")
+            continue
+        path, chosen = found
+        config = chosen.config
+        key = (str(path), chosen.frame_ids.tobytes(), config.square_size, config.patch_size)
+        groups[key].append(chosen)
+    sections: list[tuple[str, SmallClip, list[_Scored]]] = []
+    for (path, *_), group in groups.items():
+        try:
+            clip, scored = _scored(Path(path), group, options)
+        except (VideoError, AssetError) as error:
+            failed += len(group)
+            say(f"score: left out: {error}")
+            continue
+        sections.append((path, clip, scored))
+        print(_text(path, scored), flush=True)
+    if not sections:
+        raise SettingsError("nothing could be measured")
+    if args.output:
+        _write(args.output, sections)
+        say(f"score: {args.output}")
+    return EXIT_SOME_FAILED if failed else EXIT_DONE
+
+
+def _base(args: argparse.Namespace) -> dict[str, Any]:
+    names = ("sequence_length", "num_images", "square_size", "patch_size")
+    return {name: getattr(args, name) for name in names}
+
+
+def _choice(text: str, base: dict[str, Any]) -> tuple[str, AssetConfig]:
+    """Return the settings that a text names: a selector, a signal, or ``name=value,...``."""
+    settings: dict[str, Any] = {}
+    types = {field.name: type(field.default) for field in fields(AssetConfig)}
+    for part in text.split(","):
+        name, has_value, value = part.partition("=")
+        if not has_value and name in SELECTORS:
+            settings["select"] = name
+        elif not has_value and name in SIGNALS:
+            settings["signal"] = name
+        elif has_value and name in types:
+            kind = types[name]
+            try:
+                settings[name] = value.lower() in ("1", "true") if kind is bool else kind(value)
+            except ValueError as error:
+                raise SettingsError(f"--choose {text!r}: {name}: {error}") from error
+        else:
+            raise SettingsError(
+                f"--choose {text!r}: {part!r} is no selector {SELECTORS}, no signal {SIGNALS} and "
+                "no setting=value"
+            )
+    return text, AssetConfig(**{**base, **settings})
+
+
+def _selections(
+    args: argparse.Namespace,
+    base: dict[str, Any],
+    choices: list[tuple[str, AssetConfig]],
+    options: ReadOptions,
+) -> Iterator[tuple[Path, Chosen] | Exception]:
+    """Yield videos with what is kept of them, or why that cannot be read."""
+    for item in args.items:
+        try:
+            if item.suffix == ".npy":
+                with options.open(args.video) as video:
+                    index = video.index
+                config = AssetConfig(**base)
+                yield args.video, read_bare_rows(item, args.video, index, args.frame_ids, config)
+            else:
+                chosen = read_any(item)
+                yield args.video or video_path(args.video_root, chosen.video), chosen
+        except (VideoError, AssetError) as error:
+            yield error
+    for name, config in choices:
+        try:
+            selection = select_from_video(args.video, config, options)
+        except (VideoError, AssetError) as error:
+            yield error
+            continue
+        yield (
+            args.video,
+            Chosen(
+                name=name,
+                video=str(args.video),
+                rows=selection.rows,
+                frame_ids=selection.frame_ids,
+                config=config,
+            ),
+        )
+
+
+def _scored(
+    path: Path, group: list[Chosen], options: ReadOptions
+) -> tuple[SmallClip, list[_Scored]]:
+    first = group[0]
+    clip, _, seconds = read_pictures(path, first.frame_ids, first.config, options)
+    scores = score_all(clip, [one.rows for one in group], seconds)
+    return clip, [_Scored(one, score) for one, score in zip(group, scores, strict=True)]
+
+
+def _columns(scored: list[_Scored]) -> tuple[list[str], list[list[str]]]:
+    ways = list(scored[0].score.rebuilt)
+    header = ["kept by", "tokens", *(f"{way}, dB" for way in ways), "SSIM (nearest)"]
+    header += ["nothing new", "change unseen", "tokens per slot"]
+    lines: list[list[str]] = []
+    for one in scored:
+        score = one.score
+        lines.append(
+            [
+                one.chosen.name,
+                str(score.num_tokens),
+                *(f"{score.rebuilt[way].psnr_db:.2f}" for way in ways),
+                f"{score.rebuilt['nearest'].ssim:.4f}",
+                "-" if np.isnan(score.nothing_new) else f"{100 * score.nothing_new:.1f} %",
+                f"{score.unseen_seconds:.1f} s",
+                _spread(score.per_slot),
+            ]
+        )
+    return header, lines
+
+
+def _spread(per_slot: NDArray[np.int64]) -> str:
+    """Return least, median and most of the slots behind the first."""
+    rest = per_slot[1:] if len(per_slot) > 1 else per_slot
+    return f"{rest.min()} / {int(np.median(rest))} / {rest.max()}"
+
+
+def _text(path: str, scored: list[_Scored]) -> str:
+    header, lines = _columns(scored)
+    every = [header, *lines]
+    widths = [max(len(line[column]) for line in every) for column in range(len(header))]
+    shown = [
+        "  ".join(
+            text.ljust(width) if column == 0 else text.rjust(width)
+            for column, (text, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in every
+    ]
+    return "\n".join([path, *shown])
+
+
+def _write(output: Path, sections: list[tuple[str, SmallClip, list[_Scored]]]) -> None:
+    suffix = output.suffix.lower()
+    with new_file(output) as path:
+        if suffix == ".json":
+            content = [_figures(*section) for section in sections]
+            path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        elif suffix == ".gif":
+            path.write_bytes(film(_pictures(sections[0][1], sections[0][2], "nearest")))
+        else:
+            body = "".join(_section(*section) for section in sections)
+            path.write_text(document("What kept patches show", _ABOUT + body), encoding="utf-8")
+
+
+_ABOUT = (
+    "<p>Every slot is rebuilt from the kept patches. Hold: a place shows what was kept there last. "
+    "Nearest: the best of all that was kept there, as an encoder that sees all times at once may. "
+    "Motion followed: a patch may shift by up to 3/8 of its side. Nothing new: kept patches, but "
+    "the first of each place, that differ by less than 3 grey levels from what the place showed. "
+    "Change unseen: the longest time that a place differs by more from what was kept there.</p>"
+)
+
+
+def _section(video: str, clip: SmallClip, scored: list[_Scored]) -> str:
+    header, lines = _columns(scored)
+    films = [
+        figure(
+            f"{way}: original, rebuilt, difference in luma (brightest: 64 grey levels)",
+            "image/webp",
+            film(_pictures(clip, scored, way), kind="WEBP"),
+        )
+        for way in ("hold", "nearest")
+    ]
+    return f"<h2>{Path(video).name}</h2>{table(header, lines)}{''.join(films)}"
+
+
+def _pictures(clip: SmallClip, scored: list[_Scored], way: str) -> list[Image.Image]:
+    return film_pictures(clip, [(one.chosen.name, one.score) for one in scored], way)
+
+
+def _figures(video: str, clip: SmallClip, scored: list[_Scored]) -> dict[str, Any]:
+    return {
+        "video": video,
+        "slots": clip.num_slots,
+        "content_cells": clip.height * clip.width,
+        "selections": [
+            {
+                "name": one.chosen.name,
+                "tokens": one.score.num_tokens,
+                "psnr_db": {n: round(r.psnr_db, 4) for n, r in one.score.rebuilt.items()},
+                "ssim": {
+                    n: round(r.ssim, 6) for n, r in one.score.rebuilt.items() if not r.way.follow
+                },
+                "nothing_new": (
+                    None if np.isnan(one.score.nothing_new) else round(one.score.nothing_new, 6)
+                ),
+                "unseen_slots": one.score.unseen_slots,
+                "unseen_seconds": round(one.score.unseen_seconds, 6),
+                "tokens_per_slot": one.score.per_slot.tolist(),
+            }
+            for one in scored
+        ],
+    }

@@ -1,0 +1,94 @@
+"""``cv_reader score``: all kinds of selections, all kinds of output, refusals."""
+
+import json
+
+import numpy as np
+import pytest
+
+from cv_reader.assets.make import write_evaluation_asset
+from cv_reader.commands.score import main
+from cv_reader.select.config import AssetConfig
+from support.media import moving_square, write_video
+
+CONFIG = AssetConfig(square_size=64, patch_size=8, sequence_length=8, num_images=2)
+SIZES = ["--square_size", "64", "--patch_size", "8", "--sequence_length", "8", "--num_images", "2"]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    frames = moving_square(24, 48, 64, (0, 2), square_px=16)
+    return write_video(tmp_path_factory.mktemp("videos") / "clip.mp4", frames)
+
+
+def _figures(arguments, tmp_path):
+    output = tmp_path / "figures.json"
+    code = main([*map(str, arguments), "-o", str(output)])
+    sections = json.loads(output.read_text())
+    return code, [one for section in sections for one in section["selections"]]
+
+
+def test_choices_are_made_and_measured_side_by_side(clip, tmp_path, capsys):
+    choices = ["uniform", "residual", "select=rate_distortion,distortion=mean,direction=hold"]
+    arguments = ["--video", clip, *SIZES]
+    for choice in choices:
+        arguments += ["--choose", choice]
+    code, found = _figures(arguments, tmp_path)
+    assert code == 0
+    assert [one["name"] for one in found] == choices
+    assert {one["tokens"] for one in found} == {2 * 64}
+    holds = [one["psnr_db"]["hold, motion followed"] for one in found]
+    assert max(holds) == holds[2]
+    assert "uniform" in capsys.readouterr().out
+
+
+def test_assets_selections_and_rows_give_one_score(clip, tmp_path):
+    asset = write_evaluation_asset(clip, key="a", out_root=tmp_path, config=CONFIG)
+    np.save(tmp_path / "rows.npy", asset.positions)
+    meta = {
+        "video": clip.name,
+        "T": 8,
+        "square_size": 64,
+        "patch": 8,
+        "keep_frames_equiv": 2,
+        "padding_policy": "zero",
+        "keep_first_full_frame": True,
+        "keep_uniform_first": False,
+    }
+    (tmp_path / "s.meta.json").write_text(json.dumps(meta))
+    np.save(tmp_path / "s.visidx_thw.npy", asset.positions)
+    np.save(tmp_path / "s.frame_ids.npy", asset.frame_ids)
+    items = [asset.folder, tmp_path / "s.meta.json", tmp_path / "rows.npy"]
+    code, found = _figures([*items, "--video", clip, *SIZES], tmp_path)
+    assert code == 0
+    names = [one.pop("name") for one in found]
+    assert names == ["a", "s", "rows"]
+    assert found[0] == found[1] == found[2]
+    code, again = _figures([asset.folder, "--video_root", clip.parent], tmp_path)
+    assert again[0]["psnr_db"] == found[0]["psnr_db"]
+
+
+@pytest.mark.parametrize(("suffix", "start"), [(".html", b"<!doctype html>"), (".gif", b"GIF89a")])
+def test_a_page_or_a_film_is_written(clip, tmp_path, suffix, start):
+    output = tmp_path / f"score{suffix}"
+    arguments = ["--video", str(clip), *SIZES, "--choose", "uniform", "-o", str(output)]
+    assert main(arguments) == 0
+    content = output.read_bytes()
+    assert content.startswith(start)
+    assert suffix != ".html" or content.count(b"data:image/webp") == 2
+
+
+def test_what_cannot_be_measured_is_named(clip, tmp_path, capsys):
+    np.save(tmp_path / "wrong.npy", np.full((4, 3), 99))
+    arguments = [tmp_path / "wrong.npy", "--video", clip, *SIZES, "--choose", "uniform"]
+    assert main([str(argument) for argument in arguments]) == 1
+    assert "t, h, w below [8, 8, 8]" in capsys.readouterr().err
+    for wrong, message in (
+        (["--choose", "uniform"], "need --video"),
+        (["--video", str(clip)], "nothing to measure"),
+        (["--video", str(clip), "--choose", "sharpness"], "no selector"),
+        (["--video", str(clip), "--choose", "num_images=x"], "num_images"),
+        ([str(tmp_path)], "neither an asset"),
+        (["--choose", "uniform", "--video", str(clip), "-o", "x.png"], ".html, .gif or .json"),
+    ):
+        assert main(wrong) == 2
+        assert message in capsys.readouterr().err
