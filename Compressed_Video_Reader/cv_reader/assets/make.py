@@ -94,8 +94,9 @@ def select_from_video(
         # One piece of memory for all: the system clears large pages much faster than small ones.
         count = len(slots) * keep_pictures
         memory = zip(*black_squares(count, box.square_px, box.patch_px), strict=True)
-        frames = video.frames(frame_ids[slots].tolist(), signals=chooser.needs_signals)
-        work = zip(slots, frames, strict=True)
+        wanted = chooser.wanted_frames() if slots else []
+        frames = video.frames(wanted, signals=chooser.needs_signals)
+        work = chooser.at_slots(frames)
         while batch := list(islice(work, frames_at_once(index.width_px, index.height_px))):
             if not chooser.needs_squares:
                 for slot, frame in batch:

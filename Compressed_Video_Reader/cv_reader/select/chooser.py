@@ -3,6 +3,7 @@
 Axis letters: T slots, g cells along a side, K rows.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +12,10 @@ from numpy.typing import NDArray
 
 from cv_reader.media.frames import CodecFrame
 from cv_reader.select.config import AssetConfig
-from cv_reader.select.energy import CellScorer, needs_signals
+from cv_reader.select.energy import SUMMED, CellScorer, needs_signals
 from cv_reader.select.geometry import Letterbox
 from cv_reader.select.mosaics import Square, square_frame
+from cv_reader.select.peers import PIXEL_SIGNALS, pixel_scores
 from cv_reader.select.rate_distortion.choice import choose_units
 from cv_reader.select.rate_distortion.clip import changes, empty_clip, put_square
 from cv_reader.select.selection import repeated_slots, select_cells, select_whole_frames
@@ -45,19 +47,37 @@ class Chooser:
 
     def __init__(self, box: Letterbox, config: AssetConfig, frame_ids: NDArray[np.int32]) -> None:
         self._box, self._config = box, config
+        self._frame_ids = frame_ids
         self._repeated = repeated_slots(frame_ids)
         self.slots: list[int] = np.flatnonzero(~self._repeated).tolist()
         """Slots whose frames are to be added, ascending."""
         shape = (config.sequence_length, config.grid, config.grid)
         self._scores = np.zeros(shape, np.float32)
-        self._scorer = CellScorer(box, config) if config.select == "topk" else None
-        is_compared = config.select == "rate_distortion"
+        is_scored = config.select == "topk"
+        self._has_peer = is_scored and config.signal in PIXEL_SIGNALS
+        self._scorer = CellScorer(box, config) if is_scored and not self._has_peer else None
+        is_compared = self._has_peer or config.select == "rate_distortion"
         self._clip = empty_clip(box, len(self.slots)) if is_compared else None
 
     @property
     def needs_signals(self) -> bool:
         """Return whether frames must come with motion and residual."""
         return self._scorer is not None and needs_signals(self._config.signal)
+
+    def wanted_frames(self) -> list[int]:
+        """Return the frames to decode: those of the slots, for some signals all between too."""
+        ids: list[int] = self._frame_ids[self.slots].tolist()
+        sums_up = self._scorer is not None and self._config.signal in SUMMED
+        return list(range(ids[0], ids[-1] + 1)) if sums_up else ids
+
+    def at_slots(self, frames: Iterable[CodecFrame]) -> Iterator[tuple[int, CodecFrame]]:
+        """Yield slots with their frames; frames between slots are taken note of."""
+        slot_of = {int(self._frame_ids[slot]): slot for slot in self.slots}
+        for frame in frames:
+            if frame.index in slot_of:
+                yield slot_of[frame.index], frame
+            elif self._scorer is not None:
+                self._scorer.pass_by(frame)
 
     @property
     def needs_frames(self) -> bool:
@@ -92,7 +112,9 @@ class Chooser:
         config, valid = self._config, self._box.valid_cells()
         if config.select == "uniform":
             return self._chosen(select_whole_frames(config), self._scores, config.num_images)
-        if self._clip is None:
+        if self._has_peer and self._clip is not None:
+            self._scores[self.slots] = pixel_scores(self._clip, config.signal)
+        if self._clip is None or self._has_peer:
             rows = select_cells(self._scores, valid, self._repeated, config)
             return self._chosen(rows, self._scores, config.num_images)
         weights = np.diff([*self.slots, config.sequence_length])

@@ -19,7 +19,20 @@ ALGORITHM_VERSION = 5
 
 PADDING_POLICIES = ("zero", "exclude", "repeat")
 TOPK_MODES = ("global", "time_bucket")
-SIGNALS = ("reference", "mv_residual", "mv", "residual", "bits", "framediff")
+SIGNALS = (
+    "reference",
+    "mv_residual",
+    "mv",
+    "residual",
+    "bits",
+    "framediff",
+    "textured",
+    "intra_shown",
+    "bits_between",
+    "residual_between",
+    "rlt",
+    "evs",
+)
 SELECTORS = ("topk", "rate_distortion", "uniform")
 DISTORTIONS = ("sharp", "worst", "worst_2", "mean", "power_1.5", "power_2", "power_3")
 DIRECTIONS = ("nearest", "hold")

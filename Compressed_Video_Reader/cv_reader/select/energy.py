@@ -9,30 +9,38 @@ Axis letters: H, W source pixels; h, w elements of a coarser map; g cells along 
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cv_reader.errors import UnsupportedVideoError
 from cv_reader.media.frames import BLOCK_PX, CELL_PX, CodecFrame
-from cv_reader.select.camera import camera_velocity
 from cv_reader.select.config import AssetConfig
 from cv_reader.select.geometry import Letterbox
+from cv_reader.select.motion import (
+    coarse_motion,
+    frame_velocity,
+    motion_energy,
+    whole_pixel_motion,
+)
+from cv_reader.select.peers import PIXEL_SIGNALS
 from cv_reader.select.percentiles import float_percentile, integer_percentile
 from cv_reader.select.pooling import CellPool, SparseMap
 
-_PX_PER_QPEL = np.float32(0.25)
-_ONE, _HALF = np.float32(1), np.float32(0.5)
+_ONE = np.float32(1)
 _MIN_RESIDUAL_SCALE = 1.0
-_MIN_MOTION_SCALE = 1e-6
+_MOST_RESIDUAL = 255.0
+_TEXTURE = 4.0
+
+SUMMED = ("bits_between", "residual_between")
+"""Signals that sum over all pictures between slots."""
 
 Scores = NDArray[np.float32]
 
 
 def needs_signals(signal: str) -> bool:
     """Return whether a signal needs more than the decoded pixels."""
-    return signal != "framediff"
+    return signal not in ("framediff", *PIXEL_SIGNALS)
 
 
 class CellScorer:
@@ -49,6 +57,7 @@ class CellScorer:
         self._pools: dict[int, CellPool] = {}
         self._previous_luma: NDArray[np.uint8] | None = None
         self._guess = 0
+        self._passed = np.zeros((letterbox.grid, letterbox.grid), np.float32)
 
     def score(self, frame: CodecFrame) -> Scores:
         """Sum of the mixed energy over the pixels of each cell: float32 (g, g), >= 0.
@@ -64,6 +73,54 @@ class CellScorer:
         Its vectors are those of list 0 in whole pixels; the residual is the true one.
         """
         return self._mixed(self.reference_mv(frame), frame)
+
+    def textured(self, frame: CodecFrame) -> Scores:
+        """Return ``mv_residual`` whose motion counts only where a block is coded or textured.
+
+        A flat block is skipped with whatever vector is predicted: that is no evidence of motion.
+        """
+        motion, motion_ref = _motion_of(frame)
+        if frame.residual_y is None:
+            raise _lacking(frame, "residual")
+        is_evident = _coded_blocks(frame.residual_y) | textured_blocks(frame.luma())
+        cells = BLOCK_PX // CELL_PX
+        height, width = motion_ref.shape[1:]
+        here = is_evident.repeat(cells, axis=0).repeat(cells, axis=1)[:height, :width]
+        return self._mixed(self._moving(motion * here[..., None], motion_ref * here), frame)
+
+    def intra_shown(self, frame: CodecFrame) -> Scores:
+        """Return ``reference``, but of intra pictures the luma difference to the slot before.
+
+        An intra picture has a residual everywhere, whether or not anything is new in it.
+        """
+        differences = self.framediff(frame)
+        return differences if frame.pict_type == "I" else self.reference(frame)
+
+    def pass_by(self, frame: CodecFrame) -> None:
+        """Add what a frame between two slots holds, for the signals that sum over all frames."""
+        if self._config.signal not in SUMMED:
+            return
+        if self._config.signal == "bits_between":
+            if frame.bits is None:
+                raise _lacking(frame, "bits")
+            found = self._pool(BLOCK_PX).sums(frame.bits)
+        else:
+            if frame.residual_y is None:
+                raise _lacking(frame, "residual")
+            values = SparseMap(frame.residual_y, frame.residual_blocks)
+            found = self._pool(1).clipped_sums(values, _MOST_RESIDUAL) * np.float32(_MOST_RESIDUAL)
+        if frame.pict_type != "I":
+            self._passed += found
+
+    def summed(self, frame: CodecFrame) -> Scores:
+        """Return what all pictures since the last slot spent, intra pictures left out.
+
+        Bits, or magnitudes of the residual, are not divided by a percentile: a slot in which
+        nothing happens keeps nothing.
+        """
+        self.pass_by(frame)
+        found, self._passed = self._passed, np.zeros_like(self._passed)
+        return found
 
     def mv_residual(self, frame: CodecFrame) -> Scores:
         """Return motion and residual, mixed by weight."""
@@ -138,134 +195,37 @@ _SIGNALS: dict[str, Callable[[CellScorer, CodecFrame], Scores]] = {
     "residual": CellScorer.residual,
     "framediff": CellScorer.framediff,
     "bits": CellScorer.bits,
+    "textured": CellScorer.textured,
+    "intra_shown": CellScorer.intra_shown,
+    "bits_between": CellScorer.summed,
+    "residual_between": CellScorer.summed,
 }
 
 
-def whole_pixel_motion(
-    motion: NDArray[np.int16], motion_ref: NDArray[np.int16]
-) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
-    """Return the motion that the reference implementation sees.
+def _coded_blocks(residual: NDArray[np.int16]) -> NDArray[np.bool_]:
+    """Return the blocks of 16 x 16 that hold any residual: bool (ceil(H / 16), ceil(W / 16))."""
+    rows, columns = (np.arange(0, side, BLOCK_PX) for side in residual.shape)
+    return np.logical_or.reduceat(np.logical_or.reduceat(residual != 0, rows, 0), columns, 1)
 
-    Vectors of list 0 alone, cut to whole pixels towards 0, and not divided by the distance to their
-    reference. A camera that sways by fractions of a pixel so does not move at all.
 
-    Args:
-        motion: int16 (lists, h, w, 2), in quarter pixels.
-        motion_ref: int16 (lists, h, w).
+def textured_blocks(luma: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return the blocks of 16 x 16 whose luma has a standard deviation of at least 4 levels:
+    bool (ceil(H / 16), ceil(W / 16))."""
+    rows, columns = (np.arange(0, side, BLOCK_PX) for side in luma.shape)
 
-    Returns:
-        int16 (1, h, w, 2), in quarter pixels, and int16 (1, h, w), 1 where there is a vector.
-    """
-    exact = motion[:1]
-    # A shift to the right rounds down: towards 0 for negative numbers once 3 is added.
-    whole = (exact + ((exact >> 15) & 3)) >> 2 << 2
-    has_vector = motion_ref[:1] != 0
-    return whole * has_vector[..., None], has_vector.astype(np.int16)
+    def sums(values: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.add.reduceat(np.add.reduceat(values, rows, axis=0), columns, axis=1)
+
+    values = luma.astype(np.float32)
+    count = sums(np.ones_like(values))
+    means = sums(values) / count
+    return sums(values * values) / count - means * means >= _TEXTURE**2
 
 
 def _motion_of(frame: CodecFrame) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
     if frame.motion is None or frame.motion_ref is None:
         raise _lacking(frame, "motion")
     return frame.motion, frame.motion_ref
-
-
-def coarse_motion(
-    motion: NDArray[np.int16], motion_ref: NDArray[np.int16]
-) -> tuple[NDArray[np.int16], NDArray[np.int16], int]:
-    """The lists of vectors in use, by blocks of twice the size as long as all of these move as one.
-
-    Encoders seldom choose blocks smaller than 8 pixels. Percentiles and sums do not change: every
-    cell that is left stands for four.
-
-    Args:
-        motion: int16 (2, h, w, 2).
-        motion_ref: int16 (2, h, w).
-
-    Returns:
-        The maps of 0, 1 or 2 lists, and how many pixels a side of their cells has.
-    """
-    in_use = np.flatnonzero(motion_ref.any(axis=(1, 2)))
-    lists = slice(in_use[0], in_use[-1] + 1) if len(in_use) else slice(0)
-    vectors, references = motion[lists].view(np.uint32)[..., 0], motion_ref[lists]
-    step_px = CELL_PX
-    while (coarse := _halved(vectors)) is not None:
-        coarse_references = _halved(references)
-        if coarse_references is None:
-            break
-        vectors, references, step_px = coarse, coarse_references, 2 * step_px
-    return vectors[..., None].view(np.int16), references, step_px
-
-
-def _halved(cells: NDArray[Any]) -> NDArray[Any] | None:
-    """One cell for each square of 2 x 2, of (lists, h, w), or None if not all are of one value."""
-    height, width = cells.shape[1:]
-    if not cells.size or height % 2 or width % 2:
-        return None
-    upper = cells[:, ::2]
-    if not (upper == cells[:, 1::2]).all():
-        return None
-    if upper.strides[2] != cells.itemsize:
-        upper = np.ascontiguousarray(upper)
-    # The lower half of each pair's word: several times as fast as to copy every other cell.
-    left = upper.view(f"u{2 * cells.itemsize}").astype(cells.dtype)
-    return left if (left == upper[:, :, 1::2]).all() else None
-
-
-def frame_velocity(motion: NDArray[np.int16], motion_ref: NDArray[np.int16]) -> NDArray[np.float32]:
-    """Motion of the picture in pixels per frame, averaged over the reference lists in use.
-
-    A vector divided by the signed distance to its reference is a velocity whichever way the
-    reference lies. Where only the direction of references is known the distance is +-1, so that
-    distances do not scale anything.
-
-    Args:
-        motion: int16 (lists, h, w, 2), per list (x, y) in quarter pixels from block to reference.
-        motion_ref: int16 (lists, h, w), signed distance to the reference in frames, 0 = no vector.
-
-    Returns:
-        float32 (2, h, w), x and y; 0 where no list has a vector.
-    """
-    velocity = np.zeros((2, *motion_ref.shape[1:]), np.float32)
-    is_used = motion_ref != 0
-    for vectors, distance, has_vector in zip(motion, motion_ref, is_used, strict=True):
-        per_frame = has_vector * _PX_PER_QPEL
-        per_frame /= distance.astype(np.float32) + ~has_vector
-        for axis, component in enumerate(velocity):
-            # Converted first: arithmetic of two types is slow.
-            component += vectors[..., axis].astype(np.float32) * per_frame
-    if len(is_used) == 2:
-        velocity *= _ONE - is_used.all(axis=0) * _HALF
-    return velocity
-
-
-def motion_energy(
-    velocity: NDArray[np.float32],
-    compensate: str,
-    percentile: float,
-    times: int = 1,
-    aspect: float = 1.0,
-) -> NDArray[np.float32]:
-    """Speed after taking out the camera's motion, over its percentile, clipped to 1.
-
-    Args:
-        velocity: float32 (2, h, w). Cells without a vector count as still.
-        compensate: how the camera's motion is found; see ``camera``.
-        percentile: in (0, 100].
-        times: how many cells each one stands for.
-        aspect: width of a cell to its height, as shown.
-
-    Returns:
-        float32 (h, w) in [0, 1].
-    """
-    if not velocity.any():
-        return np.zeros(velocity.shape[1:], np.float32)
-    relative = velocity - camera_velocity(velocity, compensate, times, aspect)
-    np.square(relative, out=relative)
-    speed = np.add(relative[0], relative[1], out=relative[0])
-    np.sqrt(speed, out=speed)
-    scale = max(float_percentile(speed, percentile, times), _MIN_MOTION_SCALE)
-    speed /= np.float32(scale)
-    return np.minimum(speed, _ONE, out=speed)
 
 
 def _lacking(frame: CodecFrame, what: str) -> UnsupportedVideoError:

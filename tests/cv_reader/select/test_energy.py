@@ -7,15 +7,15 @@ import pytest
 
 from cv_reader.errors import UnsupportedVideoError
 from cv_reader.select.config import AssetConfig
-from cv_reader.select.energy import (
-    CellScorer,
-    coarse_motion,
-    float_percentile,
-    frame_velocity,
-    integer_percentile,
-    motion_energy,
-)
+from cv_reader.select.energy import CellScorer, textured_blocks
 from cv_reader.select.geometry import letterbox
+from cv_reader.select.motion import (
+    coarse_motion,
+    frame_velocity,
+    motion_energy,
+    whole_pixel_motion,
+)
+from cv_reader.select.percentiles import float_percentile, integer_percentile
 
 SIZE = 64
 
@@ -171,3 +171,55 @@ def test_bits_spread_over_their_blocks():
 
 def test_a_frame_without_vectors_has_no_motion_energy():
     assert not _scorer(signal="mv").score(_tiny_frame()).any()
+
+
+def test_the_reference_sees_whole_pixels_of_list_0_alone():
+    motion = np.zeros((2, 1, 4, 2), np.int16)
+    motion[0, 0, :, 0] = (-1, -4, -7, 9)
+    motion[1] = 40
+    reference = np.array([[[-2, -1, 0, 3]], [[1, 1, 1, 1]]], np.int16)
+    whole, used = whole_pixel_motion(motion, reference)
+    # Cut towards 0; without a vector in list 0 nothing moves, whatever list 1 says.
+    assert whole.tolist() == [[[[0, 0], [-4, 0], [0, 0], [8, 0]]]]
+    assert used.tolist() == [[[1, 1, 0, 1]]]
+
+
+def test_flat_blocks_that_nothing_is_coded_in_do_not_move():
+    luma = np.full((SIZE, SIZE), 90, np.uint8)
+    luma[:16, 16:32:2] = 120
+    frame = _tiny_frame(luma=lambda: luma)
+    frame.motion_ref[0] = -1
+    frame.motion[0, :8] = (-8, 0)
+    frame.residual_y[20, 50] = 9
+    scores = _scorer(signal="textured", mv_compensate="none").score(frame)
+    assert np.argwhere(scores > 0).tolist() == [[0, 1], [1, 3]]
+    assert textured_blocks(luma).sum() == 1
+
+
+def test_intra_pictures_count_by_what_changed():
+    luma = np.full((SIZE, SIZE), 90, np.uint8)
+    noisy = np.full((SIZE, SIZE), 50, np.int16)
+    first = _tiny_frame(luma=lambda: luma, pict_type="P")
+    changed = luma.copy()
+    changed[:16, :16] = 200
+    second = _tiny_frame(luma=lambda: changed, pict_type="I", residual_y=noisy)
+    scorer = _scorer(signal="intra_shown")
+    scorer.score(first)
+    assert np.argwhere(scorer.score(second) > 0).tolist() == [[0, 0]]
+
+
+@pytest.mark.parametrize("signal", ["bits_between", "residual_between"])
+def test_what_happens_between_slots_is_summed(signal):
+    scorer = _scorer(signal=signal)
+    shapes = [("P", 1, 3), ("I", 2, 100), ("B", 3, 5), ("P", 0, 7)]
+    frames = []
+    for pict_type, cell, value in shapes:
+        frame = _tiny_frame(pict_type=pict_type, bits=np.zeros((4, 4), np.float32))
+        frame.bits[cell, cell] = value
+        frame.residual_y[16 * cell : 16 * cell + 16, 16 * cell : 16 * cell + 16] = value
+        frames.append(frame)
+    for frame in frames[:3]:
+        scorer.pass_by(frame)
+    scores = scorer.score(frames[3])
+    assert (scores.diagonal() / 256).tolist() == [7, 3, 0, 5]
+    assert not scorer.score(_tiny_frame(pict_type="P", bits=np.zeros((4, 4), np.float32))).any()

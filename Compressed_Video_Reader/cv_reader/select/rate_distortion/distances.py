@@ -2,8 +2,9 @@
 
 ``squared_distances`` gives sums of squared differences of luma and colour, of whole cells or of
 their four quarters; ``follow`` lets the source shift by up to so many of a cell's 8 samples, and
-the least over all shifts counts. All numbers are whole and below 2^24, where float32 is exact: the
-result does not depend on threads, on the order of additions or on the library that multiplies.
+the least over all shifts counts, where anything differs visibly at all. All numbers are whole and
+below 2^24, where float32 is exact: the result does not depend on threads, on the order of additions
+or on the library that multiplies.
 
 ``distortions`` turns them into what a selection minimises. The plain mean lets broad changes that
 matter little (waves, grain) outbid small ones; ``sharp`` judges a cell by its worst quarter and
@@ -55,6 +56,10 @@ MEASURES = MappingProxyType(
 )
 
 _CENTRE = 128
+_STILL = 4.0
+"""Mean squared difference (2 grey levels) that a cell or quarter must reach between any two slots
+before its motion is followed."""
+
 _MEAN_UNIT = 100.0
 """Mean squared difference (10 grey levels) at which all powers agree."""
 
@@ -85,22 +90,28 @@ def squared_distances(
         whole numbers; n cells, or 4 quarters of each: upper left, upper right, lower left, right.
     """
     target = _features(clip, row, slots, parts, (0, 0), columns)
-    ones = np.ones((*target.shape[:2], 1), np.float32)
-    right = np.concatenate([target, ones, _norms(target)], axis=2).transpose(0, 2, 1).copy()
-    least: Distances | None = None
-    room: Distances | None = None
-    for shift in shifts(follow):
-        source = target if shift == (0, 0) else _features(clip, row, slots, parts, shift, columns)
+    norms, ones = _norms(target), np.ones((*target.shape[:2], 1), np.float32)
+    right = np.concatenate([target, ones, norms], axis=2).transpose(0, 2, 1).copy()
+
+    def compared(some: Slots | None, shift: tuple[int, int]) -> Distances:
+        source = _features(clip, row, slots, parts, shift, columns, some)
         if carried is not None:
-            source = np.concatenate([_carried(clip, row, carried, parts, shift), source], axis=1)
-        ones = np.ones((*source.shape[:2], 1), np.float32)
-        left = np.concatenate([-2 * source, _norms(source), ones], axis=2)
-        if least is None:
-            least = np.matmul(left, right)
-            room = np.empty_like(least)
-        else:
-            np.minimum(least, np.matmul(left, right, out=room), out=least)
-    assert least is not None
+            earlier = _carried(clip, row, carried, parts, shift)
+            source = np.concatenate([earlier if some is None else earlier[some], source], axis=1)
+        left = np.empty((*source.shape[:2], source.shape[2] + 2), np.float32)
+        np.multiply(source, -2, out=left[..., :-2])
+        left[..., -2:-1] = _norms(source)
+        left[..., -1] = 1
+        return np.matmul(left, right if some is None else right[some])
+
+    least = compared(None, (0, 0))
+    if not follow:
+        return least
+    moving = np.flatnonzero(least.max(axis=(1, 2)) > _STILL * CELL_WEIGHT / parts**2)
+    nearest = least[moving]
+    for shift in shifts(follow)[1:]:
+        np.minimum(nearest, compared(moving, shift), out=nearest)
+    least[moving] = nearest
     return least
 
 
@@ -110,7 +121,7 @@ def grey_distances(clip: SmallClip, row: int, slots: slice, *, parts: int = 1) -
 
 
 def _norms(features: Distances) -> Distances:
-    return np.square(features).sum(axis=2, keepdims=True)
+    return np.einsum("nwf,nwf->nw", features, features)[..., None]
 
 
 def shifts(follow: int) -> list[tuple[int, int]]:
@@ -136,24 +147,28 @@ def _features(
     parts: int,
     shift: tuple[int, int],
     columns: slice = slice(None),
+    some: Slots | None = None,
 ) -> Distances:
     """Return the samples around 0, colour differences doubled so that their squares count four
-    times: float32 (n, W, f), windows moved by a shift and clamped at the borders."""
-    found: list[Distances] = []
+    times: float32 (n, W, f), windows moved by a shift and clamped at the borders; of some alone
+    where they are named."""
+    found: list[Samples] = []
     cells = range(clip.width)[columns]
-    for samples, side, factor, down, right in _planes(clip, shift):
+    for samples, side, _, down, right in _planes(clip, shift):
         rows = np.arange(row * side + down, (row + 1) * side + down).clip(0, samples.shape[2] - 1)
         across = np.arange(cells.start * side + right, cells.stop * side + right)
         across = across.clip(0, samples.shape[3] - 1)
-        cut = samples[slots][:, :, rows][:, :, :, across].astype(np.float32)
-        cut -= _CENTRE
-        cut *= factor
+        cut = samples[slots][:, :, rows][:, :, :, across]
         size = side // parts
         cut = cut.reshape(*cut.shape[:2], parts, size, len(cells), parts, size)
         # (W, plane, part row, y, cell, part column, x) to (cell, part row, column, W, samples).
         cut = cut.transpose(4, 2, 5, 0, 1, 3, 6)
         found.append(cut.reshape(len(cells) * parts**2, cut.shape[3], -1))
-    return np.concatenate(found, axis=2)
+    joined = np.concatenate(found, axis=2)
+    features = (joined if some is None else joined[some]).astype(np.float32)
+    features -= _CENTRE
+    features[..., found[0].shape[2] :] *= 2
+    return features
 
 
 def _carried(
