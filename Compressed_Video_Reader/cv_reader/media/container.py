@@ -19,12 +19,16 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from cv_reader.errors import CorruptVideoError, UnsupportedVideoError, VideoNotFoundError
+from cv_reader.media.container_header import check_claims
 from cv_reader.media.display import Colorimetry, Display, Orientation, usable_aspect
 from cv_reader.media.h264 import ShownBySequence
 
 MAX_SIDE_PX = 16384
 MAX_AREA_PX = 1 << 26
 """Larger pictures are refused before anything is allocated for them; 8K video has half of it."""
+
+MAX_PARAMETER_BYTES = 1 << 20
+"""Larger records of a codec's parameters are refused; usual ones have some hundred bytes."""
 
 DECODE_ERRORS = (FFmpegError, ValueError)
 """What PyAV raises for a packet that cannot be decoded; the second where no decoder will open."""
@@ -82,9 +86,17 @@ def open_stream(
         UnsupportedVideoError: not a video, no video stream, no decoder, or absurd dimensions.
     """
     _check_file(path)
+    if stream_index is None:
+        check_claims(path)
     spared = _WITHOUT_DECODING if without_decoding and _declares_all(path) else {}
     with _open(path, spared) as container:
         stream = _choose_stream(container, path, stream_index)
+        if stream.codec_context.extradata_size > MAX_PARAMETER_BYTES:
+            raise UnsupportedVideoError(
+                path,
+                f"its codec's parameters of {stream.codec_context.extradata_size} bytes exceed the "
+                f"limit of {MAX_PARAMETER_BYTES}; re-encode it",
+            )
         if stream.width == 0 and _is_animated_webp(path):
             raise UnsupportedVideoError(
                 path, "is an animated WebP, which FFmpeg does not decode; convert it to MP4 or GIF"

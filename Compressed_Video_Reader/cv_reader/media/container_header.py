@@ -8,17 +8,39 @@ Rules: ISO/IEC 14496-12, 8.2.2 (``mvhd``), 8.3.2 (``tkhd``), 8.5.2 (``stsd``) an
 10.1, E.4.3, and its extension by HEVC.
 """
 
+import io
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
+
+from cv_reader.errors import UnsupportedVideoError
 
 MP4, FLV = "mov,mp4,m4a,3gp,3g2,mj2", "flv"
 """FFmpeg's names of the containers."""
 
-_PATH_TO_DESCRIPTIONS = (b"trak", b"mdia", b"minf", b"stbl", b"stsd")
+MAX_INDEX_BYTES = 1 << 28
+"""Size of an MP4's index (``moov``): FFmpeg reads it whole; a day of video has half of it."""
+
+MAX_DESCRIPTION_BYTES = 1 << 20
+"""Size of a track's sample descriptions (``stsd``); usual ones have some hundred bytes."""
+
+MAX_FRAMES = 1 << 24
+"""Frames of a video track: three days at 60 a second. FFmpeg takes memory for all that the header
+claims, though one number of four bytes can claim billions."""
+
+_MAX_BOXES = 20_000
+"""Boxes that are looked at: more would be an attack on the time of the scan."""
+
+_MAX_BYTES_IN_MEMORY = 1 << 20
+
+_MAX_FIXED_BYTES = 256
+"""Of a box with fields of fixed size."""
+
+_TO_DESCRIPTIONS = (b"trak", b"mdia", b"minf", b"stbl", b"stsd")
 _VIDEO_DESCRIPTIONS = (b"avc1", b"avc2", b"avc3", b"avc4", b"hvc1", b"hev1")
 _ENCRYPTED_VIDEO = b"encv"
+_HANDLER = (b"hdlr",)
 
 _IDENTITY = b"".join(
     value.to_bytes(4, "big") for value in (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
@@ -26,7 +48,7 @@ _IDENTITY = b"".join(
 """A display matrix that changes nothing."""
 
 _PATHS_TO_MATRICES = (((b"mvhd",), slice(-64, -28)), ((b"trak", b"tkhd"), slice(-44, -8)))
-"""Boxes with a matrix, and where it stands in all their versions."""
+"""Boxes with a matrix, and its place in all their versions."""
 
 _FLV_HEADER_BYTES = 13
 _FLV_TAG_BYTES = 11
@@ -59,15 +81,53 @@ def read_header(path: str, container_name: str) -> HeaderFacts:
     """
     with open(path, "rb") as file:
         if container_name == MP4:
-            return _movie_facts(_movie(file))
+            return _movie_facts(file, path)
         return HeaderFacts(changes_parameters=container_name == FLV and _has_several_headers(file))
 
 
-def _movie_facts(movie: bytes) -> HeaderFacts:
-    descriptions = [_entries(found) for found in _descend(movie, _PATH_TO_DESCRIPTIONS)]
-    matrices = [
-        content[place] for path, place in _PATHS_TO_MATRICES for content in _descend(movie, path)
-    ]
+def check_claims(path: str) -> None:
+    """Refuse an MP4 whose header claims absurd sizes, before FFmpeg takes memory for them.
+
+    Raises:
+        UnsupportedVideoError: naming the claim and the limit.
+    """
+    with open(path, "rb") as file:
+        if file.read(8)[4:] not in (b"ftyp", b"moov"):
+            return
+        movie_file, movie = _movie(file)
+        _check(movie.size, MAX_INDEX_BYTES, "its index (moov) of {} bytes exceeds", path)
+        for track in _descend(movie_file, movie, (b"trak", b"mdia")):
+            handlers = [_content(movie_file, box) for box in _descend(movie_file, track, _HANDLER)]
+            if not any(handler[8:12] == b"vide" for handler in handlers):
+                continue
+            for box in _descend(movie_file, track, (b"minf", b"stbl", b"stsz")):
+                count = int.from_bytes(_content(movie_file, box)[8:12], "big")
+                _check(count, MAX_FRAMES, "the {} frames that its header claims exceed", path)
+
+
+def _check(value: int, limit: int, what: str, path: str) -> None:
+    if value > limit:
+        raise UnsupportedVideoError(
+            path, f"{what.format(value)} the limit of {limit}; remux or re-encode it"
+        )
+
+
+class _Box(NamedTuple):
+    """The content of a box: its place in the file and its size in bytes."""
+
+    start: int
+    size: int
+
+
+def _movie_facts(file: BinaryIO, path: str) -> HeaderFacts:
+    descriptions: list[list[bytes]] = []
+    matrices: list[bytes] = []
+    file, movie = _movie(file)
+    for box in _descend(file, movie, _TO_DESCRIPTIONS):
+        _check(box.size, MAX_DESCRIPTION_BYTES, "its sample descriptions of {} bytes exceed", path)
+        descriptions.append(_entries(_content(file, box, MAX_DESCRIPTION_BYTES)))
+    for kinds, place in _PATHS_TO_MATRICES:
+        matrices += [_content(file, box)[place] for box in _descend(file, movie, kinds)]
     return HeaderFacts(
         is_encrypted=any(
             entry.startswith(_ENCRYPTED_VIDEO) for entries in descriptions for entry in entries
@@ -80,19 +140,22 @@ def _movie_facts(movie: bytes) -> HeaderFacts:
     )
 
 
-def _movie(file: BinaryIO) -> bytes:
-    """The content of an MP4's ``moov``, or nothing."""
-    for kind, start, size in _top_boxes(file, os.fstat(file.fileno()).st_size):
-        if kind == b"moov":
-            file.seek(start)
-            return file.read(size)
-    return b""
+def _movie(file: BinaryIO) -> tuple[BinaryIO, _Box]:
+    """The first ``moov`` of a file (an empty box where there is none), and where to read it: a
+    small one from memory, which is quicker."""
+    whole = _Box(0, os.fstat(file.fileno()).st_size)
+    box = next((box for kind, box in _boxes(file, whole) if kind == b"moov"), _Box(0, 0))
+    if box.size > _MAX_BYTES_IN_MEMORY:
+        return file, box
+    return io.BytesIO(_content(file, box, box.size)), _Box(0, box.size)
 
 
-def _top_boxes(file: BinaryIO, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, start and size of the content of each box of a file."""
-    place = 0
-    while place + 8 <= end:
+def _boxes(file: BinaryIO, parent: _Box) -> Iterator[tuple[bytes, _Box]]:
+    """Kind and content of each box within another; contents are not read."""
+    place, end = parent.start, parent.start + parent.size
+    for _ in range(_MAX_BOXES):
+        if place + 8 > end:
+            return
         file.seek(place)
         head = file.read(16)
         size, header = int.from_bytes(head[:4], "big"), 8
@@ -102,34 +165,36 @@ def _top_boxes(file: BinaryIO, end: int) -> Iterator[tuple[bytes, int, int]]:
             size = end - place
         if size < header:
             return
-        yield head[4:8], place + header, size - header
+        yield head[4:8], _Box(place + header, min(size, end - place) - header)
         place += size
 
 
-def _boxes(content: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and content of each box; all within a movie's header have sizes of 32 bits."""
-    place = 0
-    while place + 8 <= len(content):
-        size = int.from_bytes(content[place : place + 4], "big")
-        if size < 8:
-            return
-        yield content[place + 4 : place + 8], content[place + 8 : place + size]
-        place += size
-
-
-def _descend(content: bytes, path: tuple[bytes, ...]) -> Iterator[bytes]:
-    """Contents of all boxes at a path."""
-    if not path:
-        yield content
+def _descend(file: BinaryIO, parent: _Box, kinds: tuple[bytes, ...]) -> Iterator[_Box]:
+    """Contents of all boxes at a path of kinds."""
+    if not kinds:
+        yield parent
         return
-    for kind, inner in _boxes(content):
-        if kind == path[0]:
-            yield from _descend(inner, path[1:])
+    for kind, box in _boxes(file, parent):
+        if kind == kinds[0]:
+            yield from _descend(file, box, kinds[1:])
+
+
+def _content(file: BinaryIO, box: _Box, limit: int = _MAX_FIXED_BYTES) -> bytes:
+    file.seek(box.start)
+    return file.read(min(box.size, limit))
 
 
 def _entries(descriptions: bytes) -> list[bytes]:
     """Sample descriptions, each with its kind before it, behind version, flags and count."""
-    return [kind + content for kind, content in _boxes(descriptions[8:])]
+    entries: list[bytes] = []
+    place = 8
+    while place + 8 <= len(descriptions):
+        size = int.from_bytes(descriptions[place : place + 4], "big")
+        if size < 8:
+            break
+        entries.append(descriptions[place + 4 : place + size])
+        place += size
+    return entries
 
 
 def _has_several_headers(file: BinaryIO) -> bool:
