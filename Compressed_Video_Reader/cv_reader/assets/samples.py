@@ -17,6 +17,7 @@ from cv_reader.assets.rows import Row, read_rows
 from cv_reader.errors import SampleError, VideoNotFoundError
 
 _MAX_ROW_INDEX = 1 << 63
+_MAX_NAME_BYTES = 255
 
 
 @dataclass(frozen=True)
@@ -121,10 +122,11 @@ def video_fault(video: object) -> str:
     if not isinstance(video, str) or not video:
         return f"video must be a path, got {video!r}; add one or remove the sample"
     try:
-        is_path = b"\0" not in os.fsencode(video)
+        encoded = os.fsencode(video)
     except UnicodeEncodeError:
-        is_path = False
-    if not is_path or not PurePosixPath(video).stem:
+        encoded = b"\0"
+    longest = max(map(len, encoded.split(b"/")))
+    if b"\0" in encoded or longest > _MAX_NAME_BYTES or not PurePosixPath(video).stem:
         return f"video must name a file, got {video!r}; correct it or remove the sample"
     return ""
 

@@ -178,6 +178,12 @@ def _check_facts(meta: dict[str, Any], config: AssetConfig, where: Path) -> None
         all(type(meta.get(name)) is int for name in numbers),
         f"{where}: {', '.join(numbers)} must be whole numbers; make the asset again",
     )
+    source = meta["source"]
+    _require(
+        type(source.get("size_bytes")) is type(source.get("mtime_ns")) is int
+        and isinstance(source.get("sha256"), str),
+        f"{where}: source must hold size_bytes, mtime_ns and sha256; make the asset again",
+    )
     ranges: Any = meta.get("valid_ranges")
     _require(
         meta["hb"] == meta["wb"] == config.grid and isinstance(ranges, dict),

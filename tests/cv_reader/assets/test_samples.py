@@ -182,6 +182,7 @@ def test_an_array_is_read_in_constant_memory(tmp_path, mib):
         ("video", "/", "name a file"),
         ("video", "a\0b.mp4", "name a file"),
         ("video", "\ud83d.mp4", "name a file"),
+        ("video", "a/" + "ä" * 126 + ".mp4", "name a file"),
         ("video", 7, "must be a path"),
         ("id", float("inf"), "string or a number"),
         ("id", True, "string or a number"),

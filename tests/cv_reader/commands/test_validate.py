@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from cv_reader.assets.contract import file_facts
-from cv_reader.assets.files import write_json
+from cv_reader.assets.files import temporary_path, write_json
 from cv_reader.commands import both, precompute, validate
 
 
@@ -176,3 +176,46 @@ def test_nothing_to_check_is_refused(tmp_path, capsys):
     assert _run(tmp_path) == 2
     assert _run(tmp_path / "missing") == 2
     assert "no asset" in capsys.readouterr().err
+
+
+def test_folders_that_lack_their_metadata_are_told(copy, capsys):
+    (copy / "assets" / "good" / "meta.json").unlink()
+    (copy / "assets" / "empty").mkdir()
+    assert _run(copy) == 1
+    shown = capsys.readouterr()
+    assert ["asset", "1", "0", "2"] in [line.split() for line in shown.out.splitlines()]
+    assert f"{copy / 'assets' / 'good' / 'meta.json'}: cannot be read" in shown.err
+    for folder in (copy / "assets").iterdir():
+        (folder / "meta.json").unlink(missing_ok=True)
+    assert _run(copy) == 1
+
+
+def test_selections_that_lack_their_metadata_are_told(made, tmp_path, capsys):
+    shutil.copytree(made / "first", tmp_path / "first")
+    next((tmp_path / "first").glob("*good*.meta.json")).unlink()
+    assert _run(tmp_path / "first") == 1
+    assert ["selection", "1", "0", "1"] in [
+        line.split() for line in capsys.readouterr().out.splitlines()
+    ]
+
+
+def test_links_are_followed_once(copy, tmp_path, capsys):
+    root = tmp_path / "linked"
+    root.mkdir()
+    for name in ("good", "short"):
+        (root / name).symlink_to(copy / "assets" / name)
+    (root / "loop").symlink_to(root)
+    (copy / "assets" / "good" / "mosaic_000.jpg").write_bytes(b"damaged")
+    assert _run(root) == 1
+    assert ["asset", "1", "0", "1"] in [
+        line.split() for line in capsys.readouterr().out.splitlines()
+    ]
+
+
+def test_leftovers_of_other_machines_have_another_remedy(copy, capsys):
+    temporary_path(copy / "assets").mkdir()
+    (copy / "assets" / f".tmp-{'0' * 8}-{'0' * 8}-{'0' * 32}").mkdir()
+    assert _run(copy) == 1
+    shown = capsys.readouterr().err
+    assert "run the same command again" in shown
+    assert "remove it once no run is at work" in shown
