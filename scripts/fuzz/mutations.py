@@ -10,6 +10,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from kinds import make_kinds
 from numpy.random import Generator
 from numpy.typing import NDArray
 
@@ -36,7 +37,7 @@ _CONTAINERS = ("mp4", "mkv", "raw")
 
 
 def make_seeds(folder: Path) -> list[Path]:
-    """Encode the sound clips: each encoder setting in each container."""
+    """Encode the sound clips: each encoder setting in each container, and the unusual kinds."""
     folder.mkdir(parents=True)
     paths = []
     names = [*_ENCODERS, *_DEEP]
@@ -48,7 +49,7 @@ def make_seeds(folder: Path) -> list[Path]:
         _make(path, base, _SIZES[place % len(_SIZES)], pixel_format)
         paths.append(path)
     paths += [_changing_size(folder, standard, paths) for standard in ("h264", "hevc")]
-    return paths
+    return paths + make_kinds(folder)
 
 
 def mutant(seeds: list[Path], seed: int, number: int) -> tuple[str, str, bytes]:
@@ -178,7 +179,20 @@ def _damage_headers(data: bytes, other: bytes, generator: Generator) -> bytes:
     return bytes(changed)
 
 
-_HEADER_MARKS = (b"\0\0\1", b"\x01avcC", b"avcC", b"hvcC", b"\x67\x64", b"\x42\x01\x01", b"stsz")
+_HEADER_MARKS = (
+    b"\0\0\1",
+    b"\x01avcC",
+    b"avcC",
+    b"hvcC",
+    b"\x67\x64",
+    b"\x42\x01\x01",
+    b"stsz",
+    b"tkhd",
+    b"pasp",
+    b"colr",
+    b"vide",
+    b"moov",
+)
 
 
 def _find_all(data: bytes, mark: bytes) -> Iterator[int]:

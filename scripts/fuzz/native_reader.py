@@ -2,7 +2,8 @@ r"""Feeds damaged H.264 and H.265 files to the reader: it must neither crash, ha
 
     python scripts/fuzz/native_reader.py --count 2000
 
-Sound clips are made with x264 and x265, then mutated: file number i of a seed is always the same.
+Sound clips are made with x264 and x265, among them the unusual kinds of ``kinds.py``, and mutated:
+file number i of a seed is always the same.
 Child processes read them under a memory limit; a child reads many files, and is replaced when one
 kills it. A file passes when its frames come out, or an error class of the reader says why not.
 Files that fail are kept below ``--keep``. Exit code: 0 all passed, 1 some failed, 2 wrong settings.
@@ -119,6 +120,7 @@ def read_files(backend: str, memory_mb: int) -> int:
                     for frame in video.frames(range(0, video.index.num_frames, step)):
                         frame.luma()
                         frame.rgb()
+                        frame.planes((64, 48), (32, 24))
                         frames += 1
             except CvReaderError as error:
                 errors.append(f"{type(error).__name__}: {error}")

@@ -20,7 +20,9 @@ def _mux(path: Path, sources: list[tuple[Path, Disposition]]) -> Path:
     """Join the video streams of several files, with their dispositions, in order of time."""
     inputs = [av.open(str(source)) for source, _ in sources]
     with av.open(str(path), "w", options={"fflags": "+bitexact"}) as out:
-        targets = [out.add_stream_from_template(opened.streams.video[0]) for opened in inputs]
+        targets = [
+            out.add_stream_from_template(opened.streams.video[0], opaque=True) for opened in inputs
+        ]
         for target, (_, disposition) in zip(targets, sources, strict=True):
             target.disposition = disposition.value
         packets = []
