@@ -28,6 +28,7 @@ DEFAULT_SYSTEM = "You are a helpful assistant."
 
 _SHORT_TEXT_CHARACTERS = 64
 _KEPT_TEXTS = 4096
+_SHOWN_ROLES = 20
 
 Turn = Mapping[str, str]
 
@@ -101,7 +102,10 @@ def _check_turns(turns: Sequence[Turn], sample: str, add_generation_prompt: bool
                 f"{sample}: the value of turn {number} must be a string, got {turn.get('value')!r}"
             )
         if turn["from"] == "gpt" and not turn["value"].strip():
-            raise ValueError(f"{sample}: the answer in turn {number} is empty; remove the turn")
+            raise ValueError(
+                f"{sample}: the answer in turn {number} is empty; remove it and its question, or "
+                "let python -m llava.data.validate --fix do it"
+            )
     roles = [turn["from"] for turn in turns]
     spoken = roles[1:] if roles[:1] == ["system"] else roles
     if not spoken:
@@ -109,7 +113,8 @@ def _check_turns(turns: Sequence[Turn], sample: str, add_generation_prompt: bool
     if spoken != ["human", "gpt"] * (len(spoken) // 2) + ["human"] * (len(spoken) % 2):
         raise ValueError(
             f"{sample}: roles must alternate, human first, after at most one leading system turn, "
-            f"got {', '.join(roles)}"
+            f"got {', '.join(roles[:_SHOWN_ROLES])}; join turns of one speaker and begin with a "
+            "question, or let python -m llava.data.validate --fix do it"
         )
     last = "human" if add_generation_prompt else "gpt"
     if spoken[-1] != last:
@@ -168,7 +173,12 @@ def expand_placeholders(
     if placeholders != len(token_counts):
         raise ValueError(
             f"{sample}: the human turns hold {placeholders} {IMAGE_PLACEHOLDER} placeholders for "
-            f"{len(token_counts)} images; write one per image, frame or mosaic"
+            f"{len(token_counts)} images; "
+            + (
+                "write one per image, frame or mosaic"
+                if token_counts
+                else "add the field image or video, or remove the placeholder"
+            )
         )
     counts = iter(token_counts)
     return [

@@ -38,7 +38,7 @@ def from_first_rank(make: Callable[[], _Value], max_wait_seconds: float) -> _Val
     """
     if not _several():
         return make()
-    group = dist.new_group(backend="gloo", timeout=timedelta(seconds=max_wait_seconds))
+    group: Any = dist.new_group(backend="gloo", timeout=timedelta(seconds=max_wait_seconds))
     answer: list[Any] = [None, None]
     if dist.get_rank() == 0:
         try:

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 from torch import Tensor
@@ -15,7 +15,13 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from llava.conversation import TokenCounter
-from llava.data.encoding import count_tokens, count_visual_tokens, load_segments, tokenize
+from llava.data.encoding import (
+    Measured,
+    count_tokens,
+    count_visual_tokens,
+    load_segments,
+    tokenize,
+)
 from llava.data.mixture import Mixture
 from llava.data.records import AnyRecord, SampleError, parse_record
 from llava.visual.batch import VisualSegment
@@ -90,8 +96,8 @@ class SupervisedDataset(Dataset[Item]):
         path = Path(data_path)
         self.data_path = path
         self._entries = Mixture(path)
-        self._image_folder = path.parent if image_folder is None else Path(image_folder)
-        self._video_folder = path.parent if video_folder is None else Path(video_folder)
+        self.image_folder = path.parent if image_folder is None else Path(image_folder)
+        self.video_folder = path.parent if video_folder is None else Path(video_folder)
         self._tokenizer = tokenizer
         self._visual_config = visual_config
         self._template = template
@@ -108,7 +114,7 @@ class SupervisedDataset(Dataset[Item]):
         """16 hex digits over all that decides how long each sample is, pictures aside."""
         settings = {
             "entries": self._entries.fingerprint(),
-            "folders": [str(self._image_folder), str(self._video_folder)],
+            "folders": [str(self.image_folder), str(self.video_folder)],
             "visual": self._visual_config.to_dict(),
             "template": self._template,
             "max_length": self._max_length,
@@ -127,12 +133,14 @@ class SupervisedDataset(Dataset[Item]):
             IndexError: if ``index`` is not in 0..len - 1.
             SampleError: if the entry is broken; the message names file, line and id.
         """
-        entry, where = self._entries.read(index)
+        return self._parse(*self._entries.read(index))
+
+    def _parse(self, entry: Any, where: str) -> AnyRecord:
         return parse_record(
             entry,
             where=where,
-            image_folder=self._image_folder,
-            video_folder=self._video_folder,
+            image_folder=self.image_folder,
+            video_folder=self.video_folder,
         )
 
     def __getitem__(self, index: int) -> Item:
@@ -183,25 +191,47 @@ class SupervisedDataset(Dataset[Item]):
         [result] = self.lengths([index])
         if isinstance(result, SampleError):
             raise result
-        return result
+        return result.text, result.visual
 
-    def lengths(self, indices: Sequence[int]) -> list[tuple[int, int] | SampleError]:
-        """Return ``length`` of many samples, or its error; much faster than one by one."""
+    def lengths(self, indices: Sequence[int]) -> list[Measured | SampleError]:
+        """Return the lengths of many samples, or what is wrong with them.
+
+        Much faster than one by one: texts are tokenised together.
+        """
+        return self.measure([self._entries.read_or_error(index) for index in indices])
+
+    def measure(
+        self, entries: Sequence[tuple[Any, str] | SampleError]
+    ) -> list[Measured | SampleError]:
+        """Return the lengths of entries as if they were in the data; see ``lengths``.
+
+        Args:
+            entries: (JSON value, ``file:line``), or why an entry could not be read.
+        """
         if self._counter is None:
             self._counter = TokenCounter(self._tokenizer)
-        results: list[tuple[int, int] | SampleError | None] = []
+        results: list[SampleError | None] = []
         records: list[AnyRecord] = []
         token_counts: list[list[int]] = []
-        for index in indices:
+        for entry in entries:
             try:
-                record = self.record(index)
+                if isinstance(entry, SampleError):
+                    raise entry
+                record = self._parse(*entry)
                 token_counts.append(count_visual_tokens(record, self._visual_config))
                 records.append(record)
                 results.append(None)
             except SampleError as error:
                 results.append(error)
-        limits = {"template": self._template, "max_length": self._max_length}
-        counted = iter(count_tokens(records, token_counts, self._counter, **limits))
+        counted = iter(
+            count_tokens(
+                records,
+                token_counts,
+                self._counter,
+                template=self._template,
+                max_length=self._max_length,
+            )
+        )
         return [next(counted) if result is None else result for result in results]
 
     def _tokenize(self, record: AnyRecord, counts: list[int]) -> tuple[Tensor, Tensor]:
@@ -218,7 +248,7 @@ def _tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return a digest over all that decides how a tokenizer cuts text."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        state: object = sorted(tokenizer.get_vocab().items())
+        state: Any = sorted(tokenizer.get_vocab().items())
     else:
         state = json.loads(backend.to_str())
         for changes_with_use in ("truncation", "padding"):

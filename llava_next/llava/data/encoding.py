@@ -4,6 +4,7 @@ Axis letters: T text tokens (visual tokens included).
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -113,6 +114,20 @@ def tokenize(
     return input_ids, labels
 
 
+class Measured(NamedTuple):
+    """The length of a sample.
+
+    Attributes:
+        text: text tokens.
+        visual: language tokens of its visuals.
+        notes: what is read differently from how it is written.
+    """
+
+    text: int
+    visual: int
+    notes: tuple[str, ...]
+
+
 def count_tokens(
     records: Sequence[AnyRecord],
     token_counts: Sequence[Sequence[int]],
@@ -120,13 +135,13 @@ def count_tokens(
     *,
     template: str,
     max_length: int,
-) -> list[tuple[int, int] | SampleError]:
+) -> list[Measured | SampleError]:
     """Count what ``tokenize`` would give for each record, without making it.
 
     Returns:
-        Per record (text tokens, visual tokens), or the error that ``tokenize`` would raise.
+        Per record its length, or the error that ``tokenize`` would raise.
     """
-    results: list[tuple[int, int] | SampleError] = []
+    results: list[Measured | SampleError] = []
     prompts: list[list[Piece]] = []
     for record, counts in zip(records, token_counts, strict=True):
         try:
@@ -135,17 +150,17 @@ def count_tokens(
             prompts.append([])
             results.append(error)
         else:
-            results.append((0, sum(counts)))
+            results.append(Measured(0, sum(counts), record.notes))
     for index, tokens in enumerate(counter.count(prompts)):
         result = results[index]
         if isinstance(result, SampleError):
             continue
         try:
-            _check_length(records[index], tokens, result[1], max_length)
+            _check_length(records[index], tokens, result.visual, max_length)
         except SampleError as error:
             results[index] = error
         else:
-            results[index] = tokens - result[1], result[1]
+            results[index] = result._replace(text=tokens - result.visual)
     return results
 
 

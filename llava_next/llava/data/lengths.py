@@ -15,8 +15,9 @@ import logging
 import os
 import time
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
@@ -24,6 +25,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from llava.data.dataset import BadSample, SupervisedDataset
+from llava.data.encoding import Measured
 from llava.data.records import SampleError
 from llava.files import replace_file
 from llava.ranks import from_first_rank
@@ -45,11 +47,14 @@ class Lengths:
         text: int32 (N,), 0 for a sample that cannot be used.
         visual: int32 (N,), language tokens of its visuals.
         bad_samples: those that cannot be used, and why.
+        notes: how many samples are read differently from how they are written, by the difference;
+            known where they were just measured.
     """
 
     text: np.ndarray
     visual: np.ndarray
     bad_samples: tuple[BadSample, ...]
+    notes: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @property
     def total(self) -> np.ndarray:
@@ -62,8 +67,8 @@ class Lengths:
         return np.flatnonzero(self.text > 0)
 
 
-_Row = tuple[int, int, str]
-"""Text tokens, visual tokens, and why a sample cannot be used."""
+_Row = tuple[int, int, str, tuple[str, ...]]
+"""Text tokens, visual tokens, why a sample cannot be used, and notes on how it was read."""
 
 
 class _Measured(Dataset[_Row]):
@@ -80,15 +85,15 @@ class _Measured(Dataset[_Row]):
         found = zip(indices, self._dataset.lengths(indices), strict=True)
         return [self._row(index, result) for index, result in found]
 
-    def _row(self, index: int, result: tuple[int, int] | SampleError) -> _Row:
+    def _row(self, index: int, result: Measured | SampleError) -> _Row:
         if isinstance(result, SampleError):
-            return 0, 0, str(result)
+            return 0, 0, str(result), ()
         if self._pixels:
             try:
                 self._dataset[index]
             except SampleError as error:
-                return 0, 0, str(error)
-        return *result, ""
+                return 0, 0, str(error), ()
+        return result.text, result.visual, "", result.notes
 
 
 def measure_lengths(
@@ -113,11 +118,13 @@ def measure_lengths(
     numbers = np.zeros((2, len(dataset)), np.int32)
     bad_samples: list[BadSample] = []
     rows = chain.from_iterable(_reported(blocks, len(dataset)))
-    for index, (text, visual, message) in enumerate(rows):
+    notes: Counter[str] = Counter()
+    for index, (text, visual, message, new_notes) in enumerate(rows):
         numbers[:, index] = text, visual
+        notes.update(new_notes)
         if message:
             bad_samples.append(BadSample(index=index, message=message))
-    return Lengths(numbers[0], numbers[1], tuple(bad_samples))
+    return Lengths(numbers[0], numbers[1], tuple(bad_samples), dict(notes))
 
 
 def _reported(blocks: Iterable[list[_Row]], total: int) -> Iterator[list[_Row]]:
@@ -189,7 +196,7 @@ def _with_repaired(lengths: Lengths, dataset: SupervisedDataset) -> Lengths:
             if isinstance(result, SampleError):
                 still_bad.append(BadSample(index=index, message=str(result)))
             else:
-                text[index], visual[index] = result
+                text[index], visual[index] = result.text, result.visual
     return Lengths(text, visual, tuple(still_bad))
 
 

@@ -24,7 +24,7 @@ import numpy as np
 import yaml
 
 from llava.data.entry_index import file_key
-from llava.data.records import RECORD_TYPES
+from llava.data.records import RECORD_TYPES, SampleError
 from llava.data.sources import EntryFile, open_entries, select_rows
 
 _SUFFIXES = (".yaml", ".yml")
@@ -112,6 +112,13 @@ class Mixture:
         if kind is not None and isinstance(entry, dict) and entry.get("type") is None:
             entry["type"] = kind
         return entry, where
+
+    def read_or_error(self, index: int) -> tuple[Any, str] | SampleError:
+        """Return what ``read`` returns, or the error of a broken entry."""
+        try:
+            return self.read(index)
+        except SampleError as error:
+            return error
 
     def describe(self) -> list[dict[str, Any]]:
         """Per data set: the file, a digest of its ends, and what is taken of it; JSON values."""

@@ -8,10 +8,10 @@
 | ``video`` (and ``num_frames``, default 8) | VideoRecord | uniform frames, one segment |
 | none | TextRecord | none |
 
-``images`` may stand for ``image``; a field that is null counts as absent. ``type``, where present,
-is codec, image, frames, video or text and must agree with the fields. In frames and video records
-the human text holds one ``<video>`` (or one ``<image>`` per frame), elsewhere one ``<image>`` per
-image.
+``images`` may be written for ``image``, and ``videos`` with a list of one for ``video``; a field
+that is null, and ``images`` or ``videos`` with an empty list, count as absent. ``type``, where
+present, is codec, image, frames, video or text and must agree with the fields. ``llava.data.turns``
+has the rules for turns and placeholders.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llava.conversation import VIDEO_PLACEHOLDER, Turn, expand_video_placeholder
+from llava.conversation import Turn
+from llava.data.turns import Conversation, TurnError, place_visuals, read_conversation, shown
 
 DEFAULT_NUM_FRAMES = 8
 RECORD_TYPES = ("codec", "image", "frames", "video", "text")
@@ -31,22 +32,28 @@ class SampleError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What every entry has.
+    """The part that all records have.
 
     Attributes:
         sample_id: the entry's id, or ``where`` if it has none.
         where: ``file:line`` of the entry.
         turns: the conversation, ``<video>`` already written as one ``<image>`` per frame.
+        notes: what is read differently from how it is written.
     """
 
     sample_id: str
     where: str
     turns: tuple[Turn, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
-        """How messages call this sample."""
-        return f"sample {self.sample_id!r} ({self.where})"
+        """The name of this sample in messages."""
+        return _name(self.sample_id, self.where)
+
+
+def _name(sample_id: str, where: str) -> str:
+    return f"sample {shown(sample_id)} ({where})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +66,7 @@ class CodecRecord(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageRecord(Record):
-    """Images that have nothing to do with each other."""
+    """Images that are independent of each other."""
 
     images: tuple[Path, ...]
 
@@ -103,49 +110,88 @@ def parse_record(entry: Any, *, where: str, image_folder: Path, video_folder: Pa
         raise SampleError(f"{where}: an entry must be a JSON object, got {type(entry).__name__}")
     fields = {key: value for key, value in entry.items() if value is not None}
     sample_id = str(fields.get("id", where))
-    name = f"sample {sample_id!r} ({where})"
-    base = {"sample_id": sample_id, "where": where}
-    turns = _turns(fields, name)
-    kind = _kind(fields, name)
-
-    if kind == "video":
-        video, count = fields["video"], fields.get("num_frames", DEFAULT_NUM_FRAMES)
-        if not isinstance(video, str) or not video:
-            raise SampleError(f"{name}: video must be one path, got {video!r}")
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise SampleError(f"{name}: num_frames must be an integer >= 1, got {count!r}")
-        turns = tuple(expand_video_placeholder(turns, count))
-        return VideoRecord(**base, turns=turns, video=video_folder / video, num_frames=count)
-    images = _images(fields, name, image_folder, as_list=kind in ("codec", "frames"))
-    if kind == "frames":
-        turns = tuple(expand_video_placeholder(turns, len(images)))
-        return FramesRecord(**base, turns=turns, images=images)
-    if any(turn["from"] == "human" and VIDEO_PLACEHOLDER in turn["value"] for turn in turns):
-        raise SampleError(
-            f"{name}: {VIDEO_PLACEHOLDER} needs a raw video or type frames, but this is a {kind} "
-            "record; write one <image> per image"
+    name = _name(sample_id, where)
+    try:
+        said = read_conversation(fields)
+        fields = _with_files_of_parts(_plain_fields(fields), said)
+        kind = _kind(fields)
+        base: dict[str, Any] = {"sample_id": sample_id, "where": where}
+        if kind == "video":
+            return _video_record(fields, said, base, video_folder)
+        images = _images(fields, image_folder, as_list=kind in ("codec", "frames"))
+        turns, notes = place_visuals(
+            said.turns, len(images), is_one_video=kind in ("codec", "frames")
         )
-    if kind == "codec":
-        path = fields["positions_thw"]
-        if not isinstance(path, str) or not path:
-            raise SampleError(f"{name}: positions_thw must be one path, got {path!r}")
-        return CodecRecord(**base, turns=turns, images=images, positions=image_folder / path)
-    if kind == "image":
-        return ImageRecord(**base, turns=turns, images=images)
-    return TextRecord(**base, turns=turns)
+        base |= {"turns": turns, "notes": said.notes + notes}
+        if kind == "codec":
+            path = _text(fields["positions_thw"], "positions_thw must be one path")
+            return CodecRecord(**base, images=images, positions=image_folder / path)
+        if kind == "text":
+            return TextRecord(**base)
+        return (FramesRecord if kind == "frames" else ImageRecord)(**base, images=images)
+    except TurnError as error:
+        raise SampleError(f"{name}: {error}") from error
 
 
-def _kind(fields: Mapping[str, Any], name: str) -> str:
-    """The record type that the fields spell; refuses what contradicts itself."""
+def _plain_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields with ``videos`` of one as ``video``, and without empty lists."""
+    plain = {
+        key: value
+        for key, value in fields.items()
+        if key not in ("images", "videos") or value != []
+    }
+    videos = plain.get("videos")
+    if isinstance(videos, list) and len(videos) == 1 and "video" not in plain:
+        del plain["videos"]
+        plain["video"] = videos[0]
+    return plain
+
+
+def _with_files_of_parts(fields: dict[str, Any], said: Conversation) -> dict[str, Any]:
+    """Return fields with the paths that messages name in their parts, where the entry has none."""
+    if said.images and "image" not in fields and "images" not in fields:
+        fields = {**fields, "image": list(said.images)}
+    if said.videos and "video" not in fields and "videos" not in fields:
+        name, video = (
+            ("video", said.videos[0]) if len(said.videos) == 1 else ("videos", said.videos)
+        )
+        fields = {**fields, name: video}
+    return fields
+
+
+def _video_record(
+    fields: Mapping[str, Any], said: Conversation, base: dict[str, Any], folder: Path
+) -> VideoRecord:
+    video = _text(fields["video"], "video must be one path")
+    count = fields.get("num_frames", DEFAULT_NUM_FRAMES)
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise TurnError(f"num_frames must be an integer >= 1, got {shown(count)}")
+    turns, notes = place_visuals(said.turns, count, is_one_video=True, is_raw=True)
+    base |= {"turns": turns, "notes": said.notes + notes}
+    return VideoRecord(**base, video=folder / video, num_frames=count)
+
+
+def _text(value: Any, rule: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise TurnError(f"{rule}, got {shown(value)}")
+    return value
+
+
+def _kind(fields: Mapping[str, Any]) -> str:
+    """Return the record type that the fields spell.
+
+    Raises:
+        TurnError: for fields that contradict each other.
+    """
     visuals = [key for key in ("image", "images", "video", "videos") if key in fields]
     if "videos" in visuals or len(visuals) > 1:
-        raise SampleError(
-            f"{name}: an entry has image (or images) or video, got {' and '.join(visuals)}; "
+        raise TurnError(
+            f"an entry has image (or images) or video, got {' and '.join(visuals)}; "
             "split it into one entry per visual source"
         )
     has_images, has_video = bool(visuals) and visuals != ["video"], visuals == ["video"]
     if "positions_thw" in fields and not has_images:
-        raise SampleError(f"{name}: positions_thw needs the list of mosaics in image, got none")
+        raise TurnError("positions_thw needs the list of mosaics in image, got none")
     spelled = "video" if has_video else "image" if has_images else "text"
     if "positions_thw" in fields:
         spelled = "codec"
@@ -153,37 +199,20 @@ def _kind(fields: Mapping[str, Any], name: str) -> str:
     if declared == "frames" and spelled == "image":
         return "frames"
     if declared != spelled:
-        raise SampleError(
-            f"{name}: type says {declared!r}, but the fields make it a {spelled} record; types are "
+        raise TurnError(
+            f"type says {shown(declared)}, but the fields make it a {spelled} record; types are "
             f"{', '.join(RECORD_TYPES)}"
         )
     return spelled
 
 
-def _images(
-    fields: Mapping[str, Any], name: str, folder: Path, *, as_list: bool
-) -> tuple[Path, ...]:
+def _images(fields: Mapping[str, Any], folder: Path, *, as_list: bool) -> tuple[Path, ...]:
     value = fields.get("image", fields.get("images", []))
     absent = "image" not in fields and "images" not in fields
     if as_list and not isinstance(value, list):
-        raise SampleError(f"{name}: image must be a list of paths here, got {value!r}")
+        raise TurnError(f"image must be a list of paths here, got {shown(value)}")
     paths = [value] if isinstance(value, str) else value
     valid = isinstance(paths, list) and all(isinstance(path, str) and path for path in paths)
     if not valid or not (paths or absent):
-        raise SampleError(f"{name}: image must be a path or a list of paths, got {value!r}")
+        raise TurnError(f"image must be a path or a list of paths, got {shown(value)}")
     return tuple(folder / path for path in paths)
-
-
-def _turns(fields: Mapping[str, Any], name: str) -> tuple[Turn, ...]:
-    """The conversation's turns; their roles are checked where they are rendered."""
-    turns = fields.get("conversations")
-    if not isinstance(turns, list) or not turns:
-        raise SampleError(f"{name}: conversations must be a list of turns, got {turns!r}")
-    for number, turn in enumerate(turns, start=1):
-        if not isinstance(turn, Mapping) or not {"from", "value"} <= turn.keys():
-            raise SampleError(f"{name}: turn {number} must have from and value, got {turn!r}")
-        if not isinstance(turn["value"], str):
-            raise SampleError(
-                f"{name}: the value of turn {number} must be a string, got {turn['value']!r}"
-            )
-    return tuple({"from": turn["from"], "value": turn["value"]} for turn in turns)

@@ -19,6 +19,8 @@ import numpy as np
 from llava.data.entry_index import load_spans
 from llava.data.records import SampleError
 
+_MAX_ENTRY_BYTES = 1 << 26
+
 
 @dataclass(frozen=True)
 class EntryFile:
@@ -46,13 +48,18 @@ class EntryFile:
             SampleError: if it is not valid JSON in UTF-8; the message names file and line.
         """
         start, end, _ = self.spans[row].tolist()
+        if end - start > _MAX_ENTRY_BYTES:
+            raise SampleError(
+                f"{self.where(row)}: an entry may have up to {_MAX_ENTRY_BYTES} bytes, "
+                f"got {end - start}; split it or leave it out"
+            )
         # Opened anew each time: an open handle can neither be shared by forks nor pickled.
         with open(self.path, "rb") as file:
             file.seek(start)
             raw = file.read(end - start)
         try:
             return json.loads(raw.decode("utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SampleError(f"{self.where(row)}: not valid JSON: {error}") from error
 
 

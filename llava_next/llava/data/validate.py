@@ -4,7 +4,8 @@ Run: ``python -m llava.data.validate MIXTURE --model_name_or_path DIR [--out DIR
 
 Sizes of pictures come from file headers; ``--pixels`` decodes them too. ``--out`` receives
 ``report.json``, ``lengths.npz`` (training takes it with ``--lengths_file``) and ``failures.jsonl``,
-one line per broken sample.
+one line per broken sample. ``--fix DIR`` writes the data again into ``DIR``: samples that can be
+repaired are, those that cannot are left out, and ``DIR/fixes.jsonl`` says what was done to which.
 
 Exit codes: 0 all samples can be used; 1 some cannot; 2 settings or data path wrong.
 """
@@ -25,6 +26,7 @@ from llava.conversation import TEMPLATES
 from llava.data.dataset import SupervisedDataset
 from llava.data.estimate import read_model_size, training_gigabytes
 from llava.data.lengths import Lengths, keep_lengths, measure_lengths, save_lengths
+from llava.data.repair import write_repaired
 from llava.data.sampler import RankBatches, packed_rows, single_rows
 from llava.visual.config import (
     IMAGE_MODES,
@@ -47,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         report = make_report(dataset, lengths, _run_shape(args))
         if args.memory:
             report["memory_gigabytes"] = _memory(args, report)
+        if args.fix is not None:
+            report["fix"] = write_repaired(dataset, lengths, args.fix)
     except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
@@ -90,6 +94,7 @@ def make_report(dataset: SupervisedDataset, lengths: Lengths, run: RunShape) -> 
         "datasets": sets,
         "text_histogram": histogram(lengths.text[usable]),
         "visual_histogram": histogram(lengths.visual[usable]),
+        "read_as_published": dict(lengths.notes),
         "longest_sample": int(lengths.total.max()),
         **_steps(lengths, run),
     }
@@ -148,11 +153,23 @@ def format_report(report: dict[str, Any], lengths: Lengths) -> str:
     )
     for name, gigabytes in report.get("memory_gigabytes", {}).items():
         lines.append(f"memory per GPU, {name}: about {gigabytes} GB")
+    lines += [f"read as published: {note} ({n} samples)" for note, n in lengths.notes.items()]
     if lengths.bad_samples:
         lines.append(f"\n{report['broken']} samples cannot be used:")
         lines += [bad["message"] for bad in lengths.bad_samples[:_SHOWN_FAILURES]]
         more = report["broken"] - _SHOWN_FAILURES
         lines += [f"... and {more} more; --out DIR lists all"] if more > 0 else []
+    if "fix" in report:
+        fix = report["fix"]
+        lines.append(f"\nwrote {fix['mixture']}: {fix['repaired']} samples repaired")
+        lines.append(f"{fix['left_out']} left out, see left_out.jsonl beside it")
+        lines += [f"{count:>9}  {what}" for what, count in fix["changes"].items()]
+        lines.append(
+            "train on it with --data_path, the same --image_folder and --video_folder; relative "
+            f"paths of this data are below {fix['image_folder']} and {fix['video_folder']}"
+        )
+    elif lengths.bad_samples:
+        lines.append("--fix DIR writes the data again, repaired where that is possible")
     return "\n".join(lines) + "\n"
 
 
@@ -179,6 +196,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pixels", action="store_true", help="decode every picture and video too")
     parser.add_argument("--workers", type=int, help="processes that read; default: as many as help")
     parser.add_argument("--out", type=Path, help="folder of report.json and failures.jsonl")
+    parser.add_argument("--fix", type=Path, help="new folder for a repaired copy of the data")
     return parser
 
 

@@ -107,7 +107,7 @@ def test_the_plain_template_learns_the_caption(tmp_path: Path) -> None:
         ('{"id": "s1", ', r"train.jsonl:2: not valid JSON"),
         ("[]", r"train.jsonl:2: an entry must be a JSON object"),
         (_entry("s1", "<image>\nQ"), "1 <image> placeholders for 0 images"),
-        (_entry("s1", "Q", image="0.png"), "0 <image> placeholders for 1 images"),
+        (_entry("s1", "<image><image>Q", image="0.png"), "2 <image> placeholders for 1 images"),
         (
             _entry("s1", "<image>Q", image=["0.png", "1.png"], positions_thw="positions_thw.npy"),
             "1 <image> placeholders for 2 images",

@@ -100,7 +100,7 @@ def test_ids_become_strings_or_the_place(given: dict[str, Any], expected: str) -
     [
         ({"image": "a.jpg", "video": "a.mp4"}, "got image and video"),
         ({"image": "a.jpg", "images": ["b.jpg"]}, "got image and images"),
-        ({"videos": ["a.mp4"]}, "got videos"),
+        ({"videos": ["a.mp4", "b.mp4"]}, "got videos"),
         ({"positions_thw": "p.npy"}, "needs the list of mosaics"),
         ({"positions_thw": "p.npy", "video": "a.mp4"}, "needs the list of mosaics"),
         ({"positions_thw": "p.npy", "image": "a.jpg"}, "must be a list of paths here"),
