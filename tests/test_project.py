@@ -114,6 +114,7 @@ ROOMS = {
     "cv_reader.media": "",
     "cv_reader.reader": "backends media",
     "cv_reader.select": "media",
+    "cv_reader.selection": "select",
     "cv_reader.views": "assets media reader select",
     "llava.ask": "model visual",
     "llava.conversation": "",

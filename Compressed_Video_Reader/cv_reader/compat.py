@@ -16,7 +16,6 @@ What differs, on purpose:
 """
 
 import os
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -80,14 +79,13 @@ def read_video_cb(
         index = video.index
         first = max(seek_to_frame, 0)
         last = min(first + decode_len, index.num_frames) if decode_len > 0 else index.num_frames
-        times = Counter(range(index.num_frames) if frame_ids is None else frame_ids)
-        left = max_frames if max_frames > 0 else index.num_frames + times.total()
-        for frame in video.frames([number for number in range(first, last) if times[number]]):
-            content = _as_dict(frame, index, with_residual=not without_residual)
-            for _ in range(times[frame.index]):
-                if left == 0 or callback(content) is False:
-                    return
-                left -= 1
+        ids = range(first, last)
+        if frame_ids is not None:
+            ids = sorted(number for number in frame_ids if first <= number < last)
+        limit = max_frames if max_frames > 0 else len(ids)
+        for _, frame in zip(range(limit), video.at(ids), strict=False):
+            if callback(_as_dict(frame, index, with_residual=not without_residual)) is False:
+                return
 
 
 def _as_dict(frame: CodecFrame, index: VideoIndex, *, with_residual: bool) -> FrameDict:

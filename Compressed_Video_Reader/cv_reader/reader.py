@@ -1,4 +1,4 @@
-"""Opening a video and reading its frames: the way in."""
+"""Open a video and read its frames: where callers begin."""
 
 import operator
 import os
@@ -7,11 +7,12 @@ import weakref
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
+from typing import overload
 
 from cv_reader.backends import open_source
 from cv_reader.backends.pixels import read_pixels
 from cv_reader.backends.probe import Probe
-from cv_reader.errors import SettingsError, UnsupportedVideoError
+from cv_reader.errors import SettingsError, UnsupportedVideoError, VideoError
 from cv_reader.media.display import HDR_MODES
 from cv_reader.media.frames import CodecFrame, VideoIndex
 
@@ -79,6 +80,82 @@ class Video:
             reader = read_pixels(self._source, wanted, self._num_threads)
         self._readers.add(reader)
         return reader
+
+    def at(self, ids: Iterable[int], *, signals: bool = True) -> Iterator[CodecFrame]:
+        """Decode frames in the order asked for, however often; each is decoded once.
+
+        A frame that is asked for again later stays in memory until then: with ids that never
+        decrease that is one frame.
+
+        Args:
+            ids: frame numbers in [0, N), in any order, repeated or not.
+            signals: see ``frames``.
+
+        Yields:
+            One frame per id; the same object where an id is repeated. Frames that cannot be decoded
+            are left out.
+
+        Raises:
+            ValueError: at once, where an id is out of range or the video is closed.
+            VideoError: as ``frames``.
+        """
+        wanted = [operator.index(number) for number in ids]
+        return self._in_order(wanted, self.frames(sorted(set(wanted)), signals=signals))
+
+    @staticmethod
+    def _in_order(wanted: list[int], frames: Iterator[CodecFrame]) -> Iterator[CodecFrame]:
+        """Yield frames that come in presentation order in the order wanted."""
+        last_use = {number: place for place, number in enumerate(wanted)}
+        held: dict[int, CodecFrame] = {}
+        place, error = 0, None
+        try:
+            for frame in frames:
+                held[frame.index] = frame
+                # A number below this frame's that is not held could not be decoded.
+                while place < len(wanted) and wanted[place] <= frame.index:
+                    number = wanted[place]
+                    if number in held:
+                        yield held.pop(number) if last_use[number] == place else held[number]
+                    place += 1
+        except VideoError as caught:
+            error = caught
+        yield from (held[number] for number in wanted[place:] if number in held)
+        if error is not None:
+            raise error
+
+    def __len__(self) -> int:
+        """Return the number of frames."""
+        return self.index.num_frames
+
+    def __iter__(self) -> Iterator[CodecFrame]:
+        """Decode all frames; see ``frames``."""
+        return self.frames()
+
+    @overload
+    def __getitem__(self, key: int) -> CodecFrame: ...
+
+    @overload
+    def __getitem__(self, key: slice) -> list[CodecFrame]: ...
+
+    def __getitem__(self, key: int | slice) -> CodecFrame | list[CodecFrame]:
+        """Decode one frame, or those of a slice, with motion and residual.
+
+        Negative numbers count from the end. For many frames use ``frames`` or ``at``: each call
+        decodes from a key frame on.
+
+        Raises:
+            IndexError: the video has no such frame.
+            CorruptVideoError: the frame cannot be decoded.
+        """
+        if isinstance(key, slice):
+            return list(self.at(range(*key.indices(len(self)))))
+        number = operator.index(key)
+        if not -len(self) <= number < len(self):
+            raise IndexError(
+                f"{self.index.path} has frames 0 to {len(self) - 1}, but {number} was asked for"
+            )
+        (frame,) = self.frames([number % len(self)])
+        return frame
 
     def close(self) -> None:
         """End every iteration that is under way, and close its file."""

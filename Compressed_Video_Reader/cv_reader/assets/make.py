@@ -168,21 +168,20 @@ def collect_mosaics(
         AssetError: if it has fewer frames than were selected from.
     """
     packer = _packer(rows, config)
-    slots_of: dict[int, list[int]] = {}
-    for slot in np.unique(rows[:, 0]).tolist():
-        slots_of.setdefault(int(frame_ids[slot]), []).append(slot)
+    slots = np.unique(rows[:, 0])
+    ids: list[int] = frame_ids[slots].tolist()
     with replace(options, hdr=config.hdr).open(path) as video:
         box = _fit(video.index, config)
-        last = video.index.num_frames - 1
-        if max(slots_of) > last:
+        if max(ids) >= len(video):
             raise AssetError(
-                f"{path}: frame {max(slots_of)} was selected but the last one is {last}; "
+                f"{path}: frame {max(ids)} was selected but the last one is {len(video) - 1}; "
                 "the video changed, run stage 1 again"
             )
-        for frame in video.frames(sorted(slots_of), signals=False):
-            square = square_frame(frame, box)
-            for slot in slots_of[frame.index]:
-                packer.add(slot, square)
+        previous, square = -1, None
+        for slot, frame in zip(slots.tolist(), video.at(ids, signals=False), strict=True):
+            if square is None or frame.index != previous:
+                previous, square = frame.index, square_frame(frame, box)
+            packer.add(slot, square)
     return packer.images()
 
 

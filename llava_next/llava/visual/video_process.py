@@ -40,11 +40,9 @@ def read_uniform_frames(path: str | Path, num_frames: int) -> np.ndarray:
         ValueError: if the video cannot be read.
     """
     with open_video(path) as video:
-        last, steps = video.index.num_frames - 1, max(num_frames - 1, 1)
+        last, steps = len(video) - 1, max(num_frames - 1, 1)
         ids = [number * last // steps for number in range(num_frames)]
-        wanted = video.frames(sorted(set(ids)), signals=False)
-        frames = {frame.index: frame.rgb() for frame in wanted}
-    return np.stack([frames[index] for index in ids])
+        return np.stack([frame.rgb() for frame in video.at(ids, signals=False)])
 
 
 class _Reader:

@@ -183,6 +183,56 @@ def test_ids_must_be_whole_numbers(clip: Callable[[str], Path]) -> None:
         assert list(video.frames([])) == []
 
 
+@pytest.mark.parametrize("ids", [[5, 5, 5], [20, 3, 20, 0, 29, 3], [], range(29, -1, -7)])
+def test_frames_at_any_places(clip: Callable[[str], Path], ids: list[int]) -> None:
+    with open_video(clip("h264")) as video:
+        expected = {frame.index: frame.luma() for frame in video}
+        frames = list(video.at(ids))
+    assert [frame.index for frame in frames] == list(ids)
+    for frame in frames:
+        np.testing.assert_array_equal(frame.luma(), expected[frame.index])
+        assert frame.motion is not None
+
+
+def test_frames_at_places_hold_no_more_than_is_asked_for(clip: Callable[[str], Path]) -> None:
+    with open_video(clip("h264")) as video:
+        given: list[weakref.ref[object]] = []
+        for frame in video.at([0, 0, 5, 9, 9, 29], signals=False):
+            given.append(weakref.ref(frame.picture))
+            assert sum(ref() is not None for ref in given) <= 2
+
+
+def test_a_lost_frame_leaves_its_place_out(tmp_path: Path) -> None:
+    path = write_video(
+        tmp_path / "clip.mkv", moving_square(20, 64, 96), options={"g": "5", "bf": "0"}
+    )
+    with av.open(str(path)) as container:
+        packet = [bytes(packet) for packet in container.demux(video=0)][7]
+    data = bytearray(path.read_bytes())
+    at = data.index(packet)
+    data[at + 4 : at + len(packet)] = bytes(len(packet) - 4)
+    path.write_bytes(data)
+    for ids, left in (([19, 7, 0, 7, 12], [19, 0, 12]), ([2, 7, 0], [2, 0])):
+        given = []
+        with open_video(path) as video, pytest.raises(CorruptVideoError, match="1 of"):
+            for frame in video.at(ids, signals=False):
+                given.append(frame.index)
+        assert given == left
+
+
+def test_a_video_is_a_sequence_of_frames(clip: Callable[[str], Path]) -> None:
+    with open_video(clip("h264")) as video:
+        assert len(video) == FRAMES
+        assert video[3].index == 3
+        assert video[-1].index == FRAMES - 1
+        assert [frame.index for frame in video[4:20:5]] == [4, 9, 14, 19]
+        assert [frame.index for frame in video] == list(range(FRAMES))
+        with pytest.raises(IndexError, match="frames 0 to 29"):
+            video[FRAMES]
+        with pytest.raises(ValueError, match="strictly increasing"):
+            video.at([0, FRAMES])
+
+
 def test_edit_list_start_within_a_group(tmp_path: Path) -> None:
     path = write_video(tmp_path / "clip.mp4", moving_square(20, 64, 96), options={"g": "10"})
     with open_video(path) as video:
