@@ -6,12 +6,13 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from llava.eval.study.answers import Outcome, answer_all
 from llava.eval.study.arms import ARMS, BUDGETS
 from llava.eval.study.config import StudyConfig
-from llava.eval.study.learning import TrainingError, train
+from llava.eval.study.learning import TrainingError, choose_steps, train
 from llava.eval.study.material import make_test_data, make_training_data
 from llava.eval.study.page import write_page
 from llava.exits import OK, USAGE, say
@@ -34,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--num_training_clips", type=int)
     parser.add_argument("--num_test_clips", type=int)
     parser.add_argument("--num_steps", type=int, help="optimiser steps of every model")
+    parser.add_argument("--hours", type=float, help="time for all training; instead of num_steps")
     parser.add_argument("--batch_size", type=int)
     parser.add_argument("--num_workers", type=int, help="processes that make clips and assets")
     return parser
@@ -64,6 +66,7 @@ def run(config: StudyConfig) -> Path:
     say("[2] training clips")
     with clock.step("training clips and assets"):
         training = make_training_data(config)
+        config = replace(config, num_steps=choose_steps(config, training), hours=0.0)
     outcomes: list[Outcome] = []
     for number, seed in enumerate(config.seeds):
         say(f"[{3 + number}] model of seed {seed}")

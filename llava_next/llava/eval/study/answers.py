@@ -11,10 +11,10 @@ import torch
 from transformers import GenerationConfig
 
 from llava.constants import IMAGE_PLACEHOLDER
-from llava.eval.study.arms import Shown
+from llava.eval.study.arms import CELLS, Shown
 from llava.eval.study.clips import Clip, covered
 from llava.eval.study.config import StudyConfig
-from llava.eval.study.material import Pair
+from llava.eval.study.material import Pair, test_pairs
 from llava.eval.study.scenes import KINDS, Question
 from llava.exits import say
 from llava.files import replace_file
@@ -62,10 +62,11 @@ def answer_all(config: StudyConfig, data: TestData, model_folder: Path) -> list[
         return [Outcome(**row) for row in json.loads(target.read_text(encoding="utf-8"))]
     model, processor = load_pretrained(model_folder, device="cpu")
     outcomes: list[Outcome] = []
-    for arm in config.arms:
-        for budget in config.budgets:
-            outcomes += _answer_pair(model, processor, data, (arm, budget))
-        say(f"  {arm}: {np.mean([row.correct for row in outcomes if row.arm == arm]):.3f} right")
+    for pair in test_pairs(config):
+        answered = list(_answer_pair(model, processor, data, pair))
+        share = np.mean([row.correct for row in answered]) if answered else np.nan
+        say(f"  {pair[0]}, {pair[1] * CELLS} tokens: {share:.3f} right")
+        outcomes += answered
     with replace_file(target) as partial:
         partial.write_text(json.dumps([asdict(row) for row in outcomes]), encoding="utf-8")
     return outcomes
@@ -77,7 +78,8 @@ def _answer_pair(
     """Yield the outcomes of one arm at one budget."""
     batch: list[tuple[Clip, Question, VisualSegment, bool]] = []
     for clip, shown in data:
-        what = shown[pair]
+        if (what := shown.get(pair)) is None:
+            continue
         segment = load_mosaics(what.images, what.positions, processor.visual)
         rows = np.load(what.positions, allow_pickle=False)
         for question in clip.questions:

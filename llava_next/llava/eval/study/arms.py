@@ -4,6 +4,7 @@ Every arm gives a codec asset: mosaics of cells with a position (t, h, w) each. 
 ``cv_reader``; random cells, frames at half resolution and the oracle are cut and packed here.
 """
 
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -41,7 +42,10 @@ class Arm:
         backend: of the reader.
         rows: chooses the rows instead of the settings.
         half_resolution: show whole frames at half the resolution, four to a mosaic.
-        trains: whether the shared model is trained on it; the others are only evaluated.
+        ablation: changes one thing of another arm; evaluated at one budget, on models that were not
+            trained on it.
+        shuffles_time: give the cells' positions times in random order.
+        only_codec: of the clips that it can read; None = of all.
     """
 
     title: str
@@ -49,7 +53,13 @@ class Arm:
     backend: str = "auto"
     rows: ChooseRows | None = None
     half_resolution: bool = False
-    trains: bool = True
+    ablation: bool = False
+    shuffles_time: bool = False
+    only_codec: str | None = None
+
+    def reads(self, clip: Clip) -> bool:
+        """Return whether the arm can show a clip."""
+        return self.only_codec in (None, clip.encoding.codec)
 
 
 def _random_rows(clip: Clip, count: int) -> Rows:
@@ -81,6 +91,18 @@ def _oracle_rows(clip: Clip, count: int) -> Rows:
     return _unravel(np.array(list(chosen)))
 
 
+def _packet_rows(clip: Clip, count: int) -> Rows:
+    """Choose whole frames so that equally many coded bytes lie between them."""
+    num_frames = count // CELLS
+    config = replace(_sizes(num_frames), sequence_length=num_frames, select="uniform")
+    config = replace(config, frames="bitcost")
+    with tempfile.TemporaryDirectory() as folder:
+        asset = write_evaluation_asset(clip.path, key="frames", out_root=folder, config=config)
+        rows = np.array(asset.positions)
+    rows[:, 0] = asset.frame_ids[rows[:, 0]]
+    return rows
+
+
 def _unravel(flat: NDArray[Any]) -> Rows:
     return np.stack(np.unravel_index(flat, (NUM_FRAMES, GRID, GRID)), axis=1).astype(np.int32)
 
@@ -96,9 +118,8 @@ def _rate_distortion(**settings: Any) -> Mapping[str, Any]:
 ARMS: Mapping[str, Arm] = MappingProxyType(
     {
         "uniform": Arm("whole frames", {"select": "uniform"}),
-        "half_resolution": Arm(
-            "four times as many frames at half resolution", half_resolution=True
-        ),
+        "half_resolution": Arm("whole frames, four times as many, halved", half_resolution=True),
+        "packets": Arm("whole frames where packets are large", rows=_packet_rows),
         "random": Arm("random cells", rows=_random_rows),
         "reference": Arm("published formula", _topk(signal="reference")),
         "mv_residual": Arm("published formula, exact quarter pixels", _topk(signal="mv_residual")),
@@ -107,11 +128,32 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
         ),
         "bits": Arm("bits spent", _topk(signal="bits")),
         "framediff": Arm("frame difference", _topk(signal="framediff")),
+        "rlt": Arm("run-length tokens", _topk(signal="rlt")),
+        "evs": Arm("EVS: cosine to the frame before", _topk(signal="evs")),
         "rd_hold": Arm("rate-distortion, hold", _rate_distortion(direction="hold")),
         "rd_nearest": Arm("rate-distortion, nearest", _rate_distortion()),
         "rd_still": Arm("rate-distortion, no motion", _rate_distortion(predict="still")),
         "rd_mean": Arm("rate-distortion, mean difference", _rate_distortion(distortion="mean")),
         "oracle": Arm("oracle: cells that show the answers", rows=_oracle_rows),
+        "no_first_frame": Arm(
+            "rate-distortion, first frame not whole",
+            _rate_distortion(keep_first_full_frame=False),
+            ablation=True,
+        ),
+        "zigzag": Arm("rate-distortion, zigzag", _rate_distortion(order="zigzag"), ablation=True),
+        "shuffled_time": Arm(
+            "rate-distortion, times shuffled", _rate_distortion(), ablation=True, shuffles_time=True
+        ),
+        "residual": Arm(
+            "residual, exact", _topk(signal="residual"), ablation=True, only_codec="h264"
+        ),
+        "residual_decoded": Arm(
+            "residual, of decoded pictures",
+            _topk(signal="residual"),
+            backend="pyav",
+            ablation=True,
+            only_codec="h264",
+        ),
     }
 )
 
@@ -131,10 +173,13 @@ class Shown:
 
 def asset_config(arm: Arm, num_images: int) -> AssetConfig:
     """Return the settings of an arm at a budget of so many mosaics."""
-    sizes = AssetConfig(
+    return replace(_sizes(num_images), **arm.settings)
+
+
+def _sizes(num_images: int) -> AssetConfig:
+    return AssetConfig(
         sequence_length=NUM_FRAMES, num_images=num_images, square_size=VIEW_PX, patch_size=CELL_PX
     )
-    return replace(sizes, **arm.settings)
 
 
 def show(clip: Clip, name: str, num_images: int, out_root: Path) -> Shown:
@@ -157,7 +202,22 @@ def show(clip: Clip, name: str, num_images: int, out_root: Path) -> Shown:
             )
         else:
             _write_own(clip, arm, num_images, folder)
+    if arm.shuffles_time:
+        positions = _shuffle_times(positions, clip.seed)
     return Shown(tuple(sorted(folder.glob("mosaic_*.jpg"))), positions)
+
+
+def _shuffle_times(positions: Path, seed: int) -> Path:
+    """Write positions whose time slots are exchanged for each other; returns the new file."""
+    target = positions.with_name("positions_shuffled.npy")
+    rows = np.load(positions, allow_pickle=False)
+    slots = np.unique(rows[:, 0])
+    exchanged = np.zeros(NUM_FRAMES, rows.dtype)
+    exchanged[slots] = np.random.default_rng((11, seed)).permutation(slots)
+    rows[:, 0] = exchanged[rows[:, 0]]
+    with replace_file(target) as partial:
+        np.save(partial, rows)
+    return target
 
 
 def _write_own(clip: Clip, arm: Arm, num_images: int, folder: Path) -> None:

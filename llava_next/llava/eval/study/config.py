@@ -1,13 +1,11 @@
 """The settings of a study: what is made, trained and compared."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from llava.eval.study.arms import ARMS, BUDGETS
-
-TRAINED_ARMS = tuple(name for name, arm in ARMS.items() if arm.trains)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +23,7 @@ class StudyConfig:
         num_steps: optimiser steps of a model.
         batch_size: clips of a step.
         learning_rate: its highest value.
+        hours: time for all training together, from which ``num_steps`` follows; 0 = as given.
         num_workers: processes that make clips and assets.
     """
 
@@ -38,8 +37,8 @@ class StudyConfig:
     num_steps: int = 1500
     batch_size: int = 64
     learning_rate: float = 1e-3
+    hours: float = 0.0
     num_workers: int = 2
-    notes: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.arms) - set(ARMS))
@@ -50,6 +49,11 @@ class StudyConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not self.seeds:
             raise ValueError("seeds must name at least one seed, got none")
+
+    @property
+    def middle_budget(self) -> int:
+        """The budget at which ablations are compared."""
+        return sorted(self.budgets)[len(self.budgets) // 2]
 
     @property
     def training_seeds(self) -> range:

@@ -1,8 +1,10 @@
 """Train one model per seed on clips as all arms show them, by the project's own trainer."""
 
+import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from llava.conversation import DEFAULT_SYSTEM
@@ -10,10 +12,14 @@ from llava.eval.study.arms import GRID
 from llava.eval.study.config import StudyConfig
 from llava.eval.study.scenes import KINDS
 from llava.exits import say
+from llava.files import replace_file
 from llava.model.tiny import write_tiny_checkpoint
 
 ROW_TOKENS = 2048
 """Length of a packed row."""
+
+
+_PILOT_STEPS = 20
 
 
 class TrainingError(RuntimeError):
@@ -62,6 +68,27 @@ def train(config: StudyConfig, data: Path, seed: int) -> Path:
     words = [word for name, value in arguments.items() for word in (f"--{name}", str(value))]
     _run(["-m", "llava.train.train", *words], config.out / f"model_{seed}.log")
     return model
+
+
+def choose_steps(config: StudyConfig, data: Path) -> int:
+    """Return the steps of every model: as given, or as many as ``hours`` allow.
+
+    A short run measures the seconds of a step; what it finds is kept, so that a study that is
+    started again trains all its models equally long.
+    """
+    if not config.hours:
+        return config.num_steps
+    found = config.out / "steps.json"
+    if not found.exists():
+        pilot = replace(config, out=config.out / "pilot", num_steps=_PILOT_STEPS, hours=0.0)
+        pilot.out.mkdir(exist_ok=True)
+        state = train(pilot, data, seed=0) / "trainer_state.json"
+        history = json.loads(state.read_text(encoding="utf-8"))["log_history"]
+        seconds = history[-1]["train_runtime"] / _PILOT_STEPS
+        steps = int(config.hours * 3600 / len(config.seeds) / seconds)
+        with replace_file(found) as partial:
+            partial.write_text(json.dumps({"num_steps": steps, "seconds_per_step": seconds}))
+    return int(json.loads(found.read_text(encoding="utf-8"))["num_steps"])
 
 
 def _texts() -> list[str]:

@@ -26,24 +26,31 @@ Pair = tuple[str, int]
 def training_pairs(config: StudyConfig, seed: int) -> list[Pair]:
     """Return by which arms and budgets a training clip is shown."""
     rng = np.random.default_rng((9, seed))
-    pairs = [(arm, budget) for arm in config.arms if ARMS[arm].trains for budget in config.budgets]
+    arms = [arm for arm in config.arms if not ARMS[arm].ablation]
+    pairs = [(arm, budget) for arm in arms for budget in config.budgets]
     chosen = rng.choice(len(pairs), min(config.shows_per_clip, len(pairs)), replace=False)
     return [pairs[int(number)] for number in chosen]
 
 
 def test_pairs(config: StudyConfig) -> list[Pair]:
-    """Return all arms at all budgets."""
-    return [(arm, budget) for arm in config.arms for budget in config.budgets]
+    """Return all arms at all budgets, ablations at the middle one alone."""
+    return [
+        (arm, budget)
+        for arm in config.arms
+        for budget in ([config.middle_budget] if ARMS[arm].ablation else config.budgets)
+    ]
 
 
-def _make(seed: int, pairs: Sequence[Pair], folder: Path) -> tuple[Clip, list[Shown]]:
+def _make(seed: int, pairs: Sequence[Pair], folder: Path) -> tuple[Clip, dict[Pair, Shown]]:
+    """Make a clip and what arms show of it; arms that cannot read it are left out."""
     clip = write_clip(folder / "clips", seed)
-    return clip, [show(clip, arm, budget, folder) for arm, budget in pairs]
+    able = [(arm, budget) for arm, budget in pairs if ARMS[arm].reads(clip)]
+    return clip, {(arm, budget): show(clip, arm, budget, folder) for arm, budget in able}
 
 
 def _make_training(seed: int, config: StudyConfig) -> list[dict[str, Any]]:
     clip, shown = _make(seed, training_pairs(config, seed), config.out / "training")
-    return [_record(clip, what, number) for number, what in enumerate(shown)]
+    return [_record(clip, what, number) for number, what in enumerate(shown.values())]
 
 
 def _record(clip: Clip, shown: Shown, number: int) -> dict[str, Any]:
@@ -76,7 +83,7 @@ def make_training_data(config: StudyConfig) -> Path:
     return target
 
 
-def _make_test(seed: int, config: StudyConfig) -> tuple[Clip, list[Shown]]:
+def _make_test(seed: int, config: StudyConfig) -> tuple[Clip, dict[Pair, Shown]]:
     return _make(seed, test_pairs(config), config.out / "test")
 
 
@@ -84,8 +91,7 @@ def make_test_data(config: StudyConfig) -> list[tuple[Clip, dict[Pair, Shown]]]:
     """Make the test clips, and what every arm shows of them at every budget."""
     (config.out / "test" / "clips").mkdir(parents=True, exist_ok=True)
     work = partial(_make_test, config=config)
-    made = _in_processes(work, config.test_seeds, config, "test clips")
-    return [(clip, dict(zip(test_pairs(config), shown, strict=True))) for clip, shown in made]
+    return list(_in_processes(work, config.test_seeds, config, "test clips"))
 
 
 def _in_processes(work: Any, seeds: Sequence[int], config: StudyConfig, what: str) -> Iterator[Any]:

@@ -22,7 +22,7 @@ from llava.eval.study.results import (
 )
 from llava.eval.study.scenes import CELL_PX, KINDS
 from llava.files import replace_file
-from llava.pages.line_chart import STYLE, Line, line_chart
+from llava.pages.charts import Curve, line_chart
 from llava.pages.page import figure, page, table
 
 BASE = "uniform"
@@ -44,8 +44,8 @@ def write_page(
         line_chart(
             "Accuracy (share of right answers) against visual tokens",
             [
-                Line(ARMS[arm].title, [budget * CELLS for budget in budgets], values, number)
-                for number, arm in enumerate(config.arms)
+                Curve(ARMS[arm].title, [budget * CELLS for budget in budgets], values, number)
+                for number, arm in enumerate(_compared(config))
                 if (values := _curve(outcomes, arm, budgets))
             ],
             smooth=False,
@@ -53,6 +53,7 @@ def write_page(
         *(_kind_table(config, outcomes, budget) for budget in budgets),
         _camera_table(config, outcomes),
         _interval_table(config, outcomes),
+        _ablation_table(config, outcomes),
         _learning_curves(config),
         _cost_table(seconds),
         _mosaics(config, data),
@@ -60,9 +61,33 @@ def write_page(
     ]
     target = config.out / "study.html"
     with replace_file(target) as partial:
-        text = page("What is learnt per visual token", "\n".join(parts), STYLE)
+        text = page("What is learnt per visual token", "\n".join(parts))
         partial.write_text(text, encoding="utf-8")
     return target
+
+
+def _compared(config: StudyConfig) -> list[str]:
+    return [arm for arm in config.arms if not ARMS[arm].ablation]
+
+
+def _ablation_table(config: StudyConfig, outcomes: Sequence[Outcome]) -> str:
+    arms = [arm for arm in config.arms if ARMS[arm].ablation]
+    budget = config.middle_budget
+    base = "rd_nearest" if "rd_nearest" in config.arms else BASE
+    rows: list[list[str]] = []
+    for arm in [base, *arms]:
+        found = [
+            score(select(outcomes, arm=arm, num_images=budget, kinds=[kind])) for kind in KINDS
+        ]
+        whole = score(select(outcomes, arm=arm, num_images=budget, kinds=temporal_kinds()))
+        cells = ["" if item is None else f"{100 * item.accuracy.mean:.0f}" for item in found]
+        rows.append([escape(ARMS[arm].title), _cell(whole), *cells])
+    names = [_kind_name(name) for name in KINDS]
+    return (
+        f"<h2>Changing one thing, {budget * CELLS} tokens</h2>"
+        "<p>The models were not trained on these. The residual arms read H.264 clips alone.</p>"
+        + table(["arm", "in time", *names], rows, set(range(1, len(names) + 2)))
+    )
 
 
 def _temporal(outcomes: Sequence[Outcome]) -> list[Outcome]:
@@ -76,11 +101,9 @@ def _percent(value: float) -> str:
 def _cell(found: Score | None) -> str:
     if found is None:
         return ""
-    accuracy = found.accuracy
-    return (
-        f"<b>{100 * accuracy.mean:.1f}</b> ({100 * accuracy.low:.1f} to {100 * accuracy.high:.1f})"
-        f" / {100 * found.ceiling:.0f}"
-    )
+    mean, low, high, _ = found.accuracy
+    interval = "" if low is None or high is None else f" ({100 * low:.1f} to {100 * high:.1f})"
+    return f"<b>{100 * mean:.1f}</b>{interval} / {100 * found.ceiling:.0f}"
 
 
 def _curve(outcomes: Sequence[Outcome], arm: str, budgets: Sequence[int]) -> list[float]:
@@ -94,7 +117,7 @@ def _curve(outcomes: Sequence[Outcome], arm: str, budgets: Sequence[int]) -> lis
 def _budget_table(config: StudyConfig, outcomes: Sequence[Outcome], budgets: Sequence[int]) -> str:
     goal = score(select(outcomes, arm=BASE, num_images=budgets[-1], kinds=temporal_kinds()))
     rows: list[list[str]] = []
-    for arm in config.arms:
+    for arm in _compared(config):
         cells = [
             _cell(score(select(outcomes, arm=arm, num_images=budget, kinds=temporal_kinds())))
             for budget in budgets
@@ -114,7 +137,7 @@ def _budget_table(config: StudyConfig, outcomes: Sequence[Outcome], budgets: Seq
 
 def _kind_table(config: StudyConfig, outcomes: Sequence[Outcome], budget: int) -> str:
     rows: list[list[str]] = []
-    for arm in config.arms:
+    for arm in _compared(config):
         found = [
             score(select(outcomes, arm=arm, num_images=budget, kinds=[kind])) for kind in KINDS
         ]
@@ -142,7 +165,7 @@ def _kind_name(name: str) -> str:
 
 def _camera_table(config: StudyConfig, outcomes: Sequence[Outcome]) -> str:
     cameras = sorted({row.camera for row in outcomes})
-    budget = sorted(config.budgets)[len(config.budgets) // 2]
+    budget = config.middle_budget
     chosen = select(outcomes, num_images=budget, kinds=temporal_kinds())
     rows = [
         [
@@ -152,7 +175,7 @@ def _camera_table(config: StudyConfig, outcomes: Sequence[Outcome]) -> str:
                 for way in cameras
             ),
         ]
-        for arm in config.arms
+        for arm in _compared(config)
     ]
     return f"<h2>By motion of the camera, {budget * CELLS} tokens</h2>" + table(
         ["arm", *cameras], rows, set(range(1, len(cameras) + 1))
@@ -161,7 +184,7 @@ def _camera_table(config: StudyConfig, outcomes: Sequence[Outcome]) -> str:
 
 def _interval_table(config: StudyConfig, outcomes: Sequence[Outcome]) -> str:
     lengths = sorted({row.key_frame_interval for row in outcomes})
-    budget = sorted(config.budgets)[len(config.budgets) // 2]
+    budget = config.middle_budget
     chosen = select(outcomes, num_images=budget, kinds=temporal_kinds())
     rows = [
         [
@@ -179,7 +202,7 @@ def _interval_table(config: StudyConfig, outcomes: Sequence[Outcome]) -> str:
                 for size in lengths
             ),
         ]
-        for arm in config.arms
+        for arm in _compared(config)
     ]
     return (
         f"<h2>By key-frame interval of the encoder, {budget * CELLS} tokens</h2>"
@@ -193,7 +216,7 @@ def _interval_table(config: StudyConfig, outcomes: Sequence[Outcome]) -> str:
 
 
 def _learning_curves(config: StudyConfig) -> str:
-    lines: list[Line] = []
+    lines: list[Curve] = []
     for number, seed in enumerate(config.seeds):
         log = config.out / f"model_{seed}" / "train_log.jsonl"
         if not log.exists():
@@ -202,7 +225,7 @@ def _learning_curves(config: StudyConfig) -> str:
         points = [(row["step"], row["loss"]) for row in rows if row.get("loss") is not None]
         if points:
             steps, losses = zip(*points, strict=True)
-            lines.append(Line(f"seed {seed}", list(steps), list(losses), number))
+            lines.append(Curve(f"seed {seed}", list(steps), list(losses), number))
     return "<h2>Training</h2>" + line_chart("Training loss against optimiser steps", lines)
 
 
@@ -227,7 +250,7 @@ def _mosaics(config: StudyConfig, data: TestData) -> str:
         f"<p>{budget} mosaics each. Framed: cells that show the event of the question "
         f"“{escape(KINDS['event'].text)}”.</p>"
     ]
-    for arm in config.arms:
+    for arm in _compared(config):
         what = shown[arm, budget]
         rows = np.load(what.positions, allow_pickle=False)
         strip = np.concatenate(
@@ -259,12 +282,13 @@ def _conclusion(config: StudyConfig, outcomes: Sequence[Outcome]) -> str:
     lines: list[str] = []
     for budget in sorted(config.budgets):
         better, worse, equal = [], [], []
-        for arm in config.arms:
+        for arm in _compared(config):
             if arm == BASE:
                 continue
             found = against(outcomes, arm, BASE, budget).difference
             gain = f"{escape(ARMS[arm].title)} ({100 * found.mean:+.1f})"
-            (better if found.low > 0 else worse if found.high < 0 else equal).append(gain)
+            low, high = found.low or 0.0, found.high or 0.0
+            (better if low > 0 else worse if high < 0 else equal).append(gain)
         lines.append(
             f"<li><b>{budget * CELLS} tokens</b>, points against whole frames. Better: "
             f"{', '.join(better) or 'none'}. Worse: {', '.join(worse) or 'none'}. "

@@ -3,7 +3,12 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from llava.eval.report.significance import Comparison, Interval, bootstrap_mean, compare
+from llava.eval.report.significance import (
+    Comparison,
+    Interval,
+    compare_paired,
+    confidence_interval,
+)
 from llava.eval.study.answers import Outcome
 from llava.eval.study.arms import CELLS
 from llava.eval.study.scenes import KINDS
@@ -36,7 +41,9 @@ def score(outcomes: Sequence[Outcome]) -> Score | None:
     right = [float(row.correct) for row in outcomes]
     guesses = sum(0.0 if row.covered else 1 / len(KINDS[row.kind].choices) for row in outcomes)
     seen = sum(row.covered for row in outcomes)
-    return Score(bootstrap_mean(right, groups), (seen + guesses) / len(outcomes), len(outcomes))
+    return Score(
+        confidence_interval(right, groups), (seen + guesses) / len(outcomes), len(outcomes)
+    )
 
 
 def select(
@@ -68,7 +75,7 @@ def against(outcomes: Sequence[Outcome], arm: str, other: str, num_images: int) 
     kinds = temporal_kinds()
     first = select(outcomes, arm=arm, num_images=num_images, kinds=kinds)
     second = select(outcomes, arm=other, num_images=num_images, kinds=kinds)
-    return compare(
+    return compare_paired(
         [float(row.correct) for row in first],
         [float(row.correct) for row in second],
         [str(row.clip) for row in first],
