@@ -203,6 +203,13 @@ def _add_selector_arguments(parser: argparse.ArgumentParser) -> None:
         help="stop where the rebuilt video has this PSNR (rate_distortion); 0 = spend the budget",
     )
     group.add_argument(
+        "--mean_num_images",
+        type=float,
+        default=0.0,
+        help="mosaics per video on average, by one price for the data set (rate_distortion); "
+        "0 = --num_images for every video",
+    )
+    group.add_argument(
         "--token_price",
         type=float,
         default=0.0,

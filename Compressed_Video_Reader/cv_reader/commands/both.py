@@ -26,6 +26,7 @@ from cv_reader.commands.stage1 import (
     check_selections,
     samples_of,
     stage1_from,
+    with_price,
 )
 from cv_reader.commands.stage2 import add_output_arguments, stage2_from, write_jsonl
 from cv_reader.errors import SampleError
@@ -53,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(args: argparse.Namespace) -> int:
     check_shards(args)
-    first = stage1_from(args, args.visidx_root)
+    first = with_price(stage1_from(args, args.visidx_root), args)
     plain = AssetConfig()
     # Stage 1 does not know how stage 2 will pack; its files record the defaults.
     config = replace(first.config, order=plain.order, jpg_quality=plain.jpg_quality)

@@ -42,6 +42,7 @@ from cv_reader.commands.batch import (
 from cv_reader.commands.progress import Report, announce, dry_run, looked_over
 from cv_reader.errors import AssetError, SampleError, SettingsError
 from cv_reader.exits import run_command, say
+from cv_reader.pricing import priced_config
 from cv_reader.reader import ReadOptions
 from cv_reader.select.config import AssetConfig
 
@@ -137,6 +138,9 @@ def _run(args: argparse.Namespace) -> int:
         out_root=args.out_root,
         overwrite=args.overwrite,
     )
+    videos = (work.video(line) for line in _lines(args) if line.key)
+    config = priced_config(work.config, args.mean_num_images, videos, work.options, work.out_root)
+    work = replace(work, config=config)
     if args.dry_run:
         state, trial = partial(_state, work), partial(_trial, work)
         return dry_run("precompute", _shard(args), state, trial, args)

@@ -37,6 +37,7 @@ from cv_reader.commands.batch import (
 from cv_reader.commands.progress import Report, announce, dry_run, looked_over
 from cv_reader.errors import SampleError, SettingsError
 from cv_reader.exits import FAILED_SAMPLES, OK, run_command, say
+from cv_reader.pricing import priced_config
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -90,11 +91,21 @@ def stage1_from(args: argparse.Namespace, out_root: Path) -> Stage1:
     )
 
 
+def with_price(stage: Stage1, args: argparse.Namespace) -> Stage1:
+    """Return a stage whose price meets ``--mean_num_images`` over the data set."""
+    every = read_samples(args.dataset_path, max_samples=args.max_samples)
+    videos = (stage.video(sample) for sample in every if isinstance(sample, Sample))
+    config = priced_config(
+        stage.config, args.mean_num_images, videos, stage.options, stage.out_root
+    )
+    return replace(stage, config=config)
+
+
 def _run(args: argparse.Namespace) -> int:
     check_shards(args)
     if args.out_root is None:
         raise SettingsError("--out_root is required")
-    stage = stage1_from(args, args.out_root)
+    stage = with_price(stage1_from(args, args.out_root), args)
     if args.dry_run:
         state, trial = partial(_state, stage), partial(_trial, stage)
         return dry_run("stage1", samples_of(args), state, trial, args)

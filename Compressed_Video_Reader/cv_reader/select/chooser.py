@@ -16,7 +16,7 @@ from cv_reader.select.energy import SUMMED, CellScorer, needs_signals
 from cv_reader.select.geometry import Letterbox
 from cv_reader.select.mosaics import Square, square_frame
 from cv_reader.select.peers import PIXEL_SIGNALS, pixel_scores
-from cv_reader.select.rate_distortion.choice import choose_units
+from cv_reader.select.rate_distortion.choice import choose_units, mosaics_needed
 from cv_reader.select.rate_distortion.clip import changes, empty_clip, put_square
 from cv_reader.select.selection import repeated_slots, select_cells, select_whole_frames
 
@@ -102,6 +102,15 @@ class Chooser:
         if self._clip is not None:
             square = square_frame(frame, self._box) if square is None else square
             put_square(self._clip, self.slots.index(slot), square)
+
+    def mosaics_needed(self, prices: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return how many mosaics the clip needs at each price: float64 (prices,).
+
+        Only where cells are chosen by ``rate_distortion``.
+        """
+        assert self._clip is not None
+        weights = np.diff([*self.slots, self._config.sequence_length])
+        return mosaics_needed(self._clip, weights, self._config, prices)
 
     def choose(self) -> Chosen:
         """Choose the cells that are kept.

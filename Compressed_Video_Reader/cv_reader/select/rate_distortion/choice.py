@@ -90,6 +90,39 @@ def choose_units(clip: SmallClip, weights: NDArray[np.intp], config: AssetConfig
     )
 
 
+def mosaics_needed(
+    clip: SmallClip,
+    weights: NDArray[np.intp],
+    config: AssetConfig,
+    prices: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Return how many mosaics a clip needs at each price, at most ``num_images``.
+
+    Args:
+        clip, weights, config: as for ``choose_units``.
+        prices: float64 (p,), of a cell.
+
+    Returns:
+        float64 (p,); of clips of more than 96 slots an estimate from a quarter of the rows.
+    """
+    units = Units.of(clip, config.block_cells)
+    solver = _Solver(clip, units, weights.astype(np.float32), config)
+    if not units.num_inside:
+        return np.full(len(prices), solver.images_for(0), np.float64)
+    if clip.num_slots > EXACT_SLOTS:
+        some = units.some_rows(_SAMPLED_ROWS)
+        walked = solver.walk(prices.tolist(), some)
+        counts = [int(kept.sum()) * units.num_inside // some.num_inside for kept, _ in walked]
+    else:
+        window = cell_window(clip, units, slice(0, clip.num_slots), config)
+        costs = solver.segments(window)[0]
+        found = (
+            best_choice(costs, solver.unit_price(p), with_slots=False) for p in prices.tolist()
+        )
+        counts = [int(one.counts.sum()) for one in found]
+    return np.array([solver.images_for(count) for count in counts], np.float64)
+
+
 def decibels(mean_squared_error: float) -> float:
     """Return the peak signal-to-noise ratio of samples in 0..255; at most 100 dB."""
     if mean_squared_error <= 0:
@@ -140,7 +173,7 @@ class _Solver:
         config = self.config
         everything = slice(0, self.clip.num_slots)
         window = cell_window(self.clip, self.units, everything, config)
-        costs = self._segments(window)[0]
+        costs = self.segments(window)[0]
 
         def count(price: float) -> int:
             found = best_choice(costs, self.unit_price(price), with_slots=False)
@@ -177,7 +210,7 @@ class _Solver:
         budget = self.budget
         price = self.config.token_price or self._sampled_price()
         while True:
-            kept, errors = self._walk([price], self.units)[0]
+            kept, errors = self.walk([price], self.units)[0]
             if int(kept.sum()) <= budget:
                 return price, kept, errors
             price *= max(1.02, (int(kept.sum()) / budget) ** 2)
@@ -187,9 +220,9 @@ class _Solver:
         units = self.units.some_rows(_SAMPLED_ROWS)
         share = units.num_inside / self.units.num_inside
         first = cell_window(self.clip, units, slice(0, 2), self.config)
-        prices = np.geomspace(_LEAST_PRICE, _highest_price(self._segments(first)[0]) * 64, 17)
+        prices = np.geomspace(_LEAST_PRICE, _highest_price(self.segments(first)[0]) * 64, 17)
         for _ in range(3):
-            counts = [int(kept.sum()) for kept, _ in self._walk(prices.tolist(), units)]
+            counts = [int(kept.sum()) for kept, _ in self.walk(prices.tolist(), units)]
             fits = np.flatnonzero(np.array(counts) <= share * self.budget)
             last = int(fits[0]) if len(fits) else len(prices) - 1
             low = prices[max(last - 1, 0)]
@@ -198,14 +231,14 @@ class _Solver:
             prices = np.geomspace(low, prices[last], _GRID_PRICES)
         return float(prices[last])
 
-    def _walk(self, prices: Sequence[float], units: Units) -> list[tuple[Cells, Distances]]:
+    def walk(self, prices: Sequence[float], units: Units) -> list[tuple[Cells, Distances]]:
         """Solve all windows in turn, at several prices: per price kept and errors, (T, n) each."""
         config, total = self.config, self.clip.num_slots
         carried: NDArray[np.intp] | None = None
         found: list[list[tuple[Cells, Distances]]] = [[] for _ in prices]
         for slots in window_starts(total):
             window = cell_window(self.clip, units, slots, config, carried=carried)
-            costs = self._segments(window, slots)
+            costs = self.segments(window, slots)
             shown: list[NDArray[np.intp]] = []
             for number, price in enumerate(prices):
                 which = min(number, len(costs) - 1)
@@ -221,7 +254,7 @@ class _Solver:
             for parts in found
         ]
 
-    def _segments(self, window: Window, slots: slice | None = None) -> list[Segments]:
+    def segments(self, window: Window, slots: slice | None = None) -> list[Segments]:
         """Return the costs of a window, for each of what was carried into it."""
         slots = slots or slice(0, window.between.shape[1])
         weights = self.weights[slots]
