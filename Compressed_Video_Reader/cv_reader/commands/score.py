@@ -22,14 +22,9 @@ from PIL import Image
 from cv_reader.assets.files import new_file
 from cv_reader.assets.make import select_from_video
 from cv_reader.backends import BACKEND_NAMES
-from cv_reader.commands.arguments import (
-    EXIT_DONE,
-    EXIT_SOME_FAILED,
-    check_writable,
-    run_command,
-    say,
-)
+from cv_reader.commands.batch import check_writable
 from cv_reader.errors import AssetError, SettingsError, VideoError
+from cv_reader.exits import FAILED_SAMPLES, OK, run_command, say
 from cv_reader.reader import ReadOptions
 from cv_reader.select.config import SELECTORS, SIGNALS, AssetConfig
 from cv_reader.select.rate_distortion.clip import SmallClip
@@ -121,7 +116,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.output:
         _write(args.output, sections)
         say(f"score: {args.output}")
-    return EXIT_SOME_FAILED if failed else EXIT_DONE
+    return FAILED_SAMPLES if failed else OK
 
 
 def _base(args: argparse.Namespace) -> dict[str, Any]:
