@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from llava.constants import IGNORE_INDEX
 from llava.conversation import TokenCounter
 from llava.data.encoding import (
     Measured,
@@ -72,6 +74,7 @@ class SupervisedDataset(Dataset[Item]):
         video_folder: str | Path | None = None,
         template: str = "qwen_1_5",
         on_bad_sample: str = "stop",
+        video_time_limit_seconds: float | None = 300,
     ) -> None:
         """Index the data path; nothing is parsed yet but JSON arrays and mixtures.
 
@@ -85,6 +88,8 @@ class SupervisedDataset(Dataset[Item]):
             video_folder: the same for raw videos.
             template: conversation template.
             on_bad_sample: ``stop`` raises, ``skip`` replaces.
+            video_time_limit_seconds: a raw video that takes longer is a bad sample; None reads
+                videos in this process, without a limit.
 
         Raises:
             ValueError: if a data file is missing or broken, or a setting unknown.
@@ -104,11 +109,23 @@ class SupervisedDataset(Dataset[Item]):
         self._max_length = max_length
         self._on_bad_sample = on_bad_sample
         self._counter: TokenCounter | None = None
+        self._video_time_limit_seconds = video_time_limit_seconds
+        self._known_lengths: np.ndarray | None = None
 
     @property
     def entries(self) -> Mixture:
         """The entries behind the samples, and the names of their data sets."""
         return self._entries
+
+    def replace_by_shorter(self, lengths: np.ndarray) -> None:
+        """Replace bad samples only by samples that are not longer, so that packed rows still fit.
+
+        Where its data set has none, a single token without supervision takes its place.
+
+        Args:
+            lengths: int (N,), tokens of every sample; 0 for one that cannot be used.
+        """
+        self._known_lengths = lengths
 
     def fingerprint(self) -> str:
         """16 hex digits over all that decides how long each sample is, pictures aside."""
@@ -147,6 +164,8 @@ class SupervisedDataset(Dataset[Item]):
         bad_samples: list[BadSample] = []
         for attempt in range(_MAX_REPLACEMENTS):
             candidate = self._candidate(index, attempt)
+            if candidate is None:
+                return self._nothing(index, bad_samples)
             try:
                 item = self._load(candidate)
             except SampleError as error:
@@ -161,16 +180,43 @@ class SupervisedDataset(Dataset[Item]):
             f"{bad_samples[-1]['message']}; check the data with python -m llava.data.validate"
         )
 
-    def _candidate(self, index: int, attempt: int) -> int:
-        """The sample itself, then those that stand in for it: the same ones in every run."""
+    def _candidate(self, index: int, attempt: int) -> int | None:
+        """Return the sample itself, then those that replace it: the same ones in every run.
+
+        None where a row is packed and no other sample fits.
+        """
         if attempt == 0:
             return index
         same_set = self._entries.set_range(self._entries.set_of(index))
-        return same_set[int(np.random.default_rng([index, attempt]).integers(len(same_set)))]
+        random = np.random.default_rng([index, attempt])
+        if self._known_lengths is None:
+            return same_set[int(random.integers(len(same_set)))]
+        lengths = self._known_lengths[same_set.start : same_set.stop]
+        fitting = same_set.start + np.flatnonzero(
+            (lengths > 0) & (lengths <= self._known_lengths[index])
+        )
+        fitting = fitting[fitting != index]
+        return int(random.choice(fitting)) if len(fitting) else None
+
+    def _nothing(self, index: int, bad_samples: list[BadSample]) -> Item:
+        """Return one token that no loss counts, in place of a bad sample."""
+        pad = self._tokenizer.pad_token_id
+        return Item(
+            input_ids=torch.tensor([pad if isinstance(pad, int) else 0]),
+            labels=torch.tensor([IGNORE_INDEX]),
+            segments=[],
+            sample_id="",
+            set_index=self._entries.set_of(index),
+            bad_samples=bad_samples,
+        )
 
     def _load(self, index: int) -> Item:
         record = self.record(index)
-        segments = load_segments(record, self._visual_config)
+        segments = load_segments(
+            record,
+            self._visual_config,
+            video_time_limit_seconds=self._video_time_limit_seconds,
+        )
         counts = [count for segment in segments for count in segment.placeholder_tokens]
         input_ids, labels = self._tokenize(record, counts)
         return Item(

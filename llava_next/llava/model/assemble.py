@@ -69,6 +69,7 @@ def load_model(
     """
     folder = resolve_folder(source.model_name_or_path)
     config = AutoConfig.from_pretrained(folder)
+    is_language_model = not isinstance(config, LlavaConfigFields)
     if isinstance(config, LlavaConfigFields) and config.vision_config is None:
         config, processor, weights = _complete(source, folder, config)
     elif isinstance(config, LlavaConfigFields):
@@ -86,7 +87,23 @@ def load_model(
     model = _load(config, weights, dtype, attn_implementation)
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
+    if is_language_model:
+        model.generation_config = _greedy(model.generation_config)
     return model, processor
+
+
+def _greedy(config: GenerationConfig) -> GenerationConfig:
+    """Return greedy settings with a language model's own special tokens.
+
+    Temperature and the like were chosen for chats with that language model alone; answers about
+    visuals are compared, so the same question shall get the same answer.
+    """
+    return GenerationConfig(
+        do_sample=False,
+        bos_token_id=config.bos_token_id,
+        eos_token_id=config.eos_token_id,
+        pad_token_id=config.pad_token_id,
+    )
 
 
 def _refuse_parts(source: ModelSource) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from llava.chat_template import chat_template
 from llava.conversation import TEMPLATES, Turn, encode, expand_placeholders, render
 from llava.visual.batch import VisualSegment, pack_segments
 from llava.visual.config import (
@@ -48,6 +49,8 @@ class LlavaProcessor:
         if template not in TEMPLATES:
             raise ValueError(f"template must be one of {', '.join(TEMPLATES)}, got {template!r}")
         self.tokenizer = tokenizer
+        # The language model's own template is not the one that this checkpoint is trained with.
+        tokenizer.chat_template = chat_template(template)
         self.pad_token_id = tokenizer.pad_token_id
         self.visual = visual
         self.template = template
@@ -109,8 +112,9 @@ class LlavaProcessor:
         return [text.strip() for text in texts]
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``llava_processor.json`` and the tokenizer's files."""
+        """Write ``llava_processor.json`` and the tokenizer's files, with our chat template."""
         Path(folder).mkdir(parents=True, exist_ok=True)
+        self.tokenizer.chat_template = chat_template(self.template)
         self.tokenizer.save_pretrained(str(folder))
         write_processor_settings(Path(folder), ProcessorSettings(self.visual, self.template))
 

@@ -16,8 +16,9 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
+from llava.chat_template import chat_template
 from llava.constants import IMAGE_TOKEN
-from llava.conversation import DEFAULT_SYSTEM, IM_END, IM_START
+from llava.conversation import IM_END, IM_START
 from llava.model.llava_arch import LlavaForCausalLMMixin
 from llava.model.llava_qwen import LlavaQwenConfig, LlavaQwenForCausalLM
 from llava.model.llava_qwen3 import LlavaQwen3Config, LlavaQwen3ForCausalLM
@@ -39,16 +40,6 @@ SPECIAL_TOKENS = (
 )
 _LEARNT_VOCABULARY = 4096
 """Bound on a vocabulary that is learnt from texts."""
-CHAT_TEMPLATE = (
-    "{% if messages[0]['role'] != 'system' %}"
-    f"{IM_START}system\n{DEFAULT_SYSTEM}{IM_END}\n"
-    "{% endif %}"
-    "{% for message in messages %}"
-    f"{IM_START}{{{{ message['role'] }}}}\n{{{{ message['content'] }}}}{IM_END}\n"
-    "{% endfor %}"
-    f"{{% if add_generation_prompt %}}{IM_START}assistant\n{{% endif %}}"
-)
-"""ChatML as ``llava.conversation`` renders it, for callers of ``apply_chat_template``."""
 
 
 def tiny_tokenizer(texts: Sequence[str] = ()) -> PreTrainedTokenizerFast:
@@ -81,7 +72,7 @@ def tiny_tokenizer(texts: Sequence[str] = ()) -> PreTrainedTokenizerFast:
         extra_special_tokens=list(SPECIAL_TOKENS),
         clean_up_tokenization_spaces=False,
     )
-    fast.chat_template = CHAT_TEMPLATE
+    fast.chat_template = chat_template("qwen_1_5")
     return fast
 
 

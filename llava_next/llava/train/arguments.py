@@ -100,6 +100,9 @@ class DataArguments:
     max_bad_fraction: float = field(
         default=0.01, metadata={"help": "share of the samples that may be skipped before a stop"}
     )
+    video_time_limit_seconds: float = field(
+        default=300, metadata={"help": "a raw video that takes longer to read is a bad sample"}
+    )
     eval_data_path: str | None = field(
         default=None,
         metadata={"help": "held-out data for the loss of --eval_strategy, as for --data_path"},

@@ -53,6 +53,7 @@ def plan_batches(
         bad_samples.check(len(lengths.bad_samples))
         rows = single_rows(lengths.usable)
         if args.pack_sequences:
+            dataset.replace_by_shorter(lengths.total)
             rows = packed_rows(lengths.usable, lengths.total, args.model_max_length, args.seed)
             logger.info("%d samples are packed into %d rows", len(lengths.usable), len(rows))
         costs = rows.sums(lengths.total) if args.balance_lengths else None

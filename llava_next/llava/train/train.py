@@ -141,6 +141,7 @@ def _open_dataset(
             processor.visual,
             image_folder=data_args.image_folder,
             video_folder=data_args.video_folder,
+            video_time_limit_seconds=data_args.video_time_limit_seconds,
             template=processor.template,
             max_length=training_args.model_max_length,
             on_bad_sample=data_args.on_bad_sample,

@@ -2,7 +2,9 @@ import json
 from dataclasses import replace
 
 import pytest
+from transformers import AutoTokenizer
 
+from llava.chat_template import chat_template
 from llava.conversation import IM_END, IM_START, render
 from llava.model.processing import LlavaProcessor
 from llava.model.tiny import tiny_tokenizer
@@ -42,6 +44,14 @@ def test_the_chat_template_of_the_tokenizer_agrees_with_the_conversation_module(
     turns = [{"from": "human", "value": "Hi"}]
     pieces = render(turns, sample="s", add_generation_prompt=True)
     assert templated == "".join(piece.text for piece in pieces)
+
+
+def test_a_saved_checkpoint_has_the_template_it_is_trained_with(processor, tmp_path):
+    processor.tokenizer.chat_template = "the language model's own"
+    LlavaProcessor(processor.tokenizer, processor.visual, "plain").save_pretrained(tmp_path)
+    assert AutoTokenizer.from_pretrained(tmp_path).chat_template == chat_template("plain")
+    processor.save_pretrained(tmp_path)
+    assert AutoTokenizer.from_pretrained(tmp_path).chat_template == chat_template("qwen_1_5")
 
 
 def test_text_alone_has_no_visual(processor, mixed_samples):

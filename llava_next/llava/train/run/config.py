@@ -33,6 +33,7 @@ _PACKAGES = (
 _COMPARED = ("model", "data", "training", "deepspeed_settings", "world_size")
 _FREE = frozenset((
     "data_path", "image_folder", "video_folder", "on_bad_sample", "max_bad_fraction",
+    "video_time_limit_seconds",
     "lengths_file", "output_dir", "deepspeed", "resume_from_checkpoint", "resume_with_changes",
     "eval_data_path", "eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "do_eval",
     "per_device_eval_batch_size", "max_sample_seconds",

@@ -1,0 +1,60 @@
+"""The prompt templates in Jinja, as a saved tokenizer carries them.
+
+The language model's own template is not the one that a checkpoint is trained with.
+``llava.conversation`` remains the rendering of training and evaluation; a test compares both token
+for token.
+"""
+
+from llava.constants import IMAGE_PLACEHOLDER, IMAGE_TOKEN
+from llava.conversation import DEFAULT_SYSTEM, IM_END, IM_START
+
+_CONTENT = (
+    "{%- macro write(content, shows) -%}"
+    "{%- if content is string -%}"
+    f"{{{{- content | replace('{IMAGE_PLACEHOLDER}', '{IMAGE_TOKEN}') if shows else content -}}}}"
+    "{%- else -%}{%- for part in content -%}"
+    "{{- '' if loop.first else '\\n' -}}"
+    "{%- if part['type'] == 'text' -%}{{- part['text'] -}}"
+    f"{{%- elif part['type'] in ['image', 'image_url'] and shows -%}}{{{{- '{IMAGE_TOKEN}' -}}}}"
+    "{%- else -%}{{- raise_exception('contents are text, or images in questions; write a video as"
+    " one image per frame') -}}{%- endif -%}"
+    "{%- endfor -%}{%- endif -%}"
+    "{%- endmacro -%}"
+)
+_CHAT_TEMPLATES = {
+    "qwen_1_5": (
+        _CONTENT + "{%- if not messages or messages[0]['role'] != 'system' -%}"
+        f"{{{{- '{IM_START}system\\n{DEFAULT_SYSTEM}{IM_END}\\n' -}}}}{{%- endif -%}}"
+        "{%- for message in messages -%}"
+        "{%- if message['role'] not in ['system', 'user', 'assistant'] -%}"
+        "{{- raise_exception('roles are system, user and assistant, got ' + message['role']) -}}"
+        "{%- endif -%}"
+        f"{{{{- '{IM_START}' + message['role'] + '\\n'"
+        f" + write(message['content'], message['role'] == 'user') + '{IM_END}\\n' -}}}}"
+        "{%- endfor -%}"
+        f"{{%- if add_generation_prompt -%}}{{{{- '{IM_START}assistant\\n' -}}}}{{%- endif -%}}"
+    ),
+    "plain": (
+        _CONTENT + "{%- for message in messages -%}{%- if message['role'] == 'user' -%}"
+        "{%- set text = write(message['content'], true) -%}"
+        f"{{{{- '{IMAGE_TOKEN}' * (text.split('{IMAGE_TOKEN}') | length - 1) -}}}}"
+        "{%- else -%}{{- write(message['content'], false) + '\\n' -}}"
+        "{%- endif -%}{%- endfor -%}"
+    ),
+}
+
+
+def chat_template(template: str) -> str:
+    """Return a prompt template in Jinja, for ``apply_chat_template`` of the saved tokenizer.
+
+    It takes messages with roles system, user and assistant, and gives the same tokens as ``render``
+    and ``encode`` with one visual token per placeholder. A processor repeats that token per visual.
+    One difference remains: text that spells a special token becomes that token, because Jinja
+    only has text.
+
+    Raises:
+        ValueError: for an unknown template.
+    """
+    if template not in _CHAT_TEMPLATES:
+        raise ValueError(f"unknown template {template!r}; known: {', '.join(_CHAT_TEMPLATES)}")
+    return _CHAT_TEMPLATES[template]
