@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from llava.constants import IGNORE_INDEX
 from llava.data.dataset import SupervisedDataset
 from llava.data.records import SampleError
 from llava.model.tiny import tiny_tokenizer
@@ -48,3 +50,24 @@ def test_stopping_raises_and_a_data_set_of_broken_samples_does_not_go_round_for_
 def test_other_words_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--on_bad_sample must be one of stop, skip, got 'drop'"):
         _open(tmp_path, "drop")
+
+
+def test_a_stand_in_of_a_packed_row_is_not_longer_than_what_it_replaces(tmp_path: Path) -> None:
+    answers = [" ", *("A" * size for size in (5, 50, 500) for _ in range(30))]
+    lines = [_line(f"s{number}", answer) for number, answer in enumerate(answers)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    path, config = tmp_path / "a.jsonl", VisualConfig(patches_per_side=8)
+    dataset = SupervisedDataset(
+        path, tiny_tokenizer(), config, max_length=2000, on_bad_sample="skip"
+    )
+    lengths = np.array([60, *(len(dataset[index]["input_ids"]) for index in range(1, 91))])
+    # As if the broken sample had been measured whole, and its picture damaged since.
+    lengths[0] = lengths[1] + 10
+    dataset.replace_by_shorter(lengths)
+    item = dataset[0]
+    assert len(item["input_ids"]) == lengths[1] and item["bad_samples"][0]["index"] == 0
+    assert dataset[0]["sample_id"] == item["sample_id"]
+    lengths[0] = lengths[1] - 1
+    item = dataset[0]
+    assert len(item["input_ids"]) == 1 and item["labels"].tolist() == [IGNORE_INDEX]
+    assert item["bad_samples"][0]["index"] == 0

@@ -1,0 +1,54 @@
+"""Videos read by a process of its own: the same frames, errors by name, hangs ended in time."""
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llava.visual import video_process
+from llava.visual.video_process import read_uniform_frames, read_within
+from support.media import write_video
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    greys = (np.full((32, 48, 3), 20 + 10 * index, np.uint8) for index in range(9))
+    return write_video(tmp_path / "a.mp4", greys)
+
+
+def test_the_process_gives_the_frames_of_a_direct_reading_and_names_bad_files(
+    video: Path, tmp_path: Path
+) -> None:
+    expected = read_uniform_frames(video, 4)
+    assert expected.shape == (4, 32, 48, 3)
+    assert [round((float(frame.mean()) - 20) / 10) for frame in expected] == [0, 2, 5, 8]
+    assert np.array_equal(read_within(video, 4, 60), expected)
+    (tmp_path / "bad.mp4").write_bytes(b"nothing")
+    for name in ("bad.mp4", "lost.mp4"):
+        with pytest.raises(ValueError, match=name):
+            read_within(tmp_path / name, 4, 60)
+    assert np.array_equal(read_within(video, 4, 60), expected)  # the same process goes on
+
+
+def test_a_video_that_hangs_costs_one_sample(video: Path, tmp_path: Path) -> None:
+    hanging = tmp_path / "pipe.mp4"
+    os.mkfifo(hanging)  # a reader of it waits for ever
+    read_within(video, 1, 60)
+    process = video_process._readers[0]._process
+    process.send_signal(19)  # SIGSTOP: as silent as a decoder that hangs
+    started = time.monotonic()
+    with pytest.raises(ValueError, match=r"pipe.mp4 was not read within 0.2 s"):
+        read_within(hanging, 1, 0.2)
+    assert time.monotonic() - started < 10
+    assert process.poll() is not None
+    assert read_within(video, 1, 60).shape == (1, 32, 48, 3)
+
+
+def test_a_reader_that_dies_is_replaced(video: Path) -> None:
+    read_within(video, 1, 60)
+    video_process._readers[0]._process.kill()
+    with pytest.raises(ValueError, match=r"a.mp4 ended the process that read it"):
+        read_within(video, 1, 60)
+    assert read_within(video, 1, 60).shape == (1, 32, 48, 3)
