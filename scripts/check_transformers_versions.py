@@ -1,11 +1,10 @@
-"""Check that the encoder gives the same bits under transformers 4.57 and the installed version.
+"""Check that the encoder gives the same bits under other versions of transformers.
 
-    python scripts/check_transformers_versions.py --other_venv .venv-transformers4
+    python scripts/check_transformers_versions.py [--versions 4.53.1 4.57.6 5.7.0]
 
-makes the second virtual environment where it does not exist, runs 11 input shapes under both
-versions with the same weights and pixels, seven scenarios and two shapes of the large variant under
-the installed one, and prints both tables; then it runs the encoder's tests under the other version.
-Exit code 0 if all agree and pass, 1 if not.
+installs each version into a folder of its own, runs 11 input shapes under it and under the version
+of this environment with the same weights and pixels, and runs the encoder's tests under it; then it
+runs seven scenarios and two shapes of the large variant. Exit code 0 if all agree, else 1.
 """
 
 import argparse
@@ -13,7 +12,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import venv
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,8 +23,7 @@ from torch import Tensor
 from onevision_encoder import OneVisionEncoderConfig, OneVisionEncoderModel, grid_positions
 
 ROOT = Path(__file__).resolve().parents[1]
-OTHER_TRANSFORMERS = "4.57.6"
-OTHER_PACKAGES = ("accelerate", "pillow", "pytest", "pytest-timeout")
+VERSIONS = ["4.53.1", "4.57.6", "5.7.0"]
 VARIANTS = {"large": True, "lang": False}
 """Name of a published variant: whether it has a head."""
 
@@ -96,35 +93,38 @@ def write_features(checkpoints: Path, out: Path) -> None:
     save_file(tensors, out, metadata={"transformers": transformers.__version__})
 
 
-def make_venv(folder: Path) -> Path:
-    """The interpreter of the second environment, which is made where it does not exist."""
-    python = folder / "bin" / "python"
-    if not python.exists():
-        print(f"making {folder} with transformers {OTHER_TRANSFORMERS}", flush=True)
-        venv.create(folder, with_pip=True)
-        torch_version = torch.__version__.split("+")[0]
-        pinned = [f"torch=={torch_version}", f"transformers=={OTHER_TRANSFORMERS}"]
-        subprocess.run([python, "-m", "pip", "install", "-q", *pinned, *OTHER_PACKAGES], check=True)
-    return python
+def install(version: str, folder: Path) -> dict[str, str]:
+    """Install a version of transformers with its dependencies into a folder of its own.
+
+    Returns:
+        The environment in which this interpreter takes the libraries from there first.
+    """
+    target = folder / version
+    if not (target / "transformers").is_dir():
+        print(f"installing transformers {version} into {target}", flush=True)
+        command = [sys.executable, "-m", "pip", "install", "-q", "--target", str(target)]
+        subprocess.run([*command, f"transformers=={version}"], check=True)
+    path = os.pathsep.join([str(target.absolute()), str(ROOT / "llava_next")])
+    return {**os.environ, "PYTHONPATH": path}
 
 
-def compare_versions(python: Path, folder: Path) -> bool:
-    """Print the table of both versions; True if every tensor is bit-equal."""
-    for variant, use_head in VARIANTS.items():
-        make_checkpoint(folder / variant, use_head)
-    write_features(folder, folder / "here.safetensors")
-    subprocess.run(
-        [python, __file__, "--write", str(folder), str(folder / "other.safetensors")],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "llava_next")},
-        check=True,
-    )
-    here, other = load_file(folder / "here.safetensors"), load_file(folder / "other.safetensors")
-    print(f"transformers {OTHER_TRANSFORMERS} against {transformers.__version__}, eager:")
-    differences = {key: (here[key].double() - other[key].double()).abs().max() for key in here}
-    for key, difference in differences.items():
+def compare_versions(version: str, environment: dict[str, str], folder: Path) -> bool:
+    """Print how features of another version differ; True if every tensor is bit-equal."""
+    out = folder / f"{version}.safetensors"
+    command = [sys.executable, __file__, "--write", str(folder), str(out)]
+    subprocess.run(command, env=environment, check=True)
+    here, other = load_file(folder / "here.safetensors"), load_file(out)
+    differing = [key for key in here if not torch.equal(here[key], other[key])]
+    for key in differing:
+        difference = (here[key].double() - other[key].double()).abs().max()
         print(f"  {key.replace('|', '  '):60s} max difference {difference:.1e}")
-    equal = here.keys() == other.keys() and all(torch.equal(here[key], other[key]) for key in here)
-    print(f"  {len(here)} tensors: {'bit-identical' if equal else 'NOT identical'}")
+    equal = here.keys() == other.keys() and not differing
+    verdict = "bit-identical" if equal else "NOT identical"
+    print(
+        f"transformers {version} against {transformers.__version__}, eager: {len(here)} tensors "
+        f"{verdict}",
+        flush=True,
+    )
     return equal
 
 
@@ -214,17 +214,21 @@ def has_published_shapes() -> bool:
     return passed
 
 
-def run_tests(python: Path) -> bool:
-    """Run the encoder's tests under the other version; True if none fails."""
-    print(f"tests/onevision_encoder under transformers {OTHER_TRANSFORMERS}:", flush=True)
-    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/onevision_encoder"]
-    return subprocess.run(command, cwd=ROOT).returncode == 0
+def run_tests(version: str, environment: dict[str, str]) -> bool:
+    """Run the encoder's tests under another version; True if none fails."""
+    print(f"tests/onevision_encoder under transformers {version}:", flush=True)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    return (
+        subprocess.run([*command, "tests/onevision_encoder"], cwd=ROOT, env=environment).returncode
+        == 0
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the checks; returns an exit code."""
+    """Run the checks and return an exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--other_venv", type=Path, default=Path(".venv-transformers4"))
+    parser.add_argument("--versions", nargs="+", default=VERSIONS, help="versions of transformers")
+    parser.add_argument("--libraries", type=Path, default=Path(".transformers"))
     parser.add_argument("--write", nargs=2, type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     transformers.logging.set_verbosity_error()
@@ -232,12 +236,18 @@ def main(argv: list[str] | None = None) -> int:
     if options.write:
         write_features(*options.write)
         return 0
-    python = make_venv(options.other_venv).absolute()
+    passed = True
     with tempfile.TemporaryDirectory() as name:
-        equal = compare_versions(python, Path(name))
-        passed = run_scenarios(Path(name))
-    passed = has_published_shapes() and passed
-    return 0 if run_tests(python) and equal and passed else 1
+        folder = Path(name)
+        for variant, use_head in VARIANTS.items():
+            make_checkpoint(folder / variant, use_head)
+        write_features(folder, folder / "here.safetensors")
+        for version in options.versions:
+            environment = install(version, options.libraries)
+            passed = compare_versions(version, environment, folder) and passed
+            passed = run_tests(version, environment) and passed
+        passed = run_scenarios(folder) and passed
+    return 0 if has_published_shapes() and passed else 1
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ Importing the package registers the encoder with the library's Auto classes, so 
 ``AutoModel.from_pretrained`` needs no remote code.
 """
 
+import contextlib
+
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 from .configuration_onevision_encoder import OneVisionEncoderConfig
@@ -33,6 +35,8 @@ __all__ = [
 
 AutoConfig.register("onevision_encoder", OneVisionEncoderConfig)
 AutoModel.register(OneVisionEncoderConfig, OneVisionEncoderModel)
-AutoImageProcessor.register(
-    OneVisionEncoderConfig, slow_image_processor_class=OneVisionEncoderImageProcessor
-)
+# Some versions of transformers offer AutoImageProcessor only where torchvision is installed.
+with contextlib.suppress(ImportError):
+    AutoImageProcessor.register(
+        OneVisionEncoderConfig, slow_image_processor_class=OneVisionEncoderImageProcessor
+    )

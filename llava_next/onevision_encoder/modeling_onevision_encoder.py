@@ -16,8 +16,10 @@ from os import PathLike
 from typing import Any, NamedTuple
 
 import torch
+from packaging.version import Version
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
+from transformers import __version__ as transformers_version
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -40,6 +42,9 @@ from .selection import select_tokens
 
 _VARLEN_BACKENDS = frozenset({"flash_attention_2", "flash_attention_3"})
 """Backends whose kernels take segment boundaries; the others are called once per segment."""
+
+_IS_BEFORE_4_56 = Version(transformers_version) < Version("4.56")
+"""Whether the library calls ``dtype`` by another name and leaves initial weights to the model."""
 
 GROUP_TOKENS = 2048
 """Short segments share their matrix products up to this many tokens; more only costs memory."""
@@ -261,6 +266,7 @@ class OneVisionEncoderPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["OneVisionEncoderLayer"]
     _supports_sdpa = True
     _supports_flash_attn = True
+    _supports_flash_attn_2 = True  # its name before transformers 4.54
     _supports_flex_attn = True
     _supports_attention_backend = True
 
@@ -289,6 +295,8 @@ class OneVisionEncoderPreTrainedModel(PreTrainedModel):
             ValueError: naming weights that are missing, unexpected or of another shape.
         """
         kwargs.setdefault("use_safetensors", True)
+        if _IS_BEFORE_4_56 and "dtype" in kwargs:
+            kwargs["torch_dtype"] = kwargs.pop("dtype")
         loaded: Any = super().from_pretrained(
             pretrained_model_name_or_path,
             *model_args,
@@ -306,6 +314,10 @@ class OneVisionEncoderPreTrainedModel(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
+        if _IS_BEFORE_4_56 and isinstance(module, nn.Linear | nn.Conv2d):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
         if isinstance(module, OneVisionEncoderPoolingHead):
             nn.init.normal_(module.probe)
 

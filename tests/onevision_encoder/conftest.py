@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from transformers import AutoImageProcessor, PreTrainedModel
 
 from onevision_encoder import OneVisionEncoderConfig, OneVisionEncoderModel
 
@@ -31,3 +32,19 @@ def tiny_model() -> Callable[..., OneVisionEncoderModel]:
         return model.eval()
 
     return build
+
+
+@pytest.fixture
+def auto_image_processor() -> None:
+    """Skip where this version of transformers offers its Auto class only beside torchvision."""
+    try:
+        AutoImageProcessor.register  # noqa: B018
+    except ImportError:
+        pytest.skip("AutoImageProcessor of this transformers needs torchvision")
+
+
+@pytest.fixture
+def switchable_backend() -> None:
+    """Skip where this version of transformers cannot switch backends at run time."""
+    if not hasattr(PreTrainedModel, "set_attn_implementation"):
+        pytest.skip("this transformers has no set_attn_implementation")

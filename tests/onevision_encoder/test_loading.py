@@ -135,6 +135,7 @@ def test_rope_precision_follows_the_published_variants() -> None:
     )
 
 
+@pytest.mark.usefixtures("switchable_backend")
 def test_backends_agree_and_switch_at_run_time(tiny_model: Callable) -> None:
     model = tiny_model()
     assert model.config._attn_implementation == "sdpa"
@@ -154,6 +155,7 @@ def test_backends_agree_and_switch_at_run_time(tiny_model: Callable) -> None:
     [(torch.float32, 1e-5), (torch.float16, 0.01), (torch.bfloat16, 0.08)],
 )
 @pytest.mark.parametrize("rope_precision", ["float32", "query"])
+@pytest.mark.usefixtures("switchable_backend")
 def test_backends_agree_in_every_dtype(
     tiny_model: Callable, dtype: torch.dtype, tolerance: float, rope_precision: str
 ) -> None:

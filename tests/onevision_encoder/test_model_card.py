@@ -30,6 +30,7 @@ def _write_media(folder: Path) -> None:
     np.save(folder / "positions_thw.npy", positions)
 
 
+@pytest.mark.usefixtures("auto_image_processor")
 def test_snippets(tiny_model: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model(patch_size=14, num_hidden_layers=2)
     model.save_pretrained(tmp_path / "checkpoint")

@@ -56,6 +56,7 @@ def _clip_pixels(image: Image.Image) -> torch.Tensor:
     ("height", "width", "mode"),
     [(300, 200, "RGB"), (97, 731, "RGB"), (448, 448, "L"), (501, 333, "RGBA"), (449, 1000, "P")],
 )
+@pytest.mark.usefixtures("auto_image_processor")
 def test_exported_processor_is_clip_at_448_px(
     tiny_model: Callable, tmp_path: Path, height: int, width: int, mode: str
 ) -> None:

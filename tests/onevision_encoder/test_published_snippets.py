@@ -76,12 +76,14 @@ def warnings() -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("load", [published.LOAD, published.LOAD + published.LOAD_FROM_SOURCE])
+@pytest.mark.usefixtures("auto_image_processor")
 def test_image(run: Callable[..., dict[str, Any]], load: str) -> None:
     outputs = run(load, published.IMAGE)["outputs"]
     assert outputs.last_hidden_state.shape == (1, 1024, 32)
     assert outputs.pooler_output.shape == (1, 32)
 
 
+@pytest.mark.usefixtures("auto_image_processor")
 def test_video_by_indices_of_smaller_frames(
     run: Callable[..., dict[str, Any]], warnings: list[str]
 ) -> None:
@@ -104,6 +106,7 @@ def test_video_by_indices_of_smaller_frames(
     assert "gather_visible=True reads the same without" in message
 
 
+@pytest.mark.usefixtures("auto_image_processor")
 def test_video_by_indices_of_its_frames(
     run: Callable[..., dict[str, Any]], warnings: list[str]
 ) -> None:
@@ -118,6 +121,7 @@ def test_video_by_indices_of_its_frames(
     assert warnings == []
 
 
+@pytest.mark.usefixtures("auto_image_processor")
 def test_video_by_positions(run: Callable[..., dict[str, Any]]) -> None:
     names = run(published.LOAD, published.VIDEO_BY_POSITIONS, side_px=56, use_head=False)
     assert names["patch_positions"].shape == (1, 16 * 16, 3)
