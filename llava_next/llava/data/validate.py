@@ -24,10 +24,10 @@ from transformers import AutoTokenizer
 
 from llava.conversation import TEMPLATES
 from llava.data.dataset import SupervisedDataset
-from llava.data.estimate import read_model_size, training_gigabytes
 from llava.data.lengths import Lengths, keep_lengths, measure_lengths, save_lengths
 from llava.data.repair import write_repaired
 from llava.data.sampler import RankBatches, packed_rows, single_rows
+from llava.data.training_memory import read_model_size, training_gigabytes
 from llava.visual.config import (
     IMAGE_MODES,
     PROCESSOR_FILE,

@@ -37,14 +37,14 @@ class ModelSource:
     Attributes:
         model_name_or_path: a LLaVA checkpoint or a plain Qwen2/Qwen3 language model.
         vision_tower: encoder folder; needed for a plain language model, refused otherwise.
-        projector_file: weights for the projector; without one a new projector is random.
-        projector_type: of a new projector.
-        select_layer: encoder layer that is read, of a new model.
+        projector_file: file of projector weights; without one a new projector is random.
+        projector_type: type of a new projector.
+        select_layer: encoder layer whose output a new model uses.
         patches_per_side: side of a square image in patches.
         image_aspect_ratio: preprocessing mode of images.
         image_grid_pinpoints: canvases of mode ``anyres``, (width, height) in pixels.
         template: prompt template.
-        seed: of a new projector's weights.
+        seed: seed of a new projector's weights.
     """
 
     model_name_or_path: str
@@ -135,7 +135,7 @@ def _with_overrides(processor: LlavaProcessor, source: ModelSource) -> LlavaProc
 
 
 def needs_tower(folder: Path) -> bool:
-    """Whether a folder is a LLaVA checkpoint that does not say what its encoder looks like."""
+    """Return whether a folder is a LLaVA checkpoint without the configuration of its encoder."""
     if not (folder / "config.json").is_file():
         return False
     config = AutoConfig.from_pretrained(folder)
@@ -145,7 +145,7 @@ def needs_tower(folder: Path) -> bool:
 def _complete(
     source: ModelSource, folder: Path, config: Any
 ) -> tuple[Any, LlavaProcessor, dict[str, Tensor]]:
-    """A checkpoint as LLaVA-NeXT writes it: the tower's settings, and its weights if need be."""
+    """Complete a checkpoint of LLaVA-NeXT with the tower's settings, and weights if it has none."""
     name = source.vision_tower or config.mm_vision_tower
     if name is None:
         raise ValueError(
@@ -186,7 +186,7 @@ def _merge_side(projector_type: str) -> int:
 def _assemble(
     source: ModelSource, folder: Path, language_config: PreTrainedConfig
 ) -> tuple[Any, LlavaProcessor, dict[str, Tensor]]:
-    """Configuration, processor and all weights of a new model."""
+    """Return configuration, processor and all weights of a new model."""
     config_class = _CONFIG_OF_LANGUAGE_MODEL.get(language_config.model_type)
     if config_class is None:
         raise ValueError(
@@ -234,7 +234,7 @@ def _image_token_id(processor: LlavaProcessor) -> int:
 
 
 def _new_projector(config: LlavaConfigFields, seed: int) -> dict[str, Tensor]:
-    """Random projector weights by the seed alone: the same on every rank."""
+    """Return random projector weights that depend on the seed alone: the same on every rank."""
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(seed)
         projector = build_projector(

@@ -1,4 +1,4 @@
-"""Make a plain checkpoint of a folder of adapters.
+"""Merge a folder of adapters into its base model and write a plain checkpoint.
 
 Run: ``python -m llava.model.merge --adapters DIR --out DIR``
 """
@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from llava.exits import OK, USAGE, say
 from llava.model.adapters import ADAPTER_CONFIG_FILE, merge_adapters
 from llava.model.loading import load_pretrained
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+    """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(description="Merge adapters into their base model.")
     parser.add_argument("--adapters", type=Path, required=True, help="folder that training wrote")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
@@ -24,14 +25,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError(f"{args.adapters} holds no {ADAPTER_CONFIG_FILE}; give a LoRA run")
         loaded = load_pretrained(args.adapters)
     except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+        say(f"error: {error}")
+        return USAGE
     model: Any = loaded[0]
     merge_adapters(model)
     model.save_pretrained(args.out)
     loaded[1].save_pretrained(args.out)
     sys.stdout.write(f"{args.out}\n")
-    return 0
+    return OK
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ _HUB_PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model"]
 
 
 def resolve_folder(name: str) -> Path:
-    """The folder of a checkpoint: ``name`` itself, or the hub repository of that name.
+    """Return the folder of a checkpoint: ``name`` itself, or the Hub repository of that name.
 
     Raises:
         ValueError: if it is neither a folder nor a repository that can be reached.
@@ -31,7 +31,7 @@ def resolve_folder(name: str) -> Path:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """All weights of a folder by name, on the CPU.
+    """Read all weights of a folder by name, on the CPU.
 
     Raises:
         ValueError: if the folder holds no safetensors weights.
@@ -52,7 +52,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def read_projector(path: Path) -> dict[str, Tensor]:
-    """Weights of a projector-only file, under the full model's names.
+    """Read the weights of a projector-only file, under the full model's names.
 
     Args:
         path: a safetensors file whose names contain ``mm_projector.``.

@@ -1,6 +1,7 @@
-"""Command-line settings of training: one field per flag, names as in LLaVA-NeXT where they exist.
+"""Command-line settings of training: one field per flag, named as in LLaVA-NeXT where it has one.
 
-Flags that have no meaning here do not exist; an unknown flag ends the run before it starts.
+LLaVA-NeXT's flags without a meaning here do not exist; an unknown flag ends the run before it
+starts.
 """
 
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from llava.visual.config import parse_pinpoints
 
 @dataclass
 class ModelArguments:
-    """What is trained."""
+    """The model, and the parts of it that are trained."""
 
     model_name_or_path: str = field(
         metadata={"help": "LLaVA checkpoint, or plain Qwen2/Qwen3 language model"}
@@ -38,7 +39,7 @@ class ModelArguments:
         metadata={"help": "linear, mlp2x_gelu (default) or spatial_merge; for a new projector"},
     )
     mm_vision_select_layer: int | None = field(
-        default=None, metadata={"help": "encoder layer that is read: -2 (default) or -1"}
+        default=None, metadata={"help": "encoder layer whose output is used: -2 (default) or -1"}
     )
     mm_patches_per_side: int | None = field(
         default=None, metadata={"help": "side of a square image in patches (default 36)"}
@@ -55,11 +56,13 @@ class ModelArguments:
 
     lora_enable: bool = field(
         default=False,
-        metadata={"help": "tune the language model through adapters, beside mm_tunable_parts"},
+        metadata={"help": "tune adapters on the language model, beside mm_tunable_parts"},
     )
     lora_r: int = field(default=64, metadata={"help": "rank of the adapters"})
-    lora_alpha: int = field(default=16, metadata={"help": "they count lora_alpha / lora_r times"})
-    lora_dropout: float = field(default=0.05, metadata={"help": "dropout on their input"})
+    lora_alpha: int = field(
+        default=16, metadata={"help": "the adapters are scaled by lora_alpha / lora_r"}
+    )
+    lora_dropout: float = field(default=0.05, metadata={"help": "dropout on the adapters' input"})
 
     def __post_init__(self) -> None:
         parse_parts(self.mm_tunable_parts)
@@ -70,14 +73,14 @@ class ModelArguments:
             )
 
     def lora(self) -> LoraSettings | None:
-        """Size of the adapters, None without any."""
+        """Return the size of the adapters, None without adapters."""
         settings = LoraSettings(rank=self.lora_r, alpha=self.lora_alpha, dropout=self.lora_dropout)
         return settings if self.lora_enable else None
 
 
 @dataclass
 class DataArguments:
-    """What it is trained on."""
+    """The data, and how it is read."""
 
     data_path: str = field(
         metadata={"help": "training data: .jsonl, .json, .yaml mixture, or {a,b}.json"}
@@ -95,7 +98,7 @@ class DataArguments:
         default=None, metadata={"help": "canvases of anyres in px: '(574,1120),(1120,574)'"}
     )
     on_bad_sample: str = field(
-        default="stop", metadata={"help": "stop, or skip: replace it and go on"}
+        default="stop", metadata={"help": "stop, or skip: replace the sample and continue"}
     )
     max_bad_fraction: float = field(
         default=0.01, metadata={"help": "share of the samples that may be skipped before a stop"}
@@ -108,7 +111,8 @@ class DataArguments:
         metadata={"help": "held-out data for the loss of --eval_strategy, as for --data_path"},
     )
     lengths_file: str | None = field(
-        default=None, metadata={"help": "lengths.npz of llava.data.validate, for packing, balance"}
+        default=None,
+        metadata={"help": "lengths.npz of llava.data.validate; default: beside the data"},
     )
 
     def __post_init__(self) -> None:
@@ -122,7 +126,7 @@ class DataArguments:
             raise ValueError(f"--max_bad_fraction must be in [0, 1], got {self.max_bad_fraction}")
 
     def pinpoints(self) -> tuple[tuple[int, int], ...] | None:
-        """``image_grid_pinpoints`` as (width, height) pairs in pixels."""
+        """Return ``image_grid_pinpoints`` as (width, height) pairs in pixels."""
         if self.image_grid_pinpoints is None:
             return None
         return parse_pinpoints(self.image_grid_pinpoints)
@@ -130,7 +134,7 @@ class DataArguments:
 
 @dataclass
 class LlavaTrainingArguments(TrainingArguments):
-    """How it is trained: the library's arguments, a few defaults changed, and these."""
+    """The library's arguments, some with other defaults, and further ones."""
 
     model_max_length: int = field(
         default=16384, metadata={"help": "longest sequence in tokens, visual tokens included"}
@@ -139,12 +143,12 @@ class LlavaTrainingArguments(TrainingArguments):
         default=False,
         metadata={"help": "fill rows of model_max_length with several samples, each isolated"},
     )
-    balance_lengths: bool | None = field(
-        default=None,
+    balance_lengths: bool = field(
+        default=True,
         metadata={
-            "help": "samples of like length (text and visual tokens) share a step, dealt evenly: "
-            "no rank waits for another; default: only with --lengths_file, because otherwise all "
-            "samples are measured before the first step",
+            "help": "let samples of similar length (text and visual tokens) share a step, spread "
+            "evenly over the ranks, so that no rank waits for another; the lengths are measured "
+            "once and kept beside the data",
             "aliases": ["--group_by_modality_length"],
         },
     )
@@ -158,10 +162,11 @@ class LlavaTrainingArguments(TrainingArguments):
         default=None, metadata={"help": "learning rate of the encoder; default: learning_rate"}
     )
     warmup_ratio: float | None = field(
-        default=None, metadata={"help": "share of all steps that warm up; instead of warmup_steps"}
+        default=None,
+        metadata={"help": "share of all steps that warm up; replaces warmup_steps"},
     )
     remove_unused_columns: bool = field(
-        default=False, metadata={"help": "must stay False: records are no table columns"}
+        default=False, metadata={"help": "must be False: samples are not table columns"}
     )
     logging_steps: float = field(default=1, metadata={"help": "steps between log lines"})
     logging_nan_inf_filter: bool = field(
@@ -186,14 +191,14 @@ class LlavaTrainingArguments(TrainingArguments):
     )
     resume_with_changes: bool = field(
         default=False,
-        metadata={"help": "go on although data or settings are not those of the checkpoint"},
+        metadata={"help": "continue although data or settings differ from the checkpoint's"},
     )
 
     def __post_init__(self) -> None:
         if self.output_dir is None:
             raise ValueError("--output_dir is required: the folder of checkpoints and logs")
         if self.remove_unused_columns:
-            raise ValueError("--remove_unused_columns must be False: records are no table columns")
+            raise ValueError("--remove_unused_columns must be False: samples are not table columns")
         if self.save_on_each_node:
             raise ValueError(
                 "--save_on_each_node is not supported: the first process alone has whole weights; "
@@ -275,13 +280,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
             "validation needs both --eval_data_path FILE and --eval_strategy steps or epoch, got "
             f"{data_args.eval_data_path!r} and {training_args.eval_strategy.value!r}"
         )
-    if training_args.balance_lengths is None:
-        training_args.balance_lengths = data_args.lengths_file is not None
     return model_args, data_args, training_args
 
 
 def model_source(arguments: Arguments) -> ModelSource:
-    """The flags that say where the model comes from."""
+    """Return where the model comes from, as the flags say it."""
     model_args, data_args, training_args = arguments
     return ModelSource(
         model_name_or_path=model_args.model_name_or_path,

@@ -1,4 +1,4 @@
-"""Which samples meet in which batch of this rank: rows of single or packed samples, in order."""
+"""The plan of this rank's batches: rows of single or packed samples, in order."""
 
 import logging
 from pathlib import Path
@@ -34,7 +34,7 @@ def plan_batches(
 ) -> RankBatches:
     """Plan the batches of this rank.
 
-    Packing and balancing read all entries first, unless their lengths are already known.
+    Packing and balancing need the length of every sample; they are measured unless a file has them.
 
     Raises:
         SampleError: if a sample is broken and the run is to stop.
@@ -46,7 +46,7 @@ def plan_batches(
         if lengths.bad_samples and data_args.on_bad_sample == "stop":
             raise SampleError(
                 f"{len(lengths.bad_samples)} samples cannot be used, the first: "
-                f"{lengths.bad_samples[0]['message']}; mend them, or add --on_bad_sample skip"
+                f"{lengths.bad_samples[0]['message']}; repair them, or add --on_bad_sample skip"
             )
         if args.should_save:
             bad_samples.add(lengths.bad_samples)
@@ -78,7 +78,7 @@ def _lengths(
         if lengths is None:
             raise ValueError(
                 f"--lengths_file {data_args.lengths_file} is absent or of other data or settings; "
-                "make it anew with python -m llava.data.validate --out, or leave it out"
+                "make it again with python -m llava.data.validate --out, or leave it out"
             )
         return lengths
     return shared_lengths(dataset, args.run_folder)

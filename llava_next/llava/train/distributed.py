@@ -1,4 +1,4 @@
-"""Start DeepSpeed where it does not start by itself: without a launcher, and on the CPU.
+"""Start DeepSpeed without a launcher, and on the CPU.
 
 The only module of this package that touches the process's environment.
 """
@@ -19,9 +19,9 @@ _MASTER_ADDRESS = "127.0.0.1"
 def prepare_deepspeed(use_cpu: bool, *, timeout_seconds: int) -> None:
     """Make ``--deepspeed`` work for this process. Call before any model is loaded.
 
-    One process without a launcher becomes a group of one. On the CPU, gloo is started at once
-    (ZeRO-3 needs the group when it loads a model), and DeepSpeed's shared-memory operator, which
-    needs a compiler, is left out.
+    A process without a launcher becomes a group of one. On the CPU, the gloo group is started here,
+    because ZeRO-3 needs it when it loads a model, and DeepSpeed's shared-memory operator is not
+    built, because it needs a compiler.
 
     Args:
         use_cpu: whether to train on the CPU.

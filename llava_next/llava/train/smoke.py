@@ -1,7 +1,7 @@
-"""Write what a smoke run needs: a tiny checkpoint and a small mixed data set of random pictures.
+"""Write the files of a smoke run: a tiny checkpoint and a small mixed data set of random pictures.
 
-Run: ``python -m llava.train.smoke --out DIR``: makes ``DIR/model``, ``DIR/data/train.jsonl`` with
-codec, image and text samples, and ``DIR/data/captions.jsonl`` with its images alone.
+Run: ``python -m llava.train.smoke --out DIR``. It writes ``DIR/model``, ``DIR/data/train.jsonl``
+with codec, image and text samples, and ``DIR/data/captions.jsonl`` with its images alone.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from llava.exits import OK
 from llava.model.tiny import write_tiny_checkpoint
 
 GRID_PATCHES = 8
@@ -31,10 +32,10 @@ def write_mixture(
     """Write samples of all kinds in turn, with their files beside them.
 
     Args:
-        folder: receives everything.
-        kinds: ``codec``, ``image``, ``images`` (two of them) and ``text``.
-        samples_per_kind: each sample's answer is its own.
-        seed: of pictures and positions.
+        folder: folder to write to.
+        kinds: kinds of samples: ``codec``, ``image``, ``images`` (two of them) and ``text``.
+        samples_per_kind: number of samples of each kind; each has an answer of its own.
+        seed: seed of pictures and positions.
 
     Returns:
         ``train.jsonl``; ``captions.jsonl`` beside it holds the single images alone.
@@ -106,14 +107,14 @@ _KINDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description="Write what a smoke run needs.")
+    """Run the command line; return the exit code."""
+    parser = argparse.ArgumentParser(description="Write the files of a smoke run.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     args = parser.parse_args(argv)
     write_tiny_checkpoint(args.out / "model", patches_per_side=GRID_PATCHES)
     write_mixture(args.out / "data")
     sys.stdout.write(f"{args.out}\n")
-    return 0
+    return OK
 
 
 if __name__ == "__main__":

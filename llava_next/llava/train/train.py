@@ -87,7 +87,7 @@ def prepare(arguments: Arguments) -> tuple[LlavaTrainer, Path | None]:
         tuned_weights_to_float32(model)  # pyright: ignore[reportArgumentType]
 
     dataset = _open_dataset(arguments, processor, data_args.data_path)
-    record = describe_run(
+    description = describe_run(
         arguments, dataset.entries, trainable=trainable, world_size=training_args.world_size
     )
     held_out = (
@@ -95,7 +95,7 @@ def prepare(arguments: Arguments) -> tuple[LlavaTrainer, Path | None]:
         if data_args.eval_data_path is None
         else _open_dataset(arguments, processor, data_args.eval_data_path)
     )
-    changes = _changes_since(checkpoint, record, training_args)
+    changes = _changes_since(checkpoint, description, training_args)
     bad_samples = BadSampleLog(
         output_dir, num_samples=len(dataset), max_fraction=data_args.max_bad_fraction
     )
@@ -125,7 +125,7 @@ def prepare(arguments: Arguments) -> tuple[LlavaTrainer, Path | None]:
         trainer.remove_callback(callback)
     trainer.add_callback(ConsoleTable(dataset.entries.names))
     if trainer.is_world_process_zero():
-        write_run_config(output_dir, record, checkpoint, changes)
+        write_run_config(output_dir, description, checkpoint, changes)
     return trainer, checkpoint
 
 
@@ -149,7 +149,7 @@ def _open_dataset(
 
 
 def _changes_since(
-    checkpoint: Path | None, record: dict[str, Any], args: LlavaTrainingArguments
+    checkpoint: Path | None, description: dict[str, Any], args: LlavaTrainingArguments
 ) -> list[str]:
     """Return what changed since a checkpoint, as the first rank sees it.
 
@@ -160,7 +160,7 @@ def _changes_since(
     """
     if checkpoint is None:
         return []
-    found = [find_changes(checkpoint, record) if args.process_index == 0 else []]
+    found = [find_changes(checkpoint, description) if args.process_index == 0 else []]
     changes = broadcast_object_list(found)[0]
     if not args.resume_with_changes:
         refuse_changes(checkpoint, changes)

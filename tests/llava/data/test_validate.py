@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from llava.data.dataset import SupervisedDataset
-from llava.data.estimate import count_parameters, read_model_size, training_gigabytes
 from llava.data.lengths import measure_lengths, read_lengths, save_lengths
+from llava.data.training_memory import count_parameters, read_model_size, training_gigabytes
 from llava.data.validate import histogram, main
 from llava.model.tiny import tiny_tokenizer, write_tiny_checkpoint
 from llava.train.smoke import write_mixture

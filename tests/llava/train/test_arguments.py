@@ -99,8 +99,6 @@ def test_halves_of_a_validation_are_refused(tmp_path, flags, message, caplog):
 
 
 def test_the_promised_name_of_balancing_still_works(tmp_path):
-    assert _parse(tmp_path, "--group_by_modality_length", "True")[2].balance_lengths
-    assert _parse(tmp_path)[2].balance_lengths is False
-    known = ("--lengths_file", "lengths.npz")
-    assert _parse(tmp_path, *known)[2].balance_lengths is True
-    assert _parse(tmp_path, *known, "--balance_lengths", "False")[2].balance_lengths is False
+    assert _parse(tmp_path)[2].balance_lengths is True
+    assert _parse(tmp_path, "--group_by_modality_length", "False")[2].balance_lengths is False
+    assert _parse(tmp_path, "--balance_lengths", "False")[2].balance_lengths is False

@@ -1,9 +1,11 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -130,3 +132,34 @@ def test_labels_are_smoothed_where_asked_for(train, tmp_path):
     assert train(tmp_path / "smooth", max_steps=1, label_smoothing_factor=0.5) == 0
     plain, smooth = (read_log(tmp_path / name)[0]["loss"] for name in ("plain", "smooth"))
     assert smooth > 0 and smooth != plain
+
+
+def test_by_default_steps_hold_samples_of_similar_length_and_lengths_are_kept(
+    train, tiny_material, tmp_path
+):
+    shutil.copytree(tiny_material / "data", tmp_path / "data")
+    data = tmp_path / "data" / "train.jsonl"
+    options = {"data_path": data, "max_steps": 3, "per_device_train_batch_size": 4}
+    assert train(tmp_path / "random", **options) == 0
+    assert train(tmp_path / "grouped", **options, balance_lengths=True) == 0
+    tokens = {
+        name: [row["tokens"] for row in read_log(tmp_path / name)] for name in ("random", "grouped")
+    }
+    assert sum(tokens["random"]) == sum(tokens["grouped"])
+    [kept] = data.parent.glob("train.jsonl.lengths-*.npz")
+    with np.load(kept) as file:
+        lengths = np.sort(file["text"] + file["visual"]).reshape(3, 4)
+    assert sorted(tokens["grouped"]) == lengths.sum(axis=1).tolist() != sorted(tokens["random"])
+    before = kept.stat().st_mtime_ns
+    assert train(tmp_path / "again", **options, balance_lengths=True) == 0
+    assert kept.stat().st_mtime_ns == before
+
+
+def test_a_broken_sample_that_is_found_before_the_start_is_code_2(
+    train, tiny_material, tmp_path, caplog
+):
+    lines = (tiny_material / "data" / "train.jsonl").read_text().splitlines()
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text("\n".join([lines[2], "{"]))
+    assert train(tmp_path / "out", data_path=broken, balance_lengths=True) == 2
+    assert "broken.jsonl:2" in caplog.text and "--on_bad_sample skip" in caplog.text

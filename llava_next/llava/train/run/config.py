@@ -1,8 +1,9 @@
 """``run_config.json``: what a run is made of, and whether a resumed run is still the same one.
 
 The file holds every resolved setting, a fingerprint of the data, versions, the state of the code,
-and one entry per start. A run goes on only with the data and settings that its checkpoint was made
-with, unless changes are asked for; what cannot change a result (folders, logging, workers) is free.
+and one entry per start. A run resumes only with the data and settings that its checkpoint was made
+with, unless the user allows changes; what cannot change a result (folders, logging, workers) may
+always differ.
 """
 
 import dataclasses
@@ -36,7 +37,7 @@ _FREE = frozenset((
     "video_time_limit_seconds",
     "lengths_file", "output_dir", "deepspeed", "resume_from_checkpoint", "resume_with_changes",
     "eval_data_path", "eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "do_eval",
-    "per_device_eval_batch_size", "max_sample_seconds",
+    "per_device_eval_batch_size",
     "peak_tflops", "local_rank", "disable_tqdm", "logging_strategy", "logging_steps",
     "logging_first_step", "log_on_each_node", "logging_nan_inf_filter", "log_level",
     "log_level_replica", "report_to", "run_name", "project", "trackio_space_id",
@@ -49,28 +50,28 @@ _FREE = frozenset((
 ))  # fmt: skip
 """Settings that a resumed run may change: none of them changes what is computed.
 
-Where data lies may change as well: its fingerprint says whether it is the same.
+The paths of the data may change as well: its fingerprint says whether it is the same.
 """
 
 
 class ChangedRunError(ValueError):
-    """A run would go on with other data or settings than those of its checkpoint."""
+    """A run would resume with other data or settings than those of its checkpoint."""
 
 
 def describe_run(
     arguments: Arguments, entries: Mixture, *, trainable: dict[str, int], world_size: int
 ) -> dict[str, Any]:
-    """All that the results of a run depend on, as plain JSON values.
+    """Return all that the results of a run depend on, as plain JSON values.
 
     Args:
         arguments: resolved settings.
-        entries: the data.
-        trainable: numbers of tuned parameters by part.
-        world_size: processes.
+        entries: entries of the data.
+        trainable: number of tuned parameters of each part.
+        world_size: number of ranks.
     """
     model_args, data_args, training_args = arguments
     sharding = training_args.deepspeed
-    record = {
+    description = {
         "model": dataclasses.asdict(model_args),
         "data": dataclasses.asdict(data_args),
         "training": training_args.to_dict(),
@@ -82,11 +83,11 @@ def describe_run(
         "code": code_state(Path(__file__).parent),
         "device": _device_name(training_args.device),
     }
-    return json.loads(json.dumps(record, sort_keys=True, default=str))
+    return json.loads(json.dumps(description, sort_keys=True, default=str))
 
 
 def fingerprint(entries: Mixture) -> dict[str, Any]:
-    """Which files were read and what was taken from them; ``digest`` is the same wherever they lie.
+    """Return the files of the data and what is taken from them; ``digest`` ignores their paths.
 
     A file counts as the same when its size, its time of change, its first and last 64 KB, the
     number of its entries and the rule by which they are taken are.
@@ -97,21 +98,21 @@ def fingerprint(entries: Mixture) -> dict[str, Any]:
     return {"digest": digest, "samples": len(entries), "datasets": datasets}
 
 
-def find_changes(checkpoint: Path, record: Mapping[str, Any]) -> list[str]:
-    """What differs from the run that wrote a checkpoint: one text each, with both values.
+def find_changes(checkpoint: Path, description: Mapping[str, Any]) -> list[str]:
+    """Return what differs from the run that wrote a checkpoint: one text each, with both values.
 
     Args:
-        checkpoint: folder of the checkpoint, below that of its run.
-        record: of ``describe_run``.
+        checkpoint: folder of the checkpoint, in the folder of its run.
+        description: result of ``describe_run``.
     """
     before = read_run_config(checkpoint.parent)
     if before is None:
         return [f"{CONFIG_FILE} is absent from {checkpoint.parent}: nothing to compare with"]
-    return list(_changes(before, record))
+    return list(_changes(before, description))
 
 
 def refuse_changes(checkpoint: Path, changes: Sequence[str]) -> None:
-    """End a run that would go on with other data or settings.
+    """Refuse to resume with other data or settings.
 
     Raises:
         ChangedRunError: if anything changed, naming every change and the remedy.
@@ -120,8 +121,8 @@ def refuse_changes(checkpoint: Path, changes: Sequence[str]) -> None:
         raise ChangedRunError(
             f"{checkpoint} was made by another run than this one:\n  "
             + "\n  ".join(changes)
-            + "\nUse the same data and settings, or add --resume_with_changes true to go on with "
-            "these (the run is then not the one that would have been without a break)"
+            + "\nUse the same data and settings, or add --resume_with_changes true to continue "
+            "with these (the result then differs from that of an uninterrupted run)"
         )
 
 
@@ -155,15 +156,15 @@ def _differences(name: str, before: Any, now: Any) -> Iterator[str]:
 
 
 def write_run_config(
-    folder: Path, record: Mapping[str, Any], checkpoint: Path | None, changes: list[str]
+    folder: Path, description: Mapping[str, Any], checkpoint: Path | None, changes: list[str]
 ) -> None:
-    """Write ``run_config.json`` atomically; a start is added to those of the run it goes on from.
+    """Write ``run_config.json``; a resumed run adds its start to those before.
 
     Args:
-        folder: of the run.
-        record: of ``describe_run``.
-        checkpoint: that the run goes on from, if any.
-        changes: of ``find_changes``.
+        folder: folder of the run.
+        description: result of ``describe_run``.
+        checkpoint: checkpoint that the run continues from, if any.
+        changes: result of ``find_changes``.
     """
     before = None if checkpoint is None else read_run_config(checkpoint.parent)
     start = {
@@ -173,21 +174,21 @@ def write_run_config(
         "command": shlex.join([sys.executable, *sys.argv]),
         "host": platform.node(),
         "changes": changes,
-        "versions": record["versions"],
-        "code": record["code"],
+        "versions": description["versions"],
+        "code": description["code"],
     }
     starts = [*(before or {}).get("starts", []), start]
-    write_json(folder / CONFIG_FILE, {**record, "starts": starts}, sort_keys=True)
+    write_json(folder / CONFIG_FILE, {**description, "starts": starts}, sort_keys=True)
 
 
 def read_run_config(folder: Path) -> dict[str, Any] | None:
-    """What ``write_run_config`` wrote into a run's folder; None where there is none."""
+    """Return the content of a run's ``run_config.json``; None where there is none."""
     path = folder / CONFIG_FILE
     return _read_json(path) if path.is_file() else None
 
 
 def code_state(folder: Path) -> str | None:
-    """Commit of the checkout that ``folder`` is part of, with ``-dirty`` for changed files.
+    """Return the commit of the checkout that ``folder`` is in, with ``-dirty`` for changed files.
 
     None outside a checkout, or without git.
     """

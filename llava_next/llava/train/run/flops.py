@@ -1,4 +1,4 @@
-"""Floating-point operations of a training step, by formula, and what devices could do.
+"""Floating-point operations of a training step, by formula, and peak speeds of devices.
 
 A multiply-add counts as two. Recomputation for checkpointed gradients does not count, so that the
 share of the peak (MFU) can be compared between runs.
@@ -23,11 +23,11 @@ PEAK_TFLOPS = {
     "A800": 312.0,
     "L40S": 362.0,
 }
-"""Dense bfloat16 peaks by the name of the device, from the makers' data sheets."""
+"""Peak speed in dense bfloat16 by the device's name, from the makers' data sheets."""
 
 
 def peak_flops(device: torch.device, given_tflops: float | None) -> float | None:
-    """Operations per second of a device: as given, else by its name, else None."""
+    """Return a device's operations per second: as given, else by its name, else None."""
     if given_tflops is not None:
         return given_tflops * 1e12
     if device.type != "cuda":
@@ -42,14 +42,14 @@ class FlopCounter:
     """Counts a step's operations from the lengths of its samples and visuals.
 
     Attributes:
-        tower: weights that act on each patch.
-        projector: weights that act on each patch (per block of merged patches, shared out).
-        decoder: weights that act on each token.
-        head: weights that act on each supervised token.
-        tower_attention: layers read x D.
-        decoder_attention: layers x width of all query heads.
-        tuned: parts whose weights get gradients.
-        adapters: whether the language model holds adapters, so that gradients pass through it.
+        tower: number of the tower's weights; each acts on every patch.
+        projector: number of the projector's weights, divided by the patches of a visual token.
+        decoder: number of the decoder's weights; each acts on every token.
+        head: number of the head's weights; each acts on every supervised token.
+        tower_attention: number of the tower's layers that are used, times D.
+        decoder_attention: number of the decoder's layers, times the width of all query heads.
+        tuned: names of the parts whose weights get gradients.
+        adapters: whether the language model has adapters, so that gradients pass through it.
     """
 
     tower: float
@@ -64,7 +64,7 @@ class FlopCounter:
     def step(
         self, sample_tokens: Sequence[int], segment_patches: Sequence[int], supervised: int
     ) -> float:
-        """Operations of forward and backward pass."""
+        """Return the operations of forward and backward pass."""
         patches, tokens = sum(segment_patches), sum(sample_tokens)
         # Scores and weighted sums: 2 x 2 x T^2 per unit of width, half of it under a causal mask.
         seen = 4 * self.tower_attention * sum(count**2 for count in segment_patches)
@@ -89,12 +89,13 @@ class FlopCounter:
 
 
 def count_flops_of(model: Any, tuned: Collection[str], *, lora: bool = False) -> FlopCounter:
-    """The counter of a LLaVA language model.
+    """Return the counter of a LLaVA language model.
 
     Args:
-        model: gives shapes and configuration.
-        tuned: parts that are tuned.
-        lora: the language model is tuned through adapters: its own weights get no gradient.
+        model: a LLaVA language model.
+        tuned: names of the parts that are tuned.
+        lora: whether the language model is tuned through adapters, so that its own weights get no
+            gradient.
     """
     config, encoder = model.config, model.model.vision_tower.vision_tower
     unused = {id(weight) for weight in model.model.vision_tower.unused_parameters()}

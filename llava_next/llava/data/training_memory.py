@@ -1,4 +1,4 @@
-"""Rough memory of a training run from the headers of weight files, before anything is loaded.
+"""Estimate the GPU memory of a training run from the headers of weight files.
 
 Axis letters: T tokens of a row, H language-model width.
 """
@@ -15,13 +15,13 @@ _CHUNK_ROWS = 512
 
 @dataclass(frozen=True)
 class ModelSize:
-    """What memory depends on.
+    """The sizes of a model that its memory depends on.
 
     Attributes:
-        parameters: of the whole model.
-        width: H.
-        layers: of the language model.
-        vocabulary: tokens.
+        parameters: number of weights of the whole model.
+        width: width H of the language model.
+        layers: number of layers of the language model.
+        vocabulary: number of tokens of the vocabulary.
     """
 
     parameters: int
@@ -31,7 +31,7 @@ class ModelSize:
 
 
 def read_model_size(folder: Path, *others: Path) -> ModelSize:
-    """Size of the language model or LLaVA checkpoint in ``folder``, plus weights of other folders.
+    """Read the size of the model in ``folder``; the weights of other folders are added to it.
 
     Raises:
         ValueError: if a configuration or the weights are absent.
@@ -49,7 +49,7 @@ def read_model_size(folder: Path, *others: Path) -> ModelSize:
 
 
 def count_parameters(folder: Path) -> int:
-    """Numbers in a folder's safetensors files, from their headers.
+    """Return the number of weights in a folder's safetensors files, from their headers.
 
     Raises:
         ValueError: if there are none.
@@ -70,11 +70,14 @@ def count_parameters(folder: Path) -> int:
 def training_gigabytes(
     size: ModelSize, *, row_tokens: int, world_size: int, zero_stage: int
 ) -> dict[str, float]:
-    """Memory per GPU when everything is tuned in bfloat16 with checkpointed gradients.
+    """Return the memory per GPU when everything is tuned in bfloat16 with gradient checkpointing.
 
     Weights take 2 bytes, gradients 2, and the optimiser 12 (float32 copy and two moments), each
     divided over the ranks from ZeRO stage 3, 2 and 1 on. Activations are one input per layer and
-    one layer's inner ones (about 34 times T x H). The logits of a chunk stand three times.
+    one layer's inner ones (about 34 times T x H). The logits of a chunk are held three times.
+
+    Returns:
+        Gigabytes (10^9 bytes) by use, and their ``sum``.
     """
     weights = 2 * size.parameters / (world_size if zero_stage >= 3 else 1)
     gradients = 2 * size.parameters / (world_size if zero_stage >= 2 else 1)
