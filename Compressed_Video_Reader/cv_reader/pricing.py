@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from cv_reader.assets.files import write_json
 from cv_reader.errors import CvReaderError, SettingsError
 from cv_reader.reader import ReadOptions
-from cv_reader.select.chooser import Chooser
+from cv_reader.select.chooser import Chooser, video_box
 from cv_reader.select.config import AssetConfig
-from cv_reader.select.geometry import letterbox
 from cv_reader.select.selection import choose_frame_ids
 
 PRICE_FILE = "token_price.json"
@@ -113,12 +112,7 @@ def _mosaics_needed(path: Path, config: AssetConfig, options: ReadOptions) -> ND
     """Return how many mosaics a clip needs at each price of the table: float64 (prices,)."""
     with options.open(path) as video:
         index = video.index
-        box = letterbox(
-            index.height_px,
-            index.width_px,
-            square_px=config.square_size,
-            patch_px=config.patch_size,
-        )
+        box = video_box(index, config)
         chooser = Chooser(box, config, choose_frame_ids(index.packet_bytes, config))
         frames = video.frames(chooser.wanted_frames(), signals=chooser.needs_signals)
         for slot, frame in chooser.at_slots(frames):

@@ -34,11 +34,11 @@ from cv_reader.assets.freshness import same_source, selection_hash, usable_meta,
 from cv_reader.assets.metadata import build_meta
 from cv_reader.assets.names import asset_key
 from cv_reader.errors import AssetError
-from cv_reader.media.frames import VideoIndex, frames_at_once
+from cv_reader.media.frames import frames_at_once
 from cv_reader.reader import ReadOptions
-from cv_reader.select.chooser import Chooser
+from cv_reader.select.chooser import Chooser, video_box
 from cv_reader.select.config import AssetConfig
-from cv_reader.select.geometry import Letterbox, letterbox
+from cv_reader.select.geometry import Letterbox
 from cv_reader.select.mosaics import (
     MosaicPacker,
     Square,
@@ -86,7 +86,7 @@ def select_from_video(
     """
     with replace(options, hdr=config.hdr).open(path) as video:
         index = video.index
-        box = _fit(index, config)
+        box = video_box(index, config)
         frame_ids = choose_frame_ids(index.packet_bytes, config)
         chooser = Chooser(box, config, frame_ids)
         squares: dict[int, Square] = {}
@@ -139,14 +139,6 @@ def select_and_pack(
     return selection, rows, collect_mosaics(path, rows, selection.frame_ids, config, options)
 
 
-def _fit(index: VideoIndex, config: AssetConfig) -> Letterbox:
-    square_px, patch_px = config.square_size, config.patch_size
-    samples = index.num_rows, index.num_columns
-    return letterbox(
-        index.height_px, index.width_px, square_px=square_px, patch_px=patch_px, samples=samples
-    )
-
-
 def collect_mosaics(
     path: Path,
     rows: NDArray[np.int32],
@@ -171,7 +163,7 @@ def collect_mosaics(
     slots = np.unique(rows[:, 0])
     ids: list[int] = frame_ids[slots].tolist()
     with replace(options, hdr=config.hdr).open(path) as video:
-        box = _fit(video.index, config)
+        box = video_box(video.index, config)
         if max(ids) >= len(video):
             raise AssetError(
                 f"{path}: frame {max(ids)} was selected but the last one is {len(video) - 1}; "

@@ -10,15 +10,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cv_reader.media.frames import CodecFrame
+from cv_reader.media.frames import CodecFrame, VideoIndex
 from cv_reader.select.config import AssetConfig
 from cv_reader.select.energy import SUMMED, CellScorer, needs_signals
-from cv_reader.select.geometry import Letterbox
+from cv_reader.select.geometry import Letterbox, letterbox
 from cv_reader.select.mosaics import Square, square_frame
 from cv_reader.select.peers import PIXEL_SIGNALS, pixel_scores
 from cv_reader.select.rate_distortion.choice import choose_units, mosaics_needed
 from cv_reader.select.rate_distortion.clip import changes, empty_clip, put_square
 from cv_reader.select.selection import repeated_slots, select_cells, select_whole_frames
+
+
+def video_box(index: VideoIndex, config: AssetConfig) -> Letterbox:
+    """Return where the picture of a video lies in the padded square."""
+    return letterbox(
+        index.height_px,
+        index.width_px,
+        square_px=config.square_size,
+        patch_px=config.patch_size,
+        samples=(index.num_rows, index.num_columns),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,10 +142,10 @@ class Chooser:
         self._scores[self.slots] = changes(self._clip)
         side = config.grid // config.block_cells
         shape = (config.sequence_length, side, side)
-        errors, kept = np.zeros(shape, np.float32), np.zeros(shape, np.bool_)
-        errors[self.slots], kept[self.slots] = choice.errors, choice.kept
+        gains, kept = np.zeros(shape, np.float32), np.zeros(shape, np.bool_)
+        gains[self.slots], kept[self.slots] = choice.gains, choice.kept
         rows = select_cells(
-            errors, valid, self._repeated, config, chosen=kept, num_images=choice.num_images
+            gains, valid, self._repeated, config, chosen=kept, num_images=choice.num_images
         )
         facts = {"token_price": choice.price, "num_chosen": int(kept.sum()) * config.block_cells**2}
         return self._chosen(rows, self._scores, choice.num_images, facts)

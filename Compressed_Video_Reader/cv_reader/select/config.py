@@ -17,6 +17,9 @@ from cv_reader.media.display import HDR_MODES
 ALGORITHM_VERSION = 5
 """Raised whenever the same settings and the same video give other positions or pixels."""
 
+EXACT_SLOTS = 96
+"""Clips of more slots are solved window by window by ``rate_distortion``."""
+
 PADDING_POLICIES = ("zero", "exclude", "repeat")
 TOPK_MODES = ("global", "time_bucket")
 SIGNALS = (
@@ -176,6 +179,12 @@ class AssetConfig:
             "token_price",
             self.token_price,
             "0 where quality_db is given",
+        )
+        _require(
+            not self.quality_db or self.sequence_length <= EXACT_SLOTS,
+            "quality_db",
+            self.quality_db,
+            f"0 where sequence_length is above {EXACT_SLOTS}; use token_price",
         )
         if self.select == "uniform":
             for name in ("keep_mid_full_frame", "keep_uniform_first"):

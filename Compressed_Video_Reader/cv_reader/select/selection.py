@@ -26,6 +26,8 @@ from cv_reader.errors import AssetError
 from cv_reader.select.config import AssetConfig
 
 _REPEATED, _PADDING, _NEVER = np.float32(-1), np.float32(-2), np.float32(-3)
+_HARMFUL = np.float32(-1.5)
+"""Content that would show less if it were held: behind repeated slots, before padding."""
 _CONTENT_FLOOR = np.nextafter(_REPEATED, np.float32(0))
 """Content ranks above -1: by its score, or between -1 and 0 where that is 0."""
 
@@ -140,7 +142,7 @@ def select_cells(
     content where one of its cells is.
 
     Args:
-        scores: float32 (T, g, g), energies >= 0; with ``chosen``, of blocks.
+        scores: float32 (T, g, g), energies >= 0; with ``chosen``, gains of blocks.
         valid: bool (g, g), cells that are content.
         repeated: bool (T,), slots that repeat the frame before.
         config: budget and rules.
@@ -238,6 +240,7 @@ def _rank_scores(
     """Scores with the tiers of the padding policy below 0: float32 (T * g^2,)."""
     still = -(_spread_turns(len(scores)) + 1) / np.float32(len(scores) + 1)
     ranks = np.where(scores > 0, scores, still[:, None, None])
+    ranks = np.where(scores < 0, _HARMFUL, ranks)
     ranks = np.where(valid, ranks, _PADDING)
     separate = config.padding_policy == "exclude"
     ranks[repeated] = np.where(valid, _REPEATED if separate else _PADDING, _PADDING)

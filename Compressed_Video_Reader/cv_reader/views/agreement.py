@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from cv_reader.errors import AssetError
 from cv_reader.media.frames import CodecFrame
 from cv_reader.reader import ReadOptions
+from cv_reader.select.chooser import video_box
 from cv_reader.select.config import AssetConfig
 from cv_reader.select.energy import CellScorer
-from cv_reader.select.geometry import Letterbox, letterbox
+from cv_reader.select.geometry import Letterbox
 from cv_reader.select.selection import choose_frame_ids, repeated_slots, select_cells
 from cv_reader.views.selections import Chosen
 
@@ -126,13 +127,7 @@ def compare(chosen: Chosen, path: Path, options: ReadOptions) -> Agreement:
                 f"{chosen.name}: other frames were sampled than are here from {path} "
                 f"({index.num_frames} frames); compare selections of the same file and settings"
             )
-        box = letterbox(
-            index.height_px,
-            index.width_px,
-            square_px=config.square_size,
-            patch_px=config.patch_size,
-            samples=(index.num_rows, index.num_columns),
-        )
+        box = video_box(index, config)
         slots: list[int] = np.flatnonzero(~repeated_slots(frame_ids)).tolist()
         facts = _Facts(box, config)
         for slot, frame in zip(slots, video.frames(frame_ids[slots].tolist()), strict=True):

@@ -19,8 +19,9 @@ from cv_reader.assets.stage1 import FRAME_IDS_SUFFIX, META_SUFFIX, ROWS_SUFFIX
 from cv_reader.errors import AssetError, SettingsError
 from cv_reader.media.frames import VideoIndex
 from cv_reader.reader import ReadOptions
+from cv_reader.select.chooser import video_box
 from cv_reader.select.config import AssetConfig
-from cv_reader.select.geometry import Letterbox, letterbox
+from cv_reader.select.geometry import Letterbox
 from cv_reader.select.mosaics import square_frame
 from cv_reader.select.rate_distortion.clip import SmallClip, empty_clip, put_square
 from cv_reader.select.selection import sample_frame_ids
@@ -187,12 +188,7 @@ def read_pictures(
                 f"{path}: frame {frame_ids.max()} was kept but the last one is "
                 f"{index.num_frames - 1}; this is another video"
             )
-        box = letterbox(
-            index.height_px,
-            index.width_px,
-            square_px=config.square_size,
-            patch_px=config.patch_size,
-        )
+        box = video_box(index, config)
         clip = empty_clip(box, len(frame_ids))
         for frame in video.frames(np.unique(frame_ids).tolist(), signals=False):
             square = square_frame(frame, box)

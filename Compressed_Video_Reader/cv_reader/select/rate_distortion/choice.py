@@ -19,21 +19,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cv_reader.select.config import AssetConfig
+from cv_reader.select.config import EXACT_SLOTS, AssetConfig
 from cv_reader.select.rate_distortion.clip import SmallClip
 from cv_reader.select.rate_distortion.distances import MEASURES, Distances
-from cv_reader.select.rate_distortion.shortest_path import Segments, best_choice, segments
+from cv_reader.select.rate_distortion.shortest_path import NEAREST, Segments, best_choice, segments
 from cv_reader.select.rate_distortion.windows import (
     Cells,
     Units,
     Window,
     cell_window,
+    hold_gains,
     last_kept,
     shown_errors,
     window_starts,
 )
-
-EXACT_SLOTS = 96
 
 _PEAK = 255.0
 _MAX_DB = 100.0
@@ -50,13 +49,14 @@ class Choice:
 
     Attributes:
         kept: bool (T, u, u).
-        errors: float32 (T, u, u), distortion of what is shown in each unit; 0 outside the picture.
+        gains: float32 (T, u, u), distortion that one more kept unit would spare: below 0 where
+            holding it would show less; 0 outside the picture.
         price: of a cell, in units of distortion.
         num_images: mosaics that the kept units need, or all of the budget.
     """
 
     kept: Cells
-    errors: Distances
+    gains: Distances
     price: float
     num_images: int
 
@@ -76,15 +76,15 @@ def choose_units(clip: SmallClip, weights: NDArray[np.intp], config: AssetConfig
     solver = _Solver(clip, units, weights.astype(np.float32), config)
     if not len(units.rows) or not len(units.columns):
         price, kept = config.token_price, np.zeros((clip.num_slots, 0), np.bool_)
-        errors = np.zeros(kept.shape, np.float32)
+        gains = np.zeros(kept.shape, np.float32)
     elif clip.num_slots > EXACT_SLOTS:
-        price, kept, errors = solver.by_windows()
+        price, kept, gains = solver.by_windows()
     else:
-        price, kept, errors = solver.at_once()
+        price, kept, gains = solver.at_once()
     free = config.has_free_length
     return Choice(
         kept=units.spread(kept),
-        errors=units.spread(errors),
+        gains=units.spread(gains),
         price=price,
         num_images=solver.images_for(int(kept.sum())) if free else config.num_images,
     )
@@ -169,11 +169,12 @@ class _Solver:
         return price * self.config.block_cells**2
 
     def at_once(self) -> tuple[float, Cells, Distances]:
-        """Solve a clip of few slots exactly: price, kept (T, n), errors (T, n)."""
+        """Solve a clip of few slots exactly: price, kept (T, n), gains (T, n)."""
         config = self.config
         everything = slice(0, self.clip.num_slots)
         window = cell_window(self.clip, self.units, everything, config)
         costs = self.segments(window)[0]
+        highest = _highest_price(costs)
 
         def count(price: float) -> int:
             found = best_choice(costs, self.unit_price(price), with_slots=False)
@@ -184,20 +185,26 @@ class _Solver:
             assert kept is not None
             return kept
 
-        def fits(price: float) -> bool:
-            return count(price) <= self.budget
-
-        highest = _highest_price(costs)
-        price = config.token_price
+        price, budget = config.token_price, self.budget
         if config.quality_db:
             plain = cell_window(self.clip, self.units, everything, config, measure=MEASURES["mean"])
             price = _bracketed(lambda at: self._misses(plain, kept_at(at)), highest)[0]
-        if not config.has_free_length or not fits(price):
-            lower, price = _bracketed(fits, highest)
-            kept = _with_rest(kept_at(price), kept_at(lower), self.budget)
-        else:
-            kept = kept_at(price)
-        return price, kept, shown_errors(window, kept, config.direction)
+        if config.has_free_length:
+            # Mosaics come whole: the last one is filled as a lower price would fill it.
+            budget = self.images_for(count(price)) * self.units.side**2 - self.outside
+        lower, fitting = _bracketed(lambda at: count(at) <= budget, highest)
+        kept = _with_rest(kept_at(fitting), kept_at(lower), budget)
+        gains = self.gains(window, costs, kept)
+        return (max(price, fitting) if config.has_free_length else fitting), kept, gains
+
+    def gains(
+        self, window: Window, costs: Segments, kept: Cells, slots: slice = slice(None), way: int = 0
+    ) -> Distances:
+        """Return what keeping one unit more would gain: float32 (W, n)."""
+        errors = shown_errors(window, kept, self.config.direction, way)
+        if self.config.direction == NEAREST:
+            return errors
+        return hold_gains(costs, errors * self.weights[slots, None], kept)
 
     def _misses(self, plain: Window, kept: Cells) -> bool:
         """Return whether what is kept shows less than the quality that is asked for."""
@@ -206,13 +213,13 @@ class _Solver:
         return decibels(float(errors.sum(dtype=np.float64)) / samples) < self.config.quality_db
 
     def by_windows(self) -> tuple[float, Cells, Distances]:
-        """Solve a clip of many slots window by window: price, kept (T, n), errors (T, n)."""
+        """Solve a clip of many slots window by window: price, kept (T, n), gains (T, n)."""
         budget = self.budget
         price = self.config.token_price or self._sampled_price()
         while True:
-            kept, errors = self.walk([price], self.units)[0]
+            kept, gains = self.walk([price], self.units)[0]
             if int(kept.sum()) <= budget:
-                return price, kept, errors
+                return price, kept, gains
             price *= max(1.02, (int(kept.sum()) / budget) ** 2)
 
     def _sampled_price(self) -> float:
@@ -232,7 +239,7 @@ class _Solver:
         return float(prices[last])
 
     def walk(self, prices: Sequence[float], units: Units) -> list[tuple[Cells, Distances]]:
-        """Solve all windows in turn, at several prices: per price kept and errors, (T, n) each."""
+        """Solve all windows in turn, at several prices: per price kept and gains, (T, n) each."""
         config, total = self.config, self.clip.num_slots
         carried: NDArray[np.intp] | None = None
         found: list[list[tuple[Cells, Distances]]] = [[] for _ in prices]
@@ -244,8 +251,8 @@ class _Solver:
                 which = min(number, len(costs) - 1)
                 kept = best_choice(costs[which], self.unit_price(price)).kept
                 assert kept is not None
-                errors = shown_errors(window, kept, config.direction, which)
-                found[number].append((kept, errors))
+                gains = self.gains(window, costs[which], kept, slots, which)
+                found[number].append((kept, gains))
                 before = None if carried is None else carried[which]
                 shown.append(last_kept(kept, slots.start, before))
             carried = np.stack(shown)

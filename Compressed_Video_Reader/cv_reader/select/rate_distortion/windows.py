@@ -23,7 +23,7 @@ from cv_reader.select.rate_distortion.distances import (
     grey_distances,
     squared_distances,
 )
-from cv_reader.select.rate_distortion.shortest_path import HOLD
+from cv_reader.select.rate_distortion.shortest_path import HOLD, Segments
 
 WINDOW_SLOTS = 64
 SEARCH_EIGHTHS = 3
@@ -209,6 +209,27 @@ def shown_errors(window: Window, kept: Cells, direction: str, way: int = 0) -> D
         best = np.where(is_first, ahead, np.minimum(errors[slot], ahead))
         errors[slot] = np.where(following >= 0, best, errors[slot])
     return errors
+
+
+def hold_gains(costs: Segments, errors: Distances, kept: Cells) -> Distances:
+    """Return what holding one unit more from its slot on would spare: float32 (W, n).
+
+    Args:
+        costs: of the window.
+        errors: float32 (W, n), weighted distortion of what is shown.
+        kept: bool (W, n).
+    """
+    slots, cells = kept.shape
+    sums = np.zeros((slots + 1, cells), np.float32)
+    np.cumsum(errors, axis=0, out=sums[1:])
+    gains = np.zeros((slots, cells), np.float32)
+    everyone = np.arange(cells)
+    until = np.full(cells, slots)
+    for slot in reversed(range(slots)):
+        spared = sums[until, everyone] - sums[slot]
+        gains[slot] = spared - costs.after[slot, until, everyone]
+        until = np.where(kept[slot], slot, until)
+    return gains
 
 
 def last_kept(kept: Cells, first_slot: int, before: Slots | None) -> Slots:

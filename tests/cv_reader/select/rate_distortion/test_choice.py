@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cv_reader.errors import SettingsError
 from cv_reader.select.config import AssetConfig
 from cv_reader.select.rate_distortion import choice as choice_module
 from cv_reader.select.rate_distortion.choice import choose_units, decibels
@@ -110,14 +111,13 @@ def test_a_new_scene_is_kept_whole_and_once():
 
 
 @pytest.mark.parametrize("quality_db", [22.0, 28.0])
-def test_a_quality_is_reached_with_fewest_cells_that_do(quality_db):
+def test_a_quality_is_reached_with_fewest_mosaics_that_do(quality_db):
     clip, config = _clip(_moving()), replace(CONFIG, num_images=8, quality_db=quality_db)
     found = choose_units(clip, ONES, config)
     assert _quality(clip, found.kept, config) >= quality_db
-    dearer = replace(config, quality_db=0.0, token_price=found.price * 1.01)
-    short = choose_units(clip, ONES, dearer).kept
-    assert short.sum() < found.kept.sum()
-    assert _quality(clip, short, config) < quality_db
+    assert found.num_images > 1
+    fewer = replace(config, quality_db=0.0, num_images=found.num_images - 1)
+    assert _quality(clip, choose_units(clip, ONES, fewer).kept, config) < quality_db
 
 
 def test_a_quality_out_of_reach_takes_the_whole_budget():
@@ -137,15 +137,17 @@ def test_a_price_below_what_the_budget_allows_is_raised():
 
 
 def test_slots_that_stand_for_more_frames_count_more():
-    luma = np.full((3, 32, 8 * GRID), 200)
+    luma = np.full((3, 48, 8 * GRID), 200)
     luma[1] += 15
     luma[2] += 30
     config = replace(CONFIG, sequence_length=12, keep_first_full_frame=False, token_price=2e4)
     for heavy in range(3):
         weights = np.ones(3, np.intp)
         weights[heavy] = 10
-        found = choose_units(_clip(luma), weights, replace(config, direction="nearest"))
-        expected = [24 * (slot == heavy) for slot in range(3)]
+        found = choose_units(
+            _clip(luma, rows=slice(0, 6)), weights, replace(config, direction="nearest")
+        )
+        expected = [36 * (slot == heavy) for slot in range(3)]
         assert found.kept.sum(axis=(1, 2)).tolist() == expected
 
 
@@ -167,7 +169,7 @@ def test_windows_of_a_long_clip_carry_what_was_kept(monkeypatch):
         found = choose_units(_clip(luma), ONES, config)
         # The border of windows at slot 8 shows nothing new; the cut at slot 12 does.
         assert np.flatnonzero(found.kept.any(axis=(1, 2))).tolist() == [0, 12]
-        assert not found.errors.any()
+        assert not (found.gains > 0).any()
 
 
 def test_windows_keep_the_budget(monkeypatch):
@@ -197,3 +199,25 @@ def test_a_picture_without_a_whole_cell_keeps_nothing():
         grid=GRID,
     )
     assert not choose_units(clip, ONES, CONFIG).kept.any()
+
+
+def test_what_fills_the_rest_never_makes_a_held_clip_worse():
+    """A thing that passes: holding one cell of it longer would show it where it is not."""
+    clip, config = _clip(_moving()), replace(CONFIG, num_images=1)
+    found = choose_units(clip, ONES, config)
+    before = _quality(clip, found.kept, config)
+    for slot, row, column in np.argwhere(found.gains > 0).tolist():
+        more = found.kept.copy()
+        more[slot, row, column] = True
+        assert _quality(clip, more, config) > before
+    worse = np.argwhere((found.gains < 0) & ~found.kept)
+    assert len(worse)
+    for slot, row, column in worse[:20].tolist():
+        more = found.kept.copy()
+        more[slot, row, column] = True
+        assert _quality(clip, more, config) < before
+
+
+def test_a_quality_of_long_clips_is_refused():
+    with pytest.raises(SettingsError, match="quality_db must be 0 where sequence_length"):
+        replace(CONFIG, sequence_length=128, quality_db=30.0)
