@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 
-import numpy as np
 import pytest
 
 from cv_reader.assets import make as library
@@ -123,28 +122,51 @@ def _tree(folder):
     }
 
 
+def _evaluation_command(data, out):
+    return [sys.executable, str(TOOL), *_args(data, out, "--num_workers", "2")]
+
+
+def _training_command(data, out):
+    return [
+        sys.executable, "-m", "cv_reader.commands.main", "precompute", "--stage", "1,2",
+        "--dataset_path", str(data), "--visidx_root", str(out / "first"),
+        "--out_image_root", "images", "--out_jsonl", str(out / "train.jsonl"), *SMALL,
+        "--write_positions", "--num_workers", "2",
+    ]  # fmt: skip
+
+
 @pytest.mark.slow
-def test_kills_at_any_moment_leave_no_trace(tmp_path):
-    for number in range(12):
+@pytest.mark.parametrize("command_of", [_evaluation_command, _training_command])
+def test_kills_at_any_moment_leave_no_trace(corpus, tmp_path, command_of):
+    for number in range(40):
         frames = moving_square(20, 48, 64, seed=number)
         write_video(tmp_path / f"{number}.mp4", frames)
-    data = tmp_path / "v.jsonl"
-    data.write_text("".join(json.dumps({"video": f"{n}.mp4"}) + "\n" for n in range(12)))
-    workers = ["--num_workers", "2"]
-    command = [sys.executable, str(TOOL), *_args(data, tmp_path / "killed", *workers)]
-    chance = random.Random(0)
-    for kill in range(20):
-        process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
-        time.sleep(chance.uniform(0.1, 2.5))
-        # Every second time the workers outlive their parent for a moment.
-        target = os.killpg if kill % 2 else os.kill
-        target(process.pid, signal.SIGKILL)
-        process.wait()
-    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
-    whole = [sys.executable, str(TOOL), *_args(data, tmp_path / "whole", *workers)]
-    subprocess.run(whole, check=True, stderr=subprocess.DEVNULL)
-    assert _tree(tmp_path / "killed") == _tree(tmp_path / "whole")
-    assert len(np.load(tmp_path / "killed" / "assets" / "0" / "positions_thw.npy")) == 32
+    data = corpus.write(tmp_path / "v.jsonl", *(corpus.row(f"{n}.mp4") for n in range(40)))
+    chance, seconds = random.Random(0), 0.0
+    trees, progress = [], []
+    for name, num_kills in (("whole", 0), ("killed", 20)):
+        out = tmp_path / name
+        out.mkdir()
+        command = command_of(data, out)
+        for kill in range(num_kills):
+            process = subprocess.Popen(
+                command, start_new_session=True, stderr=subprocess.DEVNULL, cwd=out
+            )
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(chance.uniform(0.1, seconds))
+            # Every second time the workers outlive their parent for a moment.
+            target = os.killpg if kill % 2 else os.kill
+            with contextlib.suppress(ProcessLookupError):
+                target(process.pid, signal.SIGKILL)
+            process.wait()
+            progress.append(len(list(out.glob("assets/*")) + list(out.glob("images/*"))))
+        started = time.monotonic()
+        subprocess.run(command, check=True, stderr=subprocess.DEVNULL, cwd=out)
+        seconds = time.monotonic() - started
+        trees.append(_tree(out))
+    assert trees[0] == trees[1]
+    assert len(trees[0]) >= 40 * 6
+    assert progress[-1] > 0
 
 
 @contextlib.contextmanager
