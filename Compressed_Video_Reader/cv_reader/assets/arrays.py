@@ -18,7 +18,7 @@ MAX_ARRAY_BYTES = 1 << 28
 """Far above the largest asset: 1,024 mosaics of 72 x 72 cells have 128 MB of positions."""
 
 _MAX_HEADER_BYTES = 1024  # numpy's own headers of simple arrays have 118
-_PREFIX_BYTES = 10
+_PREFIX_BYTES = 12
 _HEADER_READERS = {
     (1, 0): npy.read_array_header_1_0,  # pyright: ignore[reportUnknownMemberType]
     (2, 0): npy.read_array_header_2_0,  # pyright: ignore[reportUnknownMemberType]
@@ -51,7 +51,8 @@ def _read_array(stream: BinaryIO, size_bytes: int) -> NDArray[Any]:
         raise AssetError("must be one .npy array, got an archive")
     if size_bytes - _PREFIX_BYTES > MAX_ARRAY_BYTES:
         raise ValueError(f"{size_bytes} bytes, more than {MAX_ARRAY_BYTES}")
-    if int.from_bytes(prefix[8:10], "little") > _MAX_HEADER_BYTES:
+    length_bytes = 2 if prefix[6:7] == b"\x01" else 4
+    if int.from_bytes(prefix[8 : 8 + length_bytes], "little") > _MAX_HEADER_BYTES:
         raise ValueError(f"its header has more than {_MAX_HEADER_BYTES} bytes")
     stream.seek(0)
     version = npy.read_magic(stream)  # pyright: ignore[reportUnknownMemberType]

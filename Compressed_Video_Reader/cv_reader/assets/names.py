@@ -1,8 +1,8 @@
 """Names of assets on disk: no string of a data set becomes a path unchecked.
 
 Hashes are taken on strings as written in the data set, never on resolved paths, so that they do not
-depend on where the data lies. Their rule (first 8 hexadecimal digits of SHA-1) is the one that
-existing data sets were split and named by.
+depend on the folder of the data. Existing data sets were split and named by the same rule: the
+first 8 hexadecimal digits of SHA-1.
 """
 
 import hashlib
@@ -34,10 +34,9 @@ def safe_name(text: str, max_bytes: int = MAX_NAME_BYTES) -> str:
 
 
 def asset_key(key: str) -> str:
-    """Folder name of a key as a data set writes it: a safe name stays, any other is made safe.
+    """Return the folder name of a key as a data set writes it; only unsafe names are changed.
 
-    So the keys that ``evaluation_key`` gave may pass through a file of keys, and are not encoded
-    twice.
+    So keys that ``evaluation_key`` gave can be listed in a file, and are not encoded twice.
 
     Raises:
         AssetError: if ``key`` is empty.
@@ -46,7 +45,7 @@ def asset_key(key: str) -> str:
 
 
 def is_safe_name(name: str) -> bool:
-    """Whether ``safe_name`` or ``evaluation_key`` could have made this name."""
+    """Return whether ``safe_name`` or ``evaluation_key`` could have made this name."""
     return len(name) <= MAX_NAME_BYTES and _SAFE_NAME.fullmatch(name) is not None
 
 
@@ -64,13 +63,13 @@ def _finish(name: str, max_bytes: int) -> str:
 
 
 def evaluation_key(video_path: str | Path, video_root: str | Path | None = None) -> str:
-    """Folder name of a video's evaluation asset: its path below the root, without suffix.
+    """Return the folder name of a video's evaluation asset: its path below the root, no suffix.
 
     ``/`` becomes ``__``; the rest follows ``safe_name``. Without a root it is the file's stem, so
     equal stems in two folders need a root to differ. A relative path counts as below the root.
 
     Raises:
-        AssetError: if an absolute path does not lie below ``video_root``.
+        AssetError: if an absolute path is not below ``video_root``.
     """
     path = PurePosixPath(video_path)
     if video_root is None:
@@ -81,7 +80,7 @@ def evaluation_key(video_path: str | Path, video_root: str | Path | None = None)
             root = PurePosixPath(Path(root).absolute())
         if not path.is_relative_to(root):
             raise AssetError(
-                f"{path}: must lie below the video root {root}; "
+                f"{path}: must be below the video root {root}; "
                 "pass the right --video_root or give the line a key"
             )
         path = path.relative_to(root)
@@ -92,24 +91,24 @@ def evaluation_key(video_path: str | Path, video_root: str | Path | None = None)
 
 
 def hash8(text: str) -> str:
-    """First 8 hexadecimal digits of SHA-1."""
+    """Return the first 8 hexadecimal digits of a text's SHA-1."""
     digest = hashlib.sha1(text.encode("utf-8", "surrogatepass"), usedforsecurity=False)
     return digest.hexdigest()[:8]
 
 
 def image_stem(video: str) -> str:
-    """Stem of a training sample's mosaics: ``{stem}_000.jpg``."""
+    """Return the stem of a training sample's mosaics: ``{stem}_000.jpg``."""
     return safe_name(PurePosixPath(video).stem, _MAX_PART_BYTES)
 
 
 def sample_folder_name(sample_id: str, video: str) -> str:
-    """Stage 2's folder of a sample: ``sample_{id}__{stem}__{hash of the path as written}``."""
+    """Return stage 2's folder name: ``sample_{id}__{stem}__{hash of the path as written}``."""
     part = safe_name(sample_id, _MAX_PART_BYTES)
     return f"sample_{part}__{image_stem(video)}__{hash8(str(PurePosixPath(video)))}"
 
 
 def stage1_prefix(sample_id: str, video: str, sample_key: str, config: AssetConfig) -> str:
-    """Stage 1's file name of a sample, without the suffix of the three files."""
+    """Return stage 1's file name of a sample, without the suffix of each of the three files."""
     settings = (
         f"T{config.sequence_length}_square{config.square_size}"
         f"_p{config.patch_size}_K{config.num_rows}"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from cv_reader.assets.rows import Row
-from cv_reader.assets.samples import Sample
+from cv_reader.assets.samples import VideoSample
 from cv_reader.errors import SampleError
 
 VIDEO_PLACEHOLDER = "<video>"
@@ -37,7 +37,7 @@ def _is_human(turn: Turn) -> bool:
     return turn.get("from") == "human"
 
 
-def rewrite_conversations(sample: Sample, num_images: int) -> list[Turn]:
+def rewrite_conversations(sample: VideoSample, num_images: int) -> list[Turn]:
     """Return the turns with one ``<image>`` line per mosaic where the video is shown.
 
     A conversation that has ``num_images`` ``<image>`` already is left as it is.
@@ -73,7 +73,7 @@ def rewrite_conversations(sample: Sample, num_images: int) -> list[Turn]:
     return turns
 
 
-def _turns_of(sample: Sample) -> list[Turn]:
+def _turns_of(sample: VideoSample) -> list[Turn]:
     turns: Any = sample.row.get("conversations")
     if not isinstance(turns, list) or not all(
         isinstance(turn, dict) and isinstance(turn.get("value"), str)  # pyright: ignore[reportUnknownMemberType]
@@ -87,7 +87,7 @@ def _turns_of(sample: Sample) -> list[Turn]:
     return cast("list[Turn]", turns)
 
 
-def _error(sample: Sample, reason: str) -> SampleError:
+def _error(sample: VideoSample, reason: str) -> SampleError:
     return SampleError(f"{sample.where}: sample {sample.sample_id!r}: {reason}")
 
 

@@ -21,7 +21,7 @@ _MAX_NAME_BYTES = 255
 
 
 @dataclass(frozen=True)
-class Sample:
+class VideoSample:
     """One usable row.
 
     Attributes:
@@ -49,7 +49,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class BadSample:
+class BadRow:
     """A row that cannot be used.
 
     Attributes:
@@ -69,16 +69,16 @@ class BadSample:
         return self.row_index % num_shards
 
 
-def describe(sample: Sample | BadSample) -> dict[str, object]:
+def describe(sample: VideoSample | BadRow) -> dict[str, object]:
     """Return what a failure file says about which sample failed."""
-    if isinstance(sample, Sample):
+    if isinstance(sample, VideoSample):
         return {"id": sample.sample_id, "video": sample.video, "where": sample.where}
     return {"id": sample.row.get("id"), "video": sample.row.get("video"), "where": sample.where}
 
 
 def read_samples(
     path: Path, *, num_shards: int = 1, shard_id: int = 0, max_samples: int = 0
-) -> Iterator[Sample | BadSample]:
+) -> Iterator[VideoSample | BadRow]:
     """Stream one shard of a data set, in the order of the file.
 
     Args:
@@ -98,23 +98,23 @@ def read_samples(
             yield sample
 
 
-def _check_row(content: Row | SampleError, number: int, where: str) -> Sample | BadSample:
+def _check_row(content: Row | SampleError, number: int, where: str) -> VideoSample | BadRow:
     if isinstance(content, SampleError):
-        return BadSample(number, where, str(content), {})
+        return BadRow(number, where, str(content), {})
     sample_id, video = content.get("id"), content.get("video")
     if isinstance(sample_id, bool) or not isinstance(sample_id, (str, int)) or sample_id == "":
         reason = f"{where}: id must be a string or a number, got {sample_id!r}; add one"
-        return BadSample(number, where, reason, content)
+        return BadRow(number, where, reason, content)
     if fault := video_fault(video):
-        return BadSample(number, where, f"{where}: {fault}", content)
+        return BadRow(number, where, f"{where}: {fault}", content)
     row_index = _row_index(content, number)
     if row_index is None:
         reason = (
             f"{where}: _row_idx must be a whole number of at least 0, got "
             f"{content['_row_idx']!r}; correct or remove it"
         )
-        return BadSample(number, where, reason, content)
-    return Sample(str(sample_id), str(video), row_index, content, where)
+        return BadRow(number, where, reason, content)
+    return VideoSample(str(sample_id), str(video), row_index, content, where)
 
 
 def video_fault(video: object) -> str:

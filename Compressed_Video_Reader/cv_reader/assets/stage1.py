@@ -16,7 +16,7 @@ from cv_reader.assets.freshness import same_source, selection_hash, usable_meta
 from cv_reader.assets.make import Selection, select_from_video
 from cv_reader.assets.metadata import build_meta
 from cv_reader.assets.names import stage1_prefix
-from cv_reader.assets.samples import BadSample, Sample, resolve_video
+from cv_reader.assets.samples import BadRow, VideoSample, resolve_video
 from cv_reader.errors import AssetError, SampleError
 from cv_reader.reader import ReadOptions
 from cv_reader.select.config import AssetConfig
@@ -37,17 +37,17 @@ class Stage1:
     out_root: Path
     overwrite: bool
 
-    def file(self, sample: Sample, suffix: str) -> Path:
+    def file(self, sample: VideoSample, suffix: str) -> Path:
         """Return the path of one of a sample's three files."""
         name = stage1_prefix(sample.sample_id, sample.video, sample.key, self.config)
         return self.out_root / (name + suffix)
 
-    def video(self, sample: Sample) -> Path:
+    def video(self, sample: VideoSample) -> Path:
         """Return the path of the sample's video."""
         return resolve_video(sample.video, data_file=self.data_file, video_root=self.video_root)
 
 
-def usable_selection(stage: Stage1, sample: Sample) -> dict[str, Any] | None:
+def usable_selection(stage: Stage1, sample: VideoSample) -> dict[str, Any] | None:
     """Return the metadata of a sample's selection; None where it is missing or damaged.
 
     Raises:
@@ -61,7 +61,7 @@ def usable_selection(stage: Stage1, sample: Sample) -> dict[str, Any] | None:
     )
 
 
-def is_selected(stage: Stage1, sample: Sample) -> bool:
+def is_selected(stage: Stage1, sample: VideoSample) -> bool:
     """Return whether a sample's files are up to date."""
     path = stage.video(sample)
     if stage.overwrite or not path.exists():
@@ -75,7 +75,7 @@ def is_selected(stage: Stage1, sample: Sample) -> bool:
 
 
 def read_selected(
-    stage: Stage1, sample: Sample, meta: dict[str, Any]
+    stage: Stage1, sample: VideoSample, meta: dict[str, Any]
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]] | None:
     """Read a selection: rows int32 (K, 3) and frame ids int32 (T,); None if they are damaged."""
     try:
@@ -91,13 +91,13 @@ def read_selected(
     return (rows, frame_ids) if is_sound else None
 
 
-def make_selection(stage: Stage1, sample: Sample | BadSample) -> str:
+def make_selection(stage: Stage1, sample: VideoSample | BadRow) -> str:
     """Make one sample's files.
 
     Returns:
         ``made``, ``remade`` (damaged or outdated before), or ``kept`` (up to date).
     """
-    if isinstance(sample, BadSample):
+    if isinstance(sample, BadRow):
         raise SampleError(sample.reason)
     if is_selected(stage, sample):
         return "kept"
@@ -107,7 +107,7 @@ def make_selection(stage: Stage1, sample: Sample | BadSample) -> str:
     return "remade" if was_there else "made"
 
 
-def write_selection(stage: Stage1, sample: Sample, selection: Selection) -> None:
+def write_selection(stage: Stage1, sample: VideoSample, selection: Selection) -> None:
     """Write the three files of a sample; the metadata last, as it vouches for the others."""
     config = stage.config
     meta = build_meta(config, selection.facts, key=sample.key, video=sample.video)

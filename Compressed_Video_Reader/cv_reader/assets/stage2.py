@@ -22,7 +22,7 @@ from cv_reader.assets.make import (
 from cv_reader.assets.metadata import META, build_meta, config_of, is_consistent, read_meta
 from cv_reader.assets.names import image_stem, sample_folder_name
 from cv_reader.assets.records import rewrite_conversations
-from cv_reader.assets.samples import BadSample, Sample
+from cv_reader.assets.samples import BadRow, VideoSample
 from cv_reader.assets.stage1 import META_SUFFIX, Stage1, is_selected, read_selected, write_selection
 from cv_reader.errors import AssetError, SampleError, SettingsError, StaleAssetError
 from cv_reader.select.config import ALGORITHM_VERSION, AssetConfig
@@ -55,13 +55,13 @@ class Stage2:
         """Return stage 1's settings with this stage's order and quality."""
         return replace(config, order=self.order, jpg_quality=self.jpg_quality)
 
-    def folder(self, sample: Sample) -> Path:
+    def folder(self, sample: VideoSample) -> Path:
         """Return the path of the sample's asset."""
         name = sample_folder_name(sample.sample_id, sample.video)
         return self.out_image_root / self.shard_folder / name
 
 
-def packing_config(stage: Stage2, sample: Sample, selected: dict[str, Any]) -> AssetConfig:
+def packing_config(stage: Stage2, sample: VideoSample, selected: dict[str, Any]) -> AssetConfig:
     """Return stage 1's settings with this stage's order and quality.
 
     Args:
@@ -96,7 +96,7 @@ def packing_config(stage: Stage2, sample: Sample, selected: dict[str, Any]) -> A
     return stage.packing(config)
 
 
-def read_stage1_meta(stage: Stage2, sample: Sample) -> dict[str, Any]:
+def read_stage1_meta(stage: Stage2, sample: VideoSample) -> dict[str, Any]:
     """Read stage 1's metadata of a sample.
 
     Raises:
@@ -115,7 +115,7 @@ def read_stage1_meta(stage: Stage2, sample: Sample) -> dict[str, Any]:
     return selected
 
 
-def is_packed(stage: Stage2, sample: Sample, selected: dict[str, Any]) -> bool:
+def is_packed(stage: Stage2, sample: VideoSample, selected: dict[str, Any]) -> bool:
     """Return whether a sample's folder holds what stage 1 chose, content included."""
     if stage.overwrite:
         return False
@@ -128,13 +128,13 @@ def is_packed(stage: Stage2, sample: Sample, selected: dict[str, Any]) -> bool:
     )
 
 
-def pack_sample(stage: Stage2, sample: Sample | BadSample) -> str:
+def pack_sample(stage: Stage2, sample: VideoSample | BadRow) -> str:
     """Make one sample's folder.
 
     Returns:
         ``made``, ``remade`` (damaged or outdated before), ``kept`` (up to date) or ``skipped``.
     """
-    if isinstance(sample, BadSample):
+    if isinstance(sample, BadRow):
         raise SampleError(sample.reason)
     rewrite_conversations(sample, stage.num_images)
     meta_path = stage.first.file(sample, META_SUFFIX)
@@ -155,13 +155,13 @@ def pack_sample(stage: Stage2, sample: Sample | BadSample) -> str:
     return outcome
 
 
-def _outcome_of_making(stage: Stage2, sample: Sample) -> str:
+def _outcome_of_making(stage: Stage2, sample: VideoSample) -> str:
     return "remade" if stage.folder(sample).exists() and not stage.overwrite else "made"
 
 
 def _write_packed(
     stage: Stage2,
-    sample: Sample,
+    sample: VideoSample,
     selected: dict[str, Any],
     rows: NDArray[np.int32],
     frame_ids: NDArray[np.int32],
@@ -176,13 +176,13 @@ def _write_packed(
     write_asset(folder, meta | {"image_stem": image_stem(sample.video)}, rows, frame_ids, mosaics)
 
 
-def make_both(stage: Stage2, sample: Sample | BadSample) -> str:
+def make_both(stage: Stage2, sample: VideoSample | BadRow) -> str:
     """Make both stages of one sample, in one decode pass where neither is there yet.
 
     Returns:
         ``made``, ``remade`` or ``kept``.
     """
-    if isinstance(sample, BadSample):
+    if isinstance(sample, BadRow):
         raise SampleError(sample.reason)
     rewrite_conversations(sample, stage.num_images)
     first = stage.first
@@ -197,13 +197,13 @@ def make_both(stage: Stage2, sample: Sample | BadSample) -> str:
     return outcome
 
 
-def find_packed(stage: Stage2, sample: Sample | BadSample) -> str:
+def find_packed(stage: Stage2, sample: VideoSample | BadRow) -> str:
     """Check that one sample's folder is complete, content included.
 
     Returns:
         ``kept`` or ``skipped``.
     """
-    if isinstance(sample, BadSample):
+    if isinstance(sample, BadRow):
         raise SampleError(sample.reason)
     rewrite_conversations(sample, stage.num_images)
     folder = stage.folder(sample)
@@ -219,7 +219,7 @@ def find_packed(stage: Stage2, sample: Sample | BadSample) -> str:
     return "kept"
 
 
-def training_record(stage: Stage2, sample: Sample, *, with_positions: bool) -> dict[str, Any]:
+def training_record(stage: Stage2, sample: VideoSample, *, with_positions: bool) -> dict[str, Any]:
     """Return a line of the training JSONL."""
     folder, stem = stage.folder(sample), image_stem(sample.video)
     count = int(read_meta(folder / META)["num_images"])

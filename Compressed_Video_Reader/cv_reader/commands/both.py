@@ -12,7 +12,7 @@ from pathlib import Path
 from cv_reader.assets.claims import claimed_output
 from cv_reader.assets.freshness import refuse_other_settings, usable_meta
 from cv_reader.assets.metadata import META
-from cv_reader.assets.samples import BadSample, Sample, check_video
+from cv_reader.assets.samples import BadRow, VideoSample, check_video
 from cv_reader.assets.stage1 import Stage1, is_selected
 from cv_reader.assets.stage2 import Stage2, is_packed, make_both, read_stage1_meta
 from cv_reader.commands.arguments import (
@@ -66,7 +66,7 @@ def _run(args: argparse.Namespace) -> int:
     total = check_selections(first, args)
     if not args.overwrite:
         for sample in looked_over("precompute", samples_of(args)):
-            if isinstance(sample, Sample):
+            if isinstance(sample, VideoSample):
                 packing = stage.packing(config)
                 refuse_other_settings(partial(usable_meta, stage.folder(sample) / META, packing))
     check_writable(args.visidx_root)
@@ -74,8 +74,8 @@ def _run(args: argparse.Namespace) -> int:
         return write_jsonl("precompute", stage, make_both, args, total)
 
 
-def _state(stage: Stage2, sample: Sample | BadSample) -> str:
-    if isinstance(sample, BadSample):
+def _state(stage: Stage2, sample: VideoSample | BadRow) -> str:
+    if isinstance(sample, BadRow):
         raise SampleError(sample.reason)
     first: Stage1 = stage.first
     check_video(first.video(sample))
@@ -85,6 +85,6 @@ def _state(stage: Stage2, sample: Sample | BadSample) -> str:
     return "kept" if is_done else "make"
 
 
-def _trial(stage: Stage2, folder: Path, sample: Sample) -> None:
+def _trial(stage: Stage2, folder: Path, sample: VideoSample) -> None:
     first = replace(stage.first, out_root=folder / "1", overwrite=True)
     make_both(replace(stage, first=first, out_image_root=folder / "2", overwrite=True), sample)

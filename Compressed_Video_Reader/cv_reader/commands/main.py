@@ -23,7 +23,7 @@ COMMANDS = MappingProxyType(
         "doctor": "say what this installation can read, and how exactly",
     }
 )
-"""Sub-command to what it does; each is a module beside this one with a ``main(argv)``."""
+"""Sub-command to what it does; each is a module of this folder with a ``main(argv)``."""
 
 _AT_WORK = ("stage1", "stage2", "precompute")
 _ALONE = frozenset({"-h", "--help", "--dry_run"})

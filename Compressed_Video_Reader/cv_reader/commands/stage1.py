@@ -15,7 +15,7 @@ from pathlib import Path
 from cv_reader.assets.claims import claimed_output
 from cv_reader.assets.files import new_file
 from cv_reader.assets.freshness import refuse_other_settings
-from cv_reader.assets.samples import BadSample, Sample, check_video, describe, read_samples
+from cv_reader.assets.samples import BadRow, VideoSample, check_video, describe, read_samples
 from cv_reader.assets.stage1 import Stage1, is_selected, make_selection, usable_selection
 from cv_reader.commands.arguments import (
     add_budget_arguments,
@@ -126,7 +126,7 @@ def _run(args: argparse.Namespace) -> int:
         return report.finish(args.out_root / f"stage1_summary.{suffix}.json", stage.config)
 
 
-def samples_of(args: argparse.Namespace) -> Iterator[Sample | BadSample]:
+def samples_of(args: argparse.Namespace) -> Iterator[VideoSample | BadRow]:
     """Return this shard's samples."""
     return read_samples(
         args.dataset_path,
@@ -149,19 +149,19 @@ def check_selections(stage: Stage1, args: argparse.Namespace) -> int:
     total = 0
     for sample in looked_over("stage1", samples_of(args)):
         total += 1
-        if isinstance(sample, Sample) and not stage.overwrite:
+        if isinstance(sample, VideoSample) and not stage.overwrite:
             refuse_other_settings(partial(usable_selection, stage, sample))
     return total
 
 
-def _state(stage: Stage1, sample: Sample | BadSample) -> str:
-    if isinstance(sample, BadSample):
+def _state(stage: Stage1, sample: VideoSample | BadRow) -> str:
+    if isinstance(sample, BadRow):
         raise SampleError(sample.reason)
     check_video(stage.video(sample))
     return "kept" if is_selected(stage, sample) else "make"
 
 
-def _trial(stage: Stage1, folder: Path, sample: Sample) -> None:
+def _trial(stage: Stage1, folder: Path, sample: VideoSample) -> None:
     make_selection(replace(stage, out_root=folder, overwrite=True), sample)
 
 
@@ -182,7 +182,7 @@ def _split(args: argparse.Namespace) -> int:
         except OSError as error:
             raise SettingsError(f"{folder}: cannot be written ({error.strerror})") from error
         for sample in read_samples(args.dataset_path, max_samples=args.max_samples):
-            if isinstance(sample, BadSample):
+            if isinstance(sample, BadRow):
                 bad += 1
                 say(f"stage1: left out: {sample.reason}")
                 continue

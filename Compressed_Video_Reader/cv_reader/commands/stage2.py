@@ -16,7 +16,7 @@ from typing import Any
 from cv_reader.assets.claims import claimed_file, claimed_output
 from cv_reader.assets.freshness import refuse_other_settings, usable_meta
 from cv_reader.assets.metadata import META, read_meta
-from cv_reader.assets.samples import BadSample, Sample, check_video, describe
+from cv_reader.assets.samples import BadRow, VideoSample, check_video, describe
 from cv_reader.assets.stage1 import META_SUFFIX, Stage1
 from cv_reader.assets.stage2 import (
     Stage2,
@@ -49,7 +49,7 @@ from cv_reader.errors import SampleError, SettingsError
 from cv_reader.exits import run_command
 from cv_reader.select.config import AssetConfig
 
-Work = Callable[[Stage2, Sample | BadSample], str]
+Work = Callable[[Stage2, VideoSample | BadRow], str]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -155,7 +155,7 @@ def _run(args: argparse.Namespace) -> int:
     total = 0
     for sample in looked_over("stage2", samples_of(args)):
         total += 1
-        if is_packing and isinstance(sample, Sample):
+        if is_packing and isinstance(sample, VideoSample):
             refuse_other_settings(partial(_check_existing, stage, sample))
     return write_jsonl("stage2", stage, pack_sample if is_packing else find_packed, args, total)
 
@@ -215,7 +215,9 @@ def write_jsonl(name: str, stage: Stage2, work: Work, args: argparse.Namespace, 
         return report.finish(Path(f"{out_jsonl}.summary.json"), stage.packing(stage.first.config))
 
 
-def _line_of(stage: Stage2, sample: Sample, args: argparse.Namespace) -> tuple[str, Failure | None]:
+def _line_of(
+    stage: Stage2, sample: VideoSample, args: argparse.Namespace
+) -> tuple[str, Failure | None]:
     try:
         record = training_record(stage, sample, with_positions=args.write_positions)
         return json.dumps(record, ensure_ascii=False) + "\n", None
@@ -224,7 +226,7 @@ def _line_of(stage: Stage2, sample: Sample, args: argparse.Namespace) -> tuple[s
         return "", Failure("SampleError", reason)
 
 
-def _check_existing(stage: Stage2, sample: Sample) -> None:
+def _check_existing(stage: Stage2, sample: VideoSample) -> None:
     """Refuse stage 1's output, or an existing folder, that was made with other settings."""
     path = stage.first.file(sample, META_SUFFIX)
     if not path.exists():
@@ -234,12 +236,12 @@ def _check_existing(stage: Stage2, sample: Sample) -> None:
         usable_meta(stage.folder(sample) / META, config)
 
 
-def _state(stage: Stage2, sample: Sample | BadSample) -> str:
-    if isinstance(sample, BadSample):
+def _state(stage: Stage2, sample: VideoSample | BadRow) -> str:
+    if isinstance(sample, BadRow):
         raise SampleError(sample.reason)
     check_video(stage.first.video(sample))
     return "kept" if is_packed(stage, sample, read_stage1_meta(stage, sample)) else "make"
 
 
-def _trial(stage: Stage2, folder: Path, sample: Sample) -> Any:
+def _trial(stage: Stage2, folder: Path, sample: VideoSample) -> Any:
     return pack_sample(replace(stage, out_image_root=folder, overwrite=True), sample)

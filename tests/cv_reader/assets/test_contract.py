@@ -1,6 +1,9 @@
 """The contract on disk: names, fingerprints, checks, atomic replacement."""
 
 import json
+import os
+import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -239,3 +242,78 @@ def test_an_archive_is_no_array(tmp_path):
 def test_recorded_positions_are_accepted():
     for path in require_shared_data("reference_outputs", "stage2").glob("*/positions_thw.npy"):
         assert read_positions(path, num_images=8).shape == (10368, 3)
+
+
+def _npy(path, header, body=b"\0" * 100, version=1):
+    content = header.encode()
+    content += b" " * (-(11 + len(content)) % 64) + b"\n"
+    length = len(content).to_bytes(2 if version == 1 else 4, "little")
+    path.write_bytes(b"\x93NUMPY" + bytes([version, 0]) + length + content + body)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("shape", "descr"),
+    [
+        ("(1000000000000, 3)", "<i4"),
+        (f"(1{'0' * 30}, 3)", "<i4"),
+        ("(-1, 3)", "<i4"),
+        ("(26,)", "<i4"),
+        ("(3,)", "|O"),
+        ("(3,)", "|V0"),
+        ("(3,)", "no type"),
+        ("(" * 400, "<i4"),
+        ("(" * 5000, "<i4"),
+    ],
+)
+@pytest.mark.parametrize("version", [1, 2])
+def test_absurd_arrays_are_refused_without_memory(tmp_path, shape, descr, version):
+    header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}"
+    path = _npy(tmp_path / "a.npy", header, version=version)
+    tracemalloc.start()
+    with pytest.raises(AssetError, match=r"a\.npy"):
+        load_array(path)
+    assert tracemalloc.get_traced_memory()[1] < 10**7
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "start", [b"", b"\x93NUM", b"\x93NUMPY\x03\x00", b"\x93NUMPY\x02\x00\xff\xff"]
+)
+def test_a_sparse_file_is_not_read(tmp_path, start):
+    path = tmp_path / "a.npy"
+    with path.open("wb") as stream:
+        stream.write(start)
+        stream.truncate(1 << 40)
+    with pytest.raises(AssetError):
+        load_array(path)
+
+
+def test_arrays_read_as_numpy_wrote_them(tmp_path):
+    for number, array in enumerate([
+        np.arange(12, dtype=np.int32).reshape(4, 3), np.arange(6.0).reshape(2, 3).T,
+        np.zeros((0, 3), np.int64), np.array(7, np.uint8), np.arange(3, dtype=">i2"),
+    ]):  # fmt: skip
+        np.save(tmp_path / f"{number}.npy", array)
+        found = load_array(tmp_path / f"{number}.npy")
+        assert (found.dtype, found.shape) == (array.dtype, array.shape)
+        np.testing.assert_array_equal(found, array)
+
+
+def test_what_is_no_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe.npy")
+    (tmp_path / "folder.npy").mkdir()
+    for name in ("pipe.npy", "folder.npy", "missing.npy"):
+        with pytest.raises(AssetError, match=name):
+            load_array(tmp_path / name)
+
+
+def test_a_picture_of_absurd_size_is_refused(tiny_asset):
+    path = tiny_asset / "mosaic_001.jpg"
+    content = bytearray(path.read_bytes())
+    frame = content.index(b"\xff\xc0")
+    content[frame + 5 : frame + 9] = struct.pack(">HH", 65500, 65500)
+    path.write_bytes(content)
+    _record(tiny_asset)
+    with pytest.raises(AssetError, match=r"mosaic_001\.jpg"):
+        read_asset(tiny_asset)

@@ -3,7 +3,7 @@
 import pytest
 
 from cv_reader.assets.records import check_conversation, rewrite_conversations
-from cv_reader.assets.samples import Sample
+from cv_reader.assets.samples import VideoSample
 from cv_reader.errors import SampleError
 
 BLOCK = "<image>\n<image>"
@@ -11,7 +11,7 @@ BLOCK = "<image>\n<image>"
 
 def _sample(*values):
     turns = [{"from": ("human", "gpt")[n % 2], "value": value} for n, value in enumerate(values)]
-    return Sample("a", "a.mp4", 0, {"conversations": turns}, "data.json[0]")
+    return VideoSample("a", "a.mp4", 0, {"conversations": turns}, "data.json[0]")
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,9 @@ def test_the_video_is_shown_where_a_human_turn_has_it(before, after):
 
 def test_a_system_prompt_is_text():
     turns = [{"from": "system", "value": "<video>"}, *_sample("Q", "A").row["conversations"]]
-    rewritten = rewrite_conversations(Sample("a", "a.mp4", 0, {"conversations": turns}, "x"), 2)
+    rewritten = rewrite_conversations(
+        VideoSample("a", "a.mp4", 0, {"conversations": turns}, "x"), 2
+    )
     assert [turn["value"] for turn in rewritten] == ["<video>", f"{BLOCK}\nQ", "A"]
 
 
@@ -62,7 +64,7 @@ def test_a_system_prompt_is_text():
 )
 def test_conversations_that_cannot_show_the_video_are_refused(row, message):
     with pytest.raises(SampleError, match=message):
-        rewrite_conversations(Sample("a", "a.mp4", 0, row, "here"), 2)
+        rewrite_conversations(VideoSample("a", "a.mp4", 0, row, "here"), 2)
 
 
 def _record(*values, **fields):

@@ -11,7 +11,7 @@ import pytest
 
 from cv_reader.assets import rows as library
 from cv_reader.assets.rows import read_rows
-from cv_reader.assets.samples import BadSample, Sample, read_samples, resolve_video
+from cv_reader.assets.samples import BadRow, VideoSample, read_samples, resolve_video
 from cv_reader.errors import SampleError, SettingsError
 
 
@@ -76,7 +76,7 @@ def test_an_endless_string_is_not_read_to_the_end(tmp_path, monkeypatch):
 def test_a_broken_line_costs_itself(tmp_path):
     text = _lines([_row(0)]) + '{"id": \n' + "[1]\n" + _lines([_row(3)])
     found = list(read_samples(_write(tmp_path / "data.jsonl", text)))
-    assert [type(sample) for sample in found] == [Sample, BadSample, BadSample, Sample]
+    assert [type(sample) for sample in found] == [VideoSample, BadRow, BadRow, VideoSample]
     assert "data.jsonl:2: not valid JSON" in found[1].reason
     assert "data.jsonl:3: a sample must be a JSON object, got list" in found[2].reason
     assert found[3].row_index == 3
@@ -85,7 +85,7 @@ def test_a_broken_line_costs_itself(tmp_path):
 def test_bytes_that_are_no_text_cost_their_line(tmp_path):
     path = tmp_path / "data.jsonl"
     path.write_bytes(b'{"id": "\xff"}\n' + _lines([_row(1)]).encode())
-    assert [type(sample) for sample in read_samples(path)] == [BadSample, Sample]
+    assert [type(sample) for sample in read_samples(path)] == [BadRow, VideoSample]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_bytes_that_are_no_text_cost_their_line(tmp_path):
 )  # fmt: skip
 def test_rows_without_identity_are_bad(tmp_path, row):
     (found,) = read_samples(_write(tmp_path / "data.jsonl", _lines([row])))
-    assert isinstance(found, BadSample)
+    assert isinstance(found, BadRow)
     assert "data.jsonl:1" in found.reason
 
 
@@ -114,7 +114,7 @@ def test_shards_follow_the_hash_of_the_key_and_cover_everything(tmp_path):
     shards = [list(read_samples(path, num_shards=3, shard_id=shard)) for shard in range(3)]
     for shard, found in enumerate(shards):
         for sample in found:
-            if isinstance(sample, Sample):
+            if isinstance(sample, VideoSample):
                 digest = hashlib.sha1(sample.key.encode()).hexdigest()
                 assert int(digest[:8], 16) % 3 == shard
     places = sorted(sample.row_index for found in shards for sample in found)
@@ -198,10 +198,10 @@ def test_a_bad_row_costs_itself(tmp_path, field, value, word, suffix):
     path = tmp_path / f"data{suffix}"
     _write(path, rows if suffix == ".json" else _lines(rows))
     bad, good = read_samples(path)
-    assert isinstance(bad, BadSample)
+    assert isinstance(bad, BadRow)
     assert word in bad.reason
     assert bad.reason.startswith(f"{path}{':1' if suffix == '.jsonl' else '[0]'}: ")
-    assert isinstance(good, Sample)
+    assert isinstance(good, VideoSample)
 
 
 def test_a_number_of_a_million_digits_costs_its_row(tmp_path):
@@ -210,15 +210,15 @@ def test_a_number_of_a_million_digits_costs_its_row(tmp_path):
     path = _write(tmp_path / "data.json", f'[{{"id": {digits}, "video": "a.mp4"}}, {row}]')
     bad, good = read_samples(path)
     assert "id must be a string or a number" in bad.reason
-    assert isinstance(good, Sample)
+    assert isinstance(good, VideoSample)
 
 
 def test_a_line_that_never_ends_costs_itself(tmp_path, monkeypatch):
     monkeypatch.setattr(library, "MAX_ELEMENT_CHARS", 1000)
     path = _write(tmp_path / "d.jsonl", _lines([_row(0), _row(1, text="x" * 9000), _row(2)]))
     first, long, last = read_samples(path)
-    assert isinstance(first, Sample)
-    assert isinstance(last, Sample)
+    assert isinstance(first, VideoSample)
+    assert isinstance(last, VideoSample)
     assert f"{path}:2: a line must have fewer than 1000 bytes" in long.reason
     assert last.where == f"{path}:3"
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from cv_reader.assets.samples import Sample, read_samples
+from cv_reader.assets.samples import VideoSample, read_samples
 from cv_reader.commands import stage1
 from cv_reader.exits import run_command
 
@@ -51,7 +51,7 @@ def test_files_and_metadata(corpus, tmp_path):
     data = corpus.write(tmp_path / "data.json", corpus.row(str(corpus.root / "good.mp4")))
     assert _run(data, tmp_path / "out") == 0
     (sample,) = read_samples(data)
-    assert isinstance(sample, Sample)
+    assert isinstance(sample, VideoSample)
     (meta_path,) = (tmp_path / "out").glob(f"sample_good__good__*{STEM}.meta.json")
     meta = json.loads(meta_path.read_text())
     assert meta["sample_key"] == sample.key == f"{sample.video}|good|0"
