@@ -3,13 +3,13 @@
 Axis letters: N rows, G mosaics.
 """
 
+import re
 import stat
 from math import isqrt, prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from cv_reader.errors import AssetError
@@ -17,12 +17,15 @@ from cv_reader.errors import AssetError
 MAX_ARRAY_BYTES = 1 << 28
 """Far above the largest asset: 1,024 mosaics of 72 x 72 cells have 128 MB of positions."""
 
-_MAX_HEADER_BYTES = 1024  # numpy's own headers of simple arrays have 118
+_MAGIC = b"\x93NUMPY"
+_LENGTH_BYTES = {b"\x01": 2, b"\x02": 4}
+"""Version to the bytes of the header's length."""
 _PREFIX_BYTES = 12
-_HEADER_READERS = {
-    (1, 0): npy.read_array_header_1_0,  # pyright: ignore[reportUnknownMemberType]
-    (2, 0): npy.read_array_header_2_0,  # pyright: ignore[reportUnknownMemberType]
-}
+_MAX_HEADER_BYTES = 1024  # numpy's own headers of simple arrays have 118
+_HEADER = re.compile(
+    r"\{\s*'descr':\s*'(?P<descr>[<>|=]?[a-zA-Z]\d+)',\s*'fortran_order':\s*(?P<order>True|False),"
+    r"\s*'shape':\s*\((?P<shape>[\d, ]*)\),?\s*\}\s*"
+)
 
 
 def load_array(path: str | Path) -> NDArray[Any]:
@@ -41,7 +44,7 @@ def load_array(path: str | Path) -> NDArray[Any]:
             return _read_array(stream, status.st_size)
     except AssetError as error:
         raise AssetError(f"{path}: {error}; make the asset again") from error
-    except (OSError, ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
+    except (OSError, ValueError, TypeError, OverflowError) as error:
         raise AssetError(f"{path}: cannot be read as an array ({error})") from error
 
 
@@ -49,26 +52,32 @@ def _read_array(stream: BinaryIO, size_bytes: int) -> NDArray[Any]:
     prefix = stream.read(_PREFIX_BYTES)
     if prefix.startswith(b"PK"):
         raise AssetError("must be one .npy array, got an archive")
-    if size_bytes - _PREFIX_BYTES > MAX_ARRAY_BYTES:
+    if not prefix.startswith(_MAGIC) or prefix[6:7] not in _LENGTH_BYTES:
+        raise ValueError("not a .npy file of version 1 or 2")
+    if size_bytes > MAX_ARRAY_BYTES:
         raise ValueError(f"{size_bytes} bytes, more than {MAX_ARRAY_BYTES}")
-    length_bytes = 2 if prefix[6:7] == b"\x01" else 4
-    if int.from_bytes(prefix[8 : 8 + length_bytes], "little") > _MAX_HEADER_BYTES:
+    header_start = len(_MAGIC) + 2 + _LENGTH_BYTES[prefix[6:7]]
+    length = int.from_bytes(prefix[len(_MAGIC) + 2 : header_start], "little")
+    if length > _MAX_HEADER_BYTES:
         raise ValueError(f"its header has more than {_MAX_HEADER_BYTES} bytes")
-    stream.seek(0)
-    version = npy.read_magic(stream)  # pyright: ignore[reportUnknownMemberType]
-    if version not in _HEADER_READERS:
-        raise ValueError(f"format version {version} is not supported")
-    shape, is_fortran, dtype = _HEADER_READERS[version](stream)
+    stream.seek(header_start)
+    # numpy's own parser fails on hostile headers in ways that differ between versions of Python.
+    header = _HEADER.fullmatch(stream.read(length).decode("latin-1"))
+    if header is None:
+        raise ValueError("its header is not that of a simple array")
+    dtype = np.dtype(header["descr"])
     if dtype.hasobject or dtype.itemsize == 0:
         raise ValueError(f"elements of type {dtype} are not supported")
-    count = prod(shape)
-    left = size_bytes - stream.tell()
-    if min(shape, default=0) < 0 or count * dtype.itemsize > left:
+    shape = tuple(int(side) for side in header["shape"].split(",") if side.strip())
+    count, left = prod(shape), size_bytes - stream.tell()
+    if count * dtype.itemsize > left:
         raise ValueError(f"shape {shape} of {dtype} needs more than the {left} bytes that follow")
     flat = np.fromfile(stream, dtype, count)
     if flat.size != count:
         raise ValueError(f"ends after {flat.size} of {count} elements")
-    return flat.reshape(shape[::-1]).T if is_fortran else flat.reshape(shape)
+    if header["order"] == "True":
+        return flat.reshape(shape[::-1]).T
+    return flat.reshape(shape)
 
 
 def read_positions(path: str | Path, *, num_images: int) -> NDArray[np.int32]:

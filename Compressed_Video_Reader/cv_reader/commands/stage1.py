@@ -94,7 +94,7 @@ def stage1_from(args: argparse.Namespace, out_root: Path) -> Stage1:
 def with_price(stage: Stage1, args: argparse.Namespace) -> Stage1:
     """Return a stage whose price meets ``--mean_num_images`` over the data set."""
     every = read_samples(args.dataset_path, max_samples=args.max_samples)
-    videos = (stage.video(sample) for sample in every if isinstance(sample, Sample))
+    videos = (stage.video(sample) for sample in every if isinstance(sample, VideoSample))
     config = priced_config(
         stage.config, args.mean_num_images, videos, stage.options, stage.out_root
     )
