@@ -8,8 +8,7 @@ Child processes read them under a memory limit; a child reads many files, and is
 kills it. A file passes when its frames come out, or an error class of the reader says why not.
 Files that fail are kept below ``--keep``. Exit code: 0 all passed, 1 some failed, 2 wrong settings.
 
-Under a sanitizer, with a build of its own (without assembly, into which no sanitizer sees) beside
-the installed one:
+Under a sanitizer, with a separate build, without assembly, which sanitizers cannot check:
 
     CV_READER_NATIVE_SANITIZE=address bash Compressed_Video_Reader/install.sh
     python scripts/fuzz/native_reader.py --count 1000 --sanitize address
@@ -85,12 +84,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def sanitized_build(sanitizer: str) -> Path:
-    """Where ``install.sh`` puts the build for a sanitizer."""
+    """Return where ``install.sh`` puts the build for a sanitizer."""
     return Path(os.environ.get("CV_READER_CACHE", NATIVE / "build")) / sanitizer
 
 
 def child_environment(sanitizer: str | None) -> dict[str, str]:
-    """Environment of the reading processes: one thread for numpy, and the sanitizer's runtime."""
+    """Return the environment of the reading processes: one thread for numpy, and the sanitizer's
+    runtime."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     if sanitizer is None:
         return environment

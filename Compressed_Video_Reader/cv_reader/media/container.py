@@ -1,4 +1,4 @@
-"""Opening a file: its video stream, its first picture, and FFmpeg's complaints in our own words."""
+"""Opening a file: its video stream, its first picture, and FFmpeg's errors in our own words."""
 
 import os
 from collections.abc import Generator, Mapping
@@ -43,7 +43,7 @@ _TEXT_CODECS = ("ansi", "bintext", "xbin", "idf")
 _LENIENT: dict[str, Any] = (
     {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}
 )
-"""Metadata in whatever encoding is read; before version 19 PyAV has to be asked for that."""
+"""Accept metadata in any encoding; PyAV does so by itself from version 19."""
 
 
 _WITHOUT_DECODING = {"skip_frame": "all"}
@@ -51,7 +51,7 @@ _WITHOUT_DECODING = {"skip_frame": "all"}
 
 @dataclass(frozen=True)
 class FirstPicture:
-    """What only a decoded picture tells about a stream.
+    """What only a decoded picture says about a stream.
 
     Attributes:
         width_px: coded width, cropped, before rotation.
@@ -75,9 +75,9 @@ def open_stream(
     """Open a local file, and find the video stream that players show.
 
     Args:
-        path: of the file.
-        without_decoding: PyAV is not to decode it, but for its first picture. FFmpeg need not then
-            decode some in advance, from which it learns how far pictures are reordered.
+        path: the file.
+        without_decoding: PyAV decodes its first picture at most. FFmpeg then need not decode some
+            in advance to learn how far pictures are reordered.
         stream_index: take this stream, found before: FFmpeg's choice depends on how much it read.
 
     Raises:
@@ -134,7 +134,7 @@ def side_data(frame: VideoFrame, name: str, path: str) -> SideData | None:
 
 
 def _all_side_data(frame: VideoFrame) -> Mapping[str, SideData]:
-    """By name, whatever else PyAV takes for a key."""
+    """Return all side data by name; PyAV also accepts other keys."""
     all_data = SideDataContainer(frame)  # pyright: ignore[reportCallIssue] (no __init__ in the stub)
     return cast(Mapping[str, SideData], all_data)
 
@@ -201,7 +201,8 @@ def _check_file(path: str) -> None:
 
 
 def _declares_all(path: str) -> bool:
-    """Whether a file looks like an MP4, whose header says what others leave to the pictures."""
+    """Return whether a file looks like an MP4, whose header says what other formats leave to the
+    pictures."""
     with open(path, "rb") as file:
         return file.read(8)[4:] == b"ftyp"
 

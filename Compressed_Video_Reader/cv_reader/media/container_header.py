@@ -1,8 +1,8 @@
-"""What a container's header says beside the packets: of the codec, and how pictures are shown.
+"""What a container's header says, apart from the packets: the codec, and how pictures are shown.
 
 An MP4 may have several sample descriptions, and an FLV several sequence headers. FFmpeg attaches
-them to a packet as side data, which PyAV's decoder sees and PyAV's callers do not; so they are
-looked for in the file itself. Parameters inside the packets need no such care.
+them to a packet as side data. PyAV gives these to its decoder but not to its callers, so this
+module reads them from the file. Parameters inside the packets need no such care.
 
 Rules: ISO/IEC 14496-12, 8.2.2 (``mvhd``), 8.3.2 (``tkhd``), 8.5.2 (``stsd``) and 8.12; Adobe FLV
 10.1, E.4.3, and its extension by HEVC.
@@ -58,13 +58,13 @@ _FLV_VIDEO = 9
 
 @dataclass(frozen=True)
 class HeaderFacts:
-    """What a file says beside its packets.
+    """What a file says outside of its packets.
 
     Attributes:
-        is_encrypted: its video is; only an MP4 can say so.
-        changes_parameters: it brings more than one set of H.264 or HEVC parameters.
-        is_upright: it says that pictures are shown as they are coded; False where it says nothing,
-            as all but an MP4 do.
+        is_encrypted: the video is encrypted; only an MP4 can say so.
+        changes_parameters: the file has more than one set of H.264 or HEVC parameters.
+        is_upright: the file says that pictures are shown as they are coded; False where it says
+            nothing, as in all formats but MP4.
     """
 
     is_encrypted: bool = False
@@ -73,10 +73,10 @@ class HeaderFacts:
 
 
 def read_header(path: str, container_name: str) -> HeaderFacts:
-    """Look into a file that FFmpeg has opened.
+    """Read the header of a file that FFmpeg has opened.
 
     Args:
-        path: of the file.
+        path: the file.
         container_name: FFmpeg's name of its format.
     """
     with open(path, "rb") as file:
@@ -108,7 +108,8 @@ def check_claims(path: str) -> None:
 
 
 def _may_claim_too_much(movie: bytes) -> bool:
-    """Whether any sizes of samples (``stsz``) claim too many, without a walk through the boxes."""
+    """Return whether any box of sample sizes (``stsz``) claims too many samples, without a walk
+    through the boxes."""
     place = movie.find(b"stsz")
     while place >= 0:
         if int.from_bytes(movie[place + 12 : place + 16], "big") > MAX_FRAMES:
@@ -153,8 +154,8 @@ def _movie_facts(file: BinaryIO, path: str) -> HeaderFacts:
 
 
 def _movie(file: BinaryIO) -> tuple[BinaryIO, _Box]:
-    """The first ``moov`` of a file (an empty box where there is none), and where to read it: a
-    small one from memory, which is quicker."""
+    """Return where to read the first ``moov`` of a file, and its box, empty where there is none. A
+    small one is read from memory, which is quicker."""
     whole = _Box(0, os.fstat(file.fileno()).st_size)
     box = next((box for kind, box in _boxes(file, whole) if kind == b"moov"), _Box(0, 0))
     if box.size > _MAX_BYTES_IN_MEMORY:
@@ -163,7 +164,7 @@ def _movie(file: BinaryIO) -> tuple[BinaryIO, _Box]:
 
 
 def _boxes(file: BinaryIO, parent: _Box) -> Iterator[tuple[bytes, _Box]]:
-    """Kind and content of each box within another; contents are not read."""
+    """Yield the kind and content of each box within another; contents are not read."""
     place, end = parent.start, parent.start + parent.size
     for _ in range(_MAX_BOXES):
         if place + 8 > end:
@@ -182,7 +183,7 @@ def _boxes(file: BinaryIO, parent: _Box) -> Iterator[tuple[bytes, _Box]]:
 
 
 def _descend(file: BinaryIO, parent: _Box, kinds: tuple[bytes, ...]) -> Iterator[_Box]:
-    """Contents of all boxes at a path of kinds."""
+    """Yield the contents of all boxes at a path of kinds."""
     if not kinds:
         yield parent
         return
@@ -197,7 +198,7 @@ def _content(file: BinaryIO, box: _Box, limit: int = _MAX_FIXED_BYTES) -> bytes:
 
 
 def _entries(descriptions: bytes) -> list[bytes]:
-    """Sample descriptions, each with its kind before it, behind version, flags and count."""
+    """Return the sample descriptions, each after its kind; they follow version, flags and count."""
     entries: list[bytes] = []
     place = 8
     while place + 8 <= len(descriptions):
@@ -225,7 +226,8 @@ def _has_several_headers(file: BinaryIO) -> bool:
 
 
 def _is_sequence_header(content: bytes) -> bool:
-    """Packet type 0 of codec 7 (H.264), or of the newer form, which bit 7 marks."""
+    """Return whether a tag is of packet type 0, and of codec 7 (H.264) or of the newer form, which
+    bit 7 marks."""
     if content[0] & 0x80:
         return content[0] & 0x0F == 0
     return content[0] & 0x0F == 7 and content[1] == 0

@@ -1,7 +1,7 @@
 """Colours and sizes of pictures, by FFmpeg's scaler.
 
-Where pictures end in JPEG files, which hold luma and colour differences as video streams do, planes
-are scaled as they are: scaling to RGB costs three times as much.
+Mosaics become JPEG files, which hold luma and colour differences as video streams do. So planes are
+scaled without a conversion to RGB, which costs three times as much.
 """
 
 import re
@@ -26,7 +26,7 @@ _MATRICES = {
     9: 9,
     10: 9,
 }
-"""FFmpeg's matrix numbers (ITU-T H.273) to its scaler's; 9 is BT.2020."""
+"""Number of the scaler for each of FFmpeg's matrix numbers (ITU-T H.273); 9 is BT.2020."""
 
 _WEIGHTS = {
     1: (0.2126, 0.0722),
@@ -44,7 +44,7 @@ _NOTHING = 1e-6
 _BT601 = int(Colorspace.ITU601)
 _BT2020 = 9
 NEUTRAL = 128
-"""Colour difference of grey."""
+"""Colour difference of grey samples."""
 _MAX_CONVERTERS = 4
 _PLANAR = re.compile(r"(yuv[aj]?4\d\dp|gray)(9le|10le|12le|14le|16le)?")
 
@@ -64,7 +64,7 @@ class Colors(NamedTuple):
     def named(cls, format_name: str, matrix: int, color_range: int) -> "Colors":
         """Return colours by FFmpeg's names and numbers.
 
-        A matrix that is unknown, or not named, is taken as BT.601 whatever the size of the picture:
+        A matrix that is unknown, or not named, is taken as BT.601 at every size of the picture:
         FFmpeg's scaler, and with it OpenCV, torchcodec and decord, reads such files so.
         """
         is_full = color_range == _FULL_RANGE or format_name.startswith("yuvj")
@@ -89,13 +89,13 @@ class Planes(NamedTuple):
 
 
 def are_planar(format_name: str) -> bool:
-    """Whether FFmpeg's pixel format holds luma and colour differences in planes of their own, of
-    which each can be scaled alone."""
+    """Return whether a pixel format of FFmpeg holds luma and colour differences in separate planes,
+    each of which can be scaled alone."""
     return _PLANAR.fullmatch(format_name) is not None
 
 
 def planar(frame: VideoFrame) -> VideoFrame:
-    """A picture as planes, of its own size."""
+    """Return a picture as planes, of its own size."""
     if are_planar(frame.format.name):
         return frame
     is_rgb = frame.format.is_rgb or frame.format.has_palette
@@ -193,7 +193,7 @@ def plane_samples(frame: VideoFrame, number: int) -> NDArray[Any]:
 def jpeg_planes(
     luma: NDArray[np.uint8], chroma: NDArray[np.uint8], colors: Colors
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """The same colours as JPEG files mean them: BT.601, all of 0..255.
+    """Convert colours to those of JPEG files: BT.601, all of 0..255.
 
     Args:
         luma: uint8 (height, width).
@@ -206,7 +206,7 @@ def jpeg_planes(
         matrix *= 255 / np.array([219, 224, 224])
     (scale, *to_luma), *to_chroma = matrix.astype(np.float32)
     blue, red = chroma.astype(np.float32) - NEUTRAL
-    # In steps of 1/256 of itself and in 16 bit: this is the large plane.
+    # Scaled by a whole number of 256ths, in 16 bit: this plane is the largest, so its cost counts.
     light: NDArray[np.int16] = luma.astype(np.int16)
     np.subtract(light, colors.black_luma, out=light)
     more = light * np.int16(round((scale - 1) * 256))
@@ -227,7 +227,7 @@ def _of_8_bit(samples: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _to_rgb(matrix: int) -> NDArray[np.float64]:
-    """(3, 3) from luma, blue and red difference (full range, around 0) to R, G, B."""
+    """Return the matrix (3, 3) from luma, blue and red difference (full range, around 0) to RGB."""
     red, blue = _WEIGHTS.get(matrix, _WEIGHTS[_BT601])
     green = 1 - red - blue
     to_red, to_blue = 2 * (1 - red), 2 * (1 - blue)
@@ -243,7 +243,7 @@ def _to_rgb(matrix: int) -> NDArray[np.float64]:
 def converted_frame(
     frame: VideoFrame, name: str, size_px: tuple[int, int] | None = None
 ) -> VideoFrame:
-    """A picture in another format and (width, height), by its own matrix and range."""
+    """Convert a picture to another format and (width, height), by its own matrix and range."""
     width, height = size_px or (frame.width, frame.height)
     colors: tuple[int, int] = (frame.colorspace, frame.color_range)
     source = (frame.format.name, frame.width, frame.height, *colors)
@@ -268,7 +268,7 @@ def converted_frame(
 
 
 class _Kept(threading.local):
-    """The last converters of a thread: to set one up costs as much as to scale a small picture."""
+    """The last converters of a thread: setting one up costs as much as scaling a small picture."""
 
     def __init__(self) -> None:
         self.converters: dict[object, VideoReformatter] = {}
@@ -278,7 +278,7 @@ _kept = _Kept()
 
 
 def _converter(*settings: object) -> VideoReformatter:
-    # A converter that sees other pictures remembers former settings, so it is kept for equals only.
+    # A converter keeps the settings of earlier pictures, so each kind of picture has its own.
     if settings not in _kept.converters:
         if len(_kept.converters) == _MAX_CONVERTERS:
             _kept.converters.clear()

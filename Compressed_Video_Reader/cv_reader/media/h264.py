@@ -128,8 +128,8 @@ def _read_shown(bits: "Bits", has_fields: bool) -> ShownBySequence:
 
 
 def shown_by_record(record: bytes | None) -> ShownBySequence | None:
-    """What an ``avcC`` record says of how pictures are shown; None where it does not say one
-    thing, because it has no set, or a damaged one, or sets that differ."""
+    """Return what an ``avcC`` record says of how pictures are shown; None where it has no set, a
+    damaged one, or sets that differ."""
     found: set[ShownBySequence | None] = set()
     for unit in units_of_record(record or b""):
         if unit[0] & 0x1F == SEQUENCE_SET:
@@ -150,7 +150,7 @@ class Bits:
         self._place = 0
 
     def u(self, width: int) -> int:
-        """A number of fixed width; raises ValueError behind the end."""
+        """Read a number of fixed width; raises ValueError past the end."""
         digits = self._text[self._place : self._place + width]
         self._place += width
         if len(digits) < width:
@@ -158,7 +158,7 @@ class Bits:
         return int(digits, 2) if width else 0
 
     def ue(self) -> int:
-        """An Exp-Golomb code; a signed one takes as many bits."""
+        """Read an Exp-Golomb code; a signed one takes as many bits."""
         zeros = 0
         while self._text[self._place + zeros] == "0":
             zeros += 1
@@ -168,7 +168,7 @@ class Bits:
         return self.u(zeros + 1) - 1
 
     def skip_ue(self, count: int) -> None:
-        """Pass over some Exp-Golomb codes."""
+        """Skip some Exp-Golomb codes."""
         for _ in range(count):
             self.ue()
 

@@ -5,7 +5,7 @@ HDR is shown on a screen of 203 cd/m2, the white of graphics in HDR (ITU-R BT.24
 1. Signal to light by ITU-R BT.2100, tables 4 (PQ) and 5 (HLG, for a screen of 1,000 cd/m2).
 2. Bright parts are compressed by the curve of ITU-R BT.2390-11, 5.4.1, from a peak of 1,000 cd/m2.
    It is applied to the largest of R, G and B, and the other two keep their ratio to it: hues stay.
-3. Primaries to those of BT.709; what lies outside of them is clipped.
+3. Primaries to those of BT.709; colours outside of them are clipped.
 4. Light to signal by the inverse of ITU-R BT.1886 (gamma 2.4).
 
 The peak is the same for every video: what files say of theirs is often wrong, and frames that are
@@ -28,7 +28,7 @@ _SCREEN_NITS, _PEAK_NITS = 203.0, 1000.0
 _GAMMA = 2.4
 _HLG_GAMMA = 1.2
 _STEPS = 4096
-"""Entries of the tables that stand for curves."""
+"""Entries of the tables that replace curves."""
 
 _PRIMARIES = {
     1: ((0.640, 0.330), (0.300, 0.600), (0.150, 0.060)),
@@ -48,7 +48,7 @@ def tone_mapped(
     is_full: bool,
     colors: Colorimetry,
 ) -> NDArray[np.uint8]:
-    """Show an HDR picture as SDR; see the head of this module.
+    """Convert an HDR picture to SDR; see the head of this module.
 
     Args:
         planes: luma, blue and red difference, each (h, w), uint8 or uint16.
