@@ -241,9 +241,8 @@ def _choose_stream(container: InputContainer, path: str, stream_index: int | Non
     if not streams:
         if any(not stream.disposition & _NO_VIDEO for stream in container.streams.video):
             raise UnsupportedVideoError(path, "no decoder for its video stream; convert it")
-        kinds = sorted({stream.type for stream in container.streams}) or ["nothing"]
         raise UnsupportedVideoError(
-            path, f"holds no video stream (only: {', '.join(kinds)}); leave it out"
+            path, f"holds no video stream (only: {_other_kinds(container)}); leave it out"
         )
     best = container.streams.best("video")
     stream = max(streams, key=lambda stream: _rank(stream, best))
@@ -258,6 +257,17 @@ def _is_animated_webp(path: str) -> bool:
         header = file.read(21)
     is_extended = header[:4] == b"RIFF" and header[8:16] == b"WEBPVP8X"
     return is_extended and len(header) == 21 and bool(header[20] & 2)
+
+
+def _other_kinds(container: InputContainer) -> str:
+    """Name the kinds of streams but video.
+
+    ``Stream.type`` is not used: for a kind that FFmpeg does not know, as in damaged files, PyAV 15
+    reads from a null pointer and crashes.
+    """
+    streams = container.streams
+    kinds = {"audio": streams.audio, "data": streams.data, "subtitle": streams.subtitles}
+    return ", ".join(name for name, found in kinds.items() if found) or "nothing known"
 
 
 def _is_decodable(stream: VideoStream) -> bool:

@@ -75,6 +75,12 @@ def _huge(path: Path) -> None:
     path.write_bytes(data[:at] + (100_000).to_bytes(4, "little") + data[at + 4 :])
 
 
+def _without_a_kind(path: Path) -> None:
+    # An AVI whose stream lacks its format: FFmpeg knows no kind for it.
+    clip = write_video(path.with_name("whole.avi"), moving_square(3, 64, 96), codec="mpeg4")
+    path.write_bytes(clip.read_bytes().replace(b"strf", b"JUNK"))
+
+
 def _encrypted(path: Path) -> None:
     settings = {
         "encryption_scheme": "cenc-aes-ctr",
@@ -93,6 +99,7 @@ CASES: list[tuple[str, Callable[[Path], None], type[VideoError], str]] = [
     ("clip.txt", _text, UnsupportedVideoError, "text"),
     ("clip.mp4", _audio, UnsupportedVideoError, "no video stream .only: audio"),
     ("clip.webp", _animated_webp, UnsupportedVideoError, "animated WebP.*convert it to MP4"),
+    ("clip.avi", _without_a_kind, UnsupportedVideoError, "no video stream .only: nothing known"),
     ("clip.mkv", _without_frames, CorruptVideoError, "first packet"),
     ("clip.mp4", _without_moov, CorruptVideoError, "moov"),
     ("clip.mp4", _encrypted, UnsupportedVideoError, "encrypted"),
