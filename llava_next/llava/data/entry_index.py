@@ -12,11 +12,12 @@ import json
 import logging
 import mmap
 import re
-import uuid
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from llava.files import replace_file
 
 logger = logging.getLogger(__name__)
 
@@ -97,15 +98,12 @@ def _read_index(path: Path, key: FileKey) -> np.ndarray | None:
 
 
 def _write_index(path: Path, key: FileKey, spans: np.ndarray) -> None:
-    """Keep spans atomically; a folder that refuses costs time at each start, nothing else."""
+    """Write the index; where the folder cannot be written to, each start scans the data again."""
     place = _index_path(path)
-    unfinished = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
     try:
-        with unfinished.open("xb") as file:
+        with replace_file(place) as temporary, temporary.open("xb") as file:
             np.save(file, np.concatenate(([key], spans)))
-        unfinished.replace(place)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
         logger.info("%s cannot be kept (%s): each start will scan the data", place, error)
 
 

@@ -28,6 +28,7 @@ from llava.data.lengths import Lengths, keep_lengths, measure_lengths, save_leng
 from llava.data.repair import write_repaired
 from llava.data.sampler import RankBatches, packed_rows, single_rows
 from llava.data.training_memory import read_model_size, training_gigabytes
+from llava.exits import FAILED_SAMPLES, OK, USAGE, say
 from llava.visual.config import (
     IMAGE_MODES,
     PROCESSOR_FILE,
@@ -52,12 +53,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.fix is not None:
             report["fix"] = write_repaired(dataset, lengths, args.fix)
     except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+        say(f"error: {error}")
+        return USAGE
     if args.out is not None:
         _write(args.out, dataset, lengths, report)
     sys.stdout.write(format_report(report, lengths))
-    return 1 if lengths.bad_samples else 0
+    return FAILED_SAMPLES if lengths.bad_samples else OK
 
 
 @dataclass(frozen=True)
