@@ -7,8 +7,8 @@ What differs, on purpose:
   (int16, unclipped) come with ``cv_reader.open_video``.
 - ``motion_vector`` is exact before it is cut to whole pixels, for HEVC too, and belongs to the
   picture it comes with. Both lists are filled wherever they are used.
-- Frames are told apart by their place in the file, never by time x frame rate: ``frame_idx`` is
-  right for variable frame rates.
+- Frames are identified by their packet, not by time x frame rate: ``frame_idx`` is right for
+  variable frame rates.
 - With ``seek_to_frame``, ``decode_len`` counts from that frame, not from the key frame before it.
 - All formats are read; where nothing exact can be had the best there is (``cv_reader doctor``).
 - ``width`` and ``height`` count samples, as all maps here do, where these are not square.

@@ -5,7 +5,7 @@ For any format that FFmpeg decodes. Each 16 x 16 block of a frame is looked for 
 at 4, at 2 and at full size, to whole pixels. The measure is the mean absolute difference.
 
 - A block that hardly differs from its own place in the frame before is left there, and a vector
-  must beat staying by a clear margin: still areas get zero vectors, whatever the noise.
+  must beat staying by a clear margin: still areas get zero vectors even in noise.
 - A block that even its best vector explains worse than its own mean does counts as intra.
 - Key frames and the first frame are intra: nothing before them is used, so that a read may start
   at any key frame.
@@ -51,7 +51,7 @@ class _Analysed:
 
     @property
     def pyramid(self) -> Pyramid:
-        """Of the luma."""
+        """Reductions of the luma."""
         if self._pyramid is None:
             self._pyramid = Pyramid.of(self.luma)
         return self._pyramid
@@ -95,7 +95,7 @@ def read(
 def _usable(
     source: VideoSource, current: _Analysed, previous: _Analysed | None
 ) -> _Analysed | None:
-    """The frame before, if a read that starts at any key frame would have it too."""
+    """Return the frame before, if a read that starts at any key frame would have it too."""
     number = current.decoded.number
     if previous is None or current.decoded.starts_run or source.index.is_key[number]:
         return None

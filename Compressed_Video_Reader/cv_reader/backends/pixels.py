@@ -54,12 +54,12 @@ class ShownPicture:
 
     @property
     def num_rows(self) -> int:
-        """H."""
+        """Rows as shown."""
         return self._display.turned(self._coded_size)[1]
 
     @property
     def num_columns(self) -> int:
-        """W."""
+        """Columns as shown."""
         return self._display.turned(self._coded_size)[0]
 
 
@@ -109,12 +109,12 @@ class AvPicture(ShownPicture):
 
 
 def _samples(frame: VideoFrame) -> list[NDArray[Any]]:
-    """The planes of a planar picture."""
+    """Return the planes of a planar picture."""
     return [plane_samples(frame, number) for number in range(len(frame.planes))]
 
 
 def coded_luma(frame: VideoFrame) -> NDArray[np.uint8]:
-    """The luma of a picture before rotation: uint8 (H, W), a copy.
+    """Return the luma of a picture before rotation: uint8 (H, W), a copy.
 
     Stored values, in the stream's own range; samples of more than 8 bit are rounded to 8. Formats
     without a luma plane (RGB, packed, palette) are converted by FFmpeg's scaler.
@@ -134,7 +134,7 @@ def coded_luma(frame: VideoFrame) -> NDArray[np.uint8]:
 
 
 def narrowed(samples: NDArray[Any], bits: int) -> NDArray[np.uint8]:
-    """Samples of ``bits`` bit rounded to 8; those of 8 bit as they are."""
+    """Return samples of ``bits`` bit rounded to 8; those of 8 bit unchanged."""
     if bits == 8:
         return samples
     rounded = (samples.astype(np.uint32) + (1 << (bits - 9))) >> (bits - 8)
@@ -142,7 +142,7 @@ def narrowed(samples: NDArray[Any], bits: int) -> NDArray[np.uint8]:
 
 
 def frame_facts(source: VideoSource, decoded: Decoded) -> "FrameFacts":
-    """What a frame of PyAV says without its maps, ready for ``CodecFrame(**facts, ...)``."""
+    """Return what a PyAV frame says without its maps, for ``CodecFrame(**facts, ...)``."""
     picture = AvPicture(decoded.frame, source.index.display)
     return shared_facts(source, decoded.number, int(decoded.frame.pict_type), picture)
 
@@ -150,7 +150,7 @@ def frame_facts(source: VideoSource, decoded: Decoded) -> "FrameFacts":
 def shared_facts(
     source: VideoSource, number: int, pict_type: int, picture: Picture
 ) -> "FrameFacts":
-    """The same of any decoder's frame; ``pict_type`` is FFmpeg's number."""
+    """Return the same for any decoder's frame; ``pict_type`` is FFmpeg's number."""
     index = source.index
     is_key = bool(index.is_key[number])
     end = index.pts_seconds[0] + index.duration_seconds
@@ -194,7 +194,7 @@ def assemble(
     residual_y: NDArray[np.int16],
     block_px: int,
 ) -> CodecFrame:
-    """A frame as shown, from maps of the picture as coded.
+    """Return a frame as shown, from maps of the picture as coded.
 
     Args:
         motion: int16 (2, y, x, 2), per block of ``block_px``.

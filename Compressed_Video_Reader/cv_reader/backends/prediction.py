@@ -1,4 +1,4 @@
-"""Predicting a picture's luma from other pictures, to see what prediction leaves over.
+"""Predict a picture's luma from other pictures, to find the residual.
 
 An approximation of what a decoder does: bilinear at quarter pixels in place of the codec's own
 filter, and the mean of the neighbours in place of intra prediction.
@@ -51,6 +51,7 @@ def residual(
     """
     height, width = luma.shape
     full = _padded(luma, block_px)
+    # Blocks are filled list by list; what has two predictions gets their mean.
     prediction = np.empty_like(full)
     done = np.zeros(used.shape[1:], np.bool_)
     for reference, vectors, chosen in zip(references, motion, used, strict=True):
@@ -86,16 +87,19 @@ def compensate(
     Returns:
         uint8 (H, W).
     """
+    # Only blocks that move are fetched; all others equal the reference.
     fetched = reference.copy()
     rows, columns = np.nonzero(chosen & vectors.any(axis=-1))
     moving = vectors[rows, columns].astype(np.int32)
     top, left = rows.astype(np.int32) * block_px, columns.astype(np.int32) * block_px
+    # One pixel more than a block, for interpolation between it and its right and lower neighbour.
     area = cut_squares(
         reference, top + (moving[:, 1] >> 2), left + (moving[:, 0] >> 2), block_px + 1
     )
     blocks = area[:, :-1, :-1].copy()
     between = np.flatnonzero((moving & 3).any(axis=1))
     blocks[between] = _interpolate(area[between], moving[between] & 3)
+    # Eight pixels at a time are stored as one number.
     items = blocks.view(np.uint64)
     lines = top[:, None] + np.arange(block_px)
     for part in range(block_px // _ITEM_PX):
@@ -113,6 +117,8 @@ def neighbour_mean(luma: NDArray[np.uint8]) -> NDArray[np.uint8]:
         uint8 (H, W), constant in each block; 128 in the first one.
     """
     rows, columns = luma.shape[0] // _INTRA_PX, luma.shape[1] // _INTRA_PX
+    # Sum the last row of the block above and the last column of the block to the left, where there
+    # are such blocks.
     total = np.zeros((rows, columns), np.int32)
     count = np.zeros((rows, columns), np.int32)
     above = luma[_INTRA_PX - 1 : -1 : _INTRA_PX].reshape(rows - 1, columns, _INTRA_PX)
@@ -122,6 +128,7 @@ def neighbour_mean(luma: NDArray[np.uint8]) -> NDArray[np.uint8]:
     count[1:] += _INTRA_PX
     count[:, 1:] += _INTRA_PX
     mean = np.where(count > 0, (total + count // 2) // np.maximum(count, 1), _NO_NEIGHBOUR)
+    # A byte times 0x0101... fills the eight pixels of a row of the block.
     items = mean.astype(np.uint64) * np.uint64(_EIGHT_TIMES)
     return items.repeat(_INTRA_PX, axis=0).view(np.uint8)
 
@@ -136,7 +143,7 @@ def _interpolate(area: NDArray[np.uint8], fraction: NDArray[np.int32]) -> NDArra
 
 
 def _padded(luma: NDArray[np.uint8], block_px: int) -> NDArray[np.uint8]:
-    """A contiguous copy of whole blocks, edges repeated."""
+    """Return a contiguous copy padded to whole blocks, edges repeated."""
     height, width = luma.shape
     return np.pad(luma, ((0, -height % block_px), (0, -width % block_px)), mode="edge")
 

@@ -151,7 +151,7 @@ def _is_reference(source: VideoSource, decoded: Decoded) -> bool:
 
 
 def _keep(anchors: deque[_Anchor], anchor: _Anchor) -> None:
-    """Add an anchor; those that it is preferred to by all that may follow go."""
+    """Add an anchor and drop those that no later picture can prefer to it."""
     while anchors and anchors[-1].packet > anchor.packet:
         anchors.pop()
     anchors.append(anchor)

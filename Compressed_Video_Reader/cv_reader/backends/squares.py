@@ -1,7 +1,7 @@
 """Cutting many small squares out of a picture at once.
 
 A row of a square is moved as one item of ``size`` bytes: many times faster in numpy than moving its
-pixels. Beyond its border a picture goes on with its outermost pixels.
+pixels. Beyond its border a picture repeats its outermost pixels.
 
 Axis legend: H, W rows and columns of luma; A squares; s side of a square.
 """
@@ -26,7 +26,7 @@ def cut_squares(
     """
     height, width = luma.shape
     wide = np.pad(luma, size_px, mode="edge")
-    # A square that lies wholly beyond the border looks the same wherever it lies there.
+    # All squares wholly beyond a border look the same, so their position can be clipped.
     first = (np.clip(top, -size_px, height) + size_px).astype(np.intp) * wide.shape[1]
     first += np.clip(left, -size_px, width) + size_px
     rows = first[:, None] + np.arange(size_px) * wide.shape[1]

@@ -50,7 +50,7 @@ def read_vectors(frame: VideoFrame, path: str) -> NDArray[Any]:
 def draw_vectors(
     vectors: NDArray[Any], height_px: int, width_px: int
 ) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
-    """Draw records onto the 8 x 8 blocks of a picture; what lies outside of it is dropped.
+    """Draw records onto the 8 x 8 blocks of a picture; parts outside the picture are dropped.
 
     Args:
         vectors: (V,) records;

@@ -1,4 +1,4 @@
-"""What decoders give and take, whichever they are: packets in, coded pictures out."""
+"""What decoders take and give: packets in, coded pictures out."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from cv_reader.media.headers import NO_PICTURE, header_reader
 
 
 class CodedPicture(Protocol):
-    """What is asked of a decoder's pictures here; PyAV's frames have it."""
+    """What the reader needs of a decoder's pictures; PyAV's frames have it."""
 
     @property
     def pts(self) -> int | None:
@@ -22,12 +22,12 @@ class CodedPicture(Protocol):
 
     @property
     def width(self) -> int:
-        """Cropped, before rotation."""
+        """Columns, cropped, before rotation."""
         ...
 
     @property
     def height(self) -> int:
-        """Cropped, before rotation."""
+        """Columns, cropped, before rotation."""
         ...
 
     @property
@@ -47,7 +47,7 @@ PictureT = TypeVar("PictureT", bound=CodedPicture)
 PacketDecoder = Callable[[Packet | None], list[PictureT]]
 """A decoder: a packet in, and the pictures that are ready out, in presentation order; None asks for
 all that are held back, after which it takes packets as from the start. A damaged packet yields no
-picture; whoever asked for it is told at the end."""
+picture; the error at the end of the read names the frame."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,7 @@
 """Decoding just what is needed: groups of pictures that hold requested frames.
 
 Each packet enters the decoder with its row of the packet table as time stamp, and the picture comes
-out with the same number: frames are told apart by identity, never by counting and never by time.
+out with the same number: a frame is identified by its packet, not by counting or by time.
 """
 
 from collections import deque
@@ -27,7 +27,7 @@ _MAX_LISTED = 12
 
 
 _MAX_GAP_PACKETS = 4
-"""Pictures that are decoded though nobody needs them, rather than seek over them."""
+"""Up to so many pictures that are not needed are decoded rather than skipped by a seek."""
 
 _LATE_EXPORTERS = ("mpeg2video", "mpeg4")
 """Decoders that lose the vectors of the last picture; its group's key frame is sent after it."""
@@ -43,7 +43,7 @@ class DecodeOptions:
     Attributes:
         num_threads: of the decoder.
         export_vectors: have FFmpeg attach motion vectors; pictures are then decoded one at a time,
-            since vectors from pictures decoded beside each other differ from run to run.
+            since vectors of pictures decoded in parallel differ from run to run.
         predecessors: decode the frame before each requested one too.
         other_library: the decoder is not PyAV's, which need not be made ready.
     """
@@ -55,7 +55,7 @@ class DecodeOptions:
 
     @property
     def by_frame(self) -> bool:
-        """Whether pictures may be decoded beside each other."""
+        """Whether pictures may be decoded in parallel."""
         return self.num_threads > 1 and not self.export_vectors
 
     def configure(self, stream: VideoStream) -> None:
@@ -86,7 +86,7 @@ def decode_with(
     open_decoder: Callable[[VideoStream, int], PacketDecoder[PictureT]],
     needed: NDArray[np.bool_] | None = None,
 ) -> Iterator[DecodedPicture[PictureT]]:
-    """Decode requested frames, and the pictures that lie between them and their key frames.
+    """Decode requested frames, and the pictures between them and their key frames.
 
     Args:
         source: from ``cv_reader.media.index.scan``.
@@ -99,25 +99,35 @@ def decode_with(
 
     Raises:
         CorruptVideoError: after the last picture, where requested ones could not be decoded.
-        UnsupportedVideoError: the picture changes its size or rotation within the video.
+        UnsupportedVideoError: the picture changes its size or rotation within the video; or, after
+            the last picture, the decoder's order contradicts the time stamps.
     """
     lost: list[int] = []
+    is_disordered = False
     careful = replace(options, num_threads=1)
     with _Decoder(source, options, open_decoder, needed) as decoder:
         for run in _plan(source, ids, options):
             can_retry = run.first > 0 or options.by_frame
             rest = yield from decoder.run(run, stop_at_loss=can_retry)
             if rest and can_retry:
-                # From an earlier key frame, one picture at a time, and to the end whatever comes.
+                # Again from an earlier key frame, one picture at a time, past all losses.
                 with _Decoder(source, careful, open_decoder, needed) as second:
                     rest = yield from second.run(_retry(source, run, rest), stop_at_loss=False)
+                    is_disordered |= second.is_disordered
             lost += rest
+        is_disordered |= decoder.is_disordered
     if lost:
         listed = ", ".join(map(str, lost[:_MAX_LISTED])) + (", ..." if lost[_MAX_LISTED:] else "")
         raise CorruptVideoError(
             source.index.path,
             f"{len(lost)} of {len(ids)} requested frames cannot be decoded ({listed}); "
             "the file is damaged: copy it again, or re-encode what is left of it",
+        )
+    if is_disordered:
+        raise UnsupportedVideoError(
+            source.index.path,
+            "its pictures are decoded in another order than its time stamps say, so that frame "
+            "numbers are wrong; re-encode it",
         )
 
 
@@ -137,7 +147,7 @@ def _plan(source: VideoSource, ids: Sequence[int], options: DecodeOptions) -> It
 
 
 def _retry(source: VideoSource, run: _Run, rest: Sequence[int]) -> _Run:
-    """The same run for the frames that are left, from one key frame further back."""
+    """Return the same run for the frames that are left, from one key frame further back."""
     start = int(source.packets.start_of_frame[rest[0]])
     earlier = source.packets.start_of_frame[source.packets.start_of_frame < start]
     return _Run(int(earlier.max(initial=0)), run.last, tuple(rest))
@@ -173,6 +183,7 @@ class _Decoder(Generic[PictureT]):
         self._open_decoder = open_decoder
         self._needed = needed
         self._is_midway = False
+        self.is_disordered = False
         self._reader = PacketReader(source, self._configure, without_decoding=options.other_library)
 
     def _configure(self, stream: VideoStream) -> None:
@@ -198,9 +209,14 @@ class _Decoder(Generic[PictureT]):
         pending = deque(run.wanted)
         lost: list[int] = []
         starts_run = True
+        highest = -1
         for frame in self._pictures(run.first, run.last):
             packet = cast(int, frame.pts)
             number = int(self._table.frame[packet])
+            rank = int(self._table.rank[packet])
+            if rank < highest and not (frame.is_corrupt or self._table.is_cut_off[packet]):
+                self.is_disordered = True
+            highest = max(highest, rank)
             self._check_same_picture(frame, number)
             while pending and pending[0] < number:
                 if stop_at_loss:

@@ -45,12 +45,12 @@ class Picture(Protocol):
 
     @property
     def num_rows(self) -> int:
-        """H."""
+        """Rows as shown."""
         ...
 
     @property
     def num_columns(self) -> int:
-        """W."""
+        """Columns as shown."""
         ...
 
     def rgb(self, size_px: tuple[int, int] | None = None) -> NDArray[np.uint8]:

@@ -21,7 +21,7 @@ from cv_reader.media.h264 import (
 _SLICES, _PICTURE_SET = (1, 2, 5), 8
 _START_CODE = b"\x00\x00\x01"
 _HEADER_BYTES = 48
-"""Of a slice or a picture parameter set: more than enough."""
+"""Bytes of a slice or picture parameter set that are read: more than its header can have."""
 
 _MAX_UNITS = 512
 """Units before a picture's first slice that are looked at: a stream has 32 sequence and 256 picture
@@ -96,7 +96,7 @@ class FieldReader:
 
 
 def _units(packet: bytes, size: int | None) -> Iterator[bytes]:
-    """The units of a packet; ``size`` as ``length_size`` gives it."""
+    """Yield the units of a packet; ``size`` is that of ``length_size``."""
     if size is not None:
         place = 0
         while place + size < len(packet):

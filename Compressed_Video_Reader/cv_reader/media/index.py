@@ -27,7 +27,7 @@ class PacketTable:
 
     Attributes:
         pts: int64 (M,), in units of the stream, ``NO_TIME`` where missing.
-        dts: int64 (M,), likewise.
+        dts: int64 (M,), decoding times in the same units, ``NO_TIME`` where missing.
         position: int64 (M,), byte offset in the file, -1 where unknown.
         size_bytes: int32 (M,).
         rank: int32 (M,), place in presentation order, hidden pictures counted.
@@ -67,7 +67,8 @@ class VideoSource:
             shown; the backend must verify its size and rotation.
         head: the first packets, at least those that it takes to decode the first picture.
         extradata: the codec's parameters as the container keeps them.
-        changes_parameters: the container brings others on the way, beside the packets.
+        changes_parameters: the container changes the parameters within the stream, outside
+            the packets.
         has_fields: some H.264 pictures are coded as two fields.
         is_packed: MPEG-4 with several pictures in a packet, which are given packets of their own.
     """
@@ -98,7 +99,7 @@ def read_index(path: str | os.PathLike[str]) -> VideoIndex:
 def scan(
     path: str | os.PathLike[str], *, trust_header: bool = False, hdr: str = "tonemap"
 ) -> VideoSource:
-    """Read the index of a video, and what a decoder needs besides.
+    """Read the index of a video, and what else a decoder needs.
 
     Args:
         path: of the file.
@@ -180,7 +181,7 @@ def _start_packets(
 
 
 def _coded_bytes(packets: PacketTable) -> NDArray[np.int32]:
-    """Of each frame, with its second field where that has a packet of its own."""
+    """Return int32 (N,), the size of each frame, with its second field where that has a packet."""
     sizes = packets.size_bytes
     first, last = packets.packet_of_frame, packets.last_of_frame
     return np.where(last > first, sizes[first] + sizes[last], sizes[first])

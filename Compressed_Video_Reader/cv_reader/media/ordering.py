@@ -5,7 +5,7 @@ or repeated among reordered pictures, or cannot be presentation times, the strea
 for the order alone. They cannot be where
 
 - a B picture is not shown before a picture that the file has earlier (decoding times under the name
-  of presentation times: streams remuxed from AVI or from raw streams),
+  of presentation times: streams remuxed from AVI or from raw streams), or another picture is,
 - the header says that pictures are reordered, and many in succession are not,
 - they jump back (joined files).
 
@@ -116,7 +116,7 @@ def _with_second_fields(
 def _is_order_trusted(raw: ScannedPackets) -> bool:
     """Return whether the order of the time stamps is that of presentation."""
     is_first = raw.column("is_second_field") == 0
-    pts, is_b = raw.column("pts")[is_first], raw.column("is_b")[is_first]
+    pts, is_b = raw.column("pts")[is_first], raw.column("is_b")[is_first] == 1
     if not raw.has_trusted_pts or (raw.column("unit_type") == NO_PICTURE).any():
         return False
     order = np.argsort(pts, kind="stable")
@@ -129,7 +129,8 @@ def _is_order_trusted(raw: ScannedPackets) -> bool:
     # Pictures later than all that the file has before them: not to be expected of B pictures.
     is_latest = np.append(True, pts[1:] >= np.maximum.accumulate(pts)[:-1])
     if raw.codec_name in CODECS_WITH_B or not raw.may_reorder:
-        return not (is_b[1:] & is_latest[1:]).any()
+        # All others are shown in the order of the file.
+        return not (is_b[1:] & is_latest[1:]).any() and bool((np.diff(pts[~is_b]) >= 0).all())
     runs = np.diff(np.concatenate([[0], np.flatnonzero(~is_latest), [len(pts)]]))
     return bool(runs.max() <= min(_MAX_INCREASING_PACKETS, len(pts) - 1))
 

@@ -1,4 +1,4 @@
-"""Reading packets from a given row of the packet table on.
+"""Read packets from a given row of the packet table.
 
 A container is asked to seek, and where it landed is found out by comparing packets with the table:
 byte position and size. Where that fails, packets are read from the start; they are not decoded.
@@ -44,7 +44,7 @@ class PacketReader:
         self._row: int | None = None
 
     def open(self) -> None:
-        """Open the file anew, at row 0."""
+        """Open the file again, at row 0."""
         self._release()
         self._container, self.stream = self._stack.enter_context(
             open_stream(
@@ -69,7 +69,7 @@ class PacketReader:
         self._stack.close()
 
     def forget_place(self) -> None:
-        """Seek before the next read even if it follows the last (the decoder has been flushed)."""
+        """Make the next read seek even if it follows the last: the decoder has been flushed."""
         self._row = None
 
     def read(self, first: int, last: int) -> Iterator[tuple[int, Packet]]:
@@ -97,7 +97,7 @@ class PacketReader:
         return filled_packets(self._container, self.stream, unpacks=self._is_packed)
 
     def _next(self) -> Packet | None:
-        """The next packet with content; None at the end, or where nothing more can be read."""
+        """Return the next packet; None at the end, or where nothing more can be read."""
         if self._ahead is not None:
             packet, self._ahead = self._ahead, None
             return packet
@@ -107,7 +107,7 @@ class PacketReader:
             return None
 
     def _seek(self, first: int) -> int:
-        """Go to row ``first`` or some row before it; returns where reading goes on."""
+        """Go to row ``first`` or some row before it; return the next row that will be read."""
         for time in self._targets(first):
             try:
                 self._container.seek(time, stream=self.stream)
@@ -121,14 +121,14 @@ class PacketReader:
         return 0
 
     def _targets(self, first: int) -> list[int]:
-        """Times to seek to: demuxers differ in whether they mean presentation or decoding."""
+        """Return times to seek to: some demuxers take presentation times, others decoding times."""
         table = self._table
         earlier = table.start_of_frame[table.start_of_frame < first].max(initial=0)
         times = (table.pts[first], table.dts[first], table.dts[earlier])
         return list(dict.fromkeys(int(time) for time in times if time != NO_TIME))
 
     def _locate(self) -> int | None:
-        """Row of the next packet, told by its place in the file and its size."""
+        """Return the row of the next packet, found by its position in the file and its size."""
         self._ahead = None
         for _ in range(_MAX_UNKNOWN_PACKETS):
             packet = self._next()
@@ -143,5 +143,5 @@ class PacketReader:
 
 
 def _nothing(stream: VideoStream) -> None:
-    """Stands in for the settings of a reader that is closed."""
+    """Configure nothing: what a closed reader has in place of its settings."""
     del stream

@@ -1,4 +1,4 @@
-"""Demuxing: one row of numbers per packet of a video stream, and its first picture.
+"""Demux a video stream: one row of numbers per packet, and the first picture.
 
 Axis legend: M packets in file order.
 """
@@ -37,7 +37,7 @@ from cv_reader.media.headers import (
 )
 
 NO_TIME = -(1 << 63)
-"""Stands for a time stamp that a packet does not have."""
+"""Value of a time stamp that a packet does not have."""
 
 _HEAD_PACKETS = 8
 """Packets that are kept in any case: by then most decoders give out the first picture."""
@@ -87,7 +87,8 @@ class ScannedPackets:
         extradata: the codec's parameters as the container keeps them.
         declared_size: width and height by the stream's header.
         probe_skipped: the first picture was not decoded, because the header says what it would.
-        changes_parameters: the container brings other parameters on the way, beside the packets.
+        changes_parameters: the container changes the parameters within the stream, outside
+            the packets.
         has_fields: some H.264 pictures are coded as two fields.
         may_reorder: the codec's header says that pictures may be shown in another order.
         is_packed: MPEG-4 with several pictures in a packet, as Xvid and DivX write it in AVI.
@@ -224,12 +225,12 @@ def _declared_display(stream: VideoStream, codec_name: str) -> Display | None:
 def filled_packets(
     container: InputContainer, stream: VideoStream, *, unpacks: bool
 ) -> Iterator[Packet]:
-    """Iterate over the packets of a stream that hold data, from where the container stands.
+    """Iterate over the packets of a stream that hold data, from the container's position.
 
     Args:
         container: of the file.
         stream: of the container.
-        unpacks: apply ``unpacked``; the container must stand at a key packet, or at the start.
+        unpacks: apply ``unpacked``; the container must be positioned at a key packet or the start.
     """
     packets = (packet for packet in container.demux(stream) if packet.size)
     return unpacked(packets, stream) if unpacks else packets

@@ -6,13 +6,16 @@ The oracle is the stream before it was remuxed, cut or joined, decoded by PyAV a
 from collections.abc import Callable, Iterable
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 
 from cv_reader import open_video
+from cv_reader.errors import UnsupportedVideoError
 from cv_reader.media import ordering
+from cv_reader.media.index import scan
 from support.media import moving_square, panning, write_video
 
 CODECS = {
@@ -25,11 +28,11 @@ FRAMES = 24
 NUM_PACKED = 25
 
 
-def _write(path: Path, codec: str = "libx264", frames: int = FRAMES, **options: str) -> Path:
+def _write(path: Path, codec: str = "libx264", *, num_frames: int = FRAMES, **options: Any) -> Path:
     chosen = {name.replace("_", "-"): value for name, value in options.items()}
     return write_video(
         path,
-        moving_square(frames, 64, 96),
+        moving_square(num_frames, 64, 96),
         codec=codec,
         options={**CODECS[codec], **chosen},
     )
@@ -37,13 +40,11 @@ def _write(path: Path, codec: str = "libx264", frames: int = FRAMES, **options: 
 
 def _lumas(path: Path) -> list[bytes]:
     """Luma of every picture, in the order in which PyAV alone gives them."""
+    lumas: list[bytes] = []
     with av.open(str(path)) as container:
-        return [
-            frame.to_ndarray(format="gray8" if frame.format.name == "gray8" else "yuv420p")[
-                : frame.height
-            ].tobytes()
-            for frame in container.decode(video=0)
-        ]
+        for frame in container.decode(video=0):
+            lumas.append(frame.to_ndarray(format="yuv420p")[: frame.height].tobytes())
+    return lumas
 
 
 def _read(path: Path, ids: Iterable[int] | None = None, *, signals: bool = True) -> list[bytes]:
@@ -68,8 +69,13 @@ def _remux(
     return target
 
 
+def _pts(packet: av.Packet) -> int:
+    assert packet.pts is not None
+    return packet.pts
+
+
 def _with_decoding_times(packets: list[av.Packet]) -> Iterable[av.Packet]:
-    step = min(abs(a.pts - b.pts) for a, b in zip(packets, packets[1:], strict=False))
+    step = min(abs(_pts(a) - _pts(b)) for a, b in zip(packets, packets[1:], strict=False))
     for number, packet in enumerate(packets):
         packet.pts = packet.dts = number * step
         yield packet
@@ -107,7 +113,7 @@ def test_decoding_times_are_not_taken_for_presentation_times(
     ],
 )
 def test_ordinary_streams_are_not_decoded_for_their_order(
-    tmp_path: Path, codec: str, options: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, codec: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("the stream was decoded to find its order")
@@ -184,7 +190,7 @@ def _from_second_key(packets: list[av.Packet]) -> Iterable[av.Packet]:
     return packets[first:]
 
 
-OPEN_GROUPS = {
+OPEN_GROUPS: dict[str, dict[str, Any]] = {
     "libx264": {
         "x264_params": "open-gop=1:keyint=10:bframes=3:b-adapt=0:scenecut=0:repeat-headers=1"
     },
@@ -209,8 +215,7 @@ def test_leading_pictures_of_a_cut_stream_are_no_frames(
 ) -> None:
     whole = _write(tmp_path / "whole.ts", codec, **OPEN_GROUPS[codec])
     path = _remux(whole, tmp_path / f"cut.{suffix}", _from_second_key)
-    with av.open(str(path)) as container:
-        num_packets = sum(packet.size > 0 for packet in container.demux(video=0))
+    num_packets = scan(path).packets.rank.size
     expected = _lumas(path)
     assert expected == _lumas(whole)[-len(expected) :]
     assert len(expected) < num_packets
@@ -233,7 +238,7 @@ def test_recordings_that_start_between_key_pictures(tmp_path: Path, codec: str) 
         "libx264": {"x264_params": "repeat-headers=1"},
         "libx265": {"x265_params": "keyint=10:bframes=3:open-gop=0:repeat-headers=1"},
     }
-    whole = _write(tmp_path / "whole.ts", codec, 60, **options[codec])
+    whole = _write(tmp_path / "whole.ts", codec, num_frames=60, **options[codec])
     path = _remux(whole, tmp_path / "cut.ts", _from_packet(4))
     expected = _lumas(path)
     with open_video(path) as video:
@@ -246,7 +251,7 @@ def test_recordings_that_start_between_key_pictures(tmp_path: Path, codec: str) 
 
 def test_intra_refresh_joined_midway(tmp_path: Path) -> None:
     options = {"bf": "0", "x264_params": "intra-refresh=1:keyint=12:repeat-headers=1"}
-    whole = _write(tmp_path / "whole.ts", frames=50, **options)
+    whole = _write(tmp_path / "whole.ts", num_frames=50, **options)
     path = _remux(whole, tmp_path / "cut.ts", _from_packet(17))
     expected = _lumas(path)
     assert 10 < len(expected) < 33
@@ -261,7 +266,7 @@ def test_joined_files_last_as_long_as_their_parts(tmp_path: Path, codec: str, bf
     options = (
         {"x265_params": f"bframes={bf}:repeat-headers=1"} if codec == "libx265" else {"bf": bf}
     )
-    part = _write(tmp_path / "part.ts", codec, 30, **options)
+    part = _write(tmp_path / "part.ts", codec, num_frames=30, **options)
     path = tmp_path / "joined.ts"
     path.write_bytes(part.read_bytes() * 2)
     assert _read(path) == list(chain(_lumas(part), _lumas(part)))
@@ -283,9 +288,31 @@ def test_packets_that_hold_no_picture_are_no_frames(tmp_path: Path) -> None:
                 empty.pts, empty.dts = packet.pts, packet.dts
                 empty.time_base = packet.time_base
                 yield empty
-            packet.pts += 1 + (number >= 5)
+            packet.pts = _pts(packet) + 1 + (number >= 5)
             packet.dts = None
             yield packet
 
     path = _remux(good, tmp_path / "clip.mkv", with_an_empty_one)
     assert _read(path) == _lumas(good)
+
+
+def _with_two_times_swapped(packets: list[av.Packet]) -> Iterable[av.Packet]:
+    for number, packet in enumerate(packets):
+        # Matroska wants decoding times that precede these.
+        packet.pts, packet.dts = _pts(packet) + 1000, number
+    packets[7].pts, packets[8].pts = packets[8].pts, packets[7].pts
+    return packets
+
+
+def test_swapped_times_are_not_believed(tmp_path: Path) -> None:
+    good = _write(tmp_path / "good.mkv", bf="0")
+    path = _remux(good, tmp_path / "swapped.mkv", _with_two_times_swapped)
+    assert _read(path) == _lumas(good)
+
+
+def test_an_order_that_the_decoder_contradicts_is_an_error(tmp_path: Path) -> None:
+    good = _write(tmp_path / "good.mkv", "libx265")
+    path = _remux(good, tmp_path / "swapped.mkv", _with_two_times_swapped)
+    for signals in (True, False):
+        with pytest.raises(UnsupportedVideoError, match="another order than its time stamps"):
+            _read(path, [0, 5, 20], signals=signals)

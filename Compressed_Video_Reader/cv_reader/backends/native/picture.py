@@ -41,7 +41,7 @@ _HAS_RESIDUAL = np.uint8(1)
 
 @dataclass(frozen=True)
 class Layout:
-    """How pictures lie in the decoder's memory: the same for all of a stream.
+    """Layout of pictures in the decoder's memory: the same for all of a stream.
 
     Attributes:
         stored_height: rows before cropping.
@@ -63,7 +63,7 @@ class Layout:
 
     @classmethod
     def of(cls, picture: Picture) -> "Layout":
-        """Of one picture."""
+        """Return the layout of one picture."""
         width, height, left, top, right, bottom, name, depth, *blocks = picture.layout
         return cls(
             stored_height=height,
@@ -120,7 +120,7 @@ class Layout:
 
     @cached_property
     def planes(self) -> list[tuple[tuple[int, int], int, int]]:
-        """Of each plane: rows and columns, and the first of them that are shown."""
+        """Rows and columns of each plane, and the first row and column that are shown."""
         components = VideoFormat(self.format, self.width, self.height).components
         # Chroma planes are a power of two smaller; cropping is by whole chroma samples.
         return [
@@ -219,7 +219,7 @@ class NativePicture:
         return self._map("bits", layout.bits, np.float32) if layout.has_blocks else None
 
     def qp(self) -> NDArray[np.uint8] | None:
-        """uint8, same shape, likewise."""
+        """uint8 (ceil(H / 16), ceil(W / 16)), or None where cropping shifts the blocks."""
         layout = self.layout
         return self._map("qp", layout.qp, np.uint8) if layout.has_blocks else None
 
@@ -233,7 +233,7 @@ class NativePicture:
         return (state & _HAS_RESIDUAL).view(np.bool_)
 
     def plane(self, number: int) -> NDArray[Any]:
-        """Samples (rows, columns) of a plane, cropped, uint16 where deeper than 8 bit."""
+        """Return the samples (rows, columns) of a plane, cropped; uint16 if deeper than 8 bit."""
         layout = self.layout
         shape, top, left = layout.planes[number]
         dtype = _UINT8 if layout.bit_depth == 8 else _UINT16
@@ -242,11 +242,11 @@ class NativePicture:
         return np.ndarray(shape, dtype, cast(bytes, memory), first, strides)
 
     def planes(self) -> list[NDArray[Any]]:
-        """All of them."""
+        """Return all planes."""
         return [self.plane(number) for number in range(len(self.layout.planes))]
 
     def to_av(self) -> VideoFrame:
-        """The cropped picture as a frame of PyAV, a copy, for its converter."""
+        """Return a copy of the cropped picture as a PyAV frame, for PyAV's converter."""
         layout = self.layout
         frame = VideoFrame(layout.width, layout.height, layout.format)
         frame.colorspace, frame.color_range = self.color
@@ -276,7 +276,7 @@ class NativePixels(ShownPicture):
         return AvPicture(self._picture.to_av(), self._picture.display).rgb(size_px)
 
     def planes(self, luma_px: tuple[int, int], chroma_px: tuple[int, int]) -> Planes:
-        """Scaled to (width, height), likewise, without a copy before."""
+        """Return planes scaled to (width, height), without copying the picture first."""
         picture, display = self._picture, self._picture.display
         layout = picture.layout
         if not are_planar(layout.format):

@@ -50,7 +50,7 @@ class NativeProbe(Probe):
 def probe(source: VideoSource, num_threads: int) -> NativeProbe | str:
     """Decode the first picture; see ``cv_reader.backends.native.probe``."""
     if source.changes_parameters:
-        return "its container changes the codec's parameters on the way, beside the packets"
+        return "its container changes the codec's parameters within the stream, outside the packets"
     if source.has_fields:
         return "some of its pictures are field-coded (interlaced), and have no vectors per frame"
     try:
@@ -145,7 +145,7 @@ class _PictureDecoder:
         return self._decoded() if len(self._waiting) >= self._num_at_once else []
 
     def _decoded(self) -> list[NativePicture]:
-        """The pictures of the packets that wait."""
+        """Decode the waiting packets, and return the pictures that come out."""
         pictures: list[Picture] = []
         for packet in self._waiting:
             row = cast(int, packet.pts)
