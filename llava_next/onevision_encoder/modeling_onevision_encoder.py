@@ -339,7 +339,7 @@ class OneVisionEncoderModel(OneVisionEncoderPreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        """The patch embedding, where gradients enter for frozen weights."""
+        """Return the patch embedding, where gradients enter for frozen weights."""
         return self.embeddings.patch_embedding
 
     def forward(
@@ -472,7 +472,7 @@ class OneVisionEncoderModel(OneVisionEncoderPreTrainedModel):
         return tokens
 
     def _grouped(self, cu_seqlens: Tensor, patches: Tensor) -> list[Segments]:
-        """The segments, in groups that go through the blocks one after the other."""
+        """Return the segments in groups that go through the blocks one after the other."""
         lengths = segment_lengths(cu_seqlens, patches.shape[0])
         name, device = self.config._attn_implementation, patches.device
         if name in _VARLEN_BACKENDS:

@@ -1,4 +1,4 @@
-"""Packed input of the encoder from images, frame stacks and codec mosaics of any size.
+"""Pack images, frame stacks and codec mosaics of any size for the encoder.
 
     segments = [image_segment(image), frames_segment(frames), mosaics_segment(mosaics, positions)]
     features = model.forward_packed(*pack(segments))
@@ -39,21 +39,21 @@ class PackedInput(NamedTuple):
 
 
 def image_segment(pixels: Tensor, patch_size: int = 14) -> Segment:
-    """An image (C, H, W) at t = 0."""
+    """Make an image (C, H, W) one segment at t = 0."""
     if pixels.ndim != 3:
         raise ValueError(f"pixels must be an image (C, H, W), got shape {tuple(pixels.shape)}")
     return frames_segment(pixels.unsqueeze(0), patch_size)
 
 
 def frames_segment(pixels: Tensor, patch_size: int = 14, virtual_frames: int = 64) -> Segment:
-    """Whole frames (F, C, H, W), spread evenly over the virtual time line."""
+    """Make whole frames (F, C, H, W) one segment, spread evenly over the virtual time line."""
     patches, rows, columns = _cut(pixels, patch_size)
     slots = uniform_slots(pixels.shape[0], virtual_frames).to(pixels.device)
     return Segment(patches, grid_positions(slots, rows, columns))
 
 
 def mosaics_segment(pixels: Tensor, patch_positions: Tensor, patch_size: int = 14) -> Segment:
-    """All mosaics (G, C, H, W) of a codec clip, each patch from the place that its row says.
+    """Make all mosaics (G, C, H, W) of a codec clip one segment.
 
     Args:
         pixels: mosaics of one size.

@@ -23,7 +23,7 @@ def patchify(pixel_values: Tensor, patch_size: int) -> Tensor:
 
 
 def grid_positions(slots: Tensor, grid_height: int, grid_width: int) -> Tensor:
-    """Positions of whole frames: for each slot t, all cells in raster order.
+    """Return the positions of whole frames: for each slot t, all cells in raster order.
 
     Args:
         slots: int64 (F,).
@@ -40,7 +40,7 @@ def grid_positions(slots: Tensor, grid_height: int, grid_width: int) -> Tensor:
 
 
 def index_positions(visible_indices: Tensor, grid_height: int, grid_width: int) -> Tensor:
-    """Positions that flat indices t * (rows * columns) + h * columns + w stand for.
+    """Return the positions of flat indices t * (rows * columns) + h * columns + w.
 
     Returns:
         int64 (..., 3), one row (t, h, w) per index.
@@ -51,7 +51,7 @@ def index_positions(visible_indices: Tensor, grid_height: int, grid_width: int) 
 
 
 def uniform_slots(num_frames: int, virtual_frames: int = 64) -> Tensor:
-    """Slots of evenly spaced frames on the virtual time line: floor of evenly spaced numbers.
+    """Return the slots of evenly spaced frames on the virtual time line, rounded down.
 
     Returns:
         int64 (F,): 16 of 64 give 0, 4, 8, 12, 16, 21, 25, 29, 33, 37, 42, 46, 50, 54, 58, 63; a

@@ -1,4 +1,4 @@
-"""From the frames of a video to the encoder's arguments.
+"""Turn the frames of a video into the encoder's arguments.
 
 Axis letters: C channels, F frames, H and W pixels, L tokens, (t, h, w) positions.
 """

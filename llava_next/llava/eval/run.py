@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint: settle tasks, codec assets and processes, then start lmms-eval.
+"""Evaluate a checkpoint: choose tasks, codec assets and processes, then start lmms-eval.
 
 Run: ``MODEL_PATH=DIR TASKS=videomme,docvqa_val python -m llava.eval.run``, mostly through
 ``scripts/eval/eval_ov_encoder.sh``, whose help lists the variables. Further arguments go to
@@ -22,7 +22,7 @@ _LIMITS = ("seq_len_frames", "num_images", "square_size", "patch_size")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the command (``DRY_RUN=1``) or become it; returns only where it does not start."""
+    """Print the command (``DRY_RUN=1``) or replace this process by it."""
     arguments = sys.argv[1:] if argv is None else argv
     try:
         tasks = _tasks()
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _tasks() -> list[str]:
-    """The tasks in lmms-eval's own names; ``LOCAL=1`` without TASKS: all with assets here."""
+    """Return the tasks by lmms-eval's names; ``LOCAL=1`` without TASKS takes all with assets."""
     text = variable("TASKS")
     if not text and switch("LOCAL"):
         homes = {item.name: _assets(item.name) for item in VIDEO_BENCHMARKS}
@@ -56,7 +56,7 @@ def _tasks() -> list[str]:
 
 
 def _assets(task: str) -> Path | None:
-    """Where the codec assets of a task belong; None for a task that has none."""
+    """Return the folder of a task's codec assets; None for a task without."""
     benchmark = find_benchmark(task)
     if benchmark is None or not benchmark.is_video or task in benchmark.frame_folder_tasks:
         return None
@@ -64,7 +64,7 @@ def _assets(task: str) -> Path | None:
 
 
 def _codec_variables(tasks: Sequence[str]) -> dict[str, str]:
-    """The ``LLAVA_CODEC_*`` variables of the run, all explicit.
+    """Return the ``LLAVA_CODEC_*`` variables of the run, all explicit.
 
     Raises:
         EvalSettingsError: a task has no assets, although codec input is asked for.
@@ -132,7 +132,7 @@ def _command(tasks: Sequence[str], arguments: Sequence[str]) -> list[str]:
 
 
 def _processes() -> str:
-    """How many: ``NUM_GPUS``, else one per GPU, else one."""
+    """Return the number of processes: ``NUM_GPUS``, else one per GPU, else one."""
     text = variable("NUM_GPUS", default=str(_visible_gpus()))
     if not text.isdecimal():
         raise EvalSettingsError(f"NUM_GPUS must be a number, got {text!r}")
@@ -140,7 +140,7 @@ def _processes() -> str:
 
 
 def _visible_gpus() -> int:
-    """GPUs of this machine, without loading a deep-learning library to count them."""
+    """Count the GPUs of this machine without loading a deep-learning library."""
     chosen = variables().get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         return len([name for name in chosen.split(",") if name.strip() not in ("", "-1")])

@@ -36,7 +36,7 @@ _SWITCH = {
 
 
 class EvalSettingsError(ValueError):
-    """The run was asked for something that cannot work; nothing was generated."""
+    """The settings of a run cannot work; nothing was generated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +186,7 @@ def _environment_defaults(environment: Mapping[str, str]) -> dict[str, object]:
 
 
 def uses_codec(environment: Mapping[str, str]) -> bool:
-    """Whether ``LLAVA_CODEC_USE_OFFLINE`` asks for codec input; unset means yes.
+    """Return whether ``LLAVA_CODEC_USE_OFFLINE`` asks for codec input; unset means yes.
 
     Raises:
         EvalSettingsError: for a value that is neither yes nor no.
@@ -214,7 +214,7 @@ def _require_root(settings: EvalSettings) -> None:
 
 
 def _parse(name: str, value: object) -> Any:
-    """One argument in the type of its field."""
+    """Return one argument in the type of its field."""
     if name == "codec_root":
         return tuple(_asset_folder(part) for part in str(value).split(":") if part)
     if name in ("codec_cache", "video_root", "manifest"):
@@ -232,7 +232,7 @@ def _parse(name: str, value: object) -> Any:
 
 
 def _asset_folder(text: str) -> Path:
-    """The folder that holds the asset folders, given itself or the folder above it."""
+    """Return the folder of asset folders, given itself or the folder above it."""
     root = Path(text)
     if not root.is_dir():
         raise EvalSettingsError(

@@ -73,7 +73,7 @@ class LlavaConfigFields:
         return MERGE_SIDE_PATCHES[self.mm_projector_type] ** 2
 
     def require_vision(self) -> OneVisionEncoderConfig:
-        """The encoder's configuration.
+        """Return the encoder's configuration.
 
         Raises:
             ValueError: if the configuration lacks the encoder or the placeholder token.

@@ -1,4 +1,4 @@
-"""Samples of a packed row attend to themselves alone, each at the cost it has alone.
+"""Let the samples of a packed row attend to themselves alone, each at the cost it has alone.
 
 The library masks such a row instead: it scores all pairs of the row's tokens, throws most of them
 away, and holds a mask of T x T. Here the default backend is called once per sample, and
@@ -38,7 +38,7 @@ def sdpa_per_sample(
     sample_lengths: tuple[int, ...] | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """The library's ``sdpa``, called once per sample where the row holds several.
+    """Call the library's ``sdpa`` once per sample where a row holds several.
 
     Args:
         module: of the attention.
@@ -69,22 +69,22 @@ class IsolatesSamples(_PreTrained):
     def get_correct_attn_implementation(
         self, requested_attention: str | None, is_init_check: bool = False
     ) -> str:
-        """The name of the backend that is used; see the library."""
+        """Return the name of the backend that is used; see the library."""
         name = super().get_correct_attn_implementation(requested_attention, is_init_check)
         return SDPA_PER_SAMPLE if name == "sdpa" else name
 
 
 def holds_several_samples(position_ids: Tensor) -> bool:
-    """Whether positions (B, T) start anew within a row."""
+    """Return whether positions (B, T) restart within a row."""
     return bool((position_ids.diff(dim=-1) != 1).any())
 
 
 def isolation_arguments(config: Any, position_ids: Tensor) -> dict[str, Any]:
-    """Keyword arguments that tell the decoder the samples of one packed row.
+    """Return keyword arguments that tell the decoder the samples of one packed row.
 
     Args:
         config: of the decoder; names the backend.
-        position_ids: (B, T), starting anew with each sample.
+        position_ids: (B, T), restarting with each sample.
 
     Returns:
         None of them where the library's mask has to do it.

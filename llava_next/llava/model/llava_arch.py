@@ -191,7 +191,7 @@ class LlavaForCausalLMMixin(IsolatesSamples, _CausalLM):
             attention_mask: (B, T), 0 at padding.
             position_ids: (B, T); follows from the mask in ``generate``. Without a mask and
                 a cache, a row may hold several samples, each attending to itself alone: positions
-                start anew at 0 with each.
+                restart at 0 with each.
             past_key_values: keys and values of the tokens before ``input_ids``.
             inputs_embeds: (B, T, H) instead of ``input_ids``; then ``visual`` must be None.
             labels: int64 (B, T), ``IGNORE_INDEX`` where nothing is supervised.

@@ -65,7 +65,7 @@ def load_pretrained(
 def _load_adapted(
     folder: Path, device: torch.device | str, dtype: torch.dtype | str, attention: str | None
 ) -> tuple[LlavaForCausalLMMixin, LlavaProcessor]:
-    """The base model of a folder of adapters, with them beside its weights."""
+    """Load the base model of a folder of adapters, and the adapters."""
     config: Any = AutoConfig.from_pretrained(folder)
     source = ModelSource(model_name_or_path=base_model_of(folder))
     language_model = AutoConfig.from_pretrained(resolve_folder(source.model_name_or_path))
@@ -82,7 +82,7 @@ def _load_adapted(
 
 
 def _dtype(folder: Path, dtype: torch.dtype | str) -> torch.dtype:
-    """A type by name; "auto" is that of the configuration."""
+    """Return a dtype by name; "auto" is that of the configuration."""
     named: Any = AutoConfig.from_pretrained(folder).dtype if dtype == "auto" else dtype
     if named is None:
         return torch.float32

@@ -1,8 +1,8 @@
-"""A benchmark's videos from the data hub into the folder where lmms-eval looks for them.
+"""Fetch a benchmark's videos from the data hub into the folder where lmms-eval looks for them.
 
 Archives (zip, tar, tar cut into parts) are unpacked beside that folder and renamed when all are
-done, so a folder that exists is complete; a run that broke off goes on where it stopped. Videos
-that lie in the repository as they are get a link.
+done, so a folder that exists is complete; an interrupted run continues where it stopped. Videos
+that the repository stores unpacked get a link.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ _CHUNK_BYTES = 1 << 20
 
 
 class DownloadError(ValueError):
-    """The data hub did not give the benchmark's videos."""
+    """The videos of a benchmark could not be fetched."""
 
 
 def download(benchmark: Benchmark, hf_home: Path) -> None:
@@ -76,8 +76,8 @@ def _snapshot(benchmark: Benchmark) -> Path:
         raise DownloadError(
             f"{benchmark.name}: {benchmark.dataset} cannot be fetched from the data hub "
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); "
-            f"start again to go on where it stopped; where it asks for an account, log in (hf auth "
-            f"login){terms}; without a hub, put the "
+            "start again to continue where it stopped; where it asks for an account, log in (hf "
+            f"auth login){terms}; without a hub, put the "
             f"videos below <HF_HOME>/{benchmark.cache_folder}/{benchmark.video_root} yourself"
         ) from error
 
@@ -100,7 +100,7 @@ def _check_content(benchmark: Benchmark, snapshot: Path) -> None:
 
 
 def _archives(snapshot: Path) -> list[tuple[Path, ...]]:
-    """Every archive as the files that make it up, in a fixed order."""
+    """Return every archive as the files that it consists of, in a fixed order."""
     tars: dict[str, list[Path]] = defaultdict(list)
     zips: list[tuple[Path, ...]] = []
     for path in sorted(snapshot.rglob("*")):
@@ -141,7 +141,7 @@ class _Parts(io.RawIOBase):
         self._stream: io.BufferedIOBase = io.BytesIO()
 
     def readable(self) -> bool:
-        """Always."""
+        """Return True: parts can always be read."""
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]

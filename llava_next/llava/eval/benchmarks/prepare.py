@@ -1,4 +1,4 @@
-"""Make the codec assets of benchmarks: find or fetch their videos, name them, run the asset tool.
+"""Make the codec assets of benchmarks: find or fetch videos, name them, run the asset tool.
 
 Run: ``python -m llava.eval.benchmarks.prepare videomme mvbench`` (or ``all``), mostly through
 ``scripts/precompute_codec_patch/preprocess_video_benchmark.sh``. A second run makes only what is
@@ -28,11 +28,11 @@ _DEFAULT_WORKERS = "8"
 
 
 class PrepareError(ValueError):
-    """A benchmark whose assets cannot be made."""
+    """The assets of a benchmark cannot be made."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command and return its exit code."""
     args, tool_flags = _parser().parse_known_args(argv)
     try:
         benchmarks = _chosen(args.tasks)
@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _chosen(tasks: Sequence[str]) -> list[Benchmark]:
-    """The benchmarks asked for, each once, in the order given.
+    """Return the benchmarks asked for, each once, in the order given.
 
     Raises:
         PrepareError: for a name that is none, or has no videos.
@@ -94,7 +94,9 @@ def _chosen(tasks: Sequence[str]) -> list[Benchmark]:
         benchmark = find_benchmark(task)
         if benchmark is None or not benchmark.is_video:
             names = ", ".join(item.name for item in VIDEO_BENCHMARKS)
-            reason = "is no known benchmark" if benchmark is None else "has images, no videos"
+            reason = (
+                "is not a known benchmark" if benchmark is None else "has images instead of videos"
+            )
             raise PrepareError(f"{task} {reason}; give all, or some of {names}")
         chosen[benchmark.name] = benchmark
     return list(chosen.values())
@@ -148,7 +150,7 @@ def _say_sizes(
         f"about {gigabytes:.1f} GB in {assets}, {free:.1f} GB are free there"
     )
     if gigabytes > free:
-        say(f"warning: {text}: the disk may fill up; a second run goes on where this one ends")
+        say(f"warning: {text}: the disk may fill up; a second run continues where this one ends")
     else:
         say(text)
 
@@ -174,7 +176,7 @@ def _tool_command(
 
 
 def _run(command: Sequence[str]) -> int:
-    """The tool's own exit code; it hears of an interruption itself and ends in order."""
+    """Run the asset tool and return its exit code; it handles an interruption itself."""
     with subprocess.Popen(command) as process:
         while True:
             try:

@@ -1,8 +1,8 @@
-"""The benchmarks known by name: tasks of lmms-eval, data sets, and where their videos lie.
+"""The benchmarks known by name: tasks of lmms-eval, data sets, and folders of their videos.
 
 The one table that preparation, the evaluation command and the report share. Tasks, data sets and
-cache folders are those of the installed lmms-eval's own task files; a test holds them together.
-Any other task of lmms-eval works too, it only has no short name and no preparation.
+cache folders are those of the installed lmms-eval's own task files; a test compares the two.
+Any other task of lmms-eval works too, without a short name and without preparation.
 
 Key rule of all benchmarks: a video's key is its path below ``video_root`` of its cache folder,
 without suffix; ``/`` becomes ``__`` (``cv_reader.assets.evaluation_key``). So equal file names in
@@ -76,28 +76,28 @@ class Benchmark:
 
     @property
     def is_video(self) -> bool:
-        """Whether its visuals are videos."""
+        """Return whether its visuals are videos."""
         return bool(self.cache_folder)
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """The tasks that are scored, one by one."""
+        """Return the tasks that are scored, one by one."""
         return self.sub_tasks or (self.task,)
 
     def videos_folder(self, hf_home: Path) -> Path:
-        """Where the keys' paths begin."""
+        """Return the folder that keys are relative to."""
         return hf_home / self.cache_folder / self.video_root
 
     def offline_folder(self, hf_home: Path) -> Path:
-        """Where its listing and its assets lie."""
+        """Return the folder of its listing and its assets."""
         return hf_home / f"{self.name}_offline"
 
     def assets_folder(self, hf_home: Path) -> Path:
-        """What ``LLAVA_CODEC_OFFLINE_ROOT`` takes."""
+        """Return the folder of its assets, the value of ``LLAVA_CODEC_OFFLINE_ROOT``."""
         return self.offline_folder(hf_home) / "assets"
 
     def listing(self, hf_home: Path) -> Path:
-        """The asset tool's input."""
+        """Return the path of the asset tool's input."""
         return self.offline_folder(hf_home) / f"{self.name}_videos.jsonl"
 
 
@@ -186,7 +186,7 @@ VIDEO_BENCHMARKS = tuple(item for item in BENCHMARKS if item.is_video)
 
 
 def find_benchmark(name: str) -> Benchmark | None:
-    """The benchmark of a short name, a task, a task of a group or a variant; None for others."""
+    """Return the benchmark of a short name, task, task of a group or variant; None for others."""
     for item in BENCHMARKS:
         if name in (item.name, item.task, *item.sub_tasks, *item.variants):
             return item
@@ -194,11 +194,11 @@ def find_benchmark(name: str) -> Benchmark | None:
 
 
 def task_of(name: str) -> str:
-    """What lmms-eval calls a task that may be given by its short name."""
+    """Return lmms-eval's name of a task that may be given by its short name."""
     return next((item.task for item in BENCHMARKS if name == item.name), name)
 
 
 def root_of_video(video: Path, hf_home: Path) -> Path | None:
-    """The folder that preparation makes a video's key relative to; None outside all benchmarks."""
+    """Return the folder that a video's key is relative to; None outside all benchmarks."""
     folders = (item.videos_folder(hf_home) for item in VIDEO_BENCHMARKS)
     return next((folder for folder in folders if video.is_relative_to(folder)), None)

@@ -1,4 +1,4 @@
-"""How answers are generated: a task's settings, its stop strings, and what both mean here.
+"""Read how a task wants answers generated: its settings and its stop strings.
 
 Defaults are those of the reference implementation: greedy, at most 1024 new tokens. Sampling is on
 exactly where the temperature is above 0.
@@ -18,7 +18,7 @@ _MAX_BYTES_OF_A_CHARACTER = 4
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationSettings:
-    """What one request asks of ``generate``; equal settings share a batch.
+    """The settings of one request; requests with equal settings share a batch.
 
     Attributes:
         max_new_tokens: limit of the answer.
@@ -38,7 +38,7 @@ class GenerationSettings:
     until: tuple[str, ...] = ()
 
     def to_generate(self) -> dict[str, Any]:
-        """Keyword arguments of ``generate``, without the stop strings."""
+        """Return the keyword arguments of ``generate``, without the stop strings."""
         arguments: dict[str, Any] = {
             "max_new_tokens": self.max_new_tokens,
             "num_beams": self.num_beams,
@@ -94,13 +94,13 @@ def _stop_strings(task_settings: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def cut_at(text: str, until: Sequence[str]) -> str:
-    """The text before the first stop string."""
+    """Return the text before the first stop string."""
     ends = [text.index(stop) for stop in until if stop in text]
     return text[: min(ends)] if ends else text
 
 
 class StopAtStrings(StoppingCriteria):
-    """Ends each answer of a batch as soon as its text holds a stop string."""
+    """End each answer of a batch as soon as its text contains a stop string."""
 
     def __init__(
         self, until: Sequence[str], tokenizer: PreTrainedTokenizerBase, prompt_tokens: int
@@ -114,7 +114,7 @@ class StopAtStrings(StoppingCriteria):
         self._window_tokens = longest + _MAX_BYTES_OF_A_CHARACTER
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Any:
-        """Which rows are done: bool (B,)."""
+        """Return which rows are done: bool (B,)."""
         start = max(self._prompt_tokens, input_ids.shape[1] - self._window_tokens)
         texts = self._tokenizer.batch_decode(input_ids[:, start:], skip_special_tokens=True)
         done = [any(stop in text for stop in self._until) for text in texts]

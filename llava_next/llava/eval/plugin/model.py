@@ -1,4 +1,4 @@
-"""The lmms-eval model ``llava_ov_encoder``: requests in, answers out, everything counted.
+"""The lmms-eval model ``llava_ov_encoder``: answer requests and count what was shown.
 
 Run: ``python -m lmms_eval --model llava_ov_encoder --model_args pretrained=DIR,codec_root=DIR ...``
 (arguments: ``llava.eval.settings``).
@@ -43,8 +43,8 @@ class LlavaOVEncoder(lmms):
     """A checkpoint of this project behind lmms-eval's interface of simple models.
 
     Attributes:
-        started: whether a model of this process began to answer: what tells the exit code of a run
-            that broke off from that of one that never began.
+        started: whether a model of this process began to answer; it decides between the exit codes
+            of a run that failed midway and of one that did not start.
     """
 
     is_simple = True
@@ -83,18 +83,18 @@ class LlavaOVEncoder(lmms):
     def create_from_arg_string(
         cls, arg_string: str, additional_config: dict[str, Any] | None = None
     ) -> "LlavaOVEncoder":
-        """What the command line calls; wrong settings end the process with exit code 2."""
+        """Build the model for the command line; wrong settings end the process with exit code 2."""
         with ExitOnError(USAGE):
             return super().create_from_arg_string(arg_string, additional_config)
 
     @property
     def batch_size(self) -> int:
-        """Samples per call of the model."""
+        """Return the samples per call of the model."""
         return self.settings.batch_size
 
     @property
     def device(self) -> torch.device:
-        """Where this rank's model lies; lmms-eval exchanges counts there."""
+        """Return the device of this rank's model, where lmms-eval exchanges counts."""
         return self._device
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
@@ -134,7 +134,7 @@ class LlavaOVEncoder(lmms):
         padding: Any,
         context: ExitOnError,
     ) -> list[Any]:
-        """What was kept of a run that broke off, and the rest from the model in batches."""
+        """Return the recorded answers of an interrupted run, and ask the model for the others."""
         answers = [padding] * len(requests)
         groups: dict[GenerationSettings | None, list[int]] = defaultdict(list)
         keys: dict[int, str] = {}
@@ -184,21 +184,21 @@ class LlavaOVEncoder(lmms):
         return []
 
     def clean(self) -> None:
-        """Called by lmms-eval on every rank once all requests are answered: write the manifest."""
+        """Write the manifest; lmms-eval calls this on every rank once all requests are answered."""
         with ExitOnError(FAILED_SAMPLES, "manifest"):
             self._write_manifest()
         del self._answerer
         super().clean()
 
     def _start(self, requests: Sequence[Instance]) -> None:
-        """Before the first sample: where results go, whether assets are there, what is kept."""
+        """Prepare a run: folder of results, check of the assets, answers to reuse."""
         with ExitOnError(USAGE):
             flags = command_line(requests)
             if flags is not None and flags.use_cache:
                 raise ValueError(
                     "--use_cache is refused: its key knows neither the checkpoint's weights nor "
-                    "the codec assets, so it would return answers of another run; leave it out, a "
-                    "run that broke off goes on by itself when started again in its folder"
+                    "the codec assets, so it would return answers of another run; leave it out, an "
+                    "interrupted run continues by itself when it is started again in its folder"
                 )
             self._name_judged(requests)
             folder = results_folder(flags, self.settings.pretrained)
@@ -210,10 +210,12 @@ class LlavaOVEncoder(lmms):
             self._journal = AnswerJournal(folder, self._rank, key)
             LlavaOVEncoder.started = True
             if len(self._journal):
-                logger.info(f"{len(self._journal)} answers of a run that broke off in {folder}")
+                logger.info(
+                    f"{len(self._journal)} answers of an interrupted run in {folder} are reused"
+                )
 
     def _name_judged(self, requests: Sequence[Instance]) -> None:
-        """Say which scores do not come from this machine."""
+        """Warn of tasks whose scores come from a judge model over the network."""
         tasks = judged_tasks(requests)
         self._record.judged_tasks.update(tasks)
         if tasks and self._rank == 0:
@@ -223,7 +225,7 @@ class LlavaOVEncoder(lmms):
             )
 
     def _videos(self, requests: Sequence[Instance]) -> list[str]:
-        """Paths of the videos that the requests show."""
+        """Return the paths of the videos that the requests show."""
         return [
             video
             for request in requests
@@ -261,7 +263,7 @@ class LlavaOVEncoder(lmms):
         return settings
 
     def _write_manifest(self) -> None:
-        """Add up the ranks and write; every rank must come here."""
+        """Add up the ranks and write the manifest; every rank must call this."""
         gathered = gather((self._record, self._manifest_path))
         path = next((path for _, path in gathered if path is not None), None)
         if self._rank != 0:
@@ -282,7 +284,7 @@ class LlavaOVEncoder(lmms):
 
 
 def _choose_device(name: str | None) -> torch.device:
-    """The device of this rank: a bare ``cuda`` means one GPU per rank of this machine."""
+    """Return the device of this rank; a bare ``cuda`` means one GPU per rank."""
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":

@@ -108,8 +108,8 @@ def test_dry_run_writes_nothing(home: Path, capfd: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["videome"], "videome is no known benchmark; give all, or some of videomme, mvbench"),
-        (["docvqa_val"], "docvqa_val has images, no videos"),
+        (["videome"], "videome is not a known benchmark; give all, or some of videomme, mvbench"),
+        (["docvqa_val"], "docvqa_val has images instead of videos"),
         (["tomato", "--square_size", "60"], "square_size"),
         (["tomato"], "no videos below"),
         (["longvideobench"], "cannot be fetched from the data hub .*accept its terms"),
