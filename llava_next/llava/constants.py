@@ -4,7 +4,7 @@ IGNORE_INDEX = -100
 """Label of a token that is not supervised (the default of ``torch.nn.CrossEntropyLoss``)."""
 
 IMAGE_PLACEHOLDER = "<image>"
-"""What a data set writes where a visual stands. It never reaches the tokenizer."""
+"""Placeholder of a visual in a data set's text. It never reaches the tokenizer."""
 
 IMAGE_TOKEN = "<|image_pad|>"
 """The token that a placeholder expands to, once per visual token (Qwen's own special token)."""

@@ -37,11 +37,11 @@ class Piece(NamedTuple):
     """A run of a prompt.
 
     Attributes:
-        text: what stands there.
+        text: the run's text.
         supervised: whether the loss counts its tokens.
         special: the text is one special token (or, before expansion, the placeholder), repeated
             ``repeat`` times; otherwise it is plain text, whatever it spells.
-        repeat: how often a special token stands there.
+        repeat: how often a special token is repeated.
     """
 
     text: str

@@ -19,14 +19,14 @@ from llava.visual.batch import VisualBatch, pack_segments
 
 @dataclass(frozen=True)
 class BatchInfo:
-    """What is told about a batch; nothing that the model needs.
+    """Facts about a batch for logs; the model needs none of them.
 
     Attributes:
         set_index: int64 (B, T), the data set of each token.
         sample_tokens: T of each sample.
         segment_patches: patches of each visual.
         sample_ids: id of each sample.
-        bad_samples: samples that others stand in for.
+        bad_samples: samples that were replaced by others.
     """
 
     set_index: Tensor
@@ -47,7 +47,7 @@ class Batch(_EveryBatch, total=False):
     """input_ids and labels int64 (B, T); no visual where no sample has one.
 
     ``attention_mask`` int64 (B, T) tells samples from padding. A packed batch has ``position_ids``
-    int64 (1, T) instead, which start anew at 0 with each sample.
+    int64 (1, T) instead, which start at 0 again with each sample.
     """
 
     attention_mask: Tensor

@@ -45,7 +45,7 @@ class BadSample(TypedDict):
 class Item(TypedDict):
     """One sample: ids and labels int64 (T,), segments in prompt order, id, data set.
 
-    ``bad_samples`` are those that this one stands in for, none as a rule.
+    ``bad_samples`` are those that this one replaces, usually none.
     """
 
     input_ids: Tensor

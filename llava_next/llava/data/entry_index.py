@@ -1,7 +1,7 @@
-"""Where the entries of a data file lie: found once, kept beside it, mapped from then on.
+"""The byte offsets of the entries of a data file: found once, kept next to it, mapped afterwards.
 
 ``train.jsonl`` gets ``train.jsonl.index``, 24 bytes per entry. It says which file it was made of,
-and is made anew when that file has changed. Several processes may make it at once: each writes its
+and is made again when that file has changed. Several processes may make it at once: each writes its
 own and renames it, and all are equal. Where the folder cannot be written to, every start scans.
 
 Axis letters: N entries.
@@ -31,7 +31,7 @@ _BLANK = re.compile(r"\s*")
 
 
 def load_spans(path: Path) -> np.ndarray:
-    """Spans of the entries of a .jsonl or .json file, from its index where there is one.
+    """Return the spans of the entries of a .jsonl or .json file, from its index where there is one.
 
     Returns:
         int64 (N, 3): first byte of an entry, the byte behind it, 1-based line on which it starts.
@@ -51,7 +51,7 @@ def load_spans(path: Path) -> np.ndarray:
 
 
 class FileKey(NamedTuple):
-    """What tells whether a file is the same.
+    """The facts that show whether a file has changed.
 
     Attributes:
         size_bytes: of the file.
@@ -65,7 +65,7 @@ class FileKey(NamedTuple):
 
 
 def file_key(path: Path) -> FileKey:
-    """The key of a file as it is now."""
+    """Return the key of a file as it is now."""
     stat = path.stat()
     with open(path, "rb") as file:
         edges = file.read(_EDGE_BYTES)
@@ -80,7 +80,7 @@ def _index_path(path: Path) -> Path:
 
 
 def _read_index(path: Path, key: FileKey) -> np.ndarray | None:
-    """The spans that were kept for this very file, mapped; else None."""
+    """Return the kept spans of this very file, mapped; None if there are none."""
     place = _index_path(path)
     if not place.is_file():
         return None
@@ -88,12 +88,12 @@ def _read_index(path: Path, key: FileKey) -> np.ndarray | None:
         # The map lives as long as the view of it.
         stored = np.asarray(np.load(place, mmap_mode="r", allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
-        logger.warning("%s is damaged (%s) and made anew", place, error)
+        logger.warning("%s is damaged (%s) and is made again", place, error)
         return None
     fits = stored.dtype == np.int64 and stored.ndim == 2 and stored.shape[1] == 3
     if fits and len(stored) and tuple(stored[0].tolist()) == key:
         return stored[1:]
-    logger.info("%s is of another state of the file and made anew", place)
+    logger.info("%s belongs to an earlier state of the file and is made again", place)
     return None
 
 
@@ -165,7 +165,7 @@ def _index_array(path: Path) -> np.ndarray:
 
 
 def _read_latin1(path: Path) -> tuple[mmap.mmap | bytes, str]:
-    """The bytes of a file, mapped, and as text.
+    """Return the bytes of a file, mapped, and as text.
 
     Latin-1 maps bytes to characters one to one, so that offsets of characters are offsets of bytes;
     all of JSON's structure is ASCII.

@@ -84,7 +84,7 @@ class Mixture:
         return int(self._ends[-1])
 
     def set_of(self, index: int) -> int:
-        """Number of the data set that entry ``index`` is of.
+        """Return the number of the data set of entry ``index``.
 
         Raises:
             IndexError: if ``index`` is not in 0..len - 1.
@@ -94,7 +94,7 @@ class Mixture:
         return int(np.searchsorted(self._ends, index, side="right"))
 
     def set_range(self, number: int) -> range:
-        """Entries of data set ``number``."""
+        """Return the entry numbers of data set ``number``."""
         end = int(self._ends[number])
         return range(end - self.sizes[number], end)
 
@@ -121,7 +121,7 @@ class Mixture:
             return error
 
     def describe(self) -> list[dict[str, Any]]:
-        """Per data set: the file, a digest of its ends, and what is taken of it; JSON values."""
+        """Return per data set the file, a digest of its ends, and what is taken of it."""
         described: list[dict[str, Any]] = []
         for source, file, rows in zip(self._sources, self._files, self._rows, strict=True):
             key = file_key(source.path)
@@ -142,7 +142,7 @@ class Mixture:
         return described
 
     def fingerprint(self) -> str:
-        """16 hex digits over files (path, size, time of change), entries taken and types."""
+        """Return 16 hex digits over files (path, size, time of change), entries taken and types."""
         digest = hashlib.sha256()
         for source, file, rows in zip(self._sources, self._files, self._rows, strict=True):
             key = file_key(source.path)
@@ -153,7 +153,7 @@ class Mixture:
 
 
 def expand_braces(path: Path) -> list[Path]:
-    """Files that ``folder/{a,b}.json`` names; a path without braces, or one that exists, is one.
+    """Return the files that ``folder/{a,b}.json`` names; other paths, or one that exists, are one.
 
     Raises:
         ValueError: if the braces are not in the file's name.
@@ -161,7 +161,9 @@ def expand_braces(path: Path) -> list[Path]:
     match = _BRACES.search(path.name)
     if path.exists() or not match:
         if _BRACES.search(str(path)) and not path.exists():
-            raise ValueError(f"braces may stand in the name of a file only, got {path}")
+            raise ValueError(
+                f"braces may be in the name of a file only, not of a folder, got {path}"
+            )
         return [path]
     before, after = path.name[: match.start()], path.name[match.end() :]
     names = [before + middle.strip() + after for middle in match[1].split(",")]
@@ -177,7 +179,7 @@ def _plain_sources(data_path: Path) -> list[DataSource]:
 
 
 def _distinct(names: list[str]) -> list[str]:
-    """Names that occur again get a number."""
+    """Return names in which those that occur again have a number."""
     seen: dict[str, int] = {}
     result: list[str] = []
     for name in names:

@@ -1,7 +1,7 @@
-"""Which samples stand in which batch: a plan by seed and epoch alone.
+"""Which samples are in which batch: a plan that follows from seed and epoch alone.
 
-A batch of a rank is looked up by its number, so a resumed run goes on with the very batch that the
-broken one would have read next, and nothing is read on the way there.
+A batch of a rank is looked up by its number, so a resumed run continues with the batch that the
+interrupted one would have read next, and nothing is read on the way there.
 
 Axis letters: N samples, R rows (a row is one sample, or the samples of one pack).
 """
@@ -19,7 +19,7 @@ _BALANCE_WINDOW_STEPS = 64
 
 @dataclass(frozen=True)
 class Rows:
-    """What a batch is made of.
+    """Samples grouped into rows, the units of a batch.
 
     Attributes:
         samples: int64 (N,), row after row.
@@ -33,17 +33,17 @@ class Rows:
         return len(self.starts) - 1
 
     def samples_of(self, rows: np.ndarray) -> list[int]:
-        """Samples of some rows, in order."""
+        """Return the samples of some rows, in order."""
         parts = [self.samples[self.starts[row] : self.starts[row + 1]] for row in rows]
         return np.concatenate(parts).tolist()
 
     def sums(self, values: np.ndarray) -> np.ndarray:
-        """Per row the sum of a value of its samples: int64 (R,)."""
+        """Return per row the sum of a value of its samples, int64 (R,)."""
         return np.add.reduceat(values[self.samples].astype(np.int64), self.starts[:-1])
 
 
 def single_rows(samples: np.ndarray) -> Rows:
-    """One sample per row."""
+    """Return one sample per row."""
     return Rows(samples, np.arange(len(samples) + 1))
 
 
@@ -107,7 +107,7 @@ class RankBatches(Sampler[list[int]]):
             rank: this one.
             seed: of the order.
             costs: int64 (R,): rows of similar cost share a step, and each step's cost is shared
-                out evenly over the ranks; None for an order by chance alone.
+                out evenly over the ranks; None for a random order.
             drop_last: leave out a last step that is not full.
 
         Raises:
@@ -133,7 +133,7 @@ class RankBatches(Sampler[list[int]]):
         return full + int(rest > 0 and not self._drop_last)
 
     def set_epoch(self, epoch: int, skipped: int = 0) -> None:
-        """Say which epoch comes next, and how many of its first batches nobody will look at."""
+        """Set the next epoch, and how many of its first batches are skipped."""
         self.epoch, self._skipped = epoch, skipped
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -143,7 +143,7 @@ class RankBatches(Sampler[list[int]]):
             yield self.batch(self.epoch, number)
 
     def batch(self, epoch: int, number: int) -> list[int]:
-        """Samples of this rank's batch ``number`` of an epoch."""
+        """Return the samples of this rank's batch ``number`` of an epoch."""
         order = self._epoch_order(epoch)
         step = order[number * self._step_rows : (number + 1) * self._step_rows]
         if len(step) == self._step_rows:
@@ -155,7 +155,7 @@ class RankBatches(Sampler[list[int]]):
         return self._rows.samples_of(mine)
 
     def _epoch_order(self, epoch: int) -> np.ndarray:
-        """Rows in the order of the epoch: int64 (R,)."""
+        """Return the rows in the order of the epoch, int64 (R,)."""
         if self._order is None or self._order[0] != epoch:
             random = np.random.default_rng([self._seed, epoch])
             order = random.permutation(len(self._rows))
@@ -167,7 +167,7 @@ class RankBatches(Sampler[list[int]]):
     def _balanced(
         self, order: np.ndarray, costs: np.ndarray, random: np.random.Generator
     ) -> np.ndarray:
-        """Steps of rows of similar cost, in an order by chance; a rest stays last."""
+        """Return steps of rows of similar cost, in random order; a rest stays last."""
         full = len(order) // self._step_rows * self._step_rows
         window = _BALANCE_WINDOW_STEPS * self._step_rows
         steps: list[np.ndarray] = []

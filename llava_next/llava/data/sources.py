@@ -24,7 +24,7 @@ _MAX_ENTRY_BYTES = 1 << 26
 
 @dataclass(frozen=True)
 class EntryFile:
-    """Where the entries of one file lie.
+    """The entries of one file, by their byte offsets.
 
     Attributes:
         path: a .jsonl or .json file.
@@ -38,7 +38,7 @@ class EntryFile:
         return len(self.spans)
 
     def where(self, row: int) -> str:
-        """``file:line`` of an entry."""
+        """Return ``file:line`` of an entry."""
         return f"{self.path}:{self.spans[row, 2]}"
 
     def read(self, row: int) -> Any:
@@ -53,7 +53,7 @@ class EntryFile:
                 f"{self.where(row)}: an entry may have up to {_MAX_ENTRY_BYTES} bytes, "
                 f"got {end - start}; split it or leave it out"
             )
-        # Opened anew each time: an open handle can neither be shared by forks nor pickled.
+        # Opened for every entry: an open handle can neither be shared by forks nor pickled.
         with open(self.path, "rb") as file:
             file.seek(start)
             raw = file.read(end - start)
@@ -80,7 +80,7 @@ def open_entries(path: Path) -> EntryFile:
 
 
 def select_rows(num_rows: int, strategy: str, seed: list[int]) -> Sequence[int] | np.ndarray:
-    """Rows that a sampling strategy takes, ascending: int64 if by chance, else a range.
+    """Return the rows that a sampling strategy takes, ascending: int64 if random, else a range.
 
     Raises:
         ValueError: for an unknown strategy, or more rows than there are.

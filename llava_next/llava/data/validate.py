@@ -41,7 +41,7 @@ _SHOWN_FAILURES = 20
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+    """Run the command line and return the exit code."""
     args = _parser().parse_args(argv)
     try:
         dataset = _open(args)
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @dataclass(frozen=True)
 class RunShape:
-    """What steps follow from: flags of training of the same names."""
+    """The training flags that decide the number of steps, by the same names."""
 
     batch_size: int
     accumulation: int
@@ -74,7 +74,7 @@ class RunShape:
 
 
 def make_report(dataset: SupervisedDataset, lengths: Lengths, run: RunShape) -> dict[str, Any]:
-    """All figures as plain values."""
+    """Return all figures as plain values."""
     entries, sets = dataset.entries, []
     for number, name in enumerate(entries.names):
         rows = np.array(entries.set_range(number))
@@ -102,7 +102,7 @@ def make_report(dataset: SupervisedDataset, lengths: Lengths, run: RunShape) -> 
 
 
 def histogram(values: np.ndarray) -> dict[str, int]:
-    """How many values lie in 0, 1, 2..3, 4..7 and so on; only classes that occur."""
+    """Count values in the classes 0, 1, 2..3, 4..7 and so on; only classes that occur."""
     if not len(values):
         return {}
     classes = np.where(values > 0, np.floor(np.log2(np.maximum(values, 1))), -1).astype(int)
@@ -133,7 +133,7 @@ def _steps(lengths: Lengths, run: RunShape) -> dict[str, Any]:
 
 
 def format_report(report: dict[str, Any], lengths: Lengths) -> str:
-    """The report for people."""
+    """Return the report as text."""
     lines = [f"{'data set':<28}{'samples':>10}{'broken':>8}{'text tokens':>14}{'visual':>14}"]
     lines += [
         f"{row['name']:<28}{row['samples']:>10}{row['broken']:>8}"

@@ -64,7 +64,7 @@ class LlavaProcessor:
         """Prepare a batch for ``generate`` or a forward pass.
 
         Args:
-            conversations: B conversations; ``<image>`` stands where a visual stands.
+            conversations: B conversations; ``<image>`` marks the place of a visual.
             segments: per conversation its visuals, in the order of their placeholders.
             add_generation_prompt: open the answer that is to be generated.
 

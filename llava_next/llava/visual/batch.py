@@ -1,7 +1,7 @@
 """What passes between data and model: visual segments, and a batch of them laid end to end.
 
 A segment is one sample's visual whose tokens attend to each other: one image, one stack of frames,
-or all mosaics of one codec clip. Segments of any shape stand in one packed batch.
+or all mosaics of one codec clip. Segments of any shape share one packed batch.
 
 Axis letters: P patches of the whole batch, S segments, p side of a patch in pixels.
 """
@@ -50,7 +50,7 @@ class VisualSegment:
 class VisualBatch:
     """All visual tokens of a batch, whatever their shapes, laid end to end.
 
-    Segments stand in the order in which their placeholders stand in the batch: by sample, then by
+    Segments are in the order of their placeholders in the batch: by sample, then by
     place in the sample's prompt.
 
     Attributes:
@@ -85,7 +85,7 @@ class VisualBatch:
         return self.sample_index.shape[0]
 
     def tokens_per_sample(self, batch_size: int) -> Tensor:
-        """Language tokens of each sample's visuals: int64 (batch_size,), on the batch's device."""
+        """Return the language tokens of each sample's visuals, int64 (batch_size,)."""
         lengths = self.cu_seqlens.diff().to(torch.int64) // self.patches_per_token
         counts = torch.zeros(batch_size, dtype=torch.int64, device=lengths.device)
         return counts.index_add_(0, self.sample_index, lengths)
