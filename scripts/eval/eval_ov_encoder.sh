@@ -14,8 +14,8 @@
 #   LLAVA_CODEC_OFFLINE_ROOT   asset folders, instead of $HF_HOME/<name>_offline/assets of the video tasks
 #   LLAVA_CODEC_SEQ_LEN_FRAMES, _NUM_IMAGES, _SQUARE_SIZE, _PATCH_SIZE   what the assets were made with (64, 8, 576, 16)
 #   DRY_RUN=1      print the command and stop
-# Exit codes: 0 all done, 1 the run broke off, 2 nothing was answered (settings, tasks, data or assets), 130 interrupted.
-# A run that broke off goes on where it stopped when started again with the same settings and OUTPUT_PATH.
+# Exit codes: 0 all done, 1 the run ended early, 2 nothing was answered (settings, tasks, data or assets), 130 interrupted.
+# An interrupted run continues where it stopped when started again with the same settings and OUTPUT_PATH.
 set -euo pipefail
 if [ "${1:-}" = "-h" ] || [ "${1:-}" = "--help" ]; then sed -n '2,19s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0; fi
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
