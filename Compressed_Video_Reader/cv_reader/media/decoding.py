@@ -116,18 +116,18 @@ def decode_with(
                     is_disordered |= second.is_disordered
             lost += rest
         is_disordered |= decoder.is_disordered
+    if is_disordered:
+        raise UnsupportedVideoError(
+            source.index.path,
+            "its pictures are decoded in another order than its time stamps say, so that frame "
+            "numbers are wrong; re-encode it",
+        )
     if lost:
         listed = ", ".join(map(str, lost[:_MAX_LISTED])) + (", ..." if lost[_MAX_LISTED:] else "")
         raise CorruptVideoError(
             source.index.path,
             f"{len(lost)} of {len(ids)} requested frames cannot be decoded ({listed}); "
             "the file is damaged: copy it again, or re-encode what is left of it",
-        )
-    if is_disordered:
-        raise UnsupportedVideoError(
-            source.index.path,
-            "its pictures are decoded in another order than its time stamps say, so that frame "
-            "numbers are wrong; re-encode it",
         )
 
 

@@ -224,7 +224,7 @@ def test_leading_pictures_of_a_cut_stream_are_no_frames(
 
 
 def test_leading_pictures_that_can_be_decoded_are_frames(tmp_path: Path) -> None:
-    options = {"x265_params": "keyint=10:bframes=3:radl=2:open-gop=0:b-adapt=0"}
+    options: dict[str, Any] = {"x265_params": "keyint=10:bframes=3:radl=2:open-gop=0:b-adapt=0"}
     path = _write(tmp_path / "clip.mkv", "libx265", **options)
     expected = _lumas(path)
     assert len(expected) == FRAMES
