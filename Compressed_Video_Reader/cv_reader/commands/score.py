@@ -127,7 +127,7 @@ def _base(args: argparse.Namespace) -> dict[str, Any]:
 def _choice(text: str, base: dict[str, Any]) -> tuple[str, AssetConfig]:
     """Return the settings that a text names: a selector, a signal, or ``name=value,...``."""
     settings: dict[str, Any] = {}
-    types = {field.name: type(field.default) for field in fields(AssetConfig)}
+    types: dict[str, type] = {field.name: type(field.default) for field in fields(AssetConfig)}
     for part in text.split(","):
         name, has_value, value = part.partition("=")
         if not has_value and name in SELECTORS:

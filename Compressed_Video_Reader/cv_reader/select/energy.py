@@ -202,16 +202,21 @@ _SIGNALS: dict[str, Callable[[CellScorer, CodecFrame], Scores]] = {
 }
 
 
+def _block_starts(shape: tuple[int, ...]) -> list[NDArray[np.intp]]:
+    """Return the first row and the first column of each block of 16 x 16."""
+    return [np.arange(0, side, BLOCK_PX, dtype=np.intp) for side in shape]
+
+
 def _coded_blocks(residual: NDArray[np.int16]) -> NDArray[np.bool_]:
     """Return the blocks of 16 x 16 that hold any residual: bool (ceil(H / 16), ceil(W / 16))."""
-    rows, columns = (np.arange(0, side, BLOCK_PX) for side in residual.shape)
+    rows, columns = _block_starts(residual.shape)
     return np.logical_or.reduceat(np.logical_or.reduceat(residual != 0, rows, 0), columns, 1)
 
 
 def textured_blocks(luma: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Return the blocks of 16 x 16 whose luma has a standard deviation of at least 4 levels:
     bool (ceil(H / 16), ceil(W / 16))."""
-    rows, columns = (np.arange(0, side, BLOCK_PX) for side in luma.shape)
+    rows, columns = _block_starts(luma.shape)
 
     def sums(values: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.add.reduceat(np.add.reduceat(values, rows, axis=0), columns, axis=1)

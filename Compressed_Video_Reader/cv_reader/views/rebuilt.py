@@ -186,7 +186,7 @@ def _compared(
     for row, columns in _chunks(clip):
         own = slice(row * clip.width + columns.start, row * clip.width + columns.stop)
         grey = grey_distances(clip, row, everything)[columns].T
-        cells = np.arange(own.stop - own.start)
+        cells: NDArray[np.intp] = np.arange(own.stop - own.start, dtype=np.intp)
         for follow in dict.fromkeys(way.follow for way in ways):
             between = squared_distances(clip, row, everything, follow=follow, columns=columns)
             for one, results in zip(kept, found, strict=True):
@@ -255,8 +255,8 @@ def _shifted(clip: SmallClip, source: Sources, shift: tuple[int, int]) -> tuple[
 def _gathered(planes: Samples, source: Sources, side: int, down: int, right: int) -> Samples:
     """Return (planes, rows, columns) of (T, planes, rows, columns), clamped at the borders."""
     height, width = planes.shape[2:]
-    rows = np.arange(down, height + down).clip(0, height - 1)[:, None]
-    columns = np.arange(right, width + right).clip(0, width - 1)
+    rows = np.minimum(np.maximum(np.arange(down, height + down), 0), height - 1)[:, None]
+    columns = np.minimum(np.maximum(np.arange(right, width + right), 0), width - 1)
     slots = np.maximum(source, 0).repeat(side, 0).repeat(side, 1)
     return np.ascontiguousarray(np.moveaxis(planes[slots, :, rows, columns], 2, 0))
 

@@ -24,6 +24,7 @@ from cv_reader.select.rate_distortion.clip import SmallClip
 from cv_reader.select.rate_distortion.distances import MEASURES, Distances
 from cv_reader.select.rate_distortion.shortest_path import NEAREST, Segments, best_choice, segments
 from cv_reader.select.rate_distortion.windows import (
+    WINDOW_SLOTS,
     Cells,
     Units,
     Window,
@@ -38,7 +39,8 @@ _PEAK = 255.0
 _MAX_DB = 100.0
 _PRICE_RATIO = 1.001
 _LEAST_PRICE = 1e-9
-_GRID_PRICES = 8
+_PRICE_STEPS = 12
+_SAMPLED_RATIO = 1.01
 _SAMPLED_ROWS = 4
 """Every so many rows of units show what a price keeps of a long clip."""
 
@@ -227,16 +229,19 @@ class _Solver:
         units = self.units.some_rows(_SAMPLED_ROWS)
         share = units.num_inside / self.units.num_inside
         first = cell_window(self.clip, units, slice(0, 2), self.config)
-        prices = np.geomspace(_LEAST_PRICE, _highest_price(self.segments(first)[0]) * 64, 17)
+        highest = _highest_price(self.segments(first)[0]) * WINDOW_SLOTS
+        low, high = _LEAST_PRICE, highest
         for _ in range(3):
-            counts = [int(kept.sum()) for kept, _ in self.walk(prices.tolist(), units)]
-            fits = np.flatnonzero(np.array(counts) <= share * self.budget)
-            last = int(fits[0]) if len(fits) else len(prices) - 1
-            low = prices[max(last - 1, 0)]
-            if prices[last] <= low * 1.01:
+            prices = [
+                low * (high / low) ** (step / _PRICE_STEPS) for step in range(_PRICE_STEPS + 1)
+            ]
+            counts = [int(kept.sum()) for kept, _ in self.walk(prices, units)]
+            fits = [number for number, count in enumerate(counts) if count <= share * self.budget]
+            first_fit = fits[0] if fits else _PRICE_STEPS
+            low, high = prices[max(first_fit - 1, 0)], prices[first_fit]
+            if high <= low * _SAMPLED_RATIO:
                 break
-            prices = np.geomspace(low, prices[last], _GRID_PRICES)
-        return float(prices[last])
+        return high
 
     def walk(self, prices: Sequence[float], units: Units) -> list[tuple[Cells, Distances]]:
         """Solve all windows in turn, at several prices: per price kept and gains, (T, n) each."""

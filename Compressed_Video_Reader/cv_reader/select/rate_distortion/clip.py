@@ -8,7 +8,6 @@ Axis letters: T slots, h and w rows and columns of content cells.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,7 +78,8 @@ def empty_clip(box: Letterbox, num_slots: int) -> SmallClip:
         ValueError: if it would need more than a GiB.
     """
     valid = box.valid_cells()
-    rows, columns = _span(valid.any(axis=1)), _span(valid.any(axis=0))
+    places = np.argwhere(valid)
+    rows, columns = _span(places[:, 0]), _span(places[:, 1])
     height, width = rows.stop - rows.start, columns.stop - columns.start
     size = num_slots * height * width * (LUMA_PX**2 + 2 * CHROMA_PX**2)
     if size > MAX_CLIP_BYTES:
@@ -148,6 +148,5 @@ def _reduced(plane: Samples, clip: SmallClip, side: int) -> Samples:
     return reduced ^ np.uint8(NEUTRAL) if side == CHROMA_PX else reduced
 
 
-def _span(held: NDArray[np.bool_]) -> slice:
-    indices: list[Any] = np.flatnonzero(held).tolist()
-    return slice(indices[0], indices[-1] + 1) if indices else slice(0, 0)
+def _span(places: NDArray[np.intp]) -> slice:
+    return slice(int(places.min()), int(places.max()) + 1) if len(places) else slice(0, 0)

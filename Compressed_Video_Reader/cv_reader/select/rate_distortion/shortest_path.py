@@ -123,7 +123,7 @@ def best_choice(costs: Segments, price: float, *, with_slots: bool = True) -> Ch
     if with_slots:
         kept = np.zeros((slots, cells), np.bool_)
         ends: NDArray[Any] = np.full(cells, slots)
-        active = np.arange(cells)
+        active: NDArray[np.intp] = np.arange(cells, dtype=np.intp)
         while len(active):
             source = parents[ends[active], active]
             active, source = active[source >= 0], source[source >= 0]

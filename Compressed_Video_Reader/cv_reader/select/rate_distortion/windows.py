@@ -168,15 +168,19 @@ def _with_grey(
 
 def _cells_of(carried: Slots, clip: SmallClip, units: Units) -> Slots:
     """Return per content cell of a row what its unit shows: (c, w)."""
-    columns = np.arange(clip.columns.start, clip.columns.stop) // units.block
+    columns = _unit_columns(clip, units)
     return carried[:, columns - units.columns[0]]
+
+
+def _unit_columns(clip: SmallClip, units: Units) -> Slots:
+    """Return the column of units of every content column: (w,)."""
+    return np.arange(clip.columns.start, clip.columns.stop, dtype=np.intp) // units.block
 
 
 def _columns_summed(cells: Distances, clip: SmallClip, units: Units) -> Distances:
     if units.block == 1:
         return cells
-    columns = np.arange(clip.columns.start, clip.columns.stop) // units.block
-    starts = np.searchsorted(columns, units.columns)
+    starts = np.searchsorted(_unit_columns(clip, units), units.columns)
     return np.add.reduceat(cells, starts, axis=0)
 
 
@@ -191,7 +195,7 @@ def shown_errors(window: Window, kept: Cells, direction: str, way: int = 0) -> D
     """
     slots, cells = kept.shape
     before, between = window.before[way], window.between
-    everyone = np.arange(cells)
+    everyone: Slots = np.arange(cells, dtype=np.intp)
     errors = np.empty((slots, cells), np.float32)
     shown = np.full(cells, NO_SLOT)
     for slot in range(slots):
@@ -206,7 +210,7 @@ def shown_errors(window: Window, kept: Cells, direction: str, way: int = 0) -> D
         following = np.where(kept[slot], slot, following)
         ahead = between[everyone, np.maximum(following, 0), slot]
         is_first = ~has_earlier[slot] & (not window.is_shown)
-        best = np.where(is_first, ahead, np.minimum(errors[slot], ahead))
+        best: Distances = np.where(is_first, ahead, np.minimum(errors[slot], ahead))
         errors[slot] = np.where(following >= 0, best, errors[slot])
     return errors
 
