@@ -1,4 +1,4 @@
-"""``cv_reader compare``: hold selections made elsewhere against those made here, with pictures.
+"""``cv_reader compare``: compare selections made elsewhere with those made here, with pictures.
 
 Reads a folder as stage 1 or the reference implementation writes it (``*.visidx_thw.npy``,
 ``*.frame_ids.npy``, ``*.meta.json``), selects from the same videos by the same settings, and writes
@@ -7,9 +7,7 @@ selections could not be compared.
 """
 
 import argparse
-import base64
 import html
-import io
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +22,8 @@ from cv_reader.exits import FAILED_SAMPLES, OK, run_command, say
 from cv_reader.reader import ReadOptions
 from cv_reader.select.percentiles import float_percentile
 from cv_reader.views.agreement import Agreement, compare
-from cv_reader.views.charts import STYLE, stacks
+from cv_reader.views.charts import stacks
+from cv_reader.views.page import document, picture_figure, table
 from cv_reader.views.selections import find_chosen, read_chosen
 from cv_reader.views.visualize import heat, label_font
 
@@ -37,19 +36,6 @@ _GROUND, _INK = (250, 250, 248), (40, 40, 44)
 _TINT = 0.62
 _BRIGHT_PERCENTILE = 99.0
 _MIN_BRIGHTEST = 4.0
-
-_PAGE_STYLE = """
-:root { color-scheme: light dark }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1060px; margin: 2rem auto; padding: 0 1rem }
-h1 { font-size: 1.5rem } h2 { font-size: 1.2rem; margin-top: 2.5rem; overflow-wrap: anywhere }
-h3 { font-size: 1rem; margin: 1.6rem 0 .3rem } p { max-width: 80ch }
-table { border-collapse: collapse; margin: .5rem 0 1rem }
-th, td { padding: .2rem 1.4rem .2rem 0; text-align: right; vertical-align: top }
-th:first-child, td:first-child { text-align: left } th { font-weight: 600; opacity: .75 }
-img { max-width: 100%; border-radius: 4px }
-.key span { display: inline-block; width: .9em; height: .9em; margin: 0 .4em 0 1.2em }
-.key span:first-child { margin-left: 0 }
-"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -192,7 +178,7 @@ def _stacked(pictures: list[Image.Image]) -> Image.Image:
 
 def _verdict(agreement: Agreement) -> str:
     return (
-        f"{100 * agreement.shared:.1f} % of their cells are kept here too (by lot "
+        f"{100 * agreement.shared:.1f} % of their cells are kept here too (by chance "
         f"{100 * agreement.chance:.1f} %), Jaccard {agreement.jaccard:.3f}, read by "
         f"{agreement.backend}"
     )
@@ -200,13 +186,12 @@ def _verdict(agreement: Agreement) -> str:
 
 def _page(agreements: list[Agreement], count: int) -> str:
     body = "".join(_section(one, shown_slots(one, count)) for one in agreements)
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Agreement of selections'
-        f"</title><style>{_PAGE_STYLE}{STYLE}</style><h1>Agreement of selections</h1>"
-        "<p>Compared are the cells that compete: content of the slots that are not kept whole "
-        "anyway. Here: chosen by this reader from the same frames by the same settings. There: the "
-        f"selections that were given. {_key()}</p>{body}</html>\n"
+    about = (
+        "<p>Compared are the cells that compete: content of the slots that are not kept whole by "
+        "rule. Here: chosen by this reader from the same frames with the same settings. There: the "
+        f"selections that were given. {_key()}</p>"
     )
+    return document("Agreement of selections", about + body)
 
 
 def _key() -> str:
@@ -229,34 +214,26 @@ def _section(agreement: Agreement, slots: list[int]) -> str:
         title="Cells kept per slot",
         axis="slot",
     )
-    buffer = io.BytesIO()
-    sheet(agreement, slots).save(buffer, "JPEG", quality=85)
-    data = base64.b64encode(buffer.getvalue()).decode()
     return (
         f"<h2>{html.escape(agreement.video)}</h2><p>{_verdict(agreement)}.</p>"
         f"<h3>Where: cells per slot</h3>{chart}"
         "<h3>Why: what the bitstream says of the cells</h3>"
-        + _table(
+        + table(
             ["share of the cells that", *_NAMES],
             [[name, *map(_percent, values)] for name, values in agreement.shares().items()],
         )
         + "<h3>Why: whose rules</h3>"
-        + _table(
+        + table(
             ["cells chosen here by", "share of theirs among them"],
             [
                 *([name, _percent(value)] for name, value in agreement.shared_by.items()),
-                ["lot", _percent(agreement.chance)],
+                ["chance", _percent(agreement.chance)],
             ],
         )
-        + "<h3>Pictures, from the least to the most agreement</h3>"
-        f'<img alt="Frames with kept cells" src="data:image/jpeg;base64,{data}">'
+        + picture_figure(
+            "Frames, from the least to the most agreement", sheet(agreement, slots), 85
+        )
     )
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    head = "".join(f"<th>{html.escape(text)}</th>" for text in header)
-    lines = ["".join(f"<td>{html.escape(text)}</td>" for text in row) for row in rows]
-    return f"<table><tr>{head}</tr>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
 
 
 def _percent(share: float) -> str:

@@ -4,7 +4,6 @@ Writes one page that needs no other file. Exit code 1 where some assets could no
 """
 
 import argparse
-import html
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -17,18 +16,10 @@ from cv_reader.assets.targets import ASSET, Target, find_targets
 from cv_reader.commands.batch import add_worker_arguments, check_writable, run_tasks
 from cv_reader.errors import SettingsError
 from cv_reader.exits import FAILED_SAMPLES, OK, run_command, say
-from cv_reader.views.charts import STYLE, bars, cells
+from cv_reader.views.charts import bars, cells
+from cv_reader.views.page import document, facts_table
 from cv_reader.views.statistics import Kept, Totals, new_totals, read_kept
 from cv_reader.views.visualize import heat
-
-_PAGE_STYLE = """
-:root { color-scheme: light dark }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 940px; margin: 2rem auto; padding: 0 1rem }
-h1 { font-size: 1.5rem; overflow-wrap: anywhere } h2 { font-size: 1.1rem; margin: 2rem 0 .2rem }
-p { margin: 0 0 .6rem; opacity: .8; max-width: 75ch } .map svg { max-width: 380px }
-td { padding: .15rem 1.5rem .15rem 0; vertical-align: top }
-td:first-child { opacity: .7; white-space: nowrap }
-"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,6 +31,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("cv_reader stats", description=__doc__)
     parser.add_argument("root", type=Path, help="a folder with assets at any depth")
     parser.add_argument("-o", "--output", type=Path, required=True, help=".html")
+    parser.add_argument(
+        "--video_root", type=Path, help="also measure what assets show of the videos found here"
+    )
     add_worker_arguments(parser, num_workers=2, timeout_seconds=600.0)
     return parser
 
@@ -51,7 +45,7 @@ def _run(args: argparse.Namespace) -> int:
     shapes: dict[tuple[int, bytes], Totals] = {}
     failed = 0
     targets = (target for target in find_targets(args.root) if target.kind == ASSET)
-    for outcome in run_tasks(partial(_read), targets, args):
+    for outcome in run_tasks(partial(_read, args.video_root), targets, args):
         if outcome.failure:
             failed += 1
             say(f"stats: left out: {outcome.failure.reason}")
@@ -62,20 +56,16 @@ def _run(args: argparse.Namespace) -> int:
     if not shapes:
         raise SettingsError(f"{args.root}: holds no asset that can be read")
     body = "".join(_section(totals) for totals in shapes.values())
-    title = html.escape(f"Kept patches in {args.root}")
     with new_file(args.output) as path:
-        path.write_text(
-            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
-            f"<style>{_PAGE_STYLE}{STYLE}</style><h1>{title}</h1>{body}</html>\n",
-            encoding="utf-8",
-        )
+        page = document(f"Kept patches in {args.root}", body)
+        path.write_text(page, encoding="utf-8", errors="backslashreplace")
     videos = sum(totals.num_videos for totals in shapes.values())
     say(f"stats: {args.output}: {videos} assets, {failed} left out")
     return FAILED_SAMPLES if failed else OK
 
 
-def _read(target: Target) -> Kept:
-    return read_kept(Path(target.where))
+def _read(video_root: Path | None, target: Target) -> Kept:
+    return read_kept(Path(target.where), video_root)
 
 
 def _section(totals: Totals) -> str:
@@ -91,9 +81,8 @@ def _section(totals: Totals) -> str:
         "patches in whole slots": f"{int(counts[:, ~totals.free_slots].mean(axis=0).sum())}",
         "patches that competed": f"{int(counts[:, free].sum(axis=1).mean())} on average",
     }
-    rows = "".join(
-        f"<tr><td>{name}</td><td>{html.escape(value)}</td></tr>" for name, value in facts.items()
-    )
+    if totals.nearest_db:
+        facts["rebuilt from what is kept"] = _measured(totals)
     numbers = free.tolist()
     over_time = bars(
         counts[:, free].mean(axis=0).tolist(),
@@ -117,8 +106,8 @@ def _section(totals: Totals) -> str:
         axis="share of padding among what competed, from",
     )
     return (
-        f"<table>{rows}</table>"
-        "<h2>Over time</h2><p>Patches kept per slot, mean over videos; lines reach from the 10th "
+        facts_table(facts)
+        + "<h2>Over time</h2><p>Patches kept per slot, mean over videos; lines reach from the 10th "
         "to the 90th percentile. Slots that are kept whole are left out.</p>" + over_time + ""
         "<h2>Over space</h2><p>How often each cell of the square is kept where it had to compete: "
         "dark never, yellow most.</p>"
@@ -128,6 +117,14 @@ def _section(totals: Totals) -> str:
         "<h2>Padding</h2><p>Videos by the share of kept cells outside the picture: these had too "
         "little content for the budget.</p>" + padding
     )
+
+
+def _measured(totals: Totals) -> str:
+    low, middle, high = np.percentile(totals.nearest_db, (10, 50, 90)).tolist()
+    text = f"{middle:.1f} dB (nearest; 10th to 90th percentile {low:.1f} to {high:.1f})"
+    if totals.nothing_new:
+        text += f", {100 * float(np.mean(totals.nothing_new)):.1f} % show nothing new"
+    return text
 
 
 def _map(per_cell: NDArray[np.int64], chances: int) -> str:

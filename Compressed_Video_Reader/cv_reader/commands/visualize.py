@@ -5,12 +5,9 @@ them side by side, ``.html`` is a page with both that needs no other file.
 """
 
 import argparse
-import base64
-import html
-import io
 from pathlib import Path
 
-from PIL import Image
+import numpy as np
 
 from cv_reader.assets.files import new_file
 from cv_reader.backends import BACKEND_NAMES
@@ -24,18 +21,11 @@ from cv_reader.commands.batch import check_writable, config_from
 from cv_reader.errors import SettingsError, VideoError
 from cv_reader.exits import FAILED_SAMPLES, OK, run_command, say
 from cv_reader.reader import ReadOptions
+from cv_reader.select.selection import select_whole_frames
+from cv_reader.views.page import document, facts_table, figure, film, picture_figure, table
+from cv_reader.views.rebuilt import score_all
+from cv_reader.views.selections import read_pictures
 from cv_reader.views.visualize import Shown, animation, sheet, show_video, strips
-
-_SECONDS = 10.0
-_STYLE = """
-:root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1060px; margin: 2rem auto; padding: 0 1rem }
-h1 { font-size: 1.4rem; overflow-wrap: anywhere } h2 { font-size: 1.1rem; margin-top: 2rem }
-img { max-width: 100%; border-radius: 4px } figure { margin: 1rem 0 }
-figcaption { font-size: .9rem; opacity: .8; margin-bottom: .3rem }
-td { padding: .15rem 1.5rem .15rem 0; vertical-align: top }
-td:first-child { opacity: .7; white-space: nowrap }
-"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -64,18 +54,17 @@ def _run(args: argparse.Namespace) -> int:
         raise SettingsError(f"-o must end in .gif, .png, .jpg or .html, got {args.output}")
     config = config_from(args)
     check_writable(args.output.parent)
+    options = ReadOptions(backend=args.backend, num_threads=args.num_threads)
     try:
-        shown = show_video(
-            args.video, config, ReadOptions(backend=args.backend, num_threads=args.num_threads)
-        )
+        shown = show_video(args.video, config, options)
     except VideoError as error:
         say(f"visualize: failed: {error}")
         return FAILED_SAMPLES
     with new_file(args.output) as path:
         if suffix == ".html":
-            path.write_text(_page(args.video, shown), encoding="utf-8")
+            path.write_text(_page(args.video, shown, options), encoding="utf-8")
         elif suffix == ".gif":
-            path.write_bytes(_gif(shown))
+            path.write_bytes(film(animation(shown)))
         else:
             kind = "PNG" if suffix == ".png" else "JPEG"
             sheet(shown).save(path, kind, quality=90)
@@ -86,22 +75,7 @@ def _run(args: argparse.Namespace) -> int:
     return OK
 
 
-def _gif(shown: Shown) -> bytes:
-    moments = animation(shown)
-    first, *others = [moment.quantize(128, dither=Image.Dither.NONE) for moment in moments]
-    buffer = io.BytesIO()
-    first.save(
-        buffer,
-        "GIF",
-        save_all=True,
-        append_images=others,
-        duration=max(20, round(1000 * _SECONDS / len(moments))),
-        loop=0,
-    )
-    return buffer.getvalue()
-
-
-def _page(video: Path, shown: Shown) -> str:
+def _page(video: Path, shown: Shown, options: ReadOptions) -> str:
     facts = {
         "video": f"{shown.facts['W0']} x {shown.facts['H0']} pixels, "
         f"{shown.facts['num_frames']} frames, {shown.facts['codec_name']}",
@@ -112,25 +86,21 @@ def _page(video: Path, shown: Shown) -> str:
         "frame numbers": ", ".join(map(str, shown.frame_ids.tolist())),
         "fingerprint": shown.config.fingerprint,
     }
-    rows = "".join(
-        f"<tr><td>{name}</td><td>{html.escape(value)}</td></tr>" for name, value in facts.items()
-    )
-    figures = [_figure("All slots in turn", "image/gif", _gif(shown))]
-    for caption, picture in strips(shown):
-        buffer = io.BytesIO()
-        picture.save(buffer, "JPEG", quality=88)
-        figures.append(_figure(caption, "image/jpeg", buffer.getvalue()))
-    title = html.escape(video.name)
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
-        f"<style>{_STYLE}</style><h1>{title}</h1><table>{rows}</table>{''.join(figures)}</html>\n"
+    figures = [figure("All slots in turn", "image/gif", film(animation(shown)))]
+    figures += [picture_figure(caption, picture) for caption, picture in strips(shown)]
+    return document(
+        video.name, facts_table(facts) + _score(video, shown, options) + "".join(figures)
     )
 
 
-def _figure(caption: str, kind: str, content: bytes) -> str:
-    text = html.escape(caption)
-    data = base64.b64encode(content).decode()
-    return (
-        f"<figure><figcaption>{text}</figcaption>"
-        f'<img alt="{text}" src="data:{kind};base64,{data}"></figure>'
-    )
+def _score(video: Path, shown: Shown, options: ReadOptions) -> str:
+    """Return how well the video can be rebuilt from what is kept, and from whole frames."""
+    kept = np.argwhere(shown.kept).astype(np.int32)
+    uniform = select_whole_frames(shown.config)
+    clip, _, seconds = read_pictures(video, shown.frame_ids, shown.config, options)
+    scores = score_all(clip, [kept, uniform], seconds)
+    lines = [
+        [name, *(f"{one.psnr_db:.1f} dB" for one in score.rebuilt.values())]
+        for name, score in zip(("kept patches", "whole frames"), scores, strict=True)
+    ]
+    return table(["rebuilt from", *scores[0].rebuilt], lines)

@@ -158,7 +158,7 @@ def select_cells(
     block = config.block_cells
     slots, side = len(scores), len(valid) // block
     count = (num_images or config.num_images) * side**2
-    in_blocks: NDArray[np.bool_] = valid.reshape(side, block, side, block).any((1, 3))
+    in_blocks = np.logical_or.reduce(valid.reshape(side, block, side, block), axis=(1, 3))
     if chosen is None:
         scores = _block_sums(scores, block)
     kept = _kept_units(scores, in_blocks, repeated, config, chosen, count)

@@ -1,4 +1,4 @@
-"""How far a selection that was made elsewhere agrees with the one made here, and why it differs.
+"""How far a selection made elsewhere agrees with the one made here, and why it differs.
 
 What is compared is what competes: content cells of the slots that are not kept whole anyway. The
 reasons are measured, not told: what the bitstream says about the cells that only one side keeps,
@@ -85,7 +85,7 @@ class Agreement:
 
     @property
     def chance(self) -> float:
-        """What ``shared`` would be if as many cells were drawn by lot."""
+        """Return what ``shared`` would be if as many cells were drawn at random."""
         return _share(self.ours, self.competing)
 
     def slot_jaccard(self) -> NDArray[np.float64]:

@@ -1,6 +1,6 @@
 """Plots as inline SVG: bars, layers, a band over bars, a grid of cells. No script, no other file.
 
-Colours come from the page's style: ``bar``, ``band``, ``axis`` classes; cells carry their own.
+Colours come from ``page.STYLE``: ``bar``, ``band``, ``axis`` classes; cells carry their own.
 """
 
 import html
@@ -9,14 +9,6 @@ from collections.abc import Sequence
 _WIDTH, _HEIGHT = 900, 220
 _LEFT, _BOTTOM, _TOP = 56, 34, 10
 _TICKS = 4
-
-STYLE = """
-svg { width: 100%; height: auto; display: block }
-svg rect { shape-rendering: crispEdges }
-svg .bar { fill: #1a73c8 } svg .band { stroke: currentColor; stroke-width: 1.2; opacity: .55 }
-svg .axis { stroke: currentColor; opacity: .35 }
-svg text { font: 12px system-ui, sans-serif; fill: currentColor }
-"""
 
 
 def bars(

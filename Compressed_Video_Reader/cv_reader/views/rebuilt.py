@@ -114,6 +114,8 @@ def score_all(
     clip: SmallClip,
     selections: Sequence[NDArray[np.int32]],
     slot_seconds: NDArray[np.float64],
+    *,
+    with_motion: bool = True,
 ) -> list[Score]:
     """Rebuild a clip from kept cells and measure what is shown, for several selections.
 
@@ -121,8 +123,9 @@ def score_all(
         clip: a picture for every slot.
         selections: int32 (K, 3) each, (t, h, w).
         slot_seconds: float64 (T,), when each slot is shown.
+        with_motion: also rebuild with motion followed, where the clip is not too long for it.
     """
-    ways = WAYS if clip.num_slots <= MOTION_SLOTS else WAYS[:2]
+    ways = WAYS if with_motion and clip.num_slots <= MOTION_SLOTS else WAYS[:2]
     kept: list[NDArray[np.bool_]] = []
     for rows in selections:
         cells = np.zeros((clip.num_slots, clip.grid, clip.grid), np.bool_)
@@ -255,10 +258,16 @@ def _shifted(clip: SmallClip, source: Sources, shift: tuple[int, int]) -> tuple[
 def _gathered(planes: Samples, source: Sources, side: int, down: int, right: int) -> Samples:
     """Return (planes, rows, columns) of (T, planes, rows, columns), clamped at the borders."""
     height, width = planes.shape[2:]
-    rows = np.minimum(np.maximum(np.arange(down, height + down), 0), height - 1)[:, None]
-    columns = np.minimum(np.maximum(np.arange(right, width + right), 0), width - 1)
+    rows = _clamped(down, height)[:, None]
+    columns = _clamped(right, width)
     slots = np.maximum(source, 0).repeat(side, 0).repeat(side, 1)
     return np.ascontiguousarray(np.moveaxis(planes[slots, :, rows, columns], 2, 0))
+
+
+def _clamped(shift: int, count: int) -> NDArray[np.intp]:
+    """Return indices 0..count-1 moved by a shift, those outside at the border."""
+    places: list[int] = [min(max(place + shift, 0), count - 1) for place in range(count)]
+    return np.array(places, np.intp)
 
 
 def _cell_errors(clip: SmallClip, slot: int, luma: Samples, chroma: Samples) -> NDArray[np.int64]:

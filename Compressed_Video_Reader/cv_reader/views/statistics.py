@@ -11,7 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cv_reader.assets.contract import read_asset
+from cv_reader.reader import ReadOptions
 from cv_reader.select.config import AssetConfig
+from cv_reader.views.rebuilt import score_all
+from cv_reader.views.selections import read_pictures, video_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +29,8 @@ class Kept:
         free_slots: bool (T,), slots that had to compete.
         num_padding: kept cells outside the picture, in slots that had to compete.
         num_rows: kept cells in these slots.
+        nearest_db: PSNR of the video rebuilt from what is kept; NaN where it was not measured.
+        nothing_new: share of kept cells that show nothing new; NaN likewise, or where none could.
     """
 
     maker: str
@@ -35,6 +40,8 @@ class Kept:
     free_slots: NDArray[np.bool_]
     num_padding: int
     num_rows: int
+    nearest_db: float = float("nan")
+    nothing_new: float = float("nan")
 
 
 @dataclass(kw_only=True)
@@ -48,6 +55,7 @@ class Totals:
         per_slot: V arrays int32 (T,).
         per_cell: int64 (g, g).
         padding_shares: of what competed, per video.
+        nearest_db, nothing_new: per video, of those that were measured.
         free_slots: bool (T,).
     """
 
@@ -58,6 +66,8 @@ class Totals:
     fingerprints: Counter[str] = field(default_factory=Counter[str])
     per_slot: list[NDArray[np.int32]] = field(default_factory=list[NDArray[np.int32]])
     padding_shares: list[float] = field(default_factory=list[float])
+    nearest_db: list[float] = field(default_factory=list[float])
+    nothing_new: list[float] = field(default_factory=list[float])
 
     def add(self, kept: Kept) -> None:
         """Add one asset."""
@@ -67,6 +77,12 @@ class Totals:
         self.per_slot.append(kept.per_slot)
         self.per_cell += kept.per_cell
         self.padding_shares.append(kept.num_padding / max(kept.num_rows, 1))
+        for values, value in (
+            (self.nearest_db, kept.nearest_db),
+            (self.nothing_new, kept.nothing_new),
+        ):
+            if not np.isnan(value):
+                values.append(value)
 
     def half_slots(self) -> NDArray[np.int64]:
         """Per video, in how many slots half of what competed was kept: int64 (V,)."""
@@ -76,11 +92,16 @@ class Totals:
         return reached.argmax(axis=1) + 1
 
 
-def read_kept(folder: Path) -> Kept:
-    """Count what an asset keeps.
+def read_kept(folder: Path, video_root: Path | None = None) -> Kept:
+    """Count what an asset keeps, and measure what it shows of its video.
+
+    Args:
+        folder: the asset's.
+        video_root: where its video is; None = do not measure.
 
     Raises:
         AssetError: if it cannot be read.
+        VideoError: if the video is wanted and cannot be read.
     """
     asset = read_asset(folder)
     config = AssetConfig.from_dict(asset.meta["cfg"], folder)
@@ -95,7 +116,15 @@ def read_kept(folder: Path) -> Kept:
     if ranges["S_valid"]:
         rows = slice(ranges["valid_h_start"], ranges["valid_h_end"])
         content[rows, ranges["valid_w_start"] : ranges["valid_w_end"]] = True
+    nearest_db = nothing_new = float("nan")
+    if video_root is not None:
+        path = video_path(video_root, str(asset.meta["video"]))
+        clip, _, seconds = read_pictures(path, asset.frame_ids, config, ReadOptions())
+        (score,) = score_all(clip, [asset.positions], seconds, with_motion=False)
+        nearest_db, nothing_new = score.rebuilt["nearest"].psnr_db, score.nothing_new
     return Kept(
+        nearest_db=nearest_db,
+        nothing_new=nothing_new,
         maker=str(asset.meta["backend"]),
         fingerprint=str(asset.meta["fingerprint"]),
         per_slot=kept.sum(axis=(1, 2)).astype(np.int32),

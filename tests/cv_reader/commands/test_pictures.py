@@ -35,6 +35,8 @@ def test_pictures_of_a_video(corpus, tmp_path, suffix):
         assert page.tags.count("img") == 6
         assert all(address.startswith("data:image/") for address in page.addresses)
         assert "32 of 128 (25 %)" in target.read_text()
+        assert page.tags.count("table") == 2
+        assert "nearest, motion followed" in target.read_text()
     else:
         with Image.open(target) as picture:
             assert getattr(picture, "n_frames", 1) == (8 if suffix == ".gif" else 1)
@@ -77,7 +79,11 @@ def test_totals_add_up(root):
     assert counts[:half].sum() >= 8 > counts[: half - 1].sum()
 
 
-def test_a_page_that_needs_no_other_file(root, tmp_path):
+def test_a_page_that_needs_no_other_file(corpus, root, tmp_path):
+    target = tmp_path / "measured.html"
+    assert stats.main([str(root), "-o", str(target), "--video_root", str(corpus.root)]) == 0
+    assert "rebuilt from what is kept" in target.read_text()
+    assert "dB (nearest" in target.read_text()
     assert stats.main([str(root), "-o", str(tmp_path / "page.html")]) == 0
     page = _Page((tmp_path / "page.html").read_text())
     assert page.tags.count("svg") == 4

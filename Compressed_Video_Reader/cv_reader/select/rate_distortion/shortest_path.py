@@ -15,7 +15,6 @@ Axis letters: W slots, n cells.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,7 +121,7 @@ def best_choice(costs: Segments, price: float, *, with_slots: bool = True) -> Ch
     kept = None
     if with_slots:
         kept = np.zeros((slots, cells), np.bool_)
-        ends: NDArray[Any] = np.full(cells, slots)
+        ends: NDArray[np.intp] = np.full(cells, slots, np.intp)
         active: NDArray[np.intp] = np.arange(cells, dtype=np.intp)
         while len(active):
             source = parents[ends[active], active]

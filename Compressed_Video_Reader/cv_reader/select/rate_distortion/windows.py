@@ -210,8 +210,8 @@ def shown_errors(window: Window, kept: Cells, direction: str, way: int = 0) -> D
         following = np.where(kept[slot], slot, following)
         ahead = between[everyone, np.maximum(following, 0), slot]
         is_first = ~has_earlier[slot] & (not window.is_shown)
-        best: Distances = np.where(is_first, ahead, np.minimum(errors[slot], ahead))
-        errors[slot] = np.where(following >= 0, best, errors[slot])
+        best: Any = np.where(is_first, ahead, np.minimum(errors[slot], ahead))
+        np.copyto(errors[slot], best, where=following >= 0)
     return errors
 
 
@@ -227,7 +227,7 @@ def hold_gains(costs: Segments, errors: Distances, kept: Cells) -> Distances:
     sums = np.zeros((slots + 1, cells), np.float32)
     np.cumsum(errors, axis=0, out=sums[1:])
     gains = np.zeros((slots, cells), np.float32)
-    everyone = np.arange(cells)
+    everyone: Slots = np.arange(cells, dtype=np.intp)
     until = np.full(cells, slots)
     for slot in reversed(range(slots)):
         spared = sums[until, everyone] - sums[slot]
