@@ -1,7 +1,7 @@
-"""The quickstart's inputs: what the user named, turned into raw training records and questions.
+"""Turn what the user named into raw training records and questions.
 
-A raw record is the seeds' format: ``id``, ``video`` (absolute here), ``conversations``. A question
-is one line of the evaluation task: ``id``, ``video``, ``question``, ``answer``, ``kind``.
+A raw record has the published format: ``id``, ``video`` (absolute here), ``conversations``. A
+question is one line of the evaluation task: ``id``, ``video``, ``question``, ``answer``, ``kind``.
 """
 
 import json
@@ -29,13 +29,13 @@ class Material:
 
     @property
     def keys(self) -> dict[str, str]:
-        """Asset key of each of the questions' videos, in order; no file name can spoil it."""
+        """Return the asset key of each video that a question is about, in order."""
         videos = dict.fromkeys(question["video"] for question in self.questions)
         return {video: f"video_{number:04d}" for number, video in enumerate(videos)}
 
 
 def made_material(folder: Path, num_train: int, num_test: int) -> Material:
-    """Clips with known answers; the questions are about clips that the records do not hold."""
+    """Make clips with known answers; no question is about a clip of the training records."""
     train = make_clips(folder, num_train)
     test = make_clips(folder, num_test, first_seed=num_train)
     records = [
@@ -64,7 +64,7 @@ def made_material(folder: Path, num_train: int, num_test: int) -> Material:
 
 
 def find_videos(arguments: list[Path]) -> list[Path]:
-    """Video files among files and folders (folders are searched through by suffix)."""
+    """Return the video files among files and folders; folders are searched by suffix."""
     found: list[Path] = []
     for argument in arguments:
         if argument.is_dir():
@@ -80,7 +80,7 @@ def find_videos(arguments: list[Path]) -> list[Path]:
 
 
 def describe(path: Path) -> str:
-    """A true description from what the container says: nobody has watched the video."""
+    """Describe a video by what its container says; its pictures are not looked at."""
     index = read_index(path)
     return (
         f"A video of {index.duration_seconds:.1f} seconds, {index.width_px} by {index.height_px} "
@@ -89,7 +89,7 @@ def describe(path: Path) -> str:
 
 
 def described_material(videos: list[Path]) -> Material:
-    """The user's videos with their container's description as the answer to learn."""
+    """Return the user's videos, with their containers' descriptions as the answers to learn."""
     records, questions = [], []
     for number, path in enumerate(videos):
         answer = describe(path)
@@ -115,7 +115,7 @@ def described_material(videos: list[Path]) -> Material:
 
 
 def dataset_material(path: Path) -> Material:
-    """A raw training file of the seeds (JSON array): each question and its answer on its own."""
+    """Read a raw training file (JSON array); each question becomes a record of its own."""
     root = Path(os.environ.get("VIDEO_ROOT") or path.parent)
     records, questions = [], []
     for record in json.loads(path.read_text(encoding="utf-8")):
@@ -139,7 +139,7 @@ def dataset_material(path: Path) -> Material:
 
 
 def user_material(arguments: list[Path]) -> Material:
-    """Whatever the user named: raw training files, videos, folders."""
+    """Return the material of the named raw training files, videos and folders."""
     datasets = [path for path in arguments if path.suffix.lower() == ".json"]
     parts = [dataset_material(path) for path in datasets]
     videos = [path for path in arguments if path not in datasets]

@@ -1,8 +1,9 @@
-"""Made clips with known answers, encoded by real encoders (H.264 with B frames, and HEVC).
+"""Make clips with known answers, by real encoders (H.264 with B frames, and HEVC).
 
 In each clip a bright or dark disc moves over a still, textured background, and a striped coloured
-square rushes by somewhere for four of the 64 frames. Two questions follow: is the disc bright or
-dark (any frame tells), and which colour appeared for a moment (only those four frames tell).
+square crosses a part of the picture in four of the 64 frames. Two questions follow: is the disc
+bright or dark (any frame tells), and which colour appeared for a moment (only those four frames
+tell).
 
     python examples/quickstart/make_clips.py --out DIR [--num_clips 8] [--first_seed 0]
 """
@@ -45,14 +46,14 @@ ENCODERS = (
 
 
 def background(rng: np.random.Generator) -> np.ndarray:
-    """A smooth grey texture: float32 (SIZE_PX, SIZE_PX, 3)."""
+    """Return a smooth grey texture, float32 (SIZE_PX, SIZE_PX, 3)."""
     coarse = Image.fromarray(rng.normal(128, 18, (12, 12)).astype(np.float32))
     grey = np.asarray(coarse.resize((SIZE_PX, SIZE_PX), Image.Resampling.BICUBIC))
     return np.repeat(grey[..., None], 3, axis=2)
 
 
 def disc_path(rng: np.random.Generator) -> np.ndarray:
-    """Centres of a disc that moves in a straight line and bounces: float (NUM_FRAMES, 2), y x."""
+    """Return the centres (y, x) of a disc that moves straight and bounces, (NUM_FRAMES, 2)."""
     low, high = DISC_RADIUS_PX, SIZE_PX - DISC_RADIUS_PX
     start = rng.uniform(low, high, 2)
     angle = rng.uniform(0, 2 * np.pi)
@@ -64,7 +65,7 @@ def disc_path(rng: np.random.Generator) -> np.ndarray:
 
 
 def clip_frames(seed: int, disc: str, colour: str) -> Iterator[np.ndarray]:
-    """The pictures of one clip: uint8 (SIZE_PX, SIZE_PX, 3) each."""
+    """Yield the pictures of one clip, uint8 (SIZE_PX, SIZE_PX, 3)."""
     rng = np.random.default_rng(seed)
     scene = background(rng)
     centres = disc_path(rng)
@@ -128,7 +129,7 @@ def make_clips(folder: Path, num_clips: int, first_seed: int = 0) -> list[dict[s
 
 
 def conversation(clip: dict[str, str]) -> list[dict[str, str]]:
-    """Both questions about a clip with their answers, in either order: the clip decides."""
+    """Return both questions about a clip with their answers; the order depends on the clip."""
     pairs = [(DISC_QUESTION, clip["disc"]), (EVENT_QUESTION, clip["colour"])]
     if np.random.default_rng(int(clip["id"].removeprefix("clip_"))).random() < 0.5:
         pairs.reverse()

@@ -1,4 +1,4 @@
-"""One training file of every kind of record: codec, uniform frames, image and text."""
+"""Write one training file with every kind of record: codec, uniform frames, image, text."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ PICTURE_SIZE_PX = 112
 
 
 def picture_records(folder: Path) -> list[dict[str, Any]]:
-    """A plain picture of each colour on three grounds, with a question about it."""
+    """Write a picture of each colour on three grounds; returns records with a question each."""
     folder.mkdir(parents=True, exist_ok=True)
     records = []
     for name, colour in COLOURS.items():
@@ -37,7 +37,7 @@ def picture_records(folder: Path) -> list[dict[str, Any]]:
 
 
 def text_records() -> list[dict[str, Any]]:
-    """Sums in words: samples without any visual."""
+    """Return sums in words, samples without pictures."""
     return [
         {
             "id": f"sum_{a}_{b}",
