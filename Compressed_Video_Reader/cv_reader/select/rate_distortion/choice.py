@@ -41,6 +41,8 @@ _PRICE_RATIO = 1.001
 _LEAST_PRICE = 1e-9
 _PRICE_STEPS = 12
 _SAMPLED_RATIO = 1.01
+_WINDOWS_RATIO, _STEEP_RATIO = 1.05, 1.5
+_MAX_PASSES = 6
 _SAMPLED_ROWS = 4
 """Every so many rows of units show what a price keeps of a long clip."""
 
@@ -215,14 +217,31 @@ class _Solver:
         return decibels(float(errors.sum(dtype=np.float64)) / samples) < self.config.quality_db
 
     def by_windows(self) -> tuple[float, Cells, Distances]:
-        """Solve a clip of many slots window by window: price, kept (T, n), gains (T, n)."""
-        budget = self.budget
-        price = self.config.token_price or self._sampled_price()
-        while True:
-            kept, gains = self.walk([price], self.units)[0]
+        """Solve a clip of many slots window by window: price, kept (T, n), gains (T, n).
+
+        Two prices close to each other are solved together. Some units take the lower one, so that
+        the budget is spent although one price for all would leave a part of it.
+        """
+        budget, config = self.budget, self.config
+        if config.token_price:
+            kept, gains = self.walk([config.token_price], self.units)[0]
             if int(kept.sum()) <= budget:
-                return price, kept, gains
-            price *= max(1.02, (int(kept.sum()) / budget) ** 2)
+                return config.token_price, kept, gains
+        high = self._sampled_price()
+        low = high / _WINDOWS_RATIO
+        for _ in range(_MAX_PASSES):
+            (more, more_gains), (kept, gains) = self.walk([low, high], self.units)
+            if int(kept.sum()) > budget:
+                low, high = high, high * _WINDOWS_RATIO**2
+            elif int(more.sum()) < budget:
+                low, high = low / _WINDOWS_RATIO**2, low
+            else:
+                break
+        while int(kept.sum()) > budget:
+            high *= _STEEP_RATIO
+            kept, gains = self.walk([high], self.units)[0]
+        mixed = _with_rest(kept.copy(), more, budget)
+        return high, mixed, np.where((mixed == kept).all(axis=0), gains, more_gains)
 
     def _sampled_price(self) -> float:
         """Return the price that some rows of the picture suggest, by two passes over them."""

@@ -121,7 +121,7 @@ def best_choice(costs: Segments, price: float, *, with_slots: bool = True) -> Ch
     kept = None
     if with_slots:
         kept = np.zeros((slots, cells), np.bool_)
-        ends: NDArray[np.intp] = np.full(cells, slots, np.intp)
+        ends = np.zeros(cells, np.intp) + slots
         active: NDArray[np.intp] = np.arange(cells, dtype=np.intp)
         while len(active):
             source = parents[ends[active], active]

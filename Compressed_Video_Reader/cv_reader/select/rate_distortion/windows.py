@@ -210,7 +210,8 @@ def shown_errors(window: Window, kept: Cells, direction: str, way: int = 0) -> D
         following = np.where(kept[slot], slot, following)
         ahead = between[everyone, np.maximum(following, 0), slot]
         is_first = ~has_earlier[slot] & (not window.is_shown)
-        best: Any = np.where(is_first, ahead, np.minimum(errors[slot], ahead))
+        best = np.minimum(errors[slot], ahead)
+        np.copyto(best, ahead, where=is_first)
         np.copyto(errors[slot], best, where=following >= 0)
     return errors
 
