@@ -103,19 +103,18 @@ LEAVES = {"errors", "constants", "exits", "files", "ranks"}
 """Modules at the top of a package that every room may import; they import no room themselves."""
 
 ROOMS = {
-    "cv_reader": "media reader",
-    "cv_reader.asset_config": "select",
+    "cv_reader": "former media reader",
     "cv_reader.assets": "media reader select",
     "cv_reader.backends": "media",
     "cv_reader.commands": "assets backends engines media pricing reader select views",
     "cv_reader.compat": "media reader",
     "cv_reader.engines": "",
     "cv_reader.exits": "errors",
+    "cv_reader.former": "",
     "cv_reader.media": "",
     "cv_reader.pricing": "assets reader select",
     "cv_reader.reader": "backends media",
     "cv_reader.select": "media",
-    "cv_reader.selection": "select",
     "cv_reader.views": "assets media reader select",
     "llava.ask": "model visual",
     "llava.chat_template": "conversation",

@@ -6,12 +6,16 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from cv_reader.former import forward_imports
+
 if TYPE_CHECKING:
     from cv_reader.media.frames import CodecFrame, VideoIndex
     from cv_reader.media.index import read_index
     from cv_reader.reader import Video, open_video
 
 __all__ = ["CodecFrame", "Video", "VideoIndex", "open_video", "read_index"]
+
+forward_imports()
 
 _MODULES = {
     "CodecFrame": "media.frames",

@@ -1,0 +1,60 @@
+"""Former paths of modules that moved into rooms, for code that imports them.
+
+``import cv_reader.selection`` gives a module with all names of ``cv_reader.select.selection``. Only
+imports that find nothing else come here, so that the paths of today cost nothing.
+"""
+
+import sys
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+_ROOMS = {
+    "assets": "files freshness samples validation",
+    "media": "coded container conversion decoding frames h264 h264_fields index packets scanning",
+    "select": "camera energy geometry percentiles pooling selection",
+    "views": "agreement statistics visualize",
+}
+_RENAMED = {
+    "asset_config": "select.config",
+    "asset_names": "assets.names",
+    "chosen": "assets.stage1",
+    "packing": "select.mosaics",
+    "parameters": "media.container_header",
+    "plots": "views.charts",
+    "precompute": "assets.make",
+    "processes": "engines.worker_process",
+    "training": "assets.stage2",
+    "workers": "engines.local",
+}
+MOVED = _RENAMED | {
+    name: f"{room}.{name}" for room, names in _ROOMS.items() for name in names.split()
+}
+"""Name below ``cv_reader`` to the name of today."""
+
+
+class _Finder(MetaPathFinder):
+    def find_spec(
+        self, fullname: str, path: object = None, target: object = None
+    ) -> ModuleSpec | None:
+        package, _, name = fullname.rpartition(".")
+        if package != __package__ or name not in MOVED:
+            return None
+        return ModuleSpec(fullname, _Loader(f"{package}.{MOVED[name]}"))
+
+
+class _Loader(Loader):
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def exec_module(self, module: ModuleType) -> None:
+        found = vars(import_module(self._name))
+        module.__doc__ = f"Former path of ``{self._name}``."
+        vars(module).update((k, v) for k, v in found.items() if not k.startswith("__"))
+
+
+def forward_imports() -> None:
+    """Let imports of former paths succeed."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.append(_Finder())
