@@ -229,14 +229,15 @@ class _Solver:
                 return config.token_price, kept, gains
         high = self._sampled_price()
         low = high / _WINDOWS_RATIO
+        (more, more_gains), (kept, gains) = self.walk([low, high], self.units)
         for _ in range(_MAX_PASSES):
-            (more, more_gains), (kept, gains) = self.walk([low, high], self.units)
             if int(kept.sum()) > budget:
                 low, high = high, high * _WINDOWS_RATIO**2
             elif int(more.sum()) < budget:
                 low, high = low / _WINDOWS_RATIO**2, low
             else:
                 break
+            (more, more_gains), (kept, gains) = self.walk([low, high], self.units)
         while int(kept.sum()) > budget:
             high *= _STEEP_RATIO
             kept, gains = self.walk([high], self.units)[0]
