@@ -34,7 +34,7 @@ GATHERED = [(1, 3, 64, 28, 28)]
 
 
 def inputs() -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """The 11 named inputs, equal under every version."""
+    """Yield the 11 named inputs, equal under every version."""
     generator = torch.Generator().manual_seed(0)
     for shape in IMAGES + VIDEOS + POSITIONED + GATHERED:
         given = {"pixel_values": torch.randn(shape, generator=generator)}
@@ -51,7 +51,7 @@ def inputs() -> Iterator[tuple[str, dict[str, Tensor]]]:
 
 
 def make_checkpoint(folder: Path, use_head: bool) -> None:
-    """A small random encoder with weights spread wide enough that every part matters."""
+    """Write a small random encoder with weights spread wide enough that every part matters."""
     config = OneVisionEncoderConfig(
         hidden_size=128,
         intermediate_size=256,

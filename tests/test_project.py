@@ -169,6 +169,32 @@ def test_folders_hold_few_modules() -> None:
     assert not {str(folder.relative_to(ROOT)): n for folder, n in counts.items() if n > 15}
 
 
+SMALL_MODULES = {
+    "cv_reader.asset_config": "the old path of AssetConfig, which users import",
+    "cv_reader.selection": "the old path of the uniform frame ids, which users import",
+    "llava.eval.plugin.entry": "the entry point of lmms_eval.models in pyproject.toml",
+    "llava.model.merge": "a documented command, python -m llava.model.merge",
+    "llava.pictures": "the old path of the picture helpers, which users import",
+    "llava.visuals": "the old path of the segment helpers, which users import",
+    "onevision_encoder.block_mask": "loaded for a GPU only; the modeling file is long enough",
+}
+"""Modules below 60 lines with at most one importer that stay on their own, and why."""
+
+
+def test_small_modules_serve_several_others() -> None:
+    paths = {module_name(path): path for package in PACKAGES for path in python_files(package)}
+    imports = {name: imported_modules(path) for name, path in paths.items()}
+    small = {
+        name
+        for name, path in paths.items()
+        if path.name not in ("__init__.py", "__main__.py")
+        and path.read_text(encoding="utf-8").count("\n") < 60
+        and sum(name in imported for imported in imports.values()) < 2
+    }
+    assert not small - SMALL_MODULES.keys(), "join each with the module that imports it"
+    assert not SMALL_MODULES.keys() - small, "no longer small or alone: take it off the list"
+
+
 def test_the_oldest_supported_python_suffices() -> None:
     """Pyright cannot check this: the stubs of numpy need a newer Python than we support."""
     folders = ["llava_next", "Compressed_Video_Reader/cv_reader", "examples", "scripts"]

@@ -201,7 +201,7 @@ def time_peer(path: Path) -> None:
 
 
 def clips(folder: Path, *, with_hour: bool) -> list[Path]:
-    """The videos of a run without arguments."""
+    """Return the videos of a run without arguments."""
     large = made_clip(folder, "h264", 1080, 1920, 300)
     made = [made_clip(folder, "h264", 360, 640, 300), large, looped(large, 6)]
     if with_hour:

@@ -21,7 +21,7 @@ _ENCODERS = {
 
 
 def made_clip(folder: Path, codec: str, height_px: int, width_px: int, num_frames: int) -> Path:
-    """A clip of moving content, encoded once and kept in the folder."""
+    """Return a clip of moving content, encoded once and kept in the folder."""
     path = folder / f"{codec}_{height_px}p_{num_frames}.mp4"
     if path.exists():
         return path
@@ -39,7 +39,7 @@ def made_clip(folder: Path, codec: str, height_px: int, width_px: int, num_frame
 
 
 def looped(path: Path, times: int) -> Path:
-    """The same packets over and over, remuxed into one longer file beside the first."""
+    """Return a longer file next to the clip, which repeats its packets without encoding."""
     target = path.with_name(f"{path.stem}_x{times}.mp4")
     if target.exists():
         return target
@@ -66,7 +66,7 @@ def looped(path: Path, times: int) -> Path:
 
 
 def _content(height_px: int, width_px: int, num_frames: int) -> Iterator[NDArray[np.uint8]]:
-    """A panning texture with noise, and discs that move over it."""
+    """Yield pictures of a panning texture with noise, and of discs that move over it."""
     generator = np.random.default_rng(0)
     coarse = generator.integers(30, 220, (height_px // 16 + 2, width_px // 16 + 80, 3))
     world = coarse.astype(np.uint8).repeat(16, 0).repeat(16, 1)

@@ -33,7 +33,7 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def build(options: argparse.Namespace) -> OneVisionEncoderModel:
-    """A random encoder of a published size with fewer blocks, without the head."""
+    """Return a random encoder of a published size with fewer blocks, without the head."""
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)
     settings = {**SIZES[options.size], "num_hidden_layers": options.layers, "use_head": False}
@@ -82,7 +82,7 @@ def _plain_rotate(tensor: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 def run_plain(
     model: OneVisionEncoderModel, patches: Tensor, positions: Tensor, attend: Attend
 ) -> Tensor:
-    """The block loop restated without this package's code: (B, L, 3 * p * p) to (B, L, D)."""
+    """Run the blocks without this package's code: (B, L, 3 * p * p) to (B, L, D)."""
     angles = model.video_rope.forward_from_positions(positions)
     angles = torch.cat((angles, angles), dim=-1).unsqueeze(-3)
     cosine, sine = angles.cos().to(model.dtype), angles.sin().to(model.dtype)
@@ -102,12 +102,12 @@ def run_plain(
 
 
 def run_eager(model: OneVisionEncoderModel, parts: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """The plain restatement, one call per segment."""
+    """Run the plain restatement, one call per segment."""
     return torch.cat([run_plain(model, *part, eager_attention) for part in parts])
 
 
 def run_padded(model: OneVisionEncoderModel, parts: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """A padded batch with a mask over the keys."""
+    """Run a padded batch with a mask over the keys."""
     longest = max(len(patches) for patches, _ in parts)
     patches, positions = (
         torch.stack([pad(tensor, (0, 0, 0, longest - len(tensor))) for tensor in tensors])
@@ -125,7 +125,7 @@ RUNS = {"packed": run_packed, "loop": run_loop, "eager": run_eager, "padded": ru
 def seconds(
     calls: Sequence[Callable[[], object]], options: argparse.Namespace, repeats: int
 ) -> list[float]:
-    """The shortest time of each call over some rounds."""
+    """Return the shortest time of each call over some rounds."""
     rounds = [[_timed(call, options) for call in calls] for _ in range(repeats)]
     return [min(taken) for taken in zip(*rounds, strict=True)]
 

@@ -78,8 +78,10 @@ class Stages:
 def measure(
     arguments: dict[str, Any], videos: list[Path], num_questions: int, new_tokens: int
 ) -> dict[str, Any]:
-    """Answer all questions, after one batch to warm up: the fastest of several passes, which is the
-    one that other programs disturbed least."""
+    """Answer all questions after one batch to warm up; return the fastest of several passes.
+
+    Other programs disturbed the fastest pass least.
+    """
     model, requests = _ask(arguments, videos, num_questions, new_tokens)
     model.generate_until(requests[: model.batch_size])
     stages = Stages(model._answerer._model, model.device)
@@ -110,7 +112,7 @@ def measure(
 def measure_memory(
     arguments: dict[str, Any], videos: list[Path], num_questions: int, new_tokens: int
 ) -> dict[str, Any]:
-    """Memory of the process after the first 100 questions, and after all."""
+    """Measure the memory of the process after the first 100 questions, and after all."""
     model, requests = _ask(arguments, videos, num_questions, new_tokens)
     model.generate_until(requests[:100])
     before = _resident_mib()
@@ -127,7 +129,7 @@ def _resident_mib() -> float:
 def _ask(
     arguments: dict[str, Any], videos: list[Path], num_questions: int, new_tokens: int
 ) -> tuple[LlavaOVEncoder, list[Instance]]:
-    """The plug-in, and questions on the videos in turn."""
+    """Return the plug-in, and questions on the videos in turn."""
     model = LlavaOVEncoder(**arguments)
     documents = [{"video": str(videos[number % len(videos)])} for number in range(num_questions)]
     model.task_dict = {"bench": {"test": documents}}

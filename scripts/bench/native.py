@@ -151,7 +151,7 @@ def _sparse(options: argparse.Namespace) -> None:
 def _by_turns(
     works: list[str], path: Path, threads: int, repeats: int
 ) -> dict[str, dict[str, float]]:
-    """The least of each work's times and memory, with the works taking turns."""
+    """Return the least of each work's times and memory, with the works taking turns."""
     rows: dict[str, list[dict[str, float]]] = {work: [] for work in works}
     for _ in range(repeats):
         for work in works:
@@ -177,7 +177,7 @@ def _run(work: str, path: Path, threads: int) -> dict[str, float]:
 
 
 def _measured(work: str, path: str, threads: int) -> dict[str, float]:
-    """The least times of several runs in this process; long ones run once."""
+    """Return the least times of several runs in this process; long ones run once."""
     run = _WORKS[work](path, threads)
     frames, walls, cpus = 0, list[float](), list[float]()
     while len(walls) < _RUNS_PER_PROCESS and sum(walls) < _MAX_PROCESS_SECONDS:

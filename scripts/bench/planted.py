@@ -62,7 +62,7 @@ def _window(world: NDArray[np.float32], row: float, column: float) -> NDArray[np
 
 
 def _disc(picture: NDArray[np.float32], number: int) -> None:
-    """A bright disc on its way across the picture."""
+    """Return a bright disc on its way across the picture."""
     rows, columns = np.ogrid[:HEIGHT_PX, :WIDTH_PX]
     column = 20 + (WIDTH_PX - 40) * number / NUM_FRAMES
     row = HEIGHT_PX / 2 + 50 * np.sin(number / 15)
@@ -180,7 +180,7 @@ class Event:
 
 
 def planted_clip(folder: Path, seed: int) -> tuple[Path, Event]:
-    """A clip of 96 x 96 pixels and 64 frames with an event of three frames.
+    """Return a clip of 96 x 96 pixels and 64 frames with an event of three frames.
 
     Flat sky above texture; a hand-held sway in 70 %, a cut in 25 %, a small mover; and a striped
     patch of 10 pixels that shows for 3 frames at a random time and place.

@@ -44,7 +44,7 @@ WAYS = ("one sample per step", "one by one, accumulated", "padded batches", "pac
 
 
 def make_steps(way: str, items: list[Item], row_tokens: int) -> list[list[Batch]]:
-    """The batches of each optimiser step."""
+    """Return the batches of each optimiser step."""
     if way == WAYS[0]:
         return [[Collator(0)([item])] for item in items]
     lengths = np.array([len(item["input_ids"]) for item in items])
@@ -57,7 +57,7 @@ def make_steps(way: str, items: list[Item], row_tokens: int) -> list[list[Batch]
 
 
 def run_step(model: Any, optimizer: torch.optim.Optimizer, batches: list[Batch]) -> None:
-    """Forward and backward passes, and one step of the optimiser."""
+    """Run forward and backward passes, and one step of the optimiser."""
     device = model.device
     supervised = sum(int((batch["labels"] != IGNORE_INDEX).sum()) for batch in batches)
     for batch in batches:
@@ -127,7 +127,7 @@ def run_way(way: str, args: argparse.Namespace) -> None:
 
 
 def bench_steps(args: argparse.Namespace) -> None:
-    """The four ways, each in a process of its own."""
+    """Measure the four ways, each in a process of its own."""
     print(f"\n{args.size}, {args.samples} samples, rows of {ROW_TOKENS[args.size]} tokens")
     args.measured_peak = measured_peak()  # once, so that shares compare like rates
     for way in WAYS:

@@ -27,7 +27,7 @@ MOSAIC_PX, GRID, MOSAICS = 576, 36, 8
 
 
 def do_nothing() -> None:
-    """What importing this module takes."""
+    """Do nothing: measuring this call gives what importing the module takes."""
 
 
 def open_path(path: Path) -> None:
@@ -75,16 +75,16 @@ def bench_start(args: argparse.Namespace) -> None:
 
 
 def bench_balance(args: argparse.Namespace) -> None:
-    """What steps of like samples save: padding within a rank, waiting of ranks for the slowest."""
+    """Measure the padding and the waiting for the slowest rank that grouping by length saves."""
     random = np.random.default_rng(0)
     count = 48000
     visual = random.choice([0, 3280, 4961, 6400, 10368], count, p=[0.2, 0.3, 0.1, 0.1, 0.3])
     lengths = visual + random.lognormal(5.5, 0.8, count).astype(np.int64)
     print("\n8 ranks, 30 % codec clips, 50 % anyres images, 20 % text; in tokens")
     plans = {
-        "1 sample, by chance": (single_rows(np.arange(count)), False, 1),
+        "1 sample, random order": (single_rows(np.arange(count)), False, 1),
         "1 sample, balanced": (single_rows(np.arange(count)), True, 1),
-        "4 samples, by chance": (single_rows(np.arange(count)), False, 4),
+        "4 samples, random order": (single_rows(np.arange(count)), False, 4),
         "4 samples, balanced": (single_rows(np.arange(count)), True, 4),
         "packs of 32768": (packed_rows(np.arange(count), lengths, 32768, 0), False, 1),
     }

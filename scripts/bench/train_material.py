@@ -46,7 +46,7 @@ VISION_SMALL: dict[str, Any] = {
 
 
 def build(size: str, device: torch.device, attention: str) -> Any:
-    """A random model, ready to train."""
+    """Return a random model, ready to train."""
     torch.manual_seed(0)
     if size == "tiny":
         model: Any = tiny_model(tiny_tokenizer())

@@ -156,7 +156,7 @@ def _mirrored(source: Path, target: Path, turn: int) -> Path:
 
 
 def _with_large_set(stream: bytes) -> bytes:
-    """A raw stream whose first units are a large sequence parameter set and many small ones."""
+    """Return a raw stream that begins with one large sequence parameter set and many small."""
     large = b"\0\0\1\x67\x42\0\0\xd6\x00\x00\x00\x01" + b"\xff" * _LARGE_SET_BYTES
     return large + b"\0\0\1\x67\x42\0\x0a\xf8" * 600 + stream
 

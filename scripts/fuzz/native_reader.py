@@ -105,7 +105,7 @@ def child_environment(sanitizer: str | None) -> dict[str, str]:
 
 
 def read_files(backend: str, memory_mb: int) -> int:
-    """A child: read the file named by each line of stdin, answer one JSON line each."""
+    """Read, as a child, the file that each line of stdin names; answer a JSON line each."""
     if memory_mb:
         limit = memory_mb << 20
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -18,9 +18,11 @@ from cv_reader.assets.stage2 import Stage2, is_packed, make_both, read_stage1_me
 from cv_reader.commands.arguments import (
     add_dataset_argument,
     add_packing_arguments,
+    add_run_arguments,
+    check_shards,
+    shard_suffix,
 )
-from cv_reader.commands.batch import add_run_arguments, check_shards, check_writable, shard_suffix
-from cv_reader.commands.progress import dry_run, looked_over
+from cv_reader.commands.progress import check_writable, dry_run, looked_over
 from cv_reader.commands.stage1 import (
     add_selection_arguments,
     check_selections,

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 
 from cv_reader.assets.files import new_file
 from cv_reader.backends import BACKEND_NAMES
-from cv_reader.commands.batch import check_writable
+from cv_reader.commands.progress import check_writable
 from cv_reader.errors import AssetError, SettingsError, VideoError
 from cv_reader.exits import FAILED_SAMPLES, OK, run_command, say
 from cv_reader.reader import ReadOptions
@@ -101,7 +101,7 @@ def shown_slots(agreement: Agreement, count: int) -> list[int]:
 
 
 def sheet(agreement: Agreement, slots: list[int]) -> Image.Image:
-    """A row per slot: the frame, kept here, kept there, where they differ, the true residual."""
+    """Draw a row per slot: frame, kept here, kept there, where they differ, true residual."""
     rows = [(slot, _row(agreement, slot)) for slot in slots]
     if not rows:
         return Image.new("RGB", (_TILE_WIDTH_PX, _LABEL_PX), _GROUND)

@@ -26,20 +26,23 @@ from cv_reader.commands.arguments import (
     add_dataset_argument,
     add_fail_argument,
     add_packing_arguments,
+    add_run_arguments,
     add_scoring_arguments,
     add_size_arguments,
-    refuse,
-)
-from cv_reader.commands.batch import (
-    add_run_arguments,
     check_shards,
-    check_writable,
     config_from,
     read_options_from,
-    run_tasks,
+    refuse,
     shard_suffix,
 )
-from cv_reader.commands.progress import Report, announce, dry_run, looked_over
+from cv_reader.commands.progress import (
+    Report,
+    announce,
+    check_writable,
+    dry_run,
+    looked_over,
+    run_tasks,
+)
 from cv_reader.errors import AssetError, SampleError, SettingsError
 from cv_reader.exits import run_command, say
 from cv_reader.pricing import priced_config

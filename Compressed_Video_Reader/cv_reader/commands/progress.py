@@ -1,5 +1,6 @@
-"""What a run reports: progress, the failure file, the summary, and the findings of a dry run."""
+"""Run the tasks of a command, and report: progress, failures, summary, findings of a dry run."""
 
+import argparse
 import contextlib
 import json
 import os
@@ -14,9 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from cv_reader.assets.files import write_json, writing
-from cv_reader.commands.batch import run_tasks
-from cv_reader.engines.tasks import Failure
+from cv_reader.assets.files import temporary_path, write_json, writing
+from cv_reader.engines import local
+from cv_reader.engines.tasks import Failure, Limits, Outcome
 from cv_reader.errors import CvReaderError, OutputError, SettingsError
 from cv_reader.exits import FAILED_SAMPLES, OK, say, shortened
 from cv_reader.select.config import AssetConfig
@@ -152,6 +153,36 @@ class Report(AbstractContextManager["Report"]):
 
     def _counts_text(self) -> str:
         return ", ".join(f"{number} {what}" for what, number in self.counts.items())
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse an output folder that cannot be made or written; nothing is left in it.
+
+    Raises:
+        SettingsError: with the system's reason.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        trial = temporary_path(folder)
+        trial.touch(exist_ok=False)
+        trial.unlink(missing_ok=True)
+    except OSError as error:
+        raise SettingsError(
+            f"{folder}: cannot be written ({error.strerror}); choose another output folder"
+        ) from error
+
+
+def run_tasks(
+    function: Callable[[Any], Any], tasks: Iterable[Any], args: argparse.Namespace
+) -> Iterable[Outcome[Any, Any]]:
+    """Run tasks by the command's engine and limits; outcomes come in the order of the tasks."""
+    limits = Limits(
+        num_workers=args.num_workers,
+        timeout_seconds=args.timeout_seconds,
+        memory_mib=args.memory_limit_mib,
+        tasks_per_worker=args.maxtasks_per_child,
+    )
+    return local.run_tasks(function, tasks, limits)
 
 
 def announce(name: str, total: int, args: Any) -> None:

@@ -22,7 +22,7 @@ from PIL import Image
 from cv_reader.assets.files import new_file
 from cv_reader.assets.make import select_from_video
 from cv_reader.backends import BACKEND_NAMES
-from cv_reader.commands.batch import check_writable
+from cv_reader.commands.progress import check_writable
 from cv_reader.errors import AssetError, SettingsError, VideoError
 from cv_reader.exits import FAILED_SAMPLES, OK, run_command, say
 from cv_reader.reader import ReadOptions

@@ -31,18 +31,21 @@ from cv_reader.commands.arguments import (
     add_dataset_argument,
     add_fail_argument,
     add_packing_arguments,
-    add_size_arguments,
-    refuse,
-)
-from cv_reader.commands.batch import (
     add_run_arguments,
+    add_size_arguments,
     check_shards,
-    check_writable,
     read_options_from,
-    run_tasks,
+    refuse,
     shard_suffix,
 )
-from cv_reader.commands.progress import Report, announce, dry_run, looked_over
+from cv_reader.commands.progress import (
+    Report,
+    announce,
+    check_writable,
+    dry_run,
+    looked_over,
+    run_tasks,
+)
 from cv_reader.commands.stage1 import samples_of
 from cv_reader.engines.tasks import Failure
 from cv_reader.errors import SampleError, SettingsError

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cv_reader.assets.files import new_file
-from cv_reader.assets.targets import ASSET, Target, find_targets
-from cv_reader.commands.batch import add_worker_arguments, check_writable, run_tasks
+from cv_reader.assets.validation import ASSET, Target, find_targets
+from cv_reader.commands.arguments import add_worker_arguments
+from cv_reader.commands.progress import check_writable, run_tasks
 from cv_reader.errors import SettingsError
 from cv_reader.exits import FAILED_SAMPLES, OK, run_command, say
 from cv_reader.views.charts import bars, cells

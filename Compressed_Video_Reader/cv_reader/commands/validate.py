@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 
 from cv_reader.assets.claims import claimed_file
-from cv_reader.assets.targets import Target, find_targets
-from cv_reader.assets.validation import Checks, check_target
-from cv_reader.commands.batch import add_worker_arguments, check_writable, run_tasks
+from cv_reader.assets.validation import Checks, Target, check_target, find_targets
+from cv_reader.commands.arguments import add_worker_arguments
+from cv_reader.commands.progress import check_writable, run_tasks
 from cv_reader.errors import SettingsError
 from cv_reader.exits import FAILED_SAMPLES, OK, run_command, say
 

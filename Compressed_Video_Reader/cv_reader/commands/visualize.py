@@ -16,8 +16,9 @@ from cv_reader.commands.arguments import (
     add_packing_arguments,
     add_scoring_arguments,
     add_size_arguments,
+    config_from,
 )
-from cv_reader.commands.batch import check_writable, config_from
+from cv_reader.commands.progress import check_writable
 from cv_reader.errors import SettingsError, VideoError
 from cv_reader.exits import FAILED_SAMPLES, OK, run_command, say
 from cv_reader.reader import ReadOptions

@@ -2,5 +2,5 @@
 
 ``tasks`` has what every engine shares. ``local`` is the engine: ``run_tasks(function, tasks,
 limits)`` yields one ``Outcome`` per task, in the order of the tasks. A further engine is a module
-with a function of the same signature and promise, chosen in ``cv_reader.commands.batch``.
+with a function of the same signature and promise, chosen in ``cv_reader.commands.progress``.
 """

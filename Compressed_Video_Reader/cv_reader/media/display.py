@@ -60,7 +60,7 @@ class Orientation(NamedTuple):
 
     @classmethod
     def of_matrix(cls, matrix: Sequence[float]) -> "Orientation | None":
-        """The orientation by a display matrix, or None for another angle.
+        """Return the orientation that a display matrix states, or None for another angle.
 
         Args:
             matrix: a, b, c, d of x' = a x + c y, y' = b x + d y (ISO/IEC 14496-12, 6.2.2). Both
@@ -148,7 +148,7 @@ class Display:
 
 
 def usable_aspect(width: int, height: int) -> Fraction:
-    """The shape of samples that a file claims to have, or 1 where it is none that is meant.
+    """Return the sample aspect ratio that a file states, or 1 where the ratio is implausible.
 
     Args:
         width: of a sample, in any unit.

@@ -186,7 +186,7 @@ def _skip_scaling_lists(bits: Bits, count: int) -> None:
 
 
 def units_of_record(record: bytes) -> Iterator[bytes]:
-    """The parameter sets of an ``avcC`` record (ISO/IEC 14496-15, 5.3.3.1)."""
+    """Yield the parameter sets of an ``avcC`` record (ISO/IEC 14496-15, 5.3.3.1)."""
     place = 5
     for mask in (0x1F, 0xFF):
         count = record[place] & mask if place < len(record) else 0

@@ -126,7 +126,7 @@ def _nits_to_pq(nits: NDArray[np.float64] | float) -> NDArray[np.float64]:
 
 
 def _compressed(nits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The curve of BT.2390: light as the screen shows it."""
+    """Return the light that the screen shows, by the curve of BT.2390; in cd/m2."""
     peak = _nits_to_pq(_PEAK_NITS)
     share = np.minimum(_nits_to_pq(nits) / peak, 1)
     most = _nits_to_pq(_SCREEN_NITS) / peak
@@ -141,13 +141,13 @@ def _compressed(nits: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _gain(nits: NDArray[np.float64]) -> Floats:
-    """What light is multiplied by, so that the brightest channel follows the curve."""
+    """Return the factor of each light by which the brightest channel follows the curve."""
     return (_compressed(nits) / np.maximum(nits, 1e-6)).astype(np.float32)
 
 
 @lru_cache
 def _pq_light() -> Floats:
-    """In cd/m2, by signal."""
+    """Return light in cd/m2 by signal."""
     return _pq_to_nits(_places()).astype(np.float32)
 
 

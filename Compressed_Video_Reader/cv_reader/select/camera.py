@@ -23,7 +23,7 @@ Velocity = NDArray[np.float32]
 def camera_velocity(
     velocity: Velocity, compensate: str, times: int = 1, aspect: float = 1.0
 ) -> Velocity:
-    """What the camera adds to each cell's velocity.
+    """Return what the camera adds to each cell's velocity.
 
     Args:
         velocity: float32 (2, h, w), x and y in pixels per frame.

@@ -154,7 +154,7 @@ class CellScorer:
         return self._pool(step_px).sums(energy)
 
     def residual(self, frame: CodecFrame) -> Scores:
-        """What motion compensation could not predict."""
+        """Return the energy of the residual, which motion compensation could not predict."""
         if frame.residual_y is None:
             raise _lacking(frame, "residual")
         return self._magnitudes(SparseMap(frame.residual_y, frame.residual_blocks))

@@ -114,7 +114,7 @@ class Letterbox:
         )
 
     def facts(self) -> dict[str, Any]:
-        """The geometry as ``meta.json`` records it; ends of ranges are exclusive."""
+        """Return the geometry as ``meta.json`` records it; ends of ranges are exclusive."""
         valid = self.valid_cells()
         rows, columns = np.flatnonzero(valid.any(axis=1)), np.flatnonzero(valid.any(axis=0))
         ranges: dict[str, int] = {

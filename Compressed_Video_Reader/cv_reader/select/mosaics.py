@@ -151,7 +151,7 @@ class MosaicPacker:
             self._items(planes)[image, :, row, :, column] = self._items(source)[0, :, h, :, w]
 
     def images(self) -> list[Image.Image]:
-        """The mosaics, YCbCr."""
+        """Return the mosaics, of mode YCbCr."""
         mosaics: list[Image.Image] = []
         for colors, slots in self._slots.items():
             images = [
@@ -185,7 +185,7 @@ class MosaicPacker:
 
 
 def to_image(square: Square) -> Image.Image:
-    """A square as an image of mode YCbCr, which is what a JPEG file holds."""
+    """Return a square as an image of mode YCbCr, which is what a JPEG file holds."""
     luma = square.luma[0] + np.uint8(square.colors.black_luma)
     luma, chroma = jpeg_planes(luma, square.chroma + np.uint8(NEUTRAL), square.colors)
     planes = [Image.fromarray(plane) for plane in (luma, *chroma)]

@@ -42,10 +42,10 @@ def whole_pixel_motion(
 def coarse_motion(
     motion: NDArray[np.int16], motion_ref: NDArray[np.int16]
 ) -> tuple[NDArray[np.int16], NDArray[np.int16], int]:
-    """The lists of vectors in use, by blocks of twice the size as long as all of these move as one.
+    """Return the lists of vectors in use, four cells merged while all such fours move as one.
 
     Encoders seldom choose blocks smaller than 8 pixels. Percentiles and sums do not change: every
-    cell that is left stands for four.
+    merged cell counts for four.
 
     Args:
         motion: int16 (2, h, w, 2).

@@ -56,7 +56,10 @@ def _interpolate(low: float, high: float, share: float) -> float:
 
 
 def _order_statistic(values: Integers, rank: int, guess: int) -> int:
-    """The ``rank``-th smallest value, from 0: smallest v with more than ``rank`` values <= v."""
+    """Return the ``rank``-th smallest value, counted from 0.
+
+    It is the smallest v with more than ``rank`` values <= v.
+    """
 
     def reached(bound: int) -> bool:
         return bool(np.count_nonzero(values <= bound) > rank)

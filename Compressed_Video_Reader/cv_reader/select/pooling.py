@@ -68,7 +68,7 @@ def _parts(items: NDArray[np.uint64]) -> tuple[Numbers, Numbers, NDArray[np.uint
 def _parts_in(
     items: NDArray[np.uint64], blocks: NDArray[np.bool_], block_bytes: int
 ) -> tuple[Numbers, Numbers, NDArray[np.uint64]]:
-    """The same, of parts in some blocks."""
+    """Return the same as ``_parts``, for the parts in some blocks only."""
     row_bytes = items.shape[1] * _PART_BYTES
     # The widest words of which a row of the map is made, and a row of a block.
     word_bytes = gcd(row_bytes, items.strides[0], block_bytes)
@@ -213,5 +213,5 @@ class CellPool:
 
 
 def _words(width: int) -> np.dtype[np.void]:
-    """A row of a part in float32, moved as a whole."""
+    """Return the type of a row of a part in float32, which is moved as a whole."""
     return np.dtype(f"V{4 * width}")

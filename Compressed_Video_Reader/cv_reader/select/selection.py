@@ -263,7 +263,7 @@ def _forced_cells(valid: NDArray[np.bool_], config: AssetConfig) -> NDArray[np.i
 
 
 def _best(ranks: NDArray[np.float32], count: int, floor: np.float32) -> NDArray[np.intp]:
-    """Indices of the ``count`` highest ranks at or above ``floor``, ties by lowest index."""
+    """Return indices of the ``count`` highest ranks >= ``floor``, ties by lowest index."""
     able = np.arange(len(ranks))
     if 0 < count < len(ranks):
         # To sort what may be chosen alone is several times as fast.

@@ -89,14 +89,16 @@ class Agreement:
         return _share(self.ours, self.competing)
 
     def slot_jaccard(self) -> NDArray[np.float64]:
-        """Per slot, NaN where neither keeps any: float64 (T,)."""
+        """Return the Jaccard index of each slot, NaN where neither keeps any: float64 (T,)."""
         both = (self.ours & self.theirs).sum((1, 2))
         either = (self.ours | self.theirs).sum((1, 2))
         return np.where(either > 0, both / np.maximum(either, 1), np.nan)
 
     def shares(self) -> dict[str, tuple[float, float, float]]:
-        """What the bitstream says of the cells: statement -> share of those that both keep, that
-        are kept here alone, and there alone."""
+        """Return how often statements of the bitstream hold: statement -> three shares of cells.
+
+        The shares are of the cells that both keep, kept here alone, and kept there alone.
+        """
         statements = {
             "the true luma residual is exactly 0": ~self.coded,
             "nothing is coded and nothing moves": ~self.coded & ~self.moving,

@@ -19,7 +19,7 @@ def bars(
     axis: str,
     band: Sequence[tuple[float, float]] = (),
 ) -> str:
-    """A bar chart, with whiskers where a ``band`` of (low, high) is given.
+    """Return a bar chart, with whiskers where a ``band`` of (low, high) is given.
 
     Args:
         values: heights, >= 0.
@@ -92,7 +92,7 @@ def stacks(
 
 
 def cells(colours: Sequence[Sequence[str]], titles: Sequence[Sequence[str]], *, title: str) -> str:
-    """A grid of coloured squares; ``colours`` are CSS, ``titles`` show under the pointer."""
+    """Return a grid of coloured squares; ``colours`` are CSS, ``titles`` are tooltips."""
     side = 9
     parts = [
         f'<rect x="{column * side}" y="{row * side}" width="{side}" height="{side}" '
@@ -113,7 +113,7 @@ def _scale(top: float, plot_height: float) -> str:
 
 
 def _round_up(value: float) -> float:
-    """The next round number: four ticks divide it well."""
+    """Return the next round number, which four ticks divide well."""
     power = 1.0
     while power * 10 <= value:
         power *= 10

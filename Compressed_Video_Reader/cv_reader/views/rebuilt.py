@@ -33,7 +33,6 @@ from cv_reader.select.rate_distortion.distances import (
     squared_distances,
 )
 from cv_reader.select.rate_distortion.windows import NO_SLOT, SEARCH_EIGHTHS
-from cv_reader.views.similarity import similarity
 
 NOTHING_NEW = 9.0
 """Mean squared difference (3 grey levels) below which a cell shows what was shown already."""
@@ -43,6 +42,12 @@ MOTION_SLOTS = 128
 
 _CHUNK_BYTES = 1 << 25
 _GREY = 128
+
+_BLOCK_PX = 4
+_WINDOW_SAMPLES = 64
+_PEAK = 255
+_C1 = int(0.01**2 * _PEAK**2 * _WINDOW_SAMPLES + 0.5)
+_C2 = int(0.03**2 * _PEAK**2 * _WINDOW_SAMPLES * (_WINDOW_SAMPLES - 1) + 0.5)
 
 Sources = NDArray[np.int32]
 
@@ -314,3 +319,33 @@ def _difference(clip: SmallClip, slot: int, source: Sources) -> NDArray[np.float
     """Return the mean squared difference of each cell to what a slot of its own showed: (n,)."""
     errors = _cell_errors(clip, slot, *_shifted(clip, source, (0, 0)))
     return errors.ravel() / CELL_WEIGHT
+
+
+def similarity(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+    """Return the structural similarity of two pictures of at least 8 x 8 samples, 1 for equals.
+
+    Windows of 8 x 8 samples every 4 samples, all samples of a window weighted alike; the mean over
+    windows, as FFmpeg's ``ssim`` filter takes it.
+    """
+    height, width = (side // _BLOCK_PX for side in one.shape)
+    if height < 2 or width < 2:
+        return 1.0
+    a, b = (
+        picture[: height * _BLOCK_PX, : width * _BLOCK_PX].astype(np.int64)
+        for picture in (one, other)
+    )
+    sum_a, sum_b = _window_sums(a), _window_sums(b)
+    squares, products = _window_sums(a * a + b * b), _window_sums(a * b)
+    variances = squares * _WINDOW_SAMPLES - sum_a * sum_a - sum_b * sum_b
+    covariance = products * _WINDOW_SAMPLES - sum_a * sum_b
+    above = (2 * sum_a * sum_b + _C1) * (2 * covariance + _C2).astype(np.float64)
+    below = (sum_a * sum_a + sum_b * sum_b + _C1) * (variances + _C2).astype(np.float64)
+    return float((above / below).mean())
+
+
+def _window_sums(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return sums over windows of 2 x 2 blocks."""
+    height, width = (side // _BLOCK_PX for side in values.shape)
+    blocks: NDArray[np.int64] = values.reshape(height, _BLOCK_PX, width, _BLOCK_PX).sum((1, 3))
+    pairs = blocks[:-1] + blocks[1:]
+    return pairs[:, :-1] + pairs[:, 1:]

@@ -47,7 +47,7 @@ class Chosen:
 
 
 def find_chosen(folder: Path) -> list[Path]:
-    """The metadata files of all selections in a folder, as stage 1 writes them."""
+    """Return the metadata files of all selections in a folder, as stage 1 writes them."""
     return sorted(folder.glob(f"*{META_SUFFIX}"))
 
 

@@ -126,7 +126,7 @@ def saliency_tile(shown: Shown, slot: int) -> Pixels:
 
 
 def kept_tile(shown: Shown, slot: int) -> Pixels:
-    """A frame with what is not kept washed out."""
+    """Return a frame in which the cells that are not kept are washed out."""
     tile = shown.tiles[slot]
     washed = (tile.mean(axis=2, keepdims=True) * 0.12 + 214).astype(np.uint8)
     return np.where(_enlarged(shown, shown.kept[slot])[..., None], tile, washed)
@@ -242,7 +242,7 @@ def _moment(shown: Shown, slot: int) -> Image.Image:
 
 @cache
 def label_font(size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """The font of captions."""
+    """Return the font of captions."""
     return ImageFont.load_default(size_px)
 
 

@@ -144,7 +144,7 @@ class SupervisedDataset(Dataset[Item]):
         return len(self._entries)
 
     def record(self, index: int) -> AnyRecord:
-        """The parsed entry, before any pixel is read.
+        """Return the parsed entry, before any pixel is read.
 
         Raises:
             IndexError: if ``index`` is not in 0..len - 1.

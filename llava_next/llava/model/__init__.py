@@ -11,8 +11,12 @@ if Version(transformers_version) < Version("5.7"):
     )
 
 from llava.model.configuration import LlavaConfigFields  # noqa: E402
-from llava.model.llava_qwen import LlavaQwenConfig, LlavaQwenForCausalLM  # noqa: E402
-from llava.model.llava_qwen3 import LlavaQwen3Config, LlavaQwen3ForCausalLM  # noqa: E402
+from llava.model.llava_qwen import (  # noqa: E402
+    LlavaQwen3Config,
+    LlavaQwen3ForCausalLM,
+    LlavaQwenConfig,
+    LlavaQwenForCausalLM,
+)
 
 AutoConfig.register(LlavaQwen3Config.model_type, LlavaQwen3Config, exist_ok=True)
 AutoConfig.register(LlavaQwenConfig.model_type, LlavaQwenConfig, exist_ok=True)

@@ -15,8 +15,12 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 from llava.constants import IMAGE_TOKEN
 from llava.model.configuration import LlavaConfigFields
 from llava.model.llava_arch import LlavaForCausalLMMixin
-from llava.model.llava_qwen import LlavaQwenConfig, LlavaQwenForCausalLM
-from llava.model.llava_qwen3 import LlavaQwen3Config, LlavaQwen3ForCausalLM
+from llava.model.llava_qwen import (
+    LlavaQwen3Config,
+    LlavaQwen3ForCausalLM,
+    LlavaQwenConfig,
+    LlavaQwenForCausalLM,
+)
 from llava.model.processing import LlavaProcessor
 from llava.model.projector import MERGE_SIDE_PATCHES, build_projector
 from llava.model.weights import read_projector, read_weights, resolve_folder

@@ -20,8 +20,12 @@ from llava.chat_template import chat_template
 from llava.constants import IMAGE_TOKEN
 from llava.conversation import IM_END, IM_START
 from llava.model.llava_arch import LlavaForCausalLMMixin
-from llava.model.llava_qwen import LlavaQwenConfig, LlavaQwenForCausalLM
-from llava.model.llava_qwen3 import LlavaQwen3Config, LlavaQwen3ForCausalLM
+from llava.model.llava_qwen import (
+    LlavaQwen3Config,
+    LlavaQwen3ForCausalLM,
+    LlavaQwenConfig,
+    LlavaQwenForCausalLM,
+)
 from llava.model.processing import LlavaProcessor
 from llava.model.projector import MERGE_SIDE_PATCHES, PROJECTOR_TYPES
 from llava.visual.config import VisualConfig
@@ -84,7 +88,7 @@ def tiny_model(
     hidden_size: int = 128,
     projector_type: str = "mlp2x_gelu",
 ) -> LlavaForCausalLMMixin:
-    """A random model of about 0.5 million parameters, by the global random state.
+    """Return a random model of about 0.5 million parameters, by the global random state.
 
     Args:
         tokenizer: gives the vocabulary and the ids of special tokens.

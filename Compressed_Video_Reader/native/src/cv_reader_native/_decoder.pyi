@@ -78,9 +78,9 @@ class Picture:
     def num_missing(self) -> int:
         """Blocks that the decoder never came to."""
     def plane(self, number: int, /) -> tuple[Memory, int]:
-        """The rows of a plane, and the bytes from one row to the next."""
+        """Return the rows of a plane, and the bytes from one row to the next."""
     def map(self, name: MapName, /) -> Memory | None:
-        """A map, or None where the decoder gives none.
+        """Return a map, or None where the decoder gives none.
 
         residual int16 (16 h, 16 w); motion int16 (2, 4 h, 4 w, 2); distance int16 (2, 4 h, 4 w), in
         units of picture ids; bits float32 (h, w); qp uint8 (h, w); state uint8 (h, w).

@@ -60,7 +60,7 @@ _DIGESTS = {
 
 
 def failure() -> str | None:
-    """What is wrong with this build, or None."""
+    """Return what is wrong with this build, or None."""
     for codec, clip in _CLIPS.items():
         for num_threads in (1, 2):
             found = digest(codec, clip, num_threads)
@@ -70,7 +70,7 @@ def failure() -> str | None:
 
 
 def digest(codec: str, clip: tuple[tuple[int, str], ...], num_threads: int) -> str:
-    """SHA-256 of all that the decoder says about a clip."""
+    """Return the SHA-256 of all that the decoder says about a clip."""
     decoder = Decoder(codec, b"", num_threads=num_threads)
     pictures: list[Picture] = []
     for place, content in clip:
@@ -88,7 +88,7 @@ def digest(codec: str, clip: tuple[tuple[int, str], ...], num_threads: int) -> s
 
 
 def _cropped(picture: Picture, name: "MapName", rows: int, row_bytes: int) -> bytes:
-    """A map (both lists of it) without the blocks beyond the picture."""
+    """Return a map (both its lists) without the blocks beyond the picture."""
     memory, blocks = picture.map(name), picture.blocks
     if memory is None or blocks is None:
         return b""
@@ -103,7 +103,7 @@ def _cropped(picture: Picture, name: "MapName", rows: int, row_bytes: int) -> by
 
 
 def _samples(picture: Picture, number: int) -> bytes:
-    """A plane without the padding of its rows, which differs between processors."""
+    """Return a plane without the padding of its rows, which differs between processors."""
     memory, pitch = picture.plane(number)
     width, height = (side if number == 0 else side // 2 for side in _SIDE_PX)
     rows = memoryview(memory)

@@ -10,6 +10,7 @@ Exit codes: 0 all done, 1 some videos failed, 2 nothing started for a benchmark,
 """
 
 import argparse
+import os
 import shlex
 import shutil
 import subprocess
@@ -17,14 +18,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cv_reader.assets import AssetConfig
+from cv_reader.assets import AssetConfig, evaluation_key
 from llava.eval.benchmarks.download import DownloadError, download
-from llava.eval.benchmarks.table import VIDEO_BENCHMARKS, Benchmark, find_benchmark
-from llava.eval.benchmarks.videos import asset_bytes, find_videos, name_videos, write_listing
+from llava.eval.benchmarks.table import VIDEO_BENCHMARKS, VIDEO_SUFFIXES, Benchmark, find_benchmark
 from llava.eval.environment import hf_home, switch, variable
 from llava.exits import INTERRUPTED, USAGE, say
+from llava.files import write_json_lines
 
 _DEFAULT_WORKERS = "8"
+
+_JPEG_BYTES_PER_PIXEL = 0.5
+"""Of a mosaic at quality 95: the most that detailed videos took."""
+_TABLE_BYTES_PER_CELL = 3 * 4 + 8
+"""positions_thw.npy (three int32) and visible_indices.npy (int64)."""
+_META_BYTES = 8192
 
 
 class PrepareError(ValueError):
@@ -117,7 +124,8 @@ def _prepare(
     if args.dry_run:
         sys.stdout.write(f"{shlex.join(command)}\n")
         return 0
-    write_listing(named, benchmark.listing(home))
+    listing = ({"video": str(video), "key": key} for key, video in named.items())
+    write_json_lines(benchmark.listing(home), listing)
     return _run(command)
 
 
@@ -135,6 +143,41 @@ def _videos(benchmark: Benchmark, home: Path, *, dry_run: bool) -> list[Path]:
             f"there, or remove {home / benchmark.cache_folder} to have {benchmark.dataset} fetched"
         )
     return videos
+
+
+def find_videos(folder: Path) -> list[Path]:
+    """Return every video below a folder, sorted; links are followed, suffixes in any case."""
+    found: list[Path] = []
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [
+            Path(parent, name)
+            for name in names
+            if Path(name).suffix.lower() in VIDEO_SUFFIXES and not name.startswith(".")
+        ]
+    return sorted(found)
+
+
+def name_videos(videos: Sequence[Path], root: Path) -> dict[str, Path]:
+    """Return the videos by key.
+
+    Of files that differ only in the suffix the first gets the plain key; the others keep their
+    suffix in the key.
+    """
+    named: dict[str, Path] = {}
+    for video in videos:
+        key = evaluation_key(video, root)
+        if key in named:
+            key = evaluation_key(video.with_name(f"{video.name}.again"), root)
+        named[key] = video
+    return named
+
+
+def asset_bytes(config: AssetConfig) -> int:
+    """Return roughly the most bytes that one asset takes on disk."""
+    pixels = config.num_images * config.square_size**2
+    cells = config.num_images * (config.square_size // config.patch_size) ** 2
+    return int(pixels * _JPEG_BYTES_PER_PIXEL) + cells * _TABLE_BYTES_PER_CELL + _META_BYTES
 
 
 def _say_sizes(

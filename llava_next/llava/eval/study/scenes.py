@@ -184,7 +184,7 @@ def _count(clip: Composition) -> None:
 
 
 def _mover(clip: Composition) -> None:
-    """A small ball crosses the picture; two cells at different times tell its direction."""
+    """Add a small ball that crosses the picture; two cells in time tell its direction."""
     answer = _choose(clip.rng, SIDES)
     shot = max(clip.scene.shots, key=lambda shot: shot.last - shot.first)
     frames = range(shot.first, shot.last + 1)
@@ -202,7 +202,7 @@ def _mover(clip: Composition) -> None:
 
 
 def _slow(clip: Composition) -> None:
-    """A region brightens by little over most of the clip."""
+    """Add a region that brightens slightly over most of the clip."""
     answer = _choose(clip.rng, SIDES)
     low, middle, high, size = 6, 34, 62, 28
     places = {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llava.eval.benchmarks.videos import find_videos
+from llava.eval.benchmarks.prepare import find_videos
 from support.hub_server import Hub, serve
 from support.media import moving_square, write_video
 from support.paths import ROOT

@@ -12,9 +12,8 @@ import pytest
 
 from cv_reader.assets import AssetConfig
 from llava.eval.benchmarks.download import DownloadError, download
-from llava.eval.benchmarks.prepare import main
+from llava.eval.benchmarks.prepare import asset_bytes, find_videos, main, name_videos
 from llava.eval.benchmarks.table import find_benchmark
-from llava.eval.benchmarks.videos import asset_bytes, find_videos, name_videos
 from support.media import moving_square, write_video
 
 SMALL = ["--seq_len_frames", "8", "--num_images", "2", "--square_size", "64", "--patch_size", "8"]
