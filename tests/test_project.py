@@ -170,8 +170,6 @@ def test_folders_hold_few_modules() -> None:
 
 
 SMALL_MODULES = {
-    "cv_reader.asset_config": "the old path of AssetConfig, which users import",
-    "cv_reader.selection": "the old path of the uniform frame ids, which users import",
     "llava.eval.plugin.entry": "the entry point of lmms_eval.models in pyproject.toml",
     "llava.model.merge": "a documented command, python -m llava.model.merge",
     "llava.pictures": "the old path of the picture helpers, which users import",
