@@ -47,11 +47,11 @@ _install() {
     echo "Installing into $VENV (a few minutes the first time) ..."
     local started=$SECONDS log="$VENV/install.log"
     { _pip_install -e "$project_root${EXTRAS:+[$EXTRAS]}" && _install_flash; } > "$log" 2>&1 || { tail -n 25 "$log" >&2; _fail "installation failed; the whole log is in $log"; }
-    # A torchvision without its compiled operators (it happens beside a CPU build of torch) makes transformers,
+    # A torchvision without its compiled operators (as happens with a CPU build of torch) makes transformers,
     # peft and lmms-eval fail on import. Nothing here needs it, and timm cannot be imported without it.
     if "$VENV/bin/python" -m pip show --quiet torchvision 2> /dev/null \
         && ! "$VENV/bin/python" -c 'import torchvision' > /dev/null 2>&1; then
-        echo "torchvision does not load beside this torch: removing torchvision and timm (not needed here)"
+        echo "torchvision does not load with this torch: removing torchvision and timm (not needed here)"
         "$VENV/bin/python" -m pip uninstall --yes torchvision timm >> "$log" 2>&1
     fi
     echo "Installed in $((SECONDS - started)) s."

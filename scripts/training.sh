@@ -1,5 +1,5 @@
 # Shared by pretrain_ov_encoder.sh and sft_ov_encoder.sh, which source it: --help, the defaults of a
-# smoke run on SMOKE_DATA, and the launch. Whatever is set outside wins over all defaults.
+# smoke run on SMOKE_DATA, and the launch. Variables that are set outside override all defaults.
 
 # Print each variable of the script with its default, in the order of the script.
 _list_variables() {

@@ -24,7 +24,7 @@ USAGE = 2
 INTERRUPTED = 130
 """The user or the system stopped the command; the same command continues where it can."""
 CLOSED_PIPE = 141
-"""Nobody reads the output any more: 128 + SIGPIPE, as a shell reports it."""
+"""The reader of the output has closed it: 128 + SIGPIPE, as a shell reports it."""
 
 _MAX_MESSAGE_CHARS = 4000
 _END_SIGNALS = (signal.SIGTERM, signal.SIGHUP)

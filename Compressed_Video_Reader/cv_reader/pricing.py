@@ -1,7 +1,7 @@
 """One price of a kept cell for a data set, so that its clips need so many mosaics on average.
 
 Still clips then get few mosaics and busy ones many. The price is found on up to 32 clips spread
-evenly over the data set, and recorded beside the output: later runs and other shards take it from
+evenly over the data set, and recorded next to the output: later runs and other shards take it from
 there.
 """
 

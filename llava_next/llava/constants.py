@@ -10,7 +10,7 @@ IMAGE_TOKEN = "<|image_pad|>"
 """The token that a placeholder expands to, once per visual token (Qwen's own special token)."""
 
 VIRTUAL_FRAMES = 64
-"""Length of the virtual time line: t runs over 0..63, whatever the length of the video."""
+"""Length of the virtual time line: t runs over 0..63 for videos of every length."""
 
 CLIP_IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)

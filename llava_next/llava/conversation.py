@@ -40,7 +40,7 @@ class Piece(NamedTuple):
         text: the run's text.
         supervised: whether the loss counts its tokens.
         special: the text is one special token (or, before expansion, the placeholder), repeated
-            ``repeat`` times; otherwise it is plain text, whatever it spells.
+            ``repeat`` times; otherwise it is plain text, even if it looks like one.
         repeat: how often a special token is repeated.
     """
 

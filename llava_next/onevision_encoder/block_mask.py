@@ -23,7 +23,7 @@ def segment_block_mask(cu_seqlens: Tensor, total: int) -> BlockMask:
     segment = torch.searchsorted(cu_seqlens, tokens, right=True) - 1
     first_token = tokens[::BLOCK_TOKENS]
     last_token = (first_token + BLOCK_TOKENS - 1).clamp(max=total - 1)
-    # What the tokens of a block see together is one range: segments lie end to end.
+    # What the tokens of a block see together is one range: segments are concatenated.
     start, end = cu_seqlens[segment[first_token]], cu_seqlens[segment[last_token] + 1]
     sees = (last_token >= start[:, None]) & (first_token < end[:, None])
     one_segment = segment[first_token] == segment[last_token]

@@ -20,7 +20,7 @@ def check_loaded(report: Mapping[str, Iterable[Any]]) -> None:
     """Refuse weights of other names or shapes than the configuration describes.
 
     Args:
-        report: the library's loading report. A name in ``mismatched_keys`` stands by itself in
+        report: the library's loading report. A name in ``mismatched_keys`` is on its own in
             transformers 4, and with both shapes in 5.
     """
     mismatched = (key if isinstance(key, str) else key[0] for key in report["mismatched_keys"])

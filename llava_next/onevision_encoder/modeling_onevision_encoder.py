@@ -227,7 +227,7 @@ class OneVisionEncoderStack(nn.Module):
 
 
 class OneVisionEncoderPoolingHead(nn.Module):
-    """One learned query attends to all tokens. Its norm is an RMS norm whatever the config says."""
+    """One learned query attends to all tokens. Its norm is always an RMS norm."""
 
     def __init__(self, config: OneVisionEncoderConfig) -> None:
         super().__init__()
@@ -281,7 +281,7 @@ class OneVisionEncoderPreTrainedModel(PreTrainedModel):
     ) -> Any:
         """Load as the library does, and see that the weights are what the configuration describes.
 
-        The library by itself warns, and goes on with random weights where some are missing.
+        The library by itself warns, and continues with random weights where some are missing.
 
         Args:
             pretrained_model_name_or_path: folder or name on the Hub; safetensors unless
@@ -481,7 +481,7 @@ class OneVisionEncoderModel(OneVisionEncoderPreTrainedModel):
         if name == "flex_attention" and device.type != "cpu":
             mask = segment_block_mask(cu_seqlens.to(device, torch.int32), patches.shape[0])
             return [Segments(lengths, block_mask=mask)]
-        # Gradients keep every activation, whatever the groups. Where processes share out the
+        # Gradients keep every activation with or without groups. Where processes share out the
         # weights, all of them gather a block's at every call: data must not decide how many.
         is_shared = torch.distributed.is_available() and torch.distributed.is_initialized()
         if device.type != "cpu" or torch.is_grad_enabled() or is_shared:

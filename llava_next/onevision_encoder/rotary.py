@@ -50,7 +50,7 @@ class VideoRotaryEmbeddingSplit466(nn.Module):
     def tables(self, patch_positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosine and signed sine for ``rotate``: each (..., 1, K), one row for all heads.
 
-        The published weights expect an unusual layout: the angles stand twice side by side, as
+        The published weights expect an unusual layout: the angles are repeated side by side, as
         for a rotation of halves, but neighbours are rotated into each other. The two members of
         a pair thus turn by different angles.
         """

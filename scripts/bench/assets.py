@@ -4,10 +4,10 @@
 
 Per video and backend: stage 1, stage 2, both in one decode, and one pass to an evaluation asset, as
 commands (wall, processor time, peak memory of any one process, start of the interpreter included);
-the share of each step of that pass, measured in this process; and what selecting costs beside
+the share of each step of that pass, measured in this process; and what selecting costs relative to
 reading: (energy + selection + packing) / decoding of the same frames, motion and residual included.
 Then videos per second of a run over copies of the video, with one worker and with two. Where
-lmms-video-utils is installed, its two modes are set beside. Without videos, clips are made: 360p
+lmms-video-utils is installed, its two modes are measured too. Without videos, clips are made: 360p
 and 1080p of 10 s, 1080p of 60 s, and with ``--hour`` 360p of one hour.
 """
 

@@ -1,4 +1,4 @@
-"""The native reader beside the same library decoding only, and beside other readers.
+"""Compare the native reader with the same library decoding only, and with other readers.
 
     python scripts/bench/native.py                     made clips, and those given
     python scripts/bench/native.py --clips A.mp4 B.mp4 --threads 1 2
@@ -13,7 +13,7 @@ only ever add to them. Columns:
     pyav     PyAV's plain decoding of every frame
     decord   decord's plain decoding of every frame, where it is installed
 
-Where lmms-video-utils is installed, a second table sets it beside: it selects and packs besides
+Where lmms-video-utils is installed, a second table adds it: it selects and packs as well
 reading, scored by frame differences (its default) or by motion vectors (H.264 alone).
 With ``--hour`` also 64 frames out of one hour against decoding all of it.
 """

@@ -1,4 +1,4 @@
-"""What selections show of videos, beside goals: quality, waste, brief events, key frames, time.
+"""Compare what selections show with goals: quality, waste, brief events, key frames, time.
 
     python scripts/bench/selection.py [VIDEO or FOLDER ...] [--real FOLDER] [--made] [--planted 100]
         [--key_frames] [--time VIDEO]
@@ -133,7 +133,7 @@ def show(video: Measured) -> None:
 
 
 def goal(what: str, wanted: str, found: str, *, is_reached: bool) -> None:
-    """Print a goal beside what was reached."""
+    """Print a goal next to what was reached."""
     print(f"  goal {what}: {wanted}; {found}: {'reached' if is_reached else 'MISSED'}", flush=True)
 
 
@@ -170,7 +170,7 @@ def show_goals(video: Measured, number: int | None) -> None:
     )
     loss = video.db("rd mean, nearest", MOVING[1]) - video.db("rd sharp, no whole frame", MOVING[1])
     goal(
-        "loss of sharp beside mean, nearest, with motion",
+        "loss of sharp against mean, nearest, with motion",
         f"<= {MAX_LOSS_DB} dB",
         f"{loss:.2f}",
         is_reached=loss <= MAX_LOSS_DB,
@@ -243,7 +243,7 @@ def show_key_frames(folder: Path) -> None:
 
 
 def show_time(path: Path) -> None:
-    """Print processor seconds of choosing beside those of decoding the same frames."""
+    """Print processor seconds of choosing next to those of decoding the same frames."""
     started = time.process_time()
     with open_video(path) as video:
         ids = np.unique(np.linspace(0, video.index.num_frames - 1, 64).astype(int)).tolist()
@@ -268,7 +268,7 @@ def show_time(path: Path) -> None:
         needed = decoding if name == "reference" else pixels
         ratio = (spent - needed) / decoding
         goal(
-            f"{name}: all but decoding, beside decoding",
+            f"{name}: all but decoding, relative to decoding",
             f"<= {MAX_TIME}",
             f"{ratio:.2f} ({spent:.2f} s in all)",
             is_reached=ratio <= MAX_TIME,

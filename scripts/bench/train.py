@@ -3,16 +3,16 @@
 - ``steps``: tokens per second, share of the peak and memory of the same mixed samples (a third each
   of codec clips of 8 mosaics, images and texts) taken four ways: one per optimiser step; one by
   one, accumulated to the steps of the packed way; padded batches of these; packed rows.
-- ``visual``: what a visual token costs beside a text token, against the count of operations.
+- ``visual``: what a visual token costs relative to a text token, and by the count of operations.
 - ``loss``: peak memory of the chunked loss and of one that holds all logits.
 - ``start``: a data path of ``--lines`` lines, with its index and without: time and memory to open
-  it; time to pack it, to plan an epoch, and to go on at its end.
+  it; time to pack it, to plan an epoch, and to resume at its end.
 - ``balance``: padding and waiting that balanced and packed orders save.
 - ``wait``: how fast pictures load, and how long runs wait for them with 0, 1 and 2 workers.
 
 Ratios are of one run. Weights and pictures are random. ``--size 2b`` (the large encoder with a
 decoder of Qwen3-1.7B's shape, bfloat16) wants a GPU. On a CPU the peak is that of a large product
-of matrices, measured beside.
+of matrices, measured as well.
 """
 
 import argparse
@@ -141,7 +141,7 @@ def bench_visual(args: argparse.Namespace) -> None:
     size = "small" if args.size == "tiny" else args.size
     model = build(size, device, args.attention)
     counter, side = count_flops_of(model, PARTS), SIDE[size]
-    print(f"\n{size} on {device}: time of a step beside that of a text of {4 * side**2} tokens")
+    print(f"\n{size} on {device}: time of a step relative to a text of {4 * side**2} tokens")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     kinds = {
         "text": None,

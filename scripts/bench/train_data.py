@@ -62,7 +62,7 @@ def bench_start(args: argparse.Namespace) -> None:
     rows = packed_rows(np.arange(args.lines), lengths, 16384, 0)
     print(f"packed into {len(rows)} rows in {time.perf_counter() - started:.1f} s")
     singles = single_rows(np.arange(args.lines))
-    for name, costs in (("by chance", None), ("balanced", lengths)):
+    for name, costs in (("random order", None), ("balanced", lengths)):
         batches = RankBatches(singles, batch_rows=1, costs=costs)
         started = time.perf_counter()
         batches.batch(0, 0)

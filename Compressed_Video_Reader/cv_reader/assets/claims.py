@@ -63,7 +63,7 @@ def shared_output(folder: Path) -> Generator[None, None, None]:
 def claimed_file(target: Path) -> Generator[IO[str], None, None]:
     """Give a text file that replaces ``target`` when the block ends without an error.
 
-    It grows as ``.<name>.partial-<machine>-<boot>`` beside the target.
+    It grows as ``.<name>.partial-<machine>-<boot>`` next to the target.
 
     Raises:
         SettingsError: if another run is writing it.
@@ -121,7 +121,7 @@ def is_of_this_machine(name: str) -> bool:
 def _is_dead(entry: "os.DirEntry[str]", is_alone: bool) -> bool:
     maker = maker_of(entry.name)
     if maker[9:] == machine_and_boot()[9:]:
-        # One boot is one kernel, whatever its containers are called: its locks tell the truth.
+        # One boot is one kernel, even with containers of other names: its locks are reliable.
         return is_alone
     return is_of_this_machine(entry.name) and _is_old(entry)
 

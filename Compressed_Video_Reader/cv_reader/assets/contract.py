@@ -5,7 +5,7 @@ An asset is a folder: mosaics, ``positions_thw.npy`` int32 (N, 3), ``frame_ids.n
 Row ``m * grid^2 + r * grid + c`` of the positions is the origin (t, h, w) of the cell at row r,
 column c of mosaic m. t is a slot of ``frame_ids``; h and w are cells of the padded square.
 
-A folder is written beside its place and renamed into it (``files``): one that exists is complete.
+A folder is written next to its place and renamed into it (``files``): one that exists is complete.
 
 Axis letters: N rows (num_images * grid^2), T slots, G mosaics.
 """
@@ -72,7 +72,7 @@ class Asset:
     """One checked asset.
 
     Attributes:
-        folder: where it lies.
+        folder: its path.
         images: the G mosaics, in order.
         positions: int32 (N, 3), rows (t, h, w).
         frame_ids: int32 (T,), the frame of the video behind each slot.

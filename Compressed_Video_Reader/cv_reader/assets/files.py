@@ -1,6 +1,6 @@
 """Write files and folders so that each appears whole or not at all, and survives a power loss.
 
-Content is written under a temporary name beside its target, flushed to the disk, renamed, and the
+Content is written under a temporary name next to its target, flushed to the disk, renamed, and the
 rename is flushed too. A folder that is replaced is exchanged with the new one in one step where
 the system can do so. Temporary names are ``.tmp-<machine>-<boot>-<32 hexadecimal digits>``:
 ``claims`` removes those that killed runs of this machine left.

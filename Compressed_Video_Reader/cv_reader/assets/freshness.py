@@ -112,7 +112,7 @@ def same_source(recorded: dict[str, Any], path: Path) -> bool:
 
 
 def same_content(recorded: dict[str, Any], path: Path) -> bool:
-    """Return whether a file has the recorded content, whatever its time."""
+    """Return whether a file has the recorded content; its time is ignored."""
     is_equally_long = path.stat().st_size == recorded.get("size_bytes")
     return is_equally_long and file_hash(path) == recorded.get("sha256")
 

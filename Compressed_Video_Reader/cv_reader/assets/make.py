@@ -63,7 +63,7 @@ class Selection:
             were asked for.
         scores: float32 (T, g, g), what the choice went by: energies of the cells, or changes in
             grey levels; 0 for slots that repeat the frame before.
-        box: where the picture lies in the square.
+        box: place of the picture in the square.
         facts: what ``meta.json`` records of the video, the backend and the geometry.
     """
 

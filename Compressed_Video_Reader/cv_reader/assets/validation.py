@@ -279,7 +279,7 @@ def _check_frame_ids(frame_ids: NDArray[Any], meta: dict[str, Any], where: Path)
     last = meta["num_frames"] - 1
     _require(
         bool((np.diff(frame_ids) >= 0).all()) and frame_ids[0] >= 0 and frame_ids[-1] <= last,
-        f"{where}: frame ids must never decrease and lie in [0, {last}]",
+        f"{where}: frame ids must never decrease and be in [0, {last}]",
     )
 
 
@@ -295,7 +295,7 @@ def _check_rows(
     limits = (config.sequence_length, config.grid, config.grid)
     _require(
         low.min() >= 0 and bool((high < limits).all()),
-        f"{where}: rows must lie in [0, {limits}), got up to {high.tolist()}",
+        f"{where}: rows must be in [0, {limits}), got up to {high.tolist()}",
     )
     kept = len(np.unique(rows, axis=0))
     _require(

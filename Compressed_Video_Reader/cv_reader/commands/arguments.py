@@ -87,7 +87,7 @@ def add_fail_argument(parser: argparse.ArgumentParser) -> None:
         "--fail_txt",
         metavar="FILE",
         type=Path,
-        help="write one JSON line per failed sample here; default: beside the output",
+        help="write one JSON line per failed sample here; default: next to the output",
     )
 
 
@@ -298,7 +298,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, log_every: int, num_worke
     group.add_argument("--num_shards", type=int, default=1, help="runs that share the data set")
     group.add_argument("--shard_id", type=int, default=0, help="which of them this is, from 0")
     group.add_argument(
-        "--overwrite", action="store_true", help="remake existing output, whatever made it"
+        "--overwrite", action="store_true", help="remake existing output, with any settings"
     )
     group.add_argument(
         "--dry_run", action="store_true", help="only say what there is to do, and estimate its cost"

@@ -45,8 +45,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("cv_reader compare", description=__doc__)
-    parser.add_argument("folder", type=Path, help="with *.meta.json and the arrays beside them")
-    parser.add_argument("--video_root", type=Path, required=True, help="where the videos lie")
+    parser.add_argument("folder", type=Path, help="with *.meta.json and the arrays next to them")
+    parser.add_argument("--video_root", type=Path, required=True, help="folder of the videos")
     parser.add_argument("-o", "--output", type=Path, required=True, help=".html, .png or .jpg")
     parser.add_argument("--slots", type=int, default=6, help="slots to show of each video")
     parser.add_argument(
@@ -178,7 +178,7 @@ def _stacked(pictures: list[Image.Image]) -> Image.Image:
 
 def _verdict(agreement: Agreement) -> str:
     return (
-        f"{100 * agreement.shared:.1f} % of their cells are kept here too (by chance "
+        f"{100 * agreement.shared:.1f} % of their cells are kept here too (expected by chance "
         f"{100 * agreement.chance:.1f} %), Jaccard {agreement.jaccard:.3f}, read by "
         f"{agreement.backend}"
     )

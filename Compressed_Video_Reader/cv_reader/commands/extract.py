@@ -120,7 +120,7 @@ def parse_frames(text: str, num_frames: int) -> list[int]:
             f"--frames must be all, uniform:COUNT or a list such as 0,5,10-20, got {text!r}"
         ) from error
     if not ids or ids[0] < 0 or ids[-1] >= num_frames:
-        raise SettingsError(f"--frames must lie in [0, {num_frames}), got {text!r}")
+        raise SettingsError(f"--frames must be in [0, {num_frames}), got {text!r}")
     return ids
 
 

@@ -1,4 +1,4 @@
-"""``cv_reader visualize``: show what is kept of a video, beside what other ways would keep.
+"""``cv_reader visualize``: show what is kept of a video, next to what other ways would keep.
 
 The suffix of ``-o`` chooses: ``.gif`` runs through all slots, ``.png`` (or ``.jpg``) lays some of
 them side by side, ``.html`` is a page with both that needs no other file.

@@ -28,7 +28,7 @@ def camera_velocity(
     Args:
         velocity: float32 (2, h, w), x and y in pixels per frame.
         compensate: ``none``, ``median``, ``mean`` or ``similarity``.
-        times: how many cells each one stands for.
+        times: how many cells each one represents.
         aspect: width of a cell to its height, as shown.
 
     Returns:

@@ -22,7 +22,7 @@ from cv_reader.select.selection import repeated_slots, select_cells, select_whol
 
 
 def video_box(index: VideoIndex, config: AssetConfig) -> Letterbox:
-    """Return where the picture of a video lies in the padded square."""
+    """Return the place of a video's picture in the padded square."""
     return letterbox(
         index.height_px,
         index.width_px,
@@ -51,7 +51,7 @@ class Chooser:
     """Collects the frames of a video, one per distinct slot, and chooses cells of them.
 
     Args:
-        box: where the picture lies in the square.
+        box: place of the picture in the square.
         config: all settings.
         frame_ids: int32 (T,).
     """

@@ -2,7 +2,7 @@
 
 Field names are those of the commands' flags, so that an error names what to change. Everything that
 changes a byte of an asset is here or raises ``ALGORITHM_VERSION``; the video itself and the backend
-that read it are recorded beside the settings.
+that read it are recorded next to the settings.
 """
 
 import hashlib
@@ -58,7 +58,7 @@ class AssetConfig:
         frames: how the T frames are spread: ``uniform`` in number, or ``bitcost`` in coded bytes.
         sample_start_offset: first frame that may be sampled.
         window_len: sample inside a window of so many frames where the video is longer; 0 = off.
-        window_pick: where the window lies; ``energy3`` = largest coded size of begin, mid, end;
+        window_pick: place of the window; ``energy3`` = largest coded size of begin, mid, end;
             ``none`` = begin.
         padding_policy: what fills slots once content is exhausted; see ``selection``.
         keep_first_full_frame: all cells of slot 0 are kept, padding included.
@@ -72,8 +72,8 @@ class AssetConfig:
         direction: whether a slot may show what is kept later (``nearest``) or not (``hold``).
         predict: whether a kept cell may shift to show another slot (``search``) or not (``still``).
         quality_db: quality at which ``rate_distortion`` stops, within the budget; 0 = spend it all.
-        token_price: price of a kept cell in units of distortion, within the budget; 0 = whatever
-            meets the budget or the quality.
+        token_price: price of a kept cell in units of distortion, within the budget; 0 = chosen so
+            that the budget or the quality is met.
         topk_mode: best cells of the whole video, or of each of several spans of it.
         time_bucket_count: number of spans; -1 = one per mosaic that is left.
         signal: what a cell's score is made of.

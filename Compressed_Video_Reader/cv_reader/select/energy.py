@@ -47,7 +47,7 @@ class CellScorer:
     """Scores the cells of one video's frames, in increasing order of frames.
 
     Args:
-        letterbox: where the frames lie in the square.
+        letterbox: place of the frames in the square.
         config: names the signal, weights, percentiles and compensation.
     """
 
@@ -77,7 +77,7 @@ class CellScorer:
     def textured(self, frame: CodecFrame) -> Scores:
         """Return ``mv_residual`` whose motion counts only where a block is coded or textured.
 
-        A flat block is skipped with whatever vector is predicted: that is no evidence of motion.
+        A flat block is skipped with the predicted vector, whatever it is: no evidence of motion.
         """
         motion, motion_ref = _motion_of(frame)
         if frame.residual_y is None:

@@ -1,7 +1,7 @@
-"""Where a frame lies in the padded square, and which source pixels each cell is made of.
+"""The place of a frame in the padded square, and which source pixels each cell is made of.
 
 A frame is scaled so that its longer side fills the square, centred, and padded with black. The
-square is cut into cells; a cell is content only where it lies entirely inside the picture.
+square is cut into cells; a cell is content only where it is entirely inside the picture.
 
 Axis letters: g cells along one side of the square.
 """
@@ -48,11 +48,11 @@ class Letterbox:
     """The place of a frame in the padded square; all lengths in pixels.
 
     Attributes:
-        source_height_px: of the frame as shown, in square pixels.
-        source_width_px: likewise.
+        source_height_px: height of the frame as shown, in square pixels.
+        source_width_px: width of it, in the same unit.
         num_rows: of the frame's samples, which its maps count; ``source_height_px`` where samples
             are square.
-        num_columns: likewise.
+        num_columns: the same of its columns.
     """
 
     source_height_px: int
@@ -159,8 +159,8 @@ def letterbox(
     """Fit a frame into the padded square; sides are rounded half to even, at least 1 pixel.
 
     Args:
-        height_px: as shown, in square pixels.
-        width_px: likewise.
+        height_px: height of the frame as shown, in square pixels.
+        width_px: width of it, in the same unit.
         square_px: side of the square.
         patch_px: side of a cell.
         samples: rows and columns of the frame's samples, where these are not square.

@@ -59,7 +59,7 @@ def _along(h: NDArray[np.int32], w: NDArray[np.int32], order: str) -> NDArray[np
 
 
 def _turns(keys: NDArray[np.int32]) -> NDArray[np.intp]:
-    """Return for each column of keys (k, N) how many equal ones stand before it."""
+    """Return for each column of keys (k, N) how many equal ones come before it."""
     order = np.lexsort(keys)
     ordered = keys[:, order]
     is_new = np.concatenate([[True], (ordered[:, 1:] != ordered[:, :-1]).any(axis=0)])
@@ -104,7 +104,7 @@ def square_frame(
 
     Args:
         picture: of the size that ``box`` was made for.
-        box: where it lies in the square.
+        box: its place in the square.
         out: one of ``black_squares`` to write to.
     """
     if out is None:

@@ -85,7 +85,7 @@ def frame_velocity(motion: NDArray[np.int16], motion_ref: NDArray[np.int16]) -> 
     """Motion of the picture in pixels per frame, averaged over the reference lists in use.
 
     A vector divided by the signed distance to its reference is a velocity whichever way the
-    reference lies. Where only the direction of references is known the distance is +-1, so that
+    reference is. Where only the direction of references is known the distance is +-1, so that
     distances do not scale anything.
 
     Args:
@@ -121,7 +121,7 @@ def motion_energy(
         velocity: float32 (2, h, w). Cells without a vector count as still.
         compensate: how the camera's motion is found; see ``camera``.
         percentile: in (0, 100].
-        times: how many cells each one stands for.
+        times: how many cells each one represents.
         aspect: width of a cell to its height, as shown.
 
     Returns:

@@ -26,7 +26,7 @@ PIXEL_SIGNALS = ("rlt", "evs")
 
 
 def pixel_scores(clip: SmallClip, signal: str) -> NDArray[np.float32]:
-    """Return how new each cell is beside the slot before: float32 (T, g, g).
+    """Return how new each cell is relative to the slot before: float32 (T, g, g).
 
     All cells of slot 0 are as new as the newest of the clip; outside the picture is 0.
 

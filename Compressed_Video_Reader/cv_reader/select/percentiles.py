@@ -22,7 +22,7 @@ def integer_percentile(
 ) -> float:
     """``numpy.percentile`` (linear) of integers >= 0, without sorting.
 
-    Counting how many values lie at or below a bound is much cheaper than ordering them, and
+    Counting how many values are at or below a bound is much cheaper than ordering them, and
     a good ``guess`` (the last frame's percentile) leaves few bounds to try. It has no influence on
     the result.
 

@@ -146,7 +146,7 @@ class CellPool:
     """Cell sums of maps of one size.
 
     Args:
-        box: where the frame lies in the square.
+        box: place of the frame in the square.
         step_px: source pixels per element of the maps.
     """
 

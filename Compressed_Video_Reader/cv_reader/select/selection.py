@@ -82,7 +82,7 @@ def choose_frame_ids(packet_bytes: NDArray[np.int32], config: AssetConfig) -> ND
 def sample_by_bytes(
     packet_bytes: NDArray[np.int32], sequence_length: int, start: int = 0
 ) -> NDArray[np.int32]:
-    """Spread T slots so that about equally many coded bytes lie between neighbours.
+    """Spread T slots so that about equally many coded bytes are between neighbours.
 
     The bytes of every packet between two samples count, whichever frames are sampled. Slot k is the
     first frame by which k / (T - 1) of the bytes behind frame ``start`` are spent; slots that would

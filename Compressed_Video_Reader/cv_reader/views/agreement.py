@@ -114,7 +114,7 @@ class Agreement:
 
 
 def compare(chosen: Chosen, path: Path, options: ReadOptions) -> Agreement:
-    """Select from the video anew, by the same settings, and compare.
+    """Select from the video again, by the same settings, and compare.
 
     Raises:
         VideoError: if the video cannot be read.
@@ -227,6 +227,6 @@ def _cells(rows: NDArray[np.int32], competing: Cells) -> Cells:
 
 
 def _share(part: Cells, whole: Cells) -> float:
-    """How much of the whole lies in the part; NaN where there is nothing."""
+    """Return the share of the whole that is in the part; NaN where there is nothing."""
     count = int(whole.sum())
     return float((part & whole).sum()) / count if count else float("nan")

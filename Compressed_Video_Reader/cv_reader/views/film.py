@@ -1,4 +1,4 @@
-"""Films of selections: original, rebuilt and difference beside each other, a row per selection."""
+"""Films of selections: original, rebuilt and difference side by side, a row per selection."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Reading what is kept of a video, and its pictures, from whatever holds it.
+"""Reading what is kept of a video, and its pictures, from any kind of output.
 
 Selections are read from assets, from stage 1's files (those of the reference implementation too)
 and from bare arrays.
@@ -158,7 +158,7 @@ def read_any(item: Path) -> Chosen:
 
 
 def video_path(root: Path | None, video: str) -> Path:
-    """Return where a video lies: below the root by its path or by its name alone."""
+    """Return the path of a video: below the root by its path or by its name alone."""
     whole = Path(video) if root is None else root / video
     return whole if root is None or whole.exists() else root / Path(video).name
 
@@ -175,7 +175,7 @@ def read_pictures(
         options: how to read.
 
     Returns:
-        The pictures, where they lie in the square, and when each slot is shown in seconds.
+        The pictures, their place in the square, and when each slot is shown in seconds.
 
     Raises:
         VideoError: if the video cannot be read.

@@ -30,7 +30,8 @@ class Kept:
         num_padding: kept cells outside the picture, in slots that had to compete.
         num_rows: kept cells in these slots.
         nearest_db: PSNR of the video rebuilt from what is kept; NaN where it was not measured.
-        nothing_new: share of kept cells that show nothing new; NaN likewise, or where none could.
+        nothing_new: share of kept cells that show nothing new; NaN where that was not measured,
+            or where none could.
     """
 
     maker: str

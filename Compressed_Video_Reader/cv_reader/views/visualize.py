@@ -1,7 +1,7 @@
 """Pictures of what is kept of a video: original, uniform sampling, temporal saliency, patches.
 
 ``show_video`` selects and keeps what the pictures need; ``strips`` lays slots side by side;
-``animation`` runs through all slots, with the four panels beside each other.
+``animation`` runs through all slots, with the four panels side by side.
 
 Axis letters: T slots, g cells along a side, S side of the square in pixels.
 """
@@ -29,7 +29,7 @@ _MIN_PANEL_PX = 164
 _BAR_PX, _LABEL_PX, _MARGIN_PX = 44, 20, 8
 
 _BRIGHT_PERCENTILE = 99.5
-"""Of all cells; what lies above has the brightest colour."""
+"""Of all cells; values above have the brightest colour."""
 _MIN_BRIGHTEST = 1.0
 
 _GROUND, _INK, _FAINT = (250, 250, 248), (40, 40, 44), (176, 178, 186)
@@ -249,7 +249,7 @@ def label_font(size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 def _draw_bars(
     draw: ImageDraw.ImageDraw, shown: Shown, now: int, box: tuple[int, int, int, int]
 ) -> None:
-    """Patches kept per slot; the slot at hand is dark, a mark stands under uniform samples."""
+    """Patches kept per slot; the slot shown is dark, a mark is under uniform samples."""
     left, top, right, bottom = box
     counts = shown.kept.sum(axis=(1, 2))
     # A first frame that is kept whole would press all others flat.

@@ -4,7 +4,7 @@ Packing and length-balanced batches need the lengths before training; so does th
 of pictures come from file headers, texts are counted in blocks, and nothing is built that is only
 counted.
 
-The file ``DATA.lengths-FINGERPRINT.npz`` is kept beside the data path. The fingerprint is over the
+The file ``DATA.lengths-FINGERPRINT.npz`` is kept next to the data path. The fingerprint is over the
 data files and all settings that lengths depend on; another one gets another file.
 
 Axis letters: N samples of the data path.
@@ -146,7 +146,7 @@ def shared_lengths(
 ) -> Lengths:
     """Return the lengths of a data set on every rank, measured by the first one if need be.
 
-    The lengths are looked for beside the data and in the run's folder, and kept beside the data, or
+    Lengths are looked for next to the data and in the run's folder, and kept next to the data, or
     in the run's folder where the data's cannot be written to. The other ranks wait for the
     first, however long that takes, and need no common folder.
 
@@ -201,7 +201,7 @@ def _with_repaired(lengths: Lengths, dataset: SupervisedDataset) -> Lengths:
 
 
 def keep_lengths(lengths: Lengths, dataset: SupervisedDataset) -> None:
-    """Keep lengths beside the data, where a run looks for them; nothing where that is refused."""
+    """Keep lengths next to the data, where a run looks for them; nothing where that is refused."""
     fingerprint = dataset.fingerprint()
     _keep(lengths, [_file_beside(dataset, fingerprint)], fingerprint)
 

@@ -163,7 +163,7 @@ def format_report(report: dict[str, Any], lengths: Lengths) -> str:
     if "fix" in report:
         fix = report["fix"]
         lines.append(f"\nwrote {fix['mixture']}: {fix['repaired']} samples repaired")
-        lines.append(f"{fix['left_out']} left out, see left_out.jsonl beside it")
+        lines.append(f"{fix['left_out']} left out, see left_out.jsonl next to it")
         lines += [f"{count:>9}  {what}" for what, count in fix["changes"].items()]
         lines.append(
             "train on it with --data_path, the same --image_folder and --video_folder; relative "

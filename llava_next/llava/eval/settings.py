@@ -59,7 +59,7 @@ class EvalSettings:
         device, dtype, attn_implementation: how the model is loaded; None chooses.
         batch_size: samples per call of the model.
         max_new_tokens: limit of an answer whose task states none.
-        manifest: file to write instead of ``manifest.json`` beside the results.
+        manifest: file to write instead of ``manifest.json`` next to the results.
     """
 
     pretrained: str

@@ -3,7 +3,7 @@
 A folder of adapters holds what peft itself would write: ``adapter_config.json`` and
 ``adapter_model.safetensors`` with the adapters, the projector and, where it was tuned, the vision
 tower (peft's ``modules_to_save``). ``PeftModel.from_pretrained(base, folder)`` loads all of it. The
-model's configuration and the processor lie beside them. The base weights are not copied.
+model's configuration and the processor are next to them. The base weights are not copied.
 """
 
 import copy

@@ -18,12 +18,12 @@ class LlavaConfigFields:
 
     Attributes:
         vision_config: the encoder's configuration (a dict is converted).
-        image_token_id: id of the token that stands for one visual token in ``input_ids``.
+        image_token_id: id of the token that represents one visual token in ``input_ids``.
         mm_vision_tower: name or folder that the encoder came from; a note, never loaded from.
         mm_projector_type: ``linear``, ``mlp2x_gelu`` or ``spatial_merge``.
         mm_hidden_size: width of the encoder; follows from ``vision_config``.
         mm_vision_select_layer: -1 = last layer, -2 = ``hidden_states[-2]`` of the encoder.
-        mm_patch_merge_type: ``flat``, the only one: visual tokens stand one behind the other.
+        mm_patch_merge_type: ``flat``, the only one: visual tokens are concatenated.
         mm_patches_per_side: side of a square image in patches.
         mm_tunable_parts: parts that the last training run tuned; a note.
         image_aspect_ratio: preprocessing mode of images; the processor's file decides.

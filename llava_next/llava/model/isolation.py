@@ -23,7 +23,7 @@ else:
     _PreTrained = object
 
 SDPA_PER_SAMPLE = "sdpa_per_sample"
-"""Name of the backend that stands for ``sdpa`` in the decoder: the same but for packed rows."""
+"""Name of the backend that replaces ``sdpa`` in the decoder: the same but for packed rows."""
 
 _FLASH_BACKENDS = frozenset({"flash_attention_2", "flash_attention_3"})
 

@@ -200,7 +200,7 @@ class LlavaForCausalLMMixin(IsolatesSamples, _CausalLM):
             visual: the visuals of the batch, in the order of their placeholders; with a cache,
                 those of the tokens in ``input_ids`` alone.
             loss_only: with ``labels``, compute the loss and never hold all logits. Every rank then
-                runs the same modules, whatever its batch holds. Default: in training mode.
+                runs the same modules for every kind of batch. Default: in training mode.
             **kwargs: passed on to the language model (``num_items_in_batch`` among them).
 
         Returns:

@@ -1,7 +1,7 @@
 """The language-model head and the training loss; the cross entropy never holds all logits.
 
 Only supervised positions get logits, a chunk of rows at a time, and their gradients are made with
-them: memory is two chunks of logits, whatever the length of the samples.
+them: memory is two chunks of logits for samples of every length.
 
 Axis letters: B samples, T tokens, N supervised positions, H language-model width, V vocabulary.
 """

@@ -1,6 +1,6 @@
 """The processor: conversations and their visuals to what the model takes.
 
-Saved beside a checkpoint as ``llava_processor.json`` and the tokenizer's own files, so that a
+Saved next to a checkpoint as ``llava_processor.json`` and the tokenizer's own files, so that a
 checkpoint says how its prompts and pixels were prepared.
 
 Axis letters: B samples, T text tokens.

@@ -56,7 +56,7 @@ class ModelArguments:
 
     lora_enable: bool = field(
         default=False,
-        metadata={"help": "tune adapters on the language model, beside mm_tunable_parts"},
+        metadata={"help": "tune adapters on the language model, in addition to mm_tunable_parts"},
     )
     lora_r: int = field(default=64, metadata={"help": "rank of the adapters"})
     lora_alpha: int = field(
@@ -112,7 +112,7 @@ class DataArguments:
     )
     lengths_file: str | None = field(
         default=None,
-        metadata={"help": "lengths.npz of llava.data.validate; default: beside the data"},
+        metadata={"help": "lengths.npz of llava.data.validate; default: next to the data"},
     )
 
     def __post_init__(self) -> None:
@@ -148,7 +148,7 @@ class LlavaTrainingArguments(TrainingArguments):
         metadata={
             "help": "let samples of similar length (text and visual tokens) share a step, spread "
             "evenly over the ranks, so that no rank waits for another; the lengths are measured "
-            "once and kept beside the data",
+            "once and kept next to the data",
             "aliases": ["--group_by_modality_length"],
         },
     )

@@ -71,7 +71,7 @@ def plan_batches(
 def _lengths(
     dataset: SupervisedDataset, data_args: DataArguments, args: LlavaTrainingArguments
 ) -> Lengths:
-    """Return the lengths of the given file, else those kept beside the data or measured now."""
+    """Return the lengths of the given file, else those kept next to the data or measured now."""
     fingerprint = dataset.fingerprint()
     if data_args.lengths_file is not None:
         lengths = read_lengths(Path(data_args.lengths_file), fingerprint)

@@ -29,7 +29,7 @@ def write_mixture(
     samples_per_kind: int = 4,
     seed: int = 0,
 ) -> Path:
-    """Write samples of all kinds in turn, with their files beside them.
+    """Write samples of all kinds in turn, with their files next to them.
 
     Args:
         folder: folder to write to.
@@ -38,7 +38,7 @@ def write_mixture(
         seed: seed of pictures and positions.
 
     Returns:
-        ``train.jsonl``; ``captions.jsonl`` beside it holds the single images alone.
+        ``train.jsonl``; ``captions.jsonl`` next to it holds the single images alone.
     """
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)

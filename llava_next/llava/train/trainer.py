@@ -38,7 +38,7 @@ _SHOWN = (
     "peak_memory_bytes",
     "bad_samples",
 )
-"""Figures of a step that the console and TensorBoard get, beside loss, rate and norm."""
+"""Figures of a step that the console and TensorBoard get, in addition to loss, rate and norm."""
 
 
 class LlavaTrainer(Trainer):

@@ -20,7 +20,7 @@ class VisualSegment:
     Attributes:
         patches: float (P, 3 * p * p), normalised, element order (channel, row, column).
         positions: int64 (P, 3), rows (t, h, w), all >= 0.
-        placeholder_tokens: language tokens that each ``<image>`` of the prompt stands for, in
+        placeholder_tokens: language tokens that each ``<image>`` of the prompt becomes, in
             order. One entry for an image, one per frame or mosaic otherwise.
         patches_per_token: consecutive patches that become one language token; the sum of
             ``placeholder_tokens`` times this is P.
@@ -48,7 +48,7 @@ class VisualSegment:
 
 @dataclass(frozen=True)
 class VisualBatch:
-    """All visual tokens of a batch, whatever their shapes, laid end to end.
+    """All visual tokens of a batch, of any shapes, concatenated.
 
     Segments are in the order of their placeholders in the batch: by sample, then by
     place in the sample's prompt.

@@ -55,7 +55,7 @@ class VisualConfig:
             have together; they shrink by one factor to fit. 0 for no limit. The default is what a
             codec clip of eight mosaics has.
         native_max_pixels: upper limit of ``native``; the lower one is 4 x 4 patches.
-        merge_side_patches: side of the block of patches that one language token stands for: 1, or
+        merge_side_patches: side of the block of patches that one language token represents: 1, or
             2 for the projector ``spatial_merge``. Grids are then whole blocks, and the patches of
             a block follow each other.
         virtual_frames: length of the virtual time line that frames are spread over.

@@ -97,7 +97,7 @@ def image_visual(
 def frames_visual(images: Sequence[Image.Image], config: VisualConfig) -> VisualSegment:
     """Make uniformly sampled frames ONE segment: t spread over the virtual time line.
 
-    Each frame keeps its aspect on a black square of ``patches_per_side``, whatever the image mode,
+    Each frame keeps its aspect on a black square of ``patches_per_side``, in every image mode,
     and has a placeholder of its own.
 
     Raises:

@@ -80,7 +80,7 @@ class _Reader:
         return np.frombuffer(pixels, np.uint8).reshape(answer["shape"])
 
     def end(self) -> int:
-        """Kill the process, whatever it does; return its exit code."""
+        """Kill the process at once; return its exit code."""
         self._connection.close()
         self._process.kill()
         return self._process.wait()

@@ -224,8 +224,10 @@ class NativePicture:
         return self._map("qp", layout.qp, np.uint8) if layout.has_blocks else None
 
     def residual_blocks(self) -> NDArray[np.bool_] | None:
-        """bool, same shape, false where the residual is zero; None where blocks lie otherwise in
-        the picture as shown."""
+        """bool, same shape, false where the residual is zero.
+
+        None where blocks are laid out otherwise in the picture as shown.
+        """
         layout = self.layout
         if not layout.has_blocks or self.display.orientation != Orientation():
             return None

@@ -70,7 +70,7 @@ def choose_units(clip: SmallClip, weights: NDArray[np.intp], config: AssetConfig
 
     Args:
         clip: one picture per distinct slot.
-        weights: (T,), how many slots each picture stands for.
+        weights: (T,), how many slots each picture represents.
         config: budget, measure, prediction, direction, forced slots.
 
     Returns:

@@ -21,7 +21,7 @@ LUMA_PX, CHROMA_PX = 8, 4
 """Samples along a side of a cell."""
 
 CHROMA_WEIGHT = 4
-"""How often a colour difference counts beside a luma sample: it covers so many of them."""
+"""How much a colour difference counts relative to a luma sample: it covers so many of them."""
 
 CELL_WEIGHT = LUMA_PX**2 + 2 * CHROMA_WEIGHT * CHROMA_PX**2
 """What the samples of a cell count together: luma and each colour difference alike."""

@@ -116,7 +116,7 @@ def squared_distances(
 
 
 def grey_distances(clip: SmallClip, row: int, slots: slice, *, parts: int = 1) -> Distances:
-    """Return the same to mid grey, which stands where nothing was kept yet: float32 (n, W)."""
+    """Return the same to mid grey, which is shown where nothing was kept yet: float32 (n, W)."""
     return _norms(_features(clip, row, slots, parts, (0, 0)))[..., 0]
 
 

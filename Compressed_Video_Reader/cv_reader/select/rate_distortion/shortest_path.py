@@ -57,10 +57,10 @@ def segments(
         distortion: float32 (n, W, W), [i, s, t] of showing slot s at slot t.
         before: float32 (n, W) each, of what is shown before anything is kept; one or more ways.
         direction: ``hold`` or ``nearest``.
-        is_shown: that is a kept picture, so that ``nearest`` may show it beside the first one.
+        is_shown: that is a kept picture, so that ``nearest`` may show it as well as the first one.
 
     Returns:
-        One for each way, which share what lies between kept slots.
+        One for each way, which share what is between kept slots.
     """
     num_cells, slots, _ = distortion.shape
     by_slot = np.ascontiguousarray(distortion.transpose(1, 2, 0))

@@ -1,6 +1,6 @@
 """Distortions within a window of slots, per unit of the picture, and what is shown of them.
 
-A unit is a cell, or a block of 2 x 2 cells of which any lies in the picture.
+A unit is a cell, or a block of 2 x 2 cells of which any is in the picture.
 
 Axis letters: T slots, W slots of a window, n units, c ways in which earlier slots were kept, u
 units along a side of the square.

@@ -106,7 +106,7 @@ class Decoder:
         Args:
             codec_name: one of ``list_codecs()``.
             extradata: parameter sets as the container keeps them, or empty.
-            num_threads: pictures that are decoded beside each other.
+            num_threads: pictures that are decoded at the same time.
             max_pixels: larger pictures are refused before anything is allocated for them.
             signals: also give maps; without them decoding is cheapest.
             num_reordered: the most pictures that come before one that is shown before them, where
@@ -120,7 +120,7 @@ class Decoder:
         """
     @property
     def num_errors(self) -> int:
-        """Errors that the decoder has reported so far; it goes on after them."""
+        """Errors that the decoder has reported so far; it continues after them."""
     def decode(self, data: Buffer, picture_id: int, maps: bool = True, /) -> list[Picture]:
         """Send one packet, and get the pictures that are ready, in presentation order.
 

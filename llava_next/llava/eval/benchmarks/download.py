@@ -1,6 +1,6 @@
 """Fetch a benchmark's videos from the data hub into the folder where lmms-eval looks for them.
 
-Archives (zip, tar, tar cut into parts) are unpacked beside that folder and renamed when all are
+Archives (zip, tar, tar cut into parts) are unpacked next to that folder and renamed when all are
 done, so a folder that exists is complete; an interrupted run continues where it stopped. Videos
 that the repository stores unpacked get a link.
 """

@@ -109,7 +109,7 @@ class StopAtStrings(StoppingCriteria):
         self._tokenizer = tokenizer
         self._prompt_tokens = prompt_tokens
         # Every token but a special one spells at least a byte, so a stop string that the newest
-        # token completes lies within as many tokens, and a cut character before it.
+        # token completes is within as many tokens, and a cut character before it.
         longest = max((len(stop.encode()) for stop in self._until), default=0)
         self._window_tokens = longest + _MAX_BYTES_OF_A_CHARACTER
 

@@ -1,7 +1,7 @@
 """Record the answers of a run while it runs, so that it can be resumed and reported.
 
 Every rank appends the answers of a batch, as soon as it has them, to ``answers_rank<r>.jsonl``
-beside the results. A later run in the same folder reuses the answers that have its own key: the
+next to the results. A later run in the same folder reuses the answers that have its own key: the
 key covers checkpoint, settings, asset fingerprint, library versions, document, prompt and
 generation settings. A file older than the results in its folder belongs to a run that ended, and
 is removed. Sampled answers have no key and are never reused.

@@ -1,4 +1,4 @@
-"""Write ``manifest.json``: what the scores beside it were made from.
+"""Write ``manifest.json``: what the scores next to it were made from.
 
 Rank 0 writes one file per run when all ranks have answered. The manifest of an earlier run in the
 same folder is kept under the time at which that run ended.

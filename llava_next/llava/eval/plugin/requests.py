@@ -1,4 +1,4 @@
-"""lmms-eval's requests as plain samples: prompt, visuals, name, and where results will lie.
+"""lmms-eval's requests as plain samples: prompt, visuals, name, and the folder of results.
 
 A request of a simple model carries ``(context, generation settings or target, doc_to_visual,
 doc_id, task, split)``; an unconditional one ``(context, continuation)`` alone.
@@ -80,7 +80,7 @@ def is_padding(request: Instance) -> bool:
 def write_prompt(context: str, segments: Sequence[VisualSegment]) -> str:
     """Put placeholders into a prompt: one per image, frame or mosaic.
 
-    ``<image>`` in the text stands for the next visual; without any, all visuals come first, each
+    ``<image>`` in the text marks the next visual; without any, all visuals come first, each
     placeholder on a line of its own.
 
     Raises:

@@ -38,7 +38,7 @@ class Arm:
 
     Attributes:
         title: what reports call it.
-        settings: of ``AssetConfig``, beside sizes and budget.
+        settings: of ``AssetConfig``, other than sizes and budget.
         backend: of the reader.
         rows: chooses the rows instead of the settings.
         half_resolution: show whole frames at half the resolution, four to a mosaic.
@@ -92,7 +92,7 @@ def _oracle_rows(clip: Clip, count: int) -> Rows:
 
 
 def _packet_rows(clip: Clip, count: int) -> Rows:
-    """Choose whole frames so that equally many coded bytes lie between them."""
+    """Choose whole frames so that equally many coded bytes are between them."""
     num_frames = count // CELLS
     config = replace(_sizes(num_frames), sequence_length=num_frames, select="uniform")
     config = replace(config, frames="bitcost")

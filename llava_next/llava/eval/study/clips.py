@@ -1,4 +1,4 @@
-"""Encode the clips of the study with real encoders, and describe each beside it.
+"""Encode the clips of the study with real encoders, and describe each next to it.
 
 A clip is ``clip_000012.mp4`` with ``clip_000012.json``: questions, answers, the cells that show
 the answers, codec, key-frame interval and quality. Everything follows from the clip's seed.

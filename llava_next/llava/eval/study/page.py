@@ -37,8 +37,8 @@ def write_page(
     parts = [
         _conclusion(config, outcomes),
         "<h2>Accuracy at equal visual tokens</h2>",
-        "<p>Questions whose answer lies in time, mean over all kinds and models. In brackets the "
-        "95 % interval (clips drawn as wholes); then the ceiling: what a perfect reader of the "
+        "<p>Questions whose answer depends on time, mean over all kinds and models. In brackets "
+        "the 95 % interval (clips drawn as wholes); then the ceiling: what a perfect reader of the "
         f"same tokens could reach. Guessing reaches {_percent(chance(_temporal(outcomes)))}.</p>",
         _budget_table(config, outcomes, budgets),
         line_chart(
@@ -295,6 +295,6 @@ def _conclusion(config: StudyConfig, outcomes: Sequence[Outcome]) -> str:
             f"No difference shown: {', '.join(equal) or 'none'}.</li>"
         )
     return (
-        "<p>Result on questions whose answer lies in time; a difference counts where its 95 % "
+        "<p>Result on questions whose answer depends on time; a difference counts where its 95 % "
         f"interval leaves out zero.</p><ul>{''.join(lines)}</ul>"
     )

@@ -66,7 +66,7 @@ def select(
 
 
 def temporal_kinds() -> list[str]:
-    """Return the kinds whose answers lie in time, the camera's motion left out: a control."""
+    """Return the kinds whose answers depend on time, the camera's motion left out: a control."""
     return [name for name, kind in KINDS.items() if kind.temporal and name != "camera"]
 
 

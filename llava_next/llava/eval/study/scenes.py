@@ -57,7 +57,7 @@ class Kind:
     Args:
         text: what the model is asked.
         choices: the possible answers, equally frequent: chance is 1 / len(choices).
-        temporal: the answer lies in time: no single frame tells.
+        temporal: the answer depends on time: no single frame shows it.
         tuned: whether selections were tuned with it in view; the others judge without bias.
     """
 
