@@ -17,12 +17,12 @@ if TYPE_CHECKING:
         Asset,
         check_files,
         check_settings,
-        is_sound,
         read_asset,
         read_meta,
         read_positions,
     )
     from cv_reader.assets.names import evaluation_key
+    from cv_reader.assets.validation import is_sound
     from cv_reader.select.config import ALGORITHM_VERSION, AssetConfig
 
 __all__ = [
@@ -49,4 +49,5 @@ def __getattr__(name: str) -> Any:
     """Import the contract on first use: workers that need only a file helper start sooner."""
     if name.startswith("__"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("cv_reader.assets.contract"), name)
+    module = "validation" if name == "is_sound" else "contract"
+    return getattr(import_module(f"{__name__}.{module}"), name)

@@ -184,15 +184,6 @@ def _find_images(folder: Path, meta: dict[str, Any], config: AssetConfig) -> tup
     return images
 
 
-def is_sound(folder: Path) -> bool:
-    """Return whether an asset can be read and its files hold what was written."""
-    try:
-        check_files(folder, read_asset(folder).meta, with_content=True)
-    except AssetError:
-        return False
-    return True
-
-
 def file_facts(folder: Path) -> dict[str, dict[str, Any]]:
     """Return size and SHA-256 of every file of an asset but ``meta.json``, which records them."""
     facts: dict[str, dict[str, Any]] = {}

@@ -26,13 +26,13 @@ from cv_reader.assets.contract import (
     Asset,
     file_facts,
     is_asset_file,
-    is_sound,
     read_asset,
 )
 from cv_reader.assets.files import array_bytes, json_bytes, new_folder
 from cv_reader.assets.freshness import same_source, selection_hash, usable_meta, video_facts
 from cv_reader.assets.metadata import build_meta
 from cv_reader.assets.names import asset_key
+from cv_reader.assets.validation import is_sound
 from cv_reader.errors import AssetError
 from cv_reader.media.frames import frames_at_once
 from cv_reader.reader import ReadOptions

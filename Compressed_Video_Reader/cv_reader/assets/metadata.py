@@ -17,6 +17,8 @@ from cv_reader.select.config import ALGORITHM_VERSION, AssetConfig
 SCHEMA_VERSION = 1
 META = "meta.json"
 MAX_META_BYTES = 1 << 22
+_VERSIONS = range(1, 1000)
+"""Numbers that a version may have; any other is damage."""
 
 _REQUIRED: dict[str, type] = {
     "key": str,
@@ -49,8 +51,10 @@ def read_meta(path: Path) -> dict[str, Any]:
             f"{path}: schema_version must be {SCHEMA_VERSION}, got {str(version)[:40]!r}; another "
             "version or program made the asset, make it again"
         )
-        is_other = type(version) is int or (
-            version is None and any(name in found for name in _OTHER_PROGRAMS)
+        is_other = (type(version) is int and version in _VERSIONS) or (
+            version is None
+            and "fingerprint" not in found
+            and any(name in found for name in _OTHER_PROGRAMS)
         )
         raise (StaleAssetError if is_other else AssetError)(message)
     required = _REQUIRED | (_REQUIRED_OF_FOLDERS if path.name == META else {})

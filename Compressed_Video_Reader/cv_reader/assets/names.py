@@ -13,9 +13,15 @@ from urllib.parse import quote
 from cv_reader.errors import AssetError
 from cv_reader.select.config import AssetConfig
 
+FRAME_IDS_SUFFIX = ".frame_ids.npy"
+META_SUFFIX = ".meta.json"
+ROWS_SUFFIX = ".visidx_thw.npy"
+"""What the three files of stage 1 end in."""
+
 MAX_NAME_BYTES = 200
 _MAX_PART_BYTES = 80  # id and stem share one file name with hashes and settings: 255 bytes at most
 _DIGEST_CHARS = 16
+_MAX_RECORDED_CHARS = 10_000  # metadata may have 4 MiB, and names a sample three times
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_%-][A-Za-z0-9._%-]*")
 
 
@@ -60,6 +66,14 @@ def _finish(name: str, max_bytes: int) -> str:
         digest = hashlib.sha256(name.encode()).hexdigest()[:_DIGEST_CHARS]
         name = f"{name[: max_bytes - _DIGEST_CHARS - 1]}-{digest}"
     return name
+
+
+def recorded_name(text: str) -> str:
+    """Return what metadata records of an id or a key: absurdly long ones are cut and hashed."""
+    if len(text) <= _MAX_RECORDED_CHARS:
+        return text
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{text[:_MAX_PART_BYTES]}... ({len(text)} characters, SHA-256 {digest})"
 
 
 def evaluation_key(video_path: str | Path, video_root: str | Path | None = None) -> str:

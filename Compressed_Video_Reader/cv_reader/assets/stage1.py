@@ -15,15 +15,18 @@ from cv_reader.assets.files import array_bytes, json_bytes, replace_files
 from cv_reader.assets.freshness import same_source, selection_hash, usable_meta
 from cv_reader.assets.make import Selection, select_from_video
 from cv_reader.assets.metadata import build_meta
-from cv_reader.assets.names import stage1_prefix
+from cv_reader.assets.names import (
+    FRAME_IDS_SUFFIX,
+    META_SUFFIX,
+    ROWS_SUFFIX,
+    recorded_name,
+    stage1_prefix,
+)
 from cv_reader.assets.samples import BadRow, VideoSample, resolve_video
+from cv_reader.assets.validation import is_sound_selection
 from cv_reader.errors import AssetError, SampleError
 from cv_reader.reader import ReadOptions
 from cv_reader.select.config import AssetConfig
-
-FRAME_IDS_SUFFIX = ".frame_ids.npy"
-META_SUFFIX = ".meta.json"
-ROWS_SUFFIX = ".visidx_thw.npy"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +72,9 @@ def is_selected(stage: Stage1, sample: VideoSample) -> bool:
     meta = usable_selection(stage, sample)
     return (
         meta is not None
+        and meta["key"] == recorded_name(sample.key)
         and same_source(meta["source"], path)
-        and read_selected(stage, sample, meta) is not None
+        and is_sound_selection(stage.file(sample, META_SUFFIX))
     )
 
 
@@ -110,10 +114,11 @@ def make_selection(stage: Stage1, sample: VideoSample | BadRow) -> str:
 def write_selection(stage: Stage1, sample: VideoSample, selection: Selection) -> None:
     """Write the three files of a sample; the metadata last, as it vouches for the others."""
     config = stage.config
-    meta = build_meta(config, selection.facts, key=sample.key, video=sample.video)
+    key = recorded_name(sample.key)
+    meta = build_meta(config, selection.facts, key=key, video=sample.video)
     meta |= {
-        "sample_id": sample.sample_id,
-        "sample_key": sample.key,
+        "sample_id": recorded_name(sample.sample_id),
+        "sample_key": key,
         "frame_ids": None,
         "preprocess": f"square{config.square_size}",
         "keep_frames_equiv": config.num_images,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cv_reader.assets.contract import POSITIONS, check_files, is_sound, read_asset
+from cv_reader.assets.contract import POSITIONS, check_files, read_asset
 from cv_reader.assets.freshness import same_source, usable_meta
 from cv_reader.assets.make import (
     collect_mosaics,
@@ -20,10 +20,11 @@ from cv_reader.assets.make import (
     write_asset,
 )
 from cv_reader.assets.metadata import META, build_meta, config_of, is_consistent, read_meta
-from cv_reader.assets.names import image_stem, sample_folder_name
+from cv_reader.assets.names import META_SUFFIX, image_stem, recorded_name, sample_folder_name
 from cv_reader.assets.records import rewrite_conversations
 from cv_reader.assets.samples import BadRow, VideoSample
-from cv_reader.assets.stage1 import META_SUFFIX, Stage1, is_selected, read_selected, write_selection
+from cv_reader.assets.stage1 import Stage1, is_selected, read_selected, write_selection
+from cv_reader.assets.validation import is_sound
 from cv_reader.errors import AssetError, SampleError, SettingsError, StaleAssetError
 from cv_reader.select.config import ALGORITHM_VERSION, AssetConfig
 from cv_reader.select.mosaics import arrange_rows
@@ -83,9 +84,10 @@ def packing_config(stage: Stage2, sample: VideoSample, selected: dict[str, Any])
             f"is {ALGORITHM_VERSION}; run stage 1 again with --overwrite"
         )
     config = config_of(selected, path)
-    if selected["key"] != sample.key:
+    key = recorded_name(sample.key)
+    if selected["key"] != key:
         raise AssetError(
-            f"{path}: made for {selected['key']!r} where {sample.key!r} is asked for; "
+            f"{path}: made for {selected['key']!r} where {key!r} is asked for; "
             "run stage 1 again on this data set with --overwrite"
         )
     if stage.first_full and not config.keep_first_full_frame:

@@ -30,9 +30,9 @@ from cv_reader.assets.contract import (
 from cv_reader.assets.files import is_temporary
 from cv_reader.assets.freshness import same_content, selection_hash
 from cv_reader.assets.metadata import META, config_of, read_meta
+from cv_reader.assets.names import FRAME_IDS_SUFFIX, META_SUFFIX, ROWS_SUFFIX
 from cv_reader.assets.records import check_conversation
 from cv_reader.assets.rows import Row, read_rows
-from cv_reader.assets.stage1 import FRAME_IDS_SUFFIX, META_SUFFIX, ROWS_SUFFIX
 from cv_reader.errors import AssetError, SampleError, StaleAssetError
 from cv_reader.select.config import AssetConfig
 from cv_reader.select.mosaics import arrange_rows
@@ -176,6 +176,25 @@ def check_asset(folder: Path, checks: Checks) -> Asset:
             _decode(image)
         _check_source(asset.meta, checks, folder)
     return asset
+
+
+def is_sound(folder: Path) -> bool:
+    """Return whether an asset keeps every rule, and its files hold what was written."""
+    try:
+        asset = check_asset(folder, Checks())
+        check_files(folder, asset.meta, with_content=True)
+    except AssetError:
+        return False
+    return asset.meta["key"] == folder.name
+
+
+def is_sound_selection(meta_path: Path) -> bool:
+    """Return whether stage 1's files of a sample keep every rule."""
+    try:
+        check_selection(meta_path, Checks())
+    except AssetError:
+        return False
+    return True
 
 
 def check_selection(meta_path: Path, checks: Checks) -> dict[str, Any]:

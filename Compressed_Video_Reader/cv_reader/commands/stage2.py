@@ -16,8 +16,9 @@ from typing import Any
 from cv_reader.assets.claims import claimed_file, claimed_output
 from cv_reader.assets.freshness import refuse_other_settings, usable_meta
 from cv_reader.assets.metadata import META, read_meta
+from cv_reader.assets.names import META_SUFFIX
 from cv_reader.assets.samples import BadRow, VideoSample, check_video, describe
-from cv_reader.assets.stage1 import META_SUFFIX, Stage1
+from cv_reader.assets.stage1 import Stage1
 from cv_reader.assets.stage2 import (
     Stage2,
     find_packed,

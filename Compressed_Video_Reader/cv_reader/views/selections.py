@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cv_reader.assets.contract import META, load_array, read_asset
-from cv_reader.assets.stage1 import FRAME_IDS_SUFFIX, META_SUFFIX, ROWS_SUFFIX
+from cv_reader.assets.names import FRAME_IDS_SUFFIX, META_SUFFIX, ROWS_SUFFIX
 from cv_reader.errors import AssetError, SettingsError
 from cv_reader.media.frames import VideoIndex
 from cv_reader.reader import ReadOptions

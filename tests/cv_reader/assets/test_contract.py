@@ -13,12 +13,12 @@ from cv_reader.assets.contract import (
     check_files,
     check_settings,
     file_facts,
-    is_sound,
     load_array,
     read_asset,
     read_positions,
 )
 from cv_reader.assets.files import write_json
+from cv_reader.assets.validation import is_sound
 from cv_reader.errors import AssetError, SettingsError, StaleAssetError
 from cv_reader.select.config import ALGORITHM_VERSION, AssetConfig
 from support.paths import require_shared_data

@@ -40,6 +40,10 @@ CHANGES = {
     "exactness of another type": {"exactness": "exact"},
     "a true version": {"schema_version": True},
     "a version as text": {"schema_version": "1"},
+    "a version that none can have": {"schema_version": 0},
+    "a source without its time": {"source": {"mtime_ns": None}},
+    "a count that is not the rows'": {"padding_patch_filtered": 10**6},
+    "ranges of other types": {"valid_ranges": {"S_valid": "x"}},
 }
 
 
@@ -129,6 +133,20 @@ def test_damaged_training_output_is_made_again(corpus, tmp_path, damaged, name, 
     assert len((tmp_path / "train.jsonl").read_text().splitlines()) == 2
 
 
+def test_output_named_after_another_sample_is_made_again(corpus, tmp_path, capsys):
+    args = _stages(corpus.write(tmp_path / "d.json", corpus.row("short.mp4")), tmp_path)
+    args += ["--video_root", str(corpus.root)]
+    assert both.main(args) == 0
+    paths = [*tmp_path.glob("first/*.meta.json"), *tmp_path.glob("images/*/meta.json")]
+    before = [path.read_bytes() for path in paths]
+    for path in paths:
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"key": "x"}))
+    capsys.readouterr()
+    assert both.main(args) == 0
+    assert "1 made, 0 kept" in capsys.readouterr().err
+    assert [path.read_bytes() for path in paths] == before
+
+
 def test_output_of_another_version_is_refused(corpus, tmp_path, capsys):
     data = corpus.write(tmp_path / "v.jsonl", {"video": str(corpus.root / "short.mp4")})
     folder = tmp_path / "out" / "assets" / "short"
@@ -181,6 +199,8 @@ def test_bad_rows_of_evaluation_cost_themselves(corpus, tmp_path, failures, caps
     bad = [
         {"video": "."},
         {"video": "/"},
+        {"video": ".."},
+        {"video": "a/.."},
         {"video": "a\0b"},
         {"video": "\ud83d.mp4"},
         {"video": "x.mp4", "key": True},
@@ -191,8 +211,18 @@ def test_bad_rows_of_evaluation_cost_themselves(corpus, tmp_path, failures, caps
     data = corpus.write(tmp_path / "v.jsonl", *bad, {"video": good})
     assert _precompute(data, tmp_path / "out", "--video_root", str(corpus.root)) == 1
     failed = failures(tmp_path / "out" / "precompute_failed.shard00of01.txt")
-    assert [record["where"] for record in failed] == [f"{data}:{n}" for n in range(1, 9)]
-    assert "1 made, 0 kept, 0 skipped, 8 failed" in capsys.readouterr().err
+    assert [record["where"] for record in failed] == [f"{data}:{n}" for n in range(1, 11)]
+    assert "1 made, 0 kept, 0 skipped, 10 failed" in capsys.readouterr().err
+
+
+def test_samples_with_huge_ids_are_kept_and_packed(corpus, tmp_path, capsys):
+    rows = corpus.row("short.mp4", id="i" * 3_000_000), corpus.row("short.mp4", id="j")
+    args = _stages(corpus.write(tmp_path / "d.jsonl", *rows), tmp_path)
+    args += ["--video_root", str(corpus.root)]
+    assert both.main(args) == 0
+    assert both.main(args) == 0
+    assert "0 made, 2 kept" in capsys.readouterr().err
+    assert max(path.stat().st_size for path in tmp_path.glob("*/*/meta.json")) < 50_000
 
 
 def test_huge_ids_are_shortened(corpus, tmp_path, failures, capsys):
