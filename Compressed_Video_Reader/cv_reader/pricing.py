@@ -39,7 +39,7 @@ def priced_config(
     Args:
         config: settings without a price or a quality; ``num_images`` bounds every clip.
         mean_num_images: mosaics per clip, on average; 0 returns ``config`` as it is.
-        videos: of the data set, in order; those that cannot be read are passed over.
+        videos: videos of the data set, in order; those that cannot be read are passed over.
         options: how to read.
         out_root: where the price is, or is to be, recorded.
 

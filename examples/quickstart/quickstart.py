@@ -79,7 +79,7 @@ class Run:
         """Run one command with its output in a log.
 
         Args:
-            name: of the step.
+            name: name of the step.
             arguments: words of the command.
             show: says which lines of the output are also printed.
             environment: further variables of the command.

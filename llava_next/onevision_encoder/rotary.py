@@ -34,7 +34,7 @@ class VideoRotaryEmbeddingSplit466(nn.Module):
 
         Args:
             patch_positions: (..., 3), rows (t, h, w), integer or floating.
-            dtype: of the result; at least float32, or whole positions are no longer exact.
+            dtype: dtype of the result; at least float32, or whole positions are no longer exact.
 
         Returns:
             (..., K / 2), order t, h, w.

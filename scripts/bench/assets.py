@@ -18,28 +18,22 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import islice
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
 from clips import looped, made_clip
 from cv_reader import open_video, read_index
-from cv_reader.media.frames import frames_at_once
+from cv_reader.assets import make
+from cv_reader.reader import ReadOptions, Video
 from cv_reader.select.config import AssetConfig
 from cv_reader.select.energy import CellScorer
-from cv_reader.select.geometry import letterbox
-from cv_reader.select.mosaics import (
-    MosaicPacker,
-    Square,
-    black_squares,
-    sort_rows,
-    square_frame,
-    write_mosaics,
-)
-from cv_reader.select.selection import choose_frame_ids, repeated_slots, select_cells
+from cv_reader.select.mosaics import write_mosaics
+from cv_reader.select.selection import choose_frame_ids
 from measure import Measured, measure
 
 TOOLS = Path(__file__).resolve().parents[2] / "Compressed_Video_Reader" / "tool"
@@ -55,67 +49,82 @@ PIPELINE = ("energy", "selection", "packing")
 
 
 class Clock:
-    """Processor seconds by step."""
+    """Processor seconds by step; time of a step inside another counts for the inner one alone."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._running: list[str] = []
+        self._since = 0.0
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
         """Add the time of the block to a step."""
-        started = time.process_time()
-        yield
-        self.seconds[name] += time.process_time() - started
+        self._count()
+        self._running.append(name)
+        try:
+            yield
+        finally:
+            self._count()
+            self._running.pop()
+
+    def _count(self) -> None:
+        now = time.process_time()
+        if self._running:
+            self.seconds[self._running[-1]] += now - self._since
+        self._since = now
+
+    def calls(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function, its calls timed."""
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            with self.step(name):
+                return function(*args, **kwargs)
+
+        return timed
+
+    def items(self, name: str, function: Callable[..., Iterator[Any]]) -> Callable[..., Any]:
+        """Return the function that makes an iterator, with the making of each item timed."""
+
+        def timed(*args: Any, **kwargs: Any) -> Iterator[Any]:
+            items, end = iter(function(*args, **kwargs)), object()
+            while True:
+                with self.step(name):
+                    item = next(items, end)
+                if item is end:
+                    return
+                yield item
+
+        return timed
+
+
+TIMED = (
+    (make, "square_frame", "packing"),
+    (make, "pack_pictures", "packing"),
+    (make, "arrange_rows", "selection"),
+    (make.Chooser, "choose", "selection"),
+    (make.Chooser, "add", "energy"),
+    (CellScorer, "pass_by", "energy"),
+)
+"""Owner and name of the functions that ``select_and_pack`` calls, and the step that each is."""
 
 
 def time_steps(path: Path, backend: str, config: AssetConfig) -> dict[str, float]:
-    """Processor seconds of each step of one pass from video to mosaics."""
+    """Return processor seconds of each step of one pass from video to mosaics."""
     clock = Clock()
-    with open_video(path, backend) as video:
-        index = video.index
-        box = letterbox(
-            index.height_px,
-            index.width_px,
-            square_px=config.square_size,
-            patch_px=config.patch_size,
-            samples=(index.num_rows, index.num_columns),
-        )
-        frame_ids = choose_frame_ids(index.packet_bytes, config)
-        repeated = repeated_slots(frame_ids)
-        scorer = CellScorer(box, config)
-        scores = np.zeros((config.sequence_length, config.grid, config.grid), np.float32)
-        sizes = (config.sequence_length, config.square_size, config.patch_size)
-        squares = list(zip(*black_squares(*sizes), strict=True))
-        packed: dict[int, Square] = {}
-        frames = video.frames(frame_ids[~repeated].tolist())
-        slots = iter(np.flatnonzero(~repeated).tolist())
-        while batch := list(islice(slots, frames_at_once(index.width_px, index.height_px))):
-            with clock.step("decode"):
-                decoded = [next(frames) for _ in batch]
-            with clock.step("energy"):
-                scores[batch] = [scorer.score(frame) for frame in decoded]
-            with clock.step("packing"):
-                for slot, frame in zip(batch, decoded, strict=True):
-                    packed[slot] = square_frame(frame, box, squares[slot])
-    with clock.step("selection"):
-        rows = sort_rows(select_cells(scores, box.valid_cells(), repeated, config), config.order)
-    with clock.step("packing"):
-        packer = MosaicPacker(
-            rows,
-            square_px=config.square_size,
-            patch_px=config.patch_size,
-            num_images=config.num_images,
-        )
-        for slot, square in packed.items():
-            packer.add(slot, square)
-        mosaics = packer.images()
+    with ExitStack() as stack:
+        frames = clock.items("decode", Video.frames)
+        stack.enter_context(patch.object(Video, "frames", frames))
+        for owner, name, step in TIMED:
+            timed = clock.calls(step, getattr(owner, name))
+            stack.enter_context(patch.object(owner, name, timed))
+        _, _, mosaics = make.select_and_pack(path, config, ReadOptions(backend=backend))
     with clock.step("jpeg"), tempfile.TemporaryDirectory() as folder:
         write_mosaics(mosaics, Path(folder), stem="x", quality=config.jpg_quality)
     return dict(clock.seconds)
 
 
 def time_pixels(path: Path, backend: str, config: AssetConfig) -> float:
-    """Processor seconds of decoding the sampled frames once more, as stage 2 does."""
+    """Return processor seconds of decoding the sampled frames once more, as stage 2 does."""
     started = time.process_time()
     with open_video(path, backend) as video:
         frame_ids = choose_frame_ids(video.index.packet_bytes, config)

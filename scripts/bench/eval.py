@@ -12,7 +12,6 @@ of many; and the time to find one of many assets.
 
 import argparse
 import json
-import resource
 import sys
 import tempfile
 import time
@@ -29,6 +28,7 @@ from llava.eval.plugin.asset_index import AssetIndex, asset_config
 from llava.eval.plugin.model import LlavaOVEncoder
 from llava.eval.settings import EvalSettings, read_settings
 from llava.model.tiny import write_tiny_checkpoint
+from measure import memory_bytes
 
 QUESTION = "What happens in the video? Answer with the option's letter.\nA. One\nB. Two\n"
 REPEATS = 3
@@ -115,15 +115,10 @@ def measure_memory(
     """Measure the memory of the process after the first 100 questions, and after all."""
     model, requests = _ask(arguments, videos, num_questions, new_tokens)
     model.generate_until(requests[:100])
-    before = _resident_mib()
+    before = memory_bytes("VmRSS")
     model.generate_until(requests[100:])
-    sizes = {"after_100_mib": round(before, 1), "at_the_end_mib": round(_resident_mib(), 1)}
-    return {"samples": num_questions, **sizes}
-
-
-def _resident_mib() -> float:
-    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
-    return pages * resource.getpagesize() / 2**20
+    sizes = {"after_100_mib": before, "at_the_end_mib": memory_bytes("VmRSS")}
+    return {"samples": num_questions} | {name: round(n / 2**20, 1) for name, n in sizes.items()}
 
 
 def _ask(
@@ -227,7 +222,8 @@ def main() -> int:
         }
         videos = [made_clip(folder / f"clips{n}", "h264", 120, 160, 90) for n in range(args.clips)]
         (folder / "offline" / "assets").mkdir(parents=True)
-        config = asset_config(read_settings(arguments, {}))
+        making = {name: value for name, value in arguments.items() if name != "codec_root"}
+        config = asset_config(read_settings({**making, "codec_miss": "online"}, {}))
         for number, video in enumerate(videos):
             write_evaluation_asset(
                 video, key=f"clip{number}", out_root=folder / "offline", config=config

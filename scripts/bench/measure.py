@@ -60,14 +60,19 @@ def _child(call: Callable[[], object], sender: Connection) -> None:
     cpu, wall = _cpu_seconds(), time.perf_counter()
     call()
     wall, cpu = time.perf_counter() - wall, _cpu_seconds() - cpu
-    # A process begins with its parent's peak in getrusage, but not in /proc.
-    own = next(
-        int(line.split()[1]) * 1024
-        for line in Path("/proc/self/status").read_text().splitlines()
-        if line.startswith("VmHWM")
-    )
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    sender.send(Measured(wall, cpu, max(own, children)))
+    sender.send(Measured(wall, cpu, max(memory_bytes("VmHWM"), children)))
+
+
+def memory_bytes(name: str) -> int:
+    """Return the memory of this process.
+
+    Args:
+        name: ``VmRSS``, what is resident now, or ``VmHWM``, the most so far. ``getrusage`` would
+            count the memory of the process that started this one.
+    """
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 def _cpu_seconds() -> float:

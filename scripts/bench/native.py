@@ -32,6 +32,7 @@ from functools import partial
 from pathlib import Path
 
 from clips import looped, made_clip
+from measure import memory_bytes
 
 _SIZES_PX = ((360, 640), (1080, 1920))
 _HOUR_SECONDS = 3600
@@ -185,15 +186,12 @@ def _measured(work: str, path: str, threads: int) -> dict[str, float]:
         frames = run()
         walls.append(time.perf_counter() - wall)
         cpus.append(time.process_time() - cpu)
-    return {"wall": min(walls), "cpu": min(cpus), "frames": frames, "rss_mb": _peak_rss_mb()}
-
-
-def _peak_rss_mb() -> float:
-    """High-water mark of this program; ``ru_maxrss`` would count the process that started it."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError("/proc/self/status has no VmHWM line")
+    return {
+        "wall": min(walls),
+        "cpu": min(cpus),
+        "frames": frames,
+        "rss_mb": memory_bytes("VmHWM") / 2**20,
+    }
 
 
 def _read(path: str, threads: int) -> Callable[[], int]:

@@ -179,7 +179,7 @@ def _is_output(name: str) -> bool:
 
 
 def _add_arrays(archive: zipfile.ZipFile, prefix: str, arrays: Arrays) -> None:
-    """In the form of ``.npz`` files, which ``np.load`` reads."""
+    """Write ``.npz`` files, which ``np.load`` reads."""
     for field, array in arrays.items():
         content = io.BytesIO()
         np.save(content, array, allow_pickle=False)

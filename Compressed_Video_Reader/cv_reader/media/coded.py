@@ -91,7 +91,7 @@ def unpacked(packets: Iterable[Packet], stream: VideoStream) -> Iterator[Packet]
 
     Args:
         packets: in file order, from a key packet on.
-        stream: of the packets.
+        stream: stream of the packets.
     """
     unpack = BitStreamFilterContext("mpeg4_unpack_bframes", stream)
     read = header_reader("mpeg4", None)

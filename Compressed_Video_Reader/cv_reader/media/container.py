@@ -305,7 +305,7 @@ def check_size(width_px: int, height_px: int, path: str) -> None:
 
 
 def _orientation(frame: VideoFrame, path: str) -> Orientation:
-    """By the display matrix, if the picture has one."""
+    """Return the orientation by the display matrix, if the picture has one."""
     data = side_data(frame, "DISPLAYMATRIX", path)
     if data is None:
         return Orientation()

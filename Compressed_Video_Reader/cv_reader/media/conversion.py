@@ -116,9 +116,9 @@ def scaled_planes(
     Args:
         planes: luma and two colour differences, (rows, columns) of uint8, or of uint16 where
             deeper; or luma alone.
-        bits: of a sample.
+        bits: bits of a sample.
         luma_px: width and height.
-        chroma_px: of both differences.
+        chroma_px: size in pixels of both differences.
     """
     name = "gray" if bits == 8 else f"gray{bits}le"
     luma = _scaled(planes[0], name, luma_px, Interpolation.BICUBIC)
@@ -153,7 +153,7 @@ def sdr_rgb(
 
     Args:
         planes: as ``scaled_planes`` takes them.
-        bits: of a sample.
+        bits: bits of a sample.
         colors: a matrix that is not named is BT.2020.
         is_full: whether samples use the full range.
         size_px: (width, height) to scale to, before anything else.

@@ -41,7 +41,7 @@ class DecodeOptions:
     """How to decode.
 
     Attributes:
-        num_threads: of the decoder.
+        num_threads: threads of the decoder.
         export_vectors: have FFmpeg attach motion vectors; pictures are then decoded one at a time,
             since vectors of pictures decoded in parallel differ from run to run.
         predecessors: decode the frame before each requested one too.

@@ -151,7 +151,7 @@ def usable_aspect(width: int, height: int) -> Fraction:
     """Return the sample aspect ratio that a file states, or 1 where the ratio is implausible.
 
     Args:
-        width: of a sample, in any unit.
+        width: width of a sample, in any unit.
         height: in the same unit.
     """
     if width <= 0 or height <= 0:

@@ -88,9 +88,9 @@ class VideoIndex:
         packet_bytes: int32 (N,), size of the coded picture.
         duration_seconds: from the start of the first frame to the end of the last.
         frame_rate: average, in frames per second.
-        size_bytes: of the file.
-        mtime_ns: of the file.
-        stream_index: of the video stream among all streams of the file.
+        size_bytes: size of the file.
+        mtime_ns: modification time of the file.
+        stream_index: number of the video stream among all streams of the file.
         display: how pictures are shown: orientation, shape of samples, colours.
     """
 

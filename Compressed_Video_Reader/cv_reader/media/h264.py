@@ -49,7 +49,7 @@ class Sequence:
     """What a slice header's layout depends on, and how pictures are shown.
 
     Attributes:
-        number: of the set.
+        number: number of the set.
         frame_num_bits: width of ``frame_num``.
         has_fields: pictures may be fields.
         has_separate_planes: each colour plane has slices of its own.
@@ -67,8 +67,7 @@ def read_sequence(content: bytes) -> Sequence:
     """Return what a sequence parameter set says; ``content`` follows the unit's first byte.
 
     Raises:
-        ValueError: the set is damaged.
-        IndexError: likewise.
+        ValueError, IndexError: the set is damaged.
     """
     bits = Bits(content)
     profile = bits.u(8)

@@ -201,7 +201,7 @@ def _first_picture_unit(packet: memoryview, size: int | None, kinds: bytes) -> i
     hold no picture, and ``_UNKNOWN`` where there are others, as in damaged packets.
 
     Args:
-        packet: of an H.264 or HEVC stream.
+        packet: one packet of an H.264 or HEVC stream.
         size: bytes of the length before each unit, or None for start codes.
         kinds: see ``_H264_KINDS``.
     """

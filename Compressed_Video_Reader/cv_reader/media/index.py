@@ -102,7 +102,7 @@ def scan(
     """Read the index of a video, and what else a decoder needs.
 
     Args:
-        path: of the file.
+        path: path of the file.
         trust_header: see ``read_packets``; ``probe_skipped`` says whether it was.
         hdr: what is done with HDR, one of ``HDR_MODES``.
 

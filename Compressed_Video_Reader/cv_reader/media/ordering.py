@@ -60,7 +60,7 @@ class Presentation:
         is_cut_off: bool (M,), pictures that may refer to what the stream lacks because it, or a
             part that was joined to it, begins between key pictures.
         seconds: float64 (M,), time of each rank, never decreasing.
-        pts_exactness: of the times; see ``VideoIndex``.
+        pts_exactness: exactness of the times; see ``VideoIndex``.
     """
 
     rank: NDArray[np.int32]

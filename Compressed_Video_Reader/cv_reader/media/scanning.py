@@ -82,7 +82,7 @@ class ScannedPackets:
         first: the first picture, or None where none of the first packets can be decoded, or where
             the header says what it would, and is trusted.
         display: how pictures are shown, as declared; that of ``first`` comes before it.
-        stream_index: of the stream in its file.
+        stream_index: number of the stream in its file.
         head: the first packets, at least those that it took to decode it.
         extradata: the codec's parameters as the container keeps them.
         declared_size: width and height by the stream's header.
@@ -142,9 +142,9 @@ def read_packets(
     """Demux a stream to its end, or to where the file is damaged.
 
     Args:
-        container: of the file.
-        stream: of the container.
-        path: of the file.
+        container: container of the file.
+        stream: stream of the container.
+        path: path of the file.
         trust_header: do not decode the first picture of H.264 and HEVC whose container says that
             pictures are shown as coded.
         unpacks: see ``filled_packets``. Without it the scan ends at the first packet that holds
@@ -228,8 +228,8 @@ def filled_packets(
     """Iterate over the packets of a stream that hold data, from the container's position.
 
     Args:
-        container: of the file.
-        stream: of the container.
+        container: container of the file.
+        stream: stream of the container.
         unpacks: apply ``unpacked``; the container must be positioned at a key packet or the start.
     """
     packets = (packet for packet in container.demux(stream) if packet.size)
@@ -242,9 +242,9 @@ def _probe(
     """Return the first picture, or None while the decoder needs more packets.
 
     Args:
-        stream: of the packet.
+        stream: stream of the packet.
         packet: the next packet, or None at the end.
-        path: of the file.
+        path: path of the file.
         at_once: flush the decoder so that no further packets are needed.
     """
     context = stream.codec_context

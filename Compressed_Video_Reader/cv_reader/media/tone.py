@@ -52,8 +52,8 @@ def tone_mapped(
 
     Args:
         planes: luma, blue and red difference, each (h, w), uint8 or uint16.
-        bits: of a sample.
-        weights: of red and blue in the luma.
+        bits: bits of a sample.
+        weights: weights of red and blue in the luma.
         is_full: whether samples use the full range.
         colors: names the transfer (PQ or HLG) and the primaries, BT.2020 unless named.
 
@@ -158,7 +158,7 @@ def _pq_gains() -> Floats:
 
 @lru_cache
 def _light_gains() -> Floats:
-    """By the square root of light, of which the peak has 1."""
+    """Return gains by the square root of light, of which the peak has 1."""
     return _gain(_places() ** 2 * _PEAK_NITS)
 
 
@@ -180,7 +180,7 @@ def _hlg_system_gains() -> Floats:
 
 @lru_cache
 def _screen_samples() -> NDArray[np.uint8]:
-    """By the square root of light, of which the screen's white has 1."""
+    """Return the signal by the square root of light, of which the screen's white has 1."""
     return np.rint(255 * _places() ** (2 / _GAMMA)).astype(np.uint8)
 
 

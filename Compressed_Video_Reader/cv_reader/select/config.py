@@ -83,7 +83,7 @@ class AssetConfig:
         w_mv: weight of motion in ``mv_residual``.
         w_res: weight of the residual in ``mv_residual``.
         order: of the rows inside one slot: ``raster``, or ``zigzag`` (odd rows right to left).
-        jpg_quality: of the mosaics, 1..100; chroma is 4:2:0.
+        jpg_quality: JPEG quality of the mosaics, 1..100; chroma is 4:2:0.
         hdr: HDR video (PQ, HLG): ``tonemap`` to SDR, ``refuse``, or ``raw`` samples as if SDR.
 
     Raises:

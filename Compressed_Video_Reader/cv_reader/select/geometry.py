@@ -83,7 +83,7 @@ class Letterbox:
         return self.covered(1)
 
     def covered(self, step_px: int) -> tuple[slice, slice]:
-        """Of a square with one element per ``step_px`` pixels, those that the picture touches."""
+        """Return rows and columns that the picture covers in a grid of ``step_px`` pixels."""
 
         def touched(pad_px: int, content_px: int) -> slice:
             return slice(pad_px // step_px, -(-(pad_px + content_px) // step_px))

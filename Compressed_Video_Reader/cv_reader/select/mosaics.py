@@ -103,7 +103,7 @@ def square_frame(
     """Scale a frame's pixels bicubically and centre them on black.
 
     Args:
-        picture: of the size that ``box`` was made for.
+        picture: picture of the size that ``box`` was made for.
         box: its place in the square.
         out: one of ``black_squares`` to write to.
     """
@@ -201,7 +201,7 @@ def write_mosaics(
     Args:
         mosaics: G images.
         folder: an existing folder.
-        stem: of the file names, safe for paths.
+        stem: stem of the file names, safe for paths.
         quality: 1..100.
     """
     paths = tuple(folder / f"{stem}_{index:03d}.jpg" for index in range(len(mosaics)))

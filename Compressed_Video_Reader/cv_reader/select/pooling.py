@@ -127,7 +127,7 @@ class _Shares:
 
 
 def _shares(sampling: AxisSampling, num_elements: int, length: int) -> _Shares:
-    """Of parts of ``length`` elements."""
+    """Return the shares of parts of ``length`` elements."""
     num_cells, num_parts = len(sampling.starts), -(-num_elements // length)
     dense = np.zeros((num_cells, num_parts * length), np.float32)
     sizes = np.diff(sampling.starts, append=len(sampling.indices))
@@ -203,7 +203,7 @@ class CellPool:
         sums += np.bincount(index.ravel(), across.ravel(), len(sums))
 
     def _shares_of(self, width: int) -> tuple[_Shares, _Shares]:
-        """Of rows, their weights in words of k equal ones, (c, 8, parts); and of columns."""
+        """Return shares of rows, weights in words of k equal ones (c, 8, parts); and of columns."""
         if width not in self._shares:
             rows = _shares(self._rows, self._height, _PART_ROWS)
             words = rows.weights.repeat(width, axis=2).view(_words(width))

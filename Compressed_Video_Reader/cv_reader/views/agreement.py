@@ -53,7 +53,7 @@ class Agreement:
         content: rows and columns of the square that hold the picture, in pixels.
         patch_px: side of a cell.
         backend: what read the video.
-        pict_types: of each slot's frame.
+        pict_types: picture types of each slot's frame.
     """
 
     name: str

@@ -87,7 +87,7 @@ def film(
 
     Args:
         pictures: at least one.
-        seconds: of the whole film.
+        seconds: length of the whole film.
         kind: ``GIF``, which every program shows, or ``WEBP``, a tenth of its size.
     """
     if kind == "GIF":

@@ -82,7 +82,7 @@ class Rebuilt:
         way: which.
         sources: int32 (T, n), the slot whose picture each cell shows; -1 = grey.
         psnr_db: over all slots.
-        ssim: of luma, mean over slots, in (-1, 1]; NaN where motion is followed.
+        ssim: SSIM of luma, mean over slots, in (-1, 1]; NaN where motion is followed.
         errors: float64 (T,), mean squared error of each slot.
     """
 

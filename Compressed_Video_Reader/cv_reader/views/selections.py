@@ -32,7 +32,7 @@ class Chosen:
     """A selection on disk.
 
     Attributes:
-        name: of its folder, or what its files begin with.
+        name: name of its folder, or what its files begin with.
         video: as its metadata names it.
         rows: int32 (K, 3), (t, h, w).
         frame_ids: int32 (T,).
@@ -105,7 +105,7 @@ def read_bare_rows(
     Args:
         path: ``.npy`` of int (K, 3).
         video: what they were kept of.
-        index: of that video.
+        index: index of that video.
         frame_ids: ``.npy`` of int (T,); None = T evenly spread frames, by the configured length.
         config: sizes.
 

@@ -23,7 +23,7 @@ class Kept:
 
     Attributes:
         maker: backend that read the video.
-        fingerprint: of the settings.
+        fingerprint: fingerprint of the settings.
         per_slot: int32 (T,), patches kept in each slot.
         per_cell: int32 (g, g), slots in which each cell is kept.
         free_slots: bool (T,), slots that had to compete.
@@ -55,7 +55,7 @@ class Totals:
         fingerprints: fingerprint -> videos.
         per_slot: V arrays int32 (T,).
         per_cell: int64 (g, g).
-        padding_shares: of what competed, per video.
+        padding_shares: share of padding in what competed, per video.
         nearest_db, nothing_new: per video, of those that were measured.
         free_slots: bool (T,).
     """
@@ -86,7 +86,7 @@ class Totals:
                 values.append(value)
 
     def half_slots(self) -> NDArray[np.int64]:
-        """Per video, in how many slots half of what competed was kept: int64 (V,)."""
+        """Return per video in how many slots half of what competed was kept: int64 (V,)."""
         counts = np.array(self.per_slot)[:, self.free_slots]
         ordered = -np.sort(-counts, axis=1)
         reached = 2 * np.cumsum(ordered, axis=1) >= counts.sum(axis=1, keepdims=True)

@@ -54,7 +54,7 @@ class FileKey(NamedTuple):
     """The facts that show whether a file has changed.
 
     Attributes:
-        size_bytes: of the file.
+        size_bytes: size of the file.
         modified_ns: time of its last change.
         edges: digest of its first and last 64 KB, 63 bits.
     """

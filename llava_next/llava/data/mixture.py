@@ -38,7 +38,7 @@ class DataSource:
     Attributes:
         path: a .jsonl or .json file.
         strategy: see ``select_rows``.
-        seed: of a random strategy.
+        seed: seed of a random strategy.
         kind: type of entries that do not name their own, if any.
         name: in logs.
     """
@@ -54,7 +54,7 @@ class Mixture:
     """The entries of a data path, numbered from 0, file after file.
 
     Attributes:
-        names: of the data sets, each different.
+        names: names of the data sets, each different.
         sizes: entries taken from each data set.
     """
 

@@ -30,7 +30,7 @@ def write_repaired(dataset: SupervisedDataset, lengths: Lengths, folder: Path) -
 
     Args:
         dataset: the data as it is.
-        lengths: of that data, just measured.
+        lengths: lengths of that data, just measured.
         folder: new or empty; receives the files, ``mixture.yaml``, ``fixes.jsonl`` (what was done
             to which sample) and ``left_out.jsonl`` (which cannot be used, and why).
 

@@ -53,7 +53,7 @@ def packed_rows(samples: np.ndarray, lengths: np.ndarray, max_tokens: int, seed:
     Args:
         samples: int64, the samples to pack.
         lengths: int (N,), tokens of every sample of the data path.
-        max_tokens: of a row; a sample above it has a row of its own.
+        max_tokens: most tokens of a row; a sample above it has a row of its own.
         seed: decides which samples meet; the same rows come in every epoch.
     """
     shuffled = np.random.default_rng([seed]).permutation(samples)
@@ -101,11 +101,11 @@ class RankBatches(Sampler[list[int]]):
         """Plan nothing yet.
 
         Args:
-            rows: of the whole data path.
+            rows: rows of the whole data path.
             batch_rows: rows of a batch of one rank.
             world_size: ranks.
             rank: this one.
-            seed: of the order.
+            seed: seed of the order.
             costs: int64 (R,): rows of similar cost share a step, and each step's cost is shared
                 out evenly over the ranks; None for a random order.
             drop_last: leave out a last step that is not full.

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llava.eval.settings import check_checkpoint, read_settings, split_model_args
-from llava.exits import FAILED_SAMPLES, INTERRUPTED, USAGE, ExitOnError, say
+from llava.exits import FAILED_SAMPLES, INTERRUPTED, OK, USAGE, ExitOnError, say
 
 MODEL = "llava_ov_encoder"
 
@@ -89,7 +89,7 @@ def _run_here(arguments: Sequence[str]) -> int:
         leave()
     finally:
         lmms_eval_command.cli_evaluate_single = evaluate
-    return 0
+    return OK
 
 
 def _run_several(processes: int, arguments: Sequence[str]) -> int:
@@ -111,7 +111,7 @@ def _run_several(processes: int, arguments: Sequence[str]) -> int:
         return USAGE if USAGE in codes else FAILED_SAMPLES
     except SignalException as error:
         return INTERRUPTED if error.sigval == signal.SIGINT else FAILED_SAMPLES
-    return 0
+    return OK
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 from llava.eval.benchmarks.table import PREPARE_SCRIPT, VIDEO_BENCHMARKS, find_benchmark, task_of
 from llava.eval.environment import hf_home, switch, variable, variables
 from llava.eval.settings import EvalSettings, EvalSettingsError, has_assets, uses_codec
-from llava.exits import USAGE, say
+from llava.exits import OK, USAGE, say
 
 DEFAULT_TASKS = "ai2d,chartqa,docvqa_val"
 _LIMITS = ("seq_len_frames", "num_images", "square_size", "patch_size")
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     if switch("DRY_RUN"):
         lines = [f"{name}={value}" for name, value in sorted(codec.items())]
         sys.stdout.write("\n".join([*lines, shlex.join(command)]) + "\n")
-        return 0
+        return OK
     kept = {name: text for name, text in variables().items() if not name.startswith("LLAVA_CODEC_")}
     os.execvpe(command[0], command, {**kept, "HF_HOME": str(hf_home()), **codec})
 

@@ -41,7 +41,7 @@ def sdpa_per_sample(
     """Call the library's ``sdpa`` once per sample where a row holds several.
 
     Args:
-        module: of the attention.
+        module: module of the attention.
         query: (B, N, T, K).
         key: the same, of fewer heads.
         value: as the key.
@@ -83,7 +83,7 @@ def isolation_arguments(config: Any, position_ids: Tensor) -> dict[str, Any]:
     """Return keyword arguments that tell the decoder the samples of one packed row.
 
     Args:
-        config: of the decoder; names the backend.
+        config: configuration of the decoder; names the backend.
         position_ids: (B, T), restarting with each sample.
 
     Returns:

@@ -30,7 +30,7 @@ def load_pretrained(
             adapters, or a checkpoint as LLaVA-NeXT writes it (its tower is then taken from
             ``mm_vision_tower``).
         device: where to put the model.
-        dtype: of the weights; "auto" takes the checkpoint's.
+        dtype: dtype of the weights; "auto" takes the checkpoint's.
         attn_implementation: of decoder and encoder; None takes the library's choice.
 
     Returns:

@@ -30,7 +30,7 @@ class LlavaProcessor:
 
     Attributes:
         tokenizer: must know the image token and a padding token.
-        pad_token_id: of the tokenizer.
+        pad_token_id: padding token of the tokenizer.
         visual: how pixels become patches.
         template: name of the prompt template.
     """

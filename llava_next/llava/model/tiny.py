@@ -19,6 +19,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 from llava.chat_template import chat_template
 from llava.constants import IMAGE_TOKEN
 from llava.conversation import IM_END, IM_START
+from llava.exits import OK
 from llava.model.llava_arch import LlavaForCausalLMMixin
 from llava.model.llava_qwen import (
     LlavaQwen3Config,
@@ -149,7 +150,7 @@ def write_tiny_checkpoint(
 
     Args:
         out: folder, made where it is missing.
-        seed: of the weights.
+        seed: seed of the weights.
         language_model: "qwen3" or "qwen2".
         patches_per_side: grid of a square image.
         projector_type: see ``llava.model.projector``.
@@ -190,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         projector_type=args.mm_projector_type,
     )
     sys.stdout.write(f"{args.out}\n")
-    return 0
+    return OK
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def image_visual(
     """Make one image a segment at t = 0 behind one placeholder.
 
     Args:
-        image: of any size and pixel format.
+        image: an image of any size and pixel format.
         config: the preprocessing settings.
         plan: its entry of ``plan_images`` where the sample has several images; None if it is the
             only one.

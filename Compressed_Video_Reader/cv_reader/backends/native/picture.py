@@ -48,7 +48,7 @@ class Layout:
         left, top: pixels to cut off.
         width, height: W and H.
         format: FFmpeg's name.
-        bit_depth: of luma samples.
+        bit_depth: bits of luma samples.
         blocks: columns and rows of blocks that the maps have.
     """
 
@@ -159,7 +159,7 @@ class NativePicture:
 
     Attributes:
         picture: the decoder's.
-        layout: of its maps.
+        layout: layout of its maps.
         display: how the stream's pictures are shown.
         pts: the row of its packet.
         width: W.

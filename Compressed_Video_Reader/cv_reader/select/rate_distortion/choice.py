@@ -55,7 +55,7 @@ class Choice:
         kept: bool (T, u, u).
         gains: float32 (T, u, u), distortion that one more kept unit would spare: below 0 where
             holding it would show less; 0 outside the picture.
-        price: of a cell, in units of distortion.
+        price: price of a cell, in units of distortion.
         num_images: mosaics that the kept units need, or all of the budget.
     """
 

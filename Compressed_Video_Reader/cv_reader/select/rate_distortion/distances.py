@@ -36,7 +36,7 @@ class Measure(NamedTuple):
 
     Attributes:
         parts: parts along a side of a cell that are judged, and moved, alone; the worst one counts.
-        power: of the mean squared difference.
+        power: power of the mean squared difference.
     """
 
     parts: int
@@ -83,7 +83,7 @@ def squared_distances(
         parts: 1 for whole cells, 2 for their quarters.
         follow: largest shift of the source in samples, along each axis.
         carried: intp (c, w), per cell c more slots, as the first sources; None = none.
-        columns: of content cells; with ``carried`` all.
+        columns: columns of content cells; with ``carried`` all.
 
     Returns:
         float32 (n, S, W), [i, s, t] the difference of what source s shows to the content of slot t,

@@ -102,8 +102,8 @@ def best_choice(costs: Segments, price: float, *, with_slots: bool = True) -> Ch
     """Find the cheapest slots to keep.
 
     Args:
-        costs: of runs of slots.
-        price: of a kept slot, in units of distortion, >= 0.
+        costs: costs of runs of slots.
+        price: price of a kept slot, in units of distortion, >= 0.
         with_slots: also say which slots.
     """
     slots, _, cells = costs.after.shape

@@ -220,7 +220,7 @@ def hold_gains(costs: Segments, errors: Distances, kept: Cells) -> Distances:
     """Return what holding one unit more from its slot on would spare: float32 (W, n).
 
     Args:
-        costs: of the window.
+        costs: costs of the window.
         errors: float32 (W, n), weighted distortion of what is shown.
         kept: bool (W, n).
     """

@@ -22,7 +22,7 @@ from cv_reader.assets import AssetConfig, evaluation_key
 from llava.eval.benchmarks.download import DownloadError, download
 from llava.eval.benchmarks.table import VIDEO_BENCHMARKS, VIDEO_SUFFIXES, Benchmark, find_benchmark
 from llava.eval.environment import hf_home, switch, variable
-from llava.exits import INTERRUPTED, USAGE, say
+from llava.exits import INTERRUPTED, OK, USAGE, say
 from llava.files import write_json_lines
 
 _DEFAULT_WORKERS = "8"
@@ -123,7 +123,7 @@ def _prepare(
     command = _tool_command(benchmark, config, args.num_workers, home, tool_flags)
     if args.dry_run:
         sys.stdout.write(f"{shlex.join(command)}\n")
-        return 0
+        return OK
     listing = ({"video": str(video), "key": key} for key, video in named.items())
     write_json_lines(benchmark.listing(home), listing)
     return _run(command)

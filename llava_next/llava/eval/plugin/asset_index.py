@@ -41,7 +41,7 @@ class AssetEntry:
         video: path of the video, as it was written when the asset was made.
         source_size_bytes: size of the video then.
         config: settings of the asset.
-        fingerprint: of settings and algorithm version.
+        fingerprint: fingerprint of settings and algorithm version.
         backend: backend that read the video.
         exactness: exactness of each codec signal.
         files: size and hash of each file, by name.
@@ -69,7 +69,7 @@ class AssetIndex:
         """List the roots.
 
         Args:
-            settings: of the run.
+            settings: settings of the run.
             roots: folders of assets; one that does not exist yet counts as empty.
         """
         self._settings = settings
@@ -197,7 +197,7 @@ def asset_config(settings: EvalSettings, block_cells: int = 1) -> AssetConfig:
     """Return the settings of assets that a run makes itself.
 
     Args:
-        settings: of the run.
+        settings: settings of the run.
         block_cells: side of the block of cells that the projector merges into one token.
     """
     sizes = {name: getattr(settings, argument) for argument, (name, _) in ASSET_FLAGS.items()}

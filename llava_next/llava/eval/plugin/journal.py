@@ -78,9 +78,9 @@ def run_key(settings: EvalSettings, checkpoint: Path, asset_fingerprint: str | N
     """Return the identity of all that decides the answers of a run, except its documents.
 
     Args:
-        settings: of the run.
+        settings: settings of the run.
         checkpoint: folder of the weights.
-        asset_fingerprint: of the codec assets in use, None where there are none.
+        asset_fingerprint: fingerprint of the codec assets in use, None where there are none.
     """
     values = settings.to_dict()
     weights = [

@@ -145,10 +145,10 @@ def build_manifest(
 
     Args:
         record: the counts of all ranks together.
-        settings: of the run.
+        settings: settings of the run.
         checkpoint: folder of the weights.
-        model_dtype: of the weights as loaded.
-        device: of rank 0.
+        model_dtype: dtype of the weights as loaded.
+        device: device of rank 0.
         world_size: number of processes.
     """
     return {

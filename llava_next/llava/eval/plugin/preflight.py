@@ -32,7 +32,7 @@ def check_assets(
     Args:
         videos: paths of the videos that this rank's requests show.
         loader: loader that will read their assets.
-        settings: of the run.
+        settings: settings of the run.
         folder: folder of the results, for the list of missing assets; None takes the current one.
 
     Raises:
@@ -91,7 +91,7 @@ def missing_message(
         videos: path to key of the videos without an asset.
         num_videos: number of videos of the run.
         listing: file with these videos, the command's input.
-        settings: of the run.
+        settings: settings of the run.
         block_cells: as in ``asset_config``.
     """
     shown = [f"  {key}: {video}" for video, key in list(videos.items())[:MISSING_LINES]]

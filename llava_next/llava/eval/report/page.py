@@ -17,7 +17,7 @@ from llava.eval.report.comparison import common_tasks, comparison_section
 from llava.eval.report.results import ResultsError, RunResult, read_evaluations
 from llava.eval.report.samples import samples_section
 from llava.eval.report.tables import runs_section, scores_section
-from llava.exits import USAGE, say
+from llava.exits import OK, USAGE, say
 from llava.files import write_text
 from llava.pages.page import page
 
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     out = args.out or args.results[0] / "report.html"
     write_text(out, build_page(runs, args.samples))
     sys.stdout.write(f"{out}\n")
-    return 0
+    return OK
 
 
 def build_page(runs: Sequence[RunResult], num_samples: int) -> str:

@@ -19,7 +19,7 @@ class Interval(NamedTuple):
     """A mean with its confidence interval.
 
     Attributes:
-        mean: of all scores.
+        mean: mean of all scores.
         low, high: ends of the interval; both None where there is none.
         method: how it was computed, or why there is none.
     """
@@ -64,7 +64,7 @@ def confidence_interval(
     Args:
         scores: one per sample.
         groups: what each sample belongs to, its video for example; None: every sample is its own.
-        seed: of the draws.
+        seed: seed of the draws.
 
     Raises:
         ValueError: for no scores, or another number of groups.
@@ -141,7 +141,7 @@ def compare_paired(
     Args:
         first, second: scores of the same samples.
         groups: as in ``confidence_interval``.
-        seed: of the draws.
+        seed: seed of the draws.
 
     Raises:
         ValueError: for lists of different lengths, or empty ones.

@@ -35,9 +35,9 @@ class Outcome:
         arm: how the clip was shown.
         num_images: budget in mosaics.
         clip: seed of the clip.
-        camera: of the clip.
-        key_frame_interval: of the clip.
-        kind: of the question.
+        camera: motion of the camera in the clip.
+        key_frame_interval: key frame interval of the clip.
+        kind: kind of the question.
         correct: whether the model's text is the answer.
         covered: whether the tokens can show the answer.
     """

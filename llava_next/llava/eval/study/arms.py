@@ -39,7 +39,7 @@ class Arm:
     Attributes:
         title: what reports call it.
         settings: of ``AssetConfig``, other than sizes and budget.
-        backend: of the reader.
+        backend: backend of the reader.
         rows: chooses the rows instead of the settings.
         half_resolution: show whole frames at half the resolution, four to a mosaic.
         ablation: changes one thing of another arm; evaluated at one budget, on models that were not

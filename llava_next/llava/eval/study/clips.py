@@ -41,7 +41,7 @@ class Clip:
     """An encoded clip and what is known about it.
 
     Attributes:
-        seed: of everything about it.
+        seed: seed of everything about it.
         path: the video.
         camera: "still", "sway", "shake" or "pan".
         encoding: how it was encoded.
@@ -59,7 +59,7 @@ def choose_encoding(seed: int, key_frame_interval: int | None = None) -> Encodin
     """Return the encoding of a clip: two thirds H.264, one third HEVC, all intervals alike often.
 
     Args:
-        seed: of the clip.
+        seed: seed of the clip.
         key_frame_interval: for all clips; None varies it.
     """
     interval = key_frame_interval or KEY_FRAME_INTERVALS[seed // 3 % len(KEY_FRAME_INTERVALS)]
@@ -72,7 +72,7 @@ def write_clip(folder: Path, seed: int, key_frame_interval: int | None = None) -
 
     Args:
         folder: exists; receives the video and its description.
-        seed: of the clip.
+        seed: seed of the clip.
         key_frame_interval: see ``choose_encoding``.
     """
     path = folder / f"clip_{seed:06d}.mp4"

@@ -140,7 +140,7 @@ class Scene:
         shots: one after the other; together they cover all frames.
         camera_px: float (NUM_FRAMES, 2), the world position of the view's top left corner.
         noise: standard deviation of the sensor's noise, grey levels.
-        seed: of the noise.
+        seed: seed of the noise.
     """
 
     shots: list[Shot]

@@ -30,9 +30,9 @@ def train(config: StudyConfig, data: Path, seed: int) -> Path:
     """Train the model of a seed, resuming where a run was cut off; returns its folder.
 
     Args:
-        config: of the study.
+        config: configuration of the study.
         data: the training file.
-        seed: of the weights and the order of the samples.
+        seed: seed of the weights and the order of the samples.
 
     Raises:
         TrainingError: if a command fails.
