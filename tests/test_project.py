@@ -103,10 +103,10 @@ LEAVES = {"errors", "constants", "exits", "files", "ranks"}
 """Modules at the top of a package that every room may import; they import no room themselves."""
 
 ROOMS = {
-    "cv_reader": "former media reader",
+    "cv_reader": "former media reader streams",
     "cv_reader.assets": "media reader select",
     "cv_reader.backends": "media",
-    "cv_reader.commands": "assets backends engines media pricing reader select views",
+    "cv_reader.commands": "assets backends engines media pricing reader select streams views",
     "cv_reader.compat": "media reader",
     "cv_reader.engines": "",
     "cv_reader.exits": "errors",
@@ -115,6 +115,7 @@ ROOMS = {
     "cv_reader.pricing": "assets reader select",
     "cv_reader.reader": "backends media",
     "cv_reader.select": "media",
+    "cv_reader.streams": "assets backends media select",
     "cv_reader.views": "assets media reader select",
     "llava.ask": "model visual",
     "llava.chat_template": "conversation",

@@ -1,6 +1,7 @@
 """Reading compressed video: pixels, and what the codec knows about them.
 
 ``with open_video(path) as video: for frame in video.frames(ids): ...``
+``with stream(url) as live: for window in live: ...``
 """
 
 from importlib import import_module
@@ -12,17 +13,34 @@ if TYPE_CHECKING:
     from cv_reader.media.frames import CodecFrame, VideoIndex
     from cv_reader.media.index import read_index
     from cv_reader.reader import Video, open_video
+    from cv_reader.streams.live import Stream, stream
+    from cv_reader.streams.settings import StreamSettings
+    from cv_reader.streams.windows import StreamWindow
 
-__all__ = ["CodecFrame", "Video", "VideoIndex", "open_video", "read_index"]
+__all__ = [
+    "CodecFrame",
+    "Stream",
+    "StreamSettings",
+    "StreamWindow",
+    "Video",
+    "VideoIndex",
+    "open_video",
+    "read_index",
+    "stream",
+]
 
 forward_imports()
 
 _MODULES = {
     "CodecFrame": "media.frames",
+    "Stream": "streams.live",
+    "StreamSettings": "streams.settings",
+    "StreamWindow": "streams.windows",
     "Video": "reader",
     "VideoIndex": "media.frames",
     "open_video": "reader",
     "read_index": "media.index",
+    "stream": "streams.live",
 }
 
 

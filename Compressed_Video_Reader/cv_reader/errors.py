@@ -42,6 +42,10 @@ class CorruptVideoError(VideoError):
     """The file is empty, truncated or damaged, so that the requested frames cannot be decoded."""
 
 
+class StreamLostError(VideoError):
+    """A live stream or pipe does not answer, stalls, or breaks and cannot be opened again."""
+
+
 class AssetError(CvReaderError):
     """An asset (positions, mosaics, metadata) breaks the on-disk contract."""
 

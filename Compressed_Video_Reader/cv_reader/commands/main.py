@@ -19,6 +19,7 @@ COMMANDS = MappingProxyType(
         "compare": "compare selections made elsewhere with those made here",
         "score": "measure what kept patches show of a video, by rebuilding it from them",
         "stats": "draw which patches a folder of assets keeps, over time and space",
+        "stream": "follow a live stream, and choose patches of each half second as it comes",
         "extract": "write motion, residual and bits of frames as numpy files",
         "doctor": "say what this installation can read, and how exactly",
     }

@@ -53,6 +53,7 @@ class Sequence:
         frame_num_bits: width of ``frame_num``.
         has_fields: pictures may be fields.
         has_separate_planes: each colour plane has slices of its own.
+        may_skip: encoders may leave out numbers of reference pictures.
         shown: None where the set ends too early.
     """
 
@@ -60,6 +61,7 @@ class Sequence:
     frame_num_bits: int
     has_fields: bool
     has_separate_planes: bool
+    may_skip: bool
     shown: ShownBySequence | None
 
 
@@ -93,14 +95,14 @@ def read_sequence(content: bytes) -> Sequence:
             raise ValueError(f"a cycle of {cycle} order counts, more than {_MAX_CYCLE}")
         bits.skip_ue(cycle)
     bits.skip_ue(1)
-    bits.u(1)
+    may_skip = bool(bits.u(1))
     bits.skip_ue(2)
     has_fields = not bits.u(1)
     try:
         shown = _read_shown(bits, has_fields)
     except (IndexError, ValueError):
         shown = None
-    return Sequence(number, frame_num_bits, has_fields, has_separate_planes, shown)
+    return Sequence(number, frame_num_bits, has_fields, has_separate_planes, may_skip, shown)
 
 
 def _read_shown(bits: "Bits", has_fields: bool) -> ShownBySequence:

@@ -20,10 +20,10 @@ from cv_reader.media.h264 import (
 
 _SLICES, _PICTURE_SET = (1, 2, 5), 8
 _START_CODE = b"\x00\x00\x01"
-_HEADER_BYTES = 48
+HEADER_BYTES = 48
 """Bytes of a slice or picture parameter set that are read: more than its header can have."""
 
-_MAX_UNITS = 512
+MAX_UNITS = 512
 """Units before a picture's first slice that are looked at: a stream has 32 sequence and 256 picture
 parameter sets at most, so more units are an attack on the time of the scan."""
 
@@ -54,10 +54,10 @@ class FieldReader:
         """Whether a packet completes the frame that the packet before it began."""
         if self._is_idle:
             return False
-        for unit in islice(_units(bytes(packet), self._length_size), _MAX_UNITS):
+        for unit in islice(packet_units(bytes(packet), self._length_size), MAX_UNITS):
             if unit[0] & 0x1F in _SLICES:
                 try:
-                    return self._pairs_up(Bits(unit[1:_HEADER_BYTES]))
+                    return self._pairs_up(Bits(unit[1:HEADER_BYTES]))
                 except (IndexError, ValueError):
                     # Damaged: the decoder reports it.
                     break
@@ -72,7 +72,7 @@ class FieldReader:
                 sequence = read_sequence(unit[1:])
                 self._sequences[sequence.number] = sequence
             elif unit[0] & 0x1F == _PICTURE_SET:
-                bits = Bits(unit[1:_HEADER_BYTES])
+                bits = Bits(unit[1:HEADER_BYTES])
                 self._sequence_of[bits.ue()] = bits.ue()
         except (IndexError, ValueError):
             return
@@ -95,7 +95,7 @@ class FieldReader:
         return False
 
 
-def _units(packet: bytes, size: int | None) -> Iterator[bytes]:
+def packet_units(packet: bytes, size: int | None) -> Iterator[bytes]:
     """Yield the units of a packet; ``size`` is that of ``length_size``."""
     if size is not None:
         place = 0

@@ -201,7 +201,7 @@ def _video_index(
     last = float(raw.column("duration")[shown[-1]]) * raw.time_base
     if last <= 0:
         last = span / (len(shown) - 1) if span > 0 else 1 / raw.frame_rate
-    display = _checked_display(first.display, hdr, path)
+    display = checked_display(first.display, hdr, path)
     coded_size = first.width_px, first.height_px
     shown_size, sample_size = display.shown_size(coded_size), display.turned(coded_size)
     check_size(*shown_size, path)
@@ -228,7 +228,12 @@ def _video_index(
     )
 
 
-def _checked_display(display: Display, hdr: str, path: str) -> Display:
+def checked_display(display: Display, hdr: str, path: str) -> Display:
+    """Return how pictures are shown, with what is done with HDR.
+
+    Raises:
+        UnsupportedVideoError: their colours cannot be shown, or they are HDR that is to be refused.
+    """
     if display.colors.matrix in UNREADABLE_MATRICES:
         raise UnsupportedVideoError(
             path,

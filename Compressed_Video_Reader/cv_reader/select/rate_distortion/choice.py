@@ -94,6 +94,62 @@ def choose_units(clip: SmallClip, weights: NDArray[np.intp], config: AssetConfig
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class WindowChoice:
+    """What a window of a stream keeps.
+
+    Attributes:
+        kept: bool (W, u, u).
+        shown: intp (n,), slots of the clip that the units show when the window ends; -1 for none.
+        price: of a cell, in units of distortion; higher than asked for where the budget forced it.
+        num_wanted: units that the price asked for would keep.
+    """
+
+    kept: Cells
+    shown: NDArray[np.intp]
+    price: float
+    num_wanted: int
+
+
+def choose_window(
+    clip: SmallClip,
+    slots: slice,
+    config: AssetConfig,
+    *,
+    carried: NDArray[np.intp] | None = None,
+    most: int,
+) -> WindowChoice:
+    """Choose the units that a window keeps, by the step that ``choose_units`` takes for each window
+    of a clip of many slots.
+
+    Args:
+        clip: the pictures of the window, and those that units still show.
+        slots: the window.
+        config: price, measure, prediction, direction, forced slots (numbers in ``clip``).
+        carried: intp (n,), slots of the clip that the units show when it begins; None = grey.
+        most: units that may be kept; the price is raised until no more are. At least those of the
+            forced slots.
+    """
+    units = Units.of(clip, config.block_cells)
+    solver = _Solver(clip, units, np.ones(clip.num_slots, np.float32), config)
+    if not units.num_inside:
+        nothing = np.zeros((slots.stop - slots.start, units.side, units.side), np.bool_)
+        shown = np.zeros(0, np.intp)
+        return WindowChoice(kept=nothing, shown=shown, price=config.token_price, num_wanted=0)
+    before = None if carried is None else carried[None]
+    costs = solver.segments(cell_window(clip, units, slots, config, carried=before), slots)[0]
+    price = config.token_price
+    kept = solver.kept_at(costs, price)
+    wanted = int(kept.sum())
+    if wanted > most:
+        lower, price = _bracketed(
+            lambda at: int(solver.kept_at(costs, at).sum()) <= most, _highest_price(costs), price
+        )
+        kept = _with_rest(solver.kept_at(costs, price), solver.kept_at(costs, lower), most)
+    shown = last_kept(kept, slots.start, carried)
+    return WindowChoice(kept=units.spread(kept), shown=shown, price=price, num_wanted=wanted)
+
+
 def mosaics_needed(
     clip: SmallClip,
     weights: NDArray[np.intp],
@@ -172,6 +228,12 @@ class _Solver:
         """Return the price of a unit where one cell costs ``price``."""
         return price * self.config.block_cells**2
 
+    def kept_at(self, costs: Segments, price: float) -> Cells:
+        """Return the units that are kept where a cell costs ``price``: bool (W, n)."""
+        kept = best_choice(costs, self.unit_price(price)).kept
+        assert kept is not None
+        return kept
+
     def at_once(self) -> tuple[float, Cells, Distances]:
         """Solve a clip of few slots exactly: price, kept (T, n), gains (T, n)."""
         config = self.config
@@ -185,9 +247,7 @@ class _Solver:
             return int(found.counts.sum())
 
         def kept_at(price: float) -> Cells:
-            kept = best_choice(costs, self.unit_price(price)).kept
-            assert kept is not None
-            return kept
+            return self.kept_at(costs, price)
 
         price, budget = config.token_price, self.budget
         if config.quality_db:
@@ -265,17 +325,15 @@ class _Solver:
 
     def walk(self, prices: Sequence[float], units: Units) -> list[tuple[Cells, Distances]]:
         """Solve all windows in turn, at several prices: per price kept and gains, (T, n) each."""
-        config, total = self.config, self.clip.num_slots
         carried: NDArray[np.intp] | None = None
         found: list[list[tuple[Cells, Distances]]] = [[] for _ in prices]
-        for slots in window_starts(total):
-            window = cell_window(self.clip, units, slots, config, carried=carried)
+        for slots in window_starts(self.clip.num_slots):
+            window = cell_window(self.clip, units, slots, self.config, carried=carried)
             costs = self.segments(window, slots)
             shown: list[NDArray[np.intp]] = []
             for number, price in enumerate(prices):
                 which = min(number, len(costs) - 1)
-                kept = best_choice(costs[which], self.unit_price(price)).kept
-                assert kept is not None
+                kept = self.kept_at(costs[which], price)
                 gains = self.gains(window, costs[which], kept, slots, which)
                 found[number].append((kept, gains))
                 before = None if carried is None else carried[which]
@@ -310,9 +368,11 @@ def _highest_price(costs: Segments) -> float:
     return float(max(start, after)) + 1.0
 
 
-def _bracketed(is_enough: Callable[[float], bool], highest: float) -> tuple[float, float]:
+def _bracketed(
+    is_enough: Callable[[float], bool], highest: float, lowest: float = _LEAST_PRICE
+) -> tuple[float, float]:
     """Find where a price becomes enough: the last that is not (or is the least) and the first."""
-    low, high = _LEAST_PRICE, highest
+    low, high = lowest, max(lowest, highest)
     if is_enough(low):
         return low, low
     while high > low * _PRICE_RATIO:

@@ -1,0 +1,1 @@
+"""Live streams: packets in, windows of kept patches with positions out."""
