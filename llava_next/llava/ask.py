@@ -5,12 +5,15 @@
 
 A video is shown as codec assets show it in evaluation: the selected patches of 64 frames, in as
 many mosaics as ``num_images`` says. ``video_input="frames"`` shows that many whole frames instead.
+Every other setting of assets can be given by its name: ``select="rate_distortion"``, or the flag
+``--select rate_distortion``.
 """
 
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +69,7 @@ class Assistant:
         video_input: str = "codec",
         num_images: int = 8,
         max_new_tokens: int = 256,
+        **settings: Any,
     ) -> str:
         """Return the answer to a question about one video or image file.
 
@@ -75,11 +79,12 @@ class Assistant:
             video_input: ``codec`` for selected patches of 64 frames, ``frames`` for whole frames.
             num_images: mosaics or frames; the visual tokens grow with it.
             max_new_tokens: limit of the answer.
+            settings: of ``cv_reader.assets.AssetConfig``, such as ``select`` or ``quality_db``.
 
         Raises:
-            ValueError: if the file cannot be read or ``video_input`` is unknown.
+            ValueError: if the file cannot be read, or a setting or ``video_input`` is unknown.
         """
-        segment = self._segment(Path(path), video_input, num_images)
+        segment = self._segment(Path(path), video_input, num_images, settings)
         placeholders = [IMAGE_PLACEHOLDER] * len(segment.placeholder_tokens)
         prompt = "\n".join([*placeholders, question])
         inputs = self.processor([[{"from": "human", "value": prompt}]], [[segment]])
@@ -98,7 +103,9 @@ class Assistant:
         )
         return self.processor.decode(output[:, inputs["input_ids"].shape[1] :])[0]
 
-    def _segment(self, path: Path, video_input: str, num_images: int) -> VisualSegment:
+    def _segment(
+        self, path: Path, video_input: str, num_images: int, settings: Mapping[str, Any]
+    ) -> VisualSegment:
         """Read a file as the encoder's input."""
         visual = self.processor.visual
         if not is_video(str(path)):
@@ -107,11 +114,13 @@ class Assistant:
             return load_video(path, num_images, visual)
         if video_input != "codec":
             raise ValueError(f"video_input must be codec or frames, got {video_input!r}")
-        config = AssetConfig(
-            square_size=CELL_PX * visual.patches_per_side,
-            patch_size=CELL_PX,
-            num_images=num_images,
-        )
+        defaults = {
+            "square_size": CELL_PX * visual.patches_per_side,
+            "patch_size": CELL_PX,
+            "block_cells": visual.merge_side_patches,
+        }
+        given = {name: AssetConfig.parse(name, value) for name, value in settings.items()}
+        config = AssetConfig(**{**defaults, **given, "num_images": num_images})
         with tempfile.TemporaryDirectory(prefix="llava_ask_") as folder:
             asset = write_evaluation_asset(path, key="video", out_root=folder, config=config)
             return load_asset(asset.folder, visual)
@@ -129,7 +138,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--num_images", type=int, default=8, help="mosaics or frames (default 8)")
     parser.add_argument("--max_new_tokens", type=int, default=256)
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
+    group = parser.add_argument_group("settings of assets, as of cv_reader precompute")
+    names = [item.name for item in fields(AssetConfig) if item.name != "num_images"]
+    for name in names:
+        group.add_argument(f"--{name}", metavar="VALUE")
     args = parser.parse_args(argv)
+    settings = {name: text for name in names if (text := getattr(args, name)) is not None}
     try:
         answer = Assistant.load(args.checkpoint, args.device).ask(
             args.path,
@@ -137,6 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             video_input=args.video_input,
             num_images=args.num_images,
             max_new_tokens=args.max_new_tokens,
+            **settings,
         )
     except ValueError as error:
         say(f"error: {error}")

@@ -24,7 +24,7 @@ from lmms_eval.api.instance import Instance
 
 from clips import made_clip
 from cv_reader.assets.make import write_evaluation_asset
-from llava.eval.plugin.asset_index import AssetIndex, asset_config
+from llava.eval.plugin.asset_index import AssetIndex
 from llava.eval.plugin.model import LlavaOVEncoder
 from llava.eval.settings import EvalSettings, read_settings
 from llava.model.tiny import write_tiny_checkpoint
@@ -223,7 +223,7 @@ def main() -> int:
         videos = [made_clip(folder / f"clips{n}", "h264", 120, 160, 90) for n in range(args.clips)]
         (folder / "offline" / "assets").mkdir(parents=True)
         making = {name: value for name, value in arguments.items() if name != "codec_root"}
-        config = asset_config(read_settings({**making, "codec_miss": "online"}, {}))
+        config = read_settings({**making, "codec_miss": "online"}, {}).asset_config()
         for number, video in enumerate(videos):
             write_evaluation_asset(
                 video, key=f"clip{number}", out_root=folder / "offline", config=config

@@ -127,19 +127,18 @@ def _base(args: argparse.Namespace) -> dict[str, Any]:
 def _choice(text: str, base: dict[str, Any]) -> tuple[str, AssetConfig]:
     """Return the settings that a text names: a selector, a signal, or ``name=value,...``."""
     settings: dict[str, Any] = {}
-    types: dict[str, type] = {field.name: type(field.default) for field in fields(AssetConfig)}
+    names = {field.name for field in fields(AssetConfig)}
     for part in text.split(","):
         name, has_value, value = part.partition("=")
         if not has_value and name in SELECTORS:
             settings["select"] = name
         elif not has_value and name in SIGNALS:
             settings["signal"] = name
-        elif has_value and name in types:
-            kind = types[name]
+        elif has_value and name in names:
             try:
-                settings[name] = value.lower() in ("1", "true") if kind is bool else kind(value)
-            except ValueError as error:
-                raise SettingsError(f"--choose {text!r}: {name}: {error}") from error
+                settings[name] = AssetConfig.parse(name, value)
+            except SettingsError as error:
+                raise SettingsError(f"--choose {text!r}: {error}") from error
         else:
             raise SettingsError(
                 f"--choose {text!r}: {part!r} is no selector {SELECTORS}, no signal {SIGNALS} and "

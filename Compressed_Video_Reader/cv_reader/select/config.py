@@ -7,6 +7,7 @@ that read it are recorded next to the settings.
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -220,6 +221,43 @@ class AssetConfig:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @classmethod
+    def parse(cls, name: str, value: object) -> Any:
+        """Return the value of one setting from text, such as a part of a command line.
+
+        Args:
+            name: of the setting.
+            value: text; a value that is parsed already is taken as it is where its type fits.
+
+        Raises:
+            SettingsError: if there is no such setting, or the text is no value of it.
+        """
+        defaults: dict[str, Any] = {field.name: field.default for field in fields(cls)}
+        if name not in defaults:
+            raise SettingsError(f"{name} is no setting; accepted are {', '.join(defaults)}")
+        default, text = defaults[name], str(value).strip()
+        try:
+            return _SWITCH[text.lower()] if isinstance(default, bool) else type(default)(text)
+        except (ValueError, KeyError) as error:
+            rules = {"bool": "1 or 0", "int": "a whole number", "float": "a number"}
+            rule = rules[type(default).__name__]
+            raise SettingsError(f"{name} must be {rule}, got {text!r}") from error
+
+    def to_flags(self, leave_out: Collection[str] = ()) -> list[str]:
+        """Return the flags of ``cv_reader precompute`` for what differs from the defaults."""
+        flags: list[str] = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value == field.default or field.name in leave_out:
+                continue
+            if field.name == "keep_first_full_frame":
+                flags.append("--no_first_full_frame")
+            elif value is True:
+                flags.append(f"--{field.name}")
+            else:
+                flags += [f"--{field.name}", str(value)]
+        return flags
+
+    @classmethod
     def from_dict(cls, values: dict[str, Any], where: object) -> "AssetConfig":
         """Read back what ``to_dict`` gave; ``where`` names the source in errors.
 
@@ -243,6 +281,8 @@ class AssetConfig:
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
+
+_SWITCH = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 _CHOICES = {
     "frames": FRAME_SAMPLINGS,

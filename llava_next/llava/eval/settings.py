@@ -11,16 +11,18 @@ default.
 | LLAVA_CODEC_SEQ_LEN_FRAMES | codec_seq_len_frames | frames that the codec analysis looked at |
 | LLAVA_CODEC_SQUARE_SIZE | codec_square_size | side of a mosaic in pixels |
 | LLAVA_CODEC_PATCH_SIZE | codec_patch_size | side of a mosaic's cell in pixels |
+| LLAVA_CODEC_SELECT, ... | codec_select, ... | every other setting of assets, by its name |
 | LLAVA_CODEC_VISIDX_MODE | | ``pack_topk``, the only mode there is |
 | LLAVA_CODEC_DEBUG | codec_debug | 1 = rank 0 names every hit and miss, all = every rank does |
 """
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from cv_reader.assets import AssetConfig
 from llava.eval.environment import variables
 
 VideoInput = Literal["codec", "frames"]
@@ -33,6 +35,22 @@ _SWITCH = {
     **dict.fromkeys(("1", "true", "yes"), True),
     **dict.fromkeys(("", "0", "false", "no"), False),
 }
+
+
+SIZE_FLAGS = {
+    "codec_seq_len_frames": ("sequence_length", "--seq_len_frames"),
+    "codec_num_images": ("num_images", "--num_images"),
+    "codec_square_size": ("square_size", "--square_size"),
+    "codec_patch_size": ("patch_size", "--patch_size"),
+}
+"""Argument of the plug-in to the setting of an asset and the flag of the asset tool."""
+
+SELECTION_SETTINGS = {
+    f"codec_{item.name}": item.name
+    for item in fields(AssetConfig)
+    if item.name not in {name for name, _ in SIZE_FLAGS.values()}
+}
+"""Argument of the plug-in to the setting of an asset, for all settings that are no size."""
 
 
 class EvalSettingsError(ValueError):
@@ -54,7 +72,12 @@ class EvalSettings:
         video_root: folder that the assets' keys are relative to; None matches by the longest tail.
         num_frames: frames per video where frames are used.
         codec_seq_len_frames, codec_num_images, codec_square_size, codec_patch_size: what the
-            assets must have been made with.
+            assets must have been made with. Where their length is free, clips have 1 to
+            ``codec_num_images`` mosaics.
+        codec_selection: the other settings of assets that were given, by name (``select``,
+            ``block_cells``, ``quality_db`` ...; arguments ``codec_select`` and so on). Assets must
+            have been made with them; those of a setting that is not given may have any value, and
+            assets that the run makes get its default.
         codec_debug: whether each hit and miss is logged.
         device, dtype, attn_implementation: how the model is loaded; None chooses.
         batch_size: samples per call of the model.
@@ -74,6 +97,7 @@ class EvalSettings:
     codec_num_images: int = 8
     codec_square_size: int = 576
     codec_patch_size: int = 16
+    codec_selection: Mapping[str, Any] = field(default_factory=dict)
     codec_debug: Debug = "off"
     device: str | None = None
     dtype: str | None = None
@@ -86,9 +110,23 @@ class EvalSettings:
         """Return all settings as values for JSON."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values["codec_root"] = [str(root) for root in self.codec_root]
+        values["codec_selection"] = dict(self.codec_selection)
         return {
             name: str(value) if isinstance(value, Path) else value for name, value in values.items()
         }
+
+    def asset_config(self, *, merge_side_patches: int = 1) -> AssetConfig:
+        """Return the settings of assets that the run makes itself.
+
+        Args:
+            merge_side_patches: of the checkpoint: blocks of so many cells are chosen together,
+                unless ``codec_block_cells`` was given.
+
+        Raises:
+            ValueError: if settings cannot go together.
+        """
+        sizes = {name: getattr(self, argument) for argument, (name, _) in SIZE_FLAGS.items()}
+        return AssetConfig(**{"block_cells": merge_side_patches, **sizes, **self.codec_selection})
 
 
 def read_settings(
@@ -104,7 +142,8 @@ def read_settings(
         EvalSettingsError: naming the argument or variable, its value and what is accepted.
     """
     environment = variables() if environment is None else environment
-    known = [field.name for field in fields(EvalSettings)]
+    known = [item.name for item in fields(EvalSettings) if item.name != "codec_selection"]
+    known += SELECTION_SETTINGS
     unknown = sorted(set(arguments) - set(known))
     if unknown:
         raise EvalSettingsError(
@@ -113,14 +152,41 @@ def read_settings(
     if "pretrained" not in arguments:
         raise EvalSettingsError("model_args need pretrained=<checkpoint folder>")
     _check_visidx_mode(environment)
-    values = {**_environment_defaults(environment), **arguments}
+    values = {**environment_defaults(environment), **arguments}
     values.setdefault("num_frames", values.get("codec_num_images", EvalSettings.codec_num_images))
-    settings = EvalSettings(**{name: _parse(name, value) for name, value in values.items()})
+    selection = read_selection(values)
+    for argument in SELECTION_SETTINGS:
+        values.pop(argument, None)
+    settings = EvalSettings(
+        **{name: _parse(name, value) for name, value in values.items()}, codec_selection=selection
+    )
+    try:
+        settings.asset_config()
+    except ValueError as error:
+        raise EvalSettingsError(
+            f"{error} (arguments have the prefix codec_, variables LLAVA_CODEC_)"
+        ) from error
     if settings.video_input == "codec":
         _check_roots(settings.codec_root)
     if "LLAVA_CODEC_USE_OFFLINE" in environment and settings.video_input == "codec":
         _require_root(settings)
     return settings
+
+
+def read_selection(arguments: Mapping[str, object]) -> dict[str, Any]:
+    """Return the settings of assets, sizes apart, among arguments (``codec_select`` ...), by name.
+
+    Raises:
+        EvalSettingsError: naming the argument, its value and what is accepted.
+    """
+    selection: dict[str, Any] = {}
+    for argument, name in SELECTION_SETTINGS.items():
+        if argument in arguments:
+            try:
+                selection[name] = AssetConfig.parse(name, arguments[argument])
+            except ValueError as error:
+                raise EvalSettingsError(f"codec_{error}") from error
+    return selection
 
 
 def split_model_args(text: str) -> dict[str, object]:
@@ -166,15 +232,14 @@ def _check_roots(roots: Sequence[Path]) -> None:
             )
 
 
-def _environment_defaults(environment: Mapping[str, str]) -> dict[str, object]:
-    names = {
-        "LLAVA_CODEC_OFFLINE_ROOT": "codec_root",
-        "LLAVA_CODEC_NUM_IMAGES": "codec_num_images",
-        "LLAVA_CODEC_SEQ_LEN_FRAMES": "codec_seq_len_frames",
-        "LLAVA_CODEC_SQUARE_SIZE": "codec_square_size",
-        "LLAVA_CODEC_PATCH_SIZE": "codec_patch_size",
-        "LLAVA_CODEC_DEBUG": "codec_debug",
-    }
+def environment_defaults(environment: Mapping[str, str]) -> dict[str, object]:
+    """Return the arguments that ``LLAVA_CODEC_*`` variables give, as text.
+
+    Raises:
+        EvalSettingsError: for ``LLAVA_CODEC_USE_OFFLINE`` that is neither yes nor no.
+    """
+    names = {"LLAVA_CODEC_OFFLINE_ROOT": "codec_root", "LLAVA_CODEC_DEBUG": "codec_debug"}
+    names |= {f"LLAVA_{name.upper()}": name for name in (*SIZE_FLAGS, *SELECTION_SETTINGS)}
     values: dict[str, object] = {
         argument: environment[variable]
         for variable, argument in names.items()

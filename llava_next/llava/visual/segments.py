@@ -181,7 +181,9 @@ def check_blocks(positions: np.ndarray, num_images: int, config: VisualConfig) -
             f"the projector spatial_merge joins {merge} x {merge} cells, which must be neighbours "
             f"in one frame, but {len(wrong)} of {len(blocks)} blocks are not: block {block} of "
             f"mosaic {mosaic} has (t, h, w) {blocks[wrong[0]].tolist()}; it needs assets made with "
-            f"block_cells = {merge}, or use the projector mlp2x_gelu"
+            f"block_cells = {merge} (add --block_cells {merge} --overwrite to cv_reader stage1 and "
+            "run stage2 again; for evaluation, to cv_reader precompute), or use the projector "
+            "mlp2x_gelu"
         )
 
 

@@ -7,7 +7,6 @@ from PIL import Image
 
 from cv_reader.assets import evaluation_key
 from cv_reader.assets.make import write_evaluation_asset
-from llava.eval.plugin.asset_index import asset_config
 from llava.eval.settings import EvalSettings
 from llava.model.tiny import write_tiny_checkpoint
 from support.eval_toy import CODEC_ARGUMENTS, Toy
@@ -18,7 +17,7 @@ from support.media import moving_square, texture, write_video
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
     folder = tmp_path_factory.mktemp("toy")
     write_tiny_checkpoint(folder / "model")
-    config = asset_config(EvalSettings(pretrained="", **CODEC_ARGUMENTS))
+    config = EvalSettings(pretrained="", **CODEC_ARGUMENTS).asset_config()
     videos: list[Path] = []
     for seed, name in enumerate(("a/clip.mp4", "b/clip.mp4", "long walk.mkv")):
         path = folder / "videos" / name

@@ -24,6 +24,7 @@ def test_defaults_are_the_promised_ones() -> None:
         "codec_num_images": 8,
         "codec_square_size": 576,
         "codec_patch_size": 16,
+        "codec_selection": {},
         "codec_debug": "off",
         "device": None,
         "dtype": None,

@@ -4,7 +4,8 @@ Run: ``python -m llava.eval.benchmarks.prepare videomme mvbench`` (or ``all``), 
 ``scripts/precompute_codec_patch/preprocess_video_benchmark.sh``. A second run makes only what is
 missing. Flags that are not listed here go to the asset tool (``--overwrite``, ``--backend native``,
 ``--num_shards 8 --shard_id 0`` ...). Variables give the defaults: HF_HOME, NUM_WORKERS,
-SEQ_LEN_FRAMES, NUM_IMAGES, SQUARE_SIZE, PATCH_SIZE (or LLAVA_CODEC_<the same>), DRY_RUN.
+SEQ_LEN_FRAMES, NUM_IMAGES, SQUARE_SIZE, PATCH_SIZE (or LLAVA_CODEC_<the same>), DRY_RUN, and
+LLAVA_CODEC_<NAME> for every other setting of assets, such as LLAVA_CODEC_SELECT.
 
 Exit codes: 0 all done, 1 some videos failed, 2 nothing started for a benchmark, 130 interrupted.
 """
@@ -21,7 +22,8 @@ from pathlib import Path
 from cv_reader.assets import AssetConfig, evaluation_key
 from llava.eval.benchmarks.download import DownloadError, download
 from llava.eval.benchmarks.table import VIDEO_BENCHMARKS, VIDEO_SUFFIXES, Benchmark, find_benchmark
-from llava.eval.environment import hf_home, switch, variable
+from llava.eval.environment import hf_home, switch, variable, variables
+from llava.eval.settings import SIZE_FLAGS, environment_defaults, read_selection
 from llava.exits import INTERRUPTED, OK, USAGE, say
 from llava.files import write_json_lines
 
@@ -48,6 +50,7 @@ def main(argv: list[str] | None = None) -> int:
             num_images=args.num_images,
             square_size=args.square_size,
             patch_size=args.patch_size,
+            **read_selection(environment_defaults(variables())),
         )
     except ValueError as error:
         say(f"error: {error}")
@@ -214,6 +217,7 @@ def _tool_command(
         *("--num_images", str(config.num_images)),
         *("--square_size", str(config.square_size)),
         *("--patch_size", str(config.patch_size)),
+        *config.to_flags(leave_out=[name for name, _ in SIZE_FLAGS.values()]),
         *tool_flags,
     ]
 

@@ -18,17 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from cv_reader.assets import AssetConfig, evaluation_key, read_meta
-from llava.eval.settings import EvalSettings
+from llava.eval.settings import SIZE_FLAGS, EvalSettings
 
 META_NAME = "meta.json"
-
-ASSET_FLAGS = {
-    "codec_seq_len_frames": ("sequence_length", "--seq_len_frames"),
-    "codec_num_images": ("num_images", "--num_images"),
-    "codec_square_size": ("square_size", "--square_size"),
-    "codec_patch_size": ("patch_size", "--patch_size"),
-}
-"""Argument of the plug-in to the setting of an asset and the flag of the asset tool."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +69,7 @@ class AssetIndex:
         self._read: dict[Path, AssetEntry] = {}
         self._by_video: dict[str, list[AssetEntry]] | None = None
         self._used_by: dict[Path, str] = {}
-        self._fingerprint: str | None = None
+        self._config: AssetConfig | None = None
 
     def add(self, folder: Path) -> AssetEntry:
         """Add one asset to the index and return its entry."""
@@ -90,7 +82,12 @@ class AssetIndex:
     @property
     def fingerprint(self) -> str | None:
         """Return the fingerprint of the assets in use; None before the first was found."""
-        return self._fingerprint
+        return None if self._config is None else self._config.fingerprint
+
+    @property
+    def config(self) -> AssetConfig | None:
+        """Return the settings of the assets in use; None before the first was found."""
+        return self._config
 
     def find(self, video: str) -> AssetEntry | None:
         """Return the asset of a video, or None.
@@ -169,39 +166,39 @@ class AssetIndex:
 
     def _require_settings(self, entry: AssetEntry) -> None:
         """Refuse an asset of other settings, another algorithm version or another fingerprint."""
-        for argument, (name, flag) in ASSET_FLAGS.items():
-            asked, found = getattr(self._settings, argument), entry.config.get(name)
+        asked_of = {name: argument for argument, (name, _) in SIZE_FLAGS.items()}
+        asked_of |= {name: f"codec_{name}" for name in self._settings.codec_selection}
+        config = self._settings.asset_config()
+        for name, argument in asked_of.items():
+            asked, found = getattr(config, name), entry.config.get(name)
             if asked != found:
-                variable = f"LLAVA_CODEC_{argument.removeprefix('codec_').upper()}"
+                variable = f"LLAVA_{argument.upper()}"
                 raise AssetLookupError(
                     f"{entry.folder}: made with {name}={found}, but this run asks for "
                     f"{argument}={asked}; set {variable} or model_args {argument}= to the asset's "
-                    f"value, or make the assets again with {flag} {asked} --overwrite"
+                    f"value, or make the assets again with {_flag(name, asked)} --overwrite"
                 )
-        config = AssetConfig.from_dict(entry.config, entry.folder / META_NAME)
-        if entry.fingerprint != config.fingerprint:
+        recorded = AssetConfig.from_dict(entry.config, entry.folder / META_NAME)
+        if entry.fingerprint != recorded.fingerprint:
             raise AssetLookupError(
                 f"{entry.folder}: has fingerprint {entry.fingerprint}, but this version makes "
-                f"{config.fingerprint} of its settings: it was made by another version (or its "
+                f"{recorded.fingerprint} of its settings: it was made by another version (or its "
                 "meta.json was changed); make the assets again with --overwrite"
             )
-        self._fingerprint = self._fingerprint or entry.fingerprint
-        if entry.fingerprint != self._fingerprint:
+        self._config = self._config or recorded
+        if entry.fingerprint != self._config.fingerprint:
             raise AssetLookupError(
                 f"{entry.folder}: has fingerprint {entry.fingerprint}, other assets of this run "
-                f"have {self._fingerprint}; make all of them with the same settings (--overwrite)"
+                f"have {self._config.fingerprint}; make all of them with the same settings "
+                "(--overwrite)"
             )
 
 
-def asset_config(settings: EvalSettings, block_cells: int = 1) -> AssetConfig:
-    """Return the settings of assets that a run makes itself.
-
-    Args:
-        settings: settings of the run.
-        block_cells: side of the block of cells that the projector merges into one token.
-    """
-    sizes = {name: getattr(settings, argument) for argument, (name, _) in ASSET_FLAGS.items()}
-    return AssetConfig(**sizes, block_cells=block_cells)
+def _flag(name: str, value: object) -> str:
+    """Return how the asset tool is given a setting, defaults included."""
+    if isinstance(value, bool) and not value:
+        return "--no_first_full_frame" if name == "keep_first_full_frame" else f"no --{name}"
+    return f"--{name}" if value is True else f"--{name} {value}"
 
 
 def _is_same(recorded: str, path: str) -> bool:

@@ -8,15 +8,16 @@ uniform frames, and counted apart. Anything else must be a PIL image.
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from loguru import logger
 from PIL import Image
 
-from cv_reader.assets import check_files, read_asset
+from cv_reader.assets import AssetConfig, check_files, read_asset
 from cv_reader.assets.make import write_evaluation_asset
-from llava.eval.plugin.asset_index import AssetEntry, AssetIndex, asset_config
+from llava.eval.plugin.asset_index import AssetEntry, AssetIndex
 from llava.eval.settings import EvalSettings
 from llava.visual.batch import VisualSegment
 from llava.visual.config import VisualConfig
@@ -44,6 +45,20 @@ class Visual(NamedTuple):
     missed: bool = False
 
 
+class BlocksError(ValueError):
+    """Assets were made cell by cell where the checkpoint merges blocks of cells.
+
+    Attributes:
+        config: settings that make assets of blocks, otherwise those of the assets.
+        out_root: folder that the assets are to be made in again.
+    """
+
+    def __init__(self, text: str, config: AssetConfig, out_root: Path) -> None:
+        super().__init__(text)
+        self.config = config
+        self.out_root = out_root
+
+
 class VisualLoader:
     """Turns a sample's visuals into segments as the settings say.
 
@@ -61,7 +76,14 @@ class VisualLoader:
         self._settings = settings
         self._visual_config = visual_config
         self._log = settings.codec_debug == "all" or (settings.codec_debug == "main" and rank == 0)
-        self.config = asset_config(settings, visual_config.merge_side_patches)
+        merge = visual_config.merge_side_patches
+        self.config = settings.asset_config(merge_side_patches=merge)
+        merges_strangers = self.config.block_cells % merge and self.config.select != "uniform"
+        if self._computes(settings) and merges_strangers:
+            raise ValueError(
+                f"codec_block_cells must be {merge}, or not be given: the projector of this "
+                f"checkpoint joins {merge} x {merge} cells, got {self.config.block_cells}"
+            )
         self._cache = settings.codec_cache / self.config.fingerprint
         roots = list(settings.codec_root) if settings.video_input == "codec" else []
         if self._computes(settings):
@@ -78,21 +100,45 @@ class VisualLoader:
         """Return the videos that have no asset, in order, each once.
 
         Raises:
+            BlocksError: if the checkpoint merges cells and assets were not made in blocks.
             ValueError: for an asset that does not fit the run or its video, or that another
-                version made.
+                version made, or where the run would make assets of other settings.
         """
         found = {video: self.index.find(video) for video in dict.fromkeys(videos)}
         entries = [entry for entry in found.values() if entry is not None]
         for entry in entries:
             check_files(entry.folder, {"files": entry.files})
+        missing = [video for video, entry in found.items() if entry is None]
         if entries:
-            # All assets of a run have the same settings, so that one shows the contract of all.
-            asset = read_asset(entries[0].folder)
-            try:
-                check_blocks(asset.positions, len(asset.images), self._visual_config)
-            except ValueError as error:
-                raise ValueError(f"{asset.folder}: {error}") from error
-        return [video for video, entry in found.items() if entry is None]
+            self._check_settings(entries[0], makes_others=bool(missing))
+        return missing
+
+    def _check_settings(self, entry: AssetEntry, *, makes_others: bool) -> None:
+        """Check one asset for all: those of a run have the same settings."""
+        ours = self.config.to_dict()
+        differ = makes_others and self._computes(self._settings) and entry.config != ours
+        if differ:
+            others = [
+                f"{name}={found} where {ours[name]} is asked for"
+                for name, found in entry.config.items()
+                if found != ours[name]
+            ]
+            raise ValueError(
+                f"{entry.folder}: made with {', '.join(others)}, and the run would make the "
+                "assets that are missing with what is asked for; give model_args codec_<name>= "
+                "the values of the assets, or leave out codec_root"
+            )
+        asset = read_asset(entry.folder)
+        try:
+            check_blocks(asset.positions, len(asset.images), self._visual_config)
+        except ValueError as error:
+            recorded = AssetConfig.from_dict(entry.config, entry.folder)
+            cells = self._visual_config.merge_side_patches
+            raise BlocksError(
+                f"{asset.folder}: {error}",
+                replace(recorded, block_cells=cells),
+                out_root_of(entry.folder.parent),
+            ) from error
 
     @property
     def asset_fingerprint(self) -> str | None:
@@ -165,6 +211,11 @@ class VisualLoader:
         )
         logger.info(f"computed codec asset of {video} in {time.perf_counter() - started:.1f} s")
         return self.index.add(asset.folder)
+
+
+def out_root_of(root: Path) -> Path:
+    """Return ``--out_root`` of the asset tool for a folder of assets."""
+    return root.parent if root.name == "assets" else root
 
 
 def _image(visual: object) -> Image.Image | None:

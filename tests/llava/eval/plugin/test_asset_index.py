@@ -11,7 +11,6 @@ from llava.eval.plugin import asset_index
 from llava.eval.plugin.asset_index import (
     AssetIndex,
     AssetLookupError,
-    asset_config,
 )
 from llava.eval.plugin.preflight import missing_message, write_missing
 from llava.eval.settings import EvalSettings
@@ -144,7 +143,7 @@ def test_other_settings_are_refused_by_name(
     expected = rf"clip: made with {setting}={stored}, .* {argument}={stored // 2}; set {variable}"
     with pytest.raises(AssetLookupError, match=expected):
         index.find("clip.mp4")
-    made = asset_config(EvalSettings(pretrained="", **{argument: stored // 2})).to_dict()
+    made = EvalSettings(pretrained="", **{argument: stored // 2}).asset_config().to_dict()
     assert made == {**AssetConfig().to_dict(), setting: stored // 2}
 
 
@@ -187,12 +186,13 @@ def test_the_repair_names_every_video_and_the_command(tmp_path: Path) -> None:
     assert [row["video"] for row in rows] == videos
     assert keys == [row["key"] for row in rows]
     named = dict(zip(videos, keys, strict=True))
-    message = missing_message(named, 40, listing, settings)
+    message = missing_message(named, 40, listing, settings, AssetConfig(select="uniform"))
     assert "  b__4: /data/b/4.mp4\n" in message
     assert message.startswith("30 of 40 videos of this run have no codec asset")
     assert message.count("/data/a/") + message.count("/data/b/") == 20
     assert "and 10 more" in message
     assert f"--jsonl {listing} --out_root {tmp_path / 'offline'} --seq_len_frames 64" in message
+    assert "--patch_size 16 --select uniform\n" in message
 
 
 def test_a_benchmarks_video_is_named_as_preparation_names_it(
