@@ -1,6 +1,7 @@
 """One name per meaning, with help, in all commands."""
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,9 @@ from cv_reader.commands import (
     validate,
     visualize,
 )
+from cv_reader.commands.batch import config_from
+from cv_reader.errors import SettingsError
+from cv_reader.select.config import AssetConfig
 
 COMMANDS = {
     module.__name__.rpartition(".")[2]: module
@@ -80,3 +84,67 @@ def test_old_names_mean_the_same(name, required):
             old = [data, "d", length, "9", "--keep_frames_equiv", "3", "--patch", "8"]
             assert parser.parse_args([*required, *old]) == expected
     assert expected.dataset_path == Path("d")
+
+
+CHANGED = AssetConfig(
+    sequence_length=32,
+    num_images=4,
+    square_size=288,
+    patch_size=8,
+    frames="bitcost",
+    sample_start_offset=2,
+    window_len=40,
+    window_pick="mid",
+    padding_policy="repeat",
+    keep_first_full_frame=False,
+    keep_uniform_first=True,
+    keep_mid_full_frame=True,
+    mid_full_frame_index=5,
+    select="rate_distortion",
+    block_cells=2,
+    distortion="mean",
+    direction="hold",
+    predict="still",
+    quality_db=31.5,
+    topk_mode="time_bucket",
+    time_bucket_count=3,
+    signal="mv",
+    mv_compensate="none",
+    mv_pct=90,
+    res_pct=91,
+    w_mv=2,
+    w_res=0.5,
+    order="zigzag",
+    jpg_quality=80,
+    hdr="raw",
+)
+
+
+@pytest.mark.parametrize(
+    "config", [AssetConfig(), CHANGED, AssetConfig(select="rate_distortion", token_price=0.25)]
+)
+def test_settings_come_back_from_their_flags_and_from_their_text(config):
+    parser = precompute._parser()
+    required = ["--jsonl", "d", "--out_root", "o"]
+    assert config_from(parser.parse_args([*required, *config.to_flags()])) == config
+    texts = {name: str(value) for name, value in config.to_dict().items()}
+    assert AssetConfig(**{n: AssetConfig.parse(n, text) for n, text in texts.items()}) == config
+
+
+def test_every_setting_but_one_of_two_that_exclude_each_other_was_changed():
+    same = {f.name for f in fields(AssetConfig) if getattr(CHANGED, f.name) == f.default}
+    assert same == {"token_price"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("jpg_quality", "best", "jpg_quality must be a whole number, got 'best'"),
+        ("quality_db", "x", "quality_db must be a number"),
+        ("keep_uniform_first", "2", "must be 1 or 0"),
+        ("qualty", "2", "qualty is no setting; accepted are sequence_length"),
+    ],
+)
+def test_text_that_is_no_value_is_named(name, text, message):
+    with pytest.raises(SettingsError, match=message):
+        AssetConfig.parse(name, text)

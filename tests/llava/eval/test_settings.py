@@ -1,10 +1,17 @@
 """Arguments of the plug-in against the environment: who wins, and what is refused."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from llava.eval.settings import EvalSettingsError, read_settings
+from cv_reader.assets import AssetConfig
+from llava.eval.settings import (
+    SELECTION_SETTINGS,
+    SIZE_FLAGS,
+    EvalSettingsError,
+    read_settings,
+)
 
 PRETRAINED = {"pretrained": "model"}
 
@@ -86,6 +93,14 @@ def test_use_offline_chooses_the_input(tmp_path: Path, value: str, video_input: 
         (PRETRAINED, {"LLAVA_CODEC_VISIDX_MODE": "topk"}, "VISIDX_MODE must be pack_topk"),
         (PRETRAINED, {"LLAVA_CODEC_USE_OFFLINE": "2"}, "USE_OFFLINE must be 1 or 0, got '2'"),
         (PRETRAINED, {"LLAVA_CODEC_USE_OFFLINE": "1"}, "set LLAVA_CODEC_OFFLINE_ROOT"),
+        ({**PRETRAINED, "codec_quality_db": 30}, {}, "quality_db must be 0 unless select is"),
+        (
+            {**PRETRAINED, "codec_block_cells": "two"},
+            {},
+            "codec_block_cells must be a whole number",
+        ),
+        (PRETRAINED, {"LLAVA_CODEC_KEEP_UNIFORM_FIRST": "x"}, "keep_uniform_first must be 1 or 0"),
+        ({**PRETRAINED, "codec_selection": "x"}, {}, "unknown model_args codec_selection"),
         (PRETRAINED, {"LLAVA_CODEC_DEBUG": "loud"}, "codec_debug must be 1, 0 or all"),
     ],
 )
@@ -94,3 +109,34 @@ def test_wrong_values_are_named(
 ) -> None:
     with pytest.raises(EvalSettingsError, match=message):
         read_settings(arguments, environment)
+
+
+def test_every_setting_of_assets_has_an_argument_and_a_variable() -> None:
+    environment = {
+        "LLAVA_CODEC_SELECT": "rate_distortion",
+        "LLAVA_CODEC_BLOCK_CELLS": "2",
+        "LLAVA_CODEC_KEEP_FIRST_FULL_FRAME": "0",
+        "LLAVA_CODEC_NUM_IMAGES": "4",
+    }
+    settings = read_settings(
+        {**PRETRAINED, "codec_quality_db": 31, "codec_hdr": "raw"}, environment
+    )
+    expected = AssetConfig(
+        num_images=4,
+        select="rate_distortion",
+        block_cells=2,
+        keep_first_full_frame=False,
+        quality_db=31.0,
+        hdr="raw",
+    )
+    assert settings.asset_config() == expected
+    assert settings.to_dict()["codec_selection"] == {
+        "select": "rate_distortion",
+        "block_cells": 2,
+        "keep_first_full_frame": False,
+        "quality_db": 31.0,
+        "hdr": "raw",
+    }
+    assert read_settings(PRETRAINED, {}).asset_config(merge_side_patches=2).block_cells == 2
+    names = {field.name for field in fields(AssetConfig)}
+    assert {*SELECTION_SETTINGS.values(), *(name for name, _ in SIZE_FLAGS.values())} == names

@@ -169,3 +169,15 @@ def test_a_download_is_unpacked_whole_or_not_at_all(
     assert not list(root.glob(".*"))
     expected = {"repo_id": "OpenGVLab/MVBench", "repo_type": "dataset", "revision": "video"}
     assert asked[0] == expected
+
+
+def test_variables_of_the_run_set_what_assets_are_made_with(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LLAVA_CODEC_SELECT", "rate_distortion")
+    monkeypatch.setenv("LLAVA_CODEC_QUALITY_DB", "30")
+    assert main(["videomme", "--dry_run", *SMALL]) == 0
+    assert "--patch_size 8 --select rate_distortion --quality_db 30.0\n" in capfd.readouterr().out
+    monkeypatch.setenv("LLAVA_CODEC_SELECT", "best")
+    assert main(["videomme", "--dry_run", *SMALL]) == 2
+    assert "select must be one of" in capfd.readouterr().err
