@@ -17,7 +17,7 @@ from cv_reader.commands import (
     validate,
     visualize,
 )
-from cv_reader.commands.batch import config_from
+from cv_reader.commands.arguments import config_from
 from cv_reader.errors import SettingsError
 from cv_reader.select.config import AssetConfig
 
