@@ -23,7 +23,6 @@ from cv_reader.select.rate_distortion.clip import (
     CELL_WEIGHT,
     CHROMA_PX,
     LUMA_PX,
-    Samples,
     SmallClip,
 )
 
@@ -60,6 +59,12 @@ _STILL = 4.0
 """Mean squared difference (2 grey levels) that a cell or quarter must reach between any two slots
 before its motion is followed."""
 
+_GROUP_CELLS = 8
+"""Cells whose shifts are compared together."""
+
+_CELL_SAMPLES = LUMA_PX**2 + 2 * CHROMA_PX**2
+"""Samples that describe a cell."""
+
 _MEAN_UNIT = 100.0
 """Mean squared difference (10 grey levels) at which all powers agree."""
 
@@ -89,39 +94,28 @@ def squared_distances(
         float32 (n, S, W), [i, s, t] the difference of what source s shows to the content of slot t,
         whole numbers; n cells, or 4 quarters of each: upper left, upper right, lower left, right.
     """
-    target = _features(clip, row, slots, parts, (0, 0), columns)
-    norms, ones = _norms(target), np.ones((*target.shape[:2], 1), np.float32)
-    right = np.concatenate([target, ones, norms], axis=2).transpose(0, 2, 1).copy()
-
-    def compared(some: Slots | None, shift: tuple[int, int]) -> Distances:
-        source = _features(clip, row, slots, parts, shift, columns, some)
-        if carried is not None:
-            earlier = _carried(clip, row, carried, parts, shift)
-            source = np.concatenate([earlier if some is None else earlier[some], source], axis=1)
-        left = np.empty((*source.shape[:2], source.shape[2] + 2), np.float32)
-        np.multiply(source, -2, out=left[..., :-2])
-        left[..., -2:-1] = _norms(source)
-        left[..., -1] = 1
-        return np.matmul(left, right if some is None else right[some])
-
-    least = compared(None, (0, 0))
+    samples = _sources(clip, row, slots, carried, follow, columns)
+    right = _target(samples, parts, 0 if carried is None else len(carried))
+    least = _compared(samples, right, parts)
     if not follow:
         return least
-    moving = np.flatnonzero(least.max(axis=(1, 2)) > _STILL * CELL_WEIGHT / parts**2)
-    nearest = least[moving]
-    for shift in shifts(follow)[1:]:
-        np.minimum(nearest, compared(moving, shift), out=nearest)
-    least[moving] = nearest
+    moving = least.max(axis=(1, 2)) > _STILL * CELL_WEIGHT / parts**2
+    by_cell = moving.reshape(-1, parts**2)
+    for cells in _groups(np.flatnonzero(by_cell.any(axis=1))):
+        units = (cells[:, None] * parts**2 + np.arange(parts**2)).ravel()
+        some = [plane[:, :, cells] for plane in samples]
+        nearest, there = least[units], right[units]
+        found = np.empty_like(nearest)
+        for shift in shifts(follow)[1:]:
+            np.minimum(nearest, _compared(some, there, parts, shift, found), out=nearest)
+        least[units[moving[units]]] = nearest[moving[units]]
     return least
 
 
 def grey_distances(clip: SmallClip, row: int, slots: slice, *, parts: int = 1) -> Distances:
     """Return the same to mid grey, which is shown where nothing was kept yet: float32 (n, W)."""
-    return _norms(_features(clip, row, slots, parts, (0, 0)))[..., 0]
-
-
-def _norms(features: Distances) -> Distances:
-    return np.einsum("nwf,nwf->nw", features, features)[..., None]
+    samples = _sources(clip, row, slots, None, 0, slice(None))
+    return _target(samples, parts, 0)[:, -1]
 
 
 def shifts(follow: int) -> list[tuple[int, int]]:
@@ -130,65 +124,83 @@ def shifts(follow: int) -> list[tuple[int, int]]:
     return sorted(((y, x) for y in span for x in span), key=lambda shift: (shift != (0, 0), shift))
 
 
-def _planes(clip: SmallClip, shift: tuple[int, int]) -> list[tuple[Samples, int, int, int, int]]:
-    """Return per kind of plane its samples (T, planes, rows, columns), their number along a side
-    of a cell, factor, and shift in its own samples, rounded towards 0."""
-    down, right = shift
-    return [
-        (clip.luma[:, None], LUMA_PX, 1, down, right),
-        (clip.chroma, CHROMA_PX, 2, int(down / 2), int(right / 2)),
-    ]
+def _groups(cells: Slots) -> list[Slots]:
+    """Split cells into groups whose distances stay in a processor's cache."""
+    return [cells[first : first + _GROUP_CELLS] for first in range(0, len(cells), _GROUP_CELLS)]
 
 
-def _features(
-    clip: SmallClip,
-    row: int,
-    slots: slice,
-    parts: int,
-    shift: tuple[int, int],
-    columns: slice = slice(None),
-    some: Slots | None = None,
-) -> Distances:
-    """Return the samples around 0, colour differences doubled so that their squares count four
-    times: float32 (n, W, f), windows moved by a shift and clamped at the borders; of some alone
-    where they are named."""
-    found: list[Samples] = []
-    cells = range(clip.width)[columns]
-    for samples, side, _, down, right in _planes(clip, shift):
-        rows = np.arange(row * side + down, (row + 1) * side + down).clip(0, samples.shape[2] - 1)
-        across = np.arange(cells.start * side + right, cells.stop * side + right)
-        across = across.clip(0, samples.shape[3] - 1)
-        cut = samples[slots][:, :, rows][:, :, :, across]
-        size = side // parts
-        cut = cut.reshape(*cut.shape[:2], parts, size, len(cells), parts, size)
-        # (W, plane, part row, y, cell, part column, x) to (cell, part row, column, W, samples).
-        cut = cut.transpose(4, 2, 5, 0, 1, 3, 6)
-        found.append(cut.reshape(len(cells) * parts**2, cut.shape[3], -1))
-    joined = np.concatenate(found, axis=2)
-    features = (joined if some is None else joined[some]).astype(np.float32)
-    features -= _CENTRE
-    features[..., found[0].shape[2] :] *= 2
-    return features
+def _sources(
+    clip: SmallClip, row: int, slots: slice, carried: Slots | None, follow: int, columns: slice
+) -> list[Distances]:
+    """Return the samples of a row's cells with as much around them as a shift reaches.
 
+    Borders of the picture are repeated. Samples are less 128, colour differences doubled so that
+    their squares count four times.
 
-def _carried(
-    clip: SmallClip, row: int, carried: Slots, parts: int, shift: tuple[int, int]
-) -> Distances:
-    """Return ``_features`` of c slots that each cell has of its own: float32 (n, c, f)."""
+    Returns:
+        Of luma and of colours float32 (planes, rows, w, columns, S), slots carried in first.
+    """
     found: list[Distances] = []
-    cells = np.arange(clip.width)
-    for samples, side, factor, down, right in _planes(clip, shift):
-        rows = np.arange(row * side + down, (row + 1) * side + down).clip(0, samples.shape[2] - 1)
-        across = cells[:, None] * side + np.arange(right, side + right)
+    cells: Slots = np.arange(clip.width, dtype=np.intp)[columns]
+    for samples, side, factor in ((clip.luma[:, None], LUMA_PX, 1), (clip.chroma, CHROMA_PX, 2)):
+        border = follow * side // LUMA_PX
+        rows = np.arange(row * side - border, (row + 1) * side + border)
+        rows = rows.clip(0, samples.shape[2] - 1)
+        across = cells[:, None] * side + np.arange(-border, side + border)
         across = across.clip(0, samples.shape[3] - 1)
-        cut = samples[carried[..., None, None], :, rows[:, None], across[:, None, :]]
-        cut = (cut.astype(np.float32) - _CENTRE) * factor
-        size, count = side // parts, len(carried)
-        cut = cut.reshape(count, clip.width, parts, size, parts, size, -1)
-        # (c, cell, part row, y, part column, x, plane) to (cell, part row, column, c, samples).
-        cut = cut.transpose(1, 2, 4, 0, 6, 3, 5)
-        found.append(cut.reshape(clip.width * parts**2, count, -1))
-    return np.concatenate(found, axis=2)
+        cut = samples[slots][:, :, rows][..., across].transpose(1, 2, 3, 4, 0)
+        if carried is not None:
+            earlier = samples[carried[..., None, None], :, rows[:, None], across[:, None, :]]
+            cut = np.concatenate([earlier.transpose(4, 2, 1, 3, 0), cut], axis=-1)
+        values = cut.astype(np.float32, order="C")
+        values -= _CENTRE
+        values *= factor
+        found.append(values)
+    return found
+
+
+def _target(samples: list[Distances], parts: int, num_carried: int) -> Distances:
+    """Return the right factor of ``_compared``: float32 (n, f + 2, W): samples times -2, 1, and
+    the sum of their squares."""
+    features = _features(samples, parts, (0, 0))[..., num_carried:]
+    right = np.empty_like(features)
+    np.multiply(features[:, :-2], -2, out=right[:, :-2])
+    right[:, -2], right[:, -1] = 1, features[:, -2]
+    return right
+
+
+def _compared(
+    samples: list[Distances],
+    right: Distances,
+    parts: int,
+    shift: tuple[int, int] = (0, 0),
+    out: Distances | None = None,
+) -> Distances:
+    """Return the squared distances of shifted sources: float32 (n, S, W)."""
+    return np.matmul(_features(samples, parts, shift).transpose(0, 2, 1), right, out=out)
+
+
+def _features(samples: list[Distances], parts: int, shift: tuple[int, int]) -> Distances:
+    """Return a row's units, moved by a shift: float32 (n, f + 2, S), their samples, the sum of
+    their squares, and 1. Colours move by half as many of their samples, rounded towards 0."""
+    width, slots = samples[0].shape[2], samples[0].shape[4]
+    count = _CELL_SAMPLES // parts**2
+    features = np.empty((width, parts, parts, count + 2, slots), np.float32)
+    first = 0
+    for plane, side in zip(samples, (LUMA_PX, CHROMA_PX), strict=True):
+        border, size = (plane.shape[1] - side) // 2, side // parts
+        down, right = (border + int(step * side / LUMA_PX) for step in shift)
+        cut = plane[:, down : down + side, :, right : right + side]
+        cut = cut.reshape(-1, parts, size, width, parts, size, slots)
+        # (plane, part row, y, cell, part column, x, S) to (cell, part row, column, samples, S).
+        cut = cut.transpose(3, 1, 4, 0, 2, 5, 6)
+        last = first + cut.shape[3] * size**2
+        features[..., first:last, :].reshape(cut.shape)[...] = cut
+        first = last
+    joined = features.reshape(-1, count + 2, slots)
+    np.einsum("nfs,nfs->ns", joined[:, :-2], joined[:, :-2], out=joined[:, -2])
+    joined[:, -1] = 1
+    return joined
 
 
 def distortions(squared: Distances, measure: Measure) -> Distances:
