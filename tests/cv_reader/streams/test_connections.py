@@ -164,15 +164,32 @@ def test_a_slow_caller_loses_whole_groups_of_pictures(clip):
 
 
 def test_a_slow_caller_of_a_url_sees_what_was_dropped(tmp_path, serve):
-    long = recorded(tmp_path / "long.ts", 200)
-    settings = small(queue_packets=16, slots_per_second=0, window_seconds=0.2)
-    with cv_reader.stream(f"{serve(tmp_path)}/{long.name}", settings) as live:
+    """The rest comes at once, while the caller is busy with the first window."""
+    content = recorded(tmp_path / "long.ts", 400).read_bytes()
+    is_busy, is_sent = threading.Event(), threading.Event()
+
+    class Hurrying(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[: len(content) * 3 // 8])
+            self.wfile.flush()
+            is_busy.wait(20)
+            self.wfile.write(content[len(content) * 3 // 8 :])
+            self.wfile.flush()
+            is_sent.set()
+
+    settings = small(queue_packets=200, slots_per_second=0, window_seconds=0.2)
+    with cv_reader.stream(f"{serve(tmp_path, Hurrying)}/long.ts", settings) as live:
         windows = iter(live)
         first = next(windows)
+        is_busy.set()
+        assert is_sent.wait(20)
         time.sleep(0.5)
         rest = list(windows)
     counters = live.counters
     assert first.number == 0
-    assert counters.dropped_packets > 100
-    assert counters.pictures + counters.dropped_packets == 200
-    assert "loss" in [window.break_before for window in rest]
+    assert counters.dropped_packets > 200
+    assert counters.pictures + counters.dropped_packets == 400
+    assert [window.break_before for window in rest if window.break_before != "full"].count("loss")
