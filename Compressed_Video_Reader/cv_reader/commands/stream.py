@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         "--predict",
         choices=PREDICTIONS,
         default="still",
-        help="search follows motion, and costs about ten times as much",
+        help="search follows motion, and costs about three times as much",
     )
     group.add_argument("--jpg_quality", type=int, default=95, help="of --out, 1..100")
     group = parser.add_argument_group("reading")
