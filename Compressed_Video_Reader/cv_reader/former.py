@@ -12,7 +12,7 @@ from types import ModuleType
 
 _ROOMS = {
     "assets": "files freshness samples validation",
-    "media": "coded container conversion decoding frames h264 h264_fields index packets scanning",
+    "media": "coded container conversion decoding frames h264 index packets scanning",
     "select": "camera energy geometry percentiles pooling selection",
     "views": "agreement statistics visualize",
 }
@@ -20,6 +20,7 @@ _RENAMED = {
     "asset_config": "select.config",
     "asset_names": "assets.names",
     "chosen": "assets.stage1",
+    "h264_fields": "media.h264",
     "packing": "select.mosaics",
     "parameters": "media.container_header",
     "plots": "views.charts",

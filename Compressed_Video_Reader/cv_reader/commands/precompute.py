@@ -20,7 +20,7 @@ from cv_reader.assets.metadata import META
 from cv_reader.assets.names import asset_key, evaluation_key
 from cv_reader.assets.rows import Row, read_rows
 from cv_reader.assets.samples import check_video, resolve_video, video_fault
-from cv_reader.commands import both, stage1, stage2
+from cv_reader.commands import stage1, stage2
 from cv_reader.commands.arguments import (
     add_budget_arguments,
     add_dataset_argument,
@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
     return run_command(_run, _parser().parse_args(rest))
 
 
-_STAGES = {"1": stage1.main, "2": stage2.main, "1,2": both.main}
+_STAGES = {"1": stage1.main, "2": stage2.main, "1,2": stage2.main_of_both}
 
 
 def _parser() -> argparse.ArgumentParser:

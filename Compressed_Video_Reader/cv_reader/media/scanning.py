@@ -26,8 +26,7 @@ from cv_reader.media.container import (
 )
 from cv_reader.media.container_header import read_header
 from cv_reader.media.display import Display
-from cv_reader.media.h264 import shown_by_record
-from cv_reader.media.h264_fields import FieldReader
+from cv_reader.media.h264 import FieldReader, shown_by_record
 from cv_reader.media.headers import (
     NO_PICTURE,
     PacketFacts,

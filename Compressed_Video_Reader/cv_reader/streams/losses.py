@@ -8,16 +8,16 @@ that leave out numbers on purpose say so in the sequence parameter set.
 from itertools import islice
 
 from cv_reader.media.h264 import (
-    SEQUENCE_SET,
+    HEADER_BYTES,
+    MAX_UNITS,
     Bits,
-    Sequence,
+    ParameterSets,
     length_size,
-    read_sequence,
+    packet_units,
     units_of_record,
 )
-from cv_reader.media.h264_fields import HEADER_BYTES, MAX_UNITS, packet_units
 
-_SLICES, _IDR, _PICTURE_SET = (1, 2, 5), 5, 8
+_SLICES, _IDR = (1, 2, 5), 5
 
 
 class LossDetector:
@@ -28,14 +28,13 @@ class LossDetector:
     """
 
     def __init__(self, extradata: bytes | None) -> None:
-        self._sequences: dict[int, Sequence] = {}
-        self._sequence_of: dict[int, int] = {}
+        self._sets = ParameterSets()
         self._last: int | None = None
         self._length_size = length_size(extradata)
         if extradata is not None:
             units = units_of_record if self._length_size else _plain_units
             for unit in units(extradata):
-                self._read(unit)
+                self._sets.learn(unit)
 
     def forget(self) -> None:
         """Accept any number next: the stream begins again, or a loss is known."""
@@ -49,24 +48,13 @@ class LossDetector:
                     return self._is_gap(unit)
                 except (IndexError, ValueError):
                     return False  # damaged: the decoder reports it
-            self._read(unit)
+            self._sets.learn(unit)
         return False
-
-    def _read(self, unit: bytes) -> None:
-        try:
-            if unit[0] & 0x1F == SEQUENCE_SET:
-                sequence = read_sequence(unit[1:])
-                self._sequences[sequence.number] = sequence
-            elif unit[0] & 0x1F == _PICTURE_SET:
-                bits = Bits(unit[1:HEADER_BYTES])
-                self._sequence_of[bits.ue()] = bits.ue()
-        except (IndexError, ValueError):
-            return
 
     def _is_gap(self, unit: bytes) -> bool:
         bits = Bits(unit[1:HEADER_BYTES])
         bits.skip_ue(2)
-        sequence = self._sequences.get(self._sequence_of.get(bits.ue(), -1))
+        sequence = self._sets.sequence(bits.ue())
         if sequence is None or sequence.may_skip:
             return False
         bits.u(2 * sequence.has_separate_planes)

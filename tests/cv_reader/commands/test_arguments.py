@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from cv_reader.commands import (
-    both,
     compare,
     extract,
     precompute,
@@ -21,10 +20,10 @@ from cv_reader.commands.arguments import config_from
 from cv_reader.errors import SettingsError
 from cv_reader.select.config import AssetConfig
 
-COMMANDS = {
-    module.__name__.rpartition(".")[2]: module
-    for module in (both, compare, extract, precompute, stage1, stage2, stats, validate, visualize)
-}
+PARSERS = {
+    module.__name__.rpartition(".")[2]: module._parser
+    for module in (compare, extract, precompute, stage1, stage2, stats, validate, visualize)
+} | {"both": stage2._parser_of_both}
 ALIASES = {
     "--dataset_path": ("--input_dataset", "--jsonl"),
     "--sequence_length": ("--seq_len_frames", "--T"),
@@ -36,10 +35,10 @@ ALIASES = {
 
 
 def _actions(name):
-    return [a for a in COMMANDS[name]._parser()._actions if a.option_strings or a.dest != "help"]
+    return [a for a in PARSERS[name]()._actions if a.option_strings or a.dest != "help"]
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", PARSERS)
 def test_every_flag_has_help(name):
     silent = [a.option_strings or a.dest for a in _actions(name) if not a.help]
     assert not silent
@@ -48,7 +47,7 @@ def test_every_flag_has_help(name):
 def test_refused_flags_alone_are_hidden():
     hidden = {
         flag
-        for name in COMMANDS
+        for name in PARSERS
         for action in _actions(name)
         if action.help == argparse.SUPPRESS
         for flag in action.option_strings
@@ -60,7 +59,7 @@ def test_refused_flags_alone_are_hidden():
 
 
 def test_one_meaning_has_one_name_in_all_commands():
-    for name in COMMANDS:
+    for name in PARSERS:
         for action in _actions(name):
             known = [flag for flag in action.option_strings if flag in ALIASES]
             old = [f for f in action.option_strings for a in ALIASES.values() if f in a]
@@ -76,7 +75,7 @@ def test_one_meaning_has_one_name_in_all_commands():
     ("precompute", ["--out_root", "o"]),
 ])  # fmt: skip
 def test_old_names_mean_the_same(name, required):
-    parser = COMMANDS[name]._parser()
+    parser = PARSERS[name]()
     new = ["--dataset_path", "d", "--sequence_length", "9", "--num_images", "3"]
     expected = parser.parse_args([*required, *new, "--patch_size", "8"])
     for data in ("--input_dataset", "--jsonl"):

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from cv_reader.assets.contract import read_asset
-from cv_reader.commands import both, extract, precompute, stage1, stage2, validate
+from cv_reader.commands import extract, precompute, stage1, stage2, validate
 from cv_reader.exits import run_command, shortened
 
 SMALL = ["--square_size", "64", "--num_images", "2", "--sequence_length", "8"]
@@ -117,7 +117,7 @@ def _stages(data, out):
 def test_damaged_training_output_is_made_again(corpus, tmp_path, damaged, name, capsys):
     rows = [corpus.row(str(corpus.root / f"{stem}.mp4")) for stem in ("short", "good")]
     args = _stages(corpus.write(tmp_path / "d.json", *rows), tmp_path)
-    assert both.main(args) == 0
+    assert stage2.main_of_both(args) == 0
     (path,) = tmp_path.glob(damaged)
     before = path.read_bytes()
     DAMAGES[name](path)
@@ -136,13 +136,13 @@ def test_damaged_training_output_is_made_again(corpus, tmp_path, damaged, name, 
 def test_output_named_after_another_sample_is_made_again(corpus, tmp_path, capsys):
     args = _stages(corpus.write(tmp_path / "d.json", corpus.row("short.mp4")), tmp_path)
     args += ["--video_root", str(corpus.root)]
-    assert both.main(args) == 0
+    assert stage2.main_of_both(args) == 0
     paths = [*tmp_path.glob("first/*.meta.json"), *tmp_path.glob("images/*/meta.json")]
     before = [path.read_bytes() for path in paths]
     for path in paths:
         path.write_text(json.dumps(json.loads(path.read_text()) | {"key": "x"}))
     capsys.readouterr()
-    assert both.main(args) == 0
+    assert stage2.main_of_both(args) == 0
     assert "1 made, 0 kept" in capsys.readouterr().err
     assert [path.read_bytes() for path in paths] == before
 
@@ -219,8 +219,8 @@ def test_samples_with_huge_ids_are_kept_and_packed(corpus, tmp_path, capsys):
     rows = corpus.row("short.mp4", id="i" * 3_000_000), corpus.row("short.mp4", id="j")
     args = _stages(corpus.write(tmp_path / "d.jsonl", *rows), tmp_path)
     args += ["--video_root", str(corpus.root)]
-    assert both.main(args) == 0
-    assert both.main(args) == 0
+    assert stage2.main_of_both(args) == 0
+    assert stage2.main_of_both(args) == 0
     assert "0 made, 2 kept" in capsys.readouterr().err
     assert max(path.stat().st_size for path in tmp_path.glob("*/*/meta.json")) < 50_000
 

@@ -17,7 +17,7 @@ from cv_reader.assets import make as library
 from cv_reader.assets.claims import claimed_output
 from cv_reader.assets.contract import read_asset
 from cv_reader.assets.files import temporary_path
-from cv_reader.commands import both, precompute, stats, validate, visualize
+from cv_reader.commands import precompute, stage2, stats, validate, visualize
 from support.media import moving_square, write_video
 from support.paths import ROOT
 
@@ -30,7 +30,7 @@ def _args(data, out, *extra):
 
 
 def _stages(data, out, *extra):
-    return both.main([
+    return stage2.main_of_both([
         "--dataset_path", str(data), "--visidx_root", str(out / "first"),
         "--out_image_root", str(out / "images"), "--out_jsonl", str(out / "train.jsonl"),
         "--square_size", "64", "--keep_frames_equiv", "2", "--sequence_length", "8",

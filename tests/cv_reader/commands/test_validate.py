@@ -9,7 +9,7 @@ from PIL import Image
 
 from cv_reader.assets.contract import file_facts
 from cv_reader.assets.files import temporary_path, write_json
-from cv_reader.commands import both, precompute, validate
+from cv_reader.commands import precompute, stage2, validate
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def made(corpus, tmp_path_factory):
     names = ("short", "good")
     rows = [corpus.row(str(corpus.root / f"{name}.mp4")) for name in names]
     data = corpus.write(root / "data.json", *rows)
-    assert both.main([
+    assert stage2.main_of_both([
         "--dataset_path", str(data), "--visidx_root", str(root / "first"), *shape,
         "--out_image_root", str(root / "images"), "--out_jsonl", str(root / "train.jsonl"),
         "--keep_frames_equiv", "2", "--sequence_length", "8", "--write_positions",

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cv_reader import open_video, read_index
-from cv_reader.media.h264_fields import FieldReader
+from cv_reader.media.h264 import FieldReader
 from support.media import panning, write_video
 from support.native.h264_writer import H264Stream, write
 

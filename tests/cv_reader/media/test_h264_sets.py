@@ -6,8 +6,7 @@ from pathlib import Path
 import av
 import pytest
 
-from cv_reader.media.h264 import ShownBySequence, shown_by_record
-from cv_reader.media.h264_fields import FieldReader
+from cv_reader.media.h264 import FieldReader, ShownBySequence, shown_by_record
 from cv_reader.media.headers import header_reader
 from support.media import panning, write_video
 from support.native.bits import Bits
