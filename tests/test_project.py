@@ -238,6 +238,12 @@ def test_files_and_functions_stay_small() -> None:
     assert not wrong
 
 
+def test_every_folder_of_modules_is_a_package() -> None:
+    """Setuptools would leave out a folder without ``__init__.py``."""
+    folders = {path.parent for package in PACKAGES for path in python_files(package)}
+    assert not [str(f.relative_to(ROOT)) for f in folders if not (f / "__init__.py").is_file()]
+
+
 def test_every_module_says_what_it_is() -> None:
     silent = [
         str(path.relative_to(ROOT))
