@@ -321,6 +321,15 @@ def test_style() -> None:
         assert result.returncode == 0, result.stdout + result.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_types() -> None:
+    """Pyright, strict on ``cv_reader``: about 90 processor seconds."""
+    pyright = Path(sys.executable).with_name("pyright")
+    result = subprocess.run([str(pyright)], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+
+
 def test_continuous_integration_runs_the_test_command_of_the_readme() -> None:
     assert "bash scripts/test.sh" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")

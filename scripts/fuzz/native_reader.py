@@ -13,7 +13,7 @@ Under a sanitizer, with a separate build, without assembly, which sanitizers can
     CV_READER_NATIVE_SANITIZE=address bash Compressed_Video_Reader/install.sh
     python scripts/fuzz/native_reader.py --count 1000 --sanitize address
 
-``undefined`` likewise; what it finds in FFmpeg's own files is listed, in ours it is a failure.
+``undefined`` the same way; what it finds in FFmpeg's own files is listed, in ours it is a failure.
 """
 
 import argparse

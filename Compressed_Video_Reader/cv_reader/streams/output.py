@@ -83,7 +83,7 @@ class SegmentWriter:
 
 
 def _source_facts(name: str, segment: int, windows: list[StreamWindow]) -> dict[str, Any]:
-    """Return what stands for the facts of a file: a stream is gone, and what was kept is known."""
+    """Return the record that replaces a file's facts, because a stream cannot be read again."""
     digest = hashlib.sha256()
     for window in windows:
         digest.update(window.patches.tobytes())

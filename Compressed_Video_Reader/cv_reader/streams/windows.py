@@ -48,7 +48,7 @@ class StreamWindow:
             pictures that only begin a segment, do not count.
         gate: the larger of both as a multiple of its running percentile.
         is_event: a model is worth asking.
-        box: where the picture lies in the square.
+        box: place of the picture in the square.
         counters: a copy of the stream's counters when the window was ready.
     """
 

@@ -129,6 +129,7 @@ def _index_lines(path: Path) -> np.ndarray:
 
 
 def _index_array(path: Path) -> np.ndarray:
+    """Return the places of an array's elements; ``cv_reader.assets.rows`` streams their content."""
     raw, text = _read_latin1(path)
     spans: list[tuple[int, int]] = []
     decoder = json.JSONDecoder()
