@@ -161,6 +161,34 @@ def test_rooms_import_only_the_rooms_listed(package: str) -> None:
     assert not wrong
 
 
+SHARED_NAMES = {
+    "main": "every command has one, by custom",
+    "build_body": "the pages of llava.train.report and llava.eval.report, with one interface",
+    "build_page": "the pages of llava.train.report and llava.eval.report, with one interface",
+    "probe": "one interface of all backends",
+    "read": "one interface of all backends",
+    "figure": "each package has its own kit of pages: cv_reader must not need llava",
+    "table": "each package has its own kit of pages: cv_reader must not need llava",
+    "replace_file": "cv_reader and llava write files alike; llava sees the reader's border alone",
+    "write_json": "cv_reader and llava write files alike; llava sees the reader's border alone",
+    "say": "cv_reader and llava speak alike; llava sees the reader's border alone",
+}
+"""Public names that have more than one definition by design, and why."""
+
+
+def test_a_public_name_has_one_definition() -> None:
+    places: dict[str, list[str]] = {}
+    for package in PACKAGES:
+        for path in python_files(package):
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                is_named = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+                if is_named and not node.name.startswith("_"):
+                    places.setdefault(node.name, []).append(module_name(path))
+    several = {name: modules for name, modules in places.items() if len(modules) > 1}
+    assert {name: found for name, found in several.items() if name not in SHARED_NAMES} == {}
+    assert several.keys() == SHARED_NAMES.keys(), "a name of the list has one definition only"
+
+
 def test_folders_hold_few_modules() -> None:
     counts: dict[Path, int] = {}
     for package in PACKAGES:

@@ -22,7 +22,7 @@ from cv_reader.assets.make import select_from_video
 from cv_reader.errors import VideoError
 from cv_reader.reader import ReadOptions, open_video
 from cv_reader.select.config import AssetConfig
-from cv_reader.views.rebuilt import Score, score_all
+from cv_reader.views.rebuilt import RebuiltScore, score_all
 from cv_reader.views.selections import read_pictures
 from planted import EVENT_SIDE_PX, EVENT_SLOTS, SCENES, made_scene, planted_clip
 
@@ -89,7 +89,7 @@ class Measured:
     """Scores of all choices of one video."""
 
     path: Path
-    scores: dict[str, Score]
+    scores: dict[str, RebuiltScore]
 
     def db(self, choice: str, way: str) -> float:
         """PSNR of a choice rebuilt in a way."""

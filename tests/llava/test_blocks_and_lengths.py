@@ -16,7 +16,7 @@ from PIL import Image
 
 from cv_reader.assets import AssetConfig
 from cv_reader.assets.make import write_evaluation_asset
-from cv_reader.assets.records import count_images
+from cv_reader.assets.records import count_image_placeholders
 from cv_reader.commands import precompute, stage1, stage2, validate
 from llava.ask import Assistant
 from llava.data.collator import Collator
@@ -88,7 +88,7 @@ def test_clips_have_the_mosaics_that_they_need(folder: Path) -> None:
     counts = _counts(folder)
     assert counts[0] == 1 < counts[1] <= MOST
     for record, count in zip(_records(folder), counts, strict=True):
-        assert count_images(record["conversations"]) == count
+        assert count_image_placeholders(record["conversations"]) == count
         assert np.load(record["positions_thw"]).shape == (count * GRID**2, 3)
     for part in ("first", "second", "train.jsonl"):
         assert validate.main([str(folder / "blocks" / part), "--num_workers", "1"]) == 0

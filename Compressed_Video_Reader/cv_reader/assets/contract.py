@@ -125,7 +125,7 @@ def read_asset(folder: str | Path, *, expected: AssetConfig | None = None) -> As
 def _check_names(folder: Path, meta: dict[str, Any], config: AssetConfig) -> None:
     """Check that the metadata records every file that the settings call for."""
     recorded = meta["files"]
-    count = count_images(meta, config, folder / META)
+    count = recorded_images(meta, config, folder / META)
     # Counted first: a damaged count may ask for millions of names.
     names = _image_names(meta, count) if count <= len(recorded) else ["all mosaics"]
     missing = [name for name in (POSITIONS, FRAME_IDS, *names) if name not in recorded]
@@ -137,7 +137,7 @@ def _image_names(meta: dict[str, Any], count: int) -> list[str]:
     return [f"{meta['image_stem']}_{index:03d}.jpg" for index in range(count)]
 
 
-def count_images(meta: dict[str, Any], config: AssetConfig, where: object) -> int:
+def recorded_images(meta: dict[str, Any], config: AssetConfig, where: object) -> int:
     """Return how many mosaics a selection fills; fewer than the budget where its length is free.
 
     Args:
@@ -165,7 +165,7 @@ def is_asset_file(name: str) -> bool:
 
 
 def _find_images(folder: Path, meta: dict[str, Any], config: AssetConfig) -> tuple[Path, ...]:
-    count = count_images(meta, config, folder / META)
+    count = recorded_images(meta, config, folder / META)
     images = tuple(folder / name for name in _image_names(meta, count))
     for image in images:
         try:

@@ -19,7 +19,7 @@ IMAGE_PLACEHOLDER = "<image>"
 Turn = dict[str, Any]
 
 
-def count_images(turns: Sequence[Turn]) -> int:
+def count_image_placeholders(turns: Sequence[Turn]) -> int:
     """Return the number of ``<image>`` placeholders."""
     return _count(turns, IMAGE_PLACEHOLDER)
 
@@ -49,7 +49,7 @@ def rewrite_conversations(sample: VideoSample, num_images: int) -> list[Turn]:
     first = next((turn for turn in turns if _is_human(turn)), None)
     if first is None:
         raise _error(sample, "no turn is from a human; add one")
-    videos, images = count_videos(turns), count_images(turns)
+    videos, images = count_videos(turns), count_image_placeholders(turns)
     if videos == 0 and images == num_images:
         return turns
     if videos + images > 1:
@@ -111,7 +111,7 @@ def check_conversation(row: Row, name: str) -> list[str]:
         raise SampleError(
             f"{name}: a turn holds a lone surrogate (half of a character, as \\ud83d); remove it"
         )
-    placeholders, videos = count_images(turns), count_videos(turns)
+    placeholders, videos = count_image_placeholders(turns), count_videos(turns)
     if isinstance(row.get("video"), str) and not paths:
         if videos > 1 or (videos and placeholders):
             raise SampleError(f"{name}: a video has one {VIDEO_PLACEHOLDER}, in one human turn")

@@ -69,7 +69,7 @@ class BadRow:
         return self.row_index % num_shards
 
 
-def describe(sample: VideoSample | BadRow) -> dict[str, object]:
+def describe_sample(sample: VideoSample | BadRow) -> dict[str, object]:
     """Return what a failure file says about which sample failed."""
     if isinstance(sample, VideoSample):
         return {"id": sample.sample_id, "video": sample.video, "where": sample.where}

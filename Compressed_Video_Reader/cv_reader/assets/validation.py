@@ -23,9 +23,9 @@ from cv_reader.assets.contract import (
     VISIBLE_INDICES,
     Asset,
     check_files,
-    count_images,
     is_asset_file,
     read_asset,
+    recorded_images,
 )
 from cv_reader.assets.files import is_temporary
 from cv_reader.assets.freshness import same_content, selection_hash
@@ -208,7 +208,7 @@ def check_selection(meta_path: Path, checks: Checks) -> dict[str, Any]:
     config = config_of(meta, meta_path)
     _check_version(meta, config, meta_path)
     _check_facts(meta, config, meta_path)
-    num_rows = count_images(meta, config, meta_path) * config.grid**2
+    num_rows = recorded_images(meta, config, meta_path) * config.grid**2
     rows, frame_ids = load_array(prefix + ROWS_SUFFIX), load_array(prefix + FRAME_IDS_SUFFIX)
     _require(
         rows.dtype == np.int32 and rows.shape == (num_rows, 3),

@@ -80,7 +80,7 @@ def _run(args: argparse.Namespace) -> int:
         if suffix == ".html":
             path.write_text(_page(done, args.slots), encoding="utf-8")
         else:
-            picture = _stacked([sheet(one, shown_slots(one, args.slots)) for one in done])
+            picture = _stacked([agreement_sheet(one, shown_slots(one, args.slots)) for one in done])
             picture.save(path, "PNG" if suffix == ".png" else "JPEG", quality=85)
     return OK if len(done) == len(found) else FAILED_SAMPLES
 
@@ -100,7 +100,7 @@ def shown_slots(agreement: Agreement, count: int) -> list[int]:
     return [ranked[place] for place in places.tolist()]
 
 
-def sheet(agreement: Agreement, slots: list[int]) -> Image.Image:
+def agreement_sheet(agreement: Agreement, slots: list[int]) -> Image.Image:
     """Draw a row per slot: frame, kept here, kept there, where they differ, true residual."""
     rows = [(slot, _row(agreement, slot)) for slot in slots]
     if not rows:
@@ -231,7 +231,7 @@ def _section(agreement: Agreement, slots: list[int]) -> str:
             ],
         )
         + picture_figure(
-            "Frames, from the least to the most agreement", sheet(agreement, slots), 85
+            "Frames, from the least to the most agreement", agreement_sheet(agreement, slots), 85
         )
     )
 

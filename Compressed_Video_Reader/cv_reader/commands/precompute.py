@@ -41,7 +41,7 @@ from cv_reader.commands.progress import (
     check_writable,
     dry_run,
     looked_over,
-    run_tasks,
+    run_samples,
 )
 from cv_reader.errors import AssetError, SampleError, SettingsError
 from cv_reader.exits import run_command, say
@@ -157,7 +157,7 @@ def _run(args: argparse.Namespace) -> int:
         Report("precompute", fail_path, args.log_every, total) as report,
     ):
         announce("precompute", total, args)
-        for outcome in run_tasks(partial(make_asset, work), _shard(args), args):
+        for outcome in run_samples(partial(make_asset, work), _shard(args), args):
             line: Line = outcome.task
             if outcome.failure:
                 report.fail(outcome.failure, key=line.key, video=line.video, where=line.where)

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from cv_reader.assets.files import temporary_path, write_json, writing
 from cv_reader.engines import local
-from cv_reader.engines.tasks import Failure, Limits, Outcome
+from cv_reader.engines.tasks import Failure, Limits, TaskOutcome
 from cv_reader.errors import CvReaderError, OutputError, SettingsError
 from cv_reader.exits import FAILED_SAMPLES, OK, say, shortened
 from cv_reader.select.config import AssetConfig
@@ -172,9 +172,9 @@ def check_writable(folder: Path) -> None:
         ) from error
 
 
-def run_tasks(
+def run_samples(
     function: Callable[[Any], Any], tasks: Iterable[Any], args: argparse.Namespace
-) -> Iterable[Outcome[Any, Any]]:
+) -> Iterable[TaskOutcome[Any, Any]]:
     """Run tasks by the command's engine and limits; outcomes come in the order of the tasks."""
     limits = Limits(
         num_workers=args.num_workers,
@@ -253,7 +253,7 @@ def _estimate(
     name: str, count: int, picked: list[Any], trial: Callable[[Path, Any], object], args: Any
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        outcomes = list(run_tasks(partial(_timed, trial, Path(folder)), picked, args))
+        outcomes = list(run_samples(partial(_timed, trial, Path(folder)), picked, args))
         seconds = [float(outcome.value or 0) for outcome in outcomes if outcome.failure is None]
         sizes = [path.stat().st_size for path in Path(folder).rglob("*") if path.is_file()]
     failed = [outcome.failure.reason for outcome in outcomes if outcome.failure]

@@ -30,9 +30,9 @@ from cv_reader.select.config import SELECTORS, SIGNALS, AssetConfig
 from cv_reader.select.rate_distortion.clip import SmallClip
 from cv_reader.views.film import film_pictures
 from cv_reader.views.page import document, figure, film, table
-from cv_reader.views.rebuilt import Score, score_all
+from cv_reader.views.rebuilt import RebuiltScore, score_all
 from cv_reader.views.selections import (
-    Chosen,
+    ShownSelection,
     read_any,
     read_bare_rows,
     read_pictures,
@@ -44,8 +44,8 @@ from cv_reader.views.selections import (
 class _Scored:
     """A selection with its score."""
 
-    chosen: Chosen
-    score: Score
+    chosen: ShownSelection
+    score: RebuiltScore
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -90,7 +90,7 @@ def _run(args: argparse.Namespace) -> int:
     options = ReadOptions(backend=args.backend, num_threads=args.num_threads)
     base = _base(args)
     choices = [_choice(text, base) for text in args.choose]
-    groups: dict[tuple[str, bytes, int, int], list[Chosen]] = defaultdict(list)
+    groups: dict[tuple[str, bytes, int, int], list[ShownSelection]] = defaultdict(list)
     failed = 0
     for found in _selections(args, base, choices, options):
         if isinstance(found, Exception):
@@ -152,7 +152,7 @@ def _selections(
     base: dict[str, Any],
     choices: list[tuple[str, AssetConfig]],
     options: ReadOptions,
-) -> Iterator[tuple[Path, Chosen] | Exception]:
+) -> Iterator[tuple[Path, ShownSelection] | Exception]:
     """Yield videos with what is kept of them, or why that cannot be read."""
     for item in args.items:
         try:
@@ -174,7 +174,7 @@ def _selections(
             continue
         yield (
             args.video,
-            Chosen(
+            ShownSelection(
                 name=name,
                 video=str(args.video),
                 rows=selection.rows,
@@ -185,7 +185,7 @@ def _selections(
 
 
 def _scored(
-    path: Path, group: list[Chosen], options: ReadOptions
+    path: Path, group: list[ShownSelection], options: ReadOptions
 ) -> tuple[SmallClip, list[_Scored]]:
     first = group[0]
     clip, _, seconds = read_pictures(path, first.frame_ids, first.config, options)

@@ -15,7 +15,7 @@ from pathlib import Path
 from cv_reader.assets.claims import claimed_output
 from cv_reader.assets.files import new_file
 from cv_reader.assets.freshness import refuse_other_settings
-from cv_reader.assets.samples import BadRow, VideoSample, check_video, describe, read_samples
+from cv_reader.assets.samples import BadRow, VideoSample, check_video, describe_sample, read_samples
 from cv_reader.assets.stage1 import Stage1, is_selected, make_selection, usable_selection
 from cv_reader.commands.arguments import (
     add_budget_arguments,
@@ -36,7 +36,7 @@ from cv_reader.commands.progress import (
     check_writable,
     dry_run,
     looked_over,
-    run_tasks,
+    run_samples,
 )
 from cv_reader.errors import SampleError, SettingsError
 from cv_reader.exits import FAILED_SAMPLES, OK, run_command, say
@@ -121,9 +121,9 @@ def _run(args: argparse.Namespace) -> int:
         Report("stage1", fail_path, args.log_every, total) as report,
     ):
         announce("stage1", total, args)
-        for outcome in run_tasks(partial(make_selection, stage), samples_of(args), args):
+        for outcome in run_samples(partial(make_selection, stage), samples_of(args), args):
             if outcome.failure:
-                report.fail(outcome.failure, **describe(outcome.task))
+                report.fail(outcome.failure, **describe_sample(outcome.task))
             else:
                 report.count(str(outcome.value))
         return report.finish(args.out_root / f"stage1_summary.{suffix}.json", stage.config)

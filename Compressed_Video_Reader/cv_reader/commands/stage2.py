@@ -18,7 +18,7 @@ from cv_reader.assets.claims import claimed_file, claimed_output
 from cv_reader.assets.freshness import refuse_other_settings, usable_meta
 from cv_reader.assets.metadata import META, read_meta
 from cv_reader.assets.names import META_SUFFIX
-from cv_reader.assets.samples import BadRow, VideoSample, check_video, describe
+from cv_reader.assets.samples import BadRow, VideoSample, check_video, describe_sample
 from cv_reader.assets.stage1 import Stage1, is_selected
 from cv_reader.assets.stage2 import (
     Stage2,
@@ -47,7 +47,7 @@ from cv_reader.commands.progress import (
     check_writable,
     dry_run,
     looked_over,
-    run_tasks,
+    run_samples,
 )
 from cv_reader.commands.stage1 import (
     add_selection_arguments,
@@ -221,12 +221,12 @@ def write_jsonl(name: str, stage: Stage2, work: Work, args: argparse.Namespace, 
     ):
         announce(name, total, args)
         with claimed_file(out_jsonl) as lines:
-            for outcome in run_tasks(partial(work, stage), samples_of(args), args):
+            for outcome in run_samples(partial(work, stage), samples_of(args), args):
                 failure, line = outcome.failure, ""
                 if failure is None and outcome.value != "skipped":
                     line, failure = _line_of(stage, outcome.task, args)
                 if failure:
-                    report.fail(failure, **describe(outcome.task))
+                    report.fail(failure, **describe_sample(outcome.task))
                     continue
                 lines.write(line)
                 report.count(str(outcome.value))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cv_reader.assets.files import new_file
 from cv_reader.assets.validation import ASSET, Target, find_targets
 from cv_reader.commands.arguments import add_worker_arguments
-from cv_reader.commands.progress import check_writable, run_tasks
+from cv_reader.commands.progress import check_writable, run_samples
 from cv_reader.errors import SettingsError
 from cv_reader.exits import FAILED_SAMPLES, OK, run_command, say
 from cv_reader.views.charts import bars, cells
@@ -46,7 +46,7 @@ def _run(args: argparse.Namespace) -> int:
     shapes: dict[tuple[int, bytes], Totals] = {}
     failed = 0
     targets = (target for target in find_targets(args.root) if target.kind == ASSET)
-    for outcome in run_tasks(partial(_read, args.video_root), targets, args):
+    for outcome in run_samples(partial(_read, args.video_root), targets, args):
         if outcome.failure:
             failed += 1
             say(f"stats: left out: {outcome.failure.reason}")

@@ -14,7 +14,7 @@ from pathlib import Path
 from cv_reader.assets.claims import claimed_file
 from cv_reader.assets.validation import Checks, Target, check_target, find_targets
 from cv_reader.commands.arguments import add_worker_arguments
-from cv_reader.commands.progress import check_writable, run_tasks
+from cv_reader.commands.progress import check_writable, run_samples
 from cv_reader.errors import SettingsError
 from cv_reader.exits import FAILED_SAMPLES, OK, run_command, say
 
@@ -58,7 +58,7 @@ def _run(args: argparse.Namespace) -> int:
     makers: Counter[str] = Counter()
     num_problems = 0
     with claimed_file(args.report) if args.report else contextlib.nullcontext() as lines:
-        for outcome in run_tasks(partial(check_target, checks), find_targets(args.place), args):
+        for outcome in run_samples(partial(check_target, checks), find_targets(args.place), args):
             target: Target = outcome.task
             if outcome.failure is None:
                 states[target.kind, "sound"] += 1

@@ -26,7 +26,7 @@ from cv_reader.select.selection import select_whole_frames
 from cv_reader.views.page import document, facts_table, figure, film, picture_figure, table
 from cv_reader.views.rebuilt import score_all
 from cv_reader.views.selections import read_pictures
-from cv_reader.views.visualize import Shown, animation, sheet, show_video, strips
+from cv_reader.views.visualize import ShownVideo, animation, sheet, show_video, strips
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -76,7 +76,7 @@ def _run(args: argparse.Namespace) -> int:
     return OK
 
 
-def _page(video: Path, shown: Shown, options: ReadOptions) -> str:
+def _page(video: Path, shown: ShownVideo, options: ReadOptions) -> str:
     facts = {
         "video": f"{shown.facts['W0']} x {shown.facts['H0']} pixels, "
         f"{shown.facts['num_frames']} frames, {shown.facts['codec_name']}",
@@ -94,7 +94,7 @@ def _page(video: Path, shown: Shown, options: ReadOptions) -> str:
     )
 
 
-def _score(video: Path, shown: Shown, options: ReadOptions) -> str:
+def _score(video: Path, shown: ShownVideo, options: ReadOptions) -> str:
     """Return how well the video can be rebuilt from what is kept, and from whole frames."""
     kept = np.argwhere(shown.kept).astype(np.int32)
     uniform = select_whole_frames(shown.config)

@@ -14,7 +14,7 @@ from multiprocessing.connection import wait
 from pickle import PicklingError
 from typing import Generic, TypeVar
 
-from cv_reader.engines.tasks import Failure, Limits, Outcome
+from cv_reader.engines.tasks import Failure, Limits, TaskOutcome
 from cv_reader.engines.worker_process import Worker, new_worker, stop_workers
 
 _LOOK_AHEAD_TASKS = 256
@@ -28,7 +28,7 @@ V = TypeVar("V")
 
 def run_tasks(
     function: Callable[[T], V], tasks: Iterable[T], limits: Limits
-) -> Generator[Outcome[T, V], None, None]:
+) -> Generator[TaskOutcome[T, V], None, None]:
     """Run ``function`` on every task in worker processes.
 
     Args:
@@ -54,11 +54,11 @@ class _Pool(Generic[T, V]):
         self._tasks_per_worker = limits.tasks_per_worker or sys.maxsize
         self._workers: list[Worker] = []
         self._tasks: dict[int, T] = {}
-        self._outcomes: dict[int, Outcome[T, V]] = {}
+        self._outcomes: dict[int, TaskOutcome[T, V]] = {}
         self._again: deque[int] = deque()
         self._tried: set[int] = set()
 
-    def run(self, tasks: Iterable[T]) -> Iterator[Outcome[T, V]]:
+    def run(self, tasks: Iterable[T]) -> Iterator[TaskOutcome[T, V]]:
         numbered = enumerate(tasks)
         emitted = 0
         while True:
@@ -176,6 +176,6 @@ class _Pool(Generic[T, V]):
     def _finish(self, worker: Worker, value: V | None, failure: Failure | None) -> None:
         number = worker.task_number
         assert number is not None
-        self._outcomes[number] = Outcome(self._tasks.pop(number), value, failure)
+        self._outcomes[number] = TaskOutcome(self._tasks.pop(number), value, failure)
         worker.task_number = None
         worker.tasks_done += 1

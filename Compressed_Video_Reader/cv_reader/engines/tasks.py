@@ -27,7 +27,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Outcome(Generic[T, V]):
+class TaskOutcome(Generic[T, V]):
     """A task with either its value or its failure."""
 
     task: T

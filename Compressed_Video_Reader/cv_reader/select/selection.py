@@ -199,7 +199,7 @@ def _kept_units(
     return np.concatenate([kept, np.full(missing, kept.max(), kept.dtype)])
 
 
-def uniform_slots(config: AssetConfig) -> list[int]:
+def whole_frame_slots(config: AssetConfig) -> list[int]:
     """Return the slots of as many evenly spread whole frames as the budget holds."""
     last, count = config.sequence_length - 1, config.num_images
     return [number * last // max(count - 1, 1) for number in range(count)]
@@ -209,7 +209,7 @@ def select_whole_frames(config: AssetConfig) -> NDArray[np.int32]:
     """Return all cells of evenly spread frames: int32 (K, 3), what uniform sampling keeps."""
     cells = np.ones((config.num_images, config.grid, config.grid), np.bool_)
     rows = np.argwhere(cells).astype(np.int32)
-    rows[:, 0] = np.array(uniform_slots(config), np.int32)[rows[:, 0]]
+    rows[:, 0] = np.array(whole_frame_slots(config), np.int32)[rows[:, 0]]
     return rows
 
 

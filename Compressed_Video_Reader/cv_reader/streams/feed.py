@@ -25,7 +25,7 @@ from cv_reader.errors import (
 )
 from cv_reader.media.container import describe
 from cv_reader.streams.settings import StreamCounters, StreamSettings
-from cv_reader.streams.source import Source, open_source, scheme_of, source_name
+from cv_reader.streams.source import Source, open_live, scheme_of, source_name
 
 _MAX_BACKOFF_SECONDS = 30.0
 _ENDLESS = ("rtsp", "rtsps")
@@ -35,7 +35,7 @@ Sleep = Callable[[float], None]
 
 
 @dataclass(frozen=True)
-class Piece:
+class FeedPiece:
     """A packet, or a break before the packets that follow.
 
     Attributes:
@@ -53,7 +53,7 @@ class Piece:
 
 def read_pieces(
     source: Source, settings: StreamSettings, counters: StreamCounters, sleep: Sleep = time.sleep
-) -> Generator[Piece]:
+) -> Generator[FeedPiece]:
     """Yield the packets of a stream in the order in which they come, and its breaks.
 
     Raises:
@@ -64,8 +64,8 @@ def read_pieces(
     attempts, is_known = 0, False
     while True:
         try:
-            with open_source(source, settings) as (container, stream):
-                yield Piece(stream, is_new=True)
+            with open_live(source, settings) as (container, stream):
+                yield FeedPiece(stream, is_new=True)
                 is_known = True
                 pieces = _pieces(container, stream, settings, counters, is_live=bool(scheme))
                 for piece in _with_last(pieces, stream):
@@ -88,14 +88,14 @@ def read_pieces(
         counters.reconnects += 1
 
 
-def _with_last(pieces: Iterator[Piece], stream: VideoStream) -> Iterator[Piece]:
+def _with_last(pieces: Iterator[FeedPiece], stream: VideoStream) -> Iterator[FeedPiece]:
     """Yield pieces, and at their end, or before their error, that they end."""
     try:
         yield from pieces
     except (FFmpegError, VideoError):
-        yield Piece(stream, is_last=True)
+        yield FeedPiece(stream, is_last=True)
         raise
-    yield Piece(stream, is_last=True)
+    yield FeedPiece(stream, is_last=True)
 
 
 def _final(error: Exception, name: str) -> Exception:
@@ -113,22 +113,22 @@ def _pieces(
     counters: StreamCounters,
     *,
     is_live: bool,
-) -> Iterator[Piece]:
+) -> Iterator[FeedPiece]:
     if not is_live:
         for packet in _packets(container, stream):
             _count(packet, counters)
-            yield Piece(stream, packet)
+            yield FeedPiece(stream, packet)
         return
     with _threaded(container, stream, settings) as queue:
         while True:
             packet, dropped = queue.take()
             if dropped:
                 counters.dropped_packets += dropped
-                yield Piece(stream)
+                yield FeedPiece(stream)
             if packet is None:
                 return
             _count(packet, counters)
-            yield Piece(stream, packet)
+            yield FeedPiece(stream, packet)
 
 
 def _count(packet: Packet, counters: StreamCounters) -> None:

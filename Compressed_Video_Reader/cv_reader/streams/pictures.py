@@ -17,7 +17,7 @@ from cv_reader.errors import UnsupportedVideoError
 from cv_reader.media.container import DECODE_ERRORS, first_picture, set_threads
 from cv_reader.media.display import Display
 from cv_reader.media.index import checked_display
-from cv_reader.streams.feed import Piece
+from cv_reader.streams.feed import FeedPiece
 from cv_reader.streams.losses import LossDetector
 from cv_reader.streams.settings import StreamCounters, StreamSettings
 
@@ -67,7 +67,7 @@ class PictureReader:
         self._display = Display()
         self._step_seconds, self._num_late = 0.04, 0
 
-    def read(self, pieces: Iterable[Piece]) -> Generator[StreamPicture]:
+    def read(self, pieces: Iterable[FeedPiece]) -> Generator[StreamPicture]:
         """Yield sound pictures in the order in which they are shown.
 
         Raises:

@@ -92,7 +92,7 @@ def scheme_of(source: Source) -> str | None:
 
 
 @contextmanager
-def open_source(
+def open_live(
     source: Source, settings: StreamSettings
 ) -> Generator[tuple[InputContainer, VideoStream]]:
     """Open a source, and find its video stream.

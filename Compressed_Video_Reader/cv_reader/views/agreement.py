@@ -22,7 +22,7 @@ from cv_reader.select.config import AssetConfig
 from cv_reader.select.energy import CellScorer
 from cv_reader.select.geometry import Letterbox
 from cv_reader.select.selection import choose_frame_ids, repeated_slots, select_cells
-from cv_reader.views.selections import Chosen
+from cv_reader.views.selections import ShownSelection
 
 OURS = "the default signal: list 0 in whole pixels, true residual"
 EXACT_MOTION = "exact motion of both lists, true residual"
@@ -113,7 +113,7 @@ class Agreement:
         }
 
 
-def compare(chosen: Chosen, path: Path, options: ReadOptions) -> Agreement:
+def compare(chosen: ShownSelection, path: Path, options: ReadOptions) -> Agreement:
     """Select from the video again, by the same settings, and compare.
 
     Raises:
@@ -166,7 +166,9 @@ class _Facts:
         self._residuals[slot][content] = _residual(frame, box)
         self._pict_types[slot] = frame.pict_type
 
-    def agreement(self, chosen: Chosen, frame_ids: NDArray[np.int32], backend: str) -> Agreement:
+    def agreement(
+        self, chosen: ShownSelection, frame_ids: NDArray[np.int32], backend: str
+    ) -> Agreement:
         config, valid = self._config, self._box.valid_cells()
         competing = np.broadcast_to(valid, self._motion.shape).copy()
         competing[repeated_slots(frame_ids)] = False

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from cv_reader.select.rate_distortion.clip import Samples, SmallClip
-from cv_reader.views.rebuilt import Rebuilt, Score, rebuilt_slots
+from cv_reader.views.rebuilt import Rebuilt, RebuiltScore, rebuilt_slots
 from cv_reader.views.visualize import heat, label_font
 
 _PANEL_PX, _GAP_PX, _LABEL_PX = 280, 6, 20
@@ -19,7 +19,7 @@ _MAX_PICTURES = 64
 
 
 def film_pictures(
-    clip: SmallClip, scores: Sequence[tuple[str, Score]], way: str
+    clip: SmallClip, scores: Sequence[tuple[str, RebuiltScore]], way: str
 ) -> list[Image.Image]:
     """Return a picture per slot: for every selection the original, rebuilt, and the difference.
 

@@ -94,7 +94,7 @@ class Rebuilt:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score:
+class RebuiltScore:
     """What a selection shows.
 
     Attributes:
@@ -121,7 +121,7 @@ def score_all(
     slot_seconds: NDArray[np.float64],
     *,
     with_motion: bool = True,
-) -> list[Score]:
+) -> list[RebuiltScore]:
     """Rebuild a clip from kept cells and measure what is shown, for several selections.
 
     Args:
@@ -138,13 +138,13 @@ def score_all(
         kept.append(cells)
     inside = [one[:, clip.rows, clip.columns].reshape(clip.num_slots, -1) for one in kept]
     found = _compared(clip, inside, ways)
-    scores: list[Score] = []
+    scores: list[RebuiltScore] = []
     for rows, cells, content, sources in zip(selections, kept, inside, found, strict=True):
         held = sources[0][0]
         nothing_new, longest, seconds = _held(clip, content, held, slot_seconds)
         rebuilt = [_rebuilt(clip, way, *one) for way, one in zip(ways, sources, strict=True)]
         scores.append(
-            Score(
+            RebuiltScore(
                 rebuilt={one.way.name: one for one in rebuilt},
                 num_tokens=len(rows),
                 per_slot=cells.sum(axis=(1, 2)),
@@ -158,7 +158,7 @@ def score_all(
 
 def score_rows(
     clip: SmallClip, rows: NDArray[np.int32], slot_seconds: NDArray[np.float64]
-) -> Score:
+) -> RebuiltScore:
     """Return ``score_all`` of one selection."""
     return score_all(clip, [rows], slot_seconds)[0]
 

@@ -28,7 +28,7 @@ from cv_reader.select.selection import sample_frame_ids
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chosen:
+class ShownSelection:
     """A selection on disk.
 
     Attributes:
@@ -51,7 +51,7 @@ def find_chosen(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"*{META_SUFFIX}"))
 
 
-def read_chosen(meta_path: Path) -> Chosen:
+def read_chosen(meta_path: Path) -> ShownSelection:
     """Read a selection that stage 1, or the reference implementation, has written.
 
     Raises:
@@ -78,17 +78,17 @@ def read_chosen(meta_path: Path) -> Chosen:
     fits = rows.ndim == 2 and rows.shape[1:] == (3,) and (rows >= 0).all() and (rows < shape).all()
     if not fits or frame_ids.shape != (config.sequence_length,):
         raise AssetError(f"{meta_path}: rows and frame numbers do not fit its T and grid")
-    return Chosen(name=name, video=video, rows=rows, frame_ids=frame_ids, config=config)
+    return ShownSelection(name=name, video=video, rows=rows, frame_ids=frame_ids, config=config)
 
 
-def read_kept_asset(folder: Path) -> Chosen:
+def read_kept_asset(folder: Path) -> ShownSelection:
     """Read what an asset keeps.
 
     Raises:
         AssetError: if it breaks the contract.
     """
     asset = read_asset(folder)
-    return Chosen(
+    return ShownSelection(
         name=folder.name,
         video=str(asset.meta["video"]),
         rows=asset.positions,
@@ -99,7 +99,7 @@ def read_kept_asset(folder: Path) -> Chosen:
 
 def read_bare_rows(
     path: Path, video: Path, index: VideoIndex, frame_ids: Path | None, config: AssetConfig
-) -> Chosen:
+) -> ShownSelection:
     """Read rows (t, h, w) of any maker.
 
     Args:
@@ -131,7 +131,7 @@ def read_bare_rows(
         or ids.max() >= index.num_frames
     ):
         raise AssetError(f"{frame_ids}: must be frame numbers (T,) below {index.num_frames}")
-    return Chosen(
+    return ShownSelection(
         name=path.stem,
         video=str(video),
         rows=rows.astype(np.int32),
@@ -140,7 +140,7 @@ def read_bare_rows(
     )
 
 
-def read_any(item: Path) -> Chosen:
+def read_any(item: Path) -> ShownSelection:
     """Read an asset folder or a selection's ``.meta.json``.
 
     Raises:

@@ -44,7 +44,7 @@ Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shown:
+class ShownVideo:
     """A video's slots, cropped to the picture.
 
     Attributes:
@@ -79,7 +79,7 @@ class Shown:
         return _spread(last, self.config.num_images)
 
 
-def show_video(path: Path, config: AssetConfig, options: ReadOptions) -> Shown:
+def show_video(path: Path, config: AssetConfig, options: ReadOptions) -> ShownVideo:
     """Select from a video, and keep what the pictures need.
 
     Raises:
@@ -94,7 +94,7 @@ def show_video(path: Path, config: AssetConfig, options: ReadOptions) -> Shown:
     kept = np.zeros((config.sequence_length, config.grid, config.grid), bool)
     kept[tuple(rows.T)] = True
     brightest = max(float_percentile(selection.scores, _BRIGHT_PERCENTILE), _MIN_BRIGHTEST)
-    return Shown(
+    return ShownVideo(
         tiles=tuple(tiles),
         saliency=selection.scores / np.float32(brightest),
         kept=kept,
@@ -118,21 +118,21 @@ def heat(values: NDArray[np.float32]) -> Pixels:
     return (_HEAT_STOPS[low] * (1 - share) + _HEAT_STOPS[low + 1] * share).astype(np.uint8)
 
 
-def saliency_tile(shown: Shown, slot: int) -> Pixels:
+def saliency_tile(shown: ShownVideo, slot: int) -> Pixels:
     """Energies of a slot as colours, the frame's light and dark shining through."""
     colours = heat(_enlarged(shown, shown.saliency[slot]))
     grey = shown.tiles[slot].mean(axis=2, keepdims=True) / 255
     return (colours * (0.55 + 0.45 * grey)).astype(np.uint8)
 
 
-def kept_tile(shown: Shown, slot: int) -> Pixels:
+def kept_tile(shown: ShownVideo, slot: int) -> Pixels:
     """Return a frame in which the cells that are not kept are washed out."""
     tile = shown.tiles[slot]
     washed = (tile.mean(axis=2, keepdims=True) * 0.12 + 214).astype(np.uint8)
     return np.where(_enlarged(shown, shown.kept[slot])[..., None], tile, washed)
 
 
-def _enlarged(shown: Shown, cells: NDArray[Any]) -> NDArray[Any]:
+def _enlarged(shown: ShownVideo, cells: NDArray[Any]) -> NDArray[Any]:
     """Cells (g, g) as pixels, cropped to the picture."""
     patch = shown.config.patch_size
     return cells.repeat(patch, axis=0).repeat(patch, axis=1)[shown.content]
@@ -152,7 +152,7 @@ def strip(tiles: Sequence[Pixels], tile_px: int = TILE_PX, columns: int = COLUMN
     return sheet
 
 
-def strips(shown: Shown) -> list[tuple[str, Image.Image]]:
+def strips(shown: ShownVideo) -> list[tuple[str, Image.Image]]:
     """Captions and pictures: the four panels in some of the slots, then the mosaics."""
     count = min(SHOWN_SLOTS, len(shown.tiles))
     slots = _spread(len(shown.tiles) - 1, count)
@@ -184,7 +184,7 @@ def strips(shown: Shown) -> list[tuple[str, Image.Image]]:
     ]
 
 
-def sheet(shown: Shown) -> Image.Image:
+def sheet(shown: ShownVideo) -> Image.Image:
     """All strips with their captions on one picture."""
     parts = strips(shown)
     font = label_font(15)
@@ -200,12 +200,12 @@ def sheet(shown: Shown) -> Image.Image:
     return canvas
 
 
-def animation(shown: Shown) -> list[Image.Image]:
+def animation(shown: ShownVideo) -> list[Image.Image]:
     """One picture per slot: the four panels, and how many patches each slot keeps."""
     return [_moment(shown, slot) for slot in range(len(shown.tiles))]
 
 
-def _moment(shown: Shown, slot: int) -> Image.Image:
+def _moment(shown: ShownVideo, slot: int) -> Image.Image:
     past = [number for number in shown.uniform_slots if number <= slot]
     kept = int(shown.kept[slot].sum())
     frames = shown.frame_ids.tolist()
@@ -247,7 +247,7 @@ def label_font(size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _draw_bars(
-    draw: ImageDraw.ImageDraw, shown: Shown, now: int, box: tuple[int, int, int, int]
+    draw: ImageDraw.ImageDraw, shown: ShownVideo, now: int, box: tuple[int, int, int, int]
 ) -> None:
     """Patches kept per slot; the slot shown is dark, a mark is under uniform samples."""
     left, top, right, bottom = box

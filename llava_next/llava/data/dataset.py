@@ -25,7 +25,7 @@ from llava.data.encoding import (
     tokenize,
 )
 from llava.data.mixture import Mixture
-from llava.data.records import AnyRecord, SampleError, parse_record
+from llava.data.records import AnyRecord, RecordError, parse_record
 from llava.visual.batch import VisualSegment
 from llava.visual.config import VisualConfig
 
@@ -148,7 +148,7 @@ class SupervisedDataset(Dataset[Item]):
 
         Raises:
             IndexError: if ``index`` is not in 0..len - 1.
-            SampleError: if the entry is broken; the message names file, line and id.
+            RecordError: if the entry is broken; the message names file, line and id.
         """
         return self._parse(*self._entries.read(index))
 
@@ -168,14 +168,14 @@ class SupervisedDataset(Dataset[Item]):
                 return self._nothing(index, bad_samples)
             try:
                 item = self._load(candidate)
-            except SampleError as error:
+            except RecordError as error:
                 if self._on_bad_sample == "stop":
                     raise
                 bad_samples.append(BadSample(index=candidate, message=str(error)))
             else:
                 item["bad_samples"] = bad_samples
                 return item
-        raise SampleError(
+        raise RecordError(
             f"{_MAX_REPLACEMENTS} samples in turn cannot be used, the last: "
             f"{bad_samples[-1]['message']}; check the data with python -m llava.data.validate"
         )
@@ -232,14 +232,14 @@ class SupervisedDataset(Dataset[Item]):
         """Return (text tokens, visual tokens) of a sample; pixels are not decoded.
 
         Raises:
-            SampleError: if the sample is broken, as far as that shows without its pixels.
+            RecordError: if the sample is broken, as far as that shows without its pixels.
         """
         [result] = self.lengths([index])
-        if isinstance(result, SampleError):
+        if isinstance(result, RecordError):
             raise result
         return result.text, result.visual
 
-    def lengths(self, indices: Sequence[int]) -> list[Measured | SampleError]:
+    def lengths(self, indices: Sequence[int]) -> list[Measured | RecordError]:
         """Return the lengths of many samples, or what is wrong with them.
 
         Much faster than one by one: texts are tokenised together.
@@ -247,8 +247,8 @@ class SupervisedDataset(Dataset[Item]):
         return self.measure([self._entries.read_or_error(index) for index in indices])
 
     def measure(
-        self, entries: Sequence[tuple[Any, str] | SampleError]
-    ) -> list[Measured | SampleError]:
+        self, entries: Sequence[tuple[Any, str] | RecordError]
+    ) -> list[Measured | RecordError]:
         """Return the lengths of entries as if they were in the data; see ``lengths``.
 
         Args:
@@ -256,18 +256,18 @@ class SupervisedDataset(Dataset[Item]):
         """
         if self._counter is None:
             self._counter = TokenCounter(self._tokenizer)
-        results: list[SampleError | None] = []
+        results: list[RecordError | None] = []
         records: list[AnyRecord] = []
         token_counts: list[list[int]] = []
         for entry in entries:
             try:
-                if isinstance(entry, SampleError):
+                if isinstance(entry, RecordError):
                     raise entry
                 record = self._parse(*entry)
                 token_counts.append(count_visual_tokens(record, self._visual_config))
                 records.append(record)
                 results.append(None)
-            except SampleError as error:
+            except RecordError as error:
                 results.append(error)
         counted = iter(
             count_tokens(

@@ -17,13 +17,13 @@ from llava.data.records import (
     CodecRecord,
     FramesRecord,
     ImageRecord,
-    SampleError,
+    RecordError,
     VideoRecord,
 )
 from llava.visual.batch import VisualSegment
 from llava.visual.config import VisualConfig
 from llava.visual.loading import (
-    check_files,
+    check_not_empty,
     count_frames,
     count_images,
     count_mosaics,
@@ -45,7 +45,7 @@ def load_segments(
         video_time_limit_seconds: end the reading of a raw video after this time; None for no limit.
 
     Raises:
-        SampleError: if a file is missing or damaged, or mosaics and positions do not belong
+        RecordError: if a file is missing or damaged, or mosaics and positions do not belong
             together; the message names sample and file.
     """
     try:
@@ -58,28 +58,28 @@ def load_segments(
             return [load_video(record.video, record.num_frames, config, time_limit_seconds=limit)]
         return load_images(record.images, config) if isinstance(record, ImageRecord) else []
     except ValueError as error:
-        raise SampleError(f"{record.name}: {error}") from error
+        raise RecordError(f"{record.name}: {error}") from error
 
 
 def count_visual_tokens(record: AnyRecord, config: VisualConfig) -> list[int]:
     """Return the language tokens behind each placeholder of a record; no pixel is decoded.
 
     Raises:
-        SampleError: if a file is missing, or the header of an image or of positions is damaged; the
+        RecordError: if a file is missing, or the header of an image or of positions is damaged; the
             message names sample and file.
     """
     try:
         if isinstance(record, CodecRecord):
             return count_mosaics(record.images, record.positions, config)
         if isinstance(record, FramesRecord):
-            check_files(record.images)
+            check_not_empty(record.images)
             return count_frames(len(record.images), config)
         if isinstance(record, VideoRecord):
-            check_files([record.video])
+            check_not_empty([record.video])
             return count_frames(record.num_frames, config)
         return count_images(record.images, config) if isinstance(record, ImageRecord) else []
     except ValueError as error:
-        raise SampleError(f"{record.name}: {error}") from error
+        raise RecordError(f"{record.name}: {error}") from error
 
 
 def tokenize(
@@ -104,7 +104,7 @@ def tokenize(
         input_ids int64 (T,) and labels int64 (T,), ``IGNORE_INDEX`` where not supervised.
 
     Raises:
-        SampleError: for a conversation that the template cannot express, a placeholder count that
+        RecordError: for a conversation that the template cannot express, a placeholder count that
             differs, or a sample longer than ``max_length``; the message names the sample.
     """
     ids, supervised = encode(_pieces(record, token_counts, template), tokenizer)
@@ -135,29 +135,29 @@ def count_tokens(
     *,
     template: str,
     max_length: int,
-) -> list[Measured | SampleError]:
+) -> list[Measured | RecordError]:
     """Count what ``tokenize`` would give for each record, without making it.
 
     Returns:
         Per record its length, or the error that ``tokenize`` would raise.
     """
-    results: list[Measured | SampleError] = []
+    results: list[Measured | RecordError] = []
     prompts: list[list[Piece]] = []
     for record, counts in zip(records, token_counts, strict=True):
         try:
             prompts.append(_pieces(record, counts, template))
-        except SampleError as error:
+        except RecordError as error:
             prompts.append([])
             results.append(error)
         else:
             results.append(Measured(0, sum(counts), record.notes))
     for index, tokens in enumerate(counter.count(prompts)):
         result = results[index]
-        if isinstance(result, SampleError):
+        if isinstance(result, RecordError):
             continue
         try:
             _check_length(records[index], tokens, result.visual, max_length)
-        except SampleError as error:
+        except RecordError as error:
             results[index] = error
         else:
             results[index] = result._replace(text=tokens - result.visual)
@@ -168,18 +168,18 @@ def _pieces(record: AnyRecord, token_counts: Sequence[int], template: str) -> li
     """Return the expanded prompt of a record.
 
     Raises:
-        SampleError: as ``tokenize`` says.
+        RecordError: as ``tokenize`` says.
     """
     try:
         pieces = render(record.turns, template, sample=record.name)
         return expand_placeholders(pieces, token_counts, sample=record.name)
     except ValueError as error:
-        raise SampleError(str(error)) from error
+        raise RecordError(str(error)) from error
 
 
 def _check_length(record: AnyRecord, tokens: int, visual: int, max_length: int) -> None:
     if tokens > max_length:
-        raise SampleError(
+        raise RecordError(
             f"{record.name}: {tokens} tokens ({visual} visual, {tokens - visual} text) exceed "
             f"the limit of {max_length}; raise --model_max_length, shorten the text or use fewer "
             "or smaller images"

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from llava.data.dataset import BadSample, SupervisedDataset
 from llava.data.encoding import Measured
-from llava.data.records import SampleError
+from llava.data.records import RecordError
 from llava.files import replace_file
 from llava.ranks import from_first_rank
 
@@ -85,13 +85,13 @@ class _Measured(Dataset[_Row]):
         found = zip(indices, self._dataset.lengths(indices), strict=True)
         return [self._row(index, result) for index, result in found]
 
-    def _row(self, index: int, result: Measured | SampleError) -> _Row:
-        if isinstance(result, SampleError):
+    def _row(self, index: int, result: Measured | RecordError) -> _Row:
+        if isinstance(result, RecordError):
             return 0, 0, str(result), ()
         if self._pixels:
             try:
                 self._dataset[index]
-            except SampleError as error:
+            except RecordError as error:
                 return 0, 0, str(error), ()
         return result.text, result.visual, "", result.notes
 
@@ -193,7 +193,7 @@ def _with_repaired(lengths: Lengths, dataset: SupervisedDataset) -> Lengths:
     for start in range(0, len(indices), _BLOCK_SAMPLES):
         block = indices[start : start + _BLOCK_SAMPLES]
         for index, result in zip(block, dataset.lengths(block), strict=True):
-            if isinstance(result, SampleError):
+            if isinstance(result, RecordError):
                 still_bad.append(BadSample(index=index, message=str(result)))
             else:
                 text[index], visual[index] = result.text, result.visual

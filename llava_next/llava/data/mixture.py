@@ -24,7 +24,7 @@ import numpy as np
 import yaml
 
 from llava.data.entry_index import file_key
-from llava.data.records import RECORD_TYPES, SampleError
+from llava.data.records import RECORD_TYPES, RecordError
 from llava.data.sources import EntryFile, open_entries, select_rows
 
 _SUFFIXES = (".yaml", ".yml")
@@ -103,7 +103,7 @@ class Mixture:
 
         Raises:
             IndexError: if ``index`` is not in 0..len - 1.
-            SampleError: if the entry is broken.
+            RecordError: if the entry is broken.
         """
         number = self.set_of(index)
         row = int(self._rows[number][index - self.set_range(number).start])
@@ -113,11 +113,11 @@ class Mixture:
             entry["type"] = kind
         return entry, where
 
-    def read_or_error(self, index: int) -> tuple[Any, str] | SampleError:
+    def read_or_error(self, index: int) -> tuple[Any, str] | RecordError:
         """Return what ``read`` returns, or the error of a broken entry."""
         try:
             return self.read(index)
-        except SampleError as error:
+        except RecordError as error:
             return error
 
     def describe(self) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ DEFAULT_NUM_FRAMES = 8
 RECORD_TYPES = ("codec", "image", "frames", "video", "text")
 
 
-class SampleError(ValueError):
+class RecordError(ValueError):
     """An entry of a data set cannot be used; the message names its file, line and id."""
 
 
@@ -104,10 +104,10 @@ def parse_record(entry: Any, *, where: str, image_folder: Path, video_folder: Pa
         video_folder: relative video paths are below it.
 
     Raises:
-        SampleError: if fields are missing, of a wrong type, or contradict each other.
+        RecordError: if fields are missing, of a wrong type, or contradict each other.
     """
     if not isinstance(entry, Mapping):
-        raise SampleError(f"{where}: an entry must be a JSON object, got {type(entry).__name__}")
+        raise RecordError(f"{where}: an entry must be a JSON object, got {type(entry).__name__}")
     fields = {key: value for key, value in entry.items() if value is not None}
     sample_id = str(fields.get("id", where))
     name = _name(sample_id, where)
@@ -130,7 +130,7 @@ def parse_record(entry: Any, *, where: str, image_folder: Path, video_folder: Pa
             return TextRecord(**base)
         return (FramesRecord if kind == "frames" else ImageRecord)(**base, images=images)
     except TurnError as error:
-        raise SampleError(f"{name}: {error}") from error
+        raise RecordError(f"{name}: {error}") from error
 
 
 def _plain_fields(fields: Mapping[str, Any]) -> dict[str, Any]:

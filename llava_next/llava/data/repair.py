@@ -17,7 +17,7 @@ from llava.conversation import VIDEO_PLACEHOLDER
 from llava.data.dataset import SupervisedDataset
 from llava.data.encoding import Measured
 from llava.data.lengths import Lengths
-from llava.data.records import SampleError
+from llava.data.records import RecordError
 from llava.data.turns import SPEAKERS, TurnError, read_conversation
 from llava.files import append_json_lines, write_text
 
@@ -89,20 +89,20 @@ def _repaired_block(
     """Give (``same``, ``changed`` or ``left_out``; what to write; changes) of each sample."""
     found = [dataset.entries.read_or_error(index) for index in block]
     repaired = [
-        item if isinstance(item, SampleError) else _try_repair(item[0], broken=index in bad)
+        item if isinstance(item, RecordError) else _try_repair(item[0], broken=index in bad)
         for index, item in zip(block, found, strict=True)
     ]
     tried = [
-        item if isinstance(item, SampleError) else (item[0], where[1])  # pyright: ignore[reportIndexIssue]
+        item if isinstance(item, RecordError) else (item[0], where[1])  # pyright: ignore[reportIndexIssue]
         for item, where in zip(repaired, found, strict=True)
     ]
     results = dataset.measure(tried)
     for index, item, result in zip(block, repaired, results, strict=True):
-        entry, changes = (None, []) if isinstance(item, SampleError) else item
+        entry, changes = (None, []) if isinstance(item, RecordError) else item
         if isinstance(result, Measured) and (changes or index not in bad):
             yield ("changed" if changes else "same"), entry, changes
         else:
-            message = str(result) if isinstance(result, SampleError) else bad[index]
+            message = str(result) if isinstance(result, RecordError) else bad[index]
             yield "left_out", {"index": index, "message": message}, []
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from llava.data.entry_index import load_spans
-from llava.data.records import SampleError
+from llava.data.records import RecordError
 
 _MAX_ENTRY_BYTES = 1 << 26
 
@@ -45,11 +45,11 @@ class EntryFile:
         """Decode one entry.
 
         Raises:
-            SampleError: if it is not valid JSON in UTF-8; the message names file and line.
+            RecordError: if it is not valid JSON in UTF-8; the message names file and line.
         """
         start, end, _ = self.spans[row].tolist()
         if end - start > _MAX_ENTRY_BYTES:
-            raise SampleError(
+            raise RecordError(
                 f"{self.where(row)}: an entry may have up to {_MAX_ENTRY_BYTES} bytes, "
                 f"got {end - start}; split it or leave it out"
             )
@@ -60,7 +60,7 @@ class EntryFile:
         try:
             return json.loads(raw.decode("utf-8"))
         except (ValueError, RecursionError) as error:
-            raise SampleError(f"{self.where(row)}: not valid JSON: {error}") from error
+            raise RecordError(f"{self.where(row)}: not valid JSON: {error}") from error
 
 
 def open_entries(path: Path) -> EntryFile:

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from llava.data.dataset import SupervisedDataset
 from llava.data.lengths import Lengths, read_lengths, shared_lengths
-from llava.data.records import SampleError
+from llava.data.records import RecordError
 from llava.data.sampler import RankBatches, packed_rows, single_rows
 from llava.train.arguments import DataArguments, LlavaTrainingArguments
 from llava.train.run.bad_samples import BadSampleLog
@@ -37,14 +37,14 @@ def plan_batches(
     Packing and balancing need the length of every sample; they are measured unless a file has them.
 
     Raises:
-        SampleError: if a sample is broken and the run is to stop.
+        RecordError: if a sample is broken and the run is to stop.
         ValueError: if there are too many of them, or too few rows for a step.
     """
     rows, costs = single_rows(np.arange(len(dataset))), None
     if args.pack_sequences or args.balance_lengths:
         lengths = _lengths(dataset, data_args, args)
         if lengths.bad_samples and data_args.on_bad_sample == "stop":
-            raise SampleError(
+            raise RecordError(
                 f"{len(lengths.bad_samples)} samples cannot be used, the first: "
                 f"{lengths.bad_samples[0]['message']}; repair them, or add --on_bad_sample skip"
             )

@@ -19,7 +19,7 @@ from transformers import PrinterCallback, ProgressCallback, set_seed
 
 from llava.data.collator import Collator
 from llava.data.dataset import SupervisedDataset
-from llava.data.records import SampleError
+from llava.data.records import RecordError
 from llava.exits import FAILED_SAMPLES, INTERRUPTED, OK, USAGE
 from llava.model.adapters import add_adapters
 from llava.model.assemble import load_model
@@ -183,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         logger.error("interrupted; continue with --resume_from_checkpoint auto")
         return INTERRUPTED
-    except SampleError as error:
+    except RecordError as error:
         logger.error(
             "error: %s\nContinue with --resume_from_checkpoint auto and --on_bad_sample skip, or "
             "repair the sample and add --resume_with_changes true",

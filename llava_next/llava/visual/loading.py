@@ -139,7 +139,7 @@ def count_mosaics(images: Sequence[Path], positions: Path, config: VisualConfig)
     Raises:
         ValueError: if a file is missing or empty, or the positions cannot belong to the mosaics.
     """
-    check_files(images)
+    check_not_empty(images)
     rows = _count_rows(positions)
     cells, rest = divmod(rows, max(1, len(images)))
     if rest or not cells or math.isqrt(cells) ** 2 != cells:
@@ -152,7 +152,7 @@ def count_mosaics(images: Sequence[Path], positions: Path, config: VisualConfig)
     return [cells // config.patches_per_token] * len(images)
 
 
-def check_files(paths: Sequence[Path]) -> None:
+def check_not_empty(paths: Sequence[Path]) -> None:
     """Check that files exist and are not empty, without opening them.
 
     Raises:

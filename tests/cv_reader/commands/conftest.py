@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cv_reader.engines import local
-from cv_reader.engines.tasks import Outcome, attempt
+from cv_reader.engines.tasks import TaskOutcome, attempt
 from support.media import moving_square, write_video
 
 
@@ -79,6 +79,6 @@ def _in_process(monkeypatch):
         for task in tasks:
             kind, content = attempt(function, task)
             value, failure = (content, None) if kind == "value" else (None, content)
-            yield Outcome(task, value, failure)
+            yield TaskOutcome(task, value, failure)
 
     monkeypatch.setattr(local, "run_tasks", run)

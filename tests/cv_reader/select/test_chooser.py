@@ -9,7 +9,7 @@ from cv_reader.errors import SettingsError
 from cv_reader.reader import ReadOptions
 from cv_reader.select.config import ORDERS, PADDING_POLICIES, SELECTORS, AssetConfig
 from cv_reader.select.mosaics import arrange_rows
-from cv_reader.select.selection import uniform_slots
+from cv_reader.select.selection import whole_frame_slots
 from support.media import moving_square, write_video
 
 SIZES = {"square_size": 64, "patch_size": 8, "sequence_length": 8, "num_images": 2}
@@ -67,7 +67,7 @@ def test_the_budget_is_met_whatever_the_settings(
 
 def test_uniform_keeps_whole_frames(folder):
     config = AssetConfig(**SIZES | {"num_images": 3}, select="uniform")
-    assert uniform_slots(config) == [0, 3, 7]
+    assert whole_frame_slots(config) == [0, 3, 7]
     rows = _rows(_clip(folder, 250), config)
     assert np.bincount(rows[:, 0]).tolist() == [64, 0, 0, 64, 0, 0, 0, 64]
 

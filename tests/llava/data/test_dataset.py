@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from llava.constants import IGNORE_INDEX
 from llava.data.collator import Collator
 from llava.data.dataset import SupervisedDataset
-from llava.data.records import SampleError
+from llava.data.records import RecordError
 from llava.visual.config import VisualConfig
 from support.paths import require_shared_data
 from support.tokenizer import byte_tokenizer
@@ -91,7 +91,7 @@ def test_folders_default_to_the_data_file_and_can_be_given(tmp_path: Path) -> No
     elsewhere.parent.mkdir()
     path.rename(elsewhere)
     assert len(_dataset(elsewhere, image_folder=tmp_path)[0]["segments"]) == 1
-    with pytest.raises(SampleError, match="lists/positions_thw.npy"):
+    with pytest.raises(RecordError, match="lists/positions_thw.npy"):
         _dataset(elsewhere)[0]
 
 

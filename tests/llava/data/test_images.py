@@ -13,7 +13,7 @@ from llava.data.records import (
     CodecRecord,
     FramesRecord,
     ImageRecord,
-    SampleError,
+    RecordError,
     TextRecord,
     VideoRecord,
 )
@@ -142,7 +142,7 @@ def _save_rows(record: CodecRecord, rows: np.ndarray) -> None:
 def test_a_broken_clip_names_sample_and_reason(tmp_path: Path, damage, message: str) -> None:
     record = _codec_record(tmp_path)
     damage(record)
-    with pytest.raises(SampleError, match=rf"sample 's1' \(d.jsonl:7\): .*{message}"):
+    with pytest.raises(RecordError, match=rf"sample 's1' \(d.jsonl:7\): .*{message}"):
         load_segments(record, CONFIG)
 
 
@@ -160,5 +160,5 @@ def test_unreadable_files_name_sample_and_file(tmp_path: Path, make, content: by
     if content is not None:
         path.write_bytes(content)
     record: AnyRecord = make(path)
-    with pytest.raises(SampleError, match=r"sample 's1' \(d.jsonl:7\): .*lost.mp4"):
+    with pytest.raises(RecordError, match=r"sample 's1' \(d.jsonl:7\): .*lost.mp4"):
         load_segments(record, CONFIG)

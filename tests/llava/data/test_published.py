@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from llava.data.records import AnyRecord, ImageRecord, SampleError, VideoRecord, parse_record
+from llava.data.records import AnyRecord, ImageRecord, RecordError, VideoRecord, parse_record
 from llava.data.repair import repair_entry
 from llava.data.turns import ONE_FOR_VIDEO, PLACED_FIRST, TRAILING_QUESTION
 from llava.data.validate import main
@@ -111,12 +111,12 @@ def test_what_other_tools_leave_in_an_entry_is_read() -> None:
     ],
 )
 def test_what_cannot_be_read_names_sample_and_remedy(entry: dict[str, Any], message: str) -> None:
-    with pytest.raises(SampleError, match=rf"sample 's1' \(d.jsonl:7\): .*{message}"):
+    with pytest.raises(RecordError, match=rf"sample 's1' \(d.jsonl:7\): .*{message}"):
         _parse(entry)
 
 
 def test_huge_values_are_shortened_in_messages() -> None:
-    with pytest.raises(SampleError) as caught:
+    with pytest.raises(RecordError) as caught:
         _parse({"id": "x" * 10_000_000, "conversations": "y" * 10_000_000})
     assert len(str(caught.value)) < 1000
 

@@ -10,7 +10,7 @@ from llava.data.records import (
     CodecRecord,
     FramesRecord,
     ImageRecord,
-    SampleError,
+    RecordError,
     TextRecord,
     VideoRecord,
     parse_record,
@@ -82,7 +82,7 @@ def test_a_declared_type_must_agree(kind: str) -> None:
     }
     assert type(_parse(type=kind, **fields[kind])).__name__ == f"{kind.capitalize()}Record"
     other = "text" if kind != "text" else "codec"
-    with pytest.raises(SampleError, match=f"type says '{other}'"):
+    with pytest.raises(RecordError, match=f"type says '{other}'"):
         _parse(type=other, **fields[kind])
 
 
@@ -125,10 +125,10 @@ def test_ids_become_strings_or_the_place(given: dict[str, Any], expected: str) -
     ],
 )
 def test_contradictions_name_sample_and_place(fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(SampleError, match=rf"sample 's1' \(d.jsonl:7\): .*{message}"):
+    with pytest.raises(RecordError, match=rf"sample 's1' \(d.jsonl:7\): .*{message}"):
         _parse(**fields)
 
 
 def test_an_entry_must_be_an_object() -> None:
-    with pytest.raises(SampleError, match="d.jsonl:7: an entry must be a JSON object, got list"):
+    with pytest.raises(RecordError, match="d.jsonl:7: an entry must be a JSON object, got list"):
         parse_record([], where="d.jsonl:7", image_folder=Path(), video_folder=Path())

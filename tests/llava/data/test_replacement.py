@@ -8,7 +8,7 @@ import pytest
 
 from llava.constants import IGNORE_INDEX
 from llava.data.dataset import SupervisedDataset
-from llava.data.records import SampleError
+from llava.data.records import RecordError
 from llava.model.tiny import tiny_tokenizer
 from llava.visual.config import VisualConfig
 
@@ -41,9 +41,9 @@ def test_a_skipped_sample_has_one_stand_in_of_its_data_set(tmp_path: Path) -> No
 def test_stopping_raises_and_a_data_set_of_broken_samples_does_not_go_round_for_ever(
     tmp_path: Path,
 ) -> None:
-    with pytest.raises(SampleError, match="a.jsonl:1"):
+    with pytest.raises(RecordError, match="a.jsonl:1"):
         _open(tmp_path, "stop")[50]
-    with pytest.raises(SampleError, match="20 samples in turn cannot be used.*llava.data.validate"):
+    with pytest.raises(RecordError, match="20 samples in turn cannot be used.*llava.data.validate"):
         _open(tmp_path, "skip", good=0)[50]
 
 

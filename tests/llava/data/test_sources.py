@@ -10,7 +10,7 @@ import pytest
 
 from llava.data import entry_index
 from llava.data.mixture import Mixture
-from llava.data.records import SampleError
+from llava.data.records import RecordError
 from llava.data.sources import select_rows
 
 ENTRIES = [{"id": index, "text": "ä\u2028日本" * index, "list": [1, [2]]} for index in range(5)]
@@ -72,13 +72,13 @@ def test_a_broken_line_is_named_when_it_is_read(tmp_path: Path) -> None:
     path = _write_lines(tmp_path / "a.jsonl", ['{"id": 1}', '{"id": ', '{"id": 3}'])
     mixture = Mixture(path)
     assert mixture.read(2)[0] == {"id": 3}
-    with pytest.raises(SampleError, match=r"a.jsonl:2: not valid JSON"):
+    with pytest.raises(RecordError, match=r"a.jsonl:2: not valid JSON"):
         mixture.read(1)
 
 
 def test_bytes_that_are_no_utf8_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'{"id": "\xff"}\n')
-    with pytest.raises(SampleError, match=r"a.jsonl:1: not valid JSON"):
+    with pytest.raises(RecordError, match=r"a.jsonl:1: not valid JSON"):
         Mixture(tmp_path / "a.jsonl").read(0)
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from cv_reader.select.config import EXACT_SLOTS, AssetConfig
 from cv_reader.select.rate_distortion.clip import SmallClip
 from cv_reader.select.rate_distortion.distances import MEASURES, Distances
-from cv_reader.select.rate_distortion.shortest_path import NEAREST, Segments, best_choice, segments
+from cv_reader.select.rate_distortion.shortest_path import NEAREST, Spans, best_choice, segments
 from cv_reader.select.rate_distortion.windows import (
     WINDOW_SLOTS,
     Cells,
@@ -48,7 +48,7 @@ _SAMPLED_ROWS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
+class UnitChoice:
     """What a clip keeps.
 
     Attributes:
@@ -65,7 +65,7 @@ class Choice:
     num_images: int
 
 
-def choose_units(clip: SmallClip, weights: NDArray[np.intp], config: AssetConfig) -> Choice:
+def choose_units(clip: SmallClip, weights: NDArray[np.intp], config: AssetConfig) -> UnitChoice:
     """Choose the units of a clip that are kept, within the budget.
 
     Args:
@@ -86,7 +86,7 @@ def choose_units(clip: SmallClip, weights: NDArray[np.intp], config: AssetConfig
     else:
         price, kept, gains = solver.at_once()
     free = config.has_free_length
-    return Choice(
+    return UnitChoice(
         kept=units.spread(kept),
         gains=units.spread(gains),
         price=price,
@@ -228,7 +228,7 @@ class _Solver:
         """Return the price of a unit where one cell costs ``price``."""
         return price * self.config.block_cells**2
 
-    def kept_at(self, costs: Segments, price: float) -> Cells:
+    def kept_at(self, costs: Spans, price: float) -> Cells:
         """Return the units that are kept where a cell costs ``price``: bool (W, n)."""
         kept = best_choice(costs, self.unit_price(price)).kept
         assert kept is not None
@@ -262,7 +262,7 @@ class _Solver:
         return (max(price, fitting) if config.has_free_length else fitting), kept, gains
 
     def gains(
-        self, window: Window, costs: Segments, kept: Cells, slots: slice = slice(None), way: int = 0
+        self, window: Window, costs: Spans, kept: Cells, slots: slice = slice(None), way: int = 0
     ) -> Distances:
         """Return what keeping one unit more would gain: float32 (W, n)."""
         errors = shown_errors(window, kept, self.config.direction, way)
@@ -344,7 +344,7 @@ class _Solver:
             for parts in found
         ]
 
-    def segments(self, window: Window, slots: slice | None = None) -> list[Segments]:
+    def segments(self, window: Window, slots: slice | None = None) -> list[Spans]:
         """Return the costs of a window, for each of what was carried into it."""
         slots = slots or slice(0, window.between.shape[1])
         weights = self.weights[slots]
@@ -361,7 +361,7 @@ class _Solver:
         return costs
 
 
-def _highest_price(costs: Segments) -> float:
+def _highest_price(costs: Spans) -> float:
     """Return a price at which nothing is kept that need not be."""
     start = np.where(np.isfinite(costs.start), costs.start, 0).max()
     after = np.where(np.isfinite(costs.after[0]), costs.after[0], 0).max()

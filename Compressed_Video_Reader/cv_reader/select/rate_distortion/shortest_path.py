@@ -27,7 +27,7 @@ Numbers = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
-class Segments:
+class Spans:
     """Distortion between neighbouring kept slots.
 
     Attributes:
@@ -40,17 +40,17 @@ class Segments:
     start: Costs
     after: Costs
 
-    def forced(self, slot: int) -> "Segments":
+    def forced(self, slot: int) -> "Spans":
         """Return segments of which every path keeps a slot."""
         start, after = self.start.copy(), self.after.copy()
         start[slot + 1 :] = np.inf
         after[:slot, slot + 1 :] = np.inf
-        return Segments(start, after)
+        return Spans(start, after)
 
 
 def segments(
     distortion: Costs, before: Sequence[Costs], direction: str, *, is_shown: bool = False
-) -> list[Segments]:
+) -> list[Spans]:
     """Add up distortions between neighbouring kept slots.
 
     Args:
@@ -71,7 +71,7 @@ def segments(
         for end in range(slot + 2, slots if direction == NEAREST else 0):
             better = np.minimum(shown[slot + 1 : end], by_slot[end, slot + 1 : end])
             np.sum(better, axis=0, out=after[slot, end])
-    found: list[Segments] = []
+    found: list[Spans] = []
     for one in before:
         earlier = np.ascontiguousarray(one.T)
         start = np.zeros((slots + 1, num_cells), np.float32)
@@ -79,7 +79,7 @@ def segments(
         for slot in range(1, slots if direction == NEAREST else 0):
             ahead = by_slot[slot, :slot]
             np.sum(np.minimum(earlier[:slot], ahead) if is_shown else ahead, 0, out=start[slot])
-        found.append(Segments(start, after))
+        found.append(Spans(start, after))
     return found
 
 
@@ -98,7 +98,7 @@ class Choice:
     kept: NDArray[np.bool_] | None
 
 
-def best_choice(costs: Segments, price: float, *, with_slots: bool = True) -> Choice:
+def best_choice(costs: Spans, price: float, *, with_slots: bool = True) -> Choice:
     """Find the cheapest slots to keep.
 
     Args:

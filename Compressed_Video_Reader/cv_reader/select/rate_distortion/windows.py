@@ -23,7 +23,7 @@ from cv_reader.select.rate_distortion.distances import (
     grey_distances,
     squared_distances,
 )
-from cv_reader.select.rate_distortion.shortest_path import HOLD, Segments
+from cv_reader.select.rate_distortion.shortest_path import HOLD, Spans
 
 WINDOW_SLOTS = 64
 SEARCH_EIGHTHS = 3
@@ -216,7 +216,7 @@ def shown_errors(window: Window, kept: Cells, direction: str, way: int = 0) -> D
     return errors
 
 
-def hold_gains(costs: Segments, errors: Distances, kept: Cells) -> Distances:
+def hold_gains(costs: Spans, errors: Distances, kept: Cells) -> Distances:
     """Return what holding one unit more from its slot on would spare: float32 (W, n).
 
     Args:
