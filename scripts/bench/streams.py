@@ -36,13 +36,12 @@ def follow(path: str, predict: str) -> None:
 
 
 def duration_seconds(path: str) -> float:
+    count, rate = 0, float(_RATE)
     with av.open(path) as container:
         stream = container.streams.video[0]
-        return float(sum(packet.size > 0 for packet in container.demux(stream)) / _rate(stream))
-
-
-def _rate(stream: av.VideoStream) -> float:
-    return float(stream.average_rate or _RATE)
+        count = sum(packet.size > 0 for packet in container.demux(stream))
+        rate = float(stream.average_rate or _RATE)
+    return count / rate
 
 
 def line(name: str, work: Measured, seconds: float) -> str:
@@ -53,7 +52,7 @@ def line(name: str, work: Measured, seconds: float) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("videos", nargs="*", metavar="VIDEO")
     parser.add_argument("--seconds", type=int, default=20, help="length of the made clips")
     parser.add_argument("--streams", type=int, default=8, help="streams at once")
@@ -66,6 +65,7 @@ def main() -> int:
         for height, width in () if videos else ((1080, 1920), (720, 1280)):
             clip = made_clip(Path(folder), "h264", height, width, _CLIP_FRAMES)
             videos.append(str(looped(clip, times)))
+        seconds, name = 1.0, ""
         for video in videos:
             seconds = duration_seconds(video)
             name = Path(video).stem

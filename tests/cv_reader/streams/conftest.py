@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
@@ -15,9 +16,14 @@ RATE = 25
 
 def small(**settings) -> StreamSettings:
     """Settings for small pictures: windows of half a second that look at every second picture."""
-    config = {"square_size": 64, "patch_size": 8, "sequence_length": 32, "num_images": 8}
+    config: dict[str, Any] = {
+        "square_size": 64,
+        "patch_size": 8,
+        "sequence_length": 32,
+        "num_images": 8,
+    }
     config |= settings.pop("config", {})
-    reading = {"slots_per_second": 12.5, "backoff_seconds": 0.0} | settings
+    reading: dict[str, Any] = {"slots_per_second": 12.5, "backoff_seconds": 0.0} | settings
     return StreamSettings(config=live_config(**config), **reading)
 
 
@@ -30,8 +36,10 @@ def recorded(path: Path, num_frames: int = 50, *, key_every: int = 10, **options
 
 
 def packets_of(path: Path) -> list[av.Packet]:
+    packets: list[av.Packet] = []
     with av.open(str(path)) as container:
-        return [packet for packet in container.demux(video=0) if packet.size]
+        packets += (packet for packet in container.demux(video=0) if packet.size)
+    return packets
 
 
 def remuxed(path: Path, change: Callable[[list[av.Packet]], Iterable[av.Packet]]) -> bytes:

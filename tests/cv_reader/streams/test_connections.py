@@ -27,7 +27,7 @@ def serve():
 
     def start(folder, handler=http.server.SimpleHTTPRequestHandler):
         class Quiet(handler):
-            def log_message(self, *_arguments):
+            def log_message(self, format, *args):
                 pass
 
         server = _Server(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
