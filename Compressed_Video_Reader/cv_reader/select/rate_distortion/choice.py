@@ -13,15 +13,25 @@ slots, W slots of a window, n units of the picture, u units along a side of the 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cv_reader.select.config import EXACT_SLOTS, AssetConfig
-from cv_reader.select.rate_distortion.clip import SmallClip
-from cv_reader.select.rate_distortion.distances import MEASURES, Distances
+from cv_reader.select.rate_distortion.clip import CELL_WEIGHT, SmallClip
+from cv_reader.select.rate_distortion.distances import MEASURES, Distances, distortions
+from cv_reader.select.rate_distortion.prices import (
+    LEAST_PRICE,
+    bracketed,
+    first_fit,
+    highest_price,
+    price_between,
+    rounded,
+    spread_prices,
+    with_rest,
+)
 from cv_reader.select.rate_distortion.shortest_path import NEAREST, Spans, best_choice, segments
 from cv_reader.select.rate_distortion.windows import (
     WINDOW_SLOTS,
@@ -37,14 +47,19 @@ from cv_reader.select.rate_distortion.windows import (
 
 _PEAK = 255.0
 _MAX_DB = 100.0
-_PRICE_RATIO = 1.001
-_LEAST_PRICE = 1e-9
-_PRICE_STEPS = 12
-_SAMPLED_RATIO = 1.01
-_WINDOWS_RATIO, _STEEP_RATIO = 1.05, 1.5
-_MAX_PASSES = 6
-_SAMPLED_ROWS = 4
+_STEEP_RATIO = 1.5
+_WINDOWS_RATIO, _WINDOWS_POWERS = 1.25, (-1.0, -1 / 3, 1 / 3, 1.0)
+"""Prices of long clips that are solved together, around the one that is expected."""
+
+_MAX_PASSES = 4
+_FIRST_ROWS, _SAMPLED_ROWS = 16, 4
 """Every so many rows of units show what a price keeps of a long clip."""
+
+_SAMPLED_MARGIN = 4.0
+"""How far the price of more rows may be from where few rows suggest it."""
+
+
+_Kept = tuple[Cells, Distances]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,10 +157,10 @@ def choose_window(
     kept = solver.kept_at(costs, price)
     wanted = int(kept.sum())
     if wanted > most:
-        lower, price = _bracketed(
-            lambda at: int(solver.kept_at(costs, at).sum()) <= most, _highest_price(costs), price
+        lower, price = bracketed(
+            lambda at: int(solver.kept_at(costs, at).sum()) <= most, highest_price(costs), price
         )
-        kept = _with_rest(solver.kept_at(costs, price), solver.kept_at(costs, lower), most)
+        kept = with_rest(solver.kept_at(costs, price), solver.kept_at(costs, lower), most)
     shown = last_kept(kept, slots.start, carried)
     return WindowChoice(kept=units.spread(kept), shown=shown, price=price, num_wanted=wanted)
 
@@ -240,7 +255,7 @@ class _Solver:
         everything = slice(0, self.clip.num_slots)
         window = cell_window(self.clip, self.units, everything, config)
         costs = self.segments(window)[0]
-        highest = _highest_price(costs)
+        highest = highest_price(costs)
 
         def count(price: float) -> int:
             found = best_choice(costs, self.unit_price(price), with_slots=False)
@@ -252,12 +267,12 @@ class _Solver:
         price, budget = config.token_price, self.budget
         if config.quality_db:
             plain = cell_window(self.clip, self.units, everything, config, measure=MEASURES["mean"])
-            price = _bracketed(lambda at: self._misses(plain, kept_at(at)), highest)[0]
+            price = bracketed(lambda at: self._misses(plain, kept_at(at)), highest)[0]
         if config.has_free_length:
             # Mosaics come whole: the last one is filled as a lower price would fill it.
             budget = self.images_for(count(price)) * self.units.side**2 - self.outside
-        lower, fitting = _bracketed(lambda at: count(at) <= budget, highest)
-        kept = _with_rest(kept_at(fitting), kept_at(lower), budget)
+        lower, fitting = bracketed(lambda at: count(at) <= budget, highest)
+        kept = with_rest(kept_at(fitting), kept_at(lower), budget)
         gains = self.gains(window, costs, kept)
         return (max(price, fitting) if config.has_free_length else fitting), kept, gains
 
@@ -279,49 +294,59 @@ class _Solver:
     def by_windows(self) -> tuple[float, Cells, Distances]:
         """Solve a clip of many slots window by window: price, kept (T, n), gains (T, n).
 
-        Two prices close to each other are solved together. Some units take the lower one, so that
-        the budget is spent although one price for all would leave a part of it.
+        Some rows of the picture suggest a price. Four prices around it are solved together; of the
+        two between which the budget falls, some units take the lower and the others the higher
+        one, so that the budget is spent.
         """
         budget, config = self.budget, self.config
         if config.token_price:
             kept, gains = self.walk([config.token_price], self.units)[0]
             if int(kept.sum()) <= budget:
                 return config.token_price, kept, gains
-        high = self._sampled_price()
-        low = high / _WINDOWS_RATIO
-        (more, more_gains), (kept, gains) = self.walk([low, high], self.units)
-        for _ in range(_MAX_PASSES):
-            if int(kept.sum()) > budget:
-                low, high = high, high * _WINDOWS_RATIO**2
-            elif int(more.sum()) < budget:
-                low, high = low / _WINDOWS_RATIO**2, low
-            else:
-                break
-            (more, more_gains), (kept, gains) = self.walk([low, high], self.units)
+        (more, more_gains), (kept, gains), high = self._around(self._sampled_price())
         while int(kept.sum()) > budget:
             high *= _STEEP_RATIO
             kept, gains = self.walk([high], self.units)[0]
-        mixed = _with_rest(kept.copy(), more, budget)
+        mixed = with_rest(kept.copy(), more, budget)
         return high, mixed, np.where((mixed == kept).all(axis=0), gains, more_gains)
+
+    def _around(self, price: float) -> tuple[_Kept, _Kept, float]:
+        """Return what two neighbouring prices keep, near a price, and the higher one of them: the
+        lower keeps more than the budget and the higher does not, where few passes find such."""
+        walked: list[_Kept] = []
+        prices: list[float] = []
+        fit = 0
+        for attempt in range(_MAX_PASSES):
+            prices = [rounded(price * _WINDOWS_RATIO**power) for power in _WINDOWS_POWERS]
+            walked = self.walk(prices, self.units)
+            fit = first_fit([int(kept.sum()) for kept, _ in walked], self.budget)
+            if 0 < fit < len(prices) or (fit == 0 and price <= LEAST_PRICE):
+                break
+            step = _WINDOWS_RATIO ** (2 << attempt)
+            price = price * step if fit else max(price / step, LEAST_PRICE)
+        chosen = min(fit, len(prices) - 1)
+        return walked[max(fit - 1, 0)], walked[chosen], prices[chosen]
 
     def _sampled_price(self) -> float:
         """Return the price that some rows of the picture suggest, by two passes over them."""
-        units = self.units.some_rows(_SAMPLED_ROWS)
-        share = units.num_inside / self.units.num_inside
-        first = cell_window(self.clip, units, slice(0, 2), self.config)
-        highest = _highest_price(self.segments(first)[0]) * WINDOW_SLOTS
-        low, high = _LEAST_PRICE, highest
-        for _ in range(3):
-            prices = [
-                low * (high / low) ** (step / _PRICE_STEPS) for step in range(_PRICE_STEPS + 1)
-            ]
+        low, high = LEAST_PRICE, self._highest_sum()
+        price = high
+        for every, margin in ((_FIRST_ROWS, 1.0), (_SAMPLED_ROWS, _SAMPLED_MARGIN)):
+            units = self.units.some_rows(every)
+            target = self.budget * units.num_inside / self.units.num_inside
+            prices = spread_prices(low / margin, high * margin)
             counts = [int(kept.sum()) for kept, _ in self.walk(prices, units)]
-            fits = [number for number, count in enumerate(counts) if count <= share * self.budget]
-            first_fit = fits[0] if fits else _PRICE_STEPS
-            low, high = prices[max(first_fit - 1, 0)], prices[first_fit]
-            if high <= low * _SAMPLED_RATIO:
-                break
-        return high
+            fit = min(first_fit(counts, target), len(prices) - 1)
+            low, high = prices[max(fit - 1, 0)], prices[fit]
+            price = price_between(prices, counts, target)
+        return max(price, LEAST_PRICE)
+
+    def _highest_sum(self) -> float:
+        """Return the most that a cell can differ from something else in a window of slots."""
+        measure = MEASURES[self.config.distortion]
+        squares = np.full((measure.parts**2, 1, 1), _PEAK**2 * CELL_WEIGHT / measure.parts**2)
+        most = distortions(squares.astype(np.float32), measure)
+        return float(most[0, 0, 0]) * WINDOW_SLOTS * float(self.weights.max())
 
     def walk(self, prices: Sequence[float], units: Units) -> list[tuple[Cells, Distances]]:
         """Solve all windows in turn, at several prices: per price kept and gains, (T, n) each."""
@@ -359,34 +384,3 @@ class _Solver:
         for slot in forced:
             costs = [one.forced(slot) for one in costs]
         return costs
-
-
-def _highest_price(costs: Spans) -> float:
-    """Return a price at which nothing is kept that need not be."""
-    start = np.where(np.isfinite(costs.start), costs.start, 0).max()
-    after = np.where(np.isfinite(costs.after[0]), costs.after[0], 0).max()
-    return float(max(start, after)) + 1.0
-
-
-def _bracketed(
-    is_enough: Callable[[float], bool], highest: float, lowest: float = _LEAST_PRICE
-) -> tuple[float, float]:
-    """Find where a price becomes enough: the last that is not (or is the least) and the first."""
-    low, high = lowest, max(lowest, highest)
-    if is_enough(low):
-        return low, low
-    while high > low * _PRICE_RATIO:
-        middle = math.sqrt(low * high)
-        low, high = (low, middle) if is_enough(middle) else (middle, high)
-    return low, high
-
-
-def _with_rest(kept: Cells, more: Cells, budget: int) -> Cells:
-    """Spend what is left of a budget on units of which a slightly lower price keeps more."""
-    extra = more.sum(axis=0) - kept.sum(axis=0)
-    rest = budget - int(kept.sum())
-    for unit in np.flatnonzero(extra > 0).tolist():
-        if extra[unit] <= rest:
-            kept[:, unit] = more[:, unit]
-            rest -= int(extra[unit])
-    return kept

@@ -182,6 +182,25 @@ def test_windows_keep_the_budget(monkeypatch):
         assert found.kept[0, 1:5].all()
 
 
+@pytest.mark.parametrize("num_images", [1, 4])
+def test_a_clip_that_begins_still_meets_its_budget_in_few_passes(monkeypatch, num_images):
+    monkeypatch.setattr(choice_module, "EXACT_SLOTS", 8)
+    monkeypatch.setattr("cv_reader.select.rate_distortion.windows.WINDOW_SLOTS", 8)
+    walk, passes = choice_module._Solver.walk, []
+
+    def counted(solver, prices, units):
+        passes.append(units.num_inside)
+        return walk(solver, prices, units)
+
+    monkeypatch.setattr(choice_module._Solver, "walk", counted)
+    luma = np.concatenate([np.repeat(_noise(1), 6, axis=0), _noise(SLOTS - 6, 4)])
+    config = replace(CONFIG, num_images=num_images)
+    found = choose_units(_clip(luma), ONES, config)
+    budget = num_images * GRID**2 - 12
+    assert budget - SLOTS <= found.kept.sum() <= budget
+    assert len(passes) <= 4
+
+
 def test_a_window_keeps_what_the_whole_clip_would(monkeypatch):
     clip, config = _clip(_moving()), replace(CONFIG, token_price=200.0, num_images=16)
     whole = choose_units(clip, ONES, config).kept
