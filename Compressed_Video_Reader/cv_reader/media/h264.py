@@ -10,6 +10,7 @@ headers (7.3.3) are read.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
@@ -29,6 +30,10 @@ SEQUENCE_SET = 7
 MAX_SET_BYTES = 8192
 """Bytes of a parameter set that are read: twice what the largest valid one can have."""
 
+_MESSAGES, _RECOVERY_POINT = 6, 6
+"""Type of the unit that holds messages for the decoder, and of the message about recovery."""
+
+_MAX_MESSAGE_UNITS, _MAX_MESSAGE_BYTES = 64, 4096
 _HIGH_PROFILES = (100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135)
 _MAX_ZEROS = 32
 _MAX_CYCLE = 255
@@ -201,6 +206,61 @@ def _skip_scaling_lists(bits: Bits, count: int) -> None:
             last = following or last
 
 
+def packet_units(packet: bytes, size: int | None) -> Iterator[bytes]:
+    """Yield the units of a packet; ``size`` is that of ``length_size``."""
+    if size is not None:
+        place = 0
+        while place + size < len(packet):
+            start = place + size
+            place = start + int.from_bytes(packet[place:start], "big")
+            if place > start:
+                yield packet[start:place]
+        return
+    place = packet.find(_START_CODE)
+    while place >= 0:
+        start = place + len(_START_CODE)
+        place = packet.find(_START_CODE, start)
+        unit = packet[start : place if place >= 0 else len(packet)]
+        if unit:
+            yield unit
+
+
+def recovery_frames(packet: bytes, size: int | None) -> int:
+    """Return after how many reference frames a decoder that starts at a packet shows right ones.
+
+    It is 0 where the packet does not say so. Encoders that refresh a part of each picture, and have
+    no key pictures, do (recovery point message, D.2.8).
+
+    Args:
+        packet: the packet.
+        size: that of ``length_size``.
+    """
+    for unit in islice(packet_units(packet, size), _MAX_MESSAGE_UNITS):
+        if unit[0] & 0x1F == _MESSAGES:
+            content = unit[1:_MAX_MESSAGE_BYTES].replace(b"\0\0\3", b"\0\0")
+            with suppress(IndexError, ValueError):
+                return _recovery_of_messages(content)
+    return 0
+
+
+def _recovery_of_messages(content: bytes) -> int:
+    place = 0
+    while True:
+        kind, place = _message_number(content, place)
+        length, place = _message_number(content, place)
+        if kind == _RECOVERY_POINT:
+            return Bits(content[place : place + length]).ue()
+        place += length
+
+
+def _message_number(content: bytes, place: int) -> tuple[int, int]:
+    """Return a message's type or size, and the place after it."""
+    start = place
+    while content[place] == 0xFF:
+        place += 1
+    return 0xFF * (place - start) + content[place], place + 1
+
+
 def units_of_record(record: bytes) -> Iterator[bytes]:
     """Yield the parameter sets of an ``avcC`` record (ISO/IEC 14496-15, 5.3.3.1)."""
     place = 5
@@ -305,22 +365,3 @@ class FieldReader:
             return True
         self._waiting = frame_num, parity
         return False
-
-
-def packet_units(packet: bytes, size: int | None) -> Iterator[bytes]:
-    """Yield the units of a packet; ``size`` is that of ``length_size``."""
-    if size is not None:
-        place = 0
-        while place + size < len(packet):
-            start = place + size
-            place = start + int.from_bytes(packet[place:start], "big")
-            if place > start:
-                yield packet[start:place]
-        return
-    place = packet.find(_START_CODE)
-    while place >= 0:
-        start = place + len(_START_CODE)
-        place = packet.find(_START_CODE, start)
-        unit = packet[start : place if place >= 0 else len(packet)]
-        if unit:
-            yield unit

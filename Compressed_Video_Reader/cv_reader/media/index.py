@@ -147,7 +147,7 @@ def _why_empty(raw: ScannedPackets) -> str:
 
 
 def _packet_table(raw: ScannedPackets, shown: Presentation) -> PacketTable:
-    keys = np.flatnonzero(raw.column("is_key"))
+    keys = _start_keys(raw)
     second = np.append(raw.column("is_second_field"), 0).astype(np.int32)
     rows = np.flatnonzero(shown.is_shown)
     packet_of_frame = rows[np.argsort(shown.rank[rows])].astype(np.int32)
@@ -166,6 +166,19 @@ def _packet_table(raw: ScannedPackets, shown: Presentation) -> PacketTable:
         last_of_frame=packet_of_frame + second[packet_of_frame + 1],
         start_of_frame=_start_packets(keys, shown.rank, packet_of_frame),
     )
+
+
+def _start_keys(raw: ScannedPackets) -> NDArray[np.int64]:
+    """Return the rows at which decoding can start so that all that follows is right.
+
+    Streams that refresh a part of each picture have packets that are flagged as key ones, after
+    which a decoder shows pictures that still depend on what came before. Only where such a stream
+    begins with one is there no choice.
+    """
+    keys = np.flatnonzero(raw.column("is_key"))
+    is_whole = raw.column("recovery_frames")[keys] == 0
+    is_whole[:1] = True
+    return keys[is_whole]
 
 
 def _start_packets(

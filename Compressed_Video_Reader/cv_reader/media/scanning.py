@@ -26,8 +26,9 @@ from cv_reader.media.container import (
 )
 from cv_reader.media.container_header import read_header
 from cv_reader.media.display import Display
-from cv_reader.media.h264 import FieldReader, shown_by_record
+from cv_reader.media.h264 import FieldReader, length_size, recovery_frames, shown_by_record
 from cv_reader.media.headers import (
+    H264_IDR,
     NO_PICTURE,
     PacketFacts,
     are_references,
@@ -65,6 +66,7 @@ _COLUMNS = (
     "unit_type",
     "is_b",
     "ends_sequence",
+    "recovery_frames",
 )
 
 
@@ -73,7 +75,7 @@ class ScannedPackets:
     """A demuxed stream: columns of M rows, and facts about the stream.
 
     Attributes:
-        columns: int64 (M, 12); see ``column``.
+        columns: int64 (M, 13); see ``column``.
         time_base: seconds per unit of ``pts``, ``dts`` and ``duration``.
         frame_rate: as the container declares it, or guessed.
         codec_name: FFmpeg's name of the format.
@@ -116,7 +118,9 @@ class ScannedPackets:
         Args:
             name: ``pts``, ``dts``, ``position``, ``size_bytes``, ``duration``, ``is_key``,
                 ``is_hidden`` (decoded but not shown), ``is_reference``, ``is_second_field`` (of the
-                frame before), or ``unit_type``, ``is_b``, ``ends_sequence`` of ``PacketFacts``.
+                frame before), ``recovery_frames`` (of key packets: frames that are not
+                right where decoding starts there), or ``unit_type``, ``is_b``,
+                ``ends_sequence`` of ``PacketFacts``.
         """
         return self.columns[:, _COLUMNS.index(name)]
 
@@ -180,7 +184,10 @@ def read_packets(
             if first is None and not skips_probe and len(rows) < _MAX_PROBE_PACKETS:
                 first = _probe(stream, packet, path, at_once=not rows)
             is_second = fields is not None and fields.is_second(data)
-            rows.append(_row(packet, facts, rows[-1] if is_second else None))
+            recovery = 0
+            if fields is not None and packet.is_keyframe and facts.unit_type != H264_IDR:
+                recovery = recovery_frames(bytes(data), length_size(stream.codec_context.extradata))
+            rows.append(_row(packet, facts, rows[-1] if is_second else None, recovery))
         if first is None and not skips_probe and len(rows) < _MAX_PROBE_PACKETS:
             first = _probe(stream, None, path)
     except FFmpegError as error:
@@ -259,7 +266,7 @@ def _probe(
 
 
 def _row(
-    packet: Packet, facts: PacketFacts, other_field: tuple[int, ...] | None
+    packet: Packet, facts: PacketFacts, other_field: tuple[int, ...] | None, recovery: int
 ) -> tuple[int, ...]:
     """Return one row; that of a second field has the times of the first."""
     times = (
@@ -279,4 +286,5 @@ def _row(
         facts.unit_type,
         facts.is_b,
         facts.ends_sequence,
+        recovery,
     )

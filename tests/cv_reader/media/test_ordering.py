@@ -260,6 +260,20 @@ def test_intra_refresh_joined_midway(tmp_path: Path) -> None:
     assert _read(path, [0, 9]) == [expected[0], expected[9]]
 
 
+def test_single_pictures_of_intra_refresh_are_those_of_the_whole(tmp_path: Path) -> None:
+    """Packets at recovery points are flagged as key ones; decoding from them is not right."""
+    texture = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    path = write_video(
+        tmp_path / "clip.ts",
+        [np.roll(texture, 2 * number, axis=1) for number in range(60)],
+        options={"bf": "2", "x264-params": "intra-refresh=1:keyint=12"},
+    )
+    expected = _lumas(path)
+    with open_video(path) as video:
+        assert np.count_nonzero(video.index.is_key) > 3
+        assert [f.luma().tobytes() for n in range(60) for f in video.frames([n])] == expected
+
+
 @pytest.mark.parametrize("codec", ["libx264", "libx265", "mpeg2video"])
 @pytest.mark.parametrize("bf", ["0", "2"])
 def test_joined_files_last_as_long_as_their_parts(tmp_path: Path, codec: str, bf: str) -> None:
