@@ -193,7 +193,8 @@ def _check_file(path: str) -> None:
     if not os.path.exists(path):
         raise VideoNotFoundError(path, "no such file; check the path")
     if not os.path.isfile(path):
-        raise VideoNotFoundError(path, "is a folder, not a video file; give one file")
+        kind = "a folder" if os.path.isdir(path) else "a pipe or a device"
+        raise VideoNotFoundError(path, f"is {kind}, not a video file; give one file")
     if not os.access(path, os.R_OK):
         raise VideoNotFoundError(path, "may not be read; change its permissions")
     if os.path.getsize(path) == 0:
@@ -292,6 +293,12 @@ def check_size(width_px: int, height_px: int, path: str) -> None:
         CorruptVideoError: a side is 0 or less.
         UnsupportedVideoError: a side, or the area, exceeds the limit.
     """
+    if width_px == height_px == 0:
+        raise CorruptVideoError(
+            path,
+            "does not say how large its pictures are: its parameter sets are missing, perhaps cut "
+            "off with its beginning; copy it again from a key picture on",
+        )
     if width_px < 1 or height_px < 1:
         raise CorruptVideoError(
             path, f"declares a picture of {width_px}x{height_px} pixels; copy it again"

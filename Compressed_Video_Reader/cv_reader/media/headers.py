@@ -152,7 +152,8 @@ def skipped_leading(
 
     It skips those that may refer to pictures before a key picture at which a sequence starts
     (ITU-T H.265, 8.1.3: RASL pictures where NoRaslOutputFlag is 1). The first key picture counts as
-    one even where other pictures precede it: what they refer to is missing.
+    one even where other pictures precede it: what they refer to is missing. Leading pictures before
+    it belong to a key picture that the stream lacks.
 
     Args:
         unit_types: int64 (M,).
@@ -164,7 +165,7 @@ def skipped_leading(
     is_clean = np.isin(unit_types[keys], _HEVC_BLA_IDR)
     is_start = is_clean | ((unit_types[keys] == _HEVC_CRA) & is_first)
     own_key = np.searchsorted(keys, np.arange(len(unit_types)), side="right")
-    return np.isin(unit_types, _HEVC_RASL) & np.append(False, is_start)[own_key]
+    return np.isin(unit_types, _HEVC_RASL) & np.append(True, is_start)[own_key]
 
 
 def _no_facts(packet: memoryview) -> PacketFacts:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from cv_reader import open_video
-from cv_reader.errors import UnsupportedVideoError
+from cv_reader.errors import CorruptVideoError, UnsupportedVideoError
 from cv_reader.media import ordering
 from cv_reader.media.index import scan
 from support.media import moving_square, panning, write_video
@@ -272,6 +272,33 @@ def test_single_pictures_of_intra_refresh_are_those_of_the_whole(tmp_path: Path)
     with open_video(path) as video:
         assert np.count_nonzero(video.index.is_key) > 3
         assert [f.luma().tobytes() for n in range(60) for f in video.frames([n])] == expected
+
+
+def test_leading_pictures_before_the_first_key_picture_are_no_frames(tmp_path: Path) -> None:
+    whole = _write(tmp_path / "whole.hevc", "libx265", num_frames=50, **OPEN_GROUPS["libx265"])
+    with av.open(str(whole)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    types = [first >> 1 & 0x3F for first in map(_first_slice_byte, packets)]
+    leading = [number for number, kind in enumerate(types) if kind in (8, 9)]
+    path = tmp_path / "cut.hevc"
+    path.write_bytes(b"".join(packets[leading[0] :]))
+    with open_video(path) as video:
+        assert len(video) == len(list(video.frames()))
+
+
+def _first_slice_byte(packet: bytes) -> int:
+    units = packet.split(b"\0\0\1")[1:]
+    return next((unit[0] for unit in units if unit[0] >> 1 & 0x3F < 32), 0)
+
+
+def test_a_stream_without_parameter_sets_says_so(tmp_path: Path) -> None:
+    whole = _write(tmp_path / "whole.h264", num_frames=20)
+    with av.open(str(whole)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    path = tmp_path / "cut.h264"
+    path.write_bytes(b"".join(packets[1:9]))
+    with pytest.raises(CorruptVideoError, match="its parameter sets are missing"):
+        open_video(path)
 
 
 @pytest.mark.parametrize("codec", ["libx264", "libx265", "mpeg2video"])
