@@ -5,6 +5,7 @@ traceback: one line on standard error says what happened and what to do.
 """
 
 import argparse
+import atexit
 import contextlib
 import signal
 import sys
@@ -73,6 +74,9 @@ def run_command(body: Callable[[argparse.Namespace], int], args: argparse.Namesp
 def interrupted() -> int:
     """Say that the command was interrupted, and return the exit code."""
     say("interrupted; finished output is kept, run the same command to continue")
+    # The interpreter remembers an interrupt that met certain imports, though it was caught, and
+    # ends itself by SIGINT in place of the exit code; where that is blocked it cannot.
+    atexit.register(signal.pthread_sigmask, signal.SIG_BLOCK, (signal.SIGINT,))
     return INTERRUPTED
 
 

@@ -184,9 +184,7 @@ def read_packets(
             if first is None and not skips_probe and len(rows) < _MAX_PROBE_PACKETS:
                 first = _probe(stream, packet, path, at_once=not rows)
             is_second = fields is not None and fields.is_second(data)
-            recovery = 0
-            if fields is not None and packet.is_keyframe and facts.unit_type != H264_IDR:
-                recovery = recovery_frames(bytes(data), length_size(stream.codec_context.extradata))
+            recovery = _recovery_frames(packet, facts, stream) if fields is not None else 0
             rows.append(_row(packet, facts, rows[-1] if is_second else None, recovery))
         if first is None and not skips_probe and len(rows) < _MAX_PROBE_PACKETS:
             first = _probe(stream, None, path)
@@ -217,6 +215,12 @@ def read_packets(
         may_reorder=bool(stream.codec_context.has_b_frames),
         is_packed=is_packed,
     )
+
+
+def _recovery_frames(packet: Packet, facts: PacketFacts, stream: VideoStream) -> int:
+    if not packet.is_keyframe or facts.unit_type == H264_IDR:
+        return 0
+    return recovery_frames(bytes(packet), length_size(stream.codec_context.extradata))
 
 
 def _declared_display(stream: VideoStream, codec_name: str) -> Display | None:

@@ -268,6 +268,16 @@ def test_a_signal_ends_a_run_in_one_line_and_it_can_continue(corpus, tmp_path, n
         read_asset(folder)
 
 
+def test_an_interrupt_during_imports_ends_with_the_exit_code():
+    """As ``dataclass`` and ``namedtuple`` do: Python remembers an interrupt inside ``exec``."""
+    code = (
+        "from cv_reader.exits import interrupted\n"
+        "try:\n    exec('raise KeyboardInterrupt')\n"
+        "except KeyboardInterrupt:\n    raise SystemExit(interrupted())\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 130
+
+
 def test_nohup_keeps_a_run_from_hanging_up():
     code = (
         "import os, signal, types\n"
