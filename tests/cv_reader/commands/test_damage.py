@@ -268,14 +268,15 @@ def test_a_signal_ends_a_run_in_one_line_and_it_can_continue(corpus, tmp_path, n
         read_asset(folder)
 
 
-def test_an_interrupt_during_imports_ends_with_the_exit_code():
-    """As ``dataclass`` and ``namedtuple`` do: Python remembers an interrupt inside ``exec``."""
-    code = (
+def test_an_interrupt_during_imports_ends_with_the_exit_code(tmp_path):
+    """Python remembers an interrupt inside ``exec``, as ``dataclass`` and ``namedtuple`` use it."""
+    (tmp_path / "stopped.py").write_text(
         "from cv_reader.exits import interrupted\n"
         "try:\n    exec('raise KeyboardInterrupt')\n"
         "except KeyboardInterrupt:\n    raise SystemExit(interrupted())\n"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 130
+    command = [sys.executable, "-m", "stopped"]
+    assert subprocess.run(command, cwd=tmp_path, check=False).returncode == 130
 
 
 def test_nohup_keeps_a_run_from_hanging_up():
