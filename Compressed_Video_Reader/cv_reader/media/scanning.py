@@ -184,8 +184,7 @@ def read_packets(
             if first is None and not skips_probe and len(rows) < _MAX_PROBE_PACKETS:
                 first = _probe(stream, packet, path, at_once=not rows)
             is_second = fields is not None and fields.is_second(data)
-            recovery = _recovery_frames(packet, facts, stream) if fields is not None else 0
-            rows.append(_row(packet, facts, rows[-1] if is_second else None, recovery))
+            rows.append(_row(packet, facts, rows[-1] if is_second else None, stream))
         if first is None and not skips_probe and len(rows) < _MAX_PROBE_PACKETS:
             first = _probe(stream, None, path)
     except FFmpegError as error:
@@ -218,7 +217,9 @@ def read_packets(
 
 
 def _recovery_frames(packet: Packet, facts: PacketFacts, stream: VideoStream) -> int:
-    if not packet.is_keyframe or facts.unit_type == H264_IDR:
+    if not packet.is_keyframe or stream.codec_context.codec.canonical_name != "h264":
+        return 0
+    if facts.unit_type == H264_IDR:
         return 0
     return recovery_frames(bytes(packet), length_size(stream.codec_context.extradata))
 
@@ -270,7 +271,7 @@ def _probe(
 
 
 def _row(
-    packet: Packet, facts: PacketFacts, other_field: tuple[int, ...] | None, recovery: int
+    packet: Packet, facts: PacketFacts, other_field: tuple[int, ...] | None, stream: VideoStream
 ) -> tuple[int, ...]:
     """Return one row; that of a second field has the times of the first."""
     times = (
@@ -290,5 +291,5 @@ def _row(
         facts.unit_type,
         facts.is_b,
         facts.ends_sequence,
-        recovery,
+        _recovery_frames(packet, facts, stream),
     )

@@ -23,7 +23,8 @@ _ORIENTATION = 0x0112
 _PILLOW_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error)
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt")
+_PNG_NOTES = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+"""Chunks that say nothing that is used: texts, and colour profiles."""
 _MAX_FILE_BYTES = 1 << 30
 
 
@@ -80,7 +81,7 @@ def _check_kind(image: Image.Image) -> None:
 
 
 def _without_text(path: str | Path, error: ValueError) -> io.BytesIO:
-    """Return a PNG file without its text chunks, of which Pillow refuses large ones.
+    """Return a PNG file without its texts and profiles, of which Pillow refuses large ones.
 
     Image generators store whole workflows there; viewers ignore them.
 
@@ -96,7 +97,7 @@ def _without_text(path: str | Path, error: ValueError) -> io.BytesIO:
     kept, start = [content[:8]], 8
     while start + 12 <= len(content):
         size = int.from_bytes(content[start : start + 4], "big")
-        if bytes(content[start + 4 : start + 8]) not in _PNG_TEXT:
+        if bytes(content[start + 4 : start + 8]) not in _PNG_NOTES:
             kept.append(content[start : start + 12 + size])
         start += 12 + size
     return io.BytesIO(b"".join(kept))

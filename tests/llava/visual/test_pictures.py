@@ -138,6 +138,12 @@ def test_much_text_in_a_png_hides_no_pixels(tmp_path: Path, where: str) -> None:
     assert np.array_equal(np.asarray(load_image(tmp_path / "a.png")), np.asarray(_tiny_picture()))
 
 
+def test_a_large_colour_profile_in_a_png_hides_no_pixels(tmp_path: Path) -> None:
+    _tiny_picture().save(tmp_path / "a.png", icc_profile=b"\0" * 3_000_000)
+    assert read_image_size(tmp_path / "a.png") == (3, 2)
+    assert np.array_equal(np.asarray(load_image(tmp_path / "a.png")), np.asarray(_tiny_picture()))
+
+
 def test_a_large_claim_is_refused_before_decoding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
