@@ -20,6 +20,8 @@ _RENAMED = {
     "asset_config": "select.config",
     "asset_names": "assets.names",
     "chosen": "assets.stage1",
+    "commands.batch": "commands.progress",
+    "commands.report": "commands.progress",
     "h264_fields": "media.h264",
     "packing": "select.mosaics",
     "parameters": "media.container_header",
@@ -41,7 +43,7 @@ class _Finder:
     def find_spec(
         self, fullname: str, path: object = None, target: object = None
     ) -> ModuleSpec | None:
-        package, _, name = fullname.rpartition(".")
+        package, _, name = fullname.partition(".")
         if package != __package__ or name not in MOVED:
             return None
         loader: Any = _Loader(f"{package}.{MOVED[name]}")
