@@ -1,6 +1,7 @@
 """Settings for every test: no network, one thread per process, a fixed seed."""
 
 import os
+import signal
 from collections import Counter
 
 os.environ.update(
@@ -11,6 +12,12 @@ os.environ.update(
     WANDB_MODE="disabled",
 )
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Under nohup and in the background of a script signals are ignored, and child processes inherit
+# that: the commands that tests interrupt would not stop.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import pytest  # noqa: E402
 
