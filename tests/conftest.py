@@ -3,8 +3,14 @@
 import os
 import signal
 from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PATHS = [str(ROOT / "llava_next"), str(ROOT / "Compressed_Video_Reader")]
 
 os.environ.update(
+    # Commands that tests start import this tree, whatever packages the environment knows of.
+    PYTHONPATH=os.pathsep.join([*PATHS, *filter(None, [os.environ.get("PYTHONPATH")])]),
     HF_HUB_OFFLINE="1",
     HF_DATASETS_OFFLINE="1",
     TOKENIZERS_PARALLELISM="false",

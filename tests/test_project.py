@@ -20,6 +20,8 @@ else:
 PACKAGES = {
     "cv_reader": ROOT / "Compressed_Video_Reader" / "cv_reader",
     "onevision_encoder": ROOT / "llava_next" / "onevision_encoder",
+    "encoder_training": ROOT / "llava_next" / "encoder_training",
+    "run_kit": ROOT / "llava_next" / "run_kit",
     "llava": ROOT / "llava_next" / "llava",
 }
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -63,8 +65,14 @@ def below(name: str, package: str) -> bool:
 
 
 FORBIDDEN = [
-    ("cv_reader", ["llava", "onevision_encoder", "torch", "transformers"]),
-    ("onevision_encoder", ["llava", "cv_reader"]),
+    (
+        "cv_reader",
+        ["llava", "encoder_training", "run_kit", "onevision_encoder", "torch", "transformers"],
+    ),
+    ("onevision_encoder", ["llava", "encoder_training", "run_kit", "cv_reader"]),
+    ("run_kit", ["llava", "encoder_training", "onevision_encoder", "cv_reader"]),
+    ("encoder_training", ["llava"]),
+    ("llava", ["encoder_training"]),
     ("llava.model", ["llava.data", "llava.train", "llava.eval", "cv_reader"]),
     ("llava.data", ["llava.model", "llava.train", "llava.eval", "onevision_encoder"]),
     # Patches and positions are the encoder's own: llava.visual takes onevision_encoder.patches.
@@ -89,17 +97,18 @@ def test_imports_flow_one_way(package: str, forbidden: list[str]) -> None:
     assert not wrong
 
 
-def test_llava_uses_only_the_border_of_the_reader() -> None:
+def test_others_use_only_the_border_of_the_reader() -> None:
     wrong = [
         f"{path.relative_to(ROOT)} imports {name}"
-        for path in python_files("llava")
+        for package in ("llava", "encoder_training")
+        for path in python_files(package)
         for name in imported_modules(path)
         if below(name, "cv_reader") and name not in READER_BORDER
     ]
     assert not wrong
 
 
-LEAVES = {"errors", "constants", "exits", "files", "ranks"}
+LEAVES = {"errors", "constants", "exits"}
 """Modules at the top of a package that every room may import; they import no room themselves."""
 
 ROOMS = {
@@ -117,6 +126,9 @@ ROOMS = {
     "cv_reader.select": "media",
     "cv_reader.streams": "assets backends media select",
     "cv_reader.views": "assets media reader select",
+    "encoder_training.pretrain": "pretrain.concepts pretrain.data",
+    "encoder_training.pretrain.concepts": "pretrain.data",
+    "encoder_training.pretrain.data": "",
     "llava.ask": "model visual",
     "llava.chat_template": "conversation",
     "llava.conversation": "",
@@ -124,28 +136,33 @@ ROOMS = {
     "llava.eval": "eval.benchmarks eval.plugin eval.report",
     "llava.eval.benchmarks": "eval",
     "llava.eval.plugin": "eval eval.benchmarks model visual",
-    "llava.eval.report": "eval eval.benchmarks eval.plugin pages visual",
-    "llava.eval.study": "conversation eval.report model pages visual",
+    "llava.eval.report": "eval eval.benchmarks eval.plugin visual",
+    "llava.eval.study": "conversation eval.report model visual",
     "llava.model": "chat_template conversation visual",
-    "llava.pages": "",
     "llava.pictures": "visual",
     "llava.train": "conversation data model train.report train.run visual",
-    "llava.train.report": "pages train.run",
-    "llava.train.run": "data pages train",
+    "llava.train.report": "train.run",
+    "llava.train.run": "data train",
     "llava.visual": "",
     "llava.visuals": "visual",
+    "run_kit.exits": "",
+    "run_kit.files": "",
+    "run_kit.pages": "",
+    "run_kit.ranks": "",
 }
 """Room to the other rooms of its package that it may import. A room is a folder of modules, or a
-module at the top of its package; ``llava.train`` and ``llava.eval`` have rooms of their own."""
+module at the top of its package; the folders of ``HALLS`` have rooms of their own."""
+
+HALLS = ("llava.train", "llava.eval", "encoder_training.pretrain")
 
 
 def room_of(name: str) -> str:
     parts = name.split(".")
-    inner = len(parts) > 3 and parts[0] == "llava" and parts[1] in ("train", "eval")
+    inner = len(parts) > 3 and ".".join(parts[:2]) in HALLS
     return ".".join(parts[: 3 if inner else 2])
 
 
-@pytest.mark.parametrize("package", ["cv_reader", "llava"])
+@pytest.mark.parametrize("package", ["cv_reader", "encoder_training", "run_kit", "llava"])
 def test_rooms_import_only_the_rooms_listed(package: str) -> None:
     files = python_files(package)
     rooms = {room_of(module_name(path)) for path in files} - {package}
@@ -167,11 +184,11 @@ SHARED_NAMES = {
     "build_page": "the pages of llava.train.report and llava.eval.report, with one interface",
     "probe": "one interface of all backends",
     "read": "one interface of all backends",
-    "figure": "each package has its own kit of pages: cv_reader must not need llava",
-    "table": "each package has its own kit of pages: cv_reader must not need llava",
-    "replace_file": "cv_reader and llava write files alike; llava sees the reader's border alone",
-    "write_json": "cv_reader and llava write files alike; llava sees the reader's border alone",
-    "say": "cv_reader and llava speak alike; llava sees the reader's border alone",
+    "figure": "cv_reader has its own kit of pages: it needs no other package",
+    "table": "cv_reader has its own kit of pages: it needs no other package",
+    "replace_file": "cv_reader and run_kit write files alike; cv_reader needs no other package",
+    "write_json": "cv_reader and run_kit write files alike; cv_reader needs no other package",
+    "say": "cv_reader and run_kit speak alike; cv_reader needs no other package",
 }
 """Public names that have more than one definition by design, and why."""
 
@@ -322,6 +339,7 @@ def test_architecture_page_is_true() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     starts = [ROOT, ROOT / "Compressed_Video_Reader", ROOT / "llava_next"]
     starts += [PACKAGES["llava"] / room for room in ("train", "eval")] + [PACKAGES["cv_reader"]]
+    starts += [PACKAGES["encoder_training"]]
     named = set(re.findall(r"`([\w.]+(?:/[\w.]*)+)`", page))
     assert len(named) > 40
     missing = sorted(n for n in named if not any((start / n).exists() for start in starts))
@@ -336,7 +354,7 @@ def test_architecture_page_is_true() -> None:
             for source, target in product(sources, targets):
                 package = "cv_reader" if f"cv_reader.{source}" in ROOMS else "llava"
                 allowed = ROOMS.get(f"{package}.{source}", "").split()
-                if target not in [*allowed, "encoder"]:
+                if target not in [*allowed, "encoder", "kit"]:
                     wrong.append(f"{source} --> {target}")
     assert not wrong
 

@@ -1,6 +1,6 @@
 """Exit codes of every command of this package, and how a command ends.
 
-``llava.exits`` has the same codes under the same names. Nothing that stops a command shows a
+``run_kit.exits`` has the same codes under the same names. Nothing that stops a command shows a
 traceback: one line on standard error says what happened and what to do.
 """
 

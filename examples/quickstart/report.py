@@ -14,9 +14,9 @@ from cv_reader.reader import ReadOptions
 from cv_reader.views.visualize import show_video, strips
 from llava.eval.report.page import build_body as evaluation_body
 from llava.eval.report.results import RunResult, read_evaluations
-from llava.pages.page import figure, page, table
 from llava.train.report.page import build_body as training_body
 from llava.train.report.runs import read_runs as read_trainings
+from run_kit.pages.page import figure, page, table
 
 if TYPE_CHECKING:
     from inputs import Material

@@ -23,12 +23,12 @@ from transformers import GenerationConfig
 from cv_reader.assets import AssetConfig
 from cv_reader.assets.make import write_evaluation_asset
 from llava.constants import IMAGE_PLACEHOLDER
-from llava.exits import OK, USAGE, say
 from llava.model.llava_arch import LlavaForCausalLMMixin
 from llava.model.loading import load_pretrained
 from llava.model.processing import LlavaProcessor
 from llava.visual.batch import VisualSegment
 from llava.visual.loading import is_video, load_asset, load_images, load_video
+from run_kit.exits import OK, USAGE, say
 
 CELL_PX = 16
 """Side of a mosaic's cell in pixels; the encoder sees each cell as one patch."""

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from llava.files import replace_file
+from run_kit.files import replace_file
 
 logger = logging.getLogger(__name__)
 

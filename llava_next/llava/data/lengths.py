@@ -27,8 +27,8 @@ from torch.utils.data import DataLoader, Dataset
 from llava.data.dataset import BadSample, SupervisedDataset
 from llava.data.encoding import Measured
 from llava.data.records import RecordError
-from llava.files import replace_file
-from llava.ranks import from_first_rank
+from run_kit.files import replace_file
+from run_kit.ranks import from_first_rank
 
 logger = logging.getLogger(__name__)
 

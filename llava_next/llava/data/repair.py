@@ -19,7 +19,7 @@ from llava.data.encoding import Measured
 from llava.data.lengths import Lengths
 from llava.data.records import RecordError
 from llava.data.turns import SPEAKERS, TurnError, read_conversation
-from llava.files import append_json_lines, write_text
+from run_kit.files import append_json_lines, write_text
 
 _BLOCK_SAMPLES = 256
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"

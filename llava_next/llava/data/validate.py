@@ -28,7 +28,6 @@ from llava.data.lengths import Lengths, keep_lengths, measure_lengths, save_leng
 from llava.data.repair import write_repaired
 from llava.data.sampler import RankBatches, packed_rows, single_rows
 from llava.data.training_memory import read_model_size, training_gigabytes
-from llava.exits import FAILED_SAMPLES, OK, USAGE, say
 from llava.visual.config import (
     IMAGE_MODES,
     PROCESSOR_FILE,
@@ -36,6 +35,7 @@ from llava.visual.config import (
     parse_pinpoints,
     read_processor_settings,
 )
+from run_kit.exits import FAILED_SAMPLES, OK, USAGE, say
 
 _SHOWN_FAILURES = 20
 

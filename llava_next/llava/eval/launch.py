@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llava.eval.settings import check_checkpoint, read_settings, split_model_args
-from llava.exits import FAILED_SAMPLES, INTERRUPTED, OK, USAGE, ExitOnError, say
+from run_kit.exits import FAILED_SAMPLES, INTERRUPTED, OK, USAGE, ExitOnError, say
 
 MODEL = "llava_ov_encoder"
 
@@ -66,7 +66,7 @@ def _run_here(arguments: Sequence[str]) -> int:
 
     from llava.eval.plugin.missing_data import MissingDataError, explain
     from llava.eval.plugin.model import LlavaOVEncoder
-    from llava.ranks import leave
+    from run_kit.ranks import leave
 
     evaluate = lmms_eval_command.cli_evaluate_single
 

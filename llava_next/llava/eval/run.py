@@ -15,7 +15,7 @@ from pathlib import Path
 from llava.eval.benchmarks.table import PREPARE_SCRIPT, VIDEO_BENCHMARKS, find_benchmark, task_of
 from llava.eval.environment import hf_home, switch, variable, variables
 from llava.eval.settings import EvalSettings, EvalSettingsError, has_assets, uses_codec
-from llava.exits import OK, USAGE, say
+from run_kit.exits import OK, USAGE, say
 
 DEFAULT_TASKS = "ai2d,chartqa,docvqa_val"
 _LIMITS = ("seq_len_frames", "num_images", "square_size", "patch_size")

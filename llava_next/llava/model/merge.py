@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llava.exits import OK, USAGE, say
 from llava.model.adapters import ADAPTER_CONFIG_FILE, merge_adapters
 from llava.model.loading import load_pretrained
+from run_kit.exits import OK, USAGE, say
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -19,7 +19,6 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 from llava.chat_template import chat_template
 from llava.constants import IMAGE_TOKEN
 from llava.conversation import IM_END, IM_START
-from llava.exits import OK
 from llava.model.llava_arch import LlavaForCausalLMMixin
 from llava.model.llava_qwen import (
     LlavaQwen3Config,
@@ -31,6 +30,7 @@ from llava.model.processing import LlavaProcessor
 from llava.model.projector import MERGE_SIDE_PATCHES, PROJECTOR_TYPES
 from llava.visual.config import VisualConfig
 from onevision_encoder import OneVisionEncoderConfig
+from run_kit.exits import OK
 
 END_OF_TEXT = "<|endoftext|>"
 SPECIAL_TOKENS = (

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from llava.exits import OK
 from llava.model.tiny import write_tiny_checkpoint
+from run_kit.exits import OK
 
 GRID_PATCHES = 8
 CELL_PX = 16

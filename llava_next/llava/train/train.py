@@ -3,7 +3,7 @@
 Run: ``python -m llava.train.train --model_name_or_path DIR --data_path FILE --output_dir DIR``,
 alone or under torchrun; with ``--deepspeed scripts/zero2.json``, and ``--use_cpu`` without a GPU.
 
-Exit codes, see ``llava.exits``: 0 done; 1 failed during training (checkpoints remain); 2 settings,
+Exit codes, see ``run_kit.exits``: 0 done; 1 failed in training (checkpoints remain); 2 settings,
 data or installation wrong, nothing started; 130 interrupted.
 """
 
@@ -20,11 +20,9 @@ from transformers import PrinterCallback, ProgressCallback, set_seed
 from llava.data.collator import Collator
 from llava.data.dataset import SupervisedDataset
 from llava.data.records import RecordError
-from llava.exits import FAILED_SAMPLES, INTERRUPTED, OK, USAGE
 from llava.model.adapters import add_adapters
 from llava.model.assemble import load_model
 from llava.model.processing import LlavaProcessor
-from llava.ranks import leave
 from llava.train.arguments import (
     Arguments,
     LlavaTrainingArguments,
@@ -47,6 +45,8 @@ from llava.train.run.flops import count_flops_of, peak_flops
 from llava.train.run.meter import StepMeter
 from llava.train.trainer import LlavaTrainer
 from llava.train.validation import Validation
+from run_kit.exits import FAILED_SAMPLES, INTERRUPTED, OK, USAGE
+from run_kit.ranks import leave
 
 logger = logging.getLogger("llava.train")
 

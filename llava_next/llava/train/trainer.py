@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from llava.data.sampler import RankBatches
-from llava.files import without_nan
 from llava.model.adapters import load_adapter_weights, save_adapters
 from llava.model.weights import PROJECTOR_FILE
 from llava.train.arguments import LlavaTrainingArguments
@@ -29,6 +28,7 @@ from llava.train.run.divergence import FiniteCheck
 from llava.train.run.log import TrainLog, append_validation
 from llava.train.run.meter import MeterClock, StepMeter, TimedIterator
 from llava.train.validation import Validation
+from run_kit.files import without_nan
 
 _SHOWN = (
     "tokens_per_second",

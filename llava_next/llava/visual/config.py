@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llava.constants import CLIP_IMAGE_MEAN, CLIP_IMAGE_STD, VIRTUAL_FRAMES
-from llava.files import write_json
+from run_kit.files import write_json
 
 IMAGE_MODES = ("square", "pad", "anyres", "native")
 CANVAS_RULES = ("most_detail", "llava_next")

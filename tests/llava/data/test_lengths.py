@@ -123,7 +123,7 @@ _RANK = """
 import sys
 from datetime import timedelta
 import torch.distributed as dist
-from llava.ranks import from_first_rank
+from run_kit.ranks import from_first_rank
 
 rank, store = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from llava.eval.benchmarks.table import VIDEO_SUFFIXES, Benchmark
-from llava.exits import say
+from run_kit.exits import say
 
 _TAR = re.compile(
     r"(?P<name>.+\.(tar\.gz|tgz|tar))([._-]?(part[._-]?[a-z0-9]{1,4}|[0-9]{1,4}|[a-z]{2}))?", re.I

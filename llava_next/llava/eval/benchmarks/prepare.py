@@ -24,8 +24,8 @@ from llava.eval.benchmarks.download import DownloadError, download
 from llava.eval.benchmarks.table import VIDEO_BENCHMARKS, VIDEO_SUFFIXES, Benchmark, find_benchmark
 from llava.eval.environment import hf_home, switch, variable, variables
 from llava.eval.settings import SIZE_FLAGS, environment_defaults, read_selection
-from llava.exits import INTERRUPTED, OK, USAGE, say
-from llava.files import write_json_lines
+from run_kit.exits import INTERRUPTED, OK, USAGE, say
+from run_kit.files import write_json_lines
 
 _DEFAULT_WORKERS = "8"
 

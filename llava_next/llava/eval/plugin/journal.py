@@ -18,7 +18,7 @@ from lmms_eval.api.instance import Instance
 from llava.eval.plugin.generation import GenerationSettings
 from llava.eval.plugin.manifest import library_versions
 from llava.eval.settings import EvalSettings
-from llava.files import append_json_lines, read_json_lines
+from run_kit.files import append_json_lines, read_json_lines
 
 _FILES = "answers_rank*.jsonl"
 _WITHOUT_MEANING = ("manifest", "codec_debug", "codec_cache", "batch_size", "device", "codec_root")

@@ -24,7 +24,7 @@ from typing import Any
 
 from llava.eval.plugin.visuals import Visual
 from llava.eval.settings import EvalSettings
-from llava.files import write_json
+from run_kit.files import write_json
 
 NAME = "manifest.json"
 _CHUNK_BYTES = 1 << 24

@@ -32,11 +32,11 @@ from llava.eval.plugin.requests import (
 )
 from llava.eval.plugin.visuals import VisualLoader
 from llava.eval.settings import read_settings
-from llava.exits import FAILED_SAMPLES, USAGE, ExitOnError
 from llava.model.loading import load_pretrained
 from llava.model.processing import LlavaProcessor
 from llava.model.weights import resolve_folder
-from llava.ranks import gather, rank_and_size
+from run_kit.exits import FAILED_SAMPLES, USAGE, ExitOnError
+from run_kit.ranks import gather, rank_and_size
 
 
 class LlavaOVEncoder(lmms):

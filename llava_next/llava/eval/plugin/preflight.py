@@ -16,9 +16,9 @@ from llava.eval.environment import hf_home
 from llava.eval.plugin.asset_index import AssetIndex
 from llava.eval.plugin.visuals import BlocksError, VisualLoader, out_root_of
 from llava.eval.settings import SIZE_FLAGS, EvalSettings
-from llava.exits import USAGE, say
-from llava.files import write_json_lines
-from llava.ranks import gather, rank_and_size
+from run_kit.exits import USAGE, say
+from run_kit.files import write_json_lines
+from run_kit.ranks import gather, rank_and_size
 
 TOOL = "Compressed_Video_Reader/tool/offline_precompute_llava_codec_assets.py"
 MISSING_LINES = 20

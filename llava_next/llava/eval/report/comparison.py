@@ -7,8 +7,8 @@ from llava.eval.report.results import RunResult, TaskResult, equal_weights
 from llava.eval.report.samples import badge
 from llava.eval.report.significance import Comparison, compare_paired
 from llava.eval.report.tables import interval_text, is_part, task_label, tasks_in_order
-from llava.pages.charts import Mark, interval_chart
-from llava.pages.page import table
+from run_kit.pages.charts import Mark, interval_chart
+from run_kit.pages.page import table
 
 SIGNIFICANT = 0.05
 EQUAL_TOKENS = 0.01

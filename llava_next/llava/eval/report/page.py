@@ -17,9 +17,9 @@ from llava.eval.report.comparison import common_tasks, comparison_section
 from llava.eval.report.results import ResultsError, RunResult, read_evaluations
 from llava.eval.report.samples import samples_section
 from llava.eval.report.tables import runs_section, scores_section
-from llava.exits import OK, USAGE, say
-from llava.files import write_text
-from llava.pages.page import page
+from run_kit.exits import OK, USAGE, say
+from run_kit.files import write_text
+from run_kit.pages.page import page
 
 
 def main(argv: list[str] | None = None) -> int:

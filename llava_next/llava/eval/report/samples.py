@@ -9,9 +9,9 @@ from PIL import Image
 
 from cv_reader.assets import read_asset
 from llava.eval.report.results import RunResult, SampleResult, TaskResult
-from llava.pages.page import figure, table
 from llava.visual.pictures import load_image
 from llava.visual.video_process import read_uniform_frames
+from run_kit.pages.page import figure, table
 
 _TILE_PX = 130
 _TILES = 8

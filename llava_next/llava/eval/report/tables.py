@@ -7,8 +7,8 @@ from llava.eval.benchmarks.table import find_benchmark
 from llava.eval.report.results import RunResult, TaskResult
 from llava.eval.report.samples import badge
 from llava.eval.report.significance import FEWEST_GROUPS, Interval, confidence_interval
-from llava.pages.page import table
-from llava.pages.text import duration_text
+from run_kit.pages.page import table
+from run_kit.pages.text import duration_text
 
 
 def tasks_in_order(runs: Sequence[RunResult]) -> list[str]:

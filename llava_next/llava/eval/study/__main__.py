@@ -15,8 +15,8 @@ from llava.eval.study.config import StudyConfig
 from llava.eval.study.learning import TrainingError, choose_steps, train
 from llava.eval.study.material import make_test_data, make_training_data
 from llava.eval.study.page import write_page
-from llava.exits import OK, USAGE, say
-from llava.files import replace_file
+from run_kit.exits import OK, USAGE, say
+from run_kit.files import replace_file
 
 QUICK = {"num_training_clips": 400, "num_test_clips": 60, "num_steps": 150, "seeds": (0,)}
 

@@ -16,12 +16,12 @@ from llava.eval.study.clips import Clip, covered
 from llava.eval.study.config import StudyConfig
 from llava.eval.study.material import Pair, test_pairs
 from llava.eval.study.scenes import KINDS, Question
-from llava.exits import say
-from llava.files import replace_file
 from llava.model.loading import load_pretrained
 from llava.model.processing import LlavaProcessor
 from llava.visual.batch import VisualSegment
 from llava.visual.loading import load_mosaics
+from run_kit.exits import say
+from run_kit.files import replace_file
 
 MAX_ANSWER_TOKENS = 8
 BATCH_SIZE = 64

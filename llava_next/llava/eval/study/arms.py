@@ -21,7 +21,7 @@ from cv_reader.assets.make import write_evaluation_asset
 from llava.eval.study.clips import Clip
 from llava.eval.study.drawing import NUM_FRAMES, VIEW_PX
 from llava.eval.study.scenes import CELL_PX
-from llava.files import replace_file
+from run_kit.files import replace_file
 
 GRID = VIEW_PX // CELL_PX
 CELLS = GRID * GRID

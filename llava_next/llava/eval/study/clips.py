@@ -15,7 +15,7 @@ import numpy as np
 
 from llava.eval.study.drawing import NUM_FRAMES, VIEW_PX, Scene
 from llava.eval.study.scenes import Question, compose
-from llava.files import replace_file
+from run_kit.files import replace_file
 
 FRAME_RATE = 25
 KEY_FRAME_INTERVALS = (12, 30, 250)

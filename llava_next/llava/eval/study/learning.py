@@ -11,9 +11,9 @@ from llava.conversation import DEFAULT_SYSTEM
 from llava.eval.study.arms import GRID
 from llava.eval.study.config import StudyConfig
 from llava.eval.study.scenes import KINDS
-from llava.exits import say
-from llava.files import replace_file
 from llava.model.tiny import write_tiny_checkpoint
+from run_kit.exits import say
+from run_kit.files import replace_file
 
 ROW_TOKENS = 2048
 """Length of a packed row."""

@@ -16,8 +16,8 @@ from llava.eval.study.arms import ARMS, Shown, show
 from llava.eval.study.clips import Clip, write_clip
 from llava.eval.study.config import StudyConfig
 from llava.eval.study.scenes import KINDS
-from llava.exits import say
-from llava.files import replace_file
+from run_kit.exits import say
+from run_kit.files import replace_file
 
 Pair = tuple[str, int]
 """An arm and a budget."""

@@ -21,9 +21,9 @@ from llava.eval.study.results import (
     tokens_to_reach,
 )
 from llava.eval.study.scenes import CELL_PX, KINDS
-from llava.files import replace_file
-from llava.pages.charts import Curve, line_chart
-from llava.pages.page import figure, page, table
+from run_kit.files import replace_file
+from run_kit.pages.charts import Curve, line_chart
+from run_kit.pages.page import figure, page, table
 
 BASE = "uniform"
 """The arm that others are compared with: whole frames spread evenly."""

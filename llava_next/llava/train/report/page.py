@@ -5,7 +5,7 @@ training; the run may still be in progress. Several runs share each chart. All f
 ``train_log.jsonl``, ``validation_log.jsonl``, ``run_config.json`` and ``bad_samples.jsonl`` in the
 folder; the page itself needs no other file.
 
-Exit codes, see ``llava.exits``: 0 done; 2 a folder holds no run.
+Exit codes, see ``run_kit.exits``: 0 done; 2 a folder holds no run.
 """
 
 import argparse
@@ -15,12 +15,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from llava.exits import OK, USAGE, say
-from llava.files import write_text
-from llava.pages.charts import Curve, line_chart
-from llava.pages.page import page
 from llava.train.report.runs import Row, Run, read_runs
 from llava.train.report.tables import run_sections, summary_table
+from run_kit.exits import OK, USAGE, say
+from run_kit.files import write_text
+from run_kit.pages.charts import Curve, line_chart
+from run_kit.pages.page import page
 
 _MEMORY = {"device": "peak_memory_bytes", "first process": "peak_host_memory_bytes"}
 

@@ -8,9 +8,9 @@ from html import escape
 from statistics import fmean
 from typing import Any
 
-from llava.pages.page import table
-from llava.pages.text import duration_text, short_number
 from llava.train.report.runs import Run
+from run_kit.pages.page import table
+from run_kit.pages.text import duration_text, short_number
 
 _LAST_SHARE = 0.05
 _MOST_SHOWN = 100

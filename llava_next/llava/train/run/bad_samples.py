@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from llava.data.dataset import BadSample
-from llava.files import append_json_lines, read_json_lines
+from run_kit.files import append_json_lines, read_json_lines
 
 BAD_SAMPLES_FILE = "bad_samples.jsonl"
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from llava.files import write_text
-from llava.ranks import gather, rank_and_size
+from run_kit.files import write_text
+from run_kit.ranks import gather, rank_and_size
 
 logger = logging.getLogger(__name__)
 

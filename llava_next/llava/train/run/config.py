@@ -22,9 +22,9 @@ from typing import Any
 import torch
 
 from llava.data.mixture import Mixture
-from llava.files import write_json
 from llava.train.arguments import Arguments
 from llava.train.run.checkpoint import MARKER_FILE
+from run_kit.files import write_json
 
 CONFIG_FILE = "run_config.json"
 _PACKAGES = (

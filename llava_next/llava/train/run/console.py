@@ -7,7 +7,7 @@ from typing import Any, TextIO
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from llava.pages.text import duration_text, short_number
+from run_kit.pages.text import duration_text, short_number
 
 _HEADER_EVERY = 25
 _MOST_SETS = 4

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llava.ranks import gather
+from run_kit.ranks import gather
 
 MOST_BAD_STEPS = 3
 """Steps in a row with a loss that is not finite, until the run stops."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from llava.files import append_json_lines, read_json_lines, write_json_lines
+from run_kit.files import append_json_lines, read_json_lines, write_json_lines
 
 LOG_FILE = "train_log.jsonl"
 VALIDATION_FILE = "validation_log.jsonl"

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from llava.pages.charts import COLOURS, Curve, line_chart, running_mean, thin
 from llava.train.report.page import main
+from run_kit.pages.charts import COLOURS, Curve, line_chart, running_mean, thin
 
 VERSIONS = {"torch": "2.0", "python": "3.11"}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llava.files import (
+from run_kit.files import (
     append_json_lines,
     json_line,
     read_json_lines,

@@ -7,7 +7,7 @@ from html import escape
 
 from PIL import Image
 
-from llava.pages import charts
+from run_kit.pages import charts
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --codec: #1a73c8; --frames: #b3541e;

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import NamedTuple
 
-from llava.pages.text import short_number
+from run_kit.pages.text import short_number
 
 COLOURS = 8
 _WIDTH, _HEIGHT = 640, 290

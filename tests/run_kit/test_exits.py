@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from llava.exits import ExitOnError
+from run_kit.exits import ExitOnError
 
 
 def test_a_users_error_shows_its_message_alone(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Exit codes of every command of this package, and the messages that go with them.
+"""Exit codes of every command of ``llava`` and ``encoder_training``, and their messages.
 
 ``cv_reader`` uses the same codes under the same names. lmms-eval reports an exception and exits 0;
 ``ExitOnError`` makes sure that our commands do not.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llava.pages.text import duration_text, short_number
+from run_kit.pages.text import duration_text, short_number
 
 
 @pytest.mark.parametrize(

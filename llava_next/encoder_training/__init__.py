@@ -1,0 +1,1 @@
+"""Train the OneVision Encoder itself: from images and videos to weights."""

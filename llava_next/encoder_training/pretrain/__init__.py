@@ -1,0 +1,1 @@
+"""Pretrain the encoder by cluster discrimination against a bank of concepts."""

@@ -1,0 +1,1 @@
+"""Data of pretraining: labelled samples in tar shards, read, decoded and augmented."""

@@ -1,0 +1,1 @@
+"""What training runs and commands of all packages share: exit codes, atomic files, ranks, pages."""
