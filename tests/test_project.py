@@ -145,10 +145,13 @@ ROOMS = {
     "llava.train.run": "data train",
     "llava.visual": "",
     "llava.visuals": "visual",
+    "run_kit.checkpoints": "files ranks",
     "run_kit.exits": "",
     "run_kit.files": "",
+    "run_kit.log": "files",
     "run_kit.pages": "",
     "run_kit.ranks": "",
+    "run_kit.speed": "",
 }
 """Room to the other rooms of its package that it may import. A room is a folder of modules, or a
 module at the top of its package; the folders of ``HALLS`` have rooms of their own."""

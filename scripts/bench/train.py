@@ -31,9 +31,10 @@ from llava.data.dataset import Item
 from llava.data.sampler import packed_rows
 from llava.model.loss import LanguageHead
 from llava.train.parts import PARTS
-from llava.train.run.flops import FlopCounter, count_flops_of, peak_flops
+from llava.train.run.flops import FlopCounter, count_flops_of
 from measure import measure
 from onevision_encoder.patches import grid_positions, uniform_slots
+from run_kit.speed import peak_flops
 from train_data import bench_balance, bench_start, bench_wait
 from train_material import build, make_item, make_items
 

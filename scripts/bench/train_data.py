@@ -17,11 +17,11 @@ from llava.data.dataset import SupervisedDataset
 from llava.data.mixture import Mixture
 from llava.data.sampler import RankBatches, packed_rows, single_rows
 from llava.model.tiny import tiny_tokenizer, write_tiny_checkpoint
-from llava.train.run.log import read_log
 from llava.train.smoke import write_mixture
 from llava.train.train import main as train
 from llava.visual.config import VisualConfig
 from measure import measure
+from run_kit.log import read_log
 
 MOSAIC_PX, GRID, MOSAICS = 576, 36, 8
 

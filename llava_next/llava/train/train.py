@@ -32,21 +32,22 @@ from llava.train.arguments import (
 from llava.train.batches import plan_batches
 from llava.train.parts import parse_parts, set_trainable, tuned_weights_to_float32
 from llava.train.run.bad_samples import BadSampleLog, TooManyBadSamples
-from llava.train.run.checkpoint import (
+from llava.train.run.config import describe_run, find_changes, refuse_changes, write_run_config
+from llava.train.run.console import ConsoleTable
+from llava.train.run.divergence import DivergedRunError
+from llava.train.run.flops import count_flops_of
+from llava.train.run.meter import StepMeter
+from llava.train.trainer import LlavaTrainer
+from llava.train.validation import Validation
+from run_kit.checkpoints import (
     CheckpointError,
     check_sharing,
     discard_unfinished,
     find_checkpoint,
 )
-from llava.train.run.config import describe_run, find_changes, refuse_changes, write_run_config
-from llava.train.run.console import ConsoleTable
-from llava.train.run.divergence import DivergedRunError
-from llava.train.run.flops import count_flops_of, peak_flops
-from llava.train.run.meter import StepMeter
-from llava.train.trainer import LlavaTrainer
-from llava.train.validation import Validation
 from run_kit.exits import FAILED_SAMPLES, INTERRUPTED, OK, USAGE
 from run_kit.ranks import leave
+from run_kit.speed import peak_flops
 
 logger = logging.getLogger("llava.train")
 

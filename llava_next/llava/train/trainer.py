@@ -18,17 +18,18 @@ from llava.train.arguments import LlavaTrainingArguments
 from llava.train.batches import EpochLoader
 from llava.train.parts import PARTS, PROJECTOR, parameter_groups, part_of
 from llava.train.run.bad_samples import BadSampleLog
-from llava.train.run.checkpoint import (
+from llava.train.run.divergence import FiniteCheck
+from llava.train.run.meter import MeterClock, StepMeter
+from llava.train.validation import Validation
+from run_kit.checkpoints import (
     UNFINISHED_FOLDER,
     CheckpointError,
     discard_unfinished,
     publish_checkpoint,
 )
-from llava.train.run.divergence import FiniteCheck
-from llava.train.run.log import TrainLog, append_validation
-from llava.train.run.meter import MeterClock, StepMeter, TimedIterator
-from llava.train.validation import Validation
 from run_kit.files import without_nan
+from run_kit.log import TrainLog, append_validation
+from run_kit.speed import TimedIterator
 
 _SHOWN = (
     "tokens_per_second",

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from llava.model.loading import load_pretrained
 from llava.train.run.config import read_run_config
-from llava.train.run.log import read_log
 from llava.train.smoke import write_mixture
+from run_kit.log import read_log
 from support.paths import ROOT
 
 TEXT = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")

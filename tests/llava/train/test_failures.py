@@ -6,9 +6,9 @@ import json
 import pytest
 
 from llava.train.run.bad_samples import BadSampleLog, TooManyBadSamples, read_bad_samples
-from llava.train.run.checkpoint import checkpoints, find_checkpoint
-from llava.train.run.log import read_log
 from llava.train.trainer import LlavaTrainer
+from run_kit.checkpoints import checkpoints, find_checkpoint
+from run_kit.log import read_log
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 
 from llava.model.tiny import tiny_model, tiny_tokenizer
 from llava.train.parts import PARTS, set_trainable
-from llava.train.run.log import read_log
 from llava.visual.batch import VisualSegment, pack_segments
 from onevision_encoder.patches import grid_positions, uniform_slots
+from run_kit.log import read_log
 from support.paths import ROOT
 
 NORM = 0.01

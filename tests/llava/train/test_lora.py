@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from llava.model.adapters import ADAPTER_FILE
 from llava.model.loading import load_pretrained
 from llava.train.arguments import parse_arguments
-from llava.train.run.log import read_log
 from llava.train.train import prepare
+from run_kit.log import read_log
 
 OPTIONS = {"lora_enable": True, "lora_r": 4, "mm_tunable_parts": "mm_mlp_adapter"}
 

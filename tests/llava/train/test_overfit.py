@@ -11,10 +11,10 @@ import pytest
 from llava.data.dataset import SupervisedDataset, load_segments
 from llava.model.loading import load_pretrained
 from llava.model.tiny import write_tiny_checkpoint
-from llava.train.run.checkpoint import checkpoints
 from llava.train.run.config import read_run_config
-from llava.train.run.log import read_log
 from llava.train.smoke import write_mixture
+from run_kit.checkpoints import checkpoints
+from run_kit.log import read_log
 from support.paths import ROOT
 
 KINDS = ("codec", "images", "image", "text")

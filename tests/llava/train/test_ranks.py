@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file
 
 from llava.model.loading import load_pretrained
-from llava.train.run.checkpoint import MARKER_FILE, UNFINISHED_FOLDER, checkpoints
-from llava.train.run.log import read_log
+from run_kit.checkpoints import MARKER_FILE, UNFINISHED_FOLDER, checkpoints
+from run_kit.log import read_log
 from support.paths import ROOT
 from support.ranks import ENVIRONMENT, finish, launcher, start
 

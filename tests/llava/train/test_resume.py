@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from llava.train.run.checkpoint import MARKER_FILE, checkpoints
-from llava.train.run.log import read_log
 from llava.train.trainer import LlavaTrainer
+from run_kit.checkpoints import MARKER_FILE, checkpoints
+from run_kit.log import read_log
 from support.paths import ROOT
 
 OPTIONS = {

@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 
 from llava.model.adapters import ADAPTER_FILE
 from llava.model.loading import load_pretrained
-from llava.train.run.checkpoint import MARKER_FILE, UNFINISHED_FOLDER
-from llava.train.run.log import read_log
+from run_kit.checkpoints import MARKER_FILE, UNFINISHED_FOLDER
+from run_kit.log import read_log
 from support.ranks import finish, finish_machines, launcher
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

@@ -9,8 +9,8 @@ import subprocess
 import pytest
 
 from llava.train.arguments import parse_arguments
-from llava.train.run.log import read_log
 from llava.train.smoke import write_mixture
+from run_kit.log import read_log
 from support.paths import ROOT
 
 SCRIPTS = ("pretrain_ov_encoder.sh", "sft_ov_encoder.sh")

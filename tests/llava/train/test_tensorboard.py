@@ -3,7 +3,7 @@
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from llava.train.run.log import read_log
+from run_kit.log import read_log
 
 
 def test_figures_reach_tensorboard(train, tmp_path, monkeypatch):

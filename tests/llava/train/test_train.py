@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from llava.model.loading import load_pretrained
-from llava.train.run.log import read_log
+from run_kit.log import read_log
 from support.paths import ROOT
 
 

@@ -7,9 +7,9 @@ import torch
 
 from llava.model.loading import load_pretrained
 from llava.train.arguments import parse_arguments
-from llava.train.run.log import read_log, read_validation
 from llava.train.train import prepare
 from llava.train.validation import rank_batches
+from run_kit.log import read_log, read_validation
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from typing import Any
 
 from llava.train.run.bad_samples import read_bad_samples
 from llava.train.run.config import read_run_config
-from llava.train.run.log import LOG_FILE, read_log, read_validation
+from run_kit.log import LOG_FILE, read_log, read_validation
 
 Row = dict[str, Any]
 

@@ -23,7 +23,7 @@ import torch
 
 from llava.data.mixture import Mixture
 from llava.train.arguments import Arguments
-from llava.train.run.checkpoint import MARKER_FILE
+from run_kit.checkpoints import MARKER_FILE
 from run_kit.files import write_json
 
 CONFIG_FILE = "run_config.json"

@@ -1,4 +1,4 @@
-"""Floating-point operations of a training step, by formula, and peak speeds of devices.
+"""Floating-point operations of a training step, by formula.
 
 A multiply-add counts as two. Recomputation for checkpointed gradients does not count, so that the
 share of the peak (MFU) can be compared between runs.
@@ -10,31 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from llava.train.parts import LANGUAGE_MODEL, PROJECTOR, VISION_TOWER, parameter_numel
-
-PEAK_TFLOPS = {
-    "B200": 2250.0,
-    "H200": 989.0,
-    "H100": 989.0,
-    "H800": 989.0,
-    "A100": 312.0,
-    "A800": 312.0,
-    "L40S": 362.0,
-}
-"""Peak speed in dense bfloat16 by the device's name, from the makers' data sheets."""
-
-
-def peak_flops(device: torch.device, given_tflops: float | None) -> float | None:
-    """Return a device's operations per second: as given, else by its name, else None."""
-    if given_tflops is not None:
-        return given_tflops * 1e12
-    if device.type != "cuda":
-        return None
-    words = torch.cuda.get_device_name(device).replace("-", " ").split()
-    found = [tflops for name, tflops in PEAK_TFLOPS.items() if name in words]
-    return found[0] * 1e12 if found else None
 
 
 @dataclass(frozen=True, kw_only=True)

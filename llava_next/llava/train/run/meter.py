@@ -7,7 +7,7 @@ Axis letters: B rows of a batch, T tokens of a row.
 
 import resource
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,24 +19,6 @@ from llava.data.collator import BatchInfo
 from llava.train.run.flops import FlopCounter
 
 _TOKENS, _VISUAL, _FLOPS, _WAIT, _NEW_BAD, _FIXED = range(6)
-
-
-class TimedIterator:
-    """Passes batches on, and adds up the seconds spent waiting for them."""
-
-    def __init__(self, batches: Iterator[Any]) -> None:
-        self._batches = batches
-        self.seconds = 0.0
-
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
-    def __next__(self) -> Any:
-        started = time.perf_counter()
-        try:
-            return next(self._batches)
-        finally:
-            self.seconds += time.perf_counter() - started
 
 
 class LossSums:

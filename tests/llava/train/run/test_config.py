@@ -8,7 +8,7 @@ import pytest
 
 from llava.data.mixture import Mixture
 from llava.train.run.config import code_state, fingerprint, read_run_config
-from llava.train.run.log import read_log
+from run_kit.log import read_log
 
 LINES = ['{"a": 1}', '{"bb": 2}', '{"ccc": 3}']
 

@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from llava.train.run.divergence import DivergedRunError, FiniteCheck
-from llava.train.run.log import LOG_FILE, read_log
+from run_kit.log import LOG_FILE, read_log
 
 NAN, GOOD = torch.tensor(float("nan")), torch.tensor(1.0)
 

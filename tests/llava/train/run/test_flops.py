@@ -6,9 +6,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from llava.model.tiny import tiny_model, tiny_tokenizer
 from llava.train.parts import PARTS, set_trainable
-from llava.train.run.flops import count_flops_of, peak_flops
+from llava.train.run.flops import count_flops_of
 from llava.visual.batch import VisualSegment, pack_segments
 from onevision_encoder.patches import grid_positions, uniform_slots
+from run_kit.speed import peak_flops
 
 PATCHES, TOKENS = 64, 100
 

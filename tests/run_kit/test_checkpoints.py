@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from llava.train.run import checkpoint
-from llava.train.run.checkpoint import (
+from run_kit import checkpoints as checkpoint_module
+from run_kit.checkpoints import (
     checkpoints,
     discard_unfinished,
     find_checkpoint,
@@ -91,11 +91,13 @@ def test_what_a_killed_run_left_is_discarded(tmp_path):
 
 def _seen_by(monkeypatch, *states):
     """Let other ranks see other folders."""
-    monkeypatch.setattr(checkpoint, "gather", lambda own: [own, *states])
+    monkeypatch.setattr(checkpoint_module, "gather", lambda own: [own, *states])
 
 
 def _other(*complete):
-    return checkpoint.RankState("other", "/their/run", complete, complete, has_requested=False)
+    return checkpoint_module.RankState(
+        "other", "/their/run", complete, complete, has_requested=False
+    )
 
 
 def test_all_ranks_continue_from_the_newest_checkpoint_that_each_has(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-from llava.train.run.log import LOG_FILE, TrainLog, read_log
+from run_kit.log import LOG_FILE, TrainLog, read_log
 
 
 def test_rows_come_back_in_order(tmp_path):
