@@ -39,7 +39,14 @@ class UnsupportedVideoError(VideoError):
 
 
 class CorruptVideoError(VideoError):
-    """The file is empty, truncated or damaged, so that the requested frames cannot be decoded."""
+    """The file is empty, truncated or damaged, so that the requested frames cannot be decoded.
+
+    Attributes:
+        lost: numbers of the frames that cannot be decoded, where all others have been; a copy that
+            another process gets does not hold them.
+    """
+
+    lost: tuple[int, ...] = ()
 
 
 class StreamLostError(VideoError):

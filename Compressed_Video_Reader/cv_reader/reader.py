@@ -6,10 +6,12 @@ import warnings
 import weakref
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import overload
 
 from cv_reader.backends import open_source
+from cv_reader.backends.groups import plan_lanes, read_lanes
 from cv_reader.backends.pixels import read_pixels
 from cv_reader.backends.probe import Probe
 from cv_reader.errors import SettingsError, UnsupportedVideoError, VideoError
@@ -72,14 +74,27 @@ class Video:
         """
         if self._is_closed:
             raise ValueError(f"{self.index.path}: the video is closed; open it again")
-        wanted = self._checked(ids)
-        if signals:
-            probe, self._probe = self._probe, None
-            reader = self._backend.read(self._source, wanted, self._num_threads, probe)
-        else:
-            reader = read_pixels(self._source, wanted, self._num_threads)
+        reader = self._reader(self._checked(ids), signals=signals)
         self._readers.add(reader)
         return reader
+
+    def _reader(self, ids: Sequence[int], *, signals: bool) -> Generator[CodecFrame]:
+        """Read frames: groups of pictures in parallel where that pays, else one after the other."""
+        lanes = plan_lanes(self._source, ids, self._num_threads, signals=signals)
+        if lanes is None:
+            return self._read(ids, self._num_threads, signals=signals)
+        self._probe = None
+        return read_lanes(
+            self._source, ids, lanes, partial(self._read, num_threads=1, signals=signals)
+        )
+
+    def _read(
+        self, ids: Sequence[int], num_threads: int, *, signals: bool
+    ) -> Generator[CodecFrame]:
+        if not signals:
+            return read_pixels(self._source, ids, num_threads)
+        probe, self._probe = self._probe, None
+        return self._backend.read(self._source, ids, num_threads, probe)
 
     def at(self, ids: Iterable[int], *, signals: bool = True) -> Iterator[CodecFrame]:
         """Decode frames in the order asked for, however often; each is decoded once.
@@ -207,7 +222,9 @@ def open_video(
         backend: ``auto`` (the most exact that reads this video), ``native``, ``pyav`` or
             ``estimated``.
         require_exact: refuse a video whose motion and residual would not be exact.
-        num_threads: threads that decode, at least 1.
+        num_threads: threads that decode, at least 1: groups of pictures in parallel where few
+            frames of each are asked for, else each of them with all threads. The frames are the
+            same.
         hdr: what pixels of HDR video (PQ or HLG) are: ``tonemap`` shows them as SDR by the rule of
             ``cv_reader.media.tone``, ``refuse`` refuses the video, ``raw`` reads the samples as
             if they were SDR. Maps and ``luma()`` are of the samples as coded in any case.

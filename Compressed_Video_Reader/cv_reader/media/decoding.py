@@ -123,12 +123,25 @@ def decode_with(
             "numbers are wrong; re-encode it",
         )
     if lost:
-        listed = ", ".join(map(str, lost[:_MAX_LISTED])) + (", ..." if lost[_MAX_LISTED:] else "")
-        raise CorruptVideoError(
-            source.index.path,
-            f"{len(lost)} of {len(ids)} requested frames cannot be decoded ({listed}); "
-            "the file is damaged: copy it again, or re-encode what is left of it",
-        )
+        raise lost_frames_error(source.index.path, lost, len(ids))
+
+
+def lost_frames_error(path: str, lost: Sequence[int], num_requested: int) -> CorruptVideoError:
+    """Return the error that names the frames which cannot be decoded.
+
+    Args:
+        path: the file.
+        lost: their numbers.
+        num_requested: frames that were asked for.
+    """
+    listed = ", ".join(map(str, lost[:_MAX_LISTED])) + (", ..." if lost[_MAX_LISTED:] else "")
+    error = CorruptVideoError(
+        path,
+        f"{len(lost)} of {num_requested} requested frames cannot be decoded ({listed}); "
+        "the file is damaged: copy it again, or re-encode what is left of it",
+    )
+    error.lost = tuple(lost)
+    return error
 
 
 def _plan(source: VideoSource, ids: Sequence[int], options: DecodeOptions) -> Iterator[_Run]:
