@@ -228,7 +228,12 @@ def main(argv: list[str] | None = None) -> int:
     """Run the checks and return an exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--versions", nargs="+", default=VERSIONS, help="versions of transformers")
-    parser.add_argument("--libraries", type=Path, default=Path(".transformers"))
+    parser.add_argument(
+        "--libraries",
+        type=Path,
+        default=Path(".transformers"),
+        help="folder to install the versions into",
+    )
     parser.add_argument("--write", nargs=2, type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     transformers.logging.set_verbosity_error()

@@ -302,6 +302,27 @@ def test_every_module_says_what_it_is() -> None:
     assert not silent
 
 
+def test_every_argument_has_a_help_text() -> None:
+    """Parsers without ``--help`` only pick out arguments of others."""
+    silent = []
+    for package in PACKAGES:
+        for path in python_files(package):
+            for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if not isinstance(function, ast.FunctionDef):
+                    continue
+                calls = [node for node in ast.walk(function) if isinstance(node, ast.Call)]
+                if any(keyword.arg == "add_help" for c in calls for keyword in c.keywords):
+                    continue
+                silent += [
+                    f"{path.relative_to(ROOT)}:{call.lineno}"
+                    for call in calls
+                    if isinstance(call.func, ast.Attribute)
+                    and call.func.attr == "add_argument"
+                    and not {keyword.arg for keyword in call.keywords} & {"help", None}
+                ]
+    assert not silent
+
+
 def pinned_versions() -> dict[str, str]:
     pins = {}
     for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():

@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from types import FrameType
 
-from cv_reader.errors import AssetError, OutputError, SampleError, SettingsError
+from cv_reader.errors import AssetError, OutputError, SampleError, SettingsError, VideoError
 
 OK = 0
 """Everything was done."""
@@ -57,6 +57,9 @@ def run_command(body: Callable[[argparse.Namespace], int], args: argparse.Namesp
     except (SettingsError, SampleError, AssetError) as error:
         say(f"refused: {error}")
         return USAGE
+    except VideoError as error:
+        say(f"failed: {error}")
+        return FAILED_SAMPLES
     except BrokenPipeError:
         raise
     except OSError as error:

@@ -20,8 +20,8 @@ WIDTH_PX, EVERY, COLOURS, FRAME_MILLISECONDS = 760, 2, 48, 160
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Write a small animation of what is kept.")
-    parser.add_argument("video", nargs="?", type=Path)
-    parser.add_argument("--out", type=Path, default=Path("codec.gif"))
+    parser.add_argument("video", nargs="?", type=Path, help="video to show (default: a made clip)")
+    parser.add_argument("--out", type=Path, default=Path("codec.gif"), help="GIF to write")
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         video = options.video or made_clip(Path(folder))

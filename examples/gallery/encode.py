@@ -26,7 +26,7 @@ GRID, PATCH_PX, NUM_IMAGES = 16, 14, 4
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Draw the features of a clip's patches.")
     parser.add_argument("--checkpoint", type=Path, help="folder of an encoder")
-    parser.add_argument("--out", type=Path, default=Path("features.png"))
+    parser.add_argument("--out", type=Path, default=Path("features.png"), help="picture to write")
     options = parser.parse_args(argv)
     if options.checkpoint:
         model = OneVisionEncoderModel.from_pretrained(options.checkpoint).eval()

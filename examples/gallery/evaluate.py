@@ -24,8 +24,14 @@ TASK = Path(__file__).resolve().parents[1] / "quickstart" / "task"
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Evaluate a checkpoint on made clips.")
-    parser.add_argument("--checkpoint", type=Path, help="default: a tiny one, random weights")
-    parser.add_argument("--out", type=Path, default=Path("outputs/gallery_eval"))
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        help="checkpoint to evaluate (default: a tiny one with random weights)",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("outputs/gallery_eval"), help="folder to write results to"
+    )
     options = parser.parse_args(argv)
     out, checkpoint = options.out.resolve(), options.checkpoint
     if checkpoint is None:

@@ -22,9 +22,9 @@ def grey(values: np.ndarray, brightest: float, size: tuple[int, int]) -> Image.I
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Draw the codec signals of one frame.")
-    parser.add_argument("video", nargs="?", type=Path)
-    parser.add_argument("--out", type=Path, default=Path("signals.png"))
-    parser.add_argument("--frame", type=int, default=21)
+    parser.add_argument("video", nargs="?", type=Path, help="video to read (default: a made clip)")
+    parser.add_argument("--out", type=Path, default=Path("signals.png"), help="picture to write")
+    parser.add_argument("--frame", type=int, default=21, help="number of the frame")
     options = parser.parse_args(argv)
     path = options.video or made_clip(options.out.parent)
 

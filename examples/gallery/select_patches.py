@@ -19,9 +19,13 @@ SQUARE_PX, CELL_PX, SEQUENCE_LENGTH = 256, 16, 64
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Draw the mosaics of a video.")
-    parser.add_argument("video", nargs="?", type=Path)
-    parser.add_argument("--out", type=Path, default=Path("mosaics.png"))
-    parser.add_argument("--num_images", type=int, default=4, help="budget in whole frames")
+    parser.add_argument(
+        "video", nargs="?", type=Path, help="video to select from (default: a made clip)"
+    )
+    parser.add_argument("--out", type=Path, default=Path("mosaics.png"), help="picture to write")
+    parser.add_argument(
+        "--num_images", type=int, default=4, help="number of mosaics: the budget in whole frames"
+    )
     options = parser.parse_args(argv)
     path = options.video or made_clip(options.out.parent)
 

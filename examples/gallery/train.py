@@ -20,8 +20,13 @@ NUM_CLIPS, NUM_IMAGES, GRID = 8, 8, 8
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Train a tiny model on codec assets.")
-    parser.add_argument("--out", type=Path, default=Path("outputs/gallery_train"))
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("outputs/gallery_train"),
+        help="folder to write the checkpoint to",
+    )
+    parser.add_argument("--steps", type=int, default=30, help="number of optimiser steps")
     options = parser.parse_args(argv)
     clips = options.out / "clips"
     config = AssetConfig(num_images=NUM_IMAGES, square_size=16 * GRID, patch_size=16)

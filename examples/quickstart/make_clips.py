@@ -144,9 +144,11 @@ def conversation(clip: dict[str, str]) -> list[dict[str, str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Make clips and their raw training JSON.")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--num_clips", type=int, default=8)
-    parser.add_argument("--first_seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--num_clips", type=int, default=8, help="number of clips")
+    parser.add_argument(
+        "--first_seed", type=int, default=0, help="seed of the first clip; each next one counts up"
+    )
     options = parser.parse_args()
     clips = make_clips(options.out, options.num_clips, options.first_seed)
     records = [

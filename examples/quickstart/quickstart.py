@@ -281,7 +281,13 @@ def write_tasks(run: Run, questions: Sequence[dict[str, str]]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("inputs", nargs="*", type=Path, metavar="VIDEO_OR_FOLDER_OR_JSON")
+    parser.add_argument(
+        "inputs",
+        nargs="*",
+        type=Path,
+        metavar="VIDEO_OR_FOLDER_OR_JSON",
+        help="videos, folders or training JSON to use instead of made clips",
+    )
     inputs = [path.expanduser().resolve() for path in parser.parse_args().inputs]
     scale = USER_VIDEOS if inputs else MADE_CLIPS
     if os.environ.get("STEPS"):

@@ -38,7 +38,7 @@ class Assistant:
     """A loaded checkpoint that answers questions, greedily.
 
     Attributes:
-        model: in evaluation mode, on its device.
+        model: the model in evaluation mode, on its device.
         processor: tokenizer, prompt template and preprocessing of the checkpoint.
     """
 
@@ -132,16 +132,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         "python -m llava.ask", description="Ask a checkpoint about a video or an image."
     )
     parser.add_argument("checkpoint", help="folder of a LLaVA checkpoint")
-    parser.add_argument("path", help="video or image")
-    parser.add_argument("question")
-    parser.add_argument("--video_input", choices=("codec", "frames"), default="codec")
-    parser.add_argument("--num_images", type=int, default=8, help="mosaics or frames (default 8)")
-    parser.add_argument("--max_new_tokens", type=int, default=256)
+    parser.add_argument("path", help="video or image file")
+    parser.add_argument("question", help="question to ask")
+    parser.add_argument(
+        "--video_input",
+        choices=("codec", "frames"),
+        default="codec",
+        help="show a video as codec input or as whole frames (default %(default)s)",
+    )
+    parser.add_argument(
+        "--num_images",
+        type=int,
+        default=8,
+        help="number of mosaics or frames (default %(default)s)",
+    )
+    parser.add_argument(
+        "--max_new_tokens",
+        type=int,
+        default=256,
+        help="most tokens of the answer (default %(default)s)",
+    )
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     group = parser.add_argument_group("settings of assets, as of cv_reader precompute")
     names = [item.name for item in fields(AssetConfig) if item.name != "num_images"]
     for name in names:
-        group.add_argument(f"--{name}", metavar="VALUE")
+        group.add_argument(f"--{name}", metavar="VALUE", help="see cv_reader precompute --help")
     args = parser.parse_args(argv)
     settings = {name: text for name in names if (text := getattr(args, name)) is not None}
     try:

@@ -53,7 +53,7 @@ def chat_template(template: str) -> str:
     only has text.
 
     Raises:
-        ValueError: for an unknown template.
+        ValueError: The template is unknown.
     """
     if template not in _CHAT_TEMPLATES:
         raise ValueError(f"unknown template {template!r}; known: {', '.join(_CHAT_TEMPLATES)}")

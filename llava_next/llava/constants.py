@@ -14,4 +14,4 @@ VIRTUAL_FRAMES = 64
 
 CLIP_IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
-"""Per channel, on pixels scaled to 0..1: the preprocessing the encoder was trained with."""
+"""Standard deviation of each channel, on pixels scaled to 0..1, as in the encoder's training."""

@@ -78,8 +78,8 @@ def render(
         add_generation_prompt: end with the header of the answer to be generated.
 
     Raises:
-        ValueError: for an unknown template or role, roles that do not alternate, an empty
-            conversation or answer, or a conversation that the template cannot express.
+        ValueError: The template or a role is unknown, roles do not alternate, the conversation or
+            an answer is empty, or the template cannot express the conversation.
     """
     if template not in TEMPLATES:
         raise ValueError(f"unknown template {template!r}; known: {', '.join(TEMPLATES)}")

@@ -62,8 +62,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m onevision_encoder.export", description=__doc__)
     parser.add_argument("checkpoint", nargs="?", help="folder with config.json and safetensors")
     parser.add_argument("out", help="folder to write")
-    parser.add_argument("--random", choices=SIZES, help="random weights of this size instead")
-    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
+    parser.add_argument(
+        "--random",
+        choices=SIZES,
+        help="write random weights of this size instead of a checkpoint's",
+    )
+    parser.add_argument(
+        "--dtype",
+        default="bfloat16",
+        choices=["bfloat16", "float16", "float32"],
+        help="type of the written weights (default %(default)s)",
+    )
     arguments = parser.parse_args(argv)
     if (arguments.checkpoint is None) == (arguments.random is None):
         parser.error("give either a checkpoint folder or --random SIZE")

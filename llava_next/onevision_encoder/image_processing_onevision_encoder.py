@@ -25,9 +25,9 @@ class OneVisionEncoderImageProcessor(CLIPProcessor):  # pyright: ignore[reportGe
         do_native_resolution: keep each image's size and aspect instead of resizing and cropping,
             but for rounding both sides to multiples of ``patch_size``.
         patch_size: side of a patch in pixels.
-        size: of the shortest edge after resizing; default 448 px.
-        crop_size: default 448 x 448 px.
-        kwargs: as for CLIP's processor.
+        size: length of the shortest edge after resizing; default 448 px.
+        crop_size: size of the crop from the middle; default 448 x 448 px.
+        kwargs: arguments of CLIP's processor.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class OneVisionEncoderImageProcessor(CLIPProcessor):  # pyright: ignore[reportGe
         Args:
             images: an image or a list: PIL images, arrays or tensors.
             do_native_resolution: overrides the processor's own setting for this call.
-            kwargs: as for CLIP's processor, for example ``return_tensors="pt"``.
+            kwargs: arguments of CLIP's processor, for example ``return_tensors="pt"``.
 
         Returns:
             ``pixel_values``: (B, C, H, W); at native resolution, where sizes may differ, a list of

@@ -286,10 +286,10 @@ class OneVisionEncoderPreTrainedModel(PreTrainedModel):
         Args:
             pretrained_model_name_or_path: folder or name on the Hub; safetensors unless
                 ``use_safetensors=False`` is passed.
-            model_args: for the class.
+            model_args: further arguments of the class.
             ignore_mismatched_sizes: start weights of another shape afresh.
             output_loading_info: also return the library's report.
-            kwargs: as for the library's ``from_pretrained``.
+            kwargs: arguments of the library's ``from_pretrained``.
 
         Raises:
             ValueError: naming weights that are missing, unexpected or of another shape.

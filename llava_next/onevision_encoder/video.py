@@ -40,7 +40,7 @@ def prepare_video(
         num_frames: how many frames to take: the floor of evenly spaced indices. A shorter video is
             taken whole.
         virtual_frames: length of the time line.
-        kwargs: for the processor, for example ``do_native_resolution=True``.
+        kwargs: arguments of the processor, for example ``do_native_resolution=True``.
 
     Raises:
         ValueError: if there is no frame, frames differ in size, ``num_frames`` is below 1, or the

@@ -220,11 +220,18 @@ def clips(folder: Path, *, with_hour: bool) -> list[Path]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("videos", nargs="*", type=Path)
-    parser.add_argument("--backends", nargs="+", default=["auto"])
-    parser.add_argument("--copies", type=int, default=8, help="videos of the run; 0 = leave it out")
-    parser.add_argument("--hour", action="store_true")
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "bench_clips")
+    parser.add_argument("videos", nargs="*", type=Path, help="videos to read")
+    parser.add_argument("--backends", nargs="+", default=["auto"], help="backends to measure")
+    parser.add_argument(
+        "--copies", type=int, default=8, help="number of videos of the run; 0 = no run"
+    )
+    parser.add_argument("--hour", action="store_true", help="also measure a video of one hour")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path(tempfile.gettempdir()) / "bench_clips",
+        help="folder for made clips",
+    )
     args = parser.parse_args()
     for path in args.videos or clips(args.folder, with_hour=args.hour):
         for backend in args.backends:

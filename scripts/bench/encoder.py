@@ -218,18 +218,47 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--size", choices=SIZES, default="base")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--attention", default="sdpa", help="backend of the encoder")
-    parser.add_argument("--compile", action="store_true", help="compile the blocks")
-    parser.add_argument("--layers", type=int, default=1, help="blocks")
-    parser.add_argument("--parts", choices=["a", "b", "cd"], nargs="+", default=["a", "b", "cd"])
-    parser.add_argument("--repeats", type=int, default=5, help="rounds, but one for padding")
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU")
-    parser.add_argument("--eager_sides", type=int, nargs="*", default=[32, 64, 91])
-    parser.add_argument("--growth_sides", type=int, nargs="*", default=[32, 64, 102, 144, 203])
-    parser.add_argument("--memory", action="store_true", help="peak memory of (a) and (b) only")
+    parser.add_argument("--size", choices=SIZES, default="base", help="size of the encoder")
+    parser.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16"],
+        default="float32",
+        help="type of weights and activations",
+    )
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="device to run on"
+    )
+    parser.add_argument("--attention", default="sdpa", help="attention backend of the encoder")
+    parser.add_argument("--compile", action="store_true", help="compile the blocks of the encoder")
+    parser.add_argument("--layers", type=int, default=1, help="number of blocks")
+    parser.add_argument(
+        "--parts",
+        choices=["a", "b", "cd"],
+        nargs="+",
+        default=["a", "b", "cd"],
+        help="measurements to make",
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="number of rounds; padding is measured once"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="number of CPU threads")
+    parser.add_argument(
+        "--eager_sides",
+        type=int,
+        nargs="*",
+        default=[32, 64, 91],
+        help="sides of pictures with eager attention, in patches",
+    )
+    parser.add_argument(
+        "--growth_sides",
+        type=int,
+        nargs="*",
+        default=[32, 64, 102, 144, 203],
+        help="sides of pictures for the growth of time, in patches",
+    )
+    parser.add_argument(
+        "--memory", action="store_true", help="measure only the peak memory of (a) and (b)"
+    )
     options = parser.parse_args(argv)
     model = build(options)
     print(f"{options.size}, {options.dtype}, {options.device}, {options.attention}")

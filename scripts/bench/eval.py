@@ -198,14 +198,24 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", type=Path, help="checkpoint; default: a tiny random one")
-    parser.add_argument("--batch_sizes", default="1,4,8")
-    parser.add_argument("--clips", type=int, default=8)
-    parser.add_argument("--questions", type=int, default=64)
-    parser.add_argument("--new_tokens", type=int, default=16)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--memory_samples", type=int, default=600, help="0 leaves memory out")
-    parser.add_argument("--lookup_assets", type=int, default=100_000, help="0 leaves lookup out")
+    parser.add_argument("--model", type=Path, help="checkpoint (default: a tiny random one)")
+    parser.add_argument("--batch_sizes", default="1,4,8", help="batch sizes, separated by commas")
+    parser.add_argument("--clips", type=int, default=8, help="number of made clips")
+    parser.add_argument("--questions", type=int, default=64, help="number of questions")
+    parser.add_argument("--new_tokens", type=int, default=16, help="number of tokens to generate")
+    parser.add_argument("--device", default="cpu", help="device to run on")
+    parser.add_argument(
+        "--memory_samples",
+        type=int,
+        default=600,
+        help="number of samples for memory; 0 = do not measure it",
+    )
+    parser.add_argument(
+        "--lookup_assets",
+        type=int,
+        default=100_000,
+        help="number of assets to look up; 0 = do not measure it",
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -15,7 +15,7 @@ class Measured(NamedTuple):
     """What a piece of work took.
 
     Attributes:
-        wall_seconds: by the clock.
+        wall_seconds: time that passed.
         cpu_seconds: user and system time, children that have ended included.
         peak_rss_bytes: largest resident memory of any one process.
     """

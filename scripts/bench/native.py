@@ -42,7 +42,7 @@ _RUNS_PER_PROCESS = 5
 _MAX_PROCESS_SECONDS = 5.0
 
 _IMPORTED_LATE = "cv_reader.backends.native.reading"
-"""By the first video that is opened."""
+"""Module that is imported when the first video is opened."""
 
 _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1"}
 """NumPy's idle threads would count as CPU time."""
@@ -51,13 +51,32 @@ _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1"}
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark, or (with ``--work``) one measured process."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--clips", type=Path, nargs="*", default=[], help="files besides the made")
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "bench_clips")
-    parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--frames", type=int, default=300, help="length of the made clips")
-    parser.add_argument("--no_made", action="store_true", help="only the clips given")
-    parser.add_argument("--hour", action="store_true", help="sparse access to one hour")
+    parser.add_argument(
+        "--clips",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="videos to read in addition to the made ones",
+    )
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path(tempfile.gettempdir()) / "bench_clips",
+        help="folder for made clips",
+    )
+    parser.add_argument(
+        "--threads", type=int, nargs="*", default=[1, 2], help="numbers of decoding threads"
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="number of runs, of which the fastest counts"
+    )
+    parser.add_argument(
+        "--frames", type=int, default=300, help="length of the made clips, in seconds"
+    )
+    parser.add_argument("--no_made", action="store_true", help="read only the clips given")
+    parser.add_argument(
+        "--hour", action="store_true", help="measure sparse access to a video of one hour"
+    )
     parser.add_argument("--work", choices=sorted(_WORKS), help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.work:

@@ -59,10 +59,12 @@ def stages(path: str, backend: str, num_threads: int) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Print the table; returns an exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("video")
-    parser.add_argument("--backend", default="auto")
-    parser.add_argument("--num_threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=1, help="the fastest of so many runs counts")
+    parser.add_argument("video", help="video to read")
+    parser.add_argument("--backend", default="auto", help="backend to read with")
+    parser.add_argument("--num_threads", type=int, default=1, help="number of decoding threads")
+    parser.add_argument(
+        "--repeats", type=int, default=1, help="number of runs, of which the fastest counts"
+    )
     options = parser.parse_args(argv)
     try:
         index = read_index(options.video)

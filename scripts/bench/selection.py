@@ -286,13 +286,23 @@ def videos_in(places: Iterable[Path]) -> list[Path]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("videos", nargs="*", type=Path)
-    parser.add_argument("--real", type=Path, default=ROOT.parent / "shared/data/real_videos")
-    parser.add_argument("--made", action="store_true")
-    parser.add_argument("--planted", type=int, default=0, help="so many clips")
-    parser.add_argument("--key_frames", action="store_true")
-    parser.add_argument("--time", type=Path, help="a video")
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "bench_clips")
+    parser.add_argument("videos", nargs="*", type=Path, help="videos to select from")
+    parser.add_argument(
+        "--real",
+        type=Path,
+        default=ROOT.parent / "shared/data/real_videos",
+        help="folder of real videos",
+    )
+    parser.add_argument("--made", action="store_true", help="use made clips")
+    parser.add_argument("--planted", type=int, default=0, help="number of clips")
+    parser.add_argument("--key_frames", action="store_true", help="measure key frame intervals")
+    parser.add_argument("--time", type=Path, help="video to select from")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path(tempfile.gettempdir()) / "bench_clips",
+        help="folder for made clips",
+    )
     args = parser.parse_args()
     is_bare = not (args.videos or args.made or args.planted or args.key_frames or args.time)
     av.logging.set_level(None)

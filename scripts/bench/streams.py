@@ -53,9 +53,13 @@ def line(name: str, work: Measured, seconds: float) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("videos", nargs="*", metavar="VIDEO")
-    parser.add_argument("--seconds", type=int, default=20, help="length of the made clips")
-    parser.add_argument("--streams", type=int, default=8, help="streams at once")
+    parser.add_argument(
+        "videos", nargs="*", metavar="VIDEO", help="videos to stream (default: made clips)"
+    )
+    parser.add_argument(
+        "--seconds", type=int, default=20, help="length of the made clips, in seconds"
+    )
+    parser.add_argument("--streams", type=int, default=8, help="number of streams at once")
     options = parser.parse_args()
     load = os.getloadavg()[0]
     print(f"{os.cpu_count()} cores, load {load:.1f} by other work before the measurement")

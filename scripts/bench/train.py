@@ -205,14 +205,24 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("parts", nargs="*", default=list(PARTS_OF_BENCH), metavar="PART")
-    parser.add_argument("--size", choices=tuple(SIDE), default="tiny")
-    parser.add_argument("--attention", default="sdpa", help="backend of encoder and decoder")
-    parser.add_argument("--samples", type=int, default=96)
-    parser.add_argument("--peak_tflops", type=float)
-    parser.add_argument("--tokens", type=int, default=4096)
-    parser.add_argument("--vocabulary", type=int, default=32768)
-    parser.add_argument("--lines", type=int, default=1_000_000)
+    parser.add_argument(
+        "parts",
+        nargs="*",
+        default=list(PARTS_OF_BENCH),
+        metavar="PART",
+        help="measurements to make",
+    )
+    parser.add_argument("--size", choices=tuple(SIDE), default="tiny", help="size of the model")
+    parser.add_argument(
+        "--attention", default="sdpa", help="attention backend of encoder and decoder"
+    )
+    parser.add_argument("--samples", type=int, default=96, help="number of samples")
+    parser.add_argument("--peak_tflops", type=float, help="peak of the device, for its utilisation")
+    parser.add_argument("--tokens", type=int, default=4096, help="tokens of a row")
+    parser.add_argument(
+        "--vocabulary", type=int, default=32768, help="number of tokens of the vocabulary"
+    )
+    parser.add_argument("--lines", type=int, default=1_000_000, help="lines of the data file")
     args = parser.parse_args(argv)
     unknown = sorted(set(args.parts) - PARTS_OF_BENCH.keys())
     if unknown:

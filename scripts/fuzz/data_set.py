@@ -169,8 +169,8 @@ def _zero(path: Path) -> None:
 def main() -> int:
     """Run the check, and print what was found."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=20_000, help="rows of the data set")
-    parser.add_argument("--out", type=Path, required=True, help="an empty folder")
+    parser.add_argument("--rows", type=int, default=20_000, help="number of rows of the data set")
+    parser.add_argument("--out", type=Path, required=True, help="empty folder to write to")
     args = parser.parse_args()
     out: Path = args.out.resolve()
     write_clips(out / "videos")

@@ -56,14 +56,22 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--count", type=int, default=2000, help="files to read")
     parser.add_argument("--start", type=int, default=0, help="number of the first file")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--backend", default="native")
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--memory_mb", type=int, default=2048, help="per child; 0: no limit")
-    parser.add_argument("--time_limit", type=float, default=30, help="seconds per file")
-    parser.add_argument("--max_growth_mb", type=float, default=64, help="of one child")
-    parser.add_argument("--sanitize", choices=list(RUNTIMES), help="use the build made for it")
-    parser.add_argument("--keep", type=Path, default=Path("fuzz_failures"))
+    parser.add_argument("--seed", type=int, default=0, help="seed of the damage")
+    parser.add_argument("--backend", default="native", help="backend to test")
+    parser.add_argument("--processes", type=int, default=2, help="number of child processes")
+    parser.add_argument(
+        "--memory_mb", type=int, default=2048, help="memory limit of a child process; 0 = none"
+    )
+    parser.add_argument(
+        "--time_limit", type=float, default=30, help="time limit for one file, in seconds"
+    )
+    parser.add_argument(
+        "--max_growth_mb", type=float, default=64, help="memory by which one child process may grow"
+    )
+    parser.add_argument("--sanitize", choices=list(RUNTIMES), help="use the build with sanitizers")
+    parser.add_argument(
+        "--keep", type=Path, default=Path("fuzz_failures"), help="folder for files that failed"
+    )
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.child:

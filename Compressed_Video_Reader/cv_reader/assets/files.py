@@ -66,8 +66,8 @@ def writing(target: Path) -> Generator[None, None, None]:
     """Turn system errors that concern the whole output into one that names it.
 
     Raises:
-        OutputError: for a full or failing disk, and the like.
-        OSError: for any other reason, as the system gave it.
+        OutputError: The disk is full or fails, or refuses the output for another general reason.
+        OSError: Writing failed for any other reason; the system's own error.
     """
     try:
         yield

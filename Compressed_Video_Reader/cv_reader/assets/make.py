@@ -59,7 +59,7 @@ class Selection:
     Attributes:
         rows: int32 (N, 3), (t, h, w): forced cells in raster order, then from the best down.
         frame_ids: int32 (T,).
-        squares: by the first slot of each distinct frame, its pixels; empty where only the rows
+        squares: pixels of each distinct frame, keyed by its first slot; empty where only the rows
             were asked for.
         scores: float32 (T, g, g), what the choice went by: energies of the cells, or changes in
             grey levels; 0 for slots that repeat the frame before.

@@ -35,7 +35,7 @@ class Backend:
     """One way to read a video's maps.
 
     Attributes:
-        name: as callers choose it.
+        name: name by which callers choose it.
         codecs: FFmpeg's names of the formats it reads, or None for all that FFmpeg decodes.
         exactness: field -> ``exact``, ``direction``, ``approximate``, ``estimated`` or ``none``.
         probe: returns a probe for ``read``, or the reason why it cannot read a video.

@@ -122,7 +122,7 @@ class _Searched:
     def judge(
         self, current: Pyramid, previous: Pyramid, vectors: NDArray[np.int32]
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Per block: is its vector worth taking; does the outcome beat the block's own mean."""
+        """Return which vectors are worth taking, and which blocks beat their own mean."""
         side, step = _side_and_step(1)
         blocks, stayed, moved = (
             self.cut(pyramid, 1, offset, side)[::step, ::step]

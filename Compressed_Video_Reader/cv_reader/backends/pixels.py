@@ -35,7 +35,7 @@ class ShownPicture:
 
     Args:
         coded_size: columns and rows, cropped.
-        display: of their stream.
+        display: display settings of their stream.
     """
 
     def __init__(self, coded_size: tuple[int, int], display: Display) -> None:

@@ -144,7 +144,7 @@ def read(
 
 
 def _is_reference(source: VideoSource, decoded: Decoded) -> bool:
-    """H.264 packets say whether others refer to their picture; elsewhere B pictures are not."""
+    """Return whether others refer to this picture. Only H.264 packets say so; else B is none."""
     if source.index.codec_name == "h264":
         return bool(source.packets.is_reference[decoded.packet])
     return int(decoded.frame.pict_type) != _B_PICTURE

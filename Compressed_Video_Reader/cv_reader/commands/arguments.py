@@ -8,33 +8,32 @@ import argparse
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from cv_reader.backends import BACKEND_NAMES
 from cv_reader.errors import SettingsError
-from cv_reader.media.display import HDR_MODES
 from cv_reader.reader import ReadOptions
-from cv_reader.select.config import (
-    COMPENSATIONS,
-    DIRECTIONS,
-    DISTORTIONS,
-    FRAME_SAMPLINGS,
-    ORDERS,
-    PADDING_POLICIES,
-    PREDICTIONS,
-    SELECTORS,
-    SIGNALS,
-    TOPK_MODES,
-    WINDOW_PICKS,
-    AssetConfig,
-)
+from cv_reader.select.config import CHOICES, AssetConfig
 
-HDR_ARGUMENT: dict[str, Any] = {
-    "choices": HDR_MODES,
-    "default": "tonemap",
-    "help": "HDR video (PQ, HLG): show it as SDR (default), refuse it, or read raw samples",
-}
-"""Settings of ``--hdr``, which commands share."""
+HDR_HELP = "how HDR video (PQ, HLG) is read: shown as SDR (tonemap), refused, or as raw samples"
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Show defaults of arguments that have a value, and keep the paragraphs of the description."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        has_value = not isinstance(action.default, (bool, list, type(None)))
+        return super()._get_help_string(action) if has_value else action.help
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        paragraphs = text.replace("``", "`").split("\n\n")
+        return "\n\n".join(fill(paragraph, width, indent) for paragraph in paragraphs)
+
+
+def new_parser(prog: str, description: str | None) -> argparse.ArgumentParser:
+    """Return the parser of a command; its help shows the default of every argument."""
+    return argparse.ArgumentParser(prog, description=description, formatter_class=_HelpFormatter)
 
 
 class Refuse(argparse.Action):
@@ -87,139 +86,113 @@ def add_fail_argument(parser: argparse.ArgumentParser) -> None:
         "--fail_txt",
         metavar="FILE",
         type=Path,
-        help="write one JSON line per failed sample here; default: next to the output",
+        help="file for one JSON line per failed sample (default: next to the output)",
     )
 
 
-def add_size_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the number of frames, mosaics and pixels."""
-    group = parser.add_argument_group("size")
-    group.add_argument(
-        "--sequence_length",
+class _Group(Protocol):
+    """A parser or a group of its arguments."""
+
+    def add_argument(self, *flags: str, **settings: Any) -> argparse.Action: ...
+
+
+def add_setting(
+    group: _Group, name: str, help_text: str, *aliases: str, metavar: str | None = None
+) -> None:
+    """Add a setting of assets; its type, values and default are those of ``AssetConfig``."""
+    default: bool | str | int | float = getattr(AssetConfig, name)
+    flags, more = (f"--{name}", *aliases), dict[str, Any](help=help_text)
+    if isinstance(default, bool):
+        more |= {"action": "store_true"}
+    else:
+        more |= {"type": type(default), "default": default, "metavar": metavar}
+        more |= {"choices": CHOICES.get(name)}
+    group.add_argument(*flags, **more)
+
+
+def add_size_arguments(parser: argparse.ArgumentParser, description: str | None = None) -> None:
+    """Add the number of frames, mosaics and pixels; ``description`` says of what."""
+    group = parser.add_argument_group("size", description)
+    add_setting(
+        group,
+        "sequence_length",
+        "number of frames sampled from a video, T",
         "--seq_len_frames",
         "--T",
         metavar="T",
-        type=int,
-        default=64,
-        help="frames sampled from a video",
     )
-    group.add_argument(
-        "--num_images",
+    add_setting(
+        group,
+        "num_images",
+        "number of mosaics per video: the budget of kept cells, in whole frames",
         "--keep_frames_equiv",
         metavar="G",
-        type=int,
-        default=8,
-        help="mosaics per video: the budget in full frames",
     )
-    group.add_argument(
-        "--square_size", type=int, default=576, help="side of the square and of a mosaic, pixels"
-    )
-    group.add_argument(
-        "--patch_size", "--patch", type=int, default=16, help="side of a cell, pixels"
-    )
+    add_setting(group, "square_size", "side of the padded square frame and of a mosaic, in pixels")
+    add_setting(group, "patch_size", "side of a cell, in pixels", "--patch")
 
 
 def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the settings of energy and selection."""
     group = parser.add_argument_group("scoring")
-    group.add_argument(
-        "--padding_policy",
-        choices=PADDING_POLICIES,
-        default="zero",
-        help="what fills slots once all content is kept: padding (zero), content first (exclude), "
-        "the last cell again (repeat)",
-    )
-    group.add_argument("--hdr", **HDR_ARGUMENT)
-    group.add_argument(
-        "--signal", choices=SIGNALS, default="reference", help="what a cell's score is made of"
-    )
-    group.add_argument(
-        "--mv_compensate",
-        choices=COMPENSATIONS,
-        default="median",
-        help="how the camera's motion is subtracted",
-    )
-    group.add_argument(
-        "--frames",
-        choices=FRAME_SAMPLINGS,
-        default="uniform",
-        help="spread the sampled frames evenly by number, or by coded bytes (bitcost)",
-    )
-    group.add_argument(
-        "--mv_pct", type=float, default=95.0, help="percentile of a frame's motion that counts as 1"
-    )
-    group.add_argument(
-        "--res_pct",
-        type=float,
-        default=95.0,
-        help="percentile of a frame's residual that counts as 1",
-    )
-    group.add_argument("--w_mv", type=float, default=1.0, help="weight of motion")
-    group.add_argument("--w_res", type=float, default=1.0, help="weight of the residual")
+    for name, help_text in _SCORING.items():
+        add_setting(group, name, help_text)
     group.add_argument(
         "--fuse_mode",
         type=only("weighted", "training and evaluation share one fusion"),
         default="weighted",
-        help="only weighted: the sum by --w_mv and --w_res",
+        help="accepted for compatibility; only weighted: the sum by --w_mv and --w_res",
     )
     group.add_argument(
         "--mv_unit_div",
         type=only("4.0", "motion is divided by its own percentile, so a unit has no effect"),
         default="4.0",
-        help="only 4.0: motion is divided by its own percentile",
+        help="accepted for compatibility; only 4.0, because motion is divided by its own "
+        "percentile",
     )
     refuse(parser, {"--res_use_grad": "training and evaluation share one residual energy"})
-    _add_selector_arguments(parser)
-
-
-def _add_selector_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("selector")
-    group.add_argument(
-        "--select",
-        choices=SELECTORS,
-        default="topk",
-        help="by score, by what would be missed, or whole frames",
-    )
-    group.add_argument(
-        "--block_cells", type=int, default=1, help="2 = choose and pack 2 x 2 cells as one"
-    )
-    group.add_argument(
-        "--distortion",
-        choices=DISTORTIONS,
-        default="sharp",
-        help="how rate_distortion judges a difference",
-    )
-    group.add_argument(
-        "--direction",
-        choices=DIRECTIONS,
-        default="nearest",
-        help="whether a slot may show what is kept later (rate_distortion)",
-    )
-    group.add_argument(
-        "--predict",
-        choices=PREDICTIONS,
-        default="search",
-        help="whether what is kept may shift to show another slot (rate_distortion)",
-    )
-    group.add_argument(
-        "--quality_db",
-        type=float,
-        default=0.0,
-        help="stop where the rebuilt video has this PSNR (rate_distortion); 0 = spend the budget",
-    )
+    for name, help_text in _SELECTOR.items():
+        add_setting(group, name, help_text)
     group.add_argument(
         "--mean_num_images",
         type=float,
         default=0.0,
-        help="mosaics per video on average, by one price for the data set (rate_distortion); "
-        "0 = --num_images for every video",
+        help="with rate_distortion: mean number of mosaics per video, reached by one price for "
+        "the data set; 0 = --num_images mosaics for every video",
     )
-    group.add_argument(
-        "--token_price",
-        type=float,
-        default=0.0,
-        help="price of a kept cell (rate_distortion); 0 = what meets the budget",
-    )
+
+
+_SCORING = {
+    "padding_policy": "how the budget is filled once all new content is kept: with padding and "
+    "repeated frames by index (zero), with cells of repeated frames before padding (exclude), or "
+    "with copies of the last cell (repeat)",
+    "hdr": HDR_HELP,
+    "signal": "signal from which the score of a cell is computed",
+    "mv_compensate": "estimate of the camera's motion that is subtracted from the vectors before "
+    "scoring",
+    "frames": "sample frames evenly by frame number (uniform) or by coded bytes (bitcost)",
+    "mv_pct": "percentile of a frame's motion energy that is scaled to 1",
+    "res_pct": "percentile of a frame's residual energy that is scaled to 1",
+    "w_mv": "weight of the motion energy",
+    "w_res": "weight of the residual energy",
+}
+_SELECTOR = {
+    "select": "choose cells by score (topk), by what a rebuilt video would miss "
+    "(rate_distortion), or whole frames at even distances (uniform)",
+    "block_cells": "side of the blocks of cells that are chosen and packed together: 1 or 2",
+    "distortion": "with rate_distortion: measure of the difference between a cell and what is "
+    "shown in its place",
+    "direction": "with rate_distortion: show a cell that is not kept by the nearest kept one, "
+    "earlier or later (nearest), or by the last kept one (hold)",
+    "predict": "with rate_distortion: let a kept cell shift along the motion to show another slot "
+    "(search), or not (still)",
+    "quality_db": "with rate_distortion: PSNR of the rebuilt video, in dB, at which selection "
+    "stops; 0 = spend the whole budget",
+    "token_price": "with rate_distortion: price of a kept cell, in units of distortion; 0 = the "
+    "price at which the budget is spent",
+}
+"""Settings of assets to what they mean, in the order of ``--help``."""
 
 
 def add_budget_arguments(parser: argparse.ArgumentParser, *, is_first_frame_whole: bool) -> None:
@@ -230,89 +203,101 @@ def add_budget_arguments(parser: argparse.ArgumentParser, *, is_first_frame_whol
         "--keep_first_full_frame",
         action="store_true",
         default=is_first_frame_whole,
-        help=f"keep all cells of the first frame; default: {default}",
+        help=f"keep all cells of the first frame (default: {default})",
     )
     group.add_argument(
         "--no_first_full_frame",
         dest="keep_first_full_frame",
         action="store_false",
-        help="let the first frame compete like the others",
+        help="select cells of the first frame as of all other frames",
     )
-    group.add_argument(
-        "--keep_uniform_first",
-        action="store_true",
-        help="keep all cells of the first frame that show content",
-    )
-    group.add_argument(
-        "--keep_mid_full_frame", action="store_true", help="keep all cells of one middle frame too"
-    )
-    group.add_argument(
-        "--mid_full_frame_index", type=int, default=-1, help="its slot; -1 = T // 2, 0 = none"
-    )
-    group.add_argument(
-        "--topk_mode",
-        choices=TOPK_MODES,
-        default="global",
-        help="take the best cells of the whole video, or of each of several spans (time_bucket)",
-    )
-    group.add_argument(
-        "--time_bucket_count", type=int, default=-1, help="spans; -1 = one per mosaic that is left"
-    )
-    group.add_argument(
-        "--sample_start_offset", type=int, default=0, help="first frame that may be sampled"
-    )
-    group.add_argument(
-        "--window_len",
-        type=int,
-        default=0,
-        help="sample within so many frames; 0 = the whole video",
-    )
-    group.add_argument(
-        "--window_pick",
-        choices=WINDOW_PICKS,
-        default="none",
-        help="where that window is; energy3 = the largest of begin, mid and end by coded bytes",
-    )
+    for name, help_text in _BUDGET.items():
+        add_setting(group, name, help_text)
+
+
+_BUDGET = {
+    "keep_uniform_first": "keep all cells of the first frame that show content",
+    "keep_mid_full_frame": "also keep all cells of one frame in the middle",
+    "mid_full_frame_index": "slot of that frame; -1 = T // 2, 0 = none",
+    "topk_mode": "take the best cells of the whole video (global), or of each of several time "
+    "spans (time_bucket)",
+    "time_bucket_count": "number of time spans; -1 = one for each mosaic that is not a whole frame",
+    "sample_start_offset": "number of the first frame that may be sampled",
+    "window_len": "number of frames of the window to sample from; 0 = the whole video",
+    "window_pick": "place of that window; energy3 = the one of begin, mid and end with the most "
+    "coded bytes",
+}
 
 
 def add_packing_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the settings of the mosaics."""
     group = parser.add_argument_group("packing")
-    group.add_argument(
-        "--order",
-        choices=ORDERS,
-        default="raster",
-        help="order of cells within a slot: raster, or odd rows from right to left (zigzag)",
+    add_setting(
+        group,
+        "order",
+        "order of the cells of a slot: all rows from left to right (raster), or odd rows from "
+        "right to left (zigzag)",
     )
-    group.add_argument("--jpg_quality", type=int, default=95, help="quality of mosaics, 1..100")
+    add_setting(group, "jpg_quality", "JPEG quality of the mosaics, 1 to 100")
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, log_every: int, num_workers: int) -> None:
     """Add the settings of the run that change no byte of the output."""
     add_worker_arguments(parser, num_workers, timeout_seconds=1800.0, tasks_per_worker=2000)
+    add_reading_arguments(parser, has_exact=True, has_threads=False)
     group = parser.add_argument_group("run")
-    group.add_argument("--log_every", type=int, default=log_every, help="samples per progress line")
     group.add_argument(
-        "--max_samples", type=int, default=0, help="use only the first rows of the file; 0 = all"
-    )
-    group.add_argument("--num_shards", type=int, default=1, help="runs that share the data set")
-    group.add_argument("--shard_id", type=int, default=0, help="which of them this is, from 0")
-    group.add_argument(
-        "--overwrite", action="store_true", help="remake existing output, with any settings"
+        "--log_every",
+        type=int,
+        default=log_every,
+        help="number of samples between two lines of progress",
     )
     group.add_argument(
-        "--dry_run", action="store_true", help="only say what there is to do, and estimate its cost"
+        "--max_samples", type=int, default=0, help="number of rows to read, from the first; 0 = all"
     )
     group.add_argument(
-        "--backend", default="auto", choices=BACKEND_NAMES, help="reader; auto = the best there is"
+        "--num_shards", type=int, default=1, help="number of runs that share the data set"
     )
-    group.add_argument("--require_exact", action="store_true", help="refuse estimated signals")
+    group.add_argument("--shard_id", type=int, default=0, help="number of this run, from 0")
+    group.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="make output again that exists, even if it was made with other settings",
+    )
+    group.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="write nothing; print what would be done and what it would cost",
+    )
     group.add_argument(
         "--video_root",
         metavar="FOLDER",
         type=Path,
-        help="folder of relative videos; default: that of the data set",
+        help="folder that relative video paths start from (default: the folder of the data set)",
     )
+
+
+def add_reading_arguments(
+    parser: argparse.ArgumentParser, *, has_exact: bool = False, has_threads: bool = True
+) -> None:
+    """Add how videos are read."""
+    group = parser.add_argument_group("reading")
+    group.add_argument(
+        "--backend",
+        choices=BACKEND_NAMES,
+        default="auto",
+        help="backend that reads the video; auto takes the most exact one that can",
+    )
+    if has_exact:
+        group.add_argument(
+            "--require_exact",
+            action="store_true",
+            help="refuse videos whose signals can only be estimated",
+        )
+    if has_threads:
+        group.add_argument(
+            "--num_threads", type=int, default=1, help="number of threads that decode"
+        )
 
 
 def add_worker_arguments(
@@ -324,21 +309,26 @@ def add_worker_arguments(
 ) -> None:
     """Add the limits of worker processes."""
     group = parser.add_argument_group("workers")
-    group.add_argument("--num_workers", type=int, default=num_workers, help="processes at a time")
+    group.add_argument(
+        "--num_workers", type=int, default=num_workers, help="number of worker processes"
+    )
     group.add_argument(
         "--maxtasks_per_child",
         type=int,
         default=tasks_per_worker,
-        help="replace a process after so many samples; 0 = never",
+        help="number of samples after which a worker process is replaced; 0 = never",
     )
     group.add_argument(
         "--timeout_seconds",
         type=float,
         default=timeout_seconds,
-        help="limit for one sample; 0 = none",
+        help="time limit for one sample, in seconds; 0 = none",
     )
     group.add_argument(
-        "--memory_limit_mib", type=int, default=4096, help="limit for one process; 0 = none"
+        "--memory_limit_mib",
+        type=int,
+        default=4096,
+        help="memory limit for one worker process, in MiB; 0 = none",
     )
 
 
@@ -357,7 +347,7 @@ def check_shards(args: argparse.Namespace) -> None:
     """Refuse shard numbers that name no shard.
 
     Raises:
-        SettingsError: with the numbers.
+        SettingsError: The numbers name no shard.
     """
     if args.num_shards < 1 or not 0 <= args.shard_id < args.num_shards:
         raise SettingsError(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from cv_reader.assets.files import new_file
-from cv_reader.backends import BACKEND_NAMES
+from cv_reader.commands.arguments import add_reading_arguments, new_parser
 from cv_reader.commands.progress import check_writable
 from cv_reader.errors import AssetError, SettingsError, VideoError
 from cv_reader.exits import FAILED_SAMPLES, OK, run_command, say
@@ -44,15 +44,18 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("cv_reader compare", description=__doc__)
-    parser.add_argument("folder", type=Path, help="with *.meta.json and the arrays next to them")
-    parser.add_argument("--video_root", type=Path, required=True, help="folder of the videos")
-    parser.add_argument("-o", "--output", type=Path, required=True, help=".html, .png or .jpg")
-    parser.add_argument("--slots", type=int, default=6, help="slots to show of each video")
+    parser = new_parser("cv_reader compare", __doc__)
+    parser.add_argument("folder", type=Path, help="folder with *.meta.json files and their arrays")
     parser.add_argument(
-        "--backend", default="auto", choices=BACKEND_NAMES, help="reader; auto = the best there is"
+        "--video_root", type=Path, required=True, help="folder that the paths of videos start from"
     )
-    parser.add_argument("--num_threads", type=int, default=1, help="threads for decoding")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, help="file to write: .html, .png or .jpg"
+    )
+    parser.add_argument(
+        "--slots", type=int, default=6, help="number of slots to show of each video"
+    )
+    add_reading_arguments(parser)
     return parser
 
 

@@ -20,7 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cv_reader.assets.files import new_file, new_folder
-from cv_reader.commands.arguments import HDR_ARGUMENT
+from cv_reader.commands.arguments import (
+    HDR_HELP,
+    add_reading_arguments,
+    add_setting,
+    new_parser,
+)
 from cv_reader.errors import SettingsError, VideoError
 from cv_reader.exits import FAILED_SAMPLES, OK, run_command, say
 from cv_reader.media.frames import MAP_FIELDS, CodecFrame
@@ -41,30 +46,30 @@ _PIXELS = ("none", "luma", "rgb")
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 1 where the video, or some of it, is unreadable."""
-    options = _parser().parse_args(argv)
-    try:
-        return run_command(_run, options)
-    except VideoError as error:
-        say(f"failed: {error}")
-        return FAILED_SAMPLES
+    return run_command(_run, _parser().parse_args(argv))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="cv_reader extract", description=_PURPOSE)
-    parser.add_argument("video", type=Path, help="video to read")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="OUT.npz, or a folder")
+    parser = new_parser("cv_reader extract", _PURPOSE)
+    parser.add_argument("video", type=Path, help="video file to read")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        help="file to write, OUT.npz, or a folder for separate files",
+    )
     parser.add_argument(
         "--frames",
         default="all",
-        help="all (default), uniform:64, or numbers and ranges such as 0,5,10-20",
+        help="frames to read: all, uniform:64 for 64 at even distances, or numbers and "
+        "ranges such as 0,5,10-20",
     )
     parser.add_argument(
-        "--pixels", choices=_PIXELS, default="luma", help="pixels to add; default: luma"
+        "--pixels", choices=_PIXELS, default="luma", help="kind of pixels to write too"
     )
-    parser.add_argument("--backend", default="auto", help="reader; auto = the best there is")
-    parser.add_argument("--require_exact", action="store_true", help="refuse estimated signals")
-    parser.add_argument("--num_threads", type=int, default=1, help="threads for decoding")
-    parser.add_argument("--hdr", **HDR_ARGUMENT)
+    add_reading_arguments(parser, has_exact=True)
+    add_setting(parser, "hdr", HDR_HELP)
     return parser
 
 

@@ -31,6 +31,7 @@ from cv_reader.commands.arguments import (
     add_size_arguments,
     check_shards,
     config_from,
+    new_parser,
     read_options_from,
     refuse,
     shard_suffix,
@@ -101,19 +102,23 @@ _STAGES = {"1": stage1.main, "2": stage2.main, "1,2": stage2.main_of_both}
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("precompute", description=__doc__)
+    parser = new_parser("cv_reader precompute", __doc__)
     parser.add_argument(
-        "--stage", choices=_STAGES, help="make training data instead; `--stage 1 --help` tells how"
+        "--stage",
+        choices=_STAGES,
+        metavar="STAGE",
+        help="make training data instead of evaluation assets: 1, 2, or both as 1,2; --stage"
+        " 1 --help lists its arguments",
     )
     add_dataset_argument(parser, ".jsonl of lines with video and, optionally, key")
     parser.add_argument(
-        "--out_root", metavar="FOLDER", type=Path, required=True, help="output folder"
+        "--out_root", metavar="FOLDER", type=Path, required=True, help="folder to write assets to"
     )
     parser.add_argument(
         "--only_exists",
         action="store_true",
         default=True,
-        help="always on: lines with exists=false are left out",
+        help="accepted for compatibility; lines with exists=false are always left out",
     )
     add_fail_argument(parser)
     add_size_arguments(parser)

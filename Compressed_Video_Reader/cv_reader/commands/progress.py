@@ -159,7 +159,7 @@ def check_writable(folder: Path) -> None:
     """Refuse an output folder that cannot be made or written; nothing is left in it.
 
     Raises:
-        SettingsError: with the system's reason.
+        SettingsError: The folder cannot be made or written; the message has the system's reason.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ from PIL import Image
 
 from cv_reader.assets.files import new_file
 from cv_reader.assets.make import select_from_video
-from cv_reader.backends import BACKEND_NAMES
+from cv_reader.commands.arguments import add_reading_arguments, add_size_arguments, new_parser
 from cv_reader.commands.progress import check_writable
 from cv_reader.errors import AssetError, SettingsError, VideoError
 from cv_reader.exits import FAILED_SAMPLES, OK, run_command, say
@@ -54,25 +54,34 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("cv_reader score", description=__doc__)
-    parser.add_argument("items", nargs="*", type=Path, help="assets, *.meta.json, rows.npy")
-    parser.add_argument("--video", type=Path, help="what rows and choices are of")
-    parser.add_argument("--video_root", type=Path, help="where the videos of assets are")
+    parser = new_parser("cv_reader score", __doc__)
+    parser.add_argument(
+        "items",
+        nargs="*",
+        type=Path,
+        help="selections to score: asset folders, *.meta.json files, or .npy files of rows "
+        "(t, h, w)",
+    )
+    parser.add_argument("--video", type=Path, help="video that .npy files and --choose refer to")
+    parser.add_argument(
+        "--video_root", type=Path, help="folder that the video paths of assets start from"
+    )
     parser.add_argument(
         "--choose",
         action="append",
         default=[],
         metavar="SETTINGS",
-        help="a selector, a signal, or settings such as select=rate_distortion,num_images=4",
+        help="selection to make and score: a selector, a signal, or settings such as "
+        "select=rate_distortion,num_images=4; may be repeated",
     )
-    parser.add_argument("--frame_ids", type=Path, help="of the rows; default: evenly spread")
-    parser.add_argument("--sequence_length", type=int, default=64, help="of rows and choices")
-    parser.add_argument("--num_images", type=int, default=8, help="budget of choices")
-    parser.add_argument("--square_size", type=int, default=576, help="of rows and choices")
-    parser.add_argument("--patch_size", type=int, default=16, help="of rows and choices")
-    parser.add_argument("-o", "--output", type=Path, help=".html, .gif or .json")
-    parser.add_argument("--backend", default="auto", choices=BACKEND_NAMES)
-    parser.add_argument("--num_threads", type=int, default=1)
+    parser.add_argument(
+        "--frame_ids",
+        type=Path,
+        help=".npy file of the frame numbers of the slots of .npy rows (default: evenly spread)",
+    )
+    parser.add_argument("-o", "--output", type=Path, help="file to write: .html, .gif or .json")
+    add_size_arguments(parser, "of .npy rows and of selections by --choose")
+    add_reading_arguments(parser)
     return parser
 
 

@@ -26,6 +26,7 @@ from cv_reader.commands.arguments import (
     add_size_arguments,
     check_shards,
     config_from,
+    new_parser,
     read_options_from,
     refuse,
     shard_suffix,
@@ -50,14 +51,16 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("stage1", description=__doc__)
+    parser = new_parser("cv_reader stage1", __doc__)
     add_dataset_argument(parser, ".json array or .jsonl of samples")
-    parser.add_argument("--out_root", metavar="FOLDER", type=Path, help="output folder")
+    parser.add_argument(
+        "--out_root", metavar="FOLDER", type=Path, help="folder to write the chosen cells to"
+    )
     parser.add_argument(
         "--shard_dataset_out_dir",
         metavar="FOLDER",
         type=Path,
-        help="only split the data set into --num_shards files",
+        help="folder for the data set split into --num_shards files; nothing else is done",
     )
     add_fail_argument(parser)
     add_selection_arguments(parser)
@@ -72,12 +75,14 @@ def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
     add_budget_arguments(parser, is_first_frame_whole=False)
     add_scoring_arguments(parser)
     parser.add_argument(
-        "--check_codec", action="store_true", help="fail videos of codecs that are not allowed"
+        "--check_codec",
+        action="store_true",
+        help="fail samples whose video has a codec not in --allowed_codecs",
     )
     parser.add_argument(
         "--allowed_codecs",
         default="h264,hevc,h265,avc1",
-        help="codecs that --check_codec allows, separated by commas",
+        help="codecs that --check_codec accepts, separated by commas",
     )
 
 

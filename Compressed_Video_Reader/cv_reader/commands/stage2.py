@@ -37,6 +37,7 @@ from cv_reader.commands.arguments import (
     add_run_arguments,
     add_size_arguments,
     check_shards,
+    new_parser,
     read_options_from,
     refuse,
     shard_suffix,
@@ -76,31 +77,35 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("stage2", description=__doc__)
+    parser = new_parser("cv_reader stage2", __doc__)
     parser.add_argument(
         "--mode",
         choices=("pack", "rewrite"),
         default="pack",
-        help="make the folders, or only list those that are complete",
+        help="make the samples' folders (pack), or only list complete ones in the JSONL (rewrite)",
     )
     add_dataset_argument(parser, ".json array or .jsonl, as stage 1 read it")
     parser.add_argument(
-        "--visidx_root", metavar="FOLDER", type=Path, help="stage 1's output folder"
+        "--visidx_root", metavar="FOLDER", type=Path, help="output folder of stage 1"
     )
     parser.add_argument(
         "--layout",
         choices=("time_spatial", "spatial"),
         default="time_spatial",
-        help="only time_spatial: cells in the order of slot, row and column",
+        help="accepted for compatibility; only time_spatial: cells in the order of slot, row"
+        " and column",
     )
     parser.add_argument(
-        "--first_full", action="store_true", help="require the first mosaic to be the first frame"
+        "--first_full",
+        action="store_true",
+        help="fail samples whose first mosaic is not the whole first frame",
     )
     parser.add_argument(
         "--skip_missing",
         "--skip_missing_packs",
         action="store_true",
-        help="pass over samples without stage 1's output (with --mode rewrite: without a folder)",
+        help="leave out samples without output of stage 1 (with --mode rewrite: without a "
+        "folder) instead of failing them",
     )
     add_output_arguments(parser)
     add_size_arguments(parser)
@@ -113,30 +118,30 @@ def _parser() -> argparse.ArgumentParser:
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     """Add where folders and lines are written."""
     parser.add_argument(
-        "--out_jsonl", metavar="FILE", type=Path, required=True, help="the training JSONL"
+        "--out_jsonl", metavar="FILE", type=Path, required=True, help="training JSONL to write"
     )
     parser.add_argument(
         "--out_image_root",
         metavar="FOLDER",
         type=Path,
         required=True,
-        help="folder of the samples' folders; the JSONL names them with this prefix, as given",
+        help="folder for the samples' folders; the JSONL names them with this prefix, as given",
     )
     parser.add_argument(
         "--shard_dirs",
         action="store_true",
-        help="put them below shardNN of --out_image_root",
+        help="put the samples' folders into shardNN folders of --out_image_root",
     )
     parser.add_argument(
         "--write_positions",
         "--include_positions",
         action="store_true",
-        help="name positions_thw.npy in the JSONL, which codec training needs",
+        help="name positions_thw.npy in the JSONL; codec training needs it",
     )
     parser.add_argument(
         "--force_shard_out",
         action="store_true",
-        help="add the shard's suffix to --out_jsonl even if there is only one shard",
+        help="add the shard's suffix to the name of --out_jsonl even if there is only one shard",
     )
     add_fail_argument(parser)
 
@@ -277,10 +282,10 @@ def main_of_both(argv: list[str] | None = None) -> int:
 
 
 def _parser_of_both() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("precompute --stage 1,2", description=_BOTH_TEXT)
+    parser = new_parser("cv_reader precompute --stage 1,2", _BOTH_TEXT)
     add_dataset_argument(parser, ".json array or .jsonl of samples")
     parser.add_argument(
-        "--visidx_root", metavar="FOLDER", type=Path, required=True, help="stage 1's output folder"
+        "--visidx_root", metavar="FOLDER", type=Path, required=True, help="output folder of stage 1"
     )
     add_output_arguments(parser)
     add_selection_arguments(parser)

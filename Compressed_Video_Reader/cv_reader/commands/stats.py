@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 
 from cv_reader.assets.files import new_file
 from cv_reader.assets.validation import ASSET, Target, find_targets
-from cv_reader.commands.arguments import add_worker_arguments
+from cv_reader.commands.arguments import (
+    add_worker_arguments,
+    new_parser,
+)
 from cv_reader.commands.progress import check_writable, run_samples
 from cv_reader.errors import SettingsError
 from cv_reader.exits import FAILED_SAMPLES, OK, run_command, say
@@ -29,11 +32,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("cv_reader stats", description=__doc__)
-    parser.add_argument("root", type=Path, help="a folder with assets at any depth")
-    parser.add_argument("-o", "--output", type=Path, required=True, help=".html")
+    parser = new_parser("cv_reader stats", __doc__)
+    parser.add_argument("root", type=Path, help="folder with assets at any depth")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="HTML file to write")
     parser.add_argument(
-        "--video_root", type=Path, help="also measure what assets show of the videos found here"
+        "--video_root",
+        type=Path,
+        help="folder that video paths start from; also measures what the assets show of "
+        "their videos",
     )
     add_worker_arguments(parser, num_workers=2, timeout_seconds=600.0)
     return parser

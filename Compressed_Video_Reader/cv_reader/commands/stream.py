@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cv_reader.errors import VideoError
+from cv_reader.commands.arguments import add_setting, add_size_arguments, new_parser
 from cv_reader.exits import FAILED_SAMPLES, OK, run_command, say
-from cv_reader.select.config import DISTORTIONS, PREDICTIONS
+from cv_reader.select.config import PREDICTIONS
 from cv_reader.streams.gate import EventGate
 from cv_reader.streams.live import stream
 from cv_reader.streams.output import SegmentWriter
@@ -41,50 +41,84 @@ _READING = (
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 1 where the stream cannot be opened or is lost."""
-    options = _parser().parse_args(argv)
-    try:
-        return run_command(_run, options)
-    except VideoError as error:
-        say(f"failed: {error}")
-        return FAILED_SAMPLES
+    return run_command(_run, _parser().parse_args(argv))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="cv_reader stream", description=_PURPOSE)
-    parser.add_argument("source", help="file, named pipe, - for standard input, or a URL")
-    parser.add_argument("--out", metavar="DIR", type=Path, help="write each segment as an asset")
-    parser.add_argument("--rows", action="store_true", help="print the rows (t, h, w) too")
-    parser.add_argument("--max_windows", type=int, default=0, help="end after so many; 0 = never")
-    group = parser.add_argument_group("selection")
-    group.add_argument("--sequence_length", type=int, default=64, help="slots of a segment")
-    group.add_argument("--num_images", type=int, default=8, help="mosaics: a segment's budget")
-    group.add_argument("--square_size", type=int, default=576, help="side of the square, pixels")
-    group.add_argument("--patch_size", type=int, default=16, help="side of a cell, pixels")
-    group.add_argument("--block_cells", type=int, default=1, help="2 = keep blocks of 2 x 2 cells")
-    group.add_argument(
-        "--token_price", type=float, default=TOKEN_PRICE, help="least distortion a cell must spare"
+    parser = new_parser("cv_reader stream", _PURPOSE)
+    parser.add_argument("source", help="file, named pipe, URL, or - for standard input")
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, help="folder to write each segment to, as an asset"
     )
-    group.add_argument("--distortion", choices=DISTORTIONS, default="sharp")
+    parser.add_argument(
+        "--rows", action="store_true", help="also print the rows (t, h, w) of each window"
+    )
+    parser.add_argument(
+        "--max_windows",
+        type=int,
+        default=0,
+        help="number of windows after which the command ends; 0 = never",
+    )
+    add_size_arguments(parser, "of a segment, which counts as a video")
+    group = parser.add_argument_group("selection")
+    add_setting(group, "block_cells", "side of the blocks of cells that are kept together: 1 or 2")
+    group.add_argument(
+        "--token_price",
+        type=float,
+        default=TOKEN_PRICE,
+        help="smallest distortion that keeping a cell must avoid",
+    )
+    add_setting(
+        group,
+        "distortion",
+        "measure of the difference between a cell and what is shown in its place",
+    )
     group.add_argument(
         "--predict",
         choices=PREDICTIONS,
         default="still",
-        help="search follows motion, and costs about three times as much",
+        help="let a kept cell shift along the motion to show another slot (search, about three "
+        "times the cost), or not (still)",
     )
-    group.add_argument("--jpg_quality", type=int, default=95, help="of --out, 1..100")
+    add_setting(group, "jpg_quality", "JPEG quality of the mosaics of --out, 1 to 100")
     group = parser.add_argument_group("reading")
     group.add_argument(
-        "--slots_per_second", type=float, default=4.0, help="pictures looked at; 0 = all"
-    )
-    group.add_argument("--window_seconds", type=float, default=0.5, help="0 = a group of pictures")
-    group.add_argument("--open_seconds", type=float, default=10.0, help="limit on opening a URL")
-    group.add_argument("--read_seconds", type=float, default=15.0, help="limit on waiting")
-    group.add_argument("--max_reconnects", type=int, default=10, help="attempts in a row")
-    group.add_argument(
-        "--container_format", metavar="NAME", help="FFmpeg's name of a pipe's format"
+        "--slots_per_second",
+        type=float,
+        default=4.0,
+        help="pictures per second that selection looks at; 0 = all",
     )
     group.add_argument(
-        "--gate", type=float, default=1.5, help="multiple of the usual that is an event"
+        "--window_seconds",
+        type=float,
+        default=0.5,
+        help="length of a window, in seconds; 0 = a group of pictures",
+    )
+    group.add_argument(
+        "--open_seconds", type=float, default=10.0, help="time limit for opening a URL, in seconds"
+    )
+    group.add_argument(
+        "--read_seconds",
+        type=float,
+        default=15.0,
+        help="time limit for waiting for data, in seconds",
+    )
+    group.add_argument(
+        "--max_reconnects",
+        type=int,
+        default=10,
+        help="number of attempts in a row to connect again",
+    )
+    group.add_argument(
+        "--container_format",
+        metavar="NAME",
+        help="name by which FFmpeg knows the format of a pipe, such as mpegts",
+    )
+    group.add_argument(
+        "--gate",
+        type=float,
+        default=1.5,
+        help="multiple of the usual activity from which a window counts as an event",
     )
     return parser
 

@@ -13,7 +13,10 @@ from pathlib import Path
 
 from cv_reader.assets.claims import claimed_file
 from cv_reader.assets.validation import Checks, Target, check_target, find_targets
-from cv_reader.commands.arguments import add_worker_arguments
+from cv_reader.commands.arguments import (
+    add_worker_arguments,
+    new_parser,
+)
 from cv_reader.commands.progress import check_writable, run_samples
 from cv_reader.errors import SettingsError
 from cv_reader.exits import FAILED_SAMPLES, OK, run_command, say
@@ -27,22 +30,30 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("cv_reader validate", description=__doc__)
-    parser.add_argument("place", type=Path, help="a folder, or a .json or .jsonl data set")
+    parser = new_parser("cv_reader validate", __doc__)
+    parser.add_argument("place", type=Path, help="folder, or .json or .jsonl data set, to check")
     parser.add_argument(
         "--deep",
         action="store_true",
-        help="decode mosaics, and compare contents and videos with their hashes",
+        help="also decode mosaics, and compare contents and videos with their hashes",
     )
     parser.add_argument(
-        "--video_root", metavar="FOLDER", type=Path, help="folder of relative videos, all present"
+        "--video_root",
+        metavar="FOLDER",
+        type=Path,
+        help="folder that relative video paths start from; all videos must be there",
     )
     parser.add_argument(
-        "--image_folder", metavar="FOLDER", type=Path, help="folder of relative paths in a JSONL"
+        "--image_folder",
+        metavar="FOLDER",
+        type=Path,
+        help="folder that relative paths in a JSONL start from",
     )
-    parser.add_argument("--max_shown", type=int, default=20, help="problems to show on stderr")
     parser.add_argument(
-        "--report", metavar="FILE", type=Path, help="write one JSON line per problem here"
+        "--max_shown", type=int, default=20, help="number of problems to print to standard error"
+    )
+    parser.add_argument(
+        "--report", metavar="FILE", type=Path, help="file for one JSON line per problem"
     )
     add_worker_arguments(parser, num_workers=2, timeout_seconds=600.0)
     return parser

@@ -10,17 +10,18 @@ from pathlib import Path
 import numpy as np
 
 from cv_reader.assets.files import new_file
-from cv_reader.backends import BACKEND_NAMES
 from cv_reader.commands.arguments import (
     add_budget_arguments,
     add_packing_arguments,
+    add_reading_arguments,
     add_scoring_arguments,
     add_size_arguments,
     config_from,
+    new_parser,
 )
 from cv_reader.commands.progress import check_writable
-from cv_reader.errors import SettingsError, VideoError
-from cv_reader.exits import FAILED_SAMPLES, OK, run_command, say
+from cv_reader.errors import SettingsError
+from cv_reader.exits import OK, run_command, say
 from cv_reader.reader import ReadOptions
 from cv_reader.select.selection import select_whole_frames
 from cv_reader.views.page import document, facts_table, figure, film, picture_figure, table
@@ -35,15 +36,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("cv_reader visualize", description=__doc__)
-    parser.add_argument("video", type=Path, help="video to read")
-    parser.add_argument("-o", "--output", type=Path, required=True, help=".gif, .png or .html")
+    parser = new_parser("cv_reader visualize", __doc__)
+    parser.add_argument("video", type=Path, help="video file to read")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, help="file to write: .gif, .png, .jpg or .html"
+    )
     add_size_arguments(parser)
     add_budget_arguments(parser, is_first_frame_whole=True)
-    parser.add_argument(
-        "--backend", default="auto", choices=BACKEND_NAMES, help="reader; auto = the best there is"
-    )
-    parser.add_argument("--num_threads", type=int, default=1, help="threads for decoding")
+    add_reading_arguments(parser)
     add_packing_arguments(parser)
     add_scoring_arguments(parser)
     return parser
@@ -56,11 +56,7 @@ def _run(args: argparse.Namespace) -> int:
     config = config_from(args)
     check_writable(args.output.parent)
     options = ReadOptions(backend=args.backend, num_threads=args.num_threads)
-    try:
-        shown = show_video(args.video, config, options)
-    except VideoError as error:
-        say(f"visualize: failed: {error}")
-        return FAILED_SAMPLES
+    shown = show_video(args.video, config, options)
     with new_file(args.output) as path:
         if suffix == ".html":
             path.write_text(_page(args.video, shown, options), encoding="utf-8")

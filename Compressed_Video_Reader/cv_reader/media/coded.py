@@ -90,7 +90,7 @@ def unpacked(packets: Iterable[Packet], stream: VideoStream) -> Iterator[Packet]
     but takes B pictures of a few bytes for such place holders; these are put there here.
 
     Args:
-        packets: in file order, from a key packet on.
+        packets: packets in file order, beginning with a key packet.
         stream: stream of the packets.
     """
     unpack = BitStreamFilterContext("mpeg4_unpack_bframes", stream)

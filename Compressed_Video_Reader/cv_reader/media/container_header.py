@@ -35,7 +35,7 @@ _MAX_BOXES = 20_000
 _MAX_BYTES_IN_MEMORY = 1 << 20
 
 _MAX_FIXED_BYTES = 256
-"""Of a box with fields of fixed size."""
+"""Largest size of a box with fields of fixed size."""
 
 _TO_DESCRIPTIONS = (b"trak", b"mdia", b"minf", b"stbl", b"stsd")
 _VIDEO_DESCRIPTIONS = (b"avc1", b"avc2", b"avc3", b"avc4", b"hvc1", b"hev1")

@@ -102,7 +102,7 @@ class Display:
     Attributes:
         orientation: how they are turned.
         sample_aspect: width of a coded sample to its height; see ``usable_aspect``.
-        colors: as the stream says, or else its container.
+        colors: colour description of the stream, or else of its container.
         tone_maps: HDR is shown as SDR.
     """
 
@@ -152,7 +152,7 @@ def usable_aspect(width: int, height: int) -> Fraction:
 
     Args:
         width: width of a sample, in any unit.
-        height: in the same unit.
+        height: height of a sample, in the same unit.
     """
     if width <= 0 or height <= 0:
         return Fraction(1)

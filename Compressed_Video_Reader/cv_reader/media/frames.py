@@ -86,7 +86,7 @@ class VideoIndex:
             begins where the one before ends; ``estimated``: frame number / frame rate.
         is_key: bool (N,), the packet's key flag.
         packet_bytes: int32 (N,), size of the coded picture.
-        duration_seconds: from the start of the first frame to the end of the last.
+        duration_seconds: time from the start of the first frame to the end of the last.
         frame_rate: average, in frames per second.
         size_bytes: size of the file.
         mtime_ns: modification time of the file.

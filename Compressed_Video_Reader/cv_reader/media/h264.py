@@ -278,7 +278,7 @@ def length_size(extradata: bytes | None) -> int | None:
     """Bytes of the length before each NAL unit, or None where start codes separate them.
 
     Args:
-        extradata: of the stream; MP4 and Matroska hold an ``avcC`` record, which begins with 1.
+        extradata: extradata of the stream; an ``avcC`` record (MP4, Matroska) begins with 1.
     """
     if extradata is None or len(extradata) < 7 or extradata[0] != 1:
         return None

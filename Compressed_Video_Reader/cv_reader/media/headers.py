@@ -105,7 +105,7 @@ def hevc_length_size(extradata: bytes | None) -> int | None:
     """Return the bytes of the length before each unit, or None where start codes separate units.
 
     Args:
-        extradata: of the stream; MP4 and Matroska hold an ``hvcC`` record, which begins with 1.
+        extradata: extradata of the stream; an ``hvcC`` record (MP4, Matroska) begins with 1.
     """
     if extradata is None or len(extradata) <= _HVCC_LENGTH_BYTE or extradata[0] != 1:
         return None

@@ -60,7 +60,7 @@ class VideoSource:
     """A scanned file: what callers see of it, and what decoders need.
 
     Attributes:
-        index: as callers see it.
+        index: index of the frames, which callers see.
         packets: every packet.
         first: the first picture, where it can be decoded, else as declared.
         probe_skipped: the first picture was not decoded, because the header already says how it is

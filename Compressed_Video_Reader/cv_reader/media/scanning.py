@@ -77,7 +77,7 @@ class ScannedPackets:
     Attributes:
         columns: int64 (M, 13); see ``column``.
         time_base: seconds per unit of ``pts``, ``dts`` and ``duration``.
-        frame_rate: as the container declares it, or guessed.
+        frame_rate: frames per second, declared by the container or guessed.
         codec_name: FFmpeg's name of the format.
         container_name: FFmpeg's name of the container.
         first: the first picture, or None where none of the first packets can be decoded, or where

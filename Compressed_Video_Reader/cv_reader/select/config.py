@@ -83,7 +83,7 @@ class AssetConfig:
         res_pct: percentile of a frame's residual (or luma difference) that counts as 1.
         w_mv: weight of motion in ``mv_residual``.
         w_res: weight of the residual in ``mv_residual``.
-        order: of the rows inside one slot: ``raster``, or ``zigzag`` (odd rows right to left).
+        order: order of the cells of a slot: ``raster``, or ``zigzag`` (odd rows right to left).
         jpg_quality: JPEG quality of the mosaics, 1..100; chroma is 4:2:0.
         hdr: HDR video (PQ, HLG): ``tonemap`` to SDR, ``refuse``, or ``raw`` samples as if SDR.
 
@@ -131,7 +131,7 @@ class AssetConfig:
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("sample_start_offset", "window_len"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
-        for name, allowed in _CHOICES.items():
+        for name, allowed in CHOICES.items():
             _require(getattr(self, name) in allowed, name, getattr(self, name), f"one of {allowed}")
         for name in ("mv_pct", "res_pct"):
             _require(0 < getattr(self, name) <= 100, name, getattr(self, name), "in (0, 100]")
@@ -225,7 +225,7 @@ class AssetConfig:
         """Return the value of one setting from text, such as a part of a command line.
 
         Args:
-            name: of the setting.
+            name: name of the setting.
             value: text; a value that is parsed already is taken as it is where its type fits.
 
         Raises:
@@ -284,7 +284,7 @@ class AssetConfig:
 
 _SWITCH = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
-_CHOICES = {
+CHOICES = {
     "frames": FRAME_SAMPLINGS,
     "window_pick": WINDOW_PICKS,
     "padding_policy": PADDING_POLICIES,
@@ -298,6 +298,7 @@ _CHOICES = {
     "order": ORDERS,
     "hdr": HDR_MODES,
 }
+"""Settings with a fixed list of values."""
 
 
 def _require(holds: bool, name: str, value: object, rule: str) -> None:

@@ -50,9 +50,9 @@ class Letterbox:
     Attributes:
         source_height_px: height of the frame as shown, in square pixels.
         source_width_px: width of it, in the same unit.
-        num_rows: of the frame's samples, which its maps count; ``source_height_px`` where samples
-            are square.
-        num_columns: the same of its columns.
+        num_rows: rows of samples of the frame, the unit of its maps; ``source_height_px`` where
+            samples are square.
+        num_columns: columns of samples of the frame.
     """
 
     source_height_px: int

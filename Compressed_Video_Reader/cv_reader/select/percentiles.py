@@ -30,7 +30,7 @@ def integer_percentile(
         values: any shape; zeros may be left out, or be too many.
         percentile: in (0, 100].
         guess: a value it may be near.
-        num_values: with the right number of zeros; 0 = ``values`` has it.
+        num_values: number of values with all zeros counted; 0 = the size of ``values``.
     """
     num_values = num_values or values.size
     below, share = _rank(num_values, percentile)

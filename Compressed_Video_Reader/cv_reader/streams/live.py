@@ -15,7 +15,7 @@ class Stream:
     """A stream that is opened when its windows are asked for; iterate once.
 
     Attributes:
-        name: of the source, without a URL's user and password.
+        name: name of the source, without a URL's user and password.
         settings: see ``StreamSettings``.
         counters: what happened so far.
     """

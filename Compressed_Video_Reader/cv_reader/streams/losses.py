@@ -24,7 +24,7 @@ class LossDetector:
     """Looks at the packets of an H.264 stream, in the order in which they come.
 
     Args:
-        extradata: of the stream.
+        extradata: extradata of the stream.
     """
 
     def __init__(self, extradata: bytes | None) -> None:

@@ -25,7 +25,7 @@ class SegmentWriter:
 
     Args:
         root: a folder without such assets.
-        config: of the selection.
+        config: settings of the selection.
         name: what ``meta.json`` calls the stream.
 
     Raises:

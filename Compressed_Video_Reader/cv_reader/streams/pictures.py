@@ -31,13 +31,13 @@ class StreamPicture:
     """A picture of a stream.
 
     Attributes:
-        number: of all sound pictures so far, from 0.
+        number: number of the picture among all sound ones, from 0.
         time_seconds: the stream's own time stamp.
         is_key: it begins a group of pictures.
         picture: its pixels.
         break_before: why it does not continue the picture before it: ``start``, ``reconnect``,
             ``loss``, ``jump`` or ``size``; empty where it does.
-        spent_bits: of the packets between key frames, since the picture before.
+        spent_bits: bits of the packets since the picture before; key frames are not counted.
     """
 
     number: int
@@ -52,7 +52,7 @@ class PictureReader:
     """Decodes the packets of one stream.
 
     Args:
-        name: of the stream, for errors.
+        name: name of the stream, for errors.
         settings: limits, and what is done with HDR.
         counters: updated on the way.
     """

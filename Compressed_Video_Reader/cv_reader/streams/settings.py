@@ -33,7 +33,7 @@ class StreamSettings:
     """How a stream is read and cut into windows.
 
     Attributes:
-        config: of the selection. ``sequence_length`` slots make a segment, which begins with a
+        config: settings of selection. ``sequence_length`` slots make a segment, which begins with a
             whole picture and has a budget of ``num_images`` mosaics; see ``live_config``.
         slots_per_second: pictures that are looked at, at most; 0 = all.
         window_seconds: a window ends before a picture that is so much later than its first one;
@@ -104,7 +104,7 @@ class StreamCounters:
         damaged_pictures: decoded, but not sound.
         late_pictures: shown before the picture that came before them, and left out.
         jumps: steps of the time stamps, back or ahead.
-        size_changes: of the picture.
+        size_changes: changes of the picture's size.
         stalls: times that no packet came for ``read_seconds``.
         reconnects: attempts to open a lost URL again.
     """

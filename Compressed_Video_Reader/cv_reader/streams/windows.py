@@ -32,7 +32,7 @@ class StreamWindow:
     """What is kept of a window of a stream.
 
     Attributes:
-        number: of the window, from 0.
+        number: number of the window, from 0.
         segment: number of the segment, from 0.
         break_before: why a new segment begins here: ``start``, ``full`` (the segment before has all
             its slots), ``reconnect``, ``loss``, ``jump`` or ``size``; empty inside a segment.
@@ -42,7 +42,7 @@ class StreamWindow:
         frame_ids: int64 (W,), numbers of their pictures since the stream was opened.
         times_seconds: float64 (W,), the stream's own time stamps.
         end_seconds: time of the picture that came when the window was ready, or of the last one.
-        price: of a cell; above ``token_price`` where the budget forced it.
+        price: price of a cell; above ``token_price`` where the budget forced it.
         bits_per_second, patches_per_second: what the gate looked at: bits between key frames, and
             patches that the price asked for would keep, within budget or not. Key frames, and whole
             pictures that only begin a segment, do not count.

@@ -26,7 +26,7 @@ def bars(
         labels: below the bars; every n-th is written where there are many.
         title: what a screen reader says.
         axis: what the labels are.
-        band: as many pairs as values, or none.
+        band: lower and upper end of a line on each bar; none for no lines.
     """
     top = _round_up(max([*values, *(high for _, high in band), 1e-9]))
     plot_width, plot_height = _WIDTH - _LEFT - 8, _HEIGHT - _BOTTOM - _TOP

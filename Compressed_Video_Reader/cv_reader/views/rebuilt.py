@@ -56,7 +56,7 @@ class Way(NamedTuple):
     """One way to rebuild.
 
     Attributes:
-        name: for tables.
+        name: name in tables.
         is_causal: only pictures that were kept before are shown.
         follow: how far they may shift, in samples.
     """
@@ -98,7 +98,7 @@ class RebuiltScore:
     """What a selection shows.
 
     Attributes:
-        rebuilt: by the name of the way.
+        rebuilt: figures of each way to rebuild, keyed by its name.
         num_tokens: K, padding and repeated rows included.
         per_slot: int64 (T,), cells kept in each slot, repeated rows counted once.
         nothing_new: share of the kept content cells, but the first of each place, that show what

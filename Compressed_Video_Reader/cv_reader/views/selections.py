@@ -33,7 +33,7 @@ class ShownSelection:
 
     Attributes:
         name: name of its folder, or what its files begin with.
-        video: as its metadata names it.
+        video: path of the video, as the metadata names it.
         rows: int32 (K, 3), (t, h, w).
         frame_ids: int32 (T,).
         config: the settings it was made with; what it does not record has the default.

@@ -29,7 +29,7 @@ _MIN_PANEL_PX = 164
 _BAR_PX, _LABEL_PX, _MARGIN_PX = 44, 20, 8
 
 _BRIGHT_PERCENTILE = 99.5
-"""Of all cells; values above have the brightest colour."""
+"""Percentile of all cells from which values have the brightest colour."""
 _MIN_BRIGHTEST = 1.0
 
 _GROUND, _INK, _FAINT = (250, 250, 248), (40, 40, 44), (176, 178, 186)

@@ -104,8 +104,8 @@ def tokenize(
         input_ids int64 (T,) and labels int64 (T,), ``IGNORE_INDEX`` where not supervised.
 
     Raises:
-        RecordError: for a conversation that the template cannot express, a placeholder count that
-            differs, or a sample longer than ``max_length``; the message names the sample.
+        RecordError: The template cannot express the conversation, the number of placeholders
+            differs, or the sample is longer than ``max_length``; the message names the sample.
     """
     ids, supervised = encode(_pieces(record, token_counts, template), tokenizer)
     _check_length(record, len(ids), sum(token_counts), max_length)

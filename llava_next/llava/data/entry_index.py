@@ -37,7 +37,7 @@ def load_spans(path: Path) -> np.ndarray:
         int64 (N, 3): first byte of an entry, the byte behind it, 1-based line on which it starts.
 
     Raises:
-        ValueError: for a broken JSON array, or a file that changes while it is read.
+        ValueError: The JSON array is broken, or the file changes while it is read.
     """
     key = file_key(path)
     spans = _read_index(path, key)

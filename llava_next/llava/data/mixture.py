@@ -40,7 +40,7 @@ class DataSource:
         strategy: see ``select_rows``.
         seed: seed of a random strategy.
         kind: type of entries that do not name their own, if any.
-        name: in logs.
+        name: name in logs.
     """
 
     path: Path

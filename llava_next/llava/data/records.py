@@ -181,7 +181,7 @@ def _kind(fields: Mapping[str, Any]) -> str:
     """Return the record type that the fields spell.
 
     Raises:
-        TurnError: for fields that contradict each other.
+        TurnError: Fields contradict each other.
     """
     visuals = [key for key in ("image", "images", "video", "videos") if key in fields]
     if "videos" in visuals or len(visuals) > 1:

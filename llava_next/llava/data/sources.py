@@ -67,7 +67,7 @@ def open_entries(path: Path) -> EntryFile:
     """Find the entries of a .jsonl or .json file.
 
     Raises:
-        ValueError: for another suffix, a missing or empty file, or a broken JSON array.
+        ValueError: The file is missing or empty, has another suffix, or is a broken JSON array.
     """
     if path.suffix not in (".jsonl", ".json"):
         raise ValueError(f"data must be .jsonl, .json, .yaml or .yml, got {path}")
@@ -83,7 +83,7 @@ def select_rows(num_rows: int, strategy: str, seed: list[int]) -> Sequence[int] 
     """Return the rows that a sampling strategy takes, ascending: int64 if random, else a range.
 
     Raises:
-        ValueError: for an unknown strategy, or more rows than there are.
+        ValueError: The strategy is unknown, or asks for more rows than there are.
     """
     if strategy == "all":
         return range(num_rows)

@@ -49,7 +49,7 @@ class Conversation(NamedTuple):
     """What an entry says.
 
     Attributes:
-        turns: with speakers human, gpt and system.
+        turns: turns of the speakers human, gpt and system.
         images: paths given inside the parts of messages, in order.
         videos: the same for videos.
         notes: what is read differently from how it is written.

@@ -176,27 +176,102 @@ def format_report(report: dict[str, Any], lengths: Lengths) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m llava.data.validate", allow_abbrev=False)
-    parser.add_argument("data_path", type=Path, metavar="MIXTURE")
-    parser.add_argument("--model_name_or_path", type=Path, required=True, help="gives tokenizer")
-    parser.add_argument("--vision_tower", type=Path, help="encoder folder, for --memory")
-    parser.add_argument("--version", choices=TEMPLATES, help="prompt template")
-    parser.add_argument("--image_folder", type=Path)
-    parser.add_argument("--video_folder", type=Path)
-    parser.add_argument("--image_aspect_ratio", choices=IMAGE_MODES)
-    parser.add_argument("--image_grid_pinpoints", help="'(574,1120),(1120,574)'")
-    parser.add_argument("--mm_patches_per_side", type=int)
-    parser.add_argument("--merge_side_patches", type=int, help="2 for spatial_merge")
-    parser.add_argument("--model_max_length", type=int, default=16384)
-    parser.add_argument("--pack_sequences", action="store_true")
-    parser.add_argument("--per_device_train_batch_size", type=_positive, default=1)
-    parser.add_argument("--gradient_accumulation_steps", type=_positive, default=1)
-    parser.add_argument("--num_gpus", type=_positive, default=1)
-    parser.add_argument("--num_train_epochs", type=float, default=1.0)
-    parser.add_argument("--zero_stage", type=int, choices=range(4), default=3)
-    parser.add_argument("--memory", action="store_true", help="estimate it from the weight files")
-    parser.add_argument("--pixels", action="store_true", help="decode every picture and video too")
-    parser.add_argument("--workers", type=int, help="processes that read; default: as many as help")
-    parser.add_argument("--out", type=Path, help="folder of report.json and failures.jsonl")
+    parser.add_argument(
+        "data_path",
+        type=Path,
+        metavar="MIXTURE",
+        help="training data: .jsonl, .json, or .yaml mixture",
+    )
+    parser.add_argument(
+        "--model_name_or_path",
+        type=Path,
+        required=True,
+        help="checkpoint whose tokenizer and visual settings are used",
+    )
+    parser.add_argument(
+        "--vision_tower",
+        type=Path,
+        help="encoder folder, which --memory needs for a plain language model",
+    )
+    parser.add_argument(
+        "--version", choices=TEMPLATES, help="prompt template (default: the checkpoint's)"
+    )
+    parser.add_argument(
+        "--image_folder", type=Path, help="folder that relative image and position paths start from"
+    )
+    parser.add_argument(
+        "--video_folder", type=Path, help="folder that relative video paths start from"
+    )
+    parser.add_argument(
+        "--image_aspect_ratio",
+        choices=IMAGE_MODES,
+        help="how images are laid out (default: the checkpoint's)",
+    )
+    parser.add_argument(
+        "--image_grid_pinpoints", help="canvases of anyres, in pixels: '(574,1120),(1120,574)'"
+    )
+    parser.add_argument(
+        "--mm_patches_per_side",
+        type=int,
+        help="side of a square image, in patches (default: the checkpoint's)",
+    )
+    parser.add_argument(
+        "--merge_side_patches",
+        type=int,
+        help="side of the patch blocks that make one visual token: 2 for spatial_merge",
+    )
+    parser.add_argument(
+        "--model_max_length",
+        type=int,
+        default=16384,
+        help="most tokens of a sample (default %(default)s)",
+    )
+    parser.add_argument(
+        "--pack_sequences",
+        action="store_true",
+        help="count rows packed from several samples, as training with this flag makes them",
+    )
+    parser.add_argument(
+        "--per_device_train_batch_size",
+        type=_positive,
+        default=1,
+        help="samples per GPU and step (default %(default)s)",
+    )
+    parser.add_argument(
+        "--gradient_accumulation_steps",
+        type=_positive,
+        default=1,
+        help="batches per optimiser step (default %(default)s)",
+    )
+    parser.add_argument(
+        "--num_gpus",
+        type=_positive,
+        default=1,
+        help="number of GPUs of the planned run (default %(default)s)",
+    )
+    parser.add_argument(
+        "--num_train_epochs",
+        type=float,
+        default=1.0,
+        help="number of epochs of the planned run (default %(default)s)",
+    )
+    parser.add_argument(
+        "--zero_stage",
+        type=int,
+        choices=range(4),
+        default=3,
+        help="ZeRO stage of the planned run, for --memory (default %(default)s)",
+    )
+    parser.add_argument(
+        "--memory", action="store_true", help="estimate GPU memory from the sizes of the weights"
+    )
+    parser.add_argument("--pixels", action="store_true", help="also decode every picture and video")
+    parser.add_argument(
+        "--workers", type=int, help="number of processes that read (default: as many as save time)"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="folder to write report.json and failures.jsonl to"
+    )
     parser.add_argument("--fix", type=Path, help="new folder for a repaired copy of the data")
     return parser
 

@@ -119,8 +119,8 @@ class EvalSettings:
         """Return the settings of assets that the run makes itself.
 
         Args:
-            merge_side_patches: of the checkpoint: blocks of so many cells are chosen together,
-                unless ``codec_block_cells`` was given.
+            merge_side_patches: side of the blocks that the checkpoint merges; cells are chosen in
+                such blocks, unless ``codec_block_cells`` was given.
 
         Raises:
             ValueError: if settings cannot go together.
@@ -135,7 +135,7 @@ def read_settings(
     """Resolve the plug-in's arguments against the environment.
 
     Args:
-        arguments: as lmms-eval parsed them: strings, numbers or booleans.
+        arguments: arguments as lmms-eval parsed them: strings, numbers or booleans.
         environment: read instead of the process's own.
 
     Raises:
@@ -193,7 +193,7 @@ def split_model_args(text: str) -> dict[str, object]:
     """Split ``--model_args`` as lmms-eval does, for a check before lmms-eval is imported.
 
     Raises:
-        EvalSettingsError: for an item that is not ``name=value``.
+        EvalSettingsError: An item is not ``name=value``.
     """
     items = [item.strip() for item in text.split(",") if item.strip()]
     for item in items:
@@ -254,7 +254,7 @@ def uses_codec(environment: Mapping[str, str]) -> bool:
     """Return whether ``LLAVA_CODEC_USE_OFFLINE`` asks for codec input; unset means yes.
 
     Raises:
-        EvalSettingsError: for a value that is neither yes nor no.
+        EvalSettingsError: The value is neither yes nor no.
     """
     text = environment.get("LLAVA_CODEC_USE_OFFLINE", "1")
     if text.lower() not in _SWITCH:

@@ -39,7 +39,7 @@ class LoraSettings:
         dropout: dropout on the adapters' input during training.
 
     Raises:
-        ValueError: for numbers that cannot work.
+        ValueError: A number is out of range.
     """
 
     rank: int = 64

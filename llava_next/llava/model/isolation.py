@@ -43,11 +43,11 @@ def sdpa_per_sample(
     Args:
         module: module of the attention.
         query: (B, N, T, K).
-        key: the same, of fewer heads.
-        value: as the key.
+        key: (B, M, T, K), M <= N heads.
+        value: (B, M, T, K).
         attention_mask: None where there are ``sample_lengths``.
         sample_lengths: tokens of each sample of the one row.
-        **kwargs: of the library's function.
+        **kwargs: further arguments of the library's function.
 
     Returns:
         (B, T, N, K) and None.

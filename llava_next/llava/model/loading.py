@@ -31,7 +31,7 @@ def load_pretrained(
             ``mm_vision_tower``).
         device: where to put the model.
         dtype: dtype of the weights; "auto" takes the checkpoint's.
-        attn_implementation: of decoder and encoder; None takes the library's choice.
+        attn_implementation: attention of decoder and encoder; None takes the library's choice.
 
     Returns:
         The model in evaluation mode, and the processor.

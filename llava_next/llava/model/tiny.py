@@ -176,12 +176,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(description="Write a tiny random LLaVA checkpoint.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--language_model", choices=("qwen3", "qwen2"), default="qwen3")
     parser.add_argument(
-        "--patches_per_side", type=int, default=8, help="grid of a square image, in patches"
+        "--seed", type=int, default=0, help="seed of the random weights (default %(default)s)"
     )
-    parser.add_argument("--mm_projector_type", choices=PROJECTOR_TYPES, default="mlp2x_gelu")
+    parser.add_argument(
+        "--language_model",
+        choices=("qwen3", "qwen2"),
+        default="qwen3",
+        help="kind of decoder (default %(default)s)",
+    )
+    parser.add_argument(
+        "--patches_per_side",
+        type=int,
+        default=8,
+        help="side of a square image, in patches (default %(default)s)",
+    )
+    parser.add_argument(
+        "--mm_projector_type",
+        choices=PROJECTOR_TYPES,
+        default="mlp2x_gelu",
+        help="kind of projector (default %(default)s)",
+    )
     args = parser.parse_args(argv)
     write_tiny_checkpoint(
         args.out,

@@ -257,8 +257,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
     """Read the command line (``sys.argv`` where None).
 
     Raises:
-        ValueError: for unknown flags or values that cannot work.
-        SystemExit: for ``--help``, and for missing or malformed flags (code 2).
+        ValueError: A flag is unknown, or a value is out of range.
+        SystemExit: ``--help`` was given (code 0), or a flag is missing or malformed (code 2).
     """
     kinds: Any = (ModelArguments, DataArguments, LlavaTrainingArguments)
     parser = HfArgumentParser(

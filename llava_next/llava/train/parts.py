@@ -35,7 +35,7 @@ def parse_parts(text: str) -> tuple[str, ...]:
     """Read ``--mm_tunable_parts``: a comma-separated list.
 
     Raises:
-        ValueError: for an unknown or repeated name, or an empty list.
+        ValueError: A name is unknown or repeated, or the list is empty.
     """
     parts = tuple(name.strip() for name in text.split(","))
     if not set(parts) <= set(PARTS) or len(set(parts)) != len(parts):

@@ -59,7 +59,8 @@ class VisualBatch:
         cu_seqlens: int32 (S + 1,), first 0, last P: segment s is rows cu[s]..cu[s + 1].
         sample_index: int64 (S,), the row of the batch that segment s belongs to.
         source_index: int64 (S,), its place among that sample's visuals, from 0.
-        patches_per_token: as in ``VisualSegment``, the same for all of them.
+        patches_per_token: patches of one visual token, the same for all segments; see
+            ``VisualSegment``.
     """
 
     patches: Tensor

@@ -59,11 +59,11 @@ class VisualConfig:
             2 for the projector ``spatial_merge``. Grids are then whole blocks, and the patches of
             a block follow each other.
         virtual_frames: length of the virtual time line that frames are spread over.
-        image_mean: per channel, on pixels scaled to 0..1.
-        image_std: per channel, on pixels scaled to 0..1.
+        image_mean: mean of each channel, on pixels scaled to 0..1.
+        image_std: standard deviation of each channel, on pixels scaled to 0..1.
 
     Raises:
-        ValueError: for a mode, size or pinpoint that cannot work.
+        ValueError: A mode is unknown, or a size or pinpoint is out of range.
     """
 
     patch_size_px: int = 14
@@ -140,7 +140,7 @@ class VisualConfig:
         """Build from ``to_dict``'s values, with lists in place of tuples.
 
         Raises:
-            ValueError: for a name that is no setting.
+            ValueError: A name is no setting.
         """
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
@@ -158,7 +158,7 @@ def parse_pinpoints(text: str) -> tuple[tuple[int, int], ...]:
     """Read ``(574,1120),(1120,574)``, also in brackets: (width, height) pairs in pixels.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: The text is anything else.
     """
     try:
         pairs = ast.literal_eval(f"[{text}]")

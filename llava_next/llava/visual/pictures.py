@@ -131,7 +131,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     EXIF orientation is applied, transparency laid over white, and 16-bit grey scaled.
 
     Raises:
-        ValueError: for 32-bit pixel modes, whose range is not known.
+        ValueError: The image has a 32-bit pixel mode, whose range is not known.
     """
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):

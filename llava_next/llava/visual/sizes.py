@@ -45,8 +45,8 @@ def plan_images(sizes_px: Sequence[tuple[int, int]], config: VisualConfig) -> li
         One plan per image, rows and columns multiples of ``merge_side_patches``.
 
     Raises:
-        ValueError: for an empty image, in mode ``native`` an aspect ratio above 200, or more images
-            than the budget has tokens.
+        ValueError: An image is empty, has an aspect ratio above 200 in mode ``native``, or there
+            are more images than the budget has tokens.
     """
     at_base = len(sizes_px) > 1 and config.multi_image == "base"
     plans = [_plan_one(width, height, config, at_base=at_base) for width, height in sizes_px]
@@ -61,7 +61,7 @@ def image_grid(width_px: int, height_px: int, config: VisualConfig) -> tuple[int
     Where patches are merged, canvases grow to whole blocks and native sizes shrink to them.
 
     Raises:
-        ValueError: for an empty image or, in mode ``native``, an aspect ratio above 200.
+        ValueError: The image is empty or, in mode ``native``, has an aspect ratio above 200.
     """
     plan = plan_images([(width_px, height_px)], config)[0]
     return plan.rows, plan.columns

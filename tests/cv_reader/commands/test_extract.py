@@ -75,4 +75,5 @@ def test_unreadable_video_exits_1_and_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_wrong_backend_exits_2(clip: Path, tmp_path: Path) -> None:
-    assert main([str(clip), "-o", str(tmp_path / "o.npz"), "--backend", "best"]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        main([str(clip), "-o", str(tmp_path / "o.npz"), "--backend", "best"])

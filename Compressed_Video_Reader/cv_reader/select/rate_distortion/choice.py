@@ -116,7 +116,8 @@ class WindowChoice:
     Attributes:
         kept: bool (W, u, u).
         shown: intp (n,), slots of the clip that the units show when the window ends; -1 for none.
-        price: of a cell, in units of distortion; higher than asked for where the budget forced it.
+        price: price of a cell, in units of distortion; above the one asked for where the budget
+            forced it.
         num_wanted: units that the price asked for would keep.
     """
 

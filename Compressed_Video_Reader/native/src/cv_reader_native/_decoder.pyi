@@ -38,7 +38,7 @@ class Picture:
 
     @property
     def picture_id(self) -> int:
-        """As sent with its packet."""
+        """Number that was sent with the packet of the picture."""
     @property
     def pict_type(self) -> int:
         """FFmpeg's number: 1 I, 2 P, 3 B, ..."""
@@ -67,7 +67,7 @@ class Picture:
         """``INTERLACED``, ``MISSING_REF``, ``FAR_REF``."""
     @property
     def bit_depth(self) -> int:
-        """Of luma samples."""
+        """Bits of a luma sample."""
     @property
     def blocks(self) -> tuple[int, int] | None:
         """(w, h) of the maps, which cover the picture and more; None without maps."""

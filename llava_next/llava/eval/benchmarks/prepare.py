@@ -30,7 +30,7 @@ from run_kit.files import write_json_lines
 _DEFAULT_WORKERS = "8"
 
 _JPEG_BYTES_PER_PIXEL = 0.5
-"""Of a mosaic at quality 95: the most that detailed videos took."""
+"""Size of a mosaic at quality 95: the most that detailed videos took."""
 _TABLE_BYTES_PER_CELL = 3 * 4 + 8
 """positions_thw.npy (three int32) and visible_indices.npy (int64)."""
 _META_BYTES = 8192
@@ -73,20 +73,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     names = ", ".join(item.name for item in VIDEO_BENCHMARKS)
     parser.add_argument("tasks", nargs="+", metavar="TASK", help=f"all, or of: {names}")
-    for name, default in (
-        ("seq_len_frames", AssetConfig.sequence_length),
-        ("num_images", AssetConfig.num_images),
-        ("square_size", AssetConfig.square_size),
-        ("patch_size", AssetConfig.patch_size),
+    for name, default, meaning in (
+        ("seq_len_frames", AssetConfig.sequence_length, "number of frames sampled from a video"),
+        ("num_images", AssetConfig.num_images, "number of mosaics per video"),
+        ("square_size", AssetConfig.square_size, "side of a mosaic, in pixels"),
+        ("patch_size", AssetConfig.patch_size, "side of a cell, in pixels"),
     ):
         text = variable(name.upper(), f"LLAVA_CODEC_{name.upper()}", default=str(default))
-        parser.add_argument(f"--{name}", type=int, default=text)
-    parser.add_argument("--num_workers", default=variable("NUM_WORKERS", default=_DEFAULT_WORKERS))
+        help_text = f"{meaning} (default %(default)s)"
+        parser.add_argument(f"--{name}", type=int, default=text, help=help_text)
+    parser.add_argument(
+        "--num_workers",
+        default=variable("NUM_WORKERS", default=_DEFAULT_WORKERS),
+        help="number of worker processes (default %(default)s)",
+    )
     parser.add_argument(
         "--dry_run",
         action="store_true",
         default=switch("DRY_RUN"),
-        help="say what would be done, write and fetch nothing",
+        help="write and fetch nothing; print what would be done",
     )
     return parser
 
@@ -95,7 +100,7 @@ def _chosen(tasks: Sequence[str]) -> list[Benchmark]:
     """Return the benchmarks asked for, each once, in the order given.
 
     Raises:
-        PrepareError: for a name that is none, or has no videos.
+        PrepareError: A name is unknown, or its benchmark has no videos.
     """
     if list(tasks) == ["all"]:
         return list(VIDEO_BENCHMARKS)

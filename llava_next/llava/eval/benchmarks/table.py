@@ -16,7 +16,7 @@ PREPARE_SCRIPT = "scripts/precompute_codec_patch/preprocess_video_benchmark.sh"
 """Fetches the videos of a benchmark and makes their codec assets."""
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v"})
-"""In lower case; files of a benchmark with these suffixes, in any case, are its videos."""
+"""Suffixes, in lower case, of the files of a benchmark that are its videos; case is ignored."""
 
 _RANDOM = "an answer without an option's letter is scored as a random choice by the task"
 _MVBENCH = (

@@ -60,7 +60,7 @@ def read_generation_settings(
     """Read a task's ``generation_kwargs``.
 
     Args:
-        task_settings: as the task states them.
+        task_settings: ``generation_kwargs`` of the task.
         max_new_tokens: limit where the task states none.
 
     Returns:

@@ -57,7 +57,7 @@ class LlavaOVEncoder(lmms):
             arguments: see ``llava.eval.settings``.
 
         Raises:
-            ValueError: for an argument, checkpoint or asset that cannot be used.
+            ValueError: An argument, the checkpoint or an asset cannot be used.
         """
         super().__init__()
         self._rank, self._world_size = rank_and_size()

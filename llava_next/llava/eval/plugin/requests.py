@@ -120,7 +120,7 @@ def default_stop(request: Instance) -> str | None:
     who wrote it is left.
 
     Args:
-        request: of a ``generate_until`` task; one that was built without a task has no default.
+        request: request of a ``generate_until`` task; without a task there is no default.
     """
     task = _task(request)
     arguments: tuple[Any, ...] = request.args

@@ -100,9 +100,9 @@ class VisualLoader:
         """Return the videos that have no asset, in order, each once.
 
         Raises:
-            BlocksError: if the checkpoint merges cells and assets were not made in blocks.
-            ValueError: for an asset that does not fit the run or its video, or that another
-                version made, or where the run would make assets of other settings.
+            BlocksError: The checkpoint merges cells, and assets were not made in blocks.
+            ValueError: An asset does not fit the run or its video, or another version made it, or
+                the run would make assets of other settings.
         """
         found = {video: self.index.find(video) for video in dict.fromkeys(videos)}
         entries = [entry for entry in found.values() if entry is not None]
@@ -152,8 +152,8 @@ class VisualLoader:
         The images of a sample are sized together, as in training.
 
         Raises:
-            ValueError: for something that is neither a path nor an image, an unreadable file, or
-                an asset that cannot be used.
+            ValueError: An item is neither a path nor an image, a file is unreadable, or an asset
+                cannot be used.
         """
         images = {index: image for index, item in enumerate(visuals) if (image := _image(item))}
         plans = plan_images([image.size for image in images.values()], self._visual_config)

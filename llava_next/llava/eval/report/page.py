@@ -25,15 +25,20 @@ from run_kit.pages.page import page
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m llava.eval.report", description="A page about evaluations."
+        prog="python -m llava.eval.report", description="Write a page about evaluations."
     )
     parser.add_argument(
         "results", nargs="+", type=Path, metavar="RESULTS", help="output folder of an evaluation"
     )
     parser.add_argument(
-        "-o", "--out", type=Path, help="page to write; default: RESULTS/report.html"
+        "-o", "--out", type=Path, help="HTML file to write (default: RESULTS/report.html)"
     )
-    parser.add_argument("--samples", type=int, default=6, help="samples shown of each task")
+    parser.add_argument(
+        "--samples",
+        type=int,
+        default=6,
+        help="number of samples shown of each task (default %(default)s)",
+    )
     args = parser.parse_args(argv)
     try:
         runs = read_evaluations(args.results)

@@ -67,7 +67,7 @@ def confidence_interval(
         seed: seed of the draws.
 
     Raises:
-        ValueError: for no scores, or another number of groups.
+        ValueError: There are no scores, or their number differs from that of the groups.
     """
     if not scores:
         raise ValueError("an interval needs at least one score, got none")
@@ -140,11 +140,11 @@ def compare_paired(
 
     Args:
         first, second: scores of the same samples.
-        groups: as in ``confidence_interval``.
+        groups: groups of the samples; see ``confidence_interval``.
         seed: seed of the draws.
 
     Raises:
-        ValueError: for lists of different lengths, or empty ones.
+        ValueError: The lists have different lengths, or are empty.
     """
     if len(first) != len(second) or not len(first):
         raise ValueError(

@@ -38,7 +38,7 @@ def interval_text(interval: Interval, scale: float, form: str) -> str:
     """Return an interval with its method below it, or why there is none, as HTML.
 
     Args:
-        interval: with ends in the unit of the scores.
+        interval: interval whose ends are in the unit of the scores.
         scale: factor of the numbers shown, 100 for percent.
         form: format of a number.
     """

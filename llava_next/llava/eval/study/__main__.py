@@ -27,17 +27,33 @@ def _parser() -> argparse.ArgumentParser:
         description="Train one model per seed on made clips as every arm shows them, and compare "
         "the arms at equal visual tokens. Started again, it continues where it ended.",
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder of everything")
-    parser.add_argument("--quick", action="store_true", help="a small study, to see that it runs")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for clips, models, answers and the page"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="run a small study, to see that it works"
+    )
     parser.add_argument("--arms", nargs="+", default=list(ARMS), help=f"among {', '.join(ARMS)}")
-    parser.add_argument("--budgets", nargs="+", type=int, default=list(BUDGETS), help="mosaics")
-    parser.add_argument("--seeds", nargs="+", type=int, help="one model each (default 0 1 2)")
-    parser.add_argument("--num_training_clips", type=int)
-    parser.add_argument("--num_test_clips", type=int)
-    parser.add_argument("--num_steps", type=int, help="optimiser steps of every model")
-    parser.add_argument("--hours", type=float, help="time for all training; instead of num_steps")
-    parser.add_argument("--batch_size", type=int)
-    parser.add_argument("--num_workers", type=int, help="processes that make clips and assets")
+    parser.add_argument(
+        "--budgets",
+        nargs="+",
+        type=int,
+        default=list(BUDGETS),
+        help="budgets to compare, in mosaics (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, help="seeds; one model is trained for each (default: 0 1 2)"
+    )
+    parser.add_argument("--num_training_clips", type=int, help="number of clips to train on")
+    parser.add_argument("--num_test_clips", type=int, help="number of clips to ask about")
+    parser.add_argument("--num_steps", type=int, help="number of optimiser steps of every model")
+    parser.add_argument(
+        "--hours", type=float, help="time for the training of all models, in place of --num_steps"
+    )
+    parser.add_argument("--batch_size", type=int, help="samples per optimiser step")
+    parser.add_argument(
+        "--num_workers", type=int, help="number of processes that make clips and assets"
+    )
     return parser
 
 
@@ -81,7 +97,7 @@ class Clock:
     """Time of each step, summed over all starts of a study.
 
     Attributes:
-        seconds: by step.
+        seconds: seconds of each step, keyed by its name.
     """
 
     def __init__(self, path: Path) -> None:

@@ -45,7 +45,7 @@ class Arm:
         ablation: changes one thing of another arm; evaluated at one budget, on models that were not
             trained on it.
         shuffles_time: give the cells' positions times in random order.
-        only_codec: of the clips that it can read; None = of all.
+        only_codec: codec of the clips that the arm can read; None = it reads all.
     """
 
     title: str

@@ -45,7 +45,7 @@ class Clip:
         path: the video.
         camera: "still", "sway", "shake" or "pan".
         encoding: how it was encoded.
-        questions: in the order in which they are asked.
+        questions: questions in the order in which they are asked.
     """
 
     seed: int
@@ -60,7 +60,7 @@ def choose_encoding(seed: int, key_frame_interval: int | None = None) -> Encodin
 
     Args:
         seed: seed of the clip.
-        key_frame_interval: for all clips; None varies it.
+        key_frame_interval: interval of the key frames of all clips; None varies it.
     """
     interval = key_frame_interval or KEY_FRAME_INTERVALS[seed // 3 % len(KEY_FRAME_INTERVALS)]
     quality = (20, 25, 30)[seed // 9 % 3]
@@ -145,7 +145,7 @@ def covered(question: Question, rows: np.ndarray) -> bool:
     """Return whether kept cells can show the answer: at least one cell of every group is kept.
 
     Args:
-        question: with its evidence.
+        question: a question with its evidence.
         rows: int (N, 3), kept cells (t, h, w).
     """
     kept = set(map(tuple, rows.tolist()))

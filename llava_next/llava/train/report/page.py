@@ -174,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--out",
         type=Path,
         metavar="PAGE",
-        help="HTML file to write; default: report.html in the first RUN",
+        help="HTML file to write (default: report.html in the first RUN)",
     )
     args = parser.parse_args(argv)
     try:
