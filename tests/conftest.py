@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PATHS = [str(ROOT / "llava_next"), str(ROOT / "Compressed_Video_Reader")]
 
 os.environ.update(
-    # Commands that tests start import this tree, whatever packages the environment knows of.
+    # Commands that tests start import this tree, not a copy that is installed.
     PYTHONPATH=os.pathsep.join([*PATHS, *filter(None, [os.environ.get("PYTHONPATH")])]),
     HF_HUB_OFFLINE="1",
     HF_DATASETS_OFFLINE="1",

@@ -6,7 +6,7 @@ What differs, on purpose:
   The reference gives a picture in which old residuals and predictions linger. The exact values
   (int16, unclipped) come with ``cv_reader.open_video``.
 - ``motion_vector`` is exact before it is cut to whole pixels, for HEVC too, and belongs to the
-  picture it comes with. Both lists are filled wherever they are used.
+  picture it comes with. Both lists are filled where the picture uses them.
 - Frames are identified by their packet, not by time x frame rate: ``frame_idx`` is right for
   variable frame rates.
 - With ``seek_to_frame``, ``decode_len`` counts from that frame, not from the key frame before it.

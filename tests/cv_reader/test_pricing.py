@@ -46,7 +46,7 @@ def test_mosaics_follow_what_clips_need(videos, tmp_path):
     recorded = json.loads((tmp_path / "out" / PRICE_FILE).read_text())
     assert recorded["videos"] == [str(video) for video in videos]
     assert {asset.meta["cfg"]["token_price"] for asset in assets} == {recorded["token_price"]}
-    # The recorded price is taken again, whatever the videos.
+    # The recorded price is used again, even for other videos.
     config = replace(CONFIG, num_images=8)
     again = priced_config(config, 4, [], ReadOptions(), tmp_path / "out")
     assert again.token_price == recorded["token_price"]

@@ -208,7 +208,7 @@ def test_the_run_makes_the_assets_that_the_command_makes(folder: Path, tmp_path:
         assert visual.segment.placeholder_tokens == (
             load_asset(offline / name, config).placeholder_tokens
         )
-    # Assets of other settings beside those that the run would make are refused at once.
+    # Assets of other settings than those that the run would make are refused at once.
     (offline / "busy").rename(tmp_path / "elsewhere")
     mixed = {name: value for name, value in ASKED.items() if name != "codec_quality_db"}
     loader = _loader(

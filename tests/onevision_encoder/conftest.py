@@ -36,7 +36,7 @@ def tiny_model() -> Callable[..., OneVisionEncoderModel]:
 
 @pytest.fixture
 def auto_image_processor() -> None:
-    """Skip where this version of transformers offers its Auto class only beside torchvision."""
+    """Skip where this version of transformers offers its Auto class only with torchvision."""
     try:
         AutoImageProcessor.register  # noqa: B018
     except ImportError:

@@ -1,4 +1,4 @@
-"""The snippets of the model card run as they stand, on tiny random weights."""
+"""The snippets of the model card run unchanged, on tiny random weights."""
 
 import re
 from collections.abc import Callable

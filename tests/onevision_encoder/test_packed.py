@@ -114,7 +114,7 @@ def test_one_segment(tiny_model: Callable) -> None:
 
 
 def test_order_of_tokens_within_a_segment_is_free(tiny_model: Callable) -> None:
-    """Only positions say where a patch stands: codec tokens may come in any order."""
+    """Only its position places a patch: codec tokens may come in any order."""
     model = tiny_model()
     patches, positions, cu_seqlens = _pack(_segments()[1:2])
     positions = grid_positions(torch.arange(4), 2, 2)

@@ -47,11 +47,11 @@ def tools(tmp_path: Path) -> Path:
 
 
 def test_missing_build_tools_are_named_in_one_line(venv: Path, tools: Path) -> None:
-    done = _run("source scripts/environment.sh; echo goes on", venv, tools, NATIVE="auto")
+    done = _run("source scripts/environment.sh; echo continues", venv, tools, NATIVE="auto")
     assert done.returncode == 0, done.stderr
     first, last = done.stdout.splitlines()
     assert first.startswith("Native reader: not built, missing a C compiler, make, patch, xz, nasm")
-    assert "apt-get install build-essential nasm xz-utils" in first and last == "goes on"
+    assert "apt-get install build-essential nasm xz-utils" in first and last == "continues"
 
 
 def test_a_build_that_fails_is_told_in_one_line(venv: Path, tools: Path, tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_a_build_that_fails_is_told_in_one_line(venv: Path, tools: Path, tmp_pat
     (venv / "bin" / "python").unlink()
     (venv / "bin" / "python").write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
     (venv / "bin" / "python").chmod(0o755)
-    done = _run("source scripts/environment.sh; echo goes on", venv, tools, NATIVE="auto")
+    done = _run("source scripts/environment.sh; echo continues", venv, tools, NATIVE="auto")
     assert done.returncode == 0, done.stderr
     told = done.stdout.splitlines()[-2]
     assert told.startswith("Native reader: not built (") and "Python 3.10 to 3.13" in told

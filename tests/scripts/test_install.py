@@ -17,7 +17,7 @@ BUILD_TOOLS = ("gcc", "make", "patch", "xz", "nasm")
 
 @pytest.fixture
 def tools(tmp_path: Path) -> Path:
-    """A folder for PATH with what every system has, and stand-ins for what a build needs."""
+    """A folder for PATH with what every system has, and replacements for what a build needs."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for name in BASIC_TOOLS:

@@ -20,7 +20,7 @@ class Hub:
         repository: its name, with owner.
         files: content by path.
         endpoint: address of the server.
-        cuts: how often a file breaks off in the middle, by path; counts down.
+        cuts: path to how often its transfer is still cut in the middle; counts down.
         damaged: paths of files that arrive with a byte changed.
         requests: path, and where in the file its range begins, of every file asked for.
     """

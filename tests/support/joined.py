@@ -83,7 +83,7 @@ def _description(path: Path) -> bytes:
 
 
 def _inner_box(path: Path, kind: bytes) -> bytes:
-    """The first box of a kind, wherever it lies."""
+    """The first box of a kind, at any depth."""
     data = path.read_bytes()
     start = data.index(kind, data.index(b"moov")) - 4
     return data[start : start + int.from_bytes(data[start : start + 4], "big")]

@@ -30,7 +30,7 @@ _QUIET: dict[str, dict[str, str]] = {
 }
 """Options that make an encoder quiet, quick and independent of the number of cores.
 
-``asm=0``: x264's assembler makes choices that depend on where its buffers lie in memory.
+``asm=0``: x264's assembler makes choices that depend on the addresses of its buffers.
 """
 
 
@@ -136,7 +136,7 @@ def panning(
 ) -> Iterator[Frame]:
     """A window that slides over a large texture by ``velocity`` (down, right) pixels per frame.
 
-    The content so moves by ``-velocity``: a block's reference lies at ``+velocity``.
+    The content so moves by ``-velocity``: a block's reference is at ``+velocity``.
 
     Yields:
         uint8 (height_px, width_px, 3).

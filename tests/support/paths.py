@@ -1,4 +1,4 @@
-"""Where optional test data lies: a ``shared`` folder beside the checkout, or ``OV_SHARED_DATA``."""
+"""Place of optional test data: a ``shared`` folder next to the checkout, or ``OV_SHARED_DATA``."""
 
 import os
 from pathlib import Path

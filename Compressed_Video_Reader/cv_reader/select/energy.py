@@ -77,7 +77,7 @@ class CellScorer:
     def textured(self, frame: CodecFrame) -> Scores:
         """Return ``mv_residual`` whose motion counts only where a block is coded or textured.
 
-        A flat block is skipped with the predicted vector, whatever it is: no evidence of motion.
+        An encoder skips a flat block with any predicted vector: that is no evidence of motion.
         """
         motion, motion_ref = _motion_of(frame)
         if frame.residual_y is None:

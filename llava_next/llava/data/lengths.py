@@ -165,8 +165,8 @@ def shared_lengths(
 
 def _kept_or_measured(dataset: SupervisedDataset, run_folder: Path, workers: int | None) -> Lengths:
     fingerprint = dataset.fingerprint()
-    beside = _file_beside(dataset, fingerprint)
-    places = [beside, run_folder / beside.name]
+    by_data = _file_by_data(dataset, fingerprint)
+    places = [by_data, run_folder / by_data.name]
     for place in places:
         try:
             lengths = read_lengths(place, fingerprint)
@@ -203,10 +203,10 @@ def _with_repaired(lengths: Lengths, dataset: SupervisedDataset) -> Lengths:
 def keep_lengths(lengths: Lengths, dataset: SupervisedDataset) -> None:
     """Keep lengths next to the data, where a run looks for them; nothing where that is refused."""
     fingerprint = dataset.fingerprint()
-    _keep(lengths, [_file_beside(dataset, fingerprint)], fingerprint)
+    _keep(lengths, [_file_by_data(dataset, fingerprint)], fingerprint)
 
 
-def _file_beside(dataset: SupervisedDataset, fingerprint: str) -> Path:
+def _file_by_data(dataset: SupervisedDataset, fingerprint: str) -> Path:
     return dataset.data_path.with_name(f"{dataset.data_path.name}.lengths-{fingerprint}.npz")
 
 

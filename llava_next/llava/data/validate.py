@@ -231,40 +231,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="count rows packed from several samples, as training with this flag makes them",
     )
-    parser.add_argument(
-        "--per_device_train_batch_size",
-        type=_positive,
-        default=1,
-        help="samples per GPU and step (default %(default)s)",
-    )
-    parser.add_argument(
-        "--gradient_accumulation_steps",
-        type=_positive,
-        default=1,
-        help="batches per optimiser step (default %(default)s)",
-    )
-    parser.add_argument(
-        "--num_gpus",
-        type=_positive,
-        default=1,
-        help="number of GPUs of the planned run (default %(default)s)",
-    )
-    parser.add_argument(
-        "--num_train_epochs",
-        type=float,
-        default=1.0,
-        help="number of epochs of the planned run (default %(default)s)",
-    )
-    parser.add_argument(
-        "--zero_stage",
-        type=int,
-        choices=range(4),
-        default=3,
-        help="ZeRO stage of the planned run, for --memory (default %(default)s)",
-    )
-    parser.add_argument(
-        "--memory", action="store_true", help="estimate GPU memory from the sizes of the weights"
-    )
+    _add_run_arguments(parser)
     parser.add_argument("--pixels", action="store_true", help="also decode every picture and video")
     parser.add_argument(
         "--workers", type=int, help="number of processes that read (default: as many as save time)"
@@ -274,6 +241,44 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--fix", type=Path, help="new folder for a repaired copy of the data")
     return parser
+
+
+def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("the planned run")
+    group.add_argument(
+        "--per_device_train_batch_size",
+        type=_positive,
+        default=1,
+        help="samples per GPU and step (default %(default)s)",
+    )
+    group.add_argument(
+        "--gradient_accumulation_steps",
+        type=_positive,
+        default=1,
+        help="batches per optimiser step (default %(default)s)",
+    )
+    group.add_argument(
+        "--num_gpus",
+        type=_positive,
+        default=1,
+        help="number of GPUs (default %(default)s)",
+    )
+    group.add_argument(
+        "--num_train_epochs",
+        type=float,
+        default=1.0,
+        help="number of epochs (default %(default)s)",
+    )
+    group.add_argument(
+        "--zero_stage",
+        type=int,
+        choices=range(4),
+        default=3,
+        help="ZeRO stage, for --memory (default %(default)s)",
+    )
+    group.add_argument(
+        "--memory", action="store_true", help="estimate GPU memory from the sizes of the weights"
+    )
 
 
 def _positive(text: str) -> int:

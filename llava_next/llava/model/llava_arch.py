@@ -253,8 +253,8 @@ class LlavaForCausalLMMixin(IsolatesSamples, _CausalLM):
             return {}
         if use_cache:
             raise ValueError(
-                "use_cache must be False where a row holds several samples (its positions start "
-                "anew): a cache continues one sample; leave it out, or give each sample a row"
+                "use_cache must be False where a row holds several samples (its positions restart "
+                "at 0): a cache continues one sample; leave it out, or give each sample a row"
             )
         return {"use_cache": False, **isolation_arguments(self.config, position_ids)}
 

@@ -90,8 +90,8 @@ def test_what_moves_is_kept(clip, signal):
         frame = int(selection.frame_ids[t])
         left, top = START[1] + SPEED[1] * frame, START[0] + 16  # 16 rows of padding above
         # The cell touches the square, or the place that it left since the last sampled frame.
-        beside = left - 16 - 5 * SPEED[1] <= w * 16 < left + SIDE
-        hits.append(beside and top - 16 < h * 16 < top + SIDE)
+        is_at = left - 16 - 5 * SPEED[1] <= w * 16 < left + SIDE
+        hits.append(is_at and top - 16 < h * 16 < top + SIDE)
     assert np.mean(hits) > 0.8
 
 

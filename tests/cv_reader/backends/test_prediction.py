@@ -23,8 +23,8 @@ def _neighbour_mean(luma: np.ndarray, top: int, left: int) -> int:
     height, width = luma.shape
     full = np.pad(luma.astype(int), ((0, -height % 8), (0, -width % 8)), mode="edge")
     above = full[top - 1, left : left + 8].tolist() if top else []
-    beside = full[top : top + 8, left - 1].tolist() if left else []
-    neighbours = above + beside
+    at_left = full[top : top + 8, left - 1].tolist() if left else []
+    neighbours = above + at_left
     return (sum(neighbours) + len(neighbours) // 2) // len(neighbours) if neighbours else 128
 
 

@@ -48,7 +48,7 @@ def _write_sound(path):
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory):
-    """Videos ``good``, ``other`` (HEVC) and ``short``; bad ones beside them."""
+    """Videos ``good``, ``other`` (HEVC) and ``short``, and bad ones."""
     root = tmp_path_factory.mktemp("videos")
     for name, count, codec in (
         ("good", 20, "libx264"),

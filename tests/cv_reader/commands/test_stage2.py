@@ -36,7 +36,7 @@ def _records(path):
 
 @pytest.fixture(scope="module")
 def chosen(corpus, tmp_path_factory):
-    """A data set of three videos beside its stage 1 output (first frame kept whole)."""
+    """A data set of three videos next to its stage 1 output (first frame kept whole)."""
     folder = tmp_path_factory.mktemp("chosen")
     rows = [corpus.row(str(corpus.root / f"{name}.mp4")) for name in ("short", "good", "other")]
     data = corpus.write(folder / "data.json", *rows)

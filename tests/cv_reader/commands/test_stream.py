@@ -45,7 +45,7 @@ def test_one_line_per_window(clip, capsys):
 
 @pytest.mark.parametrize("block", ["1", "2"])
 def test_segments_become_sound_assets(clip, tmp_path, capsys, block):
-    """Every kept patch stands where its row says, as it was given out."""
+    """Every kept patch is at the place of its row, unchanged."""
     arguments = [str(clip), *SIZES, "--slots_per_second", "10", "--block_cells", block]
     assert main([*arguments, "--rows", "--jpg_quality", "100", "--out", str(tmp_path)]) == 0
     lines = _lines(capsys.readouterr().out)

@@ -81,7 +81,7 @@ def test_memory_is_limited():
 def test_one_huge_allocation_fails_at_once():
     started = time.monotonic()
     bomb = "len(bytearray(1 << 40)) + sum(bytearray(8 << 30))"
-    big = "len(bytearray(8 << 30))"  # touched by nobody: only the hard limit sees it
+    big = "len(bytearray(8 << 30))"  # never written to: only the hard limit notices it
     outcomes = list(run_tasks(eval, [bomb, big, QUICK], Limits(memory_mib=300)))
     assert [outcome.value for outcome in outcomes] == [None, None, 2]
     for outcome in outcomes[:2]:

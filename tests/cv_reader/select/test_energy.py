@@ -179,7 +179,7 @@ def test_the_reference_sees_whole_pixels_of_list_0_alone():
     motion[1] = 40
     reference = np.array([[[-2, -1, 0, 3]], [[1, 1, 1, 1]]], np.int16)
     whole, used = whole_pixel_motion(motion, reference)
-    # Cut towards 0; without a vector in list 0 nothing moves, whatever list 1 says.
+    # Cut towards 0; without a vector in list 0 nothing moves, even if list 1 has one.
     assert whole.tolist() == [[[[0, 0], [-4, 0], [0, 0], [8, 0]]]]
     assert used.tolist() == [[[1, 1, 0, 1]]]
 

@@ -50,7 +50,7 @@ def test_visuals_keep_sample_and_order() -> None:
     assert visual.patches[:, 0].tolist() == [5, 5, 6, 6, 6, 8]
 
 
-def test_a_packed_row_holds_all_samples_and_starts_each_anew() -> None:
+def test_a_packed_row_holds_all_samples_and_restarts_each() -> None:
     items = [_item([1, 2, 3], _segment(2, 5)), _item([4]), _item([5, 6], _segment(1, 6))]
     batch = Collator(pad_token_id=7, packed=True)(items)
     assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 5, 6]]

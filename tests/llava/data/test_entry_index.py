@@ -1,4 +1,4 @@
-"""The index kept beside a data file: used when it fits, made anew when not, never half there."""
+"""The index next to a data file: used if it fits, else made again; never incomplete."""
 
 import json
 import multiprocessing
@@ -56,7 +56,7 @@ def test_a_second_start_reads_nothing_but_the_index(
 
 
 @pytest.mark.parametrize("change", ["longer", "same size", "same size and time", "other file"])
-def test_an_index_of_another_state_is_made_anew(tmp_path: Path, change: str) -> None:
+def test_an_index_of_another_state_is_made_again(tmp_path: Path, change: str) -> None:
     path = _write(tmp_path / "a.jsonl", 5)
     Mixture(path)
     before = path.stat()
@@ -74,7 +74,7 @@ def test_an_index_of_another_state_is_made_anew(tmp_path: Path, change: str) -> 
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "text", "other array", "no rows"])
-def test_a_damaged_index_is_made_anew(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_index_is_made_again(tmp_path: Path, damage: str) -> None:
     path = _write(tmp_path / "a.jsonl", 5)
     Mixture(path)
     index = _index_of(path)

@@ -1,4 +1,4 @@
-"""Broken samples that are skipped: always the same stand-in, of the same data set, reported."""
+"""Broken samples that are skipped: replaced by a fixed sample of the same data set, reported."""
 
 import json
 from pathlib import Path

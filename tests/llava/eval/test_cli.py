@@ -36,7 +36,7 @@ def _results(out: Path) -> dict[str, Any]:
 
 def _manifest(out: Path) -> dict[str, Any]:
     [path] = out.glob("**/manifest.json")
-    assert list(path.parent.glob("*_results.json")), "the manifest lies beside the results"
+    assert list(path.parent.glob("*_results.json")), "the manifest is next to the results"
     return json.loads(path.read_text())
 
 

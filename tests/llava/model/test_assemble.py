@@ -197,7 +197,7 @@ def test_a_folder_without_safetensors_is_refused(tmp_path):
         read_weights(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["./no/such/folder", "nobody/nothing"])
+@pytest.mark.parametrize("name", ["./no/such/folder", "no-owner/no-model"])
 def test_a_name_that_is_nowhere_is_refused(name):
     with pytest.raises(ValueError, match="must be a folder or a repository on the hub"):
         resolve_folder(name)

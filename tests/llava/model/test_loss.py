@@ -61,7 +61,7 @@ def test_the_training_loss_is_the_librarys(num_items):
     ours = model.train()(**inputs)
     torch.testing.assert_close(ours.loss, theirs.loss, atol=1e-6, rtol=1e-6)
     assert ours.logits is None
-    # Each token's loss stands at the token that is predicted.
+    # Each token's loss is at the position of the predicted token.
     ids = theirs.logits[0, 4].log_softmax(-1)[input_ids[0, 5]]
     torch.testing.assert_close(ours.token_losses[0, 5], -ids)
     assert ours.token_losses[0, :4].eq(0).all() and ours.token_losses[1, 9:].eq(0).all()

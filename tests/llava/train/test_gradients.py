@@ -47,7 +47,7 @@ def test_checkpointing_runs_layers_again_and_changes_no_gradient(parts):
     plain, calls = _gradients(model, checkpointed=False)
     again, more = _gradients(model, checkpointed=True)
     torch.testing.assert_close(again, plain)
-    # One of the tower's two layers lies below the one that is read.
+    # One of the tower's two layers is below the one that is read.
     tower_again = len(model.model.vision_tower.vision_tower.encoder.layers) - 1
     assert more - calls >= len(model.model.layers) + (tower_again if PARTS[0] in parts else 0)
 

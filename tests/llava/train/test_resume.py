@@ -1,4 +1,4 @@
-"""A run that breaks off anywhere and goes on equals one that was never disturbed, bit for bit."""
+"""A run that is interrupted anywhere and continued equals an undisturbed one, bit for bit."""
 
 import hashlib
 import os
@@ -40,7 +40,7 @@ class _Killed(BaseException):
 
 @pytest.fixture
 def batches(monkeypatch):
-    """Digests of all batches trained on; ``kill_at`` breaks off before that micro-step."""
+    """Digests of all batches trained on; ``kill_at`` ends the run before that micro-step."""
     seen: list[str] = []
     step = LlavaTrainer.training_step
 

@@ -250,7 +250,7 @@ def test_two_machines_train_together_and_stop_together(tmp_path):
     assert codes == [0, 0]
     assert len((tmp_path / "train_log.jsonl").read_text().splitlines()) == 6
     assert '"world_size": 2' in (tmp_path / "run_config.json").read_text()
-    # Data was made anew, at another time: the second run refuses to go on, on both machines.
+    # The data was made again later: the second run refuses to continue, on both machines.
     codes, errors = _two_machines(tmp_path, {"LEARNING_RATE": "1e-3"})
     assert all(code != 0 for code in codes)
     assert all("learning_rate: 0.002 before, 0.001 now" in text for text in errors)

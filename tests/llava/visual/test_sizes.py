@@ -26,7 +26,7 @@ ANYRES = VisualConfig(image_aspect_ratio="anyres", image_grid_pinpoints=PINPOINT
     ("size", "llava_next", "most_detail"),
     [
         # By hand: all canvases hold a small image whole. LLaVA-NeXT then takes the smallest that
-        # the list names first (two have the same area), whatever its orientation.
+        # the list names first (two have the same area), in both orientations.
         ((300, 200), (574, 1120), (1120, 574)),
         ((448, 448), (574, 1120), (1120, 574)),
         ((200, 300), (574, 1120), (574, 1120)),

@@ -29,7 +29,7 @@ def test_the_process_gives_the_frames_of_a_direct_reading_and_names_bad_files(
     for name in ("bad.mp4", "lost.mp4"):
         with pytest.raises(ValueError, match=name):
             read_within(tmp_path / name, 4, 60)
-    assert np.array_equal(read_within(video, 4, 60), expected)  # the same process goes on
+    assert np.array_equal(read_within(video, 4, 60), expected)  # in the same process
 
 
 def test_a_video_that_hangs_costs_one_sample(video: Path, tmp_path: Path) -> None:

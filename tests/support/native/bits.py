@@ -1,6 +1,6 @@
 """Writing H.264 and H.265 streams by hand: bits, Exp-Golomb codes, units, arithmetic coding.
 
-Encoders never use some tools that the standards allow; the writers beside this module do.
+Encoders never use some tools that the standards allow; the writers in this folder do.
 """
 
 _RANGE_LPS = (
@@ -68,7 +68,7 @@ def unit(header: bytes, payload: bytes) -> bytes:
 
 
 def escaped(payload: bytes) -> bytes:
-    """The payload with a 3 after two zeros wherever it could be taken for a start code."""
+    """The payload with a 3 after two zeros where it could be taken for a start code."""
     out = bytearray()
     zeros = 0
     for value in payload:

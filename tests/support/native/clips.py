@@ -208,7 +208,7 @@ def fading(num_frames: int, height_px: int, width_px: int) -> Iterator[NDArray[n
 
 
 def noisy_corner(num_frames: int, height_px: int, width_px: int) -> Iterator[NDArray[np.uint8]]:
-    """The wandering tiles beside noise that nothing predicts."""
+    """The wandering tiles next to noise that nothing predicts."""
     generator = np.random.default_rng(0)
     for frame in wandering(num_frames, height_px, width_px):
         frame[:32, :48] = generator.integers(0, 256, (32, 48, 3))

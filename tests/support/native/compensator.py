@@ -1,6 +1,6 @@
 """Luma motion compensation written from the H.264 and H.265 standards, in numpy.
 
-The oracle of the native reader: ``decoded == clip(prediction + residual)`` wherever a picture is
+The oracle of the native reader: ``decoded == clip(prediction + residual)`` where a picture is
 predicted from others and no in-loop filter changed it. Nothing here comes from a decoder.
 
 Each reference is interpolated once per fractional phase as a whole picture, which is the same as
@@ -33,10 +33,10 @@ _HEVC_TAPS = np.array(
     ],
     dtype=np.int32,
 )
-"""H.265 table 8-11, by quarter phase; taps stand at offsets -3..4."""
+"""H.265 table 8-11, by quarter phase; taps are at offsets -3..4."""
 
 _H264_TAPS = np.array([1, -5, 20, 20, -5, 1], dtype=np.int32)
-"""H.264 section 8.4.2.2.1; taps stand at offsets -2..3."""
+"""H.264 section 8.4.2.2.1; taps are at offsets -2..3."""
 
 _H264_MEAN_OF = (
     ("G", "Gb", "b", "bH"),
@@ -246,7 +246,7 @@ def _filter(plane: Picture, taps: NDArray[np.int32], first_offset: int, *, axis:
 def _gather(
     plane: Picture, rows: NDArray[np.int64], columns: NDArray[np.int64]
 ) -> NDArray[np.int32]:
-    """Samples of a bordered plane at picture coordinates that may lie far outside."""
+    """Samples of a bordered plane at picture coordinates that may be far outside."""
     height, width = (size - 2 * _BORDER_PX for size in plane.shape)
     rows = np.clip(rows, -_REACH_PX, height - 1 + _REACH_PX) + _BORDER_PX
     columns = np.clip(columns, -_REACH_PX, width - 1 + _REACH_PX) + _BORDER_PX

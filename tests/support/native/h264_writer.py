@@ -35,7 +35,7 @@ class H264Stream:
         long_term: the first frame stays as a long-term reference.
         slice_blocks: macroblocks per slice, 0 = one slice.
         num_picture_sets: pictures choose between them by turns; they differ in the quantiser.
-        repeat_sets: the parameter sets stand before each picture again.
+        repeat_sets: whether the parameter sets are repeated before each picture.
         num_references: short-term references that are kept.
         seed: of all choices.
     """

@@ -197,7 +197,7 @@ def _num_references(stream: HevcStream, poc: int) -> int:
 
 
 def _entry_points(header: Bits, substreams: list[bytes]) -> None:
-    """Sizes of all substreams but the last, as they lie in the file: with the zeros made safe."""
+    """Sizes of all substreams but the last, as in the file: with emulation prevention bytes."""
     header.ue(len(substreams) - 1)
     if len(substreams) == 1:
         return
@@ -261,7 +261,7 @@ class _PictureWriter:
         self._contexts = _copied(self._row_contexts[above]) if usable else self._fresh()
 
     def _starts_substream(self, place: int) -> bool:
-        """Whether contexts and coder start anew at a unit, wherever slices begin."""
+        """Whether contexts and coder are reset at a unit, as well as where slices begin."""
         stream = self._stream
         starts_tile = stream.has_tiles and all(
             other not in self._slice_of or stream.tile_of(other) != stream.tile_of(place)

@@ -18,7 +18,7 @@ from cv_reader.media.frames import CodecFrame
 from .compensator import Compensator, Weight, explicit_weighting
 
 _CODED_BLOCK_PX = 16
-"""Pictures are coded in whole blocks; what lies beyond the shown size is unknown here. H.265 may
+"""Pictures are coded in whole blocks; the part beyond the shown size is unknown here. H.265 may
 use smaller ones, but x265's fast presets use these too."""
 
 _WEIGHTS_PER_REFERENCE = 4
@@ -141,7 +141,7 @@ def _explained_by_weights(
 ) -> NDArray[np.bool_]:
     """What is still wrong once each reference of list 0 may carry a few explicit weights.
 
-    A reference may stand in the list several times; x264 likes to add it with an offset of -1. A
+    A reference may be in the list several times; x264 likes to add it with an offset of -1. A
     cell counts as explained where one weight explains all of its pixels.
     """
     assert frame.motion is not None and frame.motion_ref is not None

@@ -3,7 +3,7 @@
 A macroblock is explained when, for one way of partitioning it, every block has a prediction mode
 with ``clip(prediction + residual) == decoded``. Which mode the stream chose is not needed.
 
-Neighbours of a block of N samples stand in one row ``edge``: left from bottom to top, the corner,
+Neighbours of a block of N samples are in one row ``edge``: left from bottom to top, the corner,
 above from left to right; ``edge[N + k]`` is the corner for k = 0, the k-th sample above for k > 0,
 and the -k-th sample on the left for k < 0.
 
@@ -56,12 +56,12 @@ def _predictions(picture: Picture, top: int, left: int, size: int) -> Iterator[P
     has_corner = top > 0 and left > 0
     if size == 8:
         edge = _smoothed(edge, has_left, has_top, has_corner)
-    above, beside = edge[size + 1 : 2 * size + 1], edge[:size][::-1]
+    above, at_left = edge[size + 1 : 2 * size + 1], edge[:size][::-1]
     if has_top:
         yield np.tile(above, (size, 1))
     if has_left:
-        yield np.tile(beside[:, None], (1, size))
-    parts = [part for part, has in ((above, has_top), (beside, has_left)) if has]
+        yield np.tile(at_left[:, None], (1, size))
+    parts = [part for part, has in ((above, has_top), (at_left, has_left)) if has]
     count = size * len(parts)
     mean = (sum(int(part.sum()) for part in parts) + count // 2) // count if parts else 128
     yield np.full((size, size), mean)
@@ -74,11 +74,11 @@ def _predictions(picture: Picture, top: int, left: int, size: int) -> Iterator[P
     if has_corner:
         yield from _from_the_corner(edge, size)
     if has_left:
-        yield _horizontal_up(beside, size)
+        yield _horizontal_up(at_left, size)
 
 
 def _edge(picture: Picture, top: int, left: int, size: int) -> tuple[NDArray[np.int64], bool, bool]:
-    """Neighbours, with what lies beyond the last sample above replaced by that sample."""
+    """Neighbours, with samples beyond the last one above replaced by that one."""
     edge = np.zeros(3 * size + 1, np.int64)
     if left:
         edge[:size] = picture[top : top + size, left - 1][::-1]
@@ -157,8 +157,8 @@ def _from_the_corner(edge: NDArray[np.int64], size: int) -> Iterator[Picture]:
     yield np.where(2 * y - x >= -1, lower, three[size + np.maximum(x - 2 * y - 1, 0)])
 
 
-def _horizontal_up(beside: NDArray[np.int64], size: int) -> Picture:
-    left = np.append(beside, [beside[-1]] * size)
+def _horizontal_up(at_left: NDArray[np.int64], size: int) -> Picture:
+    left = np.append(at_left, [at_left[-1]] * size)
     y, x = np.mgrid[:size, :size]
     place = y + (x >> 1)
     two = (left[place] + left[place + 1] + 1) >> 1
@@ -167,11 +167,11 @@ def _horizontal_up(beside: NDArray[np.int64], size: int) -> Picture:
 
 
 def _plane(edge: NDArray[np.int64]) -> Picture:
-    above, beside = edge[17:33], edge[:16][::-1]
+    above, at_left = edge[17:33], edge[:16][::-1]
     steps = np.arange(1, 9)
     across = int((steps * (above[8:] - np.append(edge[16], above[:7])[::-1])).sum())
-    down = int((steps * (beside[8:] - np.append(edge[16], beside[:7])[::-1])).sum())
+    down = int((steps * (at_left[8:] - np.append(edge[16], at_left[:7])[::-1])).sum())
     y, x = np.mgrid[:16, :16]
-    base = 16 * int(above[15] + beside[15])
+    base = 16 * int(above[15] + at_left[15])
     slope_x, slope_y = (5 * across + 32) >> 6, (5 * down + 32) >> 6
     return np.clip((base + slope_x * (x - 7) + slope_y * (y - 7) + 16) >> 5, 0, _LIMIT)

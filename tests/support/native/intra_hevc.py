@@ -3,7 +3,7 @@
 A transform block is explained when one of the 35 modes gives ``clip(prediction + residual) ==
 decoded``; a block that is not is split into four, down to 4x4, as coding quadtrees are.
 
-Neighbours of a block of N samples stand in one row ``edge``: left from bottom to top (2 N), the
+Neighbours of a block of N samples are in one row ``edge``: left from bottom to top (2 N), the
 corner, above from left to right (2 N); ``edge[2 * N]`` is the corner.
 
 Axis legend: pictures int (H, W), H and W multiples of the coding tree unit; one slice, 8 bits.
@@ -125,28 +125,28 @@ def _strongly_smoothed(edge: NDArray[np.int64]) -> NDArray[np.int64]:
         return edge
     step = np.arange(1, 65)
     above = ((64 - step) * corner + step * last + 32) >> 6
-    beside = ((64 - step) * corner + step * first + 32) >> 6
-    return np.concatenate([beside[::-1], [corner], above])
+    at_left = ((64 - step) * corner + step * first + 32) >> 6
+    return np.concatenate([at_left[::-1], [corner], above])
 
 
 def _mean(edge: NDArray[np.int64]) -> Picture:
     size = len(edge) // 4
-    beside, above = edge[size : 2 * size][::-1], edge[2 * size + 1 : 3 * size + 1]
-    mean = (int(beside.sum() + above.sum()) + size) // (2 * size)
+    at_left, above = edge[size : 2 * size][::-1], edge[2 * size + 1 : 3 * size + 1]
+    mean = (int(at_left.sum() + above.sum()) + size) // (2 * size)
     out = np.full((size, size), mean)
     if size < 32:
         out[0] = (above + 3 * mean + 2) >> 2
-        out[:, 0] = (beside + 3 * mean + 2) >> 2
-        out[0, 0] = (int(beside[0]) + 2 * mean + int(above[0]) + 2) >> 2
+        out[:, 0] = (at_left + 3 * mean + 2) >> 2
+        out[0, 0] = (int(at_left[0]) + 2 * mean + int(above[0]) + 2) >> 2
     return out
 
 
 def _planar(edge: NDArray[np.int64]) -> Picture:
     size = len(edge) // 4
-    beside, above = edge[: 2 * size][::-1], edge[2 * size + 1 :]
+    at_left, above = edge[: 2 * size][::-1], edge[2 * size + 1 :]
     y, x = np.mgrid[:size, :size]
-    across = (size - 1 - x) * beside[y] + (x + 1) * above[size]
-    down = (size - 1 - y) * above[x] + (y + 1) * beside[size]
+    across = (size - 1 - x) * at_left[y] + (x + 1) * above[size]
+    down = (size - 1 - y) * above[x] + (y + 1) * at_left[size]
     return (across + down + size) // (2 * size)
 
 
@@ -169,14 +169,14 @@ def _vertical(edge: NDArray[np.int64], mode: int, size: int) -> Picture:
     near, far, part = _steps(angle, size)
     out = ((32 - part) * reference[near] + part * reference[far] + 16) >> 5
     if mode == 26 and size < 32:
-        beside = edge[size:corner][::-1]
-        out[:, 0] = np.clip(edge[corner + 1] + ((beside - edge[corner]) >> 1), 0, _LIMIT)
+        at_left = edge[size:corner][::-1]
+        out[:, 0] = np.clip(edge[corner + 1] + ((at_left - edge[corner]) >> 1), 0, _LIMIT)
     return out
 
 
 @cache
 def _steps(angle: int, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Which two references a sample lies between, and its distance to the first in 32nds."""
+    """The two references on both sides of a sample, and its distance to the first in 32nds."""
     y, x = np.mgrid[:size, :size]
     whole, part = (y + 1) * angle >> 5, (y + 1) * angle & 31
     return size + x + whole + 1, np.minimum(size + x + whole + 2, 3 * size), part

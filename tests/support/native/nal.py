@@ -47,7 +47,7 @@ def parameter_set(width_blocks: int, height_blocks: int) -> bytes:
 _HIGH_PROFILE = (
     "id chroma depth depth bypass* scaling* number order lsb refs gaps* w h frames* 8x8*"
 )
-"""What stands between a level and the cropping; those with an asterisk are single bits."""
+"""The fields between a level and the cropping; those with an asterisk are single bits."""
 
 
 def without_usability(unit: bytes) -> bytes:

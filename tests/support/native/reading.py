@@ -39,7 +39,7 @@ def read_or_refusal(path: Path) -> list[CodecFrame] | str:
 
 
 def read_pixels(path: Path) -> list[CodecFrame]:
-    """Frames without signals, by whoever reads them where the native backend refuses the file."""
+    """Frames without signals, by the first backend that reads a file refused by the native one."""
     try:
         return read(path, signals=False)
     except UnsupportedVideoError:

@@ -1,5 +1,5 @@
 /*
- * What a decoder knows about a picture besides its samples
+ * Codec signals of a picture: buffers, and the way from the stage to the maps
  *
  * This file is part of a modified FFmpeg.
  *
@@ -159,7 +159,7 @@ static int prepare(CodecSignalsPool *pool, CodecSignals *layout, CodecSignalsKin
     return pool->pools[kind] && pool->stage_memory ? 0 : AVERROR(ENOMEM);
 }
 
-/** What is written at once: past the caches, where the processor has a way to. */
+/** Unit of writing; bypasses the caches where the processor can. */
 typedef uint64_t Chunk __attribute__((vector_size(16), may_alias));
 
 static av_always_inline void store(Chunk *to, Chunk chunk)
@@ -171,7 +171,7 @@ static av_always_inline void store(Chunk *to, Chunk chunk)
 #endif
 }
 
-/** What went past the caches must be seen by whoever reads the picture. */
+/** Make stores that bypass the caches visible to the thread that reads the picture. */
 static void fence(void)
 {
 #if ARCH_X86_64
@@ -219,7 +219,7 @@ static void write_distances(Chunk *to, const uint64_t *uniform, const CodecSigna
     }
 }
 
-/** Write motion and distances of a list, unless all is 0 and was before. */
+/** Write motion and distances of a list, unless all are 0 in the stage and in the maps. */
 static void write_motion(CodecSignals *signals, int list)
 {
     const CodecSignalsStage *stage = signals->stage;
@@ -263,13 +263,14 @@ static void write_residual(int16_t *to, ptrdiff_t stride, const int16_t *left, c
     }
 }
 
-/** Likewise of one block, where the other one is not at hand. */
+/** Write four rows of one block of a pair, where the other one is not decoded yet. */
 static void write_half(int16_t *to, ptrdiff_t stride, const int16_t *from)
 {
     for (int row = 0; row < 4; row++, to += stride, from += 16)
         memcpy(to, from, 16 * sizeof(*to));
 }
 
+/** Write the residual and the state of a row of blocks from the stage to the maps. */
 static void flush_row(CodecSignals *signals, int y)
 {
     static const CodecSignalsTile zeros;
@@ -282,10 +283,11 @@ static void flush_row(CodecSignals *signals, int y)
     for (int x = 0; x < stride; x += 2) {
         const CodecSignalsTile *tiles = &stage->tiles[y * stride + x];
         const int flags               = staged[x] | staged[x + 1] | state[x] | state[x + 1];
-        // One that is not decoded here may be elsewhere; beyond the picture there is none.
+        // A block not decoded in this stage may be in another; beyond the picture there is none.
         const int is_left  = staged[x] & CODEC_SIGNALS_DECODED;
         const int is_right = staged[x + 1] & CODEC_SIGNALS_DECODED || x + 1 >= signals->block_width;
 
+        // Most of a picture has no residual: pass over eight blocks at once.
         if (x % 8 == 0 && is_plain(staged + x, state + x)) {
             AV_COPY64(state + x, staged + x);
             x += 6;
@@ -297,6 +299,7 @@ static void flush_row(CodecSignals *signals, int y)
             const int16_t *right = staged[x + 1] & row ? tiles[1][4 * i] : zeros[0];
             int16_t *to          = residual + 16 * x + 4 * i * 16 * stride;
 
+            // Zeros are written where the map still holds the residual of a former picture.
             if (!(flags & row))
                 continue;
             if (is_left && is_right)
@@ -350,7 +353,7 @@ int ff_codec_signals_attach(AVCodecContext *avctx, CodecSignalsPool *pool, AVFra
 
     av_buffer_unref(buffer);
     av_buffer_unref(&frame->opaque_ref);
-    // Rows of all maps so begin with a cache line.
+    // A multiple of 8, so that rows of all maps begin at a cache line.
     layout.block_stride = FFALIGN(layout.block_width, 8);
     if (prepare(pool, &layout, kind) < 0 ||
         !(*buffer = av_buffer_pool_get(pool->pools[kind])))
@@ -358,7 +361,7 @@ int ff_codec_signals_attach(AVCodecContext *avctx, CodecSignalsPool *pool, AVFra
     lay_out(&layout, has_maps, (uintptr_t)(*buffer)->data);
     layout.stage    = &pool->stage;
     layout.sequence = sink ? sink->num_started++ : 0;
-    // A former picture may have left motion and residual, which are overwritten on the way.
+    // The buffer may hold motion and residual of a former picture; flushing overwrites them.
     memcpy(layout.is_moving, ff_codec_signals(*buffer)->is_moving, sizeof(layout.is_moving));
     memcpy((*buffer)->data, &layout, sizeof(layout));
     for (int i = 0; i < layout.block_stride * layout.block_height; i++)

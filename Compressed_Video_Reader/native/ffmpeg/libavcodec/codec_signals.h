@@ -1,5 +1,5 @@
 /*
- * What a decoder knows about a picture besides its samples
+ * Codec signals of a picture: motion, residual, bits and quantiser
  *
  * This file is part of a modified FFmpeg.
  *
@@ -20,10 +20,10 @@
 
 /**
  * @file
- * Motion, residual, bits and quantiser of one picture, kept in a buffer of its own that hangs at
- * AVFrame.opaque_ref: it is reference counted, follows the picture through reordering and frame
- * threading, and is written only by the thread that decodes the picture. Nothing here touches the
- * samples or the state of the decoder.
+ * Motion, residual, bits and quantiser of one picture, in a buffer of their own that
+ * AVFrame.opaque_ref holds. The buffer is reference counted, follows the picture through reordering
+ * and frame threading, and is written only by the thread that decodes the picture. Nothing here
+ * changes the samples or the state of the decoder.
  */
 
 #ifndef AVCODEC_CODEC_SIGNALS_H
@@ -34,7 +34,7 @@
 
 /** Bit of AVCodecContext.export_side_data that asks for signals. */
 #define CODEC_SIGNALS_EXPORT (1 << 24)
-/** Bit that asks only for what tells sound pictures from others: no maps. */
+/** Bit that asks only for flags and references, which show whether a picture is sound: no maps. */
 #define CODEC_SIGNALS_TRACE  (1 << 25)
 
 /** The picture is a field pair or has field macroblocks: the maps are empty. */
@@ -48,7 +48,7 @@
 
 /** CodecSignals.state of a block: its residual is not all zero. */
 #define CODEC_SIGNALS_HAS_RESIDUAL 1
-/** CodecSignals.state of a block: the decoder has been here; otherwise its maps mean nothing. */
+/** CodecSignals.state of a block: it was decoded; otherwise its maps mean nothing. */
 #define CODEC_SIGNALS_DECODED      2
 
 /** Different pictures that the slices of one picture may refer to, unknown ones as the first. */
@@ -66,26 +66,26 @@ typedef struct CodecSignals {
     int64_t sequence;        ///< place in decoding order, see CodecSignalsSink
     int64_t recovered_from;  ///< sequence of a recovery point that this picture completes, or -1
     int32_t block_width;     ///< blocks that cover the picture before cropping
-    int32_t block_height;    ///< likewise
+    int32_t block_height;    ///< rows of blocks
     int32_t block_stride;    ///< blocks from one row to the next
     uint32_t flags;          ///< CODEC_SIGNALS_* above
     int16_t *residual;       ///< luma; NULL without maps; [16 * block_height][16 * block_stride]
     int16_t (*motion[2])[2]; ///< per list [4 * block_height][4 * block_stride], quarter samples
-    int16_t *distance[2];    ///< per list, likewise: pictures to the reference, 0 for none
+    int16_t *distance[2];    ///< in the layout of motion: pictures to the reference, 0 = none
     float *bits;             ///< [block_height][block_stride]
-    uint8_t *qp;             ///< likewise; QP'Y, that is with the offset of deep samples
-    uint8_t *state;          ///< likewise: CODEC_SIGNALS_HAS_RESIDUAL, CODEC_SIGNALS_DECODED
-    int8_t is_moving[2];     ///< of the decoder, per list: motion and distance are not all zero
-    struct CodecSignalsStage *stage; ///< of the decoder
+    uint8_t *qp;             ///< in the layout of bits: QP'Y, with the offset for deep samples
+    uint8_t *state;          ///< in the layout of bits: CODEC_SIGNALS_HAS_RESIDUAL, _DECODED
+    int8_t is_moving[2];     ///< for the decoder, per list: motion and distance are not all zero
+    struct CodecSignalsStage *stage; ///< the decoder's buffer, shared by its pictures
     int32_t num_references;
     CodecSignalsReference references[CODEC_SIGNALS_MAX_REFS];
 } CodecSignals;
 
-/** Where AVCodecContext.opaque points, or NULL: who wants to know of pictures as they are decoded. */
+/** Receives every picture when it is decoded; AVCodecContext.opaque points to it, or is NULL. */
 typedef struct CodecSignalsSink {
     int64_t num_started; ///< pictures whose decoding has begun
-    int64_t num_before;  ///< so many of them before the decoder was flushed
-    /** A picture is decoded, as far as it will be; called by the thread that did it. */
+    int64_t num_before;  ///< pictures among these that were begun before the last flush
+    /** Called by the decoding thread when no more of a picture will be decoded. */
     void (*finished)(struct CodecSignalsSink *sink, const CodecSignals *signals);
 } CodecSignalsSink;
 

@@ -1,5 +1,5 @@
 /*
- * What a decoder knows about a picture besides its samples
+ * Codec signals of a picture: what the decoders share
  *
  * This file is part of a modified FFmpeg.
  *
@@ -37,7 +37,7 @@
 
 typedef int16_t CodecSignalsTile[16][16];
 
-/** Bits of CodecSignals.state: which rows of cells a residual is in, besides HAS_RESIDUAL. */
+/** Further bits of CodecSignals.state: the rows of cells that hold a residual. */
 #define CODEC_SIGNALS_ROW(i) (1 << 4 << (i))
 #define CODEC_SIGNALS_ROWS   (15 << 4)
 
@@ -48,26 +48,26 @@ typedef struct CodecSignalsSplit {
 } CodecSignalsSplit;
 
 /**
- * Where the decoder writes: small enough for the second-level cache. From there the maps are
- * written row after row, in whole cache lines past the caches, so that they do not crowd out the
- * pictures that the decoder needs there.
+ * The decoder writes here first; the stage is small enough for the second-level cache. The maps are
+ * then written row by row, in whole cache lines that bypass the caches, so that they do not evict
+ * the pictures that the decoder needs there.
  */
 typedef struct CodecSignalsStage {
     uint64_t *uniform[2];    ///< per list, like CodecSignals.state: CODEC_SIGNALS_UNIFORM or _SPLIT
-    CodecSignalsSplit *splits[2]; ///< likewise
+    CodecSignalsSplit *splits[2]; ///< in the layout of uniform: blocks that are _SPLIT
     CodecSignalsTile *tiles; ///< [CODEC_SIGNALS_STAGE_ROWS][block_stride], residual
-    uint8_t *state;          ///< likewise: CodecSignals.state
-    int y, height;           ///< rows of blocks that tiles and state stand for at the moment
+    uint8_t *state;          ///< in the layout of tiles: CodecSignals.state
+    int y, height;           ///< rows of blocks that tiles and state hold at the moment
 } CodecSignalsStage;
 
-/** Pictures whose buffers are kept apart, so that fewer maps have to be cleared of former ones. */
+/** Kinds of pictures with a buffer pool each, so that fewer reused maps have to be cleared. */
 typedef enum CodecSignalsKind {
     CODEC_SIGNALS_WITHOUT_MAPS,
     CODEC_SIGNALS_ONE_LIST,
     CODEC_SIGNALS_TWO_LISTS,
 } CodecSignalsKind;
 
-/** What a decoder keeps from picture to picture. */
+/** State that a decoder keeps between pictures. */
 typedef struct CodecSignalsPool {
     AVBufferPool *pools[3]; ///< CodecSignalsKind
     int block_width, block_height;
@@ -83,20 +83,20 @@ typedef struct CodecSignalsPool {
 #define CODEC_SIGNALS_SPLIT (UINT64_C(1) << 63)
 
 /**
- * Hang signals at the frame, which has its pts already, and keep a reference to write through:
- * frame->opaque_ref goes out with the picture, *buffer is released when it is decoded. References
- * do not hold signals, so that few buffers are on their way at any time.
+ * Attach signals to the frame, whose pts must be set. frame->opaque_ref leaves the decoder with the
+ * picture; the decoder writes through *buffer and releases it when the picture is decoded. Frames
+ * kept as references hold no signals, so that few buffers exist at any time.
  * @param is_bidirectional whether the picture seems to use both lists
  */
 int ff_codec_signals_attach(AVCodecContext *avctx, CodecSignalsPool *pool, AVFrame *frame,
                             AVBufferRef **buffer, int width, int height, int is_bidirectional);
 
-/** The picture is decoded, as far as it will be: write its maps and let go of the buffer. */
+/** No more of the picture will be decoded: write its maps and release the buffer. */
 void ff_codec_signals_finish(AVCodecContext *avctx, AVBufferRef **buffer);
 
 /**
- * The picture is one that the decoder makes up in place of a lost one. frame->opaque is then set
- * unless it was lost before decoding began, which is no damage.
+ * Remove the signals of a picture that the decoder generates in place of a lost one. frame->opaque
+ * then marks damage, unless the picture was lost before decoding began, which is no damage.
  */
 void ff_codec_signals_disown(AVCodecContext *avctx, AVFrame *frame, AVBufferRef **buffer);
 
@@ -110,7 +110,7 @@ static inline CodecSignals *ff_codec_signals(const AVBufferRef *buffer)
 /** Write the residual of the stage to the map, and empty it. */
 void ff_codec_signals_flush(CodecSignals *signals);
 
-/** Have the stage stand at rows of blocks. */
+/** Move the stage to rows of blocks. */
 static inline void ff_codec_signals_stage(CodecSignals *signals, int y, int height)
 {
     CodecSignalsStage *stage = signals->stage;
@@ -145,9 +145,9 @@ static inline CodecSignalsSplit *ff_codec_signals_split(CodecSignalsStage *stage
 }
 
 /**
- * The place in CodecSignals.references of a picture that a slice lists; 0 for one that is lost,
- * where reference is NULL or was made up. Those that are listed but lost do no harm (decoding may
- * begin in the middle of a stream) until a block uses one.
+ * Return the place in CodecSignals.references of a picture that a slice lists; 0 for a lost one,
+ * where reference is NULL or was generated. Lost pictures in a list do no harm (decoding may begin
+ * in the middle of a stream) until a block uses one.
  */
 int ff_codec_signals_reference(CodecSignals *signals, const AVFrame *reference);
 
@@ -159,8 +159,8 @@ static inline int ff_codec_signals_use(CodecSignals *signals, int place)
 }
 
 /**
- * A slice is decoded, and bits_left of its data were not: damaged, unless these are at most the
- * ones that an encoder may fill up. What is beyond 16 waits in the arithmetic decoder to be read.
+ * Mark a picture as damaged if a slice ended with more data left than an encoder may pad. Of 16 or
+ * more bits_left, 16 are in the register of the arithmetic decoder.
  */
 static inline void ff_codec_signals_check_end(CodecSignals *signals, int64_t bits_left, int filled)
 {
@@ -168,13 +168,13 @@ static inline void ff_codec_signals_check_end(CodecSignals *signals, int64_t bit
         signals->flags |= CODEC_SIGNALS_DAMAGED;
 }
 
-/** Bits between where the arithmetic decoder has come to its end and the end of the data. */
+/** Return the bits between the end of the arithmetic code and the end of the data. */
 static inline int64_t ff_codec_signals_cabac_left(const CABACContext *cabac,
                                                   const GetBitContext *data)
 {
     const int64_t bytes = (intptr_t)data->buffer - (intptr_t)cabac->bytestream;
 
-    // It holds 16 bits more than it needs, and the stop bit besides.
+    // The register holds 16 bits in advance, and the stop bit.
     return 8 * bytes + data->size_in_bits + 17 - ff_ctz(cabac->low | (1 << CABAC_BITS));
 }
 

@@ -76,7 +76,7 @@ static int step_to(H264SliceContext *sl, int list, int ref)
     return ff_codec_signals_use(sl->signals, sl->signals_reference[list][ref]);
 }
 
-/** The motion of a macroblock that is not of one piece. */
+/** Export the motion of a macroblock with several partitions. */
 static av_noinline void export_parts(const H264Context *h, H264SliceContext *sl, int list,
                                      CodecSignalsSplit *split)
 {
@@ -115,7 +115,7 @@ static void export_motion(const H264Context *h, H264SliceContext *sl, int list, 
     }
 }
 
-/** Without maps: only which references are used. */
+/** Note which references are used, where there are no maps. */
 static av_noinline void trace_motion(const H264Context *h, H264SliceContext *sl, int list)
 {
     const int mb_type   = h->cur_pic.mb_type[sl->mb_xy];
@@ -169,16 +169,16 @@ void ff_h264_signals_recovery(H264Context *h, int is_complete)
     if (!is_complete) {
         *start = signals->sequence;
     } else {
-        // Where there was no recovery point, the picture is one itself.
+        // Without a recovery point before it, the picture is one itself.
         signals->recovered_from = *start < 0 ? signals->sequence : *start;
         *start = -1;
     }
 }
 
 /*
- * The transforms of the standard, written once more because the decoder's own add to clipped
- * samples and clear the coefficients. Streams of 8 bit use 16 bit lanes as the decoder's assembly
- * does; deeper ones take the plain way in 32 bit.
+ * The inverse transforms of the standard. The decoder's own cannot be used: they add to clipped
+ * samples and clear the coefficients. Streams of 8 bits use 16-bit lanes, as the decoder's assembly
+ * does; deeper ones use plain 32-bit code.
  */
 
 // Sums of damaged coefficients wrap around, which is defined for unsigned lanes alone.
@@ -187,7 +187,7 @@ typedef uint16_t Lanes8 __attribute__((vector_size(16)));
 typedef int16_t Signed4 __attribute__((vector_size(8)));
 typedef int16_t Signed8 __attribute__((vector_size(16)));
 
-/** Arithmetic shift to the right, of what the lanes hold as signed numbers. */
+/** Arithmetic shift to the right of lanes taken as signed numbers. */
 #define SHIFT4(v, n)     ((Lanes4)((Signed4)(v) >> (n)))
 #define SHIFT8(v, n)     ((Lanes8)((Signed8)(v) >> (n)))
 #define SHIFT_DEEP(v, n) ((unsigned)((int)(v) >> (n)))
@@ -269,7 +269,7 @@ static av_always_inline void transpose8(Lanes8 r[8])
         r[4] = b6 - b1;                                                         \
     } while (0)
 
-/** Returns whether any sample is not zero: many coefficients round to nothing. */
+/** Transform a block of 4x4. Returns whether any sample is not zero: small ones round to 0. */
 static int transform4(int16_t *to, const int16_t *block)
 {
     Lanes4 r[4], any = { 0 };
@@ -287,7 +287,7 @@ static int transform4(int16_t *to, const int16_t *block)
     return !!AV_RN64(&any);
 }
 
-/** Likewise. */
+/** Transform a block of 8x8. Returns whether any sample is not zero. */
 static int transform8(int16_t *to, const int16_t *block)
 {
     Lanes8 r[8], any = { 0 };
@@ -305,6 +305,7 @@ static int transform8(int16_t *to, const int16_t *block)
     return !!(AV_RN64(&any) | AV_RN64((const uint8_t *)&any + 8));
 }
 
+/** Transform a block of more than 8 bits per sample. */
 static av_noinline void transform_deep(int16_t *to, const int32_t *block, int side)
 {
     unsigned columns[64], r[8];
@@ -331,11 +332,11 @@ static av_noinline void transform_deep(int16_t *to, const int32_t *block, int si
 }
 
 typedef struct Macroblock {
-    CodecSignalsTile *tile; ///< of the stage
-    const int16_t *blocks; ///< coefficients, 32 bit each where deep
-    const uint8_t *counts; ///< non-zero coefficients, by scan8
+    CodecSignalsTile *tile; ///< the macroblock's tile in the stage
+    const int16_t *blocks; ///< coefficients, 32 bits each where deep
+    const uint8_t *counts; ///< number of non-zero coefficients, indexed by scan8
     int deep, is_bypass;
-    int count_of_dc;       ///< the count of a block that has no other coefficient than the first
+    int count_of_dc;       ///< value of counts for a block with only its first coefficient
 } Macroblock;
 
 static const int16_t *block_of(const Macroblock *mb, int i)
@@ -355,7 +356,7 @@ static int16_t *samples_of(const Macroblock *mb, int i)
     return (*mb->tile)[4 * (place >> 3)] + 4 * (place & 7);
 }
 
-/** Lossless: coefficients are samples. */
+/** Copy a lossless block, whose coefficients are samples. */
 static av_noinline void copy_block(const Macroblock *mb, int i, int side)
 {
     int16_t *to = samples_of(mb, i);
@@ -367,7 +368,7 @@ static av_noinline void copy_block(const Macroblock *mb, int i, int side)
                          : block_of(mb, i)[y * side + x];
 }
 
-/** The same for a block that has but its first coefficient; returns whether that is seen. */
+/** Fill a block that has only its first coefficient. Returns whether that rounds to non-zero. */
 static int fill_block(const Macroblock *mb, int i, int side)
 {
     int16_t *to       = samples_of(mb, i);
@@ -380,7 +381,7 @@ static int fill_block(const Macroblock *mb, int i, int side)
     return !!all;
 }
 
-/** Returns whether there may be a sample that is not zero. */
+/** Write the residual of a block to the tile. Returns whether it may be non-zero. */
 static int write_block(const Macroblock *mb, int i, int side)
 {
     if (!mb->is_bypass && mb->counts[scan8[i]] == mb->count_of_dc && dc_of(mb, i))
@@ -395,7 +396,7 @@ static int write_block(const Macroblock *mb, int i, int side)
     return 1;
 }
 
-/** Lossless and predicted along a direction: the samples so far are differences along it. */
+/** Sum up a lossless block coded as differences along its direction of prediction. */
 static void accumulate(int16_t *samples, int side, int is_horizontal)
 {
     const int back = is_horizontal ? 1 : STRIDE;
@@ -406,7 +407,7 @@ static void accumulate(int16_t *samples, int side, int is_horizontal)
                 av_clip_int16(samples[y * STRIDE + x] + samples[y * STRIDE + x - back]);
 }
 
-/** Returns the bits of state for rows of cells that are not zero; others are not written. */
+/** Write the residual of an Intra_16x16 macroblock. Returns the state bits of non-zero rows. */
 static av_noinline int residual_16x16(const H264SliceContext *sl, const Macroblock *mb,
                                       int is_differential)
 {
@@ -422,7 +423,7 @@ static av_noinline int residual_16x16(const H264SliceContext *sl, const Macroblo
     return is_coded ? CODEC_SIGNALS_ROWS : 0;
 }
 
-/** Likewise. */
+/** Write the residual of other macroblocks, by blocks. Returns the state bits of non-zero rows. */
 static int residual_blocks(const H264SliceContext *sl, const Macroblock *mb, int side,
                            int is_differential)
 {

@@ -57,14 +57,14 @@ int64_t ff_hevc_signals_begin_ctu(const HEVCContext *s, int x_ctb, int y_ctb)
     if (!s->signals->residual)
         return 0;
     ff_codec_signals_stage(s->signals, y_ctb / 16, side);
-    // Only in broken streams is anything there: the unit has been decoded before.
+    // Clear what a broken stream left here by sending the unit twice.
     for (int y = 0; y < side; y++)
         memset(stage->state + y * s->signals->block_stride + x_ctb / 16, 0,
                FFMIN(side, s->signals->block_stride - x_ctb / 16));
     return ff_codec_signals_cabac_position(&s->HEVClc->cc);
 }
 
-/** Repeat the 8 bytes of a value; bytes is even. */
+/** Fill memory with the 8 bytes of a value; bytes is even. */
 static av_always_inline void fill(uint8_t *to, uint64_t value, int bytes)
 {
     for (; bytes >= 16; bytes -= 16, to += 16) {
@@ -83,7 +83,7 @@ static av_always_inline void fill(uint8_t *to, uint64_t value, int bytes)
         AV_WN16(to, value);
 }
 
-/** The part of a unit within block (x, y) of the stage, in cells; 1 if that is the whole block. */
+/** Find the part of a unit within block (x, y), in cells. Returns 1 if it is the whole block. */
 static int part_of(int x, int y, int unit[4], int part[4])
 {
     part[0] = FFMAX(4 * x, unit[0]);
@@ -171,7 +171,7 @@ void ff_hevc_signals_end_slice(const HEVCContext *s, int is_broken)
                                    ff_codec_signals_cabac_left(&s->HEVClc->cc, &s->HEVClc->gb), 0);
 }
 
-/** Bits of state for the rows of cells that samples lie in. */
+/** Return the state bits of the rows of cells that contain samples. */
 static int rows_of(int top, int height)
 {
     int rows = 0;

@@ -203,5 +203,5 @@ def test_bits_follow_the_content(tmp_path: Path) -> None:
         path = write_video(tmp_path / f"{codec}.mkv", half_noise(), codec=codec)
         for frame in read(path):
             assert frame.bits is not None
-            # A coding unit of HEVC has 32 or 64 pixels: the border lies on a multiple of both.
+            # A coding unit of HEVC has 32 or 64 pixels: the border is at a multiple of both.
             assert frame.bits[:, 4:].sum() > 20 * frame.bits[:, :4].sum()

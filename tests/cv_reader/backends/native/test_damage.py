@@ -117,7 +117,7 @@ def test_a_packet_that_is_not_there_takes_away_the_rest_of_its_group(
 
 @pytest.mark.parametrize("name", ["h264-b", "hevc-b"])
 def test_sparse_access_tells_the_same(name: str, clip: Clip, tmp_path: Path) -> None:
-    """Pictures that nobody asked for are judged too, though they have no maps."""
+    """Pictures that were not requested are judged too, though they have no maps."""
     whole = clip(f"damage-{name}", KINDS[name])
     expected = read(whole)
     path = _flipped(whole, 4, tmp_path / "damaged.mkv")

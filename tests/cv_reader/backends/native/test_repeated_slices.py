@@ -1,4 +1,4 @@
-"""Slices that a broken stream sends again: decoded anew each time, within the same maps."""
+"""Slices that a broken stream repeats are decoded each time, into the same maps."""
 
 from pathlib import Path
 

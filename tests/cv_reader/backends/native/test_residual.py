@@ -1,4 +1,4 @@
-"""The native residual means what it says: zero where nothing is coded, whatever the filters do."""
+"""The native residual is zero where nothing is coded, with any loop filter."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +39,7 @@ def _static_left_half(path: Path, codec: str) -> Path:
 def test_the_residual_is_zero_where_nothing_moves(codec: str, tmp_path: Path) -> None:
     frames = read(_static_left_half(tmp_path / "clip.mkv", codec))
     residual = np.stack([frame.residual_y for frame in frames[1:] if frame.residual_y is not None])
-    # One coding unit beside the moving half may be shared with it.
+    # The moving half may share one coding unit with its neighbour.
     assert (residual[:, :, :32] == 0).mean() > 0.995
     assert (residual[-4:, :, :32] == 0).all()
     assert (residual[:, :, 64:] != 0).mean() > 0.02

@@ -64,7 +64,7 @@ def test_the_budget_is_met_to_the_cell_and_prices_fall_with_it():
     for num_images in (1, 2, 3, 4):
         config = replace(CONFIG, num_images=num_images)
         found = choose_units(clip, ONES, config)
-        # The first slot is kept whole: 12 cells of it lie outside the picture. What no whole cell's
+        # The first slot is kept whole: 12 cells of it are outside the picture. What no whole cell's
         # next step fits into is left to be filled by error.
         assert 0 <= num_images * GRID**2 - 12 - found.kept.sum() <= 3
         assert found.kept[0, 1:5].all()
@@ -155,7 +155,7 @@ def test_blocks_are_kept_whole():
     config = replace(CONFIG, block_cells=2)
     found = choose_units(_clip(_noise(), rows=slice(1, 5)), ONES, config)
     assert found.kept.shape == (SLOTS, 3, 3)
-    # Rows 1..4 touch all three rows of blocks, so nothing lies outside.
+    # Rows 1..4 touch all three rows of blocks, so nothing is outside.
     assert found.kept.sum() == 3 * 9
     assert found.kept[0].all()
 

@@ -1,4 +1,4 @@
-"""Runs that broke off and go on, and when kept answers may not be used."""
+"""Interrupted runs that are continued, and when kept answers may not be used."""
 
 import os
 from dataclasses import replace
