@@ -1,0 +1,306 @@
+"""Draw images and clips of many concepts, to try pretraining without a download.
+
+    python -m encoder_training.pretrain.data.made OUT [--images 4800] [--clips 1600] [--size_px 48]
+
+writes ``OUT/images/*.jpg``, ``OUT/clips/*.mp4`` and ``OUT/truth.jsonl``: the concepts of each file,
+which only judges see. An image shows one textured shape on a cluttered ground; its concept is
+(shape, texture, hue). A clip shows such a shape in motion; its concept is (appearance, motion), and
+motions come in pairs that are each other's reversal, so that no set of frames tells them apart.
+Place, size, rotation, ground, light and noise vary freely.
+
+Exit codes, see ``run_kit.exits``: 0 done; 2 usage or an existing folder; 130 interrupted.
+"""
+
+import argparse
+import io
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from encoder_training.pretrain.data.samples import Kind
+from encoder_training.pretrain.data.set_info import SetInfo
+from encoder_training.pretrain.data.tar_shards import LABELS, SetWriter, npy_bytes
+from run_kit.exits import OK, USAGE, ExitOnError
+from run_kit.files import replace_file, write_json_lines
+
+SHAPES = ("disc", "square", "triangle", "ring", "cross", "bar", "crescent", "frame", "ell", "star")
+TEXTURES = ("plain", "fine stripes", "broad stripes", "checks", "dots", "rings")
+HUES = ("red", "green", "blue", "yellow")
+MOTIONS = ("left", "right", "up", "down", "clockwise", "anticlockwise", "grow", "shrink")
+"""In pairs: each odd one is the one before it, played backwards."""
+
+_COLOURS = np.array([(225, 50, 40), (50, 190, 70), (60, 90, 230), (230, 210, 50)], np.float64)
+TRUTH = "truth.jsonl"
+
+Pixels = NDArray[np.uint8]
+Field = NDArray[np.float64]
+
+
+class Look(NamedTuple):
+    """What a thing looks like: numbers into ``SHAPES``, ``TEXTURES`` and ``HUES``."""
+
+    shape: int
+    texture: int
+    hue: int
+
+
+LOOKS = tuple(
+    Look(shape, texture, hue)
+    for shape in range(len(SHAPES))
+    for texture in range(len(TEXTURES))
+    for hue in range(len(HUES))
+)
+"""The 240 concepts of images."""
+
+CLIP_LOOKS = tuple(
+    Look(shape, texture, (shape + texture) % len(HUES))
+    for shape in (1, 2, 5, 6, 8)  # whose rotation shows
+    for texture in range(0, len(TEXTURES), 2)
+)
+"""The 15 appearances of clips; with 8 motions they make 120 concepts."""
+
+
+class Pose(NamedTuple):
+    """Place of a thing in a picture: centre and radius in parts of the picture, angle in turns."""
+
+    x: float
+    y: float
+    radius: float
+    turn: float
+
+
+def _box(x: Field, y: Field) -> Field:
+    return np.maximum(np.abs(x), np.abs(y))
+
+
+_DISTANCES: dict[str, Callable[[Field, Field], Field]] = {
+    "disc": lambda x, y: np.hypot(x, y) - 0.9,
+    "square": lambda x, y: _box(x, y) - 0.75,
+    "triangle": lambda x, y: np.maximum(np.abs(x) * 0.87 + y * 0.5, -y) - 0.45,
+    "ring": lambda x, y: np.abs(np.hypot(x, y) - 0.7) - 0.22,
+    "cross": lambda x, y: np.minimum(
+        np.maximum(np.abs(x) - 0.9, np.abs(y) - 0.28),
+        np.maximum(np.abs(y) - 0.9, np.abs(x) - 0.28),
+    ),
+    "bar": lambda x, y: np.maximum(np.abs(x) - 0.95, np.abs(y) - 0.32),
+    "crescent": lambda x, y: np.maximum(np.hypot(x, y) - 0.9, 0.7 - np.hypot(x - 0.45, y)),
+    "frame": lambda x, y: np.abs(_box(x, y) - 0.65) - 0.17,
+    "ell": lambda x, y: np.minimum(
+        np.maximum(np.abs(x + 0.5) - 0.3, np.abs(y) - 0.85),
+        np.maximum(np.abs(x) - 0.8, np.abs(y - 0.55) - 0.3),
+    ),
+    "star": lambda x, y: np.hypot(x, y) - 0.62 - 0.3 * np.cos(5 * np.arctan2(x, -y)),
+}
+"""Fields that are negative inside the shape of radius 1, about in its units."""
+
+_WAVES: dict[str, Callable[[Field, Field, float], Field]] = {
+    "plain": lambda x, y, phase: np.full_like(x, -1.0),
+    "fine stripes": lambda x, y, phase: np.sin(14 * x + phase),
+    "broad stripes": lambda x, y, phase: np.sin(6 * x + phase),
+    "checks": lambda x, y, phase: np.sin(8 * x + phase) * np.sin(8 * y + phase) * 2,
+    "dots": lambda x, y, phase: np.cos(11 * x + phase) + np.cos(11 * y + phase) - 0.9,
+    "rings": lambda x, y, phase: np.sin(11 * np.hypot(x, y) + phase),
+}
+"""Fields that are positive where a texture has its second colour."""
+
+
+class Scene:
+    """A thing and its ground, drawn at any pose.
+
+    Args:
+        look: what the thing looks like.
+        random: draws everything that is no part of the concept.
+        size_px: side of the pictures.
+    """
+
+    def __init__(self, look: Look, random: np.random.Generator, size_px: int) -> None:
+        self._random, self._size_px = random, size_px
+        self._distance, self._wave = _DISTANCES[SHAPES[look.shape]], _WAVES[TEXTURES[look.texture]]
+        coarse = random.normal(0, 1, (random.integers(2, 7), random.integers(2, 7), 3))
+        channels = [
+            Image.fromarray(coarse[..., channel].astype(np.float32)).resize(
+                (size_px, size_px), Image.Resampling.BICUBIC
+            )
+            for channel in range(3)
+        ]
+        clutter = np.stack([np.asarray(channel, np.float64) for channel in channels], axis=-1)
+        self._ground = random.uniform(60, 190, 3) + random.uniform(5, 30) * clutter
+        self._colour = _COLOURS[look.hue] + random.normal(0, 12, 3)
+        self._second = self._colour * 0.25 + random.uniform(0, 40)
+        self._phase = random.uniform(0, 2 * np.pi)
+        self._light = random.uniform(0.75, 1.2)
+        axis = (np.arange(size_px) + 0.5) / size_px
+        self._x, self._y = np.meshgrid(axis, axis)
+
+    def draw(self, pose: Pose) -> Pixels:
+        """Return the picture, uint8 (H, W, 3)."""
+        cosine, sine = np.cos(2 * np.pi * pose.turn), np.sin(2 * np.pi * pose.turn)
+        dx, dy = (self._x - pose.x) / pose.radius, (self._y - pose.y) / pose.radius
+        x, y = cosine * dx + sine * dy, cosine * dy - sine * dx
+        softness = 1.0 / (pose.radius * self._size_px)
+        inside = np.clip(0.5 - self._distance(x, y) / softness, 0, 1)[..., None]
+        share = np.clip(0.5 + 2 * self._wave(x, y, self._phase), 0, 1)[..., None]
+        thing = self._colour * (1 - share) + self._second * share
+        picture = self._ground * (1 - inside) + thing * inside
+        picture = picture * self._light + self._random.normal(0, 4, picture.shape)
+        return np.clip(picture, 0, 255).astype(np.uint8)
+
+
+def draw_image(concept: int, random: np.random.Generator, size_px: int) -> Pixels:
+    """Return a picture of concept ``LOOKS[concept]``, uint8 (H, W, 3)."""
+    scene = Scene(LOOKS[concept], random, size_px)
+    radius = random.uniform(0.24, 0.38)
+    x, y = random.uniform(radius, 1 - radius, 2)
+    return scene.draw(Pose(x, y, radius, random.uniform(-0.06, 0.06)))
+
+
+def draw_clip(
+    look: int, motion: int, random: np.random.Generator, size_px: int, num_frames: int
+) -> Iterator[Pixels]:
+    """Yield the frames of a clip of ``CLIP_LOOKS[look]`` in ``MOTIONS[motion]``."""
+    scene = Scene(CLIP_LOOKS[look], random, size_px)
+    times = np.linspace(0, 1, num_frames)
+    if motion % 2:
+        times = 1 - times
+    radius, turn = random.uniform(0.2, 0.28), random.uniform(-0.06, 0.06)
+    x, y = random.uniform(0.3, 0.7, 2)
+    start, length = random.uniform(0.15, 0.3), random.uniform(0.4, 0.55)
+    for time in times:
+        along = start + length * time
+        poses = {
+            "left": Pose(1 - along, y, radius, turn),
+            "up": Pose(x, 1 - along, radius, turn),
+            "clockwise": Pose(x, y, radius, turn + 0.75 * time),
+            "grow": Pose(x, y, 0.12 + 0.24 * time * (radius / 0.24), turn),
+        }
+        yield scene.draw(poses[MOTIONS[motion - motion % 2]])
+
+
+def jpeg(pixels: Pixels, quality: int = 92) -> bytes:
+    """Return a picture as a JPEG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def encode_clip(path: Path, frames: Iterator[Pixels]) -> None:
+    """Encode frames by H.264, one thread, so that the same frames give the same file."""
+    with replace_file(path) as temporary, av.open(str(temporary), "w") as container:
+        stream = None
+        for pixels in frames:
+            if stream is None:
+                options = {"preset": "veryfast", "crf": "20", "threads": "1"}
+                options["x264-params"] = "log-level=none:asm=0"
+                stream = container.add_stream("libx264", rate=25, options=options)
+                stream.height, stream.width = pixels.shape[:2]
+                stream.pix_fmt = "yuv420p"
+                stream.codec_context.time_base = Fraction(1, 25)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        assert stream is not None
+        container.mux(stream.encode())
+
+
+def make_files(
+    out: Path, *, images: int, clips: int, size_px: int = 48, clip_frames: int = 64, seed: int = 0
+) -> None:
+    """Write images, clips and their concepts; concepts come in turn."""
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} must be a new or an empty folder")
+    rows: list[dict[str, object]] = []
+    for number in range(images):
+        concept = number % len(LOOKS)
+        pixels = draw_image(concept, np.random.default_rng([seed, 0, number]), size_px)
+        path = out / "images" / f"{number:06d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(jpeg(pixels))
+        rows.append(
+            {"key": path.stem, "kind": "image", "concept": concept, **_named(LOOKS[concept])}
+        )
+    for number in range(clips):
+        look, motion = divmod(number % (len(CLIP_LOOKS) * len(MOTIONS)), len(MOTIONS))
+        random = np.random.default_rng([seed, 1, number])
+        path = out / "clips" / f"{number:06d}.mp4"
+        encode_clip(path, draw_clip(look, motion, random, size_px, clip_frames))
+        names = {**_named(CLIP_LOOKS[look]), "look": look, "motion": motion}
+        concept = look * len(MOTIONS) + motion
+        rows.append({"key": path.stem, "kind": "video", "concept": concept, **names})
+    write_json_lines(out / TRUTH, rows)
+
+
+def _named(look: Look) -> dict[str, str]:
+    return {"shape": SHAPES[look.shape], "texture": TEXTURES[look.texture], "hue": HUES[look.hue]}
+
+
+def write_made_set(
+    folder: Path,
+    kind: Kind,
+    *,
+    num_samples: int,
+    num_centres: int = 240,
+    labels_per_sample: int = 10,
+    size_px: int = 48,
+    clip_frames: int = 64,
+    patch_size: int = 14,
+    seed: int = 0,
+    samples_per_shard: int = 1000,
+) -> SetInfo:
+    """Write a shard set whose labels come from the generator: for tests and benchmarks.
+
+    The first label is the concept modulo ``num_centres``, the others the numbers after it. A proof
+    of learning needs labels that a bank made from what is seen.
+    """
+    info = SetInfo(
+        kind=kind,
+        labels_per_sample=labels_per_sample,
+        num_centres=num_centres,
+        bank_fingerprint=f"made-{seed}",
+        feature_size=1,
+        clip_frames=clip_frames,
+        grid=max(size_px // patch_size, 1),
+    )
+    with SetWriter(folder, info, samples_per_shard=samples_per_shard) as writer:
+        for number in range(num_samples):
+            random = np.random.default_rng([seed, 2, number])
+            if kind == "video":
+                concept = number % (len(CLIP_LOOKS) * len(MOTIONS))
+                frames = draw_clip(*divmod(concept, len(MOTIONS)), random, size_px, clip_frames)
+                path = folder / ".clip.mp4"
+                encode_clip(path, frames)
+                members = {"mp4": path.read_bytes()}
+                path.unlink()
+            else:
+                concept = number % len(LOOKS)
+                members = {"jpg": jpeg(draw_image(concept, random, size_px))}
+            labels = (concept + np.arange(labels_per_sample)) % num_centres
+            writer.add(f"{number:06d}", members | {LABELS: npy_bytes(labels.astype(np.int32))})
+    return writer.info
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m encoder_training.pretrain.data.made",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("out", type=Path, help="new folder")
+    parser.add_argument("--images", type=int, default=4800)
+    parser.add_argument("--clips", type=int, default=1600)
+    parser.add_argument("--size_px", type=int, default=48, help="side of a picture; even")
+    parser.add_argument("--clip_frames", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=0)
+    settings = vars(parser.parse_args(argv))
+    with ExitOnError(USAGE):
+        make_files(**settings)
+    return OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())
