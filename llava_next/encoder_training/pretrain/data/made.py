@@ -111,7 +111,7 @@ _WAVES: dict[str, Callable[[Field, Field, float], Field]] = {
 """Fields that are positive where a texture has its second colour."""
 
 
-class Scene:
+class MadeScene:
     """A thing and its ground, drawn at any pose.
 
     Args:
@@ -155,7 +155,7 @@ class Scene:
 
 def draw_image(concept: int, random: np.random.Generator, size_px: int) -> Pixels:
     """Return a picture of concept ``LOOKS[concept]``, uint8 (H, W, 3)."""
-    scene = Scene(LOOKS[concept], random, size_px)
+    scene = MadeScene(LOOKS[concept], random, size_px)
     radius = random.uniform(0.24, 0.38)
     x, y = random.uniform(radius, 1 - radius, 2)
     return scene.draw(Pose(x, y, radius, random.uniform(-0.06, 0.06)))
@@ -165,7 +165,7 @@ def draw_clip(
     look: int, motion: int, random: np.random.Generator, size_px: int, num_frames: int
 ) -> Iterator[Pixels]:
     """Yield the frames of a clip of ``CLIP_LOOKS[look]`` in ``MOTIONS[motion]``."""
-    scene = Scene(CLIP_LOOKS[look], random, size_px)
+    scene = MadeScene(CLIP_LOOKS[look], random, size_px)
     times = np.linspace(0, 1, num_frames)
     if motion % 2:
         times = 1 - times
@@ -291,11 +291,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("out", type=Path, help="new folder")
-    parser.add_argument("--images", type=int, default=4800)
-    parser.add_argument("--clips", type=int, default=1600)
+    parser.add_argument("--images", type=int, default=4800, help="how many images")
+    parser.add_argument("--clips", type=int, default=1600, help="how many clips")
     parser.add_argument("--size_px", type=int, default=48, help="side of a picture; even")
-    parser.add_argument("--clip_frames", type=int, default=64)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--clip_frames", type=int, default=64, help="frames of a clip")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random")
     settings = vars(parser.parse_args(argv))
     with ExitOnError(USAGE):
         make_files(**settings)

@@ -42,7 +42,7 @@ class BadSampleError(ValueError):
 
 
 @dataclass(frozen=True)
-class Sample:
+class TokenSample:
     """One labelled visual, cut into the tokens that the encoder gets.
 
     Attributes:
@@ -84,7 +84,7 @@ class PretrainBatch(NamedTuple):
     kind: Kind
 
 
-def collate(samples: Sequence[Sample]) -> PretrainBatch:
+def collate(samples: Sequence[TokenSample]) -> PretrainBatch:
     """Pack samples of one kind into a batch.
 
     Raises:

@@ -29,7 +29,7 @@ from encoder_training.pretrain.data.samples import (
     BadSampleError,
     Mode,
     PretrainBatch,
-    Sample,
+    TokenSample,
     collate,
 )
 from encoder_training.pretrain.data.set_info import SetInfo, read_set
@@ -48,7 +48,7 @@ from encoder_training.pretrain.data.tar_shards import (
 from encoder_training.pretrain.data.videos import (
     CodecIndices,
     VideoView,
-    check_indices,
+    check_codec_indices,
     video_file,
     video_tokens,
 )
@@ -155,7 +155,7 @@ class SampleReader(Dataset[_Batch]):
         Args:
             stretch: start and end, samples of all ranks.
         """
-        samples: list[Sample] = []
+        samples: list[TokenSample] = []
         bad: list[BadSampleError] = []
         for number, position in enumerate(
             range(stretch[0] + self.rank, stretch[1], self.world_size)
@@ -166,7 +166,7 @@ class SampleReader(Dataset[_Batch]):
                 bad.append(error)
         return _Batch(collate(samples) if samples else None, bad)
 
-    def read(self, position: int, number: int = 0) -> Sample:
+    def read(self, position: int, number: int = 0) -> TokenSample:
         """Read one sample.
 
         Args:
@@ -189,7 +189,7 @@ class SampleReader(Dataset[_Batch]):
             mode = "image"
             data = _first(shard.path, members, IMAGE_EXTENSIONS, place, "no image")
             patches, positions = image_tokens(data, self.view, random, place)
-        return Sample(key, self.info.kind, mode, patches, positions, torch.from_numpy(labels))
+        return TokenSample(key, self.info.kind, mode, patches, positions, torch.from_numpy(labels))
 
     def _labels(self, path: Path, members: Members, place: str) -> NDArray[np.int64]:
         if LABELS not in members:
@@ -218,7 +218,7 @@ class SampleReader(Dataset[_Batch]):
         codec = None
         if mode == "codec" and INDICES in members:
             indices = load_integers(_bytes(path, members[INDICES], place), place, "broken indices")
-            check_indices(indices, view, self.info.grid, place)
+            check_codec_indices(indices, view, self.info.grid, place)
             frames = None
             if FRAMES in members:
                 data = _bytes(path, members[FRAMES], place)

@@ -115,7 +115,7 @@ class VideoView:
         return self.size_px // self.patch_size
 
 
-def asset_config(view: VideoView) -> AssetConfig:
+def selection_settings(view: VideoView) -> AssetConfig:
     """Return the settings by which ``cv_reader`` selects the codec patches of a view."""
     return AssetConfig(
         sequence_length=view.clip_frames,
@@ -125,7 +125,7 @@ def asset_config(view: VideoView) -> AssetConfig:
     )
 
 
-_config = lru_cache(maxsize=8)(asset_config)
+_config = lru_cache(maxsize=8)(selection_settings)
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class CodecIndices:
     frame_ids: NDArray[np.int64] | None
 
 
-def check_indices(indices: NDArray[np.int64], view: VideoView, grid: int, place: str) -> None:
+def check_codec_indices(indices: NDArray[np.int64], view: VideoView, grid: int, place: str) -> None:
     """Refuse indices that cannot be those of the view's clips.
 
     Raises:

@@ -103,9 +103,8 @@ def test_a_batch_holds_tokens_positions_and_labels(made: Path) -> None:
 def test_the_webdataset_package_reads_the_shards(made: Path) -> None:
     wds = pytest.importorskip("webdataset")
     urls = [str(path) for path in sorted(made.glob("*.tar"))]
-    rows = list(
-        wds.WebDataset(urls, shardshuffle=False).decode("pil").to_tuple("jpg", "labels.npy")
-    )
+    decoded = wds.WebDataset(urls, shardshuffle=False).decode("pil")
+    rows = list(decoded.to_tuple("jpg", "labels.npy"))
     assert len(rows) == 23
     assert rows[7][1].tolist() == list(range(7, 17)) and rows[7][0].size == (32, 32)
 
