@@ -242,6 +242,7 @@ def test_small_modules_serve_several_others() -> None:
     assert not SMALL_MODULES.keys() - small, "no longer small or alone: take it off the list"
 
 
+@pytest.mark.slow
 def test_the_oldest_supported_python_suffices() -> None:
     """Pyright cannot check this: the stubs of numpy need a newer Python than we support."""
     folders = ["llava_next", "Compressed_Video_Reader/cv_reader", "examples", "scripts"]

@@ -120,6 +120,7 @@ def test_the_shipped_deepspeed_settings_clip_gradients(stage):
     assert settings["zero_optimization"]["stage"] == stage
 
 
+@pytest.mark.slow
 def test_zero_2_on_one_process_without_launcher_or_compiler(run_arguments, tmp_path):
     arguments = run_arguments(tmp_path / "run", deepspeed="scripts/zero2.json")
     _run(["llava.train.train", *arguments], tmp_path / "extensions")
