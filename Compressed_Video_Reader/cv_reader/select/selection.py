@@ -12,6 +12,9 @@ taken slot by slot in an order of which every beginning is spread evenly over ti
 - ``exclude``: content cells of repeated slots first, padding only when those are used up.
 - ``repeat``: neither; leftover rows repeat the last row in (t, h, w) order.
 
+Where clips need not have equally many mosaics (``AssetConfig.has_free_length``), content that shows
+nothing new is kept behind padding by ``zero``, and not at all by ``repeat``.
+
 A frame that is kept whole is kept with its padding under every policy.
 
 Axis letters: T slots, g cells along a side, K rows.
@@ -26,6 +29,8 @@ from cv_reader.errors import AssetError
 from cv_reader.select.config import AssetConfig
 
 _REPEATED, _PADDING, _NEVER = np.float32(-1), np.float32(-2), np.float32(-3)
+_NOTHING_NEW = np.float32(-2.25)
+"""Content that shows nothing new, where a clip need not fill a budget: behind padding."""
 _HARMFUL = np.float32(-1.5)
 """Content that would show less if it were held: behind repeated slots, before padding."""
 _CONTENT_FLOOR = np.nextafter(_REPEATED, np.float32(0))
@@ -241,8 +246,10 @@ def _rank_scores(
     still = -(_spread_turns(len(scores)) + 1) / np.float32(len(scores) + 1)
     ranks = np.where(scores > 0, scores, still[:, None, None])
     ranks = np.where(scores < 0, _HARMFUL, ranks)
-    ranks = np.where(valid, ranks, _PADDING)
     separate = config.padding_policy == "exclude"
+    if config.has_free_length and not separate:
+        ranks = np.where(ranks < 0, _NOTHING_NEW + ranks / 10, ranks)
+    ranks = np.where(valid, ranks, _PADDING)
     ranks[repeated] = np.where(valid, _REPEATED if separate else _PADDING, _PADDING)
     return ranks.ravel()
 

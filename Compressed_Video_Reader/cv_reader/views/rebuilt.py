@@ -18,7 +18,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cv_reader.select.rate_distortion.choice import decibels
 from cv_reader.select.rate_distortion.clip import (
     CELL_WEIGHT,
     CHROMA_PX,
@@ -28,14 +27,13 @@ from cv_reader.select.rate_distortion.clip import (
     SmallClip,
 )
 from cv_reader.select.rate_distortion.distances import (
+    NOTHING_NEW,
     grey_distances,
     shifts,
     squared_distances,
 )
+from cv_reader.select.rate_distortion.solver import decibels
 from cv_reader.select.rate_distortion.windows import NO_SLOT, SEARCH_EIGHTHS
-
-NOTHING_NEW = 9.0
-"""Mean squared difference (3 grey levels) below which a cell shows what was shown already."""
 
 MOTION_SLOTS = 128
 """Clips of more slots are rebuilt without following motion: the search compares all pairs."""

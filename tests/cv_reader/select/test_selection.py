@@ -99,6 +99,30 @@ def test_a_still_video_is_kept_as_frames_spread_over_time(slots, kept):
     assert full == list(kept)
 
 
+@pytest.mark.parametrize(
+    ("policy", "new", "again", "black"),
+    [("zero", 8, 0, 40), ("exclude", 8, 40, 0), ("repeat", 8, 0, 0)],
+)
+def test_what_shows_nothing_new_fills_no_mosaic_of_a_clip_of_free_length(policy, new, again, black):
+    scores, valid, repeated = _inputs(0)
+    chosen = np.zeros(scores.shape, bool)
+    chosen[3] = valid
+    config = _config(
+        select="rate_distortion",
+        token_price=1.0,
+        padding_policy=policy,
+        keep_first_full_frame=False,
+    )
+    rows = select_cells(np.zeros_like(scores), valid, repeated, config, chosen=chosen)
+    assert len(rows) == config.num_rows
+    unique = np.unique(rows, axis=0)
+    is_content = valid[tuple(unique[:, 1:].T)]
+    is_chosen = chosen[tuple(unique.T)]
+    assert is_chosen.sum() == new
+    assert (is_content & ~is_chosen).sum() == again
+    assert (~is_content).sum() == black
+
+
 def test_buckets_take_equal_shares_of_time():
     scores, valid, repeated = _inputs(0, slots=9)
     valid[:] = True

@@ -54,6 +54,9 @@ MEASURES = MappingProxyType(
     }
 )
 
+NOTHING_NEW = 9.0
+"""Mean squared difference (3 grey levels) below which a cell shows what was shown already."""
+
 _CENTRE = 128
 _STILL = 4.0
 """Mean squared difference (2 grey levels) that a cell or quarter must reach between any two slots
@@ -201,6 +204,13 @@ def _features(samples: list[Distances], parts: int, shift: tuple[int, int]) -> D
     np.einsum("nfs,nfs->ns", joined[:, :-2], joined[:, :-2], out=joined[:, -2])
     joined[:, -1] = 1
     return joined
+
+
+def level_distortion(mean_square: float, measure: Measure) -> float:
+    """Return the distortion of a cell that differs by the same amount everywhere."""
+    parts = measure.parts**2
+    squared = np.full((parts, 1, 1), mean_square * CELL_WEIGHT / parts, np.float32)
+    return float(distortions(squared, measure)[0, 0, 0])
 
 
 def distortions(squared: Distances, measure: Measure) -> Distances:

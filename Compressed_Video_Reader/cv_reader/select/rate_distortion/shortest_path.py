@@ -35,21 +35,38 @@ class Spans:
             slots where none is.
         after: float32 (W, W + 1, n), [s, e] of slots [s, e) between kept slots s and e; [s, W] from
             the last one on.
+        keeping: float32 (W,), what it costs to keep a cell at each slot in addition to the price.
     """
 
     start: Costs
     after: Costs
+    keeping: Costs
 
     def forced(self, slot: int) -> "Spans":
         """Return segments of which every path keeps a slot."""
         start, after = self.start.copy(), self.after.copy()
         start[slot + 1 :] = np.inf
         after[:slot, slot + 1 :] = np.inf
-        return Spans(start, after)
+        return Spans(start, after, self.keeping)
+
+    def without(self, repeats: NDArray[np.bool_]) -> "Spans":
+        """Return segments of which no path keeps two slots in turn that show the same.
+
+        Args:
+            repeats: bool (n, W, W), [i, s, e] whether slot e shows nothing new after slot s.
+        """
+        after = self.after.copy()
+        np.copyto(after[:, :-1], np.inf, where=repeats.transpose(1, 2, 0))
+        return Spans(self.start, after, self.keeping)
 
 
 def segments(
-    distortion: Costs, before: Sequence[Costs], direction: str, *, is_shown: bool = False
+    distortion: Costs,
+    before: Sequence[Costs],
+    direction: str,
+    *,
+    is_shown: bool = False,
+    keeping: Costs | None = None,
 ) -> list[Spans]:
     """Add up distortions between neighbouring kept slots.
 
@@ -58,6 +75,7 @@ def segments(
         before: float32 (n, W) each, of what is shown before anything is kept; one or more ways.
         direction: ``hold`` or ``nearest``.
         is_shown: that is a kept picture, so that ``nearest`` may show it as well as the first one.
+        keeping: float32 (W,), cost of keeping each slot in addition to the price; None = none.
 
     Returns:
         One for each way, which share what is between kept slots.
@@ -79,7 +97,7 @@ def segments(
         for slot in range(1, slots if direction == NEAREST else 0):
             ahead = by_slot[slot, :slot]
             np.sum(np.minimum(earlier[:slot], ahead) if is_shown else ahead, 0, out=start[slot])
-        found.append(Spans(start, after))
+        found.append(Spans(start, after, np.zeros(slots, "f4") if keeping is None else keeping))
     return found
 
 
@@ -89,7 +107,7 @@ class Choice:
 
     Attributes:
         counts: int32 (n,), slots kept.
-        distortion: float64 (n,), what they show; prices are left out.
+        distortion: float64 (n,), what they show, and ``keeping``; prices are left out.
         kept: bool (W, n), which; None where only the counts were asked for.
     """
 
@@ -112,7 +130,7 @@ def best_choice(costs: Spans, price: float, *, with_slots: bool = True) -> Choic
     parents = np.full(cost.shape if with_slots else (0, 0), -1, np.int32)
     for slot in range(slots):
         # Every path to this slot has been tried: its cost is final.
-        reached = costs.after[slot, slot + 1 :] + (cost[slot] + step)
+        reached = costs.after[slot, slot + 1 :] + (cost[slot] + (step + costs.keeping[slot]))
         better = reached < cost[slot + 1 :]
         np.copyto(cost[slot + 1 :], reached, where=better)
         np.copyto(counts[slot + 1 :], counts[slot] + 1, where=better)

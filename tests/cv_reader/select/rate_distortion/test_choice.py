@@ -8,9 +8,10 @@ import pytest
 from cv_reader.errors import SettingsError
 from cv_reader.select.config import AssetConfig
 from cv_reader.select.rate_distortion import choice as choice_module
-from cv_reader.select.rate_distortion.choice import choose_units, decibels
+from cv_reader.select.rate_distortion.choice import choose_units
 from cv_reader.select.rate_distortion.clip import SmallClip
 from cv_reader.select.rate_distortion.distances import MEASURES
+from cv_reader.select.rate_distortion.solver import Solver, decibels
 from cv_reader.select.rate_distortion.windows import Units, cell_window, shown_errors
 
 GRID, SLOTS = 6, 16
@@ -129,6 +130,43 @@ def test_a_quality_out_of_reach_takes_the_whole_budget():
     assert _quality(clip, found.kept, config) < 60
 
 
+def _noisy(seed):
+    """A still picture, brighter by half in its last third, and other noise each time."""
+    luma = np.repeat(_noise(1), SLOTS, axis=0) // 2 + 40
+    luma[10:] += 30
+    return luma + np.random.default_rng(seed).integers(-3, 4, luma.shape)
+
+
+@pytest.mark.parametrize("quality_db", [40.0, 47.0])
+def test_a_quality_is_met_without_repeats_where_that_is_possible(quality_db):
+    """Pictures of the same thing differ by 2.8 (44 dB where each is kept once), noise alone."""
+    config = replace(CONFIG, num_images=16, quality_db=quality_db)
+    clip = _clip(_noisy(1))
+    found = choose_units(clip, ONES, config)
+    assert _quality(clip, found.kept, config) >= quality_db
+    per_slot = found.kept.sum(axis=(1, 2))
+    if quality_db == 40:
+        assert per_slot[0] == per_slot[10:].sum() == 24
+        assert per_slot.sum() == 48
+        assert found.num_images == 2
+    else:
+        assert per_slot.sum() > 100
+    assert not found.gains.any()
+
+
+@pytest.mark.parametrize("distortion", ["sharp", "worst_2"])
+@pytest.mark.parametrize("direction", ["hold", "nearest"])
+def test_noise_does_not_decide(distortion, direction):
+    config = replace(CONFIG, distortion=distortion, direction=direction, num_images=6)
+    both = [choose_units(_clip(_noisy(seed)), ONES, config) for seed in (1, 2)]
+    # Where later slots may show it, the fourth slots are preferred.
+    second = {"hold": 10, "nearest": 12}[direction]
+    expected = [24 * (slot in (0, second)) for slot in range(SLOTS)]
+    for found in both:
+        assert found.kept.sum(axis=(1, 2)).tolist() == expected
+        assert not found.gains.any()
+
+
 def test_a_price_below_what_the_budget_allows_is_raised():
     clip = _clip(_noise())
     cheap = choose_units(clip, ONES, replace(CONFIG, token_price=0.001))
@@ -186,13 +224,13 @@ def test_windows_keep_the_budget(monkeypatch):
 def test_a_clip_that_begins_still_meets_its_budget_in_few_passes(monkeypatch, num_images):
     monkeypatch.setattr(choice_module, "EXACT_SLOTS", 8)
     monkeypatch.setattr("cv_reader.select.rate_distortion.windows.WINDOW_SLOTS", 8)
-    walk, passes = choice_module._Solver.walk, []
+    walk, passes = Solver.walk, []
 
     def counted(solver, prices, units):
         passes.append(units.num_inside)
         return walk(solver, prices, units)
 
-    monkeypatch.setattr(choice_module._Solver, "walk", counted)
+    monkeypatch.setattr(Solver, "walk", counted)
     luma = np.concatenate([np.repeat(_noise(1), 6, axis=0), _noise(SLOTS - 6, 4)])
     config = replace(CONFIG, num_images=num_images)
     found = choose_units(_clip(luma), ONES, config)

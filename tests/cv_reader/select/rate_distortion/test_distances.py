@@ -9,6 +9,7 @@ from cv_reader.select.rate_distortion.distances import (
     Measure,
     distortions,
     grey_distances,
+    level_distortion,
     squared_distances,
 )
 
@@ -88,6 +89,7 @@ def test_measures_agree_at_ten_grey_levels_and_part_above():
         parts = measure.parts**2
         scale = 4 / parts
         assert distortions(ten[:parts] * scale, measure).tolist() == [[[100.0]]]
+        assert level_distortion(100.0, measure) == 100.0
         assert distortions(forty[:parts] * scale, measure)[0, 0, 0] == pytest.approx(
             100 * 16**measure.power
         )

@@ -16,6 +16,11 @@ def _subsets():
         yield from combinations(range(SLOTS), count)
 
 
+def _turns(kept):
+    """Neighbouring kept slots."""
+    return set(zip(kept, kept[1:], strict=False))
+
+
 def _shown(distortion, before, kept, direction, is_shown):
     """Distortion of one cell that keeps some slots."""
     total = 0.0
@@ -41,25 +46,34 @@ def clip():
 @pytest.mark.parametrize("direction", [HOLD, NEAREST])
 @pytest.mark.parametrize("is_shown", [False, True])
 @pytest.mark.parametrize("forced", [(), (0,), (0, 3)])
-def test_no_subset_of_slots_costs_less(clip, direction, is_shown, forced):
+@pytest.mark.parametrize(("preferred", "least"), [(1, 0), (3, 12)])
+def test_no_subset_of_slots_costs_less(clip, direction, is_shown, forced, preferred, least):
     distortion, before = clip
-    costs = segments(distortion, [before], direction, is_shown=is_shown)[0]
+    keeping = np.where(np.arange(SLOTS) % preferred, np.float32(2), np.float32(0))
+    costs = segments(distortion, [before], direction, is_shown=is_shown, keeping=keeping)[0]
+    repeats = distortion < least
+    repeats[:, :, list(forced)] = False
     for slot in forced:
         costs = costs.forced(slot)
+    costs = costs.without(repeats)
     for price in PRICES:
         found = best_choice(costs, price)
         for cell in range(CELLS):
             best = min(
                 _shown(distortion[cell], before[cell], kept, direction, is_shown)
                 + price * len(kept)
+                + sum(keeping[list(kept)])
                 for kept in _subsets()
                 if set(forced) <= set(kept)
+                and not any(repeats[cell, s, e] for s, e in _turns(kept))
             )
             kept = tuple(np.flatnonzero(found.kept[:, cell]).tolist())
             assert set(forced) <= set(kept)
             shown = _shown(distortion[cell], before[cell], kept, direction, is_shown)
-            assert shown == found.distortion[cell]
-            assert shown + price * len(kept) == best
+            assert not any(repeats[cell, s, e] for s, e in _turns(kept))
+            paid = sum(keeping[list(kept)])
+            assert shown + paid == found.distortion[cell]
+            assert shown + paid + price * len(kept) == best
             assert len(kept) == found.counts[cell]
 
 
