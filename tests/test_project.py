@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -29,8 +30,14 @@ READER_BORDER = {"cv_reader", "cv_reader.assets", "cv_reader.assets.make"}
 """All that other packages may import of the reader."""
 
 
+@cache
 def python_files(package: str) -> list[Path]:
     return sorted(PACKAGES[package].rglob("*.py"))
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def module_name(path: Path) -> str:
@@ -41,13 +48,14 @@ def module_name(path: Path) -> str:
     raise AssertionError(path)
 
 
+@cache
 def imported_modules(path: Path) -> set[str]:
     """Every module that a file imports anywhere, with relative imports made absolute."""
     package = module_name(path)
     if path.name != "__init__.py":
         package = package.rpartition(".")[0]
     names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -200,7 +208,7 @@ def test_a_public_name_has_one_definition() -> None:
     places: dict[str, list[str]] = {}
     for package in PACKAGES:
         for path in python_files(package):
-            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            for node in tree(path).body:
                 is_named = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
                 if is_named and not node.name.startswith("_"):
                     places.setdefault(node.name, []).append(module_name(path))
@@ -279,7 +287,7 @@ def test_files_and_functions_stay_small() -> None:
             limit = 550 if path.name == "modeling_onevision_encoder.py" else 400
             if text.count("\n") > limit:
                 wrong.append(f"{path.relative_to(ROOT)}: {text.count(chr(10))} lines > {limit}")
-            for node in ast.walk(ast.parse(text)):
+            for node in ast.walk(tree(path)):
                 if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                     lines = (node.end_lineno or node.lineno) - node.lineno + 1
                     if lines > 80:
@@ -298,7 +306,7 @@ def test_every_module_says_what_it_is() -> None:
         str(path.relative_to(ROOT))
         for package in PACKAGES
         for path in python_files(package)
-        if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+        if not ast.get_docstring(tree(path))
     ]
     assert not silent
 
@@ -308,7 +316,7 @@ def test_every_argument_has_a_help_text() -> None:
     silent = []
     for package in PACKAGES:
         for path in python_files(package):
-            for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for function in ast.walk(tree(path)):
                 if not isinstance(function, ast.FunctionDef):
                     continue
                 calls = [node for node in ast.walk(function) if isinstance(node, ast.Call)]

@@ -88,7 +88,7 @@ def test_one_huge_allocation_fails_at_once():
         assert outcome.failure.kind == "MemoryError"
         assert "--memory_limit_mib" in outcome.failure.reason
         assert outcome.failure.details == ""
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
 
 
 def test_a_task_that_cannot_be_sent_costs_itself():

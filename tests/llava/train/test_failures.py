@@ -24,7 +24,7 @@ def damaged(tiny_material, tmp_path):
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_skipped_samples_are_replaced_counted_and_listed(train, tmp_path, damaged, packed):
-    options = {"on_bad_sample": "skip", "max_bad_fraction": 0.2, "max_steps": 6}
+    options = {"on_bad_sample": "skip", "max_bad_fraction": 0.2, "max_steps": 3}
     assert train(tmp_path / "run", data_path=damaged, pack_sequences=packed, **options) == 0
     bad = read_bad_samples(tmp_path / "run")
     assert sorted(row["index"] for row in bad) == [2, 4]
@@ -39,7 +39,7 @@ def test_skipped_samples_are_replaced_counted_and_listed(train, tmp_path, damage
 
 
 def test_too_many_skipped_samples_end_the_run_with_code_1(train, tmp_path, damaged, caplog):
-    options = {"on_bad_sample": "skip", "max_bad_fraction": 0.1, "max_steps": 6}
+    options = {"on_bad_sample": "skip", "max_bad_fraction": 0.1, "max_steps": 3}
     assert train(tmp_path / "run", data_path=damaged, **options) == 1
     assert "2 of 12 samples cannot be used, more than --max_bad_fraction 0.1" in caplog.text
 

@@ -59,7 +59,8 @@ def batches(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "variant", ["plain", pytest.param("packed", marks=pytest.mark.slow), "balanced"]
+    "variant",
+    [*(pytest.param(name, marks=pytest.mark.slow) for name in ("plain", "packed")), "balanced"],
 )
 def test_batches_losses_and_weights_are_the_undisturbed_ones(train, tmp_path, batches, variant):
     options = OPTIONS | VARIANTS[variant]

@@ -5,6 +5,7 @@ Axis legend: frames are uint8 (H, W, 3) RGB.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -184,6 +185,15 @@ def wandering(
     Every pair of quarter phases along x and y has tiles of its own; the disc uncovers what only
     intra prediction or an older reference knows.
     """
+    for frame in _wandering(num_frames, height_px, width_px, seed):
+        yield frame.copy()
+
+
+@cache
+def _wandering(
+    num_frames: int, height_px: int, width_px: int, seed: int
+) -> tuple[NDArray[np.uint8], ...]:
+    frames = []
     margin = 2 * num_frames + 8
     world = texture(height_px + 2 * margin, width_px + 2 * margin, seed).astype(np.float64)
     disc = texture(height_px + 2 * margin, width_px + 2 * margin, seed + 1).astype(np.float64)
@@ -198,7 +208,9 @@ def wandering(
         centre = (height_px * (0.3 + 0.03 * number), width_px * (0.2 + 0.045 * number))
         inside = (rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 < (height_px / 6) ** 2
         inner = _sample(disc, rows - 1.3 * number + margin, columns - 1.8 * number + margin)
-        yield np.clip(np.rint(np.where(inside[..., None], inner, frame)), 0, 255).astype(np.uint8)
+        frame = np.where(inside[..., None], inner, frame)
+        frames.append(np.clip(np.rint(frame), 0, 255).astype(np.uint8))
+    return tuple(frames)
 
 
 def fading(num_frames: int, height_px: int, width_px: int) -> Iterator[NDArray[np.uint8]]:

@@ -23,11 +23,17 @@ def native_reader() -> None:
 
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Kind], Path]:
-    """Makes the clip of a kind, once per session and name."""
-    folder = tmp_path_factory.mktemp("clips")
+    """Makes the clip of a kind, once per session and name, for all processes of the session."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    folder = folder / "native_clips"
+    folder.mkdir(exist_ok=True)
 
     def get(name: str, kind: Kind) -> Path:
         path = folder / f"{name}.mkv"
-        return path if path.exists() else make(kind, path)
+        if not path.exists():
+            make(kind, folder / f"{name}.{os.getpid()}.mkv").replace(path)
+        return path
 
     return get
