@@ -40,9 +40,9 @@ from encoder_training.pretrain.data.tar_shards import (
     LABELS,
     VIDEO_EXTENSIONS,
     VIDEO_PATH,
-    Member,
     Members,
     load_integers,
+    read_member,
     scan_shard,
 )
 from encoder_training.pretrain.data.videos import (
@@ -194,7 +194,7 @@ class SampleReader(Dataset[_Batch]):
     def _labels(self, path: Path, members: Members, place: str) -> NDArray[np.int64]:
         if LABELS not in members:
             raise BadSampleError(place, "no labels", f"must have a member {LABELS}")
-        labels = load_integers(_bytes(path, members[LABELS], place), place, "broken labels")
+        labels = load_integers(read_member(path, members[LABELS], place), place, "broken labels")
         if len(labels) != self.info.labels_per_sample:
             raise BadSampleError(
                 place,
@@ -217,15 +217,16 @@ class SampleReader(Dataset[_Batch]):
         assert isinstance(view, VideoView)
         codec = None
         if mode == "codec" and INDICES in members:
-            indices = load_integers(_bytes(path, members[INDICES], place), place, "broken indices")
+            data = read_member(path, members[INDICES], place)
+            indices = load_integers(data, place, "broken indices")
             check_codec_indices(indices, view, self.info.grid, place)
             frames = None
             if FRAMES in members:
-                data = _bytes(path, members[FRAMES], place)
+                data = read_member(path, members[FRAMES], place)
                 frames = load_integers(data, place, "broken indices")
             codec = CodecIndices(indices, frames)
         if VIDEO_PATH in members:
-            text = _bytes(path, members[VIDEO_PATH], place).decode("utf-8", "replace")
+            text = read_member(path, members[VIDEO_PATH], place).decode("utf-8", "replace")
             return video_tokens(path.parent / text.strip(), view, mode, random, place, codec)
         data = _first(path, members, VIDEO_EXTENSIONS, place, "no video")
         with video_file(data) as video:
@@ -247,19 +248,10 @@ def _scanned(shard: _Shard) -> list[tuple[str, Members]]:
     return samples
 
 
-def _bytes(path: Path, member: Member, place: str) -> bytes:
-    with path.open("rb", buffering=0) as file:
-        file.seek(member.offset)
-        data = file.read(member.size)
-    if len(data) != member.size:
-        raise BadSampleError(place, "broken shard", "the file ends inside the sample")
-    return data
-
-
 def _first(path: Path, members: Members, extensions: Sequence[str], place: str, rule: str) -> bytes:
     for extension in extensions:
         if extension in members:
-            return _bytes(path, members[extension], place)
+            return read_member(path, members[extension], place)
     raise BadSampleError(
         place, rule, f"must have one of .{', .'.join(extensions)}, has .{', .'.join(members)}"
     )

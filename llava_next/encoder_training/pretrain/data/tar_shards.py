@@ -89,6 +89,29 @@ def scan_shard(path: Path) -> list[tuple[str, Members]]:
     return samples
 
 
+def read_member(path: Path, member: Member, place: str) -> bytes:
+    """Return the content of a member.
+
+    Raises:
+        BadSampleError: if the shard ends inside it, or cannot be read.
+    """
+    if member.size > MAX_MEMBER_BYTES:
+        raise BadSampleError(
+            place,
+            "member too large",
+            f"must be at most {MAX_MEMBER_BYTES} bytes, got {member.size}",
+        )
+    try:
+        with path.open("rb") as file:
+            file.seek(member.offset)
+            data = file.read(member.size)
+    except OSError as error:
+        raise BadSampleError(place, "broken shard", f"cannot be read: {error}") from error
+    if len(data) != member.size:
+        raise BadSampleError(place, "broken shard", "the file ends inside the sample")
+    return data
+
+
 def load_integers(data: bytes, place: str, rule: str) -> NDArray[np.int64]:
     """Read a one-dimensional integer ``.npy`` without pickle.
 
