@@ -15,7 +15,6 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 from numpy.typing import NDArray
 
 from cv_reader.media.display import Colorimetry
-from cv_reader.media.tone import tone_mapped
 
 _MATRICES = {
     1: Colorspace.ITU709,
@@ -161,6 +160,9 @@ def sdr_rgb(
     Returns:
         uint8 (3, height, width), R, G and B.
     """
+    # Imported here: few videos are HDR.
+    from cv_reader.media.tone import tone_mapped
+
     name = "gray" if bits == 8 else f"gray{bits}le"
     scaled = [_scaled(plane, name, size_px, Interpolation.BICUBIC, name) for plane in planes[:3]]
     if len(scaled) == 1:

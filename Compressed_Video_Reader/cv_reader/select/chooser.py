@@ -16,7 +16,6 @@ from cv_reader.select.energy import SUMMED, CellScorer, needs_signals
 from cv_reader.select.geometry import Letterbox, letterbox
 from cv_reader.select.mosaics import Square, square_frame
 from cv_reader.select.peers import PIXEL_SIGNALS, pixel_scores
-from cv_reader.select.rate_distortion.choice import choose_units, mosaics_needed
 from cv_reader.select.rate_distortion.clip import changes, empty_clip, put_square
 from cv_reader.select.selection import repeated_slots, select_cells, select_whole_frames
 
@@ -119,6 +118,8 @@ class Chooser:
 
         Only where cells are chosen by ``rate_distortion``.
         """
+        from cv_reader.select.rate_distortion.choice import mosaics_needed
+
         assert self._clip is not None
         weights = np.diff([*self.slots, self._config.sequence_length])
         return mosaics_needed(self._clip, weights, self._config, prices)
@@ -137,6 +138,9 @@ class Chooser:
         if self._clip is None or self._has_peer:
             rows = select_cells(self._scores, valid, self._repeated, config)
             return self._chosen(rows, self._scores, config.num_images)
+        # Imported here: every worker imports this module, and few of them choose in this way.
+        from cv_reader.select.rate_distortion.choice import choose_units
+
         weights = np.diff([*self.slots, config.sequence_length])
         choice = choose_units(self._clip, weights, config)
         self._scores[self.slots] = changes(self._clip)
