@@ -199,6 +199,7 @@ SHARED_NAMES = {
     "table": "cv_reader has its own kit of pages: it needs no other package",
     "replace_file": "cv_reader and run_kit write files alike; cv_reader needs no other package",
     "write_json": "cv_reader and run_kit write files alike; cv_reader needs no other package",
+    "duration_text": "cv_reader and run_kit speak alike; cv_reader needs no other package",
     "say": "cv_reader and run_kit speak alike; cv_reader needs no other package",
 }
 """Public names that have more than one definition by design, and why."""

@@ -21,6 +21,7 @@ from typing import Any
 from inputs import Material, made_material, user_material
 from mixture import write_mixture
 from report import write_report
+from run_kit.pages.text import duration_text
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / "Compressed_Video_Reader" / "tool"
@@ -67,7 +68,7 @@ class Run:
     def note(self, name: str, started: float, command: str = "") -> None:
         step = Step(name, command, time.monotonic() - started)
         self.steps.append(step)
-        print(f"  done in {step.seconds:.1f} s", flush=True)
+        print(f"  done in {duration_text(step.seconds)}", flush=True)
 
     def command(
         self,

@@ -17,6 +17,7 @@ from llava.eval.report.results import RunResult, read_evaluations
 from llava.train.report.page import build_body as training_body
 from llava.train.report.runs import read_runs as read_trainings
 from run_kit.pages.page import figure, page, table
+from run_kit.pages.text import duration_text
 
 if TYPE_CHECKING:
     from inputs import Material
@@ -88,8 +89,8 @@ def result_section(
 <h2>Result</h2>
 {table(header, rows, set(range(1, len(header))))}
 <p>{num_records} training videos and {num_questions} questions went through codec assets, training
-and evaluation in {seconds:.0f} s. A tiny model started from random weights, so the scores show that
-the pipeline works and what each input can carry; they say nothing about a full-size model. What
+and evaluation in {duration_text(seconds)}. A tiny model started from random weights, so the scores
+show that the pipeline works and what each input can carry; they say nothing about a full-size model. What
 appears between the evenly spaced frames is not in them, so no model can see it there.</p>
 <h2>Words</h2><ul>{words}</ul>"""
 

@@ -106,7 +106,7 @@ class Report(AbstractContextManager["Report"]):
         if not rate:
             return ""
         left = (self._total - self._done) / rate
-        return f", {rate:.2f} videos/s, {duration(left)} left at most"
+        return f", {rate:.2f} videos/s, {duration_text(left)} left at most"
 
     def fail(self, failure: Failure, **sample: object) -> None:
         """Record a failed sample.
@@ -143,7 +143,7 @@ class Report(AbstractContextManager["Report"]):
             "failure_file": str(self._fail_path) if self.counts["failed"] else None,
         }
         write_json(summary_path, summary)
-        say(f"{self._name}: {self._counts_text()} in {seconds:.1f} s")
+        say(f"{self._name}: {self._counts_text()} in {duration_text(seconds)}")
         if self.remade:
             say(f"{self._name}: {self.remade} of these replaced damaged or outdated output")
         if not self.counts["failed"]:
@@ -267,8 +267,8 @@ def _estimate(
         total = sum(seconds) / len(seconds) * count / at_once
         disk = sum(sizes) / len(seconds) * count / _MIB
         say(
-            f"{name}: about {duration(total)} with {args.num_workers} workers and {disk:.1f} MiB "
-            f"of disk, measured on {len(seconds)} of them; nothing was written"
+            f"{name}: about {duration_text(total)} with {args.num_workers} workers and "
+            f"{disk:.1f} MiB of disk, measured on {len(seconds)} of them; nothing was written"
         )
 
 
@@ -278,10 +278,18 @@ def _timed(trial: Callable[[Path, Any], object], folder: Path, task: Any) -> flo
     return time.monotonic() - started
 
 
-def duration(seconds: float) -> str:
-    """Return ``1:02:03``, or seconds below a minute."""
-    if seconds < 60:
+def duration_text(seconds: float) -> str:
+    """Return a duration with its units: 7.3 s, 3 min 20 s, 5 h 03 min, 2 d 05 h.
+
+    ``run_kit.pages.text`` has the same, for packages that may import it.
+    """
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
-    hours, minutes = divmod(whole // 60, 60)
-    return f"{hours}:{minutes:02d}:{whole % 60:02d}"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    minutes = round(seconds / 60)
+    if minutes < 24 * 60:
+        return f"{minutes // 60} h {minutes % 60:02} min"
+    hours = round(seconds / 3600)
+    return f"{hours // 24} d {hours % 24:02} h"

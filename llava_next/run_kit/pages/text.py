@@ -11,7 +11,10 @@ def short_number(value: float) -> str:
 
 
 def duration_text(seconds: float) -> str:
-    """Return a duration with its units: 7.3 s, 3 min 20 s, 5 h 03 min, 2 d 05 h."""
+    """Return a duration with its units: 7.3 s, 3 min 20 s, 5 h 03 min, 2 d 05 h.
+
+    ``cv_reader.commands.progress`` has the same: ``cv_reader`` imports no other package.
+    """
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)

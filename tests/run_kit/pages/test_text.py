@@ -2,6 +2,7 @@
 
 import pytest
 
+from cv_reader.commands import progress
 from run_kit.pages.text import duration_text, short_number
 
 
@@ -20,7 +21,7 @@ from run_kit.pages.text import duration_text, short_number
     ],
 )
 def test_durations_carry_their_units(seconds: float, text: str) -> None:
-    assert duration_text(seconds) == text
+    assert duration_text(seconds) == progress.duration_text(seconds) == text
 
 
 def test_numbers_are_short() -> None:

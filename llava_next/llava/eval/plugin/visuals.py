@@ -25,6 +25,7 @@ from llava.visual.loading import is_video, load_asset, load_frame_folder, load_v
 from llava.visual.pictures import load_image, to_rgb
 from llava.visual.segments import check_blocks, image_visual
 from llava.visual.sizes import ImagePlan, plan_images
+from run_kit.pages.text import duration_text
 
 Source = Literal["codec", "online", "frames", "frame_folder", "image"]
 
@@ -209,7 +210,8 @@ class VisualLoader:
         asset = write_evaluation_asset(
             video, key=self.index.key_of(video, root="/"), out_root=self._cache, config=self.config
         )
-        logger.info(f"computed codec asset of {video} in {time.perf_counter() - started:.1f} s")
+        taken = duration_text(time.perf_counter() - started)
+        logger.info(f"computed codec asset of {video} in {taken}")
         return self.index.add(asset.folder)
 
 

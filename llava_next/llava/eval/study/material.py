@@ -18,6 +18,7 @@ from llava.eval.study.config import StudyConfig
 from llava.eval.study.scenes import KINDS
 from run_kit.exits import say
 from run_kit.files import replace_file
+from run_kit.pages.text import duration_text
 
 Pair = tuple[str, int]
 """An arm and a budget."""
@@ -104,4 +105,4 @@ def _in_processes(work: Any, seeds: Sequence[int], config: StudyConfig, what: st
             yield result
             if time.monotonic() - last > 10 or number == len(seeds):
                 last = time.monotonic()
-                say(f"  {number} of {len(seeds)} {what}, {last - started:.0f} s")
+                say(f"  {number} of {len(seeds)} {what}, {duration_text(last - started)}")
