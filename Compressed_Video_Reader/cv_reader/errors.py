@@ -8,6 +8,11 @@ Exit codes of commands follow from them: 2 for ``SettingsError``, 1 where sample
 import errno
 import os
 
+CONTROL_ESCAPES = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
+"""Table for ``str.translate``: control characters, but for tab and line feed, as visible escapes.
+
+A path may hold them; printed as they are, they would change colours or overwrite lines."""
+
 
 class CvReaderError(ValueError):
     """Base class of every error of this package."""
@@ -24,7 +29,8 @@ class VideoError(CvReaderError):
     def __init__(self, path: object, reason: str) -> None:
         self.path = str(path)
         self.reason = reason
-        super().__init__(f"{self.path}: {reason}")
+        shown = self.path.translate(CONTROL_ESCAPES).replace("\n", "\\n")
+        super().__init__(f"{shown}: {reason}")
 
     def __reduce__(self) -> tuple[type["VideoError"], tuple[str, str]]:
         return type(self), (self.path, self.reason)

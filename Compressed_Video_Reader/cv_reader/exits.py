@@ -14,7 +14,14 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from types import FrameType
 
-from cv_reader.errors import AssetError, OutputError, SampleError, SettingsError, VideoError
+from cv_reader.errors import (
+    CONTROL_ESCAPES,
+    AssetError,
+    OutputError,
+    SampleError,
+    SettingsError,
+    VideoError,
+)
 
 OK = 0
 """Everything was done."""
@@ -33,7 +40,8 @@ _END_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 def say(message: str) -> None:
     """Write one message to standard error; the output of these commands is files."""
-    sys.stderr.write(f"{shortened(message, _MAX_MESSAGE_CHARS)}\n")
+    shown = shortened(message, _MAX_MESSAGE_CHARS).translate(CONTROL_ESCAPES)
+    sys.stderr.write(f"{shown}\n")
     sys.stderr.flush()
 
 

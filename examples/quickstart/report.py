@@ -90,8 +90,8 @@ def result_section(
 {table(header, rows, set(range(1, len(header))))}
 <p>{num_records} training videos and {num_questions} questions went through codec assets, training
 and evaluation in {duration_text(seconds)}. A tiny model started from random weights, so the scores
-show that the pipeline works and what each input can carry; they say nothing about a full-size model. What
-appears between the evenly spaced frames is not in them, so no model can see it there.</p>
+show that the pipeline works and what each input can carry; they say nothing about a full-size
+model. What appears between the evenly spaced frames is not in them, so no model can see it.</p>
 <h2>Words</h2><ul>{words}</ul>"""
 
 

@@ -18,9 +18,15 @@ INTERRUPTED = 130
 """The user stopped the command; the same command continues where it can."""
 
 
+_CONTROL_ESCAPES = {
+    code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))
+}
+"""Control characters of paths, but for tab and line feed, which terminals would obey."""
+
+
 def say(text: str) -> None:
     """Write a line for people to standard error, apart from a command's results."""
-    sys.stderr.write(f"{text}\n")
+    sys.stderr.write(f"{text.translate(_CONTROL_ESCAPES)}\n")
     sys.stderr.flush()
 
 

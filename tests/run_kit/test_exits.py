@@ -1,10 +1,24 @@
 """Exceptions become exit codes; what already ends a process is left alone."""
 
 import sys
+from collections.abc import Callable
 
 import pytest
 
-from run_kit.exits import ExitOnError
+from cv_reader import errors, exits
+from run_kit.exits import ExitOnError, say
+
+
+@pytest.mark.parametrize("write", [say, exits.say])
+def test_control_characters_of_a_path_reach_no_terminal(
+    write: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = errors.VideoError("red\x1b[31m\rline\n2\x9b.mp4", "cannot be opened")
+    write(str(error))
+    shown = "red\\x1b[31m\\x0dline\\n2\\x9b.mp4: cannot be opened\n"
+    assert capsys.readouterr().err == shown
+    write("é 日\ttab\n\x1b[2J")
+    assert capsys.readouterr().err == "é 日\ttab\n\\x1b[2J\n"
 
 
 def test_a_users_error_shows_its_message_alone(capsys: pytest.CaptureFixture[str]) -> None:

@@ -156,6 +156,11 @@ def check_asset(folder: Path, checks: Checks) -> Asset:
     asset = read_asset(folder)
     config = config_of(asset.meta, folder / META)
     _check_version(asset.meta, config, folder / META)
+    _require(
+        asset.meta["key"] == (folder.name or folder.resolve().name),
+        f"{folder / META}: key {asset.meta['key']!r} must be the name of the folder, by which "
+        "evaluation finds it; rename the folder or make the asset again",
+    )
     _check_facts(asset.meta, config, folder / META)
     _check_frame_ids(asset.frame_ids, asset.meta, folder)
     _check_rows(asset.positions, config, folder, is_sorted=True)
@@ -185,7 +190,7 @@ def is_sound(folder: Path) -> bool:
         check_files(folder, asset.meta, with_content=True)
     except AssetError:
         return False
-    return asset.meta["key"] == folder.name
+    return True
 
 
 def is_sound_selection(meta_path: Path) -> bool:

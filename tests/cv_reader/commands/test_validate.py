@@ -99,6 +99,7 @@ def _cut_picture(folder):
         (_edit_array("visible_indices.npy", lambda v: v + 1), "broken", "visible_indices.npy"),
         (_edit_meta(fingerprint="0" * 16), "stale", "fingerprint 0000"),
         (_edit_meta(padding_patch_filtered=99), "broken", "padding cells"),
+        (_edit_meta(key="another"), "broken", "must be the name of the folder"),
         (_edit_meta(num_frames=3), "broken", r"be in [0, 2]"),
         (lambda folder: (folder / "meta.json").write_text("{}"), "broken", "schema_version"),
     ],
