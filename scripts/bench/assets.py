@@ -99,7 +99,6 @@ class Clock:
 
 TIMED = (
     (make, "square_frame", "packing"),
-    (make, "pack_pictures", "packing"),
     (make, "arrange_rows", "selection"),
     (make.Chooser, "choose", "selection"),
     (make.Chooser, "add", "energy"),
@@ -114,6 +113,8 @@ def time_steps(path: Path, backend: str, config: AssetConfig) -> dict[str, float
     with ExitStack() as stack:
         frames = clock.items("decode", Video.frames)
         stack.enter_context(patch.object(Video, "frames", frames))
+        packing = clock.items("packing", make.pack_pictures)
+        stack.enter_context(patch.object(make, "pack_pictures", packing))
         for owner, name, step in TIMED:
             timed = clock.calls(step, getattr(owner, name))
             stack.enter_context(patch.object(owner, name, timed))

@@ -1,12 +1,13 @@
 """From a video to an asset: score and select in one decode pass, pack, write.
 
 Training runs ``select_from_video`` and ``write_asset`` as stage 1 and stage 2, with a pixels-only
-pass between; evaluation runs both on one pass. Memory holds T square frames at most.
+pass between; evaluation runs both on one pass. Memory holds 128 MiB of square frames at most; where
+there are more, they wait in a file.
 
 Axis letters: T slots, N rows, g cells along a side.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -43,13 +44,11 @@ from cv_reader.select.mosaics import (
     MosaicPacker,
     Square,
     arrange_rows,
-    black_squares,
     square_frame,
     write_mosaics,
 )
 from cv_reader.select.selection import choose_frame_ids
-
-_MAX_PICTURES_BYTES = 128 << 20
+from cv_reader.select.squares import MAX_FILE_BYTES, SquareStore, square_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,16 +68,28 @@ class Selection:
 
     rows: NDArray[np.int32]
     frame_ids: NDArray[np.int32]
-    squares: dict[int, Square]
+    squares: Mapping[int, Square]
     scores: NDArray[np.float32]
     box: Letterbox
     facts: dict[str, Any]
 
 
 def select_from_video(
-    path: Path, config: AssetConfig, options: ReadOptions, *, keep_pictures: bool = False
+    path: Path,
+    config: AssetConfig,
+    options: ReadOptions,
+    *,
+    keep_pictures: bool = False,
+    scratch: Path | None = None,
 ) -> Selection:
     """Score the sampled frames of a video in one pass and choose the cells to keep.
+
+    Args:
+        path: the video.
+        config: all settings.
+        options: how to read it.
+        keep_pictures: also keep the squares.
+        scratch: folder for the file that holds many squares; None = the system's.
 
     Raises:
         VideoError: if the video cannot be read or lacks what the signal needs.
@@ -89,11 +100,8 @@ def select_from_video(
         box = video_box(index, config)
         frame_ids = choose_frame_ids(index.packet_bytes, config)
         chooser = Chooser(box, config, frame_ids)
-        squares: dict[int, Square] = {}
         slots = chooser.slots if chooser.needs_frames or keep_pictures else []
-        # One piece of memory for all: the system clears large pages much faster than small ones.
-        count = len(slots) * keep_pictures
-        memory = zip(*black_squares(count, box.square_px, box.patch_px), strict=True)
+        squares = SquareStore(box, len(slots) * keep_pictures, scratch)
         wanted = chooser.wanted_frames() if slots else []
         frames = video.frames(wanted, signals=chooser.needs_signals)
         work = chooser.at_slots(frames)
@@ -102,7 +110,7 @@ def select_from_video(
                 for slot, frame in batch:
                     chooser.add(slot, frame)
             for slot, frame in batch[: len(batch) * keep_pictures]:
-                squares[slot] = square_frame(frame, box, next(memory))
+                squares.put(slot, square_frame(frame, box, squares.planes()))
             if chooser.needs_squares:
                 for slot, frame in batch:
                     chooser.add(slot, frame, squares.get(slot))
@@ -121,20 +129,20 @@ def select_from_video(
 
 
 def select_and_pack(
-    path: Path, config: AssetConfig, options: ReadOptions
-) -> tuple[Selection, NDArray[np.int32], list[Image.Image]]:
+    path: Path, config: AssetConfig, options: ReadOptions, *, scratch: Path | None = None
+) -> tuple[Selection, NDArray[np.int32], Iterator[Image.Image]]:
     """Select from a video and pack what is kept: the selection, sorted rows, and mosaics.
 
-    One decode pass where the pictures of all slots fit into memory (64 slots of 576 pixels need 32
-    MB), otherwise a second one for the pixels.
+    One decode pass; a second one for the pixels where the squares would take more than 4 GiB.
 
     Raises:
         VideoError, AssetError: as ``select_from_video``.
     """
-    fits = config.sequence_length * config.square_size**2 * 3 // 2 <= _MAX_PICTURES_BYTES
-    selection = select_from_video(path, config, options, keep_pictures=fits)
+    size = config.sequence_length * square_bytes(config.square_size, config.patch_size)
+    keeps = size <= MAX_FILE_BYTES
+    selection = select_from_video(path, config, options, keep_pictures=keeps, scratch=scratch)
     rows = arrange_rows(selection.rows, config)
-    if fits:
+    if keeps:
         return selection, rows, pack_pictures(selection, rows, config)
     return selection, rows, collect_mosaics(path, rows, selection.frame_ids, config, options)
 
@@ -145,8 +153,8 @@ def collect_mosaics(
     frame_ids: NDArray[np.int32],
     config: AssetConfig,
     options: ReadOptions,
-) -> list[Image.Image]:
-    """Return the mosaics of rows that were selected before, from a pass that reads pixels only.
+) -> Iterator[Image.Image]:
+    """Yield the mosaics of rows that were selected before, from a pass that reads pixels only.
 
     Args:
         path: video to read.
@@ -159,7 +167,7 @@ def collect_mosaics(
         VideoError: if the video cannot be read.
         AssetError: if it has fewer frames than were selected from.
     """
-    packer = _packer(rows, config)
+    packer = MosaicPacker(rows, square_px=config.square_size, patch_px=config.patch_size)
     slots = np.unique(rows[:, 0])
     ids: list[int] = frame_ids[slots].tolist()
     with replace(options, hdr=config.hdr).open(path) as video:
@@ -173,30 +181,21 @@ def collect_mosaics(
         for slot, frame in zip(slots.tolist(), video.at(ids, signals=False), strict=True):
             if square is None or frame.index != previous:
                 previous, square = frame.index, square_frame(frame, box)
-            packer.add(slot, square)
-    return packer.images()
+            yield from packer.add(slot, square)
 
 
 def pack_pictures(
     selection: Selection, rows: NDArray[np.int32], config: AssetConfig
-) -> list[Image.Image]:
-    """Return the mosaics from the pictures that the selection kept; ``rows`` are sorted."""
-    packer = _packer(rows, config)
-    square = selection.squares[0]
+) -> Iterator[Image.Image]:
+    """Yield the mosaics from the pictures that the selection kept; ``rows`` are sorted."""
+    packer = MosaicPacker(rows, square_px=config.square_size, patch_px=config.patch_size)
+    used, latest = set(rows[:, 0].tolist()), 0
     for slot in range(config.sequence_length):
         # A slot that repeats the frame before has no picture of its own.
-        square = selection.squares.get(slot, square)
-        packer.add(slot, square)
-    return packer.images()
-
-
-def _packer(rows: NDArray[np.int32], config: AssetConfig) -> MosaicPacker:
-    return MosaicPacker(
-        rows,
-        square_px=config.square_size,
-        patch_px=config.patch_size,
-        num_images=len(rows) // config.grid**2,
-    )
+        if slot in selection.squares:
+            latest = slot
+        if slot in used:
+            yield from packer.add(slot, selection.squares[latest])
 
 
 def write_evaluation_asset(
@@ -238,7 +237,7 @@ def write_evaluation_asset(
     if not overwrite and is_up_to_date(folder, path, config, options):
         return read_asset(folder, expected=config)
     with shared_output(Path(out_root)):
-        selection, rows, mosaics = select_and_pack(path, config, options)
+        selection, rows, mosaics = select_and_pack(path, config, options, scratch=Path(out_root))
         meta = build_meta(config, selection.facts, key=folder.name, video=video or str(video_path))
         meta["image_stem"] = MOSAIC_STEM
         write_asset(folder, meta, rows, selection.frame_ids, mosaics)
@@ -263,7 +262,7 @@ def write_asset(
     meta: dict[str, Any],
     rows: NDArray[np.int32],
     frame_ids: NDArray[np.int32],
-    mosaics: Sequence[Image.Image],
+    mosaics: Iterable[Image.Image],
 ) -> None:
     """Write an asset folder that appears whole; an asset of that name is replaced.
 
@@ -272,7 +271,7 @@ def write_asset(
         meta: content of ``meta.json``; names the settings and the image stem.
         rows: int32 (N, 3), sorted.
         frame_ids: int32 (T,).
-        mosaics: G images.
+        mosaics: G images; each is written before the next is asked for.
 
     Raises:
         AssetError, OutputError: as ``new_folder``.

@@ -3,7 +3,7 @@
 Workers run these functions. Two separate stages and one decode pass for both write the same bytes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -167,7 +167,7 @@ def _write_packed(
     selected: dict[str, Any],
     rows: NDArray[np.int32],
     frame_ids: NDArray[np.int32],
-    mosaics: Sequence[Image.Image],
+    mosaics: Iterable[Image.Image],
 ) -> None:
     config = packing_config(stage, sample, selected)
     folder = stage.folder(sample)
@@ -192,7 +192,8 @@ def make_both(stage: Stage2, sample: VideoSample | BadRow) -> str:
         return pack_sample(stage, sample)
     outcome = _outcome_of_making(stage, sample)
     path = first.video(sample)
-    selection, rows, mosaics = select_and_pack(path, stage.packing(first.config), first.options)
+    config, scratch = stage.packing(first.config), stage.out_image_root
+    selection, rows, mosaics = select_and_pack(path, config, first.options, scratch=scratch)
     write_selection(first, sample, selection)
     selected = read_stage1_meta(stage, sample)
     _write_packed(stage, sample, selected, rows, selection.frame_ids, mosaics)

@@ -179,8 +179,14 @@ class FrameFacts(TypedDict):
 
 
 def read_pixels(source: VideoSource, ids: Sequence[int], num_threads: int) -> Generator[CodecFrame]:
-    """Decode frames without their maps: the cheapest read."""
-    for decoded in decode(source, ids, DecodeOptions(num_threads)):
+    """Decode frames without their maps: the cheapest read.
+
+    Pictures that are not requested and that nothing refers to are not decoded.
+    """
+    packets, number = source.packets, np.asarray(ids, np.int64)
+    needed = packets.is_reference.copy()
+    needed[packets.packet_of_frame[number]] = needed[packets.last_of_frame[number]] = True
+    for decoded in decode(source, ids, DecodeOptions(num_threads), needed):
         if decoded.is_wanted:
             yield CodecFrame(**frame_facts(source, decoded))
 

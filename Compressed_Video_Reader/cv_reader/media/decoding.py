@@ -74,9 +74,14 @@ class _Run:
     wanted: tuple[int, ...]
 
 
-def decode(source: VideoSource, ids: Sequence[int], options: DecodeOptions) -> Iterator[Decoded]:
+def decode(
+    source: VideoSource,
+    ids: Sequence[int],
+    options: DecodeOptions,
+    needed: NDArray[np.bool_] | None = None,
+) -> Iterator[Decoded]:
     """Like ``decode_with``, with PyAV's decoder."""
-    return decode_with(source, ids, options, _av_decoder)
+    return decode_with(source, ids, options, _av_decoder, needed)
 
 
 def decode_with(

@@ -5,7 +5,8 @@ square, in pixels.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -123,65 +124,99 @@ def square_frame(
 class MosaicPacker:
     """Fills mosaics from square frames, one slot of time after the other, in any order.
 
+    Rows are ordered by time, so that with ascending slots only one or two mosaics are in memory.
+
     Args:
-        rows: int32 (N, 3), sorted; row n is the origin of slot n.
+        rows: int32 (N, 3), arranged; row n is the origin of slot n.
         square_px: S.
         patch_px: p.
-        num_images: G.
     """
 
-    def __init__(
-        self, rows: NDArray[np.int32], *, square_px: int, patch_px: int, num_images: int
-    ) -> None:
+    def __init__(self, rows: NDArray[np.int32], *, square_px: int, patch_px: int) -> None:
         self._rows = rows
+        self._square_px, self._patch_px = square_px, patch_px
         self._grid = square_px // patch_px
-        self._patch_px = patch_px
-        self._planes = black_squares(num_images, square_px, patch_px)
-        self._slots: dict[Colors, list[int]] = {}
+        self._started: dict[int, _Mosaic] = {}
+        self._num_done = 0
 
-    def add(self, slot: int, square: Square) -> None:
-        """Copy the kept cells of time slot ``slot`` from its square frame."""
+    def add(self, slot: int, square: Square) -> list[Image.Image]:
+        """Copy the kept cells of time slot ``slot`` from its square frame.
+
+        Returns:
+            The mosaics that are complete with it, of mode YCbCr, in order: those that an earlier
+            one has to wait for come with that one.
+        """
         numbers = np.flatnonzero(self._rows[:, 0] == slot)
-        if not len(numbers):
-            return
-        self._slots.setdefault(square.colors, []).append(slot)
-        h, w = self._rows[numbers, 1], self._rows[numbers, 2]
-        image, row, column = self._places(numbers)
-        for planes, source in zip(self._planes, square[:2], strict=True):
-            self._items(planes)[image, :, row, :, column] = self._items(source)[0, :, h, :, w]
+        images, cells = np.divmod(numbers, self._grid**2)
+        for image in np.unique(images).tolist():
+            mosaic = self._started.get(image)
+            if mosaic is None:
+                mosaic = self._started[image] = _Mosaic.empty(self._square_px, self._patch_px)
+            here = images == image
+            mosaic.put(square, self._rows[numbers[here], 1:], cells[here])
+        done: list[Image.Image] = []
+        while (mosaic := self._started.get(self._num_done)) and not mosaic.num_missing:
+            done.append(mosaic.image())
+            del self._started[self._num_done]
+            self._num_done += 1
+        return done
 
-    def images(self) -> list[Image.Image]:
-        """Return the mosaics, of mode YCbCr."""
-        mosaics: list[Image.Image] = []
-        for colors, slots in self._slots.items():
-            images = [
-                to_image(Square(*planes, colors)) for planes in zip(*self._planes, strict=True)
-            ]
-            mosaics = mosaics or images
-            # Colours seldom change within a video.
-            for mosaic, image, mask in zip(mosaics, images, self._masks(slots), strict=True):
-                if image is not mosaic:
-                    mosaic.paste(image, mask=Image.fromarray(mask))
-        return mosaics
 
-    def _masks(self, slots: list[int]) -> NDArray[np.uint8]:
-        """255 where the cells of some slots are: uint8 (G, S, S)."""
-        masks = np.zeros((len(self._planes[0]), self._grid, self._grid), np.uint8)
-        masks[self._places(np.flatnonzero(np.isin(self._rows[:, 0], slots)))] = 255
-        return masks.repeat(self._patch_px, axis=1).repeat(self._patch_px, axis=2)
+@dataclass(eq=False)
+class _Mosaic:
+    """A mosaic that is being filled.
 
-    def _places(
-        self, numbers: NDArray[np.intp]
-    ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
-        """Mosaic, row and column of slots."""
-        image, cell = np.divmod(numbers, self._grid**2)
-        return image, *np.divmod(cell, self._grid)
+    Attributes:
+        planes: zeros of one square, as ``black_squares`` gives them.
+        grid: g.
+        num_missing: cells that are still to come.
+        cells: by the colours of their frames, the cells that have come.
+    """
+
+    planes: tuple[NDArray[np.uint8], NDArray[np.uint8]]
+    grid: int
+    num_missing: int
+    cells: dict[Colors, list[NDArray[np.intp]]]
+
+    @classmethod
+    def empty(cls, square_px: int, patch_px: int) -> "_Mosaic":
+        grid = square_px // patch_px
+        return cls(black_squares(1, square_px, patch_px), grid, grid**2, {})
+
+    def put(self, square: Square, places: NDArray[np.int32], cells: NDArray[np.intp]) -> None:
+        """Copy cells.
+
+        Args:
+            square: the frame that they come from.
+            places: int32 (n, 2), row and column of each cell in the frame.
+            cells: intp (n,), its number in the mosaic.
+        """
+        row, column = np.divmod(cells, self.grid)
+        for planes, source in zip(self.planes, square[:2], strict=True):
+            items = self._items(source)
+            self._items(planes)[:, row, :, column] = items[:, places[:, 0], :, places[:, 1]]
+        self.cells.setdefault(square.colors, []).append(cells)
+        self.num_missing -= len(cells)
+
+    def image(self) -> Image.Image:
+        """Return the mosaic, of mode YCbCr."""
+        luma, chroma = (planes[0] for planes in self.planes)
+        (colors, _), *others = self.cells.items()
+        mosaic = to_image(Square(luma, chroma, colors))
+        # Colours seldom change within a video.
+        for colors, cells in others:
+            mask = np.zeros(self.grid**2, np.uint8)
+            mask[np.concatenate(cells)] = 255
+            side = len(luma[0]) // self.grid
+            mask = mask.reshape(self.grid, self.grid).repeat(side, axis=0).repeat(side, axis=1)
+            mosaic.paste(to_image(Square(luma, chroma, colors)), mask=Image.fromarray(mask))
+        return mosaic
 
     def _items(self, planes: NDArray[np.uint8]) -> NDArray[np.void]:
-        """(squares, planes, g, rows of a cell, g) of rows of cells, which are moved as a whole."""
-        count, side = planes.shape[-3], planes.shape[-1] // self._grid
+        """(planes, g, rows of a cell, g) of rows of cells, which are moved as a whole."""
+        count, side = planes.shape[-3], planes.shape[-1] // self.grid
         items = planes.reshape(-1).view(np.dtype(f"V{side}"))
-        return items.reshape(-1, count, self._grid, side, self._grid)
+        return items.reshape(count, self.grid, side, self.grid)
 
 
 def to_image(square: Square) -> Image.Image:
@@ -194,20 +229,22 @@ def to_image(square: Square) -> Image.Image:
 
 
 def write_mosaics(
-    mosaics: Sequence[Image.Image], folder: Path, *, stem: str, quality: int
+    mosaics: Iterable[Image.Image], folder: Path, *, stem: str, quality: int
 ) -> tuple[Path, ...]:
     """Write ``{stem}_000.jpg`` and so on, 4:2:0.
 
     Args:
-        mosaics: G images.
+        mosaics: G images; each is written before the next is asked for.
         folder: an existing folder.
         stem: stem of the file names, safe for paths.
         quality: 1..100.
     """
-    paths = tuple(folder / f"{stem}_{index:03d}.jpg" for index in range(len(mosaics)))
-    for path, mosaic in zip(paths, mosaics, strict=True):
+    paths: list[Path] = []
+    for index, mosaic in enumerate(mosaics):
         # Encoded in memory: Pillow's own writing hides why a disk refuses.
         content = io.BytesIO()
         mosaic.save(content, "JPEG", quality=quality, subsampling="4:2:0")
+        path = folder / f"{stem}_{index:03d}.jpg"
         path.write_bytes(content.getvalue())
-    return paths
+        paths.append(path)
+    return tuple(paths)

@@ -40,7 +40,7 @@ def test_one_pass_gives_what_two_stages_give(clip, tmp_path):
     selection = select_from_video(clip, CONFIG, ReadOptions())
     rows = sort_rows(selection.rows, "raster")
     np.testing.assert_array_equal(asset.positions, rows)
-    mosaics = collect_mosaics(clip, rows, selection.frame_ids, CONFIG, ReadOptions())
+    mosaics = list(collect_mosaics(clip, rows, selection.frame_ids, CONFIG, ReadOptions()))
     for index, path in enumerate(asset.images):
         mosaics[index].save(tmp_path / "x.jpg", quality=95, subsampling="4:2:0")
         assert (tmp_path / "x.jpg").read_bytes() == path.read_bytes()
@@ -66,7 +66,7 @@ def test_the_asset_keeps_the_contract(clip, tmp_path):
 def test_mosaics_show_the_cells_that_positions_name(clip):
     selection = select_from_video(clip, CONFIG, ReadOptions())
     rows = sort_rows(selection.rows, "zigzag")
-    mosaics = collect_mosaics(clip, rows, selection.frame_ids, CONFIG, ReadOptions())
+    mosaics = list(collect_mosaics(clip, rows, selection.frame_ids, CONFIG, ReadOptions()))
     box = letterbox(HEIGHT, WIDTH, square_px=SQUARE, patch_px=16)
     with open_video(clip) as video:
         frames = {
@@ -123,6 +123,21 @@ def test_threads_change_nothing(clip):
     one = select_from_video(clip, CONFIG, ReadOptions(num_threads=1))
     two = select_from_video(clip, CONFIG, ReadOptions(num_threads=2))
     np.testing.assert_array_equal(one.rows, two.rows)
+
+
+@pytest.mark.parametrize("num_frames", [3, 33])
+@pytest.mark.parametrize("select", ["topk", "rate_distortion"])
+def test_squares_in_a_file_change_nothing(tmp_path, monkeypatch, num_frames, select):
+    path = write_video(tmp_path / "clip.mp4", moving_square(num_frames, HEIGHT, WIDTH, SPEED))
+    config = AssetConfig(**{**CONFIG.to_dict(), "select": select})
+    in_memory = write_evaluation_asset(path, key="a", out_root=tmp_path / "1", config=config)
+    monkeypatch.setattr("cv_reader.select.squares.MAX_MEMORY_BYTES", 0)
+    in_file = write_evaluation_asset(path, key="a", out_root=tmp_path / "2", config=config)
+    monkeypatch.setattr("cv_reader.assets.make.MAX_FILE_BYTES", 0)
+    two_passes = write_evaluation_asset(path, key="a", out_root=tmp_path / "3", config=config)
+    expected = _files(in_memory.folder)
+    assert expected == _files(in_file.folder) == _files(two_passes.folder)
+    assert sorted(path.name for path in (tmp_path / "2").iterdir()) == ["assets"]
 
 
 def test_other_settings_are_stale_until_overwritten(clip, tmp_path):

@@ -37,10 +37,10 @@ def _random_squares(seed, count, patch_px):
 
 
 def _pack(rows, squares, num_images, patch_px):
-    packer = MosaicPacker(rows, square_px=4 * patch_px, patch_px=patch_px, num_images=num_images)
-    for slot, square in enumerate(squares):
-        packer.add(slot, square)
-    return [np.asarray(image) for image in packer.images()]
+    packer = MosaicPacker(rows, square_px=4 * patch_px, patch_px=patch_px)
+    images = [image for slot, square in enumerate(squares) for image in packer.add(slot, square)]
+    assert len(images) == num_images
+    return [np.asarray(image) for image in images]
 
 
 @pytest.mark.parametrize("patch", [8, 7])
@@ -55,6 +55,20 @@ def test_every_slot_holds_the_cell_of_its_position(order, patch):
         cell = mosaics[number // 16][row : row + patch, column : column + patch]
         source = sources[t][h * patch : (h + 1) * patch, w * patch : (w + 1) * patch]
         np.testing.assert_array_equal(cell, source)
+
+
+def test_mosaics_come_as_soon_as_they_are_complete_and_in_order():
+    squares = _random_squares(7, 6, 8)
+    rows = sort_rows(_random_rows(8, 6, 4, 64), "raster")
+    expected = _pack(rows, squares, 4, 8)
+    last = rows[15::16, 0].tolist()
+    packer = MosaicPacker(rows, square_px=32, patch_px=8)
+    given = [len(packer.add(slot, square)) for slot, square in enumerate(squares)]
+    assert given == [last.count(slot) for slot in range(6)]
+    packer = MosaicPacker(rows, square_px=32, patch_px=8)
+    backwards = [image for slot in range(5, -1, -1) for image in packer.add(slot, squares[slot])]
+    for found, image in zip(backwards, expected, strict=True):
+        np.testing.assert_array_equal(found, image)
 
 
 def test_cells_keep_their_colours_where_these_change_within_a_video():
