@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from cv_reader.assets.files import write_json
 from cv_reader.errors import CvReaderError, SettingsError
 from cv_reader.reader import ReadOptions
+from cv_reader.select.cheap import sampled_frames
 from cv_reader.select.chooser import Chooser, video_box
 from cv_reader.select.config import AssetConfig
-from cv_reader.select.selection import choose_frame_ids
 
 PRICE_FILE = "token_price.json"
 
@@ -113,7 +113,7 @@ def _mosaics_needed(path: Path, config: AssetConfig, options: ReadOptions) -> ND
     with options.open(path) as video:
         index = video.index
         box = video_box(index, config)
-        chooser = Chooser(box, config, choose_frame_ids(index.packet_bytes, config))
+        chooser = Chooser(box, config, sampled_frames(index, config)[0])
         frames = video.frames(chooser.wanted_frames(), signals=chooser.needs_signals)
         for slot, frame in chooser.at_slots(frames):
             chooser.add(slot, frame)

@@ -30,10 +30,10 @@ from clips import looped, made_clip
 from cv_reader import open_video, read_index
 from cv_reader.assets import make
 from cv_reader.reader import ReadOptions, Video
+from cv_reader.select.cheap import sampled_frames
 from cv_reader.select.config import AssetConfig
 from cv_reader.select.energy import CellScorer
 from cv_reader.select.mosaics import write_mosaics
-from cv_reader.select.selection import choose_frame_ids
 from measure import Measured, measure
 
 TOOLS = Path(__file__).resolve().parents[2] / "Compressed_Video_Reader" / "tool"
@@ -128,7 +128,7 @@ def time_pixels(path: Path, backend: str, config: AssetConfig) -> float:
     """Return processor seconds of decoding the sampled frames once more, as stage 2 does."""
     started = time.process_time()
     with open_video(path, backend) as video:
-        frame_ids = choose_frame_ids(video.index.packet_bytes, config)
+        frame_ids, _ = sampled_frames(video.index, config)
         for _ in video.frames(np.unique(frame_ids).tolist(), signals=False):
             pass
     return time.process_time() - started

@@ -37,6 +37,7 @@ from cv_reader.assets.validation import is_sound
 from cv_reader.errors import AssetError
 from cv_reader.media.frames import frames_at_once
 from cv_reader.reader import ReadOptions
+from cv_reader.select.cheap import sampled_frames
 from cv_reader.select.chooser import Chooser, video_box
 from cv_reader.select.config import AssetConfig
 from cv_reader.select.geometry import Letterbox
@@ -47,7 +48,6 @@ from cv_reader.select.mosaics import (
     square_frame,
     write_mosaics,
 )
-from cv_reader.select.selection import choose_frame_ids
 from cv_reader.select.squares import MAX_FILE_BYTES, SquareStore, square_bytes
 
 
@@ -98,7 +98,7 @@ def select_from_video(
     with replace(options, hdr=config.hdr).open(path) as video:
         index = video.index
         box = video_box(index, config)
-        frame_ids = choose_frame_ids(index.packet_bytes, config)
+        frame_ids, sampling_facts = sampled_frames(index, config)
         chooser = Chooser(box, config, frame_ids)
         slots = chooser.slots if chooser.needs_frames or keep_pictures else []
         squares = SquareStore(box, len(slots) * keep_pictures, scratch)
@@ -114,7 +114,7 @@ def select_from_video(
             if chooser.needs_squares:
                 for slot, frame in batch:
                     chooser.add(slot, frame, squares.get(slot))
-        facts = video_facts(video, path) | box.facts()
+        facts = video_facts(video, path) | box.facts() | sampling_facts
     chosen = chooser.choose()
     facts |= chosen.facts
     facts["selection_hash"] = selection_hash(chosen.rows, frame_ids)

@@ -35,6 +35,7 @@ from cv_reader.commands.arguments import (
     read_options_from,
     refuse,
     shard_suffix,
+    with_threads,
 )
 from cv_reader.commands.progress import (
     Report,
@@ -153,6 +154,7 @@ def _run(args: argparse.Namespace) -> int:
         state, trial = partial(_state, work), partial(_trial, work)
         return dry_run("precompute", _shard(args), state, trial, args)
     total = _check_lines(work, args)
+    work = replace(work, options=with_threads(work.options, args, total))
     check_writable(args.out_root)
     suffix = shard_suffix(args)
     fail_path = args.fail_txt or args.out_root / f"precompute_failed.{suffix}.txt"
@@ -295,6 +297,7 @@ def make_asset(work: Precompute, line: Line) -> str:
         config=work.config,
         backend=work.options.backend,
         require_exact=work.options.require_exact,
+        num_threads=work.options.num_threads,
         video=line.video,
         overwrite=True,
     )

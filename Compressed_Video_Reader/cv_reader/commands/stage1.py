@@ -30,6 +30,7 @@ from cv_reader.commands.arguments import (
     read_options_from,
     refuse,
     shard_suffix,
+    with_threads,
 )
 from cv_reader.commands.progress import (
     Report,
@@ -118,6 +119,7 @@ def _run(args: argparse.Namespace) -> int:
         state, trial = partial(_state, stage), partial(_trial, stage)
         return dry_run("stage1", samples_of(args), state, trial, args)
     total = check_selections(stage, args)
+    stage = replace(stage, options=with_threads(stage.options, args, total))
     suffix = shard_suffix(args)
     fail_path = args.fail_txt or args.out_root / f"stage1_failed.{suffix}.txt"
     check_writable(args.out_root)

@@ -41,6 +41,7 @@ from cv_reader.commands.arguments import (
     read_options_from,
     refuse,
     shard_suffix,
+    with_threads,
 )
 from cv_reader.commands.progress import (
     Report,
@@ -213,6 +214,8 @@ def write_jsonl(name: str, stage: Stage2, work: Work, args: argparse.Namespace, 
         The exit code.
     """
     check_writable(stage.out_image_root)
+    options = with_threads(stage.first.options, args, total)
+    stage = replace(stage, first=replace(stage.first, options=options))
     out_jsonl: Path = args.out_jsonl
     suffix = shard_suffix(args)
     if args.num_shards > 1 or args.force_shard_out:

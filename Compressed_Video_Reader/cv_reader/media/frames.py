@@ -67,6 +67,22 @@ class Picture(Protocol):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class FrameReach:
+    """What it takes to decode each frame, from its packets.
+
+    Attributes:
+        start: int32 (N,), the key packet to decode from, a number in file order; never decreasing.
+        references: int32 (N,), pictures from there to the frame that others refer to, the frame
+            itself included if it is one.
+        is_reference: bool (N,), False where its packet says that nothing refers to it.
+    """
+
+    start: NDArray[np.int32]
+    references: NDArray[np.int32]
+    is_reference: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class VideoIndex:
     """Every frame of a video in presentation order, known from its packets.
 
@@ -92,6 +108,7 @@ class VideoIndex:
         mtime_ns: modification time of the file.
         stream_index: number of the video stream among all streams of the file.
         display: how pictures are shown: orientation, shape of samples, colours.
+        reach: what it takes to decode each frame.
     """
 
     path: str
@@ -109,6 +126,7 @@ class VideoIndex:
     frame_rate: float
     size_bytes: int
     mtime_ns: int
+    reach: FrameReach = field(repr=False)
     pts_exactness: str = "exact"
     stream_index: int = 0
     display: Display = Display()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cv_reader.errors import CorruptVideoError, UnsupportedVideoError
 from cv_reader.media.container import FirstPicture, check_size, open_stream
 from cv_reader.media.display import UNREADABLE_MATRICES, Display
-from cv_reader.media.frames import VideoIndex
+from cv_reader.media.frames import FrameReach, VideoIndex
 from cv_reader.media.ordering import Presentation, order_packets
 from cv_reader.media.scanning import ScannedPackets, read_packets
 
@@ -238,6 +238,19 @@ def _video_index(
         pts_exactness=presentation.pts_exactness,
         stream_index=raw.stream_index,
         display=display,
+        reach=_reach(packets),
+    )
+
+
+def _reach(packets: PacketTable) -> FrameReach:
+    """Return what it takes to decode each frame."""
+    references = np.append(0, np.cumsum(packets.is_reference)).astype(np.int32)
+    last = packets.last_of_frame
+    is_reference = packets.is_reference[packets.packet_of_frame] | packets.is_reference[last]
+    return FrameReach(
+        start=packets.start_of_frame,
+        references=references[last + 1] - references[packets.start_of_frame],
+        is_reference=is_reference,
     )
 
 

@@ -42,7 +42,7 @@ DISTORTIONS = ("sharp", "worst", "worst_2", "mean", "power_1.5", "power_2", "pow
 DIRECTIONS = ("nearest", "hold")
 PREDICTIONS = ("search", "still")
 COMPENSATIONS = ("median", "mean", "none", "similarity")
-FRAME_SAMPLINGS = ("uniform", "bitcost")
+FRAME_SAMPLINGS = ("uniform", "bitcost", "cheap")
 ORDERS = ("raster", "zigzag")
 WINDOW_PICKS = ("none", "begin", "mid", "end", "energy3")
 
@@ -56,7 +56,8 @@ class AssetConfig:
         num_images: mosaics per video; the budget is this many full frames.
         square_size: side of the padded square and of a mosaic, pixels.
         patch_size: side of a cell, pixels; divides ``square_size``.
-        frames: how the T frames are spread: ``uniform`` in number, or ``bitcost`` in coded bytes.
+        frames: how the T frames are spread: ``uniform`` in number, ``bitcost`` in coded bytes, or
+            ``cheap``: like ``uniform``, moved to near frames that cost little to reach.
         sample_start_offset: first frame that may be sampled.
         window_len: sample inside a window of so many frames where the video is longer; 0 = off.
         window_pick: place of the window; ``energy3`` = largest coded size of begin, mid, end;
@@ -171,6 +172,9 @@ class AssetConfig:
         )
 
     def _check_selector(self) -> None:
+        if self.signal in ("bits_between", "residual_between") and self.select == "topk":
+            rule = f"other than 'cheap' where signal is {self.signal!r}, which needs every picture"
+            _require(self.frames != "cheap", "frames", self.frames, rule)
         if self.select != "rate_distortion":
             for name in ("quality_db", "token_price"):
                 value = getattr(self, name)

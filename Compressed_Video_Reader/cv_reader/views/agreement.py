@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from cv_reader.errors import AssetError
 from cv_reader.media.frames import CodecFrame
 from cv_reader.reader import ReadOptions
+from cv_reader.select.cheap import sampled_frames
 from cv_reader.select.chooser import video_box
 from cv_reader.select.config import AssetConfig
 from cv_reader.select.energy import CellScorer
 from cv_reader.select.geometry import Letterbox
-from cv_reader.select.selection import choose_frame_ids, repeated_slots, select_cells
+from cv_reader.select.selection import repeated_slots, select_cells
 from cv_reader.views.selections import ShownSelection
 
 OURS = "the default signal: list 0 in whole pixels, true residual"
@@ -123,7 +124,7 @@ def compare(chosen: ShownSelection, path: Path, options: ReadOptions) -> Agreeme
     config = chosen.config
     with replace(options, hdr=config.hdr).open(path) as video:
         index = video.index
-        frame_ids = choose_frame_ids(index.packet_bytes, config)
+        frame_ids, _ = sampled_frames(index, config)
         if not np.array_equal(frame_ids, chosen.frame_ids):
             raise AssetError(
                 f"{chosen.name}: other frames were sampled than are here from {path} "

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cv_reader import CodecFrame, VideoIndex
+from cv_reader.media.frames import FrameReach
 
 
 class _TinyPicture:
@@ -101,6 +102,11 @@ def _tiny_index(**changes: Any) -> VideoIndex:
         "frame_rate": 25.0,
         "size_bytes": 99,
         "mtime_ns": 1,
+        "reach": FrameReach(
+            start=np.zeros(2, np.int32),
+            references=np.array([1, 2], np.int32),
+            is_reference=np.ones(2, np.bool_),
+        ),
     }
     return VideoIndex(**{**facts, **changes})
 
