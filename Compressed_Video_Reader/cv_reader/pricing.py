@@ -112,6 +112,8 @@ def _mosaics_needed(path: Path, config: AssetConfig, options: ReadOptions) -> ND
     """Return how many mosaics a clip needs at each price of the table: float64 (prices,)."""
     with options.open(path) as video:
         index = video.index
+        if config.follows_vectors:
+            video.check_exact("motion", "predict 'vectors'")
         box = video_box(index, config)
         chooser = Chooser(box, config, sampled_frames(index, config)[0])
         frames = video.frames(chooser.wanted_frames(), signals=chooser.needs_signals)

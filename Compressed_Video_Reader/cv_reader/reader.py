@@ -138,6 +138,25 @@ class Video:
         if error is not None:
             raise error
 
+    def check_exact(self, field: str, needed_by: str) -> None:
+        """Raise unless a field is exact.
+
+        Args:
+            field: a key of ``exactness``.
+            needed_by: what needs it, for the message.
+
+        Raises:
+            UnsupportedVideoError: naming the backend and what it gives.
+        """
+        found = self.exactness[field]
+        if found != "exact":
+            raise UnsupportedVideoError(
+                self.index.path,
+                f"{needed_by} needs exact {field}, but backend {self.backend!r} gives "
+                f"{self.index.codec_name} with {found!r}; use H.264 or HEVC with the native "
+                "backend (`cv_reader doctor`), or leave that out",
+            )
+
     def __len__(self) -> int:
         """Return the number of frames."""
         return self.index.num_frames

@@ -188,7 +188,8 @@ _SELECTOR = {
     "direction": "with rate_distortion: show a cell that is not kept by the nearest kept one, "
     "earlier or later (nearest), or by the last kept one (hold)",
     "predict": "with rate_distortion: let a kept cell shift along the motion to show another slot "
-    "(search), or not (still)",
+    "by a small search (search), also along the codec's vectors through every picture between "
+    "(vectors), or not (still)",
     "quality_db": "with rate_distortion: PSNR of the rebuilt video, in dB, at which selection "
     "stops; 0 = spend the whole budget",
     "token_price": "with rate_distortion: price of a kept cell, in units of distortion; 0 = the "

@@ -28,13 +28,15 @@ from cv_reader.exits import FAILED_SAMPLES, OK, run_command, say
 from cv_reader.reader import ReadOptions
 from cv_reader.select.config import SELECTORS, SIGNALS, AssetConfig
 from cv_reader.select.rate_distortion.clip import SmallClip
+from cv_reader.select.rate_distortion.places import FollowedClip
 from cv_reader.views.film import film_pictures
 from cv_reader.views.page import document, figure, film, table
-from cv_reader.views.rebuilt import RebuiltScore, score_all
+from cv_reader.views.rebuilt import VECTOR_WAYS, RebuiltScore, score_all
 from cv_reader.views.selections import (
     ShownSelection,
     read_any,
     read_bare_rows,
+    read_followed,
     read_pictures,
     video_path,
 )
@@ -46,6 +48,23 @@ class _Scored:
 
     chosen: ShownSelection
     score: RebuiltScore
+
+
+@dataclass(frozen=True)
+class _Section:
+    """A video with what is kept of it.
+
+    Attributes:
+        video: its path.
+        clip: the picture of every slot.
+        followed: the same turned to places, where it is rebuilt along the vectors.
+        scored: the selections.
+    """
+
+    video: str
+    clip: SmallClip
+    followed: FollowedClip | None
+    scored: list[_Scored]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -79,6 +98,13 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help=".npy file of the frame numbers of the slots of .npy rows (default: evenly spread)",
     )
+    parser.add_argument(
+        "--rebuild",
+        choices=("search", "vectors"),
+        default="search",
+        help="way to follow motion: a small search, or also the codec's own vectors, which must be "
+        "exact; reads every picture",
+    )
     parser.add_argument("-o", "--output", type=Path, help="file to write: .html, .gif or .json")
     add_size_arguments(parser, "of .npy rows and of selections by --choose")
     add_reading_arguments(parser)
@@ -110,16 +136,16 @@ def _run(args: argparse.Namespace) -> int:
         config = chosen.config
         key = (str(path), chosen.frame_ids.tobytes(), config.square_size, config.patch_size)
         groups[key].append(chosen)
-    sections: list[tuple[str, SmallClip, list[_Scored]]] = []
+    sections: list[_Section] = []
     for (path, *_), group in groups.items():
         try:
-            clip, scored = _scored(Path(path), group, options)
+            section = _scored(Path(path), group, options, along=args.rebuild == "vectors")
         except (VideoError, AssetError) as error:
             failed += len(group)
             say(f"score: left out: {error}")
             continue
-        sections.append((path, clip, scored))
-        print(_text(path, scored), flush=True)
+        sections.append(section)
+        print(_text(section), flush=True)
     if not sections:
         raise SettingsError("nothing could be measured")
     if args.output:
@@ -194,12 +220,16 @@ def _selections(
 
 
 def _scored(
-    path: Path, group: list[ShownSelection], options: ReadOptions
-) -> tuple[SmallClip, list[_Scored]]:
+    path: Path, group: list[ShownSelection], options: ReadOptions, *, along: bool
+) -> _Section:
     first = group[0]
     clip, _, seconds = read_pictures(path, first.frame_ids, first.config, options)
-    scores = score_all(clip, [one.rows for one in group], seconds)
-    return clip, [_Scored(one, score) for one, score in zip(group, scores, strict=True)]
+    followed = None
+    if along:
+        followed = read_followed(path, first.frame_ids, clip, first.config, options)
+    scores = score_all(clip, [one.rows for one in group], seconds, followed=followed)
+    scored = [_Scored(one, score) for one, score in zip(group, scores, strict=True)]
+    return _Section(str(path), clip, followed, scored)
 
 
 def _columns(scored: list[_Scored]) -> tuple[list[str], list[list[str]]]:
@@ -229,8 +259,8 @@ def _spread(per_slot: NDArray[np.int64]) -> str:
     return f"{rest.min()} / {int(np.median(rest))} / {rest.max()}"
 
 
-def _text(path: str, scored: list[_Scored]) -> str:
-    header, lines = _columns(scored)
+def _text(section: _Section) -> str:
+    header, lines = _columns(section.scored)
     every = [header, *lines]
     widths = [max(len(line[column]) for line in every) for column in range(len(header))]
     shown = [
@@ -240,53 +270,61 @@ def _text(path: str, scored: list[_Scored]) -> str:
         )
         for line in every
     ]
-    return "\n".join([path, *shown])
+    return "\n".join([section.video, *shown])
 
 
-def _write(output: Path, sections: list[tuple[str, SmallClip, list[_Scored]]]) -> None:
+def _write(output: Path, sections: list[_Section]) -> None:
     suffix = output.suffix.lower()
     with new_file(output) as path:
         if suffix == ".json":
-            content = [_figures(*section) for section in sections]
+            content = [_figures(section) for section in sections]
             path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         elif suffix == ".gif":
-            path.write_bytes(film(_pictures(sections[0][1], sections[0][2], "nearest")))
+            path.write_bytes(film(_pictures(sections[0], "nearest")))
         else:
-            body = "".join(_section(*section) for section in sections)
+            body = "".join(_shown(section) for section in sections)
             path.write_text(document("What kept patches show", _ABOUT + body), encoding="utf-8")
 
 
 _ABOUT = (
     "<p>Every slot is rebuilt from the kept patches. Hold: a place shows what was kept there last. "
     "Nearest: the best of all that was kept there, as an encoder that sees all times at once may. "
-    "Motion followed: a patch may shift by up to 3/8 of its side. Nothing new: kept patches, but "
+    "Motion followed: a patch may shift by up to 3/8 of its side. Along the vectors: places stay "
+    "with the scene while the camera moves, and a patch may also move as the codec's vectors say, "
+    "by up to 6/8 of its side from its place. Nothing new: kept patches, but "
     "the first of each place, that differ by less than 3 grey levels from what the place showed. "
     "Change unseen: the longest time that a place differs by more from what was kept there.</p>"
 )
 
 
-def _section(video: str, clip: SmallClip, scored: list[_Scored]) -> str:
-    header, lines = _columns(scored)
+def _shown(section: _Section) -> str:
+    header, lines = _columns(section.scored)
+    ways = ["hold", "nearest"]
+    if section.followed is not None:
+        ways += [way.name for way in VECTOR_WAYS if way.name in section.scored[0].score.rebuilt]
     films = [
         figure(
             f"{way}: original, rebuilt, difference in luma (brightest: 64 grey levels)",
             "image/webp",
-            film(_pictures(clip, scored, way), kind="WEBP"),
+            film(_pictures(section, way), kind="WEBP"),
         )
-        for way in ("hold", "nearest")
+        for way in ways
     ]
-    return f"<h2>{Path(video).name}</h2>{table(header, lines)}{''.join(films)}"
+    return f"<h2>{Path(section.video).name}</h2>{table(header, lines)}{''.join(films)}"
 
 
-def _pictures(clip: SmallClip, scored: list[_Scored], way: str) -> list[Image.Image]:
-    return film_pictures(clip, [(one.chosen.name, one.score) for one in scored], way)
+def _pictures(section: _Section, way: str) -> list[Image.Image]:
+    scores = [(one.chosen.name, one.score) for one in section.scored]
+    return film_pictures(section.clip, scores, way, section.followed)
 
 
-def _figures(video: str, clip: SmallClip, scored: list[_Scored]) -> dict[str, Any]:
+def _figures(section: _Section) -> dict[str, Any]:
+    followed = section.followed
     return {
-        "video": video,
-        "slots": clip.num_slots,
-        "content_cells": clip.height * clip.width,
+        "video": section.video,
+        "slots": section.clip.num_slots,
+        "content_cells": section.clip.height * section.clip.width,
+        "vectors": None if followed is None else followed.facts(),
         "selections": [
             {
                 "name": one.chosen.name,
@@ -302,6 +340,6 @@ def _figures(video: str, clip: SmallClip, scored: list[_Scored]) -> dict[str, An
                 "unseen_seconds": round(one.score.unseen_seconds, 6),
                 "tokens_per_slot": one.score.per_slot.tolist(),
             }
-            for one in scored
+            for one in section.scored
         ],
     }

@@ -7,7 +7,6 @@ from typing import Any
 
 from cv_reader.commands.arguments import add_setting, add_size_arguments, new_parser
 from cv_reader.exits import FAILED_SAMPLES, OK, run_command, say
-from cv_reader.select.config import PREDICTIONS
 from cv_reader.streams.gate import EventGate
 from cv_reader.streams.live import stream
 from cv_reader.streams.output import SegmentWriter
@@ -75,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     group.add_argument(
         "--predict",
-        choices=PREDICTIONS,
+        choices=("still", "search"),
         default="still",
         help="let a kept cell shift along the motion to show another slot (search, about three "
         "times the cost), or not (still)",

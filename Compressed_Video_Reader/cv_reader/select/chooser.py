@@ -5,7 +5,7 @@ Axis letters: T slots, g cells along a side, K rows.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,15 @@ from cv_reader.select.energy import SUMMED, CellScorer, needs_signals
 from cv_reader.select.geometry import Letterbox, letterbox
 from cv_reader.select.mosaics import Square, square_frame
 from cv_reader.select.peers import PIXEL_SIGNALS, pixel_scores
-from cv_reader.select.rate_distortion.clip import changes, empty_clip, put_square
+from cv_reader.select.rate_distortion.clip import SmallClip, changes, empty_clip, put_square
 from cv_reader.select.selection import repeated_slots, select_cells, select_whole_frames
+
+if TYPE_CHECKING:
+    from cv_reader.select.rate_distortion.chains import MotionChains
+    from cv_reader.select.rate_distortion.places import FollowedClip
+
+# Every worker imports this module, and few of them choose by rate-distortion: what that needs is
+# imported where it is used.
 
 
 def video_box(index: VideoIndex, config: AssetConfig) -> Letterbox:
@@ -68,22 +75,33 @@ class Chooser:
         self._scorer = CellScorer(box, config) if is_scored and not self._has_peer else None
         is_compared = self._has_peer or config.select == "rate_distortion"
         self._clip = empty_clip(box, len(self.slots)) if is_compared else None
+        self._chains: "MotionChains | None" = None
+        self._followed: "FollowedClip | None" = None
+        if self._clip is not None and config.follows_vectors:
+            from cv_reader.select.rate_distortion.chains import MotionChains
+
+            ids: list[int] = frame_ids[self.slots].tolist()
+            self._chains = MotionChains(box, self._clip.rows, self._clip.columns, ids)
 
     @property
     def needs_signals(self) -> bool:
         """Return whether frames must come with motion and residual."""
-        return self._scorer is not None and needs_signals(self._config.signal)
+        has_signals = self._scorer is not None and needs_signals(self._config.signal)
+        return has_signals or self._config.follows_vectors
 
     def wanted_frames(self) -> list[int]:
         """Return the frames to decode: those of the slots, for some signals all between too."""
         ids: list[int] = self._frame_ids[self.slots].tolist()
         sums_up = self._scorer is not None and self._config.signal in SUMMED
-        return list(range(ids[0], ids[-1] + 1)) if sums_up else ids
+        every = sums_up or self._config.follows_vectors
+        return list(range(ids[0], ids[-1] + 1)) if every else ids
 
     def at_slots(self, frames: Iterable[CodecFrame]) -> Iterator[tuple[int, CodecFrame]]:
         """Yield slots with their frames; frames between slots are taken note of."""
         slot_of = {int(self._frame_ids[slot]): slot for slot in self.slots}
         for frame in frames:
+            if self._chains is not None:
+                self._chains.add(frame)
             if frame.index in slot_of:
                 yield slot_of[frame.index], frame
             elif self._scorer is not None:
@@ -118,11 +136,20 @@ class Chooser:
 
         Only where cells are chosen by ``rate_distortion``.
         """
-        from cv_reader.select.rate_distortion.choice import mosaics_needed
-
-        assert self._clip is not None
         weights = np.diff([*self.slots, self._config.sequence_length])
-        return mosaics_needed(self._clip, weights, self._config, prices)
+        return mosaics_needed(self._compared_clip(), weights, self._config, prices)
+
+    def _compared_clip(self) -> SmallClip:
+        """Return the pictures, turned to places where vectors are followed."""
+        assert self._clip is not None
+        if self._chains is None:
+            return self._clip
+        if self._followed is None:
+            from cv_reader.select.rate_distortion.places import follow_motion
+
+            links = self._chains.finish()
+            self._followed = follow_motion(self._clip, links, self._config.block_cells)
+        return self._followed
 
     def choose(self) -> Chosen:
         """Choose the cells that are kept.
@@ -138,20 +165,25 @@ class Chooser:
         if self._clip is None or self._has_peer:
             rows = select_cells(self._scores, valid, self._repeated, config)
             return self._chosen(rows, self._scores, config.num_images)
-        # Imported here: every worker imports this module, and few of them choose in this way.
         from cv_reader.select.rate_distortion.choice import choose_units
 
         weights = np.diff([*self.slots, config.sequence_length])
-        choice = choose_units(self._clip, weights, config)
+        choice = choose_units(self._compared_clip(), weights, config)
         self._scores[self.slots] = changes(self._clip)
         side = config.grid // config.block_cells
         shape = (config.sequence_length, side, side)
         gains, kept = np.zeros(shape, np.float32), np.zeros(shape, np.bool_)
         gains[self.slots], kept[self.slots] = choice.gains, choice.kept
+        count = int(kept.sum()) * config.block_cells**2
+        facts: dict[str, Any] = {"token_price": choice.price, "num_chosen": count}
+        if (followed := self._followed) is not None:
+            block = config.block_cells
+            gains[self.slots] = followed.turned_back(choice.gains, block)
+            kept[self.slots] = followed.turned_back(choice.kept, block)
+            facts["vectors"] = followed.facts()
         rows = select_cells(
             gains, valid, self._repeated, config, chosen=kept, num_images=choice.num_images
         )
-        facts = {"token_price": choice.price, "num_chosen": int(kept.sum()) * config.block_cells**2}
         return self._chosen(rows, self._scores, choice.num_images, facts)
 
     def _chosen(

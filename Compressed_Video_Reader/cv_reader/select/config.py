@@ -40,7 +40,7 @@ SIGNALS = (
 SELECTORS = ("topk", "rate_distortion", "uniform")
 DISTORTIONS = ("sharp", "worst", "worst_2", "mean", "power_1.5", "power_2", "power_3")
 DIRECTIONS = ("nearest", "hold")
-PREDICTIONS = ("search", "still")
+PREDICTIONS = ("search", "still", "vectors")
 COMPENSATIONS = ("median", "mean", "none", "similarity")
 FRAME_SAMPLINGS = ("uniform", "bitcost", "cheap")
 ORDERS = ("raster", "zigzag")
@@ -72,7 +72,8 @@ class AssetConfig:
         block_cells: 2 = cells are chosen and packed in blocks of 2 x 2; 1 = one by one.
         distortion: how ``rate_distortion`` judges a difference; see ``distances``.
         direction: whether a slot may show what is kept later (``nearest``) or not (``hold``).
-        predict: whether a kept cell may shift to show another slot (``search``) or not (``still``).
+        predict: whether a kept cell may shift to show another slot (``search``) or not (``still``),
+            or may also follow the codec's vectors (``vectors``).
         quality_db: quality at which ``rate_distortion`` stops, within the budget; 0 = spend it all.
         token_price: price of a kept cell in units of distortion, within the budget; 0 = chosen so
             that the budget or the quality is met.
@@ -191,6 +192,12 @@ class AssetConfig:
             self.quality_db,
             f"0 where sequence_length is above {EXACT_SLOTS}; use token_price",
         )
+        _require(
+            self.sequence_length <= EXACT_SLOTS or not self.follows_vectors,
+            "predict",
+            self.predict,
+            f"search or still where sequence_length is above {EXACT_SLOTS}",
+        )
         if self.select == "uniform":
             for name in ("keep_mid_full_frame", "keep_uniform_first"):
                 _require(not getattr(self, name), name, True, "off where select is 'uniform'")
@@ -199,6 +206,11 @@ class AssetConfig:
     def has_free_length(self) -> bool:
         """Whether clips may need fewer than ``num_images`` mosaics."""
         return bool(self.quality_db or self.token_price)
+
+    @property
+    def follows_vectors(self) -> bool:
+        """Whether the choice needs the exact vectors of every picture between its slots."""
+        return self.select == "rate_distortion" and self.predict == "vectors"
 
     @property
     def grid(self) -> int:

@@ -85,6 +85,7 @@ class StreamSettings:
         ):
             found = getattr(config, name)
             _require(found == wanted, name, found, f"{wanted!r}, {what}")
+        _require(config.predict != "vectors", "predict", config.predict, f"still or search, {what}")
         _require(config.token_price > 0, "token_price", config.token_price, f"above 0, {what}")
 
 

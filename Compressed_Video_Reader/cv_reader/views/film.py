@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from cv_reader.select.rate_distortion.clip import Samples, SmallClip
+from cv_reader.select.rate_distortion.places import FollowedClip
 from cv_reader.views.rebuilt import Rebuilt, RebuiltScore, rebuilt_slots
 from cv_reader.views.visualize import heat, label_font
 
@@ -19,7 +20,10 @@ _MAX_PICTURES = 64
 
 
 def film_pictures(
-    clip: SmallClip, scores: Sequence[tuple[str, RebuiltScore]], way: str
+    clip: SmallClip,
+    scores: Sequence[tuple[str, RebuiltScore]],
+    way: str,
+    followed: FollowedClip | None = None,
 ) -> list[Image.Image]:
     """Return a picture per slot: for every selection the original, rebuilt, and the difference.
 
@@ -27,6 +31,7 @@ def film_pictures(
         clip: the pictures.
         scores: names and scores.
         way: the name of a way to rebuild that all scores have.
+        followed: the clip turned to places, for ways along the vectors.
 
     Returns:
         At most 64 pictures, evenly spread where there are more slots.
@@ -35,7 +40,10 @@ def film_pictures(
     if clip.num_slots <= _MAX_PICTURES:
         shown = set(range(clip.num_slots))
     rebuilt = [score.rebuilt[way] for _, score in scores]
-    runs = [rebuilt_slots(clip, one.way, one.sources) for one in rebuilt]
+    runs = [
+        rebuilt_slots(followed if one.way.along and followed else clip, one.way, one.sources)
+        for one in rebuilt
+    ]
     pictures: list[Image.Image] = []
     for slot, rows in enumerate(zip(*runs, strict=True)):
         if slot in shown:

@@ -2,7 +2,9 @@
 
 A cell shows the last of its kept pictures (``hold``), or the best of all of them (``nearest``: an
 encoder sees all times at once). With motion followed, a kept picture may shift by up to 3 of a
-cell's 8 samples along each axis. What was never kept is grey.
+cell's 8 samples along each axis. Along the vectors, places stay with the scene while the camera
+moves, and kept pictures may also move as the codec's vectors say; see
+``cv_reader.select.rate_distortion.followed``. What was never kept is grey.
 
 The pictures are those of ``SmallClip``: 8 x 8 luma samples and 4 x 4 of each colour difference per
 cell, content cells only. PSNR is that of the mean error of the three planes over all slots; SSIM is
@@ -32,6 +34,8 @@ from cv_reader.select.rate_distortion.distances import (
     shifts,
     squared_distances,
 )
+from cv_reader.select.rate_distortion.followed import follow_vectors, shown_along
+from cv_reader.select.rate_distortion.places import FollowedClip
 from cv_reader.select.rate_distortion.solver import decibels
 from cv_reader.select.rate_distortion.windows import NO_SLOT, SEARCH_EIGHTHS
 
@@ -57,11 +61,13 @@ class Way(NamedTuple):
         name: name in tables.
         is_causal: only pictures that were kept before are shown.
         follow: how far they may shift, in samples.
+        along: they may also move along the codec's vectors, and cells are places of the scene.
     """
 
     name: str
     is_causal: bool
     follow: int
+    along: bool = False
 
 
 WAYS = (
@@ -69,6 +75,10 @@ WAYS = (
     Way("nearest", False, 0),
     Way("hold, motion followed", True, SEARCH_EIGHTHS),
     Way("nearest, motion followed", False, SEARCH_EIGHTHS),
+)
+VECTOR_WAYS = (
+    Way("hold, along the vectors", True, SEARCH_EIGHTHS, along=True),
+    Way("nearest, along the vectors", False, SEARCH_EIGHTHS, along=True),
 )
 
 
@@ -78,7 +88,8 @@ class Rebuilt:
 
     Attributes:
         way: which.
-        sources: int32 (T, n), the slot whose picture each cell shows; -1 = grey.
+        sources: int32 (T, n), the slot whose picture each cell (along the vectors: each place)
+            shows; -1 = grey.
         psnr_db: over all slots.
         ssim: SSIM of luma, mean over slots, in (-1, 1]; NaN where motion is followed.
         errors: float64 (T,), mean squared error of each slot.
@@ -119,6 +130,7 @@ def score_all(
     slot_seconds: NDArray[np.float64],
     *,
     with_motion: bool = True,
+    followed: FollowedClip | None = None,
 ) -> list[RebuiltScore]:
     """Rebuild a clip from kept cells and measure what is shown, for several selections.
 
@@ -127,23 +139,32 @@ def score_all(
         selections: int32 (K, 3) each, (t, h, w).
         slot_seconds: float64 (T,), when each slot is shown.
         with_motion: also rebuild with motion followed, where the clip is not too long for it.
+        followed: the clip turned to places, to rebuild along the vectors too, likewise.
     """
-    ways = WAYS if with_motion and clip.num_slots <= MOTION_SLOTS else WAYS[:2]
+    is_short = clip.num_slots <= MOTION_SLOTS
+    ways = WAYS if with_motion and is_short else WAYS[:2]
     kept: list[NDArray[np.bool_]] = []
     for rows in selections:
         cells = np.zeros((clip.num_slots, clip.grid, clip.grid), np.bool_)
         cells[tuple(rows.T)] = True
         kept.append(cells)
-    inside = [one[:, clip.rows, clip.columns].reshape(clip.num_slots, -1) for one in kept]
+    inside = [_inside(clip, one) for one in kept]
     found = _compared(clip, inside, ways)
+    rebuilt = [
+        [_rebuilt(clip, way, *one) for way, one in zip(ways, sources, strict=True)]
+        for sources in found
+    ]
+    if followed is not None and is_short:
+        places = [_inside(clip, followed.turned(one)) for one in kept]
+        for done, sources in zip(rebuilt, _compared(followed, places, VECTOR_WAYS), strict=True):
+            pairs = zip(VECTOR_WAYS, sources, strict=True)
+            done += [_rebuilt(followed, way, *one) for way, one in pairs]
     scores: list[RebuiltScore] = []
-    for rows, cells, content, sources in zip(selections, kept, inside, found, strict=True):
-        held = sources[0][0]
-        nothing_new, longest, seconds = _held(clip, content, held, slot_seconds)
-        rebuilt = [_rebuilt(clip, way, *one) for way, one in zip(ways, sources, strict=True)]
+    for rows, cells, content, done in zip(selections, kept, inside, rebuilt, strict=True):
+        nothing_new, longest, seconds = _held(clip, content, done[0].sources, slot_seconds)
         scores.append(
             RebuiltScore(
-                rebuilt={one.way.name: one for one in rebuilt},
+                rebuilt={one.way.name: one for one in done},
                 num_tokens=len(rows),
                 per_slot=cells.sum(axis=(1, 2)),
                 nothing_new=nothing_new,
@@ -159,6 +180,11 @@ def score_rows(
 ) -> RebuiltScore:
     """Return ``score_all`` of one selection."""
     return score_all(clip, [rows], slot_seconds)[0]
+
+
+def _inside(clip: SmallClip, cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the content of cells (T, g, g): (T, n)."""
+    return cells[:, clip.rows, clip.columns].reshape(clip.num_slots, -1)
 
 
 def _chunks(clip: SmallClip) -> Iterator[tuple[int, slice]]:
@@ -195,6 +221,8 @@ def _compared(
         cells: NDArray[np.intp] = np.arange(own.stop - own.start, dtype=np.intp)
         for follow in dict.fromkeys(way.follow for way in ways):
             between = squared_distances(clip, row, everything, follow=follow, columns=columns)
+            if isinstance(clip, FollowedClip):
+                follow_vectors(clip, row, everything, between, columns=columns)
             for one, results in zip(kept, found, strict=True):
                 is_kept = one[:, own].T[..., None]
                 some = is_kept.any(axis=(1, 2))
@@ -225,7 +253,7 @@ def rebuilt_slots(clip: SmallClip, way: Way, sources: Sources) -> Iterator[tuple
     """Yield every slot rebuilt: luma uint8 (8 h, 8 w) and chroma uint8 (2, 4 h, 4 w).
 
     Args:
-        clip: the pictures.
+        clip: the pictures; turned to places where ``way`` goes along the vectors.
         way: how far kept pictures may shift.
         sources: int32 (T, n).
     """
@@ -233,8 +261,7 @@ def rebuilt_slots(clip: SmallClip, way: Way, sources: Sources) -> Iterator[tuple
         source = sources[slot].reshape(clip.height, clip.width)
         least: NDArray[np.int64] | None = None
         shown: tuple[Samples, Samples] | None = None
-        for shift in shifts(way.follow):
-            luma, chroma = _shifted(clip, source, shift)
+        for luma, chroma in _candidates(clip, slot, source, way):
             errors = _cell_errors(clip, slot, luma, chroma)
             if least is None or shown is None:
                 least, shown = errors, (luma, chroma)
@@ -244,15 +271,37 @@ def rebuilt_slots(clip: SmallClip, way: Way, sources: Sources) -> Iterator[tuple
             for plane, other, side in ((shown[0], luma, LUMA_PX), (shown[1], chroma, CHROMA_PX)):
                 np.copyto(plane, other, where=better.repeat(side, 0).repeat(side, 1))
         assert shown is not None
+        if isinstance(clip, FollowedClip):
+            down, right = (-clip.turns[slot]).tolist()
+            luma, chroma = shown
+            shown = (
+                np.roll(luma, (LUMA_PX * down, LUMA_PX * right), (0, 1)),
+                np.roll(chroma, (CHROMA_PX * down, CHROMA_PX * right), (1, 2)),
+            )
         yield shown
+
+
+def _candidates(
+    clip: SmallClip, slot: int, source: Sources, way: Way
+) -> Iterator[tuple[Samples, Samples]]:
+    """Yield all that a slot may show where cells show the sources (h, w): luma and chroma."""
+    for shift in shifts(way.follow):
+        yield _shifted(clip, source, shift)
+    if isinstance(clip, FollowedClip):
+        yield _greyed(source, *shown_along(clip, slot, source))
 
 
 def _shifted(clip: SmallClip, source: Sources, shift: tuple[int, int]) -> tuple[Samples, Samples]:
     """Return a picture whose cells come from slots of their own, all shifted alike."""
     down, right = shift
-    is_grey = source == NO_SLOT
     luma = _gathered(clip.luma[:, None], source, LUMA_PX, down, right)[0]
     chroma = _gathered(clip.chroma, source, CHROMA_PX, int(down / 2), int(right / 2))
+    return _greyed(source, luma, chroma)
+
+
+def _greyed(source: Sources, luma: Samples, chroma: Samples) -> tuple[Samples, Samples]:
+    """Return a picture with cells that show no slot made grey, in place."""
+    is_grey = source == NO_SLOT
     luma[is_grey.repeat(LUMA_PX, 0).repeat(LUMA_PX, 1)] = _GREY
     chroma[:, is_grey.repeat(CHROMA_PX, 0).repeat(CHROMA_PX, 1)] = _GREY
     return luma, chroma

@@ -23,7 +23,9 @@ from cv_reader.select.chooser import video_box
 from cv_reader.select.config import AssetConfig
 from cv_reader.select.geometry import Letterbox
 from cv_reader.select.mosaics import square_frame
+from cv_reader.select.rate_distortion.chains import Links, MotionChains
 from cv_reader.select.rate_distortion.clip import SmallClip, empty_clip, put_square
+from cv_reader.select.rate_distortion.places import FollowedClip, follow_motion
 from cv_reader.select.selection import sample_frame_ids
 
 
@@ -195,3 +197,37 @@ def read_pictures(
             for slot in np.flatnonzero(frame_ids == frame.index).tolist():
                 put_square(clip, slot, square)
         return clip, box, index.pts_seconds[frame_ids]
+
+
+def read_followed(
+    path: Path,
+    frame_ids: NDArray[np.int32],
+    clip: SmallClip,
+    config: AssetConfig,
+    options: ReadOptions,
+) -> FollowedClip:
+    """Return a clip turned to places that follow the scene, in one pass over all pictures between.
+
+    Args:
+        path: the video.
+        frame_ids: int32 (T,), never decreasing.
+        clip: the picture of every slot, of ``read_pictures``.
+        config: sizes.
+        options: how to read.
+
+    Raises:
+        VideoError: if the video cannot be read, or its vectors are not exact.
+    """
+    distinct, slots = np.unique(frame_ids, return_index=True)
+    with options.open(path) as video:
+        video.check_exact("motion", "--rebuild vectors")
+        box = video_box(video.index, config)
+        chains = MotionChains(box, clip.rows, clip.columns, distinct.tolist())
+        for frame in video.frames(range(int(distinct[0]), int(distinct[-1]) + 1)):
+            chains.add(frame)
+    found = chains.finish()
+    # A slot that repeats the frame before it does not move.
+    steps = np.zeros((len(frame_ids), *found.steps.shape[1:]), np.int16)
+    is_known = np.ones(steps.shape[:3], np.bool_)
+    steps[slots], is_known[slots] = found.steps, found.is_known
+    return follow_motion(clip, Links(steps, is_known, found.num_pictures), 1)

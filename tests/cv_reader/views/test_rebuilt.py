@@ -7,8 +7,10 @@ import av
 import numpy as np
 import pytest
 
+from cv_reader.select.rate_distortion.chains import Links
 from cv_reader.select.rate_distortion.clip import SmallClip
-from cv_reader.views.rebuilt import WAYS, rebuilt_slots, score_rows
+from cv_reader.select.rate_distortion.places import follow_motion
+from cv_reader.views.rebuilt import VECTOR_WAYS, WAYS, rebuilt_slots, score_all, score_rows
 
 GRID, SLOTS = 6, 8
 SECONDS = np.arange(SLOTS) / 4
@@ -40,8 +42,18 @@ def rows():
 
 
 @pytest.fixture(scope="module")
-def score(clip, rows):
-    return score_rows(clip, rows, SECONDS)
+def followed(clip):
+    """The drift of the content, and units in which it is wrong or not known."""
+    generator = np.random.default_rng(6)
+    steps = np.zeros((SLOTS, 16, 24, 2), np.int16) + np.array([16, 32], np.int16)
+    steps[:, 4:9] += generator.integers(-60, 61, (SLOTS, 5, 24, 2)).astype(np.int16)
+    is_known = generator.random((SLOTS, 16, 24)) < 0.8
+    return follow_motion(clip, Links(steps, is_known, 30), 1)
+
+
+@pytest.fixture(scope="module")
+def score(clip, rows, followed):
+    return score_all(clip, [rows], SECONDS, followed=followed)[0]
 
 
 def _yuv(luma, chroma, number):
@@ -77,10 +89,13 @@ def _filtered(name, originals, others, path):
     return [dict(line) for line in pairs]
 
 
-@pytest.mark.parametrize("way", WAYS, ids=[way.name for way in WAYS])
-def test_quality_is_what_ffmpeg_measures(clip, score, way, tmp_path):
+EVERY_WAY = (*WAYS, *VECTOR_WAYS)
+
+
+@pytest.mark.parametrize("way", EVERY_WAY, ids=[way.name for way in EVERY_WAY])
+def test_quality_is_what_ffmpeg_measures(clip, followed, score, way, tmp_path):
     rebuilt = score.rebuilt[way.name]
-    pictures = list(rebuilt_slots(clip, way, rebuilt.sources))
+    pictures = list(rebuilt_slots(followed if way.along else clip, way, rebuilt.sources))
     originals = list(zip(clip.luma, clip.chroma, strict=True))
     try:
         psnr = _filtered("psnr", originals, pictures, tmp_path / "psnr")
@@ -124,12 +139,14 @@ def _error(clip, source, target, row, column):
 def test_following_motion_and_looking_ahead_only_help(score):
     found = {name: rebuilt.psnr_db for name, rebuilt in score.rebuilt.items()}
     assert found["hold"] < found["nearest"] < found["nearest, motion followed"]
-    assert found["hold"] < found["hold, motion followed"]
+    assert found["hold"] < found["hold, motion followed"] < found["hold, along the vectors"]
+    assert found["nearest, motion followed"] < found["nearest, along the vectors"]
 
 
-def test_everything_kept_is_everything_shown(clip):
+def test_everything_kept_is_everything_shown(clip, followed):
     every = np.argwhere(np.ones((SLOTS, GRID, GRID))).astype(np.int32)
-    score = score_rows(clip, every, SECONDS)
+    score = score_all(clip, [every], SECONDS, followed=followed)[0]
+    assert len(score.rebuilt) == 6
     assert all(one.psnr_db == 100 for one in score.rebuilt.values())
     assert score.rebuilt["hold"].ssim == score.rebuilt["nearest"].ssim == 1
     assert score.unseen_slots == 0

@@ -23,6 +23,8 @@ from cv_reader.select.rate_distortion.distances import (
     grey_distances,
     squared_distances,
 )
+from cv_reader.select.rate_distortion.followed import follow_vectors
+from cv_reader.select.rate_distortion.places import FollowedClip
 from cv_reader.select.rate_distortion.shortest_path import HOLD, Spans
 
 WINDOW_SLOTS = 64
@@ -122,7 +124,7 @@ def cell_window(
             grey everywhere.
     """
     measure = measure or MEASURES[config.distortion]
-    follow = SEARCH_EIGHTHS if config.predict == "search" else 0
+    follow = 0 if config.predict == "still" else SEARCH_EIGHTHS
     found: list[Distances] = []
     for number, unit_row in enumerate(units.rows):
         inside = slice(number * len(units.columns), (number + 1) * len(units.columns))
@@ -154,6 +156,9 @@ def _with_grey(
         follow=follow,
         carried=None if shown is None else np.maximum(shown, 0),
     )
+    if isinstance(clip, FollowedClip):
+        assert shown is None
+        follow_vectors(clip, line, slots, squared, parts=measure.parts)
     found = distortions(squared, measure)
     if shown is not None and (shown != NO_SLOT).all():
         return found

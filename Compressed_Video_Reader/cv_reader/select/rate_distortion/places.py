@@ -1,0 +1,189 @@
+"""Places that stay with the scene while the camera moves, and the motion between slots.
+
+``follow_motion`` turns the content of every slot by whole cells, as the vectors say that the camera
+moved: cells that leave the picture at one side make room for those that come in at the other. Where
+vectors lead nowhere, units move as the camera does.
+
+Axis letters: T slots, h and w rows and columns of content cells, a and b those of units (4 h and
+4 w), u units of a choice along a side of the square.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cv_reader.select.rate_distortion.chains import STEPS, UNIT_STEPS, Links
+from cv_reader.select.rate_distortion.clip import CHROMA_PX, LUMA_PX, Samples, SmallClip
+
+LUMA_PHASES, CHROMA_PHASES = 4, 2
+"""Places between two samples, along an axis, at which pictures are interpolated."""
+
+BORDER = 3
+"""Samples that are repeated around interpolated pictures."""
+
+_MIN_KNOWN = 0.25
+"""Share of units with vectors below which pixels tell how the camera moved."""
+
+_CAMERA_STEP, _CAMERA_REACH = 4, 6
+"""That search is over so many samples at a time, and so many times."""
+
+Steps = NDArray[np.int32]
+Whole = NDArray[np.intp]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FollowedClip(SmallClip):
+    """A clip whose content is turned to places, with the motion between its slots.
+
+    Attributes:
+        turns: intp (T, 2), cells (down, right) by which content is turned.
+        links: int16 (2, T, a, b, 2), displacement of every unit (down, right) in sixteenths of a
+            sample, before turning: [0] to the slot before, [1] to the slot after.
+        luma_planes: uint8 (T, 16, rows, columns), before turning, at every quarter of a sample.
+        chroma_planes: uint8 (2, T, 4, rows, columns), at every half of a sample.
+        num_pictures: pictures whose vectors were followed.
+        known_share: share of units, but those of slot 0, that vectors led to the slot before.
+    """
+
+    turns: Whole
+    links: NDArray[np.int16]
+    luma_planes: Samples
+    chroma_planes: Samples
+    num_pictures: int
+    known_share: float
+
+    def facts(self) -> dict[str, Any]:
+        """Return what was followed, ready for JSON."""
+        return {"num_pictures": self.num_pictures, "known_share": round(self.known_share, 4)}
+
+    def turned_back(self, values: NDArray[Any], block: int = 1) -> NDArray[Any]:
+        """Return values of places as values of cells.
+
+        Args:
+            values: (T, u, u).
+            block: cells along a side of their units.
+
+        Returns:
+            The same at the units of the square that the places are at in each slot.
+        """
+        return _turned(values, self, -self.turns // block, block)
+
+    def turned(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return values of cells (T, u, u) as values of places."""
+        return _turned(values, self, self.turns, 1)
+
+
+def follow_motion(clip: SmallClip, links: Links, block: int) -> FollowedClip:
+    """Turn a clip to places that stay with the scene.
+
+    Args:
+        clip: the pictures.
+        links: vectors between its slots.
+        block: cells along a side of what is chosen as one; content is turned by whole blocks, and
+            not at all where it does not consist of whole ones.
+    """
+    steps, cameras = _completed(clip, links)
+    ahead = np.zeros_like(steps)
+    for slot in range(1, clip.num_slots):
+        ahead[slot - 1] = _inverse(steps[slot], cameras[slot])
+    is_whole = not any(
+        (side.start % block) or (side.stop % block) for side in (clip.rows, clip.columns)
+    )
+    turn_steps = LUMA_PX * STEPS * block
+    turns = (cameras.cumsum(axis=0) + turn_steps // 2) // turn_steps * block * is_whole
+    pairs = list(enumerate(turns.tolist()))
+    own = {field.name: getattr(clip, field.name) for field in fields(SmallClip)}
+    own["luma"] = np.stack(
+        [np.roll(clip.luma[t], (LUMA_PX * y, LUMA_PX * x), (0, 1)) for t, (y, x) in pairs]
+    )
+    own["chroma"] = np.stack(
+        [np.roll(clip.chroma[t], (CHROMA_PX * y, CHROMA_PX * x), (1, 2)) for t, (y, x) in pairs]
+    )
+    return FollowedClip(
+        **own,
+        turns=turns.astype(np.intp),
+        links=np.stack([steps, ahead]),
+        luma_planes=_between_samples(clip.luma, LUMA_PHASES),
+        chroma_planes=_between_samples(clip.chroma, CHROMA_PHASES).swapaxes(0, 1).copy(),
+        num_pictures=links.num_pictures,
+        known_share=float(links.is_known[1:].mean()) if clip.num_slots > 1 else 1.0,
+    )
+
+
+def _between_samples(pictures: Samples, phases: int) -> Samples:
+    """Return pictures (..., rows, columns) at places between samples, bilinear, rounded: uint8
+    (..., phases^2, rows, columns) with the border repeated outside."""
+    wide = [(0, 0)] * (pictures.ndim - 2) + [(BORDER, BORDER + 1)] * 2
+    padded = np.pad(pictures, wide, mode="edge").astype(np.uint16)
+    *first, rows, columns = padded.shape
+    found = np.empty((*first, phases**2, rows - 1, columns - 1), np.uint8)
+    for below in range(phases):
+        down = padded[..., :-1, :] * (phases - below) + padded[..., 1:, :] * below
+        for beside in range(phases):
+            both = down[..., :-1] * (phases - beside) + down[..., 1:] * beside
+            found[..., below * phases + beside, :, :] = (both + phases**2 // 2) // phases**2
+    return found
+
+
+def _completed(clip: SmallClip, links: Links) -> tuple[NDArray[np.int16], Steps]:
+    """Return links with those of the camera where vectors lead nowhere, int16 (T, a, b, 2), and the
+    camera's steps to the slot before, int32 (T, 2)."""
+    steps, cameras = links.steps.copy(), np.zeros((clip.num_slots, 2), np.int32)
+    for slot in range(1, clip.num_slots):
+        is_known = links.is_known[slot]
+        if is_known.mean() < _MIN_KNOWN:
+            cameras[slot] = _camera_steps(clip.luma[slot], clip.luma[slot - 1])
+        else:
+            cameras[slot] = np.floor(np.median(steps[slot][is_known], axis=0))
+        steps[slot][~is_known] = cameras[slot]
+    return steps, cameras
+
+
+def _camera_steps(luma: Samples, before: Samples) -> tuple[int, int]:
+    """Return the shift (down, right) at which the picture before is most like a picture."""
+    side = _CAMERA_STEP
+    one, other = (
+        picture.reshape(len(picture) // side, side, -1, side).sum(axis=(1, 3), dtype=np.int32)
+        for picture in (luma, before)
+    )
+    spans = [range(-min(n // 2, _CAMERA_REACH), min(n // 2, _CAMERA_REACH) + 1) for n in one.shape]
+    shifts = sorted(
+        ((y, x) for y in spans[0] for x in spans[1]), key=lambda s: (abs(s[0]) + abs(s[1]), s)
+    )
+    costs: list[float] = []
+    for shift in shifts:
+        here = tuple(
+            slice(max(0, -n), size - max(0, n)) for n, size in zip(shift, one.shape, strict=True)
+        )
+        there = tuple(
+            slice(max(0, n), size - max(0, -n)) for n, size in zip(shift, one.shape, strict=True)
+        )
+        costs.append(float(np.abs(one[here] - other[there]).mean()))
+    down, right = shifts[int(np.argmin(costs))]
+    return down * side * STEPS, right * side * STEPS
+
+
+def _inverse(steps: NDArray[np.int16], camera: Steps) -> NDArray[np.int16]:
+    """Return displacements the other way, int16 (a, b, 2); where none leads to, the camera's."""
+    height, width = steps.shape[:2]
+    found = np.empty_like(steps)
+    found[:] = -camera
+    down, right = np.indices((height, width)) + (
+        (steps.transpose(2, 0, 1).astype(np.int32) + UNIT_STEPS // 2) // UNIT_STEPS
+    )
+    inside = (down >= 0) & (down < height) & (right >= 0) & (right < width)
+    found[down[inside], right[inside]] = -steps[inside]
+    return found
+
+
+def _turned(values: NDArray[Any], clip: SmallClip, turns: Whole, block: int) -> NDArray[Any]:
+    """Return values (T, u, u) with those of the content turned by so many units in each slot."""
+    found = values.copy()
+    rows, columns = (
+        slice(side.start // block, -(-side.stop // block)) for side in (clip.rows, clip.columns)
+    )
+    for slot, turn in enumerate(turns.tolist()):
+        found[slot, rows, columns] = np.roll(values[slot, rows, columns], turn, (0, 1))
+    return found

@@ -1,0 +1,250 @@
+"""Cells shown along vectors against plain loops, brute force over choices, and what places are."""
+
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+
+from cv_reader.select.config import AssetConfig
+from cv_reader.select.rate_distortion.chains import STEPS, Links
+from cv_reader.select.rate_distortion.choice import choose_units
+from cv_reader.select.rate_distortion.clip import SmallClip
+from cv_reader.select.rate_distortion.distances import MEASURES
+from cv_reader.select.rate_distortion.followed import REACH, follow_vectors, shown_along
+from cv_reader.select.rate_distortion.places import follow_motion
+from cv_reader.select.rate_distortion.shortest_path import best_choice, segments
+from cv_reader.select.rate_distortion.windows import Units, cell_window, shown_errors
+
+GRID, SLOTS, HEIGHT = 6, 7, 4
+SHAPE = (4 * HEIGHT, 4 * GRID)
+
+
+def _clip(luma, chroma=None):
+    """Content is rows 1 to 4 of 6."""
+    if chroma is None:
+        chroma = np.full((len(luma), 2, 16, 24), 128)
+    return SmallClip(
+        luma=luma.astype(np.uint8),
+        chroma=chroma.astype(np.uint8),
+        rows=slice(1, 5),
+        columns=slice(0, GRID),
+        grid=GRID,
+    )
+
+
+def _links(steps):
+    """Links of whole slots that are known, (T, 2) or (T, a, b, 2) in sixteenths of a sample."""
+    steps = np.asarray(steps)
+    full = steps if steps.ndim == 4 else np.broadcast_to(steps[:, None, None], (SLOTS, *SHAPE, 2))
+    is_known = np.ones(full.shape[:3], bool)
+    return Links(full.astype(np.int16), is_known, 60)
+
+
+@pytest.fixture(scope="module")
+def clip():
+    """Noise, and a motion that differs from unit to unit."""
+    generator = np.random.default_rng(3)
+    steps = generator.integers(-40, 41, (SLOTS, *SHAPE, 2)) + np.array([30, -70])
+    luma = generator.integers(0, 256, (SLOTS, 32, 48))
+    chroma = generator.integers(0, 256, (SLOTS, 2, 16, 24))
+    return follow_motion(_clip(luma, chroma), _links(steps), 1)
+
+
+@pytest.fixture(scope="module")
+def before(clip):
+    """The same pictures before they were turned."""
+    pairs = list(enumerate((-clip.turns).tolist()))
+    luma = np.stack([np.roll(clip.luma[t], (8 * y, 8 * x), (0, 1)) for t, (y, x) in pairs])
+    chroma = np.stack([np.roll(clip.chroma[t], (4 * y, 4 * x), (1, 2)) for t, (y, x) in pairs])
+    return luma, chroma
+
+
+def _between(plane, down, right, phases):
+    """A sample between samples: bilinear, rounded, the border repeated."""
+
+    def at(row, column):
+        return int(plane[np.clip(row, 0, len(plane) - 1), np.clip(column, 0, plane.shape[1] - 1)])
+
+    (row, below), (column, beside) = divmod(down, phases), divmod(right, phases)
+    upper = at(row, column) * (phases - beside) + at(row, column + 1) * beside
+    lower = at(row + 1, column) * (phases - beside) + at(row + 1, column + 1) * beside
+    return (upper * (phases - below) + lower * below + phases**2 // 2) // phases**2
+
+
+def _shown_unit(clip, before, place, unit, source, target):
+    """Luma (2, 2) and two colours of a unit of a place, by following it alone."""
+    at = [
+        (place[axis] - clip.turns[:, axis]) % (HEIGHT, GRID)[axis] * 4 + unit[axis]
+        for axis in (0, 1)
+    ]
+    here = np.array([at[0][target], at[1][target]])
+    kept = np.array([at[0][source], at[1][source]])
+    steps, slot, way = np.zeros(2, int), target, int(source > target)
+    while slot != source:
+        led = here + (steps + 16) // 32
+        led = np.clip(led, 0, np.array(SHAPE) - 1)
+        steps = steps + clip.links[way, slot, led[0], led[1]]
+        slot += 1 if way else -1
+    away = np.clip(32 * here + steps - 32 * kept, -REACH * STEPS, REACH * STEPS)
+    down, right = (32 * kept + away).tolist()
+    luma = [
+        _between(before[0][source], (down + 2) // 4 + 4 * y, (right + 2) // 4 + 4 * x, 4)
+        for y, x in product((0, 1), (0, 1))
+    ]
+    colours = [
+        _between(plane, (down + 8) // 16, (right + 8) // 16, 2) for plane in before[1][source]
+    ]
+    return np.array(luma), np.array(colours)
+
+
+def _expected(clip, before, place, source, target, parts):
+    """Squared differences of a place's parts, from upper left to lower right."""
+    found = np.zeros((parts, parts), int)
+    for unit in product(range(4), range(4)):
+        luma, colours = _shown_unit(clip, before, place, unit, source, target)
+        rows, columns = (4 * place[axis] + unit[axis] for axis in (0, 1))
+        there = clip.luma[target][2 * rows : 2 * rows + 2, 2 * columns : 2 * columns + 2]
+        colour = clip.chroma[target][:, rows, columns]
+        error = ((luma - there.ravel()) ** 2).sum() + 4 * ((colours - colour) ** 2).sum()
+        found[unit[0] * parts // 4, unit[1] * parts // 4] += error
+    return found.ravel()
+
+
+def test_turns_follow_the_camera(clip):
+    assert np.ptp(clip.turns, axis=0).max() >= 2  # the clip is worth the test
+    median = np.median(clip.links[0, 1:].reshape(SLOTS - 1, -1, 2), axis=1)
+    camera = np.concatenate([[[0, 0]], np.floor(median).cumsum(axis=0)])
+    assert np.abs(clip.turns * 8 * STEPS - camera).max() <= 4 * STEPS
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_distances_are_those_of_units_that_are_followed_one_by_one(clip, before, parts):
+    row, worst = 2, 1e9
+    least = np.full((GRID * parts**2, SLOTS, SLOTS), worst, np.float32)
+    follow_vectors(clip, row, slice(0, SLOTS), least, parts=parts)
+    by_cell = least.reshape(GRID, parts**2, SLOTS, SLOTS)
+    # A slot itself is no motion to follow.
+    assert (by_cell[:, :, range(SLOTS), range(SLOTS)] == worst).all()
+    for column, source, target in [(0, 0, 1), (3, 2, 1), (5, 0, 6), (1, 6, 0), (4, 4, 2)]:
+        expected = _expected(clip, before, (row, column), source, target, parts)
+        assert by_cell[column, :, source, target].tolist() == expected.tolist()
+
+
+def test_columns_and_windows_are_parts_of_the_whole(clip):
+    whole = np.full((GRID, SLOTS, SLOTS), 1e9, np.float32)
+    follow_vectors(clip, 1, slice(0, SLOTS), whole)
+    some = np.full((2, SLOTS, SLOTS), 1e9, np.float32)
+    follow_vectors(clip, 1, slice(0, SLOTS), some, columns=slice(2, 4))
+    assert (some == whole[2:4]).all()
+    window = np.full((GRID, 3, 3), 1e9, np.float32)
+    follow_vectors(clip, 1, slice(2, 5), window)
+    assert (window == whole[:, 2:5, 2:5]).all()
+
+
+def test_distances_are_only_lowered_and_still_cells_left_alone(clip):
+    least = np.zeros((GRID, SLOTS, SLOTS), np.float32)
+    least[3] = 2e6
+    follow_vectors(clip, 0, slice(0, SLOTS), least)
+    assert not least[[0, 1, 2, 4, 5]].any()
+    assert least[3].min() < 2e6 and least[3].max() == np.float32(2e6)
+
+
+def test_pictures_shown_are_those_that_distances_are_of(clip, before):
+    generator = np.random.default_rng(5)
+    for target in (0, 4):
+        sources = generator.integers(0, SLOTS, (HEIGHT, GRID)).astype(np.int32)
+        luma, chroma = shown_along(clip, target, sources)
+        for place in [(0, 0), (1, 5), (3, 2)]:
+            source = int(sources[place])
+            for unit in product(range(4), range(4)):
+                expected = _shown_unit(clip, before, place, unit, source, target)
+                row, column = (4 * place[axis] + unit[axis] for axis in (0, 1))
+                found = luma[2 * row : 2 * row + 2, 2 * column : 2 * column + 2].ravel()
+                assert found.tolist() == expected[0].tolist()
+                assert chroma[:, row, column].tolist() == expected[1].tolist()
+
+
+@pytest.mark.parametrize("direction", ["hold", "nearest"])
+def test_no_choice_of_slots_is_cheaper(clip, direction):
+    """Every subset of the slots of a place, by what it shows."""
+    config = AssetConfig(
+        sequence_length=SLOTS,
+        num_images=1,
+        square_size=16 * GRID,
+        select="rate_distortion",
+        predict="vectors",
+        direction=direction,
+    )
+    units = Units.of(clip, 1)
+    window = cell_window(clip, units, slice(0, SLOTS), config, measure=MEASURES["mean"])
+    assert (window.between[:, range(SLOTS), range(SLOTS)] == 0).all()
+    costs = segments(window.between, list(window.before), direction)[0]
+    price = np.float32(np.median(window.before))
+    found = best_choice(costs, float(price))
+    least = np.full(units.num_inside, np.inf)
+    for subset in product((False, True), repeat=SLOTS):
+        kept = np.repeat(np.array(subset)[:, None], units.num_inside, axis=1)
+        shown = shown_errors(window, kept, direction).sum(axis=0)
+        least = np.minimum(least, shown + price * kept.sum(axis=0))
+    np.testing.assert_allclose(found.distortion + price * found.counts, least, rtol=1e-5)
+    assert len(set(found.counts.tolist())) > 1
+
+
+def test_content_that_moves_needs_to_be_kept_once():
+    """A texture that moves by 5 of a cell's 8 samples a slot: beyond the small search."""
+    world = np.random.default_rng(7).integers(0, 256, (32, 48 + 5 * SLOTS))
+    luma = np.stack([world[:, 5 * t : 5 * t + 48] for t in range(SLOTS)])
+    links = _links(np.array([[0, 5 * STEPS]] * SLOTS) * (np.arange(SLOTS) > 0)[:, None])
+    config = AssetConfig(
+        sequence_length=SLOTS,
+        num_images=SLOTS,
+        square_size=16 * GRID,
+        select="rate_distortion",
+        distortion="mean",
+        direction="hold",
+        token_price=400.0,
+        keep_first_full_frame=False,
+    )
+    ones = np.ones(SLOTS, np.intp)
+    counts = {}
+    for predict in ("search", "vectors"):
+        chosen = replace(config, predict=predict)
+        clip = _clip(luma)
+        clip = follow_motion(clip, links, 1) if predict == "vectors" else clip
+        counts[predict] = choose_units(clip, ones, chosen).kept.sum(axis=(1, 2))
+    assert counts["search"].tolist() == [24] * SLOTS
+    # Then what comes in at the right is kept alone: 30 samples are four columns of cells, half of
+    # each in the picture at first.
+    assert counts["vectors"][0] == 24
+    assert 16 <= counts["vectors"][1:].sum() <= 32
+
+
+def test_kept_places_are_turned_back_to_cells(clip):
+    cells = np.random.default_rng(9).random((SLOTS, GRID, GRID)) < 0.3
+    places = clip.turned(cells)
+    assert (clip.turned_back(places) == cells).all()
+    slot = int(np.flatnonzero(clip.turns[:, 1])[0])
+    down, right = clip.turns[slot]
+    for row, column in np.argwhere(cells[slot, 1:5]).tolist():
+        assert places[slot, 1 + (row + down) % HEIGHT, (column + right) % GRID]
+    assert (places[:, [0, 5]] == cells[:, [0, 5]]).all()
+
+
+def test_blocks_are_turned_as_a_whole_or_not_at_all():
+    steps = [[0, 0], *[[0, 16 * STEPS]] * (SLOTS - 1)]
+    noise = np.random.default_rng(0).integers(0, 256, (SLOTS, 32, 48))
+    odd = _clip(noise)
+    assert not follow_motion(odd, _links(steps), 2).turns.any()
+    even = replace(odd, rows=slice(2, 6))
+    assert follow_motion(even, _links(steps), 2).turns[:, 1].tolist() == [0, 2, 4, 6, 8, 10, 12]
+
+
+def test_pixels_tell_the_camera_where_vectors_end():
+    world = np.random.default_rng(1).integers(0, 256, (20, 40)).repeat(4, 0).repeat(4, 1)
+    luma = np.stack([world[8 * t : 8 * t + 32, 4 * t : 4 * t + 48] for t in range(SLOTS)])
+    links = Links(np.zeros((SLOTS, *SHAPE, 2), np.int16), np.zeros((SLOTS, *SHAPE), bool), 60)
+    found = follow_motion(_clip(luma[:4]), Links(*(one[:4] for one in links[:2]), 60), 1)
+    assert found.known_share == 0
+    assert (found.links[0, 1:] == np.array([8, 4]) * STEPS).all()
+    assert found.turns.tolist() == [[0, 0], [1, 1], [2, 1], [3, 2]]

@@ -1,0 +1,99 @@
+"""Every way to choose on clips of many kinds: by its own measure rate-distortion shows most."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from cv_reader.assets.make import select_from_video
+from cv_reader.backends import BACKENDS
+from cv_reader.reader import ReadOptions
+from cv_reader.select.config import SIGNALS, AssetConfig
+from cv_reader.views.rebuilt import score_all
+from cv_reader.views.selections import read_pictures
+from support.media import moving_square, panning, texture, write_video
+from support.paths import ROOT
+
+HEIGHT, WIDTH, NUM_FRAMES = 96, 128, 32
+SIZES = {"square_size": 128, "sequence_length": 16, "num_images": 3}
+RATE = {"select": "rate_distortion", "distortion": "mean"}
+HAS_NATIVE = BACKENDS[0].name == "native"
+
+
+def _cuts():
+    for number in range(NUM_FRAMES):
+        yield texture(HEIGHT, WIDTH, number // 11)
+
+
+def _fade():
+    for frame in moving_square(NUM_FRAMES, HEIGHT, WIDTH, (1, 1)):
+        yield (frame * 0.5).astype(np.uint8)
+
+
+def _grain():
+    generator = np.random.default_rng(0)
+    for frame in moving_square(NUM_FRAMES, HEIGHT, WIDTH, (1, 2)):
+        yield np.clip(frame + generator.normal(0, 5, (HEIGHT, WIDTH, 1)), 0, 255).astype(np.uint8)
+
+
+CLIPS = {
+    "square": lambda: moving_square(NUM_FRAMES, HEIGHT, WIDTH, (1, 2)),
+    "pan": lambda: panning(NUM_FRAMES, HEIGHT, WIDTH, (1, 2)),
+    "cuts": _cuts,
+    "dim": _fade,
+    "grain": _grain,
+}
+
+
+def _assert_none_shows_more(path, sizes):
+    signals = [s for s in SIGNALS if HAS_NATIVE or s not in ("bits", "bits_between")]
+    settings = {signal: {"signal": signal} for signal in signals}
+    settings["uniform"] = {"select": "uniform"}
+    for direction in ("hold", "nearest"):
+        settings[direction] = RATE | {"predict": "still", "direction": direction}
+        settings[f"{direction}, motion followed"] = RATE | {"direction": direction}
+    rows = {}
+    for name, chosen in settings.items():
+        selection = select_from_video(path, AssetConfig(**sizes, **chosen), ReadOptions())
+        rows[name] = selection.rows
+    assert len({len(kept) for kept in rows.values()}) == 1
+    clip, _, seconds = read_pictures(path, selection.frame_ids, AssetConfig(**sizes), ReadOptions())
+    found = score_all(clip, list(rows.values()), seconds)
+    scores = dict(zip(rows, found, strict=True))
+    for way in [name for name in settings if name.startswith(("hold", "nearest"))]:
+        others = {name: score.rebuilt[way].psnr_db for name, score in scores.items() if name != way}
+        best = max(others, key=others.__getitem__)
+        assert scores[way].rebuilt[way].psnr_db >= others[best] - 0.01, (way, best)
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_no_other_choice_shows_more(name, tmp_path):
+    path = write_video(tmp_path / "clip.mp4", CLIPS[name](), options={"crf": "16"})
+    _assert_none_shows_more(path, SIZES)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("number", range(12))
+def test_no_other_choice_shows_more_of_the_clips_of_the_benchmark(number, tmp_path, monkeypatch):
+    """About 10 processor seconds each."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts" / "bench"))
+    planted = __import__("planted")
+    path = planted.made_scene(tmp_path, list(planted.SCENES)[number])
+    sys.modules.pop("planted", None)
+    _assert_none_shows_more(path, {})
+
+
+@pytest.mark.parametrize("predict", ["search", "still"])
+@pytest.mark.parametrize("name", ["square", "pan"])
+def test_backends_make_one_choice(name, predict, tmp_path):
+    """Only pixels are compared, and they are the same."""
+    path = write_video(tmp_path / "clip.mp4", CLIPS[name](), options={"crf": "16"})
+    config = AssetConfig(**SIZES, **RATE, predict=predict)
+    backends = [one.name for one in BACKENDS]
+    assert {"pyav", "estimated"} < {*backends, "native"}
+    found = [
+        select_from_video(path, config, ReadOptions(backend=backend)).rows.tobytes()
+        for backend in backends
+    ]
+    assert len(set(found)) == 1
