@@ -75,8 +75,8 @@ class Chooser:
         self._scorer = CellScorer(box, config) if is_scored and not self._has_peer else None
         is_compared = self._has_peer or config.select == "rate_distortion"
         self._clip = empty_clip(box, len(self.slots)) if is_compared else None
-        self._chains: "MotionChains | None" = None
-        self._followed: "FollowedClip | None" = None
+        self._chains: MotionChains | None = None
+        self._followed: FollowedClip | None = None
         if self._clip is not None and config.follows_vectors:
             from cv_reader.select.rate_distortion.chains import MotionChains
 
@@ -136,6 +136,8 @@ class Chooser:
 
         Only where cells are chosen by ``rate_distortion``.
         """
+        from cv_reader.select.rate_distortion.choice import mosaics_needed
+
         weights = np.diff([*self.slots, self._config.sequence_length])
         return mosaics_needed(self._compared_clip(), weights, self._config, prices)
 
