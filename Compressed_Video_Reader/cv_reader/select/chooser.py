@@ -75,13 +75,17 @@ class Chooser:
         self._scorer = CellScorer(box, config) if is_scored and not self._has_peer else None
         is_compared = self._has_peer or config.select == "rate_distortion"
         self._clip = empty_clip(box, len(self.slots)) if is_compared else None
-        self._chains: MotionChains | None = None
+        self._chains = self._new_chains()
         self._followed: FollowedClip | None = None
-        if self._clip is not None and config.follows_vectors:
-            from cv_reader.select.rate_distortion.chains import MotionChains
 
-            ids: list[int] = frame_ids[self.slots].tolist()
-            self._chains = MotionChains(box, self._clip.rows, self._clip.columns, ids)
+    def _new_chains(self) -> "MotionChains | None":
+        """Return what follows vectors from slot to slot, where the choice needs it."""
+        if self._clip is None or not self._config.follows_vectors:
+            return None
+        from cv_reader.select.rate_distortion.chains import MotionChains
+
+        ids: list[int] = self._frame_ids[self.slots].tolist()
+        return MotionChains(self._box, self._clip.rows, self._clip.columns, ids)
 
     @property
     def needs_signals(self) -> bool:
