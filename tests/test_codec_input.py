@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -13,12 +14,12 @@ from support.paths import ROOT
 PAGE = (ROOT / "docs" / "codec_input.md").read_text(encoding="utf-8")
 
 
-def _blocks(language):
+def _blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with what the page supposes: a clip, a list of videos, a data set."""
     monkeypatch.chdir(tmp_path)
     write_video(tmp_path / "clip.mp4", moving_square(70, 96, 128))
@@ -29,7 +30,9 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_snippets_run_one_after_the_other(here, capsys):
+def test_the_snippets_run_one_after_the_other(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     names = {}
     blocks = _blocks("python")
     assert len(blocks) == 5
@@ -41,7 +44,7 @@ def test_the_snippets_run_one_after_the_other(here, capsys):
     assert re.search(r"cell \(10, 20\) of mosaic 3 is cell \(\d+, \d+\) of frame \d+", shown)
 
 
-def test_the_commands_run(here):
+def test_the_commands_run(here: Path) -> None:
     (block,) = _blocks("bash")
     commands = block.splitlines()
     assert len(commands) == 5
@@ -55,6 +58,6 @@ def test_the_commands_run(here):
     assert "svg" in (here / "kept.html").read_text()
 
 
-def test_pictures_are_there_and_small():
+def test_pictures_are_there_and_small() -> None:
     for name in re.findall(r"!\[[^]]*\]\(([^)]+)\)", PAGE):
         assert (ROOT / "docs" / name).stat().st_size < 150_000

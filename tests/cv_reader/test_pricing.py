@@ -2,6 +2,8 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ CONFIG = AssetConfig(
 
 
 @pytest.fixture(scope="module")
-def videos(tmp_path_factory):
+def videos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("videos")
     still = write_video(folder / "still.mp4", [texture(64, 64)] * 12)
     moving = write_video(folder / "moving.mp4", moving_square(12, 64, 64, (0, 4), square_px=16))
@@ -29,7 +31,7 @@ def videos(tmp_path_factory):
     return [still, moving, write_video(folder / "noise.mp4", noise)]
 
 
-def test_mosaics_follow_what_clips_need(videos, tmp_path):
+def test_mosaics_follow_what_clips_need(videos: list[Path], tmp_path: Path) -> None:
     lines = "".join(json.dumps({"video": str(video), "key": video.stem}) + "\n" for video in videos)
     data = tmp_path / "data.jsonl"
     data.write_text(lines)
@@ -54,7 +56,7 @@ def test_mosaics_follow_what_clips_need(videos, tmp_path):
         priced_config(config, 3, [], ReadOptions(), tmp_path / "out")
 
 
-def test_the_lowest_price_that_meets_the_mean_is_taken():
+def test_the_lowest_price_that_meets_the_mean_is_taken() -> None:
     means = np.linspace(9, 1, 361)
     assert price_for(means, 9) == pytest.approx(1e-4)
     assert price_for(means, 1) == pytest.approx(1e14)
@@ -72,11 +74,13 @@ def test_the_lowest_price_that_meets_the_mean_is_taken():
         ({}, 4, "no sampled video can be read"),
     ],
 )
-def test_what_cannot_work_is_refused(tmp_path, changes, mean, message):
+def test_what_cannot_work_is_refused(
+    tmp_path: Path, changes: dict[str, Any], mean: int, message: str
+) -> None:
     missing = [tmp_path / "missing.mp4"]
     with pytest.raises(SettingsError, match=message):
         priced_config(replace(CONFIG, **changes), mean, missing, ReadOptions(), tmp_path)
 
 
-def test_without_a_mean_nothing_is_read(tmp_path):
+def test_without_a_mean_nothing_is_read(tmp_path: Path) -> None:
     assert priced_config(CONFIG, 0, [], ReadOptions(), tmp_path) is CONFIG

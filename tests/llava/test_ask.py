@@ -1,6 +1,7 @@
 """Asking a tiny checkpoint about a video: as Python, as a command, and what is refused."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -32,7 +33,7 @@ def test_a_video_is_shown_as_asked(
     seen = {}
     generate = assistant.model.generate
 
-    def spy(**arguments):
+    def spy(**arguments: Any) -> Any:
         seen.update(arguments)
         return generate(**arguments)
 

@@ -157,7 +157,9 @@ def test_one_batch_of_both_has_the_loss_of_separate_ones(folder: Path, packed: b
     assert losses[0] != pytest.approx(losses[1], rel=1e-3)
 
 
-def test_data_without_blocks_are_refused_with_the_flag(folder: Path, capsys) -> None:
+def test_data_without_blocks_are_refused_with_the_flag(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = ["--model_name_or_path", str(folder / "model"), "--workers", "0"]
     assert validate_data([str(folder / "cells" / "train.jsonl"), *arguments]) == 1
     text = capsys.readouterr().out
@@ -224,7 +226,9 @@ def test_the_run_makes_the_assets_that_the_command_makes(folder: Path, tmp_path:
         _loader(folder, codec_root=offline, **{**ASKED, "codec_quality_db": 20}).missing(videos)
 
 
-def test_the_command_of_the_refusal_makes_blocks(folder: Path, tmp_path: Path, capsys) -> None:
+def test_the_command_of_the_refusal_makes_blocks(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assets = _precompute(folder, tmp_path / "offline", QUALITY)
     settings = read_settings(_arguments(folder, codec_root=assets), {})
     videos = [str(folder / "videos" / f"{name}.mp4") for name in CLIPS]

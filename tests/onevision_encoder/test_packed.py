@@ -1,6 +1,7 @@
 """The packed entry: equal to one call per segment, and no segment sees another."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -180,7 +181,14 @@ def test_kernels_with_boundaries_are_called_once(
     """A backend that takes boundaries gets them all, in the library's argument names."""
     calls = []
 
-    def record(module, query, key, value, mask, **options):
+    def record(
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: Any,
+        **options: Any,
+    ) -> Any:
         boundaries = {k: v for k, v in options.items() if k.startswith(("cu_seq", "max_"))}
         calls.append(boundaries | {"causal": options["is_causal"], "mask": mask})
         starts = boundaries["cu_seq_lens_q"].tolist()

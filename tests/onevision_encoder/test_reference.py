@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from onevision_encoder import OneVisionEncoderConfig
+
 Weights = dict[str, Tensor]
 
 
@@ -60,7 +62,11 @@ def _attend(queries: list[Tensor], keys: list[Tensor], values: list[Tensor]) -> 
 
 
 def _block(
-    tokens: list[Tensor], positions: list, weights: Weights, name: str, config
+    tokens: list[Tensor],
+    positions: list,
+    weights: Weights,
+    name: str,
+    config: OneVisionEncoderConfig,
 ) -> list[Tensor]:
     kind, eps = config.layer_norm_type, config.layer_norm_eps
     width = config.hidden_size // config.num_attention_heads
@@ -84,7 +90,7 @@ def _block(
     return out
 
 
-def _pool(tokens: list[Tensor], weights: Weights, config) -> Tensor:
+def _pool(tokens: list[Tensor], weights: Weights, config: OneVisionEncoderConfig) -> Tensor:
     width = config.hidden_size
     projections = zip(
         weights["head.attention.in_proj_weight"].split(width),
@@ -104,7 +110,9 @@ def _pool(tokens: list[Tensor], weights: Weights, config) -> Tensor:
     return pooled + _mlp(normed, weights, "head.mlp")
 
 
-def _reference(pixels: Tensor, positions: list, weights: Weights, config) -> tuple[Tensor, Tensor]:
+def _reference(
+    pixels: Tensor, positions: list, weights: Weights, config: OneVisionEncoderConfig
+) -> tuple[Tensor, Tensor]:
     """Frames (C, F, H, W) to tokens (L, D) and the pooled feature (D,)."""
     kind, eps, side = config.layer_norm_type, config.layer_norm_eps, config.patch_size
     kernel = weights["embeddings.patch_embedding.weight"]

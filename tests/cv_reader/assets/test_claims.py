@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,7 @@ from cv_reader.assets.files import machine_and_boot, temporary_path
 from cv_reader.errors import SettingsError
 
 
-def _leave(folder):
+def _leave(folder: Path) -> None:
     """Leave what a killed process leaves: an unfinished folder and an unfinished file."""
     left = temporary_path(folder)
     left.mkdir(parents=True)
@@ -22,11 +23,11 @@ def _leave(folder):
     temporary_path(folder).touch()
 
 
-def _names(folder):
+def _names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_run_that_is_alone_removes_leftovers_and_nothing_else(tmp_path):
+def test_a_run_that_is_alone_removes_leftovers_and_nothing_else(tmp_path: Path) -> None:
     _leave(tmp_path)
     (tmp_path / ".tmp-mine").touch()
     with claimed_output(tmp_path, "a", tmp_path, tmp_path / "missing"):
@@ -34,7 +35,7 @@ def test_a_run_that_is_alone_removes_leftovers_and_nothing_else(tmp_path):
     assert _names(tmp_path) == [".tmp-mine"]
 
 
-def test_what_other_runs_are_writing_stays(tmp_path):
+def test_what_other_runs_are_writing_stays(tmp_path: Path) -> None:
     with claimed_output(tmp_path, "a", tmp_path):
         _leave(tmp_path)
         with claimed_output(tmp_path, "b", tmp_path):
@@ -43,7 +44,7 @@ def test_what_other_runs_are_writing_stays(tmp_path):
         assert len(list(tmp_path.glob(".tmp-*"))) == 2
 
 
-def test_one_part_has_one_run(tmp_path):
+def test_one_part_has_one_run(tmp_path: Path) -> None:
     with (
         claimed_output(tmp_path, "a"),
         pytest.raises(SettingsError, match="another run is at work on its a"),
@@ -54,7 +55,7 @@ def test_one_part_has_one_run(tmp_path):
         pass
 
 
-def test_a_file_has_one_writer_and_appears_whole(tmp_path):
+def test_a_file_has_one_writer_and_appears_whole(tmp_path: Path) -> None:
     target = tmp_path / "train.jsonl"
     partial = f".train.jsonl.partial-{machine_and_boot()}"
     (tmp_path / partial).write_text("from a killed run\n")
@@ -70,7 +71,7 @@ def test_a_file_has_one_writer_and_appears_whole(tmp_path):
     assert target.read_text() == "one\n"
 
 
-def _age(path, seconds):
+def _age(path: Path, seconds: float) -> None:
     then = time.time() - seconds
     os.utime(path, (then, then))
 
@@ -88,8 +89,8 @@ def _age(path, seconds):
     ],
 )
 def test_only_what_is_old_and_of_this_machine_is_removed(
-    tmp_path, machine, boot, age_seconds, stays
-):
+    tmp_path: Path, machine: str, boot: str, age_seconds: int, stays: bool
+) -> None:
     own_machine, own_boot = machine_and_boot().split("-")
     maker = f"{own_machine if machine == 'own' else '0' * 8}-"
     maker += own_boot if boot == "own" else "1" * 8
@@ -100,7 +101,9 @@ def test_only_what_is_old_and_of_this_machine_is_removed(
         assert left.exists() == stays
 
 
-def test_a_lock_that_every_machine_gets_removes_nothing_of_others(tmp_path, monkeypatch):
+def test_a_lock_that_every_machine_gets_removes_nothing_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # As with Lustre's localflock: both hold the lock, neither sees the other.
     with claimed_output(tmp_path, "a", tmp_path):
         _leave(tmp_path)
@@ -110,7 +113,7 @@ def test_a_lock_that_every_machine_gets_removes_nothing_of_others(tmp_path, monk
             assert len(list(tmp_path.glob(".tmp-*"))) == 2
 
 
-def test_temporary_names_tell_machine_and_boot(tmp_path):
+def test_temporary_names_tell_machine_and_boot(tmp_path: Path) -> None:
     code = "from cv_reader.assets.files import machine_and_boot as m; print(m())"
     shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     name = temporary_path(tmp_path).name
@@ -120,7 +123,7 @@ def test_temporary_names_tell_machine_and_boot(tmp_path):
     assert not files.is_temporary(".tmp-mine")
 
 
-def test_a_users_file_of_the_locks_name_stays(tmp_path):
+def test_a_users_file_of_the_locks_name_stays(tmp_path: Path) -> None:
     (tmp_path / claims.LOCK).write_text("mine")
     with claimed_output(tmp_path, "a"):
         pass
@@ -146,7 +149,7 @@ print(held)
 """
 
 
-def test_locks_that_come_and_go_let_one_in(tmp_path):
+def test_locks_that_come_and_go_let_one_in(tmp_path: Path) -> None:
     command = [sys.executable, "-c", _CLAIM, str(tmp_path)]
     runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     held = [int(run.communicate()[0]) for run in runs]

@@ -4,6 +4,9 @@ import json
 import os
 import struct
 import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +29,7 @@ from support.paths import require_shared_data
 CONFIG = AssetConfig(square_size=32, patch_size=8, num_images=2, sequence_length=4)
 
 
-def _tiny_meta(config=CONFIG):
+def _tiny_meta(config: AssetConfig = CONFIG) -> dict[str, Any]:
     return {
         "schema_version": 1,
         "key": "clip",
@@ -41,13 +44,13 @@ def _tiny_meta(config=CONFIG):
     }
 
 
-def _tiny_positions(slots=2, grid=4):
+def _tiny_positions(slots: int = 2, grid: int = 4) -> np.ndarray:
     axes = np.indices((slots, grid, grid)).reshape(3, -1).T
     return np.ascontiguousarray(axes, np.int32)
 
 
 @pytest.fixture
-def tiny_asset(tmp_path):
+def tiny_asset(tmp_path: Path) -> Path:
     """A sound asset folder of two 32-pixel mosaics."""
     folder = tmp_path / "clip"
     folder.mkdir()
@@ -59,11 +62,11 @@ def tiny_asset(tmp_path):
     return folder
 
 
-def _record(folder):
+def _record(folder: Path) -> None:
     write_json(folder / "meta.json", _tiny_meta() | {"files": file_facts(folder)})
 
 
-def test_a_sound_asset_reads_back(tiny_asset):
+def test_a_sound_asset_reads_back(tiny_asset: Path) -> None:
     asset = read_asset(tiny_asset, expected=CONFIG)
     assert [image.name for image in asset.images] == ["mosaic_000.jpg", "mosaic_001.jpg"]
     np.testing.assert_array_equal(asset.positions, _tiny_positions())
@@ -71,15 +74,15 @@ def test_a_sound_asset_reads_back(tiny_asset):
     assert asset.meta["key"] == "clip"
 
 
-def _remove(name):
+def _remove(name: str) -> Callable[[Path], None]:
     return lambda folder: (folder / name).unlink()
 
 
-def _save(name, array):
+def _save(name: str, array: np.ndarray) -> Callable[[Path], None]:
     return lambda folder: np.save(folder / name, array)
 
 
-def _wrong_picture(folder):
+def _wrong_picture(folder: Path) -> None:
     Image.new("RGB", (48, 32)).save(folder / "mosaic_001.jpg")
 
 
@@ -96,14 +99,16 @@ def _wrong_picture(folder):
         (lambda folder: (folder / "mosaic_000.jpg").write_bytes(b"no"), "not a readable JPEG"),
     ],
 )
-def test_a_broken_contract_is_named(tiny_asset, damage, message):
+def test_a_broken_contract_is_named(
+    tiny_asset: Path, damage: Callable[..., object], message: str
+) -> None:
     damage(tiny_asset)
     _record(tiny_asset)
     with pytest.raises(AssetError, match=message):
         read_asset(tiny_asset)
 
 
-def _cut(folder):
+def _cut(folder: Path) -> None:
     path = folder / "mosaic_000.jpg"
     path.write_bytes(path.read_bytes()[:-1])
 
@@ -118,14 +123,16 @@ def _cut(folder):
         (_cut, "mosaic_000.jpg: must have .* bytes"),
     ],
 )
-def test_damaged_files_are_named(tiny_asset, damage, message):
+def test_damaged_files_are_named(
+    tiny_asset: Path, damage: Callable[..., object], message: str
+) -> None:
     damage(tiny_asset)
     assert not is_sound(tiny_asset)
     with pytest.raises(AssetError, match=message):
         read_asset(tiny_asset)
 
 
-def test_content_is_held_against_its_hash(tiny_asset):
+def test_content_is_held_against_its_hash(tiny_asset: Path) -> None:
     path = tiny_asset / "mosaic_000.jpg"
     content = bytearray(path.read_bytes())
     content[-3] ^= 1
@@ -135,7 +142,7 @@ def test_content_is_held_against_its_hash(tiny_asset):
         check_files(tiny_asset, meta, with_content=True)
 
 
-def test_other_settings_are_named_with_both_values(tiny_asset):
+def test_other_settings_are_named_with_both_values(tiny_asset: Path) -> None:
     other = AssetConfig(**{**CONFIG.to_dict(), "mv_pct": 90.0, "order": "zigzag"})
     with pytest.raises(StaleAssetError) as caught:
         read_asset(tiny_asset, expected=other)
@@ -146,13 +153,13 @@ def test_other_settings_are_named_with_both_values(tiny_asset):
     assert "res_pct" not in message
 
 
-def test_another_algorithm_version_is_stale():
+def test_another_algorithm_version_is_stale() -> None:
     meta = {**_tiny_meta(), "algorithm_version": 0, "fingerprint": "0" * 16}
     with pytest.raises(StaleAssetError, match=f"algorithm_version 0 where {ALGORITHM_VERSION}"):
         check_settings(meta, CONFIG, "here")
 
 
-def test_the_fingerprint_covers_every_setting():
+def test_the_fingerprint_covers_every_setting() -> None:
     changed = {
         "sequence_length": 5, "num_images": 3, "square_size": 64, "patch_size": 4,
         "frames": "bitcost",
@@ -170,16 +177,16 @@ def test_the_fingerprint_covers_every_setting():
     assert len(prints | {AssetConfig(**base).fingerprint}) == len(changed) + 1
 
 
-def test_the_default_fingerprint_outlives_releases():
+def test_the_default_fingerprint_outlives_releases() -> None:
     # Changes with ALGORITHM_VERSION or the settings alone: then all assets are made again.
     assert AssetConfig().fingerprint == "b8cd7ff4e5ce421d"
 
 
-def test_whole_numbers_and_floats_are_one_setting():
+def test_whole_numbers_and_floats_are_one_setting() -> None:
     assert AssetConfig(mv_pct=95, w_mv=1).fingerprint == AssetConfig().fingerprint
 
 
-def test_settings_survive_json():
+def test_settings_survive_json() -> None:
     assert AssetConfig.from_dict(json.loads(json.dumps(CONFIG.to_dict())), "here") == CONFIG
 
 
@@ -196,12 +203,12 @@ def test_settings_survive_json():
         ({"mid_full_frame_index": 64}, "slot 0..63"),
     ],
 )
-def test_settings_that_cannot_work_are_refused(settings, message):
+def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         AssetConfig(**settings)
 
 
-def test_unknown_settings_are_refused():
+def test_unknown_settings_are_refused() -> None:
     with pytest.raises(AssetError, match="magic"):
         AssetConfig.from_dict({**CONFIG.to_dict(), "magic": 1}, "here")
 
@@ -220,31 +227,31 @@ def test_unknown_settings_are_refused():
         (np.array({}, dtype=object), "cannot be read as an array"),
     ],
 )
-def test_bad_positions_are_refused(tmp_path, array, message):
+def test_bad_positions_are_refused(tmp_path: Path, array: Any, message: str) -> None:
     path = tmp_path / "positions_thw.npy"
     np.save(path, array)
     with pytest.raises(AssetError, match=message):
         read_positions(path, num_images=2)
 
 
-def test_positions_may_be_int64_and_repeat_rows(tmp_path):
+def test_positions_may_be_int64_and_repeat_rows(tmp_path: Path) -> None:
     np.save(tmp_path / "p.npy", np.zeros((32, 3), np.int64))
     positions = read_positions(tmp_path / "p.npy", num_images=2)
     assert positions.dtype == np.int32
 
 
-def test_an_archive_is_no_array(tmp_path):
+def test_an_archive_is_no_array(tmp_path: Path) -> None:
     np.savez(tmp_path / "p.npz", a=np.zeros(3))
     with pytest.raises(AssetError, match="archive"):
         load_array(tmp_path / "p.npz")
 
 
-def test_recorded_positions_are_accepted():
+def test_recorded_positions_are_accepted() -> None:
     for path in require_shared_data("reference_outputs", "stage2").glob("*/positions_thw.npy"):
         assert read_positions(path, num_images=8).shape == (10368, 3)
 
 
-def _npy(path, header, body=b"\0" * 100, version=1):
+def _npy(path: Path, header: str, body: bytes = b"\0" * 100, version: int = 1) -> Path:
     content = header.encode()
     content += b" " * (-(11 + len(content)) % 64) + b"\n"
     length = len(content).to_bytes(2 if version == 1 else 4, "little")
@@ -267,7 +274,9 @@ def _npy(path, header, body=b"\0" * 100, version=1):
     ],
 )
 @pytest.mark.parametrize("version", [1, 2])
-def test_absurd_arrays_are_refused_without_memory(tmp_path, shape, descr, version):
+def test_absurd_arrays_are_refused_without_memory(
+    tmp_path: Path, shape: str, descr: str, version: int
+) -> None:
     header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}"
     path = _npy(tmp_path / "a.npy", header, version=version)
     tracemalloc.start()
@@ -280,7 +289,7 @@ def test_absurd_arrays_are_refused_without_memory(tmp_path, shape, descr, versio
 @pytest.mark.parametrize(
     "start", [b"", b"\x93NUM", b"\x93NUMPY\x03\x00", b"\x93NUMPY\x02\x00\xff\xff"]
 )
-def test_a_sparse_file_is_not_read(tmp_path, start):
+def test_a_sparse_file_is_not_read(tmp_path: Path, start: bytes) -> None:
     path = tmp_path / "a.npy"
     with path.open("wb") as stream:
         stream.write(start)
@@ -289,7 +298,7 @@ def test_a_sparse_file_is_not_read(tmp_path, start):
         load_array(path)
 
 
-def test_arrays_read_as_numpy_wrote_them(tmp_path):
+def test_arrays_read_as_numpy_wrote_them(tmp_path: Path) -> None:
     for number, array in enumerate([
         np.arange(12, dtype=np.int32).reshape(4, 3), np.arange(6.0).reshape(2, 3).T,
         np.zeros((0, 3), np.int64), np.array(7, np.uint8), np.arange(3, dtype=">i2"),
@@ -300,7 +309,7 @@ def test_arrays_read_as_numpy_wrote_them(tmp_path):
         np.testing.assert_array_equal(found, array)
 
 
-def test_what_is_no_file_is_refused(tmp_path):
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.npy")
     (tmp_path / "folder.npy").mkdir()
     for name in ("pipe.npy", "folder.npy", "missing.npy"):
@@ -308,7 +317,7 @@ def test_what_is_no_file_is_refused(tmp_path):
             load_array(tmp_path / name)
 
 
-def test_a_picture_of_absurd_size_is_refused(tiny_asset):
+def test_a_picture_of_absurd_size_is_refused(tiny_asset: Path) -> None:
     path = tiny_asset / "mosaic_001.jpg"
     content = bytearray(path.read_bytes())
     frame = content.index(b"\xff\xc0")

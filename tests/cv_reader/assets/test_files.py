@@ -5,6 +5,8 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,11 +15,11 @@ from cv_reader.assets.files import new_file, new_folder, replace_files, write_js
 from cv_reader.errors import AssetError, OutputError
 
 
-def _any(_name):
+def _any(_name: str) -> bool:
     return True
 
 
-def test_a_failed_write_leaves_nothing_and_keeps_the_old(tmp_path):
+def test_a_failed_write_leaves_nothing_and_keeps_the_old(tmp_path: Path) -> None:
     target = tmp_path / "asset"
     with new_folder(target, is_replaceable=_any) as folder:
         (folder / "old").touch()
@@ -31,7 +33,7 @@ def test_a_failed_write_leaves_nothing_and_keeps_the_old(tmp_path):
     assert [path.name for path in target.iterdir()] == ["old"]
 
 
-def test_a_folder_is_replaced_whole(tmp_path):
+def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
     for name in ("old", "new"):
         with new_folder(tmp_path / "asset", is_replaceable=_any) as folder:
             (folder / name).touch()
@@ -39,13 +41,13 @@ def test_a_folder_is_replaced_whole(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_json_keeps_any_string(tmp_path):
+def test_json_keeps_any_string(tmp_path: Path) -> None:
     content = {"video": "ä \ud800 \n"}
     write_json(tmp_path / "meta.json", content)
     assert json.loads((tmp_path / "meta.json").read_text(encoding="utf-8")) == content
 
 
-def test_a_folder_with_a_users_file_stays(tmp_path):
+def test_a_folder_with_a_users_file_stays(tmp_path: Path) -> None:
     target = tmp_path / "asset"
     target.mkdir()
     (target / "thesis.txt").write_text("mine")
@@ -58,7 +60,7 @@ def test_a_folder_with_a_users_file_stays(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["asset"]
 
 
-def test_a_file_in_place_of_a_folder_stays(tmp_path):
+def test_a_file_in_place_of_a_folder_stays(tmp_path: Path) -> None:
     (tmp_path / "asset").write_text("mine")
     with (
         pytest.raises(AssetError, match="a file has this name"),
@@ -68,7 +70,7 @@ def test_a_file_in_place_of_a_folder_stays(tmp_path):
     assert (tmp_path / "asset").read_text() == "mine"
 
 
-def test_a_link_is_replaced_and_its_folder_stays(tmp_path):
+def test_a_link_is_replaced_and_its_folder_stays(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "old").touch()
     (tmp_path / "asset").symlink_to("elsewhere")
@@ -80,12 +82,14 @@ def test_a_link_is_replaced_and_its_folder_stays(tmp_path):
 
 
 @pytest.mark.parametrize("can_exchange", [True, False])
-def test_a_target_is_there_at_every_moment_of_its_exchange(tmp_path, monkeypatch, can_exchange):
+def test_a_target_is_there_at_every_moment_of_its_exchange(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_exchange: bool
+) -> None:
     target = tmp_path / "asset"
     seen = []
     exchange = files._exchange
 
-    def watched(one, other):
+    def watched(one: Any, other: Any) -> Any:
         seen.append(target.exists())
         done = exchange(one, other) if can_exchange else False
         seen.append(target.exists())
@@ -100,7 +104,9 @@ def test_a_target_is_there_at_every_moment_of_its_exchange(tmp_path, monkeypatch
     assert [path.name for path in tmp_path.iterdir()] == ["asset"]
 
 
-def test_all_is_on_the_disk_before_it_is_renamed(tmp_path, monkeypatch):
+def test_all_is_on_the_disk_before_it_is_renamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     events = []
     flush, rename, replace = files.flush, os.rename, os.replace
     monkeypatch.setattr(
@@ -133,7 +139,9 @@ def test_all_is_on_the_disk_before_it_is_renamed(tmp_path, monkeypatch):
         (errno.ESTALE, "check the disk"),
     ],
 )
-def test_faults_of_the_whole_output_are_told_from_those_of_one_path(tmp_path, code, remedy):
+def test_faults_of_the_whole_output_are_told_from_those_of_one_path(
+    tmp_path: Path, code: Any, remedy: str
+) -> None:
     message = f"file: cannot be written: .*{remedy}"
     with pytest.raises(OutputError, match=message), new_file(tmp_path / "file"):
         raise OSError(code, "reason")
@@ -142,7 +150,7 @@ def test_faults_of_the_whole_output_are_told_from_those_of_one_path(tmp_path, co
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_limit_on_file_sizes_is_named(tmp_path):
+def test_a_limit_on_file_sizes_is_named(tmp_path: Path) -> None:
     # numpy's own writing reports this without a reason.
     code = (
         "import resource, sys\n"

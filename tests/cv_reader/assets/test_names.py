@@ -15,7 +15,7 @@ from cv_reader.select.config import AssetConfig
 HOSTILE = ["../../x", "/etc", "..", ".", "a/b", "a\0b", "a\nb", "-", " ", "ä", "\ud800", "%2F", "~"]
 
 
-def test_names_of_the_demo_clip():
+def test_names_of_the_demo_clip() -> None:
     video, key = "videos/ytb_XwB-dkS5BVM.mp4", "videos/ytb_XwB-dkS5BVM.mp4|XwB-dkS5BVM|1"
     folder = "sample_XwB-dkS5BVM__ytb_XwB-dkS5BVM__69f828b5"
     assert sample_folder_name("XwB-dkS5BVM", video) == folder
@@ -24,7 +24,7 @@ def test_names_of_the_demo_clip():
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_hostile_names_become_one_harmless_component(text):
+def test_hostile_names_become_one_harmless_component(text: str) -> None:
     name = safe_name(text)
     assert name not in ("", ".", "..")
     assert name.isascii()
@@ -33,18 +33,18 @@ def test_hostile_names_become_one_harmless_component(text):
     assert "/" not in name
 
 
-def test_different_names_stay_different():
+def test_different_names_stay_different() -> None:
     assert len({safe_name(text) for text in HOSTILE}) == len(HOSTILE)
     long = "x" * 300
     assert safe_name(long + "a") != safe_name(long + "b")
     assert len(safe_name(long)) == 200
 
 
-def test_ordinary_names_do_not_change():
+def test_ordinary_names_do_not_change() -> None:
     assert safe_name("YVQw-AE_KZ.paU9") == "YVQw-AE_KZ.paU9"
 
 
-def test_empty_names_are_refused():
+def test_empty_names_are_refused() -> None:
     with pytest.raises(AssetError, match="empty"):
         safe_name("")
 
@@ -60,16 +60,16 @@ def test_empty_names_are_refused():
         ("/data/.hidden.mp4", "/data", "%2Ehidden"),
     ],
 )
-def test_evaluation_keys(video, root, key):
+def test_evaluation_keys(video: str, root: str | None, key: str) -> None:
     assert evaluation_key(video, root) == key
 
 
-def test_a_key_needs_the_video_below_the_root():
+def test_a_key_needs_the_video_below_the_root() -> None:
     with pytest.raises(AssetError, match="below the video root"):
         evaluation_key("/other/clip.mp4", "/data")
 
 
-def test_long_names_fit_a_file_name():
+def test_long_names_fit_a_file_name() -> None:
     prefix = stage1_prefix("i" * 500, "v" * 500 + ".mp4", "key", AssetConfig())
     assert len(prefix + ".frame_ids.npy") <= 255
 

@@ -1,5 +1,7 @@
 """Where a conversation shows its video, and what a record may hold."""
 
+from typing import Any
+
 import pytest
 
 from cv_reader.assets.records import check_conversation, rewrite_conversations
@@ -9,7 +11,7 @@ from cv_reader.errors import SampleError
 BLOCK = "<image>\n<image>"
 
 
-def _sample(*values):
+def _sample(*values: Any) -> VideoSample:
     turns = [{"from": ("human", "gpt")[n % 2], "value": value} for n, value in enumerate(values)]
     return VideoSample("a", "a.mp4", 0, {"conversations": turns}, "data.json[0]")
 
@@ -32,7 +34,7 @@ def _sample(*values):
         (["Tag?", "<video> or <image>"], [f"{BLOCK}\nTag?", "<video> or <image>"]),
     ],
 )
-def test_the_video_is_shown_where_a_human_turn_has_it(before, after):
+def test_the_video_is_shown_where_a_human_turn_has_it(before: list[str], after: list[str]) -> None:
     sample = _sample(*before)
     turns = rewrite_conversations(sample, 2)
     assert [turn["value"] for turn in turns] == after
@@ -41,7 +43,7 @@ def test_the_video_is_shown_where_a_human_turn_has_it(before, after):
     assert check_conversation(record, "a") == ["a.jpg", "b.jpg"]
 
 
-def test_a_system_prompt_is_text():
+def test_a_system_prompt_is_text() -> None:
     turns = [{"from": "system", "value": "<video>"}, *_sample("Q", "A").row["conversations"]]
     rewritten = rewrite_conversations(
         VideoSample("a", "a.mp4", 0, {"conversations": turns}, "x"), 2
@@ -62,12 +64,12 @@ def test_a_system_prompt_is_text():
         (_sample("<video> <image>", "A").row, "1 <video> and 1 <image> in"),
     ],
 )
-def test_conversations_that_cannot_show_the_video_are_refused(row, message):
+def test_conversations_that_cannot_show_the_video_are_refused(row: Any, message: str) -> None:
     with pytest.raises(SampleError, match=message):
         rewrite_conversations(VideoSample("a", "a.mp4", 0, row, "here"), 2)
 
 
-def _record(*values, **fields):
+def _record(*values: Any, **fields: Any) -> dict[str, Any]:
     return {"id": "a", **_sample(*values).row, **fields}
 
 
@@ -80,7 +82,7 @@ def _record(*values, **fields):
         _record("Q", "A"),
     ],
 )
-def test_records_that_training_can_use_pass(record):
+def test_records_that_training_can_use_pass(record: Any) -> None:
     check_conversation(record, "a")
 
 
@@ -97,6 +99,6 @@ def test_records_that_training_can_use_pass(record):
         ({"id": "a", "conversations": []}, "0 <image>"),
     ],
 )
-def test_records_that_training_refuses_are_named(record, message):
+def test_records_that_training_refuses_are_named(record: Any, message: str) -> None:
     with pytest.raises(SampleError, match=message):
         check_conversation(record, "here: sample 'a'")

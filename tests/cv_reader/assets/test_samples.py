@@ -5,7 +5,9 @@ import json
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,21 +17,23 @@ from cv_reader.assets.samples import BadRow, VideoSample, read_samples, resolve_
 from cv_reader.errors import SampleError, SettingsError
 
 
-def _row(number, **fields):
+def _row(number: int, **fields: Any) -> dict[str, Any]:
     return {"id": f"clip{number}", "video": f"videos/{number}.mp4", **fields}
 
 
-def _write(path, content):
+def _write(path: Path, content: str) -> Path:
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     return path
 
 
-def _lines(rows):
+def _lines(rows: Sequence[object]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 7, 1 << 20])
-def test_an_array_reads_the_same_in_any_chunks(tmp_path, monkeypatch, chunk):
+def test_an_array_reads_the_same_in_any_chunks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
     monkeypatch.setattr(library, "CHUNK_CHARS", chunk)
     rows = [_row(0, text='a "quoted" ] , [ \\ ä'), _row(1, nested=[{"a": [1.5, None]}]), {}]
     path = _write(tmp_path / "data.json", json.dumps(rows, indent=1))
@@ -37,7 +41,7 @@ def test_an_array_reads_the_same_in_any_chunks(tmp_path, monkeypatch, chunk):
     assert [row for _, row in read_rows(_write(tmp_path / "empty.json", " [ ] \n"))] == []
 
 
-def test_array_and_lines_give_equal_samples(tmp_path):
+def test_array_and_lines_give_equal_samples(tmp_path: Path) -> None:
     rows = [_row(number) for number in range(5)]
     array = read_samples(_write(tmp_path / "data.json", rows))
     lines = read_samples(_write(tmp_path / "data.jsonl", "\n" + _lines(rows)))
@@ -57,12 +61,14 @@ def test_array_and_lines_give_equal_samples(tmp_path):
         ("[" * 100_000, "recursion"),
     ],
 )
-def test_a_broken_array_is_named_with_its_line(tmp_path, text, message):
+def test_a_broken_array_is_named_with_its_line(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(SampleError, match=message):
         list(read_rows(_write(tmp_path / "data.json", text)))
 
 
-def test_an_endless_string_is_not_read_to_the_end(tmp_path, monkeypatch):
+def test_an_endless_string_is_not_read_to_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(library, "MAX_ELEMENT_CHARS", 1 << 16)
     monkeypatch.setattr(library, "CHUNK_CHARS", 1 << 10)
     path = _write(tmp_path / "data.json", '[{"id": "' + "x" * (1 << 22))
@@ -73,7 +79,7 @@ def test_an_endless_string_is_not_read_to_the_end(tmp_path, monkeypatch):
     tracemalloc.stop()
 
 
-def test_a_broken_line_costs_itself(tmp_path):
+def test_a_broken_line_costs_itself(tmp_path: Path) -> None:
     text = _lines([_row(0)]) + '{"id": \n' + "[1]\n" + _lines([_row(3)])
     found = list(read_samples(_write(tmp_path / "data.jsonl", text)))
     assert [type(sample) for sample in found] == [VideoSample, BadRow, BadRow, VideoSample]
@@ -82,7 +88,7 @@ def test_a_broken_line_costs_itself(tmp_path):
     assert found[3].row_index == 3
 
 
-def test_bytes_that_are_no_text_cost_their_line(tmp_path):
+def test_bytes_that_are_no_text_cost_their_line(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     path.write_bytes(b'{"id": "\xff"}\n' + _lines([_row(1)]).encode())
     assert [type(sample) for sample in read_samples(path)] == [BadRow, VideoSample]
@@ -92,13 +98,13 @@ def test_bytes_that_are_no_text_cost_their_line(tmp_path):
     "row", [{"video": "a.mp4"}, {"id": "", "video": "a"}, {"id": True, "video": "a"},
             {"id": "a"}, {"id": "a", "video": ""}, {"id": "a", "video": 3}],
 )  # fmt: skip
-def test_rows_without_identity_are_bad(tmp_path, row):
+def test_rows_without_identity_are_bad(tmp_path: Path, row: dict[str, Any]) -> None:
     (found,) = read_samples(_write(tmp_path / "data.jsonl", _lines([row])))
     assert isinstance(found, BadRow)
     assert "data.jsonl:1" in found.reason
 
 
-def test_the_key_uses_the_given_row_index(tmp_path):
+def test_the_key_uses_the_given_row_index(tmp_path: Path) -> None:
     rows = [_row(0, _row_idx=7), _row(1, _row_idx="x"), {"id": 12, "video": "a.mp4"}]
     found = list(read_samples(_write(tmp_path / "data.json", rows)))
     assert [sample.key for sample in found] == [
@@ -108,7 +114,7 @@ def test_the_key_uses_the_given_row_index(tmp_path):
     ]
 
 
-def test_shards_follow_the_hash_of_the_key_and_cover_everything(tmp_path):
+def test_shards_follow_the_hash_of_the_key_and_cover_everything(tmp_path: Path) -> None:
     rows = [_row(number) for number in range(40)] + [{"id": None}]
     path = _write(tmp_path / "data.json", rows)
     shards = [list(read_samples(path, num_shards=3, shard_id=shard)) for shard in range(3)]
@@ -121,20 +127,20 @@ def test_shards_follow_the_hash_of_the_key_and_cover_everything(tmp_path):
     assert places == list(range(41))
 
 
-def test_max_samples_counts_rows_of_the_file(tmp_path):
+def test_max_samples_counts_rows_of_the_file(tmp_path: Path) -> None:
     path = _write(tmp_path / "data.json", [_row(number) for number in range(9)])
     shards = [read_samples(path, num_shards=2, shard_id=s, max_samples=5) for s in range(2)]
     assert sorted(sample.row_index for found in shards for sample in found) == [0, 1, 2, 3, 4]
 
 
-def test_other_files_are_refused(tmp_path):
+def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=".json or .jsonl"):
         list(read_rows(tmp_path / "data.csv"))
     with pytest.raises(SettingsError, match="cannot be read"):
         list(read_rows(tmp_path / "missing.json"))
 
 
-def test_relative_videos_join_the_root_else_the_data_sets_folder():
+def test_relative_videos_join_the_root_else_the_data_sets_folder() -> None:
     data_file = Path("/data/set.json")
     assert resolve_video("v/a.mp4", data_file=data_file, video_root=None) == Path("/data/v/a.mp4")
     assert resolve_video("a.mp4", data_file=data_file, video_root=Path("/r")) == Path("/r/a.mp4")
@@ -157,7 +163,7 @@ print(count, peak_mib() - before)
 
 
 @pytest.mark.parametrize("mib", [48, pytest.param(2048, marks=pytest.mark.slow)])
-def test_an_array_is_read_in_constant_memory(tmp_path, mib):
+def test_an_array_is_read_in_constant_memory(tmp_path: Path, mib: int) -> None:
     row = json.dumps({"id": 1, "video": "a.mp4", "text": "ä" * 4000}, indent=1)
     count = mib * 2**20 // len(row)
     path = tmp_path / "data.json"
@@ -194,7 +200,9 @@ def test_an_array_is_read_in_constant_memory(tmp_path, mib):
     ],
 )
 @pytest.mark.parametrize("suffix", [".json", ".jsonl"])
-def test_a_bad_row_costs_itself(tmp_path, field, value, word, suffix):
+def test_a_bad_row_costs_itself(
+    tmp_path: Path, field: str, value: Any, word: str, suffix: str
+) -> None:
     rows = [{**_row(0), field: value}, _row(1)]
     path = tmp_path / f"data{suffix}"
     _write(path, rows if suffix == ".json" else _lines(rows))
@@ -205,7 +213,7 @@ def test_a_bad_row_costs_itself(tmp_path, field, value, word, suffix):
     assert isinstance(good, VideoSample)
 
 
-def test_a_number_of_a_million_digits_costs_its_row(tmp_path):
+def test_a_number_of_a_million_digits_costs_its_row(tmp_path: Path) -> None:
     digits = "9" * 1_000_000
     row = json.dumps(_row(1))
     path = _write(tmp_path / "data.json", f'[{{"id": {digits}, "video": "a.mp4"}}, {row}]')
@@ -214,7 +222,9 @@ def test_a_number_of_a_million_digits_costs_its_row(tmp_path):
     assert isinstance(good, VideoSample)
 
 
-def test_a_line_that_never_ends_costs_itself(tmp_path, monkeypatch):
+def test_a_line_that_never_ends_costs_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(library, "MAX_ELEMENT_CHARS", 1000)
     path = _write(tmp_path / "d.jsonl", _lines([_row(0), _row(1, text="x" * 9000), _row(2)]))
     first, long, last = read_samples(path)
@@ -224,7 +234,7 @@ def test_a_line_that_never_ends_costs_itself(tmp_path, monkeypatch):
     assert last.where == f"{path}:3"
 
 
-def test_a_huge_line_is_not_held(tmp_path):
+def test_a_huge_line_is_not_held(tmp_path: Path) -> None:
     path = tmp_path / "d.jsonl"
     with path.open("wb") as stream:
         stream.truncate(1 << 28)  # sparse: zeros without a line break

@@ -1,8 +1,9 @@
 """A small data set of videos, good and bad."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -10,33 +11,11 @@ import pytest
 
 from cv_reader.engines import local
 from cv_reader.engines.tasks import TaskOutcome, attempt
+from support.corpus import Corpus
 from support.media import moving_square, write_video
 
 
-@dataclass(frozen=True)
-class Corpus:
-    """A folder of videos, and rows that name them."""
-
-    root: Path
-
-    def row(self, video, **fields):
-        turns = [
-            {"from": "human", "value": "<video>\nWhat moves?"},
-            {"from": "gpt", "value": "A square."},
-        ]
-        return {"id": Path(video).stem, "video": video, "conversations": turns, **fields}
-
-    def write(self, path, *rows):
-        """A ``.json`` or ``.jsonl`` data set; strings are written as they are."""
-        if path.suffix == ".json":
-            path.write_text(json.dumps(rows))
-        else:
-            lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
-            path.write_text("".join(f"{line}\n" for line in lines))
-        return path
-
-
-def _write_sound(path):
+def _write_sound(path: Path) -> None:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
         samples = np.zeros((1, 800), np.int16)
@@ -47,7 +26,7 @@ def _write_sound(path):
 
 
 @pytest.fixture(scope="session")
-def corpus(tmp_path_factory):
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     """Videos ``good``, ``other`` (HEVC) and ``short``, and bad ones."""
     root = tmp_path_factory.mktemp("videos")
     for name, count, codec in (
@@ -66,16 +45,18 @@ def corpus(tmp_path_factory):
 
 
 @pytest.fixture
-def failures():
+def failures() -> Callable[[Path], list[dict[str, Any]]]:
     """Reads a failure file."""
     return lambda path: [json.loads(line) for line in path.read_text().splitlines()]
 
 
 @pytest.fixture(autouse=True)
-def _in_process(monkeypatch):
+def _in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run tasks here: starting processes is tested with the workers and the promised paths."""
 
-    def run(function, tasks, _limits):
+    def run(
+        function: Callable[[Any], Any], tasks: Iterable[Any], _limits: object
+    ) -> Iterator[TaskOutcome]:
         for task in tasks:
             kind, content = attempt(function, task)
             value, failure = (content, None) if kind == "value" else (None, content)

@@ -3,6 +3,7 @@
 import argparse
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,17 +35,17 @@ ALIASES = {
 }
 
 
-def _actions(name):
+def _actions(name: str) -> list[argparse.Action]:
     return [a for a in PARSERS[name]()._actions if a.option_strings or a.dest != "help"]
 
 
 @pytest.mark.parametrize("name", PARSERS)
-def test_every_flag_has_help(name):
+def test_every_flag_has_help(name: str) -> None:
     silent = [a.option_strings or a.dest for a in _actions(name) if not a.help]
     assert not silent
 
 
-def test_refused_flags_alone_are_hidden():
+def test_refused_flags_alone_are_hidden() -> None:
     hidden = {
         flag
         for name in PARSERS
@@ -58,7 +59,7 @@ def test_refused_flags_alone_are_hidden():
     }  # fmt: skip
 
 
-def test_one_meaning_has_one_name_in_all_commands():
+def test_one_meaning_has_one_name_in_all_commands() -> None:
     for name in PARSERS:
         for action in _actions(name):
             known = [flag for flag in action.option_strings if flag in ALIASES]
@@ -74,7 +75,7 @@ def test_one_meaning_has_one_name_in_all_commands():
     ("stage2", ["--out_jsonl", "t.jsonl", "--out_image_root", "i"]),
     ("precompute", ["--out_root", "o"]),
 ])  # fmt: skip
-def test_old_names_mean_the_same(name, required):
+def test_old_names_mean_the_same(name: str, required: list[Any]) -> None:
     parser = PARSERS[name]()
     new = ["--dataset_path", "d", "--sequence_length", "9", "--num_images", "3"]
     expected = parser.parse_args([*required, *new, "--patch_size", "8"])
@@ -122,7 +123,7 @@ CHANGED = AssetConfig(
 @pytest.mark.parametrize(
     "config", [AssetConfig(), CHANGED, AssetConfig(select="rate_distortion", token_price=0.25)]
 )
-def test_settings_come_back_from_their_flags_and_from_their_text(config):
+def test_settings_come_back_from_their_flags_and_from_their_text(config: AssetConfig) -> None:
     parser = precompute._parser()
     required = ["--jsonl", "d", "--out_root", "o"]
     assert config_from(parser.parse_args([*required, *config.to_flags()])) == config
@@ -130,7 +131,7 @@ def test_settings_come_back_from_their_flags_and_from_their_text(config):
     assert AssetConfig(**{n: AssetConfig.parse(n, text) for n, text in texts.items()}) == config
 
 
-def test_every_setting_but_one_of_two_that_exclude_each_other_was_changed():
+def test_every_setting_but_one_of_two_that_exclude_each_other_was_changed() -> None:
     same = {f.name for f in fields(AssetConfig) if getattr(CHANGED, f.name) == f.default}
     assert same == {"token_price"}
 
@@ -144,6 +145,6 @@ def test_every_setting_but_one_of_two_that_exclude_each_other_was_changed():
         ("qualty", "2", "qualty is no setting; accepted are sequence_length"),
     ],
 )
-def test_text_that_is_no_value_is_named(name, text, message):
+def test_text_that_is_no_value_is_named(name: str, text: str, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         AssetConfig.parse(name, text)

@@ -1,22 +1,24 @@
 """Both stages in one decode pass, through ``precompute --stage``."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from cv_reader.commands import precompute
+from support.corpus import Corpus
 
 SELECTION = ["--square_size", "64", "--keep_frames_equiv", "2", "--sequence_length", "8"]
 PACKING = ["--write_positions", "--order", "zigzag", "--jpg_quality", "90"]
 
 
 @pytest.fixture
-def data(corpus, tmp_path):
+def data(corpus: Corpus, tmp_path: Path) -> Path:
     names = ("short", "good", "text")
     return corpus.write(tmp_path / "d.json", *(corpus.row(f"{n}.mp4") for n in names))
 
 
-def _both(data, corpus, *extra):
+def _both(data: Path, corpus: Corpus, *extra: str) -> int:
     return precompute.main([
         "--stage", "1,2", "--dataset_path", str(data), "--video_root", str(corpus.root),
         "--visidx_root", "first", "--out_image_root", "images", "--out_jsonl", "train.jsonl",
@@ -24,7 +26,7 @@ def _both(data, corpus, *extra):
     ])  # fmt: skip
 
 
-def _two(data, corpus):
+def _two(data: Path, corpus: Corpus) -> tuple[int, int]:
     roots = ["--video_root", str(corpus.root)]
     first = ["--dataset_path", str(data), "--out_root", "first", *SELECTION, *roots]
     second = [
@@ -35,7 +37,7 @@ def _two(data, corpus):
     return precompute.main(["--stage", "1", *first]), precompute.main(["--stage=2", *second])
 
 
-def _tree(folder):
+def _tree(folder: Path) -> dict[str, bytes]:
     """Contents of all files but those that hold times and failures."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
@@ -44,7 +46,9 @@ def _tree(folder):
     }
 
 
-def test_one_pass_leaves_what_two_stages_leave(data, corpus, tmp_path, monkeypatch):
+def test_one_pass_leaves_what_two_stages_leave(
+    data: Path, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trees = []
     for name, run, code in (("one", _both, 1), ("two", _two, (1, 1))):
         folder = tmp_path / name
@@ -56,7 +60,13 @@ def test_one_pass_leaves_what_two_stages_leave(data, corpus, tmp_path, monkeypat
     assert len(trees[0]) == 2 * 3 + 2 * 5 + 1
 
 
-def test_each_part_resumes_by_itself(data, corpus, tmp_path, monkeypatch, capsys):
+def test_each_part_resumes_by_itself(
+    data: Path,
+    corpus: Corpus,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     monkeypatch.chdir(tmp_path)
     _both(data, corpus)
     before = _tree(tmp_path)
@@ -70,7 +80,9 @@ def test_each_part_resumes_by_itself(data, corpus, tmp_path, monkeypatch, capsys
     assert "0 made, 2 kept" in capsys.readouterr().err
 
 
-def test_folders_may_lie_below_their_shard(data, corpus, tmp_path, monkeypatch):
+def test_folders_may_lie_below_their_shard(
+    data: Path, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     for shard in range(2):
         shards = ["--num_shards", "2", "--shard_id", str(shard)]
@@ -84,8 +96,13 @@ def test_folders_may_lie_below_their_shard(data, corpus, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("stage", ["1", "2", "1,2", "evaluation"])
 def test_a_dry_run_counts_measures_and_writes_nothing(
-    data, corpus, tmp_path, monkeypatch, capsys, stage
-):
+    data: Path,
+    corpus: Corpus,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    stage: str,
+) -> None:
     monkeypatch.chdir(tmp_path)
     roots = ["--dry_run", "--video_root", str(corpus.root)]
     if stage == "2":

@@ -1,17 +1,22 @@
 """Damaged output is made again and counted; bad rows and foreign files cost themselves."""
 
+import argparse
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cv_reader.assets.contract import read_asset
 from cv_reader.commands import extract, precompute, stage1, stage2, validate
 from cv_reader.exits import run_command, shortened
+from support.corpus import Corpus
 
 SMALL = ["--square_size", "64", "--num_images", "2", "--sequence_length", "8"]
 
@@ -47,17 +52,17 @@ CHANGES = {
 }
 
 
-def _precompute(data, out, *extra):
+def _precompute(data: Path, out: Path, *extra: str) -> int:
     return precompute.main(["--jsonl", str(data), "--out_root", str(out), *SMALL, *extra])
 
 
-def _damages():
+def _damages() -> Iterator[tuple[str, Callable[[Path], None]]]:
     yield from (
         (name, lambda path, c=content: path.write_bytes(c)) for name, content in ABSURD.items()
     )
     for name, changes in CHANGES.items():
 
-        def change(path, changes=changes):
+        def change(path: Path, changes: dict[str, Any] = changes) -> None:
             meta = json.loads(path.read_text())
             for key, value in changes.items():
                 is_part = isinstance(value, dict) and key in ("cfg", "source")
@@ -71,7 +76,9 @@ DAMAGES = dict(_damages())
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_damaged_metadata_is_made_again(corpus, tmp_path, name, capsys):
+def test_damaged_metadata_is_made_again(
+    corpus: Corpus, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     videos = [{"video": str(corpus.root / f"{stem}.mp4")} for stem in ("short", "good")]
     data = corpus.write(tmp_path / "v.jsonl", *videos)
     assert _precompute(data, tmp_path / "out") == 0
@@ -89,13 +96,15 @@ def test_damaged_metadata_is_made_again(corpus, tmp_path, name, capsys):
     assert (summary["made"], summary["remade"], summary["kept"]) == (1, 1, 1)
 
 
-def _zero_tail(path):
+def _zero_tail(path: Path) -> None:
     content = path.read_bytes()
     path.write_bytes(content[:300] + b"\0" * (len(content) - 300))
 
 
 @pytest.mark.parametrize("file", ["mosaic_001.jpg", "positions_thw.npy", "visible_indices.npy"])
-def test_content_lost_to_a_power_cut_is_found(corpus, tmp_path, file, capsys):
+def test_content_lost_to_a_power_cut_is_found(
+    corpus: Corpus, tmp_path: Path, file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = corpus.write(tmp_path / "v.jsonl", {"video": str(corpus.root / "short.mp4")})
     assert _precompute(data, tmp_path / "out") == 0
     path = tmp_path / "out" / "assets" / "short" / file
@@ -106,7 +115,7 @@ def test_content_lost_to_a_power_cut_is_found(corpus, tmp_path, file, capsys):
     assert path.read_bytes() == before
 
 
-def _stages(data, out):
+def _stages(data: Path, out: Path) -> list[str]:
     roots = ["--visidx_root", str(out / "first"), "--out_image_root", str(out / "images")]
     lines = ["--out_jsonl", str(out / "train.jsonl"), "--write_positions"]
     return ["--dataset_path", str(data), *roots, *lines, *SMALL]
@@ -114,7 +123,9 @@ def _stages(data, out):
 
 @pytest.mark.parametrize("damaged", ["first/*short*.meta.json", "images/*short*/meta.json"])
 @pytest.mark.parametrize("name", ["cut", "nested without end", "absurd counts", "no fingerprint"])
-def test_damaged_training_output_is_made_again(corpus, tmp_path, damaged, name, capsys):
+def test_damaged_training_output_is_made_again(
+    corpus: Corpus, tmp_path: Path, damaged: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = [corpus.row(str(corpus.root / f"{stem}.mp4")) for stem in ("short", "good")]
     args = _stages(corpus.write(tmp_path / "d.json", *rows), tmp_path)
     assert stage2.main_of_both(args) == 0
@@ -133,7 +144,9 @@ def test_damaged_training_output_is_made_again(corpus, tmp_path, damaged, name, 
     assert len((tmp_path / "train.jsonl").read_text().splitlines()) == 2
 
 
-def test_output_named_after_another_sample_is_made_again(corpus, tmp_path, capsys):
+def test_output_named_after_another_sample_is_made_again(
+    corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     args = _stages(corpus.write(tmp_path / "d.json", corpus.row("short.mp4")), tmp_path)
     args += ["--video_root", str(corpus.root)]
     assert stage2.main_of_both(args) == 0
@@ -147,7 +160,9 @@ def test_output_named_after_another_sample_is_made_again(corpus, tmp_path, capsy
     assert [path.read_bytes() for path in paths] == before
 
 
-def test_output_of_another_version_is_refused(corpus, tmp_path, capsys):
+def test_output_of_another_version_is_refused(
+    corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = corpus.write(tmp_path / "v.jsonl", {"video": str(corpus.root / "short.mp4")})
     folder = tmp_path / "out" / "assets" / "short"
     folder.mkdir(parents=True)
@@ -158,7 +173,9 @@ def test_output_of_another_version_is_refused(corpus, tmp_path, capsys):
     assert _precompute(data, tmp_path / "out", "--overwrite") == 0
 
 
-def test_a_users_files_survive(corpus, tmp_path, capsys):
+def test_a_users_files_survive(
+    corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     video = str(corpus.root / "short.mp4")
     data = corpus.write(tmp_path / "v.jsonl", {"video": video})
     out = tmp_path / "out"
@@ -181,20 +198,25 @@ def test_a_users_files_survive(corpus, tmp_path, capsys):
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["000000.npz", "index.json"]
 
 
-def test_a_clean_run_leaves_output_alone(corpus, tmp_path):
+def test_a_clean_run_leaves_output_alone(corpus: Corpus, tmp_path: Path) -> None:
     data = corpus.write(tmp_path / "v.jsonl", {"video": str(corpus.root / "short.mp4")})
     assert _precompute(data, tmp_path / "out") == 0
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["assets", "summary.shard00of01.json"]
 
 
-def test_numbers_may_be_keys(corpus, tmp_path):
+def test_numbers_may_be_keys(corpus: Corpus, tmp_path: Path) -> None:
     data = corpus.write(tmp_path / "v.jsonl", {"video": str(corpus.root / "short.mp4"), "key": 7})
     assert _precompute(data, tmp_path / "out") == 0
     assert read_asset(tmp_path / "out" / "assets" / "7").meta["key"] == "7"
 
 
-def test_bad_rows_of_evaluation_cost_themselves(corpus, tmp_path, failures, capsys):
+def test_bad_rows_of_evaluation_cost_themselves(
+    corpus: Corpus,
+    tmp_path: Path,
+    failures: Callable[[Path], list[dict[str, Any]]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     good = str(corpus.root / "short.mp4")
     bad = [
         {"video": "."},
@@ -215,7 +237,9 @@ def test_bad_rows_of_evaluation_cost_themselves(corpus, tmp_path, failures, caps
     assert "1 made, 0 kept, 0 skipped, 10 failed" in capsys.readouterr().err
 
 
-def test_samples_with_huge_ids_are_kept_and_packed(corpus, tmp_path, capsys):
+def test_samples_with_huge_ids_are_kept_and_packed(
+    corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = corpus.row("short.mp4", id="i" * 3_000_000), corpus.row("short.mp4", id="j")
     args = _stages(corpus.write(tmp_path / "d.jsonl", *rows), tmp_path)
     args += ["--video_root", str(corpus.root)]
@@ -225,7 +249,12 @@ def test_samples_with_huge_ids_are_kept_and_packed(corpus, tmp_path, capsys):
     assert max(path.stat().st_size for path in tmp_path.glob("*/*/meta.json")) < 50_000
 
 
-def test_huge_ids_are_shortened(corpus, tmp_path, failures, capsys):
+def test_huge_ids_are_shortened(
+    corpus: Corpus,
+    tmp_path: Path,
+    failures: Callable[[Path], list[dict[str, Any]]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     row = corpus.row("missing.mp4", id="i" * 10_000_000)
     nested = (
         json.dumps(corpus.row("missing.mp4", id="deep"))[:-1] + ', "x":' + "[" * 900 + "]" * 900
@@ -243,7 +272,9 @@ def test_huge_ids_are_shortened(corpus, tmp_path, failures, capsys):
 
 
 @pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_a_run_in_one_line_and_it_can_continue(corpus, tmp_path, name):
+def test_a_signal_ends_a_run_in_one_line_and_it_can_continue(
+    corpus: Corpus, tmp_path: Path, name: str
+) -> None:
     lines = [{"video": "short.mp4", "key": f"k{n}"} for n in range(400)]
     data = corpus.write(tmp_path / "v.jsonl", *lines)
     out = tmp_path / "out"
@@ -268,7 +299,7 @@ def test_a_signal_ends_a_run_in_one_line_and_it_can_continue(corpus, tmp_path, n
         read_asset(folder)
 
 
-def test_an_interrupt_during_imports_ends_with_the_exit_code(tmp_path):
+def test_an_interrupt_during_imports_ends_with_the_exit_code(tmp_path: Path) -> None:
     """Python remembers an interrupt inside ``exec``, as ``dataclass`` and ``namedtuple`` use it."""
     (tmp_path / "stopped.py").write_text(
         "from cv_reader.exits import interrupted\n"
@@ -279,7 +310,7 @@ def test_an_interrupt_during_imports_ends_with_the_exit_code(tmp_path):
     assert subprocess.run(command, cwd=tmp_path, check=False).returncode == 130
 
 
-def test_nohup_keeps_a_run_from_hanging_up():
+def test_nohup_keeps_a_run_from_hanging_up() -> None:
     code = (
         "import os, signal, types\n"
         "from cv_reader.exits import run_command\n"
@@ -300,8 +331,10 @@ def test_nohup_keeps_a_run_from_hanging_up():
         (RecursionError("deep"), 1, "RecursionError: deep"),
     ],
 )
-def test_nothing_ends_in_a_traceback(error, code, words, capsys):
-    def body(_args):
+def test_nothing_ends_in_a_traceback(
+    error: Any, code: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def body(_args: argparse.Namespace) -> int:
         raise error
 
     assert run_command(body, None) == code
@@ -310,7 +343,7 @@ def test_nothing_ends_in_a_traceback(error, code, words, capsys):
     assert len(shown.splitlines()) == 1
 
 
-def test_texts_are_shortened_in_the_middle():
+def test_texts_are_shortened_in_the_middle() -> None:
     assert shortened("abc", 3) == "abc"
     text = shortened("a" * 500 + "b" * 500, 100)
     assert len(text) <= 100

@@ -1,6 +1,7 @@
 """``cv_reader visualize`` and ``cv_reader stats``."""
 
 import html.parser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from PIL import Image
 
 from cv_reader.commands import precompute, stats, visualize
 from cv_reader.views.statistics import new_totals, read_kept
+from support.corpus import Corpus
 
 SMALL = ["--square_size", "64", "--num_images", "2"]
 
@@ -15,18 +17,18 @@ SMALL = ["--square_size", "64", "--num_images", "2"]
 class _Page(html.parser.HTMLParser):
     """Tags of a page, and every address in it."""
 
-    def __init__(self, text):
+    def __init__(self, text: str) -> None:
         super().__init__()
         self.tags, self.addresses = [], []
         self.feed(text)
 
-    def handle_starttag(self, tag, attrs):
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.addresses += [value for name, value in attrs if name in ("src", "href")]
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".png", ".jpg", ".html"])
-def test_pictures_of_a_video(corpus, tmp_path, suffix):
+def test_pictures_of_a_video(corpus: Corpus, tmp_path: Path, suffix: str) -> None:
     target = tmp_path / f"out{suffix}"
     args = [str(corpus.root / "good.mp4"), "-o", str(target), "--sequence_length", "8", *SMALL]
     assert visualize.main(args) == 0
@@ -43,7 +45,9 @@ def test_pictures_of_a_video(corpus, tmp_path, suffix):
             picture.load()
 
 
-def test_what_cannot_be_shown(corpus, tmp_path, capsys):
+def test_what_cannot_be_shown(
+    corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     good, text = (str(corpus.root / f"{name}.mp4") for name in ("good", "text"))
     assert visualize.main([good, "-o", str(tmp_path / "x.bmp")]) == 2
     assert visualize.main([good, "-o", "/dev/null/x.png", "--square_size", "70"]) == 2
@@ -53,7 +57,7 @@ def test_what_cannot_be_shown(corpus, tmp_path, capsys):
 
 
 @pytest.fixture
-def root(corpus, tmp_path):
+def root(corpus: Corpus, tmp_path: Path) -> Path:
     names = ("good", "other", "short")
     lines = ({"video": str(corpus.root / f"{name}.mp4")} for name in names)
     data = corpus.write(tmp_path / "v.jsonl", *lines)
@@ -62,7 +66,7 @@ def root(corpus, tmp_path):
     return tmp_path / "out"
 
 
-def test_totals_add_up(root):
+def test_totals_add_up(root: Path) -> None:
     kepts = [read_kept(folder) for folder in sorted((root / "assets").iterdir())]
     totals = new_totals(kepts[0])
     for kept in kepts:
@@ -79,7 +83,7 @@ def test_totals_add_up(root):
     assert counts[:half].sum() >= 8 > counts[: half - 1].sum()
 
 
-def test_a_page_that_needs_no_other_file(corpus, root, tmp_path):
+def test_a_page_that_needs_no_other_file(corpus: Corpus, root: Path, tmp_path: Path) -> None:
     target = tmp_path / "measured.html"
     assert stats.main([str(root), "-o", str(target), "--video_root", str(corpus.root)]) == 0
     assert "rebuilt from what is kept" in target.read_text()
@@ -90,7 +94,9 @@ def test_a_page_that_needs_no_other_file(corpus, root, tmp_path):
     assert page.addresses == []
 
 
-def test_what_cannot_be_read_is_left_out(root, tmp_path, capsys):
+def test_what_cannot_be_read_is_left_out(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (root / "assets" / "good" / "mosaic_000.jpg").unlink()
     assert stats.main([str(root), "-o", str(tmp_path / "page.html")]) == 1
     shown = capsys.readouterr().err

@@ -1,13 +1,18 @@
 """Progress: what was finished before says nothing about how long the rest takes."""
 
 import json
+from pathlib import Path
+
+import pytest
 
 from cv_reader.commands import progress as library
 from cv_reader.commands.progress import Report, looked_over
 from cv_reader.select.config import AssetConfig
 
 
-def test_pace_counts_the_time_of_work_alone(tmp_path, monkeypatch, capsys):
+def test_pace_counts_the_time_of_work_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     now = [0.0]
     monkeypatch.setattr(library.time, "monotonic", lambda: now[0])
     with Report("precompute", tmp_path / "fail.txt", log_every=4, total=10) as report:
@@ -22,7 +27,9 @@ def test_pace_counts_the_time_of_work_alone(tmp_path, monkeypatch, capsys):
     assert (summary["seconds"], summary["videos_per_second"]) == (104, 0.5)
 
 
-def test_a_long_look_before_the_run_tells_how_far_it_is(monkeypatch, capsys):
+def test_a_long_look_before_the_run_tells_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     now = iter(range(0, 1000, 10))
     monkeypatch.setattr(library.time, "monotonic", lambda: next(now))
     assert list(looked_over("stage1", "abcdefgh")) == list("abcdefgh")

@@ -10,6 +10,8 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +20,7 @@ from cv_reader.assets.claims import claimed_output
 from cv_reader.assets.contract import read_asset
 from cv_reader.assets.files import temporary_path
 from cv_reader.commands import precompute, stage2, stats, validate, visualize
+from support.corpus import Corpus
 from support.media import moving_square, write_video
 from support.paths import ROOT
 
@@ -25,11 +28,11 @@ SMALL = ["--square_size", "64", "--num_images", "2", "--seq_len_frames", "8"]
 TOOL = ROOT / "Compressed_Video_Reader" / "tool" / "offline_precompute_llava_codec_assets.py"
 
 
-def _args(data, out, *extra):
+def _args(data: Path, out: Path, *extra: str) -> list[str]:
     return ["--jsonl", str(data), "--out_root", str(out), *SMALL, *extra]
 
 
-def _stages(data, out, *extra):
+def _stages(data: Path, out: Path, *extra: str) -> int:
     return stage2.main_of_both([
         "--dataset_path", str(data), "--visidx_root", str(out / "first"),
         "--out_image_root", str(out / "images"), "--out_jsonl", str(out / "train.jsonl"),
@@ -38,7 +41,7 @@ def _stages(data, out, *extra):
     ])  # fmt: skip
 
 
-def test_odd_names_and_duplicates(corpus, tmp_path):
+def test_odd_names_and_duplicates(corpus: Corpus, tmp_path: Path) -> None:
     for folder in "ab":
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "clip.mp4").symlink_to(corpus.root / "short.mp4")
@@ -57,19 +60,26 @@ def test_odd_names_and_duplicates(corpus, tmp_path):
         assert read_asset(folder).meta["video"].endswith("clip.mp4")
 
 
-def test_failures_name_their_sample(corpus, tmp_path, capsys):
+def test_failures_name_their_sample(
+    corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = corpus.write(tmp_path / "d.jsonl", corpus.row("text.mp4", id="some id"))
     assert _stages(data, tmp_path / "out", "--video_root", str(corpus.root)) == 1
     shown = capsys.readouterr().err
     assert f"failed: id 'some id', video 'text.mp4', where '{data}:1': " in shown
 
 
-def test_a_full_disk_stops_the_run_and_it_can_go_on(corpus, tmp_path, monkeypatch, capsys):
+def test_a_full_disk_stops_the_run_and_it_can_go_on(
+    corpus: Corpus,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     videos = [{"video": str(corpus.root / f"{name}.mp4")} for name in ("good", "short", "other")]
     data = corpus.write(tmp_path / "v.jsonl", *videos)
     write, calls = library.write_mosaics, []
 
-    def until_full(*args, **settings):
+    def until_full(*args: Any, **settings: Any) -> Any:
         calls.append(args)
         if len(calls) == 2:
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -85,20 +95,26 @@ def test_a_full_disk_stops_the_run_and_it_can_go_on(corpus, tmp_path, monkeypatc
     assert "2 made, 1 kept" in capsys.readouterr().err
 
 
-def test_a_failure_file_on_a_full_disk_stops_the_run(corpus, tmp_path, capsys):
+def test_a_failure_file_on_a_full_disk_stops_the_run(
+    corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = corpus.write(tmp_path / "v.jsonl", {"video": str(corpus.root / "text.mp4")})
     assert precompute.main(_args(data, tmp_path / "out", "--fail_txt", "/dev/full")) == 1
     assert "No space left" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("target", ["/proc/assets", "/dev/null/assets"])
-def test_a_target_that_cannot_be_written_starts_nothing(corpus, tmp_path, target, capsys):
+def test_a_target_that_cannot_be_written_starts_nothing(
+    corpus: Corpus, tmp_path: Path, target: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = corpus.write(tmp_path / "v.jsonl", {"video": str(corpus.root / "short.mp4")})
     assert precompute.main(_args(data, target)) == 2
     assert "cannot be written" in capsys.readouterr().err
 
 
-def test_two_runs_on_one_output_are_kept_apart(corpus, tmp_path, capsys):
+def test_two_runs_on_one_output_are_kept_apart(
+    corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = corpus.write(tmp_path / "v.jsonl", {"video": str(corpus.root / "short.mp4")})
     with claimed_output(tmp_path / "out", "shard00of01"):
         assert precompute.main(_args(data, tmp_path / "out")) == 2
@@ -107,14 +123,14 @@ def test_two_runs_on_one_output_are_kept_apart(corpus, tmp_path, capsys):
         assert precompute.main(_args(data, tmp_path / "out", *shards)) == 0
 
 
-def test_leftovers_of_killed_workers_go_with_the_next_run(corpus, tmp_path):
+def test_leftovers_of_killed_workers_go_with_the_next_run(corpus: Corpus, tmp_path: Path) -> None:
     data = corpus.write(tmp_path / "v.jsonl", {"video": str(corpus.root / "short.mp4")})
     temporary_path(tmp_path / "out" / "assets").mkdir(parents=True)
     assert precompute.main(_args(data, tmp_path / "out")) == 0
     assert [path.name for path in (tmp_path / "out" / "assets").iterdir()] == ["short"]
 
 
-def _tree(folder):
+def _tree(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
@@ -122,11 +138,11 @@ def _tree(folder):
     }
 
 
-def _evaluation_command(data, out):
+def _evaluation_command(data: Path, out: Path) -> list[str]:
     return [sys.executable, str(TOOL), *_args(data, out, "--num_workers", "2")]
 
 
-def _training_command(data, out):
+def _training_command(data: Path, out: Path) -> list[str]:
     return [
         sys.executable, "-m", "cv_reader.commands.main", "precompute", "--stage", "1,2",
         "--dataset_path", str(data), "--visidx_root", str(out / "first"),
@@ -137,7 +153,9 @@ def _training_command(data, out):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command_of", [_evaluation_command, _training_command])
-def test_kills_at_any_moment_leave_no_trace(corpus, tmp_path, command_of):
+def test_kills_at_any_moment_leave_no_trace(
+    corpus: Corpus, tmp_path: Path, command_of: Any
+) -> None:
     for number in range(40):
         frames = moving_square(20, 48, 64, seed=number)
         write_video(tmp_path / f"{number}.mp4", frames)
@@ -170,7 +188,7 @@ def test_kills_at_any_moment_leave_no_trace(corpus, tmp_path, command_of):
 
 
 @contextlib.contextmanager
-def _mounted(folder, *options):
+def _mounted(folder: Path, *options: str) -> Path:
     """A small file system of its own; needs root."""
     if os.geteuid() != 0:
         pytest.skip("mounting a file system needs root")
@@ -184,12 +202,12 @@ def _mounted(folder, *options):
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def _remount(folder, options):
+def _remount(folder: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
 
 
 @pytest.mark.slow
-def test_a_disk_that_fills_up_keeps_what_is_finished(tmp_path):
+def test_a_disk_that_fills_up_keeps_what_is_finished(tmp_path: Path) -> None:
     write_video(tmp_path / "clip.mp4", moving_square(20, 48, 64))
     lines = [{"video": "clip.mp4", "key": f"k{number}"} for number in range(12)]
     data = tmp_path / "v.jsonl"
@@ -210,7 +228,9 @@ def test_a_disk_that_fills_up_keeps_what_is_finished(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_read_only_target_is_refused(corpus, tmp_path, capsys):
+def test_a_read_only_target_is_refused(
+    corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     video = str(corpus.root / "short.mp4")
     data = corpus.write(tmp_path / "v.jsonl", {"video": video})
     with _mounted(tmp_path / "small", "size=1m") as disk:
@@ -226,13 +246,13 @@ def test_a_read_only_target_is_refused(corpus, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_data_set_of_gigabytes_is_read_in_constant_memory(tmp_path):
+def test_a_data_set_of_gigabytes_is_read_in_constant_memory(tmp_path: Path) -> None:
     # A quarter of a million rows of 8 KB: 2 GB, written as they are read.
     pipe = tmp_path / "data.json"
     os.mkfifo(pipe)
     row = json.dumps({"id": "x", "video": "v.mp4", "text": "y" * 8000})
 
-    def write():
+    def write() -> None:
         with pipe.open("w") as stream:
             stream.write("[" + row)
             for _ in range(249_999):
@@ -259,7 +279,7 @@ def test_a_data_set_of_gigabytes_is_read_in_constant_memory(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_runs_without_locks_do_no_harm(tmp_path):
+def test_two_runs_without_locks_do_no_harm(tmp_path: Path) -> None:
     for number in range(6):
         write_video(tmp_path / f"{number}.mp4", moving_square(20, 48, 64, seed=number))
     data = tmp_path / "v.jsonl"

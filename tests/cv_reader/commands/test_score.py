@@ -1,6 +1,8 @@
 """``cv_reader score``: all kinds of selections, all kinds of output, refusals."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,19 +17,21 @@ SIZES = ["--square_size", "64", "--patch_size", "8", "--sequence_length", "8", "
 
 
 @pytest.fixture(scope="module")
-def clip(tmp_path_factory):
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     frames = moving_square(24, 48, 64, (0, 2), square_px=16)
     return write_video(tmp_path_factory.mktemp("videos") / "clip.mp4", frames)
 
 
-def _figures(arguments, tmp_path):
+def _figures(arguments: list[str], tmp_path: Path) -> tuple[int, list[dict[str, Any]]]:
     output = tmp_path / "figures.json"
     code = main([*map(str, arguments), "-o", str(output)])
     sections = json.loads(output.read_text())
     return code, [one for section in sections for one in section["selections"]]
 
 
-def test_choices_are_made_and_measured_side_by_side(clip, tmp_path, capsys):
+def test_choices_are_made_and_measured_side_by_side(
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     choices = ["uniform", "residual", "select=rate_distortion,distortion=mean,direction=hold"]
     arguments = ["--video", clip, *SIZES]
     for choice in choices:
@@ -41,7 +45,7 @@ def test_choices_are_made_and_measured_side_by_side(clip, tmp_path, capsys):
     assert "uniform" in capsys.readouterr().out
 
 
-def test_assets_selections_and_rows_give_one_score(clip, tmp_path):
+def test_assets_selections_and_rows_give_one_score(clip: Path, tmp_path: Path) -> None:
     asset = write_evaluation_asset(clip, key="a", out_root=tmp_path, config=CONFIG)
     np.save(tmp_path / "rows.npy", asset.positions)
     meta = {
@@ -68,7 +72,7 @@ def test_assets_selections_and_rows_give_one_score(clip, tmp_path):
 
 
 @pytest.mark.parametrize(("suffix", "start"), [(".html", b"<!doctype html>"), (".gif", b"GIF89a")])
-def test_a_page_or_a_film_is_written(clip, tmp_path, suffix, start):
+def test_a_page_or_a_film_is_written(clip: Path, tmp_path: Path, suffix: str, start: bytes) -> None:
     output = tmp_path / f"score{suffix}"
     arguments = ["--video", str(clip), *SIZES, "--choose", "uniform", "-o", str(output)]
     assert main(arguments) == 0
@@ -77,7 +81,9 @@ def test_a_page_or_a_film_is_written(clip, tmp_path, suffix, start):
     assert suffix != ".html" or content.count(b"data:image/webp") == 2
 
 
-def test_what_cannot_be_measured_is_named(clip, tmp_path, capsys):
+def test_what_cannot_be_measured_is_named(
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     np.save(tmp_path / "wrong.npy", np.full((4, 3), 99))
     arguments = [tmp_path / "wrong.npy", "--video", clip, *SIZES, "--choose", "uniform"]
     assert main([str(argument) for argument in arguments]) == 1

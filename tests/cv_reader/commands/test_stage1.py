@@ -1,6 +1,10 @@
 """Stage 1 as users run it."""
 
+import argparse
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +12,7 @@ import pytest
 from cv_reader.assets.samples import VideoSample, read_samples
 from cv_reader.commands import stage1
 from cv_reader.exits import run_command
+from support.corpus import Corpus
 
 ARGS = [
     "--square_size", "64", "--keep_frames_equiv", "2", "--sequence_length", "8",
@@ -17,15 +22,17 @@ STEM = "_T8_square64_p16_K32"
 BAD = ["missing.mp4", "empty.mp4", "truncated.mp4", "text.mp4", "folder.mp4", "sound.wav"]
 
 
-def _run(data, out, *extra):
+def _run(data: Path, out: Path, *extra: str) -> int:
     return stage1.main(["--dataset_path", str(data), "--out_root", str(out), *ARGS, *extra])
 
 
-def _names(out):
+def _names(out: Path) -> list[str]:
     return sorted(path.name for path in out.iterdir())
 
 
-def test_bad_rows_cost_themselves(corpus, tmp_path, failures):
+def test_bad_rows_cost_themselves(
+    corpus: Corpus, tmp_path: Path, failures: Callable[[Path], list[dict[str, Any]]]
+) -> None:
     rows = [
         corpus.row("good.mp4"),
         "{broken",
@@ -47,7 +54,7 @@ def test_bad_rows_cost_themselves(corpus, tmp_path, failures):
     assert (summary["made"], summary["failed"]) == (2, 9)
 
 
-def test_files_and_metadata(corpus, tmp_path):
+def test_files_and_metadata(corpus: Corpus, tmp_path: Path) -> None:
     data = corpus.write(tmp_path / "data.json", corpus.row(str(corpus.root / "good.mp4")))
     assert _run(data, tmp_path / "out") == 0
     (sample,) = read_samples(data)
@@ -64,7 +71,9 @@ def test_files_and_metadata(corpus, tmp_path):
     assert (rows[16:, 0] > 0).all()
 
 
-def test_a_second_run_keeps_what_is_done_and_refuses_other_settings(corpus, tmp_path, capsys):
+def test_a_second_run_keeps_what_is_done_and_refuses_other_settings(
+    corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = corpus.write(tmp_path / "data.json", corpus.row(str(corpus.root / "good.mp4")))
     out = tmp_path / "out"
     assert _run(data, out) == 0
@@ -82,7 +91,7 @@ def test_a_second_run_keeps_what_is_done_and_refuses_other_settings(corpus, tmp_
     assert json.loads(meta.read_text())["cfg"]["mv_pct"] == 90
 
 
-def test_shards_split_the_file_and_keep_the_identity(corpus, tmp_path):
+def test_shards_split_the_file_and_keep_the_identity(corpus: Corpus, tmp_path: Path) -> None:
     rows = [corpus.row(f"{number}.mp4", extra=number) for number in range(9)]
     data = corpus.write(tmp_path / "data.json", *rows)
     args = ["--dataset_path", str(data), "--shard_dataset_out_dir", str(tmp_path / "shards")]
@@ -106,7 +115,9 @@ def test_shards_split_the_file_and_keep_the_identity(corpus, tmp_path):
         (["--unsupported_txt", "x"], "failure file"),
     ],
 )
-def test_flags_without_a_meaning_are_refused_with_the_reason(tmp_path, capsys, extra, reason):
+def test_flags_without_a_meaning_are_refused_with_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], extra: list[str], reason: str
+) -> None:
     with pytest.raises(SystemExit) as caught:
         _run(tmp_path / "data.json", tmp_path / "out", *extra)
     assert caught.value.code == 2
@@ -121,29 +132,39 @@ def test_flags_without_a_meaning_are_refused_with_the_reason(tmp_path, capsys, e
         (["--dataset_path", "missing.json"], "cannot be read"),
     ],
 )
-def test_settings_that_cannot_work_start_nothing(corpus, tmp_path, capsys, extra, reason):
+def test_settings_that_cannot_work_start_nothing(
+    corpus: Corpus,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    extra: list[str],
+    reason: str,
+) -> None:
     data = corpus.write(tmp_path / "data.json", corpus.row("good.mp4"))
     assert _run(data, tmp_path / "out", *extra) == 2
     assert reason in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_a_broken_array_starts_nothing(corpus, tmp_path, capsys):
+def test_a_broken_array_starts_nothing(
+    corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = tmp_path / "data.json"
     data.write_text(json.dumps([corpus.row("good.mp4")])[:-1] + ', {"id"]')
     assert _run(data, tmp_path / "out") == 2
     assert "data.json:1" in capsys.readouterr().err
 
 
-def test_an_unwritable_output_starts_nothing(corpus, tmp_path, capsys):
+def test_an_unwritable_output_starts_nothing(
+    corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = corpus.write(tmp_path / "data.json", corpus.row("good.mp4"))
     (tmp_path / "file").touch()
     assert _run(data, tmp_path / "file" / "out") == 2
     assert "cannot be written" in capsys.readouterr().err
 
 
-def test_ctrl_c_has_its_own_exit_code(capsys):
-    def body(_args):
+def test_ctrl_c_has_its_own_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    def body(_args: argparse.Namespace) -> int:
         raise KeyboardInterrupt
 
     assert run_command(body, None) == 130

@@ -5,12 +5,16 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from cv_reader.assets.contract import read_asset
 from cv_reader.commands import stage1, stage2
+from support.corpus import Corpus
 from support.paths import ROOT
 
 SHAPE = ["--square_size", "64", "--num_workers", "1"]
@@ -18,11 +22,11 @@ FIRST = [*SHAPE, "--keep_frames_equiv", "2", "--sequence_length", "8"]
 SECOND = [*SHAPE, "--num_images", "2", "--T", "8"]
 
 
-def _first(data, out, *extra):
+def _first(data: Path, out: Path, *extra: str) -> list[str]:
     return ["--dataset_path", str(data), "--out_root", str(out / "stage1"), *FIRST, *extra]
 
 
-def _second(data, out, *extra):
+def _second(data: Path, out: Path, *extra: str) -> list[str]:
     return [
         "--input_dataset", str(data), "--visidx_root", str(out / "stage1"),
         "--out_image_root", str(out / "images"), "--out_jsonl", str(out / "train.jsonl"),
@@ -30,12 +34,12 @@ def _second(data, out, *extra):
     ]  # fmt: skip
 
 
-def _records(path):
+def _records(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
-def chosen(corpus, tmp_path_factory):
+def chosen(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set of three videos next to its stage 1 output (first frame kept whole)."""
     folder = tmp_path_factory.mktemp("chosen")
     rows = [corpus.row(str(corpus.root / f"{name}.mp4")) for name in ("short", "good", "other")]
@@ -45,13 +49,13 @@ def chosen(corpus, tmp_path_factory):
 
 
 @pytest.fixture
-def work(chosen, tmp_path):
+def work(chosen: Path, tmp_path: Path) -> Path:
     """A copy of it that a test may change."""
     shutil.copytree(chosen.parent, tmp_path / "work")
     return tmp_path / "work" / "data.json"
 
 
-def test_the_jsonl_keeps_the_order_and_names_complete_assets(work):
+def test_the_jsonl_keeps_the_order_and_names_complete_assets(work: Path) -> None:
     out = work.parent
     args = _second(work, out, "--first_full", "--write_positions", "--num_workers", "2")
     assert stage2.main(args) == 0
@@ -69,7 +73,7 @@ def test_the_jsonl_keeps_the_order_and_names_complete_assets(work):
     assert asset.meta["backend"] in ("estimated", "native")  # HEVC
 
 
-def test_a_second_run_packs_nothing_again(work, capsys):
+def test_a_second_run_packs_nothing_again(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     args = _second(work, work.parent)
     assert stage2.main(args) == 0
     first = (work.parent / "train.jsonl").read_bytes()
@@ -79,13 +83,18 @@ def test_a_second_run_packs_nothing_again(work, capsys):
     assert "positions_thw" not in _records(work.parent / "train.jsonl")[0]
 
 
-def test_other_settings_start_nothing(work, capsys):
+def test_other_settings_start_nothing(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert stage2.main(_second(work, work.parent)) == 0
     assert stage2.main(_second(work, work.parent, "--order", "zigzag")) == 2
     assert "order 'raster' where 'zigzag' is asked for" in capsys.readouterr().err
 
 
-def test_samples_without_stage_1_fail_or_are_passed_over(work, corpus, failures, capsys):
+def test_samples_without_stage_1_fail_or_are_passed_over(
+    work: Path,
+    corpus: Corpus,
+    failures: Callable[[Path], list[dict[str, Any]]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     rows = [*json.loads(work.read_text()), corpus.row("new.mp4")]
     corpus.write(work, *rows)
     assert stage2.main(_second(work, work.parent)) == 1
@@ -97,7 +106,9 @@ def test_samples_without_stage_1_fail_or_are_passed_over(work, corpus, failures,
     assert "3 kept, 1 skipped" in capsys.readouterr().err
 
 
-def test_rewrite_lists_what_is_complete_without_decoding(work, failures):
+def test_rewrite_lists_what_is_complete_without_decoding(
+    work: Path, failures: Callable[[Path], list[dict[str, Any]]]
+) -> None:
     out = work.parent
     assert stage2.main(_second(work, out)) == 0
     packed = (out / "train.jsonl").read_bytes()
@@ -111,7 +122,9 @@ def test_rewrite_lists_what_is_complete_without_decoding(work, failures):
     assert [failure["id"] for failure in failures(out / "train.jsonl.fail.txt")] == ["good"]
 
 
-def test_damage_between_the_stages_is_named(work, failures):
+def test_damage_between_the_stages_is_named(
+    work: Path, failures: Callable[[Path], list[dict[str, Any]]]
+) -> None:
     out = work.parent
     for path in (out / "stage1").glob("sample_good__*.visidx_thw.npy"):
         rows = np.load(path)
@@ -127,7 +140,9 @@ def test_damage_between_the_stages_is_named(work, failures):
     assert [record["id"] for record in _records(out / "train.jsonl")] == ["short"]
 
 
-def test_first_full_needs_a_stage_1_that_kept_it(corpus, tmp_path, capsys):
+def test_first_full_needs_a_stage_1_that_kept_it(
+    corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = corpus.write(tmp_path / "data.json", corpus.row(str(corpus.root / "short.mp4")))
     assert stage1.main(_first(data, tmp_path)) == 0
     assert stage2.main(_second(data, tmp_path, "--first_full")) == 2
@@ -135,7 +150,9 @@ def test_first_full_needs_a_stage_1_that_kept_it(corpus, tmp_path, capsys):
     assert not (tmp_path / "images").exists()
 
 
-def test_a_video_that_changed_since_stage_1_fails(corpus, tmp_path, failures):
+def test_a_video_that_changed_since_stage_1_fails(
+    corpus: Corpus, tmp_path: Path, failures: Callable[[Path], list[dict[str, Any]]]
+) -> None:
     video = tmp_path / "clip.mp4"
     shutil.copy(corpus.root / "good.mp4", video)
     data = corpus.write(tmp_path / "data.json", corpus.row("clip.mp4"))
@@ -156,20 +173,24 @@ def test_a_video_that_changed_since_stage_1_fails(corpus, tmp_path, failures):
         (["--out_jsonl", "/dev/null/x.jsonl"], "cannot be written"),
     ],
 )
-def test_what_cannot_work_starts_nothing(chosen, tmp_path, capsys, extra, reason):
+def test_what_cannot_work_starts_nothing(
+    chosen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], extra: list[str], reason: str
+) -> None:
     args = _second(chosen, tmp_path, *extra)
     assert stage2.main(args) == 2
     assert reason in capsys.readouterr().err
 
 
-def test_single_patches_are_refused_with_the_reason(chosen, tmp_path, capsys):
+def test_single_patches_are_refused_with_the_reason(
+    chosen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as caught:
         stage2.main(_second(chosen, tmp_path, "--export_patches"))
     assert caught.value.code == 2
     assert "no input of the model" in capsys.readouterr().err
 
 
-def test_shards_name_their_own_jsonl(work):
+def test_shards_name_their_own_jsonl(work: Path) -> None:
     for shard in range(2):
         args = _second(work, work.parent, "--num_shards", "2", "--shard_id", str(shard))
         assert stage2.main(args) == 0
@@ -181,7 +202,7 @@ def test_shards_name_their_own_jsonl(work):
     assert sorted(ids) == ["good", "other", "short"]
 
 
-def test_the_promised_paths_run(corpus, tmp_path):
+def test_the_promised_paths_run(corpus: Corpus, tmp_path: Path) -> None:
     data = corpus.write(tmp_path / "data.json", corpus.row(str(corpus.root / "short.mp4")))
     tool = ROOT / "Compressed_Video_Reader" / "tool"
     for name, args in (("stage1", _first(data, tmp_path)), ("stage2", _second(data, tmp_path))):

@@ -4,7 +4,9 @@ import io
 import json
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,17 +23,17 @@ SIZES = ["--square_size", "64", "--patch_size", "8", "--sequence_length", "16"]
 
 
 @pytest.fixture(scope="module")
-def clip(tmp_path_factory):
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     frames = moving_square(75, 48, 64, (0, 2), square_px=16)
     path = tmp_path_factory.mktemp("videos") / "clip.ts"
     return write_video(path, frames, options={"x264-params": "keyint=25:min-keyint=25"})
 
 
-def _lines(text):
+def _lines(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_one_line_per_window(clip, capsys):
+def test_one_line_per_window(clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(clip), *SIZES, "--slots_per_second", "10", "--rows"]) == 0
     out = capsys.readouterr()
     lines = _lines(out.out)
@@ -44,7 +46,9 @@ def test_one_line_per_window(clip, capsys):
 
 
 @pytest.mark.parametrize("block", ["1", "2"])
-def test_segments_become_sound_assets(clip, tmp_path, capsys, block):
+def test_segments_become_sound_assets(
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], block: str
+) -> None:
     """Every kept patch is at the place of its row, unchanged."""
     arguments = [str(clip), *SIZES, "--slots_per_second", "10", "--block_cells", block]
     assert main([*arguments, "--rows", "--jpg_quality", "100", "--out", str(tmp_path)]) == 0
@@ -73,7 +77,7 @@ def test_segments_become_sound_assets(clip, tmp_path, capsys, block):
     assert "holds assets already" in capsys.readouterr().err
 
 
-def test_standard_input(clip):
+def test_standard_input(clip: Path) -> None:
     command = [sys.executable, "-m", "cv_reader.commands.main", "stream", "-", *SIZES]
     with clip.open("rb") as pipe:
         feeder = subprocess.Popen(["cat"], stdin=pipe, stdout=subprocess.PIPE)
@@ -88,7 +92,9 @@ def test_standard_input(clip):
     assert [line["window"] for line in _lines(done.stdout)] == [0, 1, 2]
 
 
-def test_what_cannot_be_read_is_named(tmp_path, capsys, monkeypatch):
+def test_what_cannot_be_read_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert main([str(tmp_path / "missing.ts")]) == 1
     assert "no such file" in capsys.readouterr().err
     assert main(["gopher://host/a"]) == 1
@@ -100,7 +106,7 @@ def test_what_cannot_be_read_is_named(tmp_path, capsys, monkeypatch):
     assert "token_price must be above 0" in capsys.readouterr().err
 
 
-def test_help(capsys):
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--help"])
     assert ended.value.code == 0

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,10 +13,11 @@ from PIL import Image
 from cv_reader.assets.contract import file_facts
 from cv_reader.assets.files import temporary_path, write_json
 from cv_reader.commands import precompute, stage2, validate
+from support.corpus import Corpus
 
 
 @pytest.fixture(scope="module")
-def made(corpus, tmp_path_factory):
+def made(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Evaluation assets, stage 1's files, training assets and their JSONL, of two videos."""
     root = tmp_path_factory.mktemp("made")
     shape = ["--square_size", "64", "--num_workers", "1"]
@@ -35,18 +39,20 @@ def made(corpus, tmp_path_factory):
 
 
 @pytest.fixture
-def copy(made, tmp_path):
+def copy(made: Path, tmp_path: Path) -> Path:
     """A copy of the evaluation assets that a test may damage."""
     shutil.copytree(made / "eval", tmp_path / "eval")
     return tmp_path / "eval"
 
 
-def _run(*args):
+def _run(*args: Any) -> int:
     return validate.main([*map(str, args)])
 
 
 @pytest.mark.parametrize("deep", [(), ("--deep",)])
-def test_what_is_sound_passes(made, deep, capsys):
+def test_what_is_sound_passes(
+    made: Path, deep: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert _run(made, *deep) == 0
     table = capsys.readouterr().out.splitlines()
     assert ["asset", "4", "0", "0"] in [line.split() for line in table]
@@ -57,35 +63,35 @@ def test_what_is_sound_passes(made, deep, capsys):
     ]
 
 
-def _edit_array(name, change):
-    def damage(folder):
+def _edit_array(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
         array = np.load(folder / name)
         np.save(folder / name, change(array))
 
     return damage
 
 
-def _edit_meta(**changes):
-    def damage(folder):
+def _edit_meta(**changes: Any) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
         meta = json.loads((folder / "meta.json").read_text())
         write_json(folder / "meta.json", meta | changes)
 
     return damage
 
 
-def _swap(rows):
+def _swap(rows: np.ndarray) -> np.ndarray:
     rows = rows.copy()
     rows[[20, 21]] = rows[[21, 20]]
     return rows
 
 
-def _repeat(rows):
+def _repeat(rows: np.ndarray) -> np.ndarray:
     rows = rows.copy()
     rows[-1] = rows[-2]
     return rows
 
 
-def _cut_picture(folder):
+def _cut_picture(folder: Path) -> None:
     path = folder / "mosaic_001.jpg"
     path.write_bytes(path.read_bytes()[:400])
 
@@ -104,7 +110,14 @@ def _cut_picture(folder):
         (lambda folder: (folder / "meta.json").write_text("{}"), "broken", "schema_version"),
     ],
 )
-def test_what_breaks_the_contract_is_told(copy, damage, state, reason, capsys, tmp_path):
+def test_what_breaks_the_contract_is_told(
+    copy: Path,
+    damage: Callable[..., object],
+    state: str,
+    reason: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
     folder = copy / "assets" / "good"
     damage(folder)
     if (meta := json.loads((folder / "meta.json").read_text())).get("files"):
@@ -118,7 +131,9 @@ def test_what_breaks_the_contract_is_told(copy, damage, state, reason, capsys, t
     assert (problem["state"], problem["where"]) == (state, str(folder))
 
 
-def test_only_a_deep_look_finds_what_keeps_its_size(copy, capsys):
+def test_only_a_deep_look_finds_what_keeps_its_size(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = copy / "assets" / "good" / "mosaic_000.jpg"
     content = bytearray(path.read_bytes())
     content[-20] ^= 0xFF
@@ -128,7 +143,9 @@ def test_only_a_deep_look_finds_what_keeps_its_size(copy, capsys):
     assert "SHA-256" in capsys.readouterr().err
 
 
-def test_a_deep_look_finds_a_changed_or_missing_source(made, corpus, tmp_path, capsys):
+def test_a_deep_look_finds_a_changed_or_missing_source(
+    made: Path, corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     videos = tmp_path / "videos"
     shutil.copytree(corpus.root, videos)
     line = corpus.write(tmp_path / "v.jsonl", {"video": "good.mp4"})
@@ -145,7 +162,9 @@ def test_a_deep_look_finds_a_changed_or_missing_source(made, corpus, tmp_path, c
     assert "is missing" in capsys.readouterr().err
 
 
-def test_lines_are_held_against_their_files(made, corpus, tmp_path, capsys):
+def test_lines_are_held_against_their_files(
+    made: Path, corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     sound, other = map(json.loads, (made / "train.jsonl").read_text().splitlines())
     Image.new("RGB", (20, 10)).save(tmp_path / "a.png")
     turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A."}]
@@ -167,19 +186,21 @@ def test_lines_are_held_against_their_files(made, corpus, tmp_path, capsys):
         assert reason in shown.err
 
 
-def test_leftovers_are_told(copy, capsys):
+def test_leftovers_are_told(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (copy / "assets" / f".tmp-{'0' * 32}").mkdir()
     assert _run(copy) == 1
     assert "a killed run left it" in capsys.readouterr().err
 
 
-def test_nothing_to_check_is_refused(tmp_path, capsys):
+def test_nothing_to_check_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(tmp_path) == 2
     assert _run(tmp_path / "missing") == 2
     assert "no asset" in capsys.readouterr().err
 
 
-def test_folders_that_lack_their_metadata_are_told(copy, capsys):
+def test_folders_that_lack_their_metadata_are_told(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (copy / "assets" / "good" / "meta.json").unlink()
     (copy / "assets" / "empty").mkdir()
     assert _run(copy) == 1
@@ -191,7 +212,9 @@ def test_folders_that_lack_their_metadata_are_told(copy, capsys):
     assert _run(copy) == 1
 
 
-def test_selections_that_lack_their_metadata_are_told(made, tmp_path, capsys):
+def test_selections_that_lack_their_metadata_are_told(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.copytree(made / "first", tmp_path / "first")
     next((tmp_path / "first").glob("*good*.meta.json")).unlink()
     assert _run(tmp_path / "first") == 1
@@ -200,7 +223,9 @@ def test_selections_that_lack_their_metadata_are_told(made, tmp_path, capsys):
     ]
 
 
-def test_links_are_followed_once(copy, tmp_path, capsys):
+def test_links_are_followed_once(
+    copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = tmp_path / "linked"
     root.mkdir()
     for name in ("good", "short"):
@@ -213,7 +238,9 @@ def test_links_are_followed_once(copy, tmp_path, capsys):
     ]
 
 
-def test_leftovers_of_other_machines_have_another_remedy(copy, capsys):
+def test_leftovers_of_other_machines_have_another_remedy(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     temporary_path(copy / "assets").mkdir()
     (copy / "assets" / f".tmp-{'0' * 8}-{'0' * 8}-{'0' * 32}").mkdir()
     assert _run(copy) == 1

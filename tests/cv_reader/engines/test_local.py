@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -22,7 +24,7 @@ KILL = "__import__('signal').raise_signal(9)"
 HANG = "__import__('time').sleep(600)"
 
 
-def test_failures_cost_their_own_task_and_keep_the_order():
+def test_failures_cost_their_own_task_and_keep_the_order() -> None:
     tasks = [QUICK, FAIL, CRASH, ABORT, KILL, HANG, QUICK]
     outcomes = list(run_tasks(eval, tasks, Limits(num_workers=2, timeout_seconds=1.5)))
     assert [outcome.task for outcome in outcomes] == tasks
@@ -40,7 +42,7 @@ def test_failures_cost_their_own_task_and_keep_the_order():
     assert all("twice" in failure.reason for failure in failures[1:])
 
 
-def test_a_worker_that_dies_once_costs_nothing(tmp_path):
+def test_a_worker_that_dies_once_costs_nothing(tmp_path: Path) -> None:
     # Dies where the file is not there yet, and leaves it there.
     path = str(tmp_path / "tried")
     once = (
@@ -51,7 +53,7 @@ def test_a_worker_that_dies_once_costs_nothing(tmp_path):
     assert [outcome.value for outcome in outcomes] == [2, True, 2]
 
 
-def test_a_worker_that_is_ready_takes_the_first_task():
+def test_a_worker_that_is_ready_takes_the_first_task() -> None:
     with early_worker("colorsys"):
         (started,) = multiprocessing.active_children()
         pid, imported = "__import__('os').getpid()", "'colorsys' in __import__('sys').modules"
@@ -59,7 +61,7 @@ def test_a_worker_that_is_ready_takes_the_first_task():
     assert [outcome.value for outcome in outcomes] == [started.pid, True]
 
 
-def test_a_worker_that_nobody_needs_does_not_stay():
+def test_a_worker_that_nobody_needs_does_not_stay() -> None:
     with early_worker("no.such.module"):
         (died,) = multiprocessing.active_children()
         died.join()
@@ -70,7 +72,7 @@ def test_a_worker_that_nobody_needs_does_not_stay():
     assert not multiprocessing.active_children()
 
 
-def test_memory_is_limited():
+def test_memory_is_limited() -> None:
     greedy = "(bytearray(400 << 20), __import__('time').sleep(600))"
     outcomes = run_tasks(eval, [greedy, QUICK], Limits(memory_mib=300))
     failed, quick = outcomes
@@ -78,7 +80,7 @@ def test_memory_is_limited():
     assert "more than 300 MiB (--memory_limit_mib), twice" in failed.failure.reason
 
 
-def test_one_huge_allocation_fails_at_once():
+def test_one_huge_allocation_fails_at_once() -> None:
     started = time.monotonic()
     bomb = "len(bytearray(1 << 40)) + sum(bytearray(8 << 30))"
     big = "len(bytearray(8 << 30))"  # never written to: only the hard limit notices it
@@ -91,7 +93,7 @@ def test_one_huge_allocation_fails_at_once():
     assert time.monotonic() - started < 60
 
 
-def test_a_task_that_cannot_be_sent_costs_itself():
+def test_a_task_that_cannot_be_sent_costs_itself() -> None:
     deep = []
     for _ in range(100_000):
         deep = [deep]
@@ -100,7 +102,7 @@ def test_a_task_that_cannot_be_sent_costs_itself():
     assert quick.value == 2
 
 
-def test_ctrl_c_while_a_worker_starts_shows_no_traceback():
+def test_ctrl_c_while_a_worker_starts_shows_no_traceback() -> None:
     code = (
         "import os, signal, sys, threading, time\n"
         "from cv_reader.engines.worker_process import Worker, stop_workers\n"
@@ -121,10 +123,10 @@ def test_ctrl_c_while_a_worker_starts_shows_no_traceback():
     assert (ended.stdout, ended.stderr) == ("interrupted\n", "")
 
 
-def test_tasks_are_taken_lazily_and_workers_recycled():
+def test_tasks_are_taken_lazily_and_workers_recycled() -> None:
     taken = []
 
-    def tasks():
+    def tasks() -> Iterator[str]:
         for number in range(5):
             taken.append(number)
             yield "__import__('os').getpid()"
@@ -137,7 +139,7 @@ def test_tasks_are_taken_lazily_and_workers_recycled():
     assert os.getpid() not in pids
 
 
-def test_stopping_early_ends_the_workers():
+def test_stopping_early_ends_the_workers() -> None:
     outcomes = run_tasks(eval, ["__import__('os').getpid()", HANG], Limits())
     pid = next(outcomes).value
     outcomes.close()
@@ -147,11 +149,11 @@ def test_stopping_early_ends_the_workers():
             time.sleep(0.1)
 
 
-def test_no_tasks_start_no_worker():
+def test_no_tasks_start_no_worker() -> None:
     assert list(run_tasks(math.sqrt, [], Limits())) == []
 
 
-def test_an_expected_error_comes_without_its_traceback(tmp_path):
+def test_an_expected_error_comes_without_its_traceback(tmp_path: Path) -> None:
     work = functools.partial(read_positions, num_images=1)
     (outcome,) = run_tasks(work, [tmp_path / "missing.npy"], Limits())
     assert outcome.failure.kind == "AssetError"

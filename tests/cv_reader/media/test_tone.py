@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -17,20 +18,20 @@ BT2020 = (0.2627, 0.0593)
 PQ, HLG = 16, 18
 
 
-def pq_to_nits(signal):
+def pq_to_nits(signal: np.ndarray) -> np.ndarray:
     """SMPTE ST 2084."""
     power = np.asarray(signal, float) ** (1 / 78.84375)
     part = np.maximum(power - 0.8359375, 0) / (18.8515625 - 18.6875 * power)
     return 10000 * part ** (1 / 0.1593017578125)
 
 
-def nits_to_pq(nits):
+def nits_to_pq(nits: np.ndarray) -> np.ndarray:
     """Its inverse."""
     power = (np.asarray(nits, float) / 10000) ** 0.1593017578125
     return ((0.8359375 + 18.8515625 * power) / (1 + 18.6875 * power)) ** 78.84375
 
 
-def hlg_to_nits(signal):
+def hlg_to_nits(signal: np.ndarray) -> np.ndarray:
     """ITU-R BT.2100, table 5, for a screen of 1,000 cd/m2."""
     a, b, c = 0.17883277, 0.28466892, 0.55991073
     scene = np.where(signal <= 0.5, signal**2 / 3, (np.exp((signal - c) / a) + b) / 12)
@@ -38,7 +39,7 @@ def hlg_to_nits(signal):
     return 1000 * luminance[..., None] ** 0.2 * scene
 
 
-def compressed(nits):
+def compressed(nits: np.ndarray) -> np.ndarray:
     """ITU-R BT.2390, 5.4.1, from 1,000 to 203 cd/m2."""
     top, most = nits_to_pq(1000), nits_to_pq(203) / nits_to_pq(1000)
     share = np.minimum(nits_to_pq(nits) / top, 1)
@@ -55,7 +56,7 @@ TO_BT709 = np.array(
 """ITU-R BT.2087, 2.2 inverted."""
 
 
-def expected_sdr(signal, transfer):
+def expected_sdr(signal: np.ndarray, transfer: int) -> np.ndarray:
     """R'G'B' (..., 3) in 0..1 of HDR to those of SDR in 0..255, in floats."""
     light = pq_to_nits(signal) if transfer == PQ else hlg_to_nits(signal)
     brightest = light.max(axis=-1, keepdims=True)
@@ -64,7 +65,7 @@ def expected_sdr(signal, transfer):
     return 255 * linear ** (1 / 2.4)
 
 
-def coded(signal, weights, bits, is_full):
+def coded(signal: np.ndarray, weights: Any, bits: int, is_full: bool) -> list[np.ndarray]:
     """R'G'B' (..., 3) to luma and colour differences, as stored."""
     red, blue = weights
     luma = signal @ np.array([red, 1 - red - blue, blue])

@@ -1,7 +1,9 @@
 """Frames that cost little to reach: near, in order, and never more costly than those asked for."""
 
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ from support.media import moving_square, write_video
 CONFIG = AssetConfig(sequence_length=12, num_images=2, square_size=64, patch_size=8, frames="cheap")
 
 
-def _reach(groups):
+def _reach(groups: str) -> FrameReach:
     """One letter per frame, a word per group: K a key picture, P a reference, b none."""
     start, references, is_reference = [], [], []
     for word in groups.split():
@@ -38,7 +40,7 @@ def _reach(groups):
     )
 
 
-def _decoded(ids, groups):
+def _decoded(ids: Sequence[int], groups: str) -> int:
     """Count by hand: in each group the references up to the last frame wanted, and those wanted."""
     total, first = 0, 0
     for word in groups.split():
@@ -63,7 +65,7 @@ GROUPS = [
 
 @pytest.mark.parametrize("groups", GROUPS)
 @pytest.mark.parametrize("slots", [2, 3, 4])
-def test_no_other_frames_within_the_limits_need_fewer_pictures(groups, slots):
+def test_no_other_frames_within_the_limits_need_fewer_pictures(groups: str, slots: int) -> None:
     reach = _reach(groups)
     asked = sample_frame_ids(len(reach.start), slots)
     middles = (asked[:-1] + asked[1:]) // 2
@@ -77,17 +79,17 @@ def test_no_other_frames_within_the_limits_need_fewer_pictures(groups, slots):
     assert all(number in window for number, window in zip(found.tolist(), windows, strict=True))
 
 
-def test_a_slot_stays_where_moving_saves_nothing():
+def test_a_slot_stays_where_moving_saves_nothing() -> None:
     asked = np.array([0, 4, 9, 14], np.int32)
     assert cheap_frame_ids(asked, _reach("K " * 15)).tolist() == asked.tolist()
 
 
-def test_what_is_decoded_anyway_is_free():
+def test_what_is_decoded_anyway_is_free() -> None:
     # The last slot needs 7, and 4 is decoded on the way to it.
     assert cheap_frame_ids(np.array([0, 4, 8], np.int32), _reach("KPPPPPPPP")).tolist() == [0, 4, 7]
 
 
-def test_frames_that_repeat_are_not_moved():
+def test_frames_that_repeat_are_not_moved() -> None:
     asked = sample_frame_ids(5, 8)
     assert cheap_frame_ids(asked, _reach("KPPPP")).tolist() == asked.tolist()
 
@@ -99,7 +101,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_video(path, moving_square(200, 64, 96, (1, 3)), options=options)
 
 
-def test_a_clip_is_read_with_fewer_pictures_and_says_so(clip, tmp_path):
+def test_a_clip_is_read_with_fewer_pictures_and_says_so(clip: Path, tmp_path: Path) -> None:
     asset = write_evaluation_asset(clip, key="clip", out_root=tmp_path, config=CONFIG)
     meta = asset.meta
     asked = sample_frame_ids(200, 12).tolist()
@@ -117,11 +119,13 @@ def test_a_clip_is_read_with_fewer_pictures_and_says_so(clip, tmp_path):
     assert nearest.tolist() == list(range(12))
 
 
-def test_meta_counts_the_pictures_that_are_decoded(clip, monkeypatch):
+def test_meta_counts_the_pictures_that_are_decoded(
+    clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     decoded = []
     original = decoding.numbered
 
-    def record(packet, row):
+    def record(packet: Any, row: int) -> Any:
         decoded.append(row)
         return original(packet, row)
 
@@ -132,7 +136,7 @@ def test_meta_counts_the_pictures_that_are_decoded(clip, monkeypatch):
     assert abs(len(set(decoded)) - facts["pictures_needed"]["used"]) <= 4  # short gaps are decoded
 
 
-def test_cells_are_those_of_the_frames_used(clip):
+def test_cells_are_those_of_the_frames_used(clip: Path) -> None:
     selection = select_from_video(clip, CONFIG, ReadOptions())
     assert selection.frame_ids.tolist() != sample_frame_ids(200, 12).tolist()
     assert selection.facts["requested_frame_ids"] == sample_frame_ids(200, 12).tolist()
@@ -140,7 +144,9 @@ def test_cells_are_those_of_the_frames_used(clip):
     assert other.frame_ids.tolist() == selection.frame_ids.tolist()
 
 
-def test_a_long_video_without_cheap_frames_is_refused(clip, monkeypatch):
+def test_a_long_video_without_cheap_frames_is_refused(
+    clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cheap, "_SMALL_PICTURES", 10)
     with open_video(clip) as video:
         assert sampled_frames(video.index, CONFIG)[1]["pictures_needed"]["used"] > 10
@@ -150,6 +156,6 @@ def test_a_long_video_without_cheap_frames_is_refused(clip, monkeypatch):
 
 
 @pytest.mark.parametrize("signal", ["bits_between", "residual_between"])
-def test_signals_of_all_pictures_are_refused(signal):
+def test_signals_of_all_pictures_are_refused(signal: str) -> None:
     with pytest.raises(SettingsError, match="frames must be other than 'cheap'"):
         AssetConfig(frames="cheap", signal=signal)

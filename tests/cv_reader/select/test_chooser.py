@@ -1,5 +1,8 @@
 """Choices from videos: what must not matter does not, and blocks stay blocks into the mosaics."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,29 +20,29 @@ RATE = AssetConfig(**SIZES, select="rate_distortion")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("clips")
 
 
-def _clip(folder, key_interval, num_frames=24):
+def _clip(folder: Path, key_interval: int, num_frames: int = 24) -> Path:
     path = folder / f"{key_interval}_{num_frames}.mp4"
     frames = moving_square(num_frames, 48, 64, (1, 2), square_px=16)
     options = {"g": str(key_interval), "crf": "6"}
     return path if path.exists() else write_video(path, frames, options=options)
 
 
-def _rows(path, config, **options):
+def _rows(path: Path, config: AssetConfig, **options: Any) -> np.ndarray:
     return select_from_video(path, config, ReadOptions(**options)).rows
 
 
-def test_key_frames_do_not_decide(folder):
+def test_key_frames_do_not_decide(folder: Path) -> None:
     kept = [set(map(tuple, _rows(_clip(folder, g), RATE).tolist())) for g in (3, 250)]
     changed = 1 - len(kept[0] & kept[1]) / len(kept[0])
     # Other key frames give slightly other pixels.
     assert changed < 0.05
 
 
-def test_backends_and_threads_do_not_decide(folder):
+def test_backends_and_threads_do_not_decide(folder: Path) -> None:
     path = _clip(folder, 250)
     one = _rows(path, RATE, backend="pyav", num_threads=1)
     for backend in ("pyav", "estimated"):
@@ -51,8 +54,8 @@ def test_backends_and_threads_do_not_decide(folder):
 @pytest.mark.parametrize("block_cells", [1, 2])
 @pytest.mark.parametrize("num_frames", [24, 3])
 def test_the_budget_is_met_whatever_the_settings(
-    folder, select, padding_policy, block_cells, num_frames
-):
+    folder: Path, select: Any, padding_policy: Any, block_cells: int, num_frames: int
+) -> None:
     config = AssetConfig(
         **SIZES, select=select, padding_policy=padding_policy, block_cells=block_cells
     )
@@ -65,7 +68,7 @@ def test_the_budget_is_met_whatever_the_settings(
     assert len(blocks) <= 128 // block_cells**2
 
 
-def test_uniform_keeps_whole_frames(folder):
+def test_uniform_keeps_whole_frames(folder: Path) -> None:
     config = AssetConfig(**SIZES | {"num_images": 3}, select="uniform")
     assert whole_frame_slots(config) == [0, 3, 7]
     rows = _rows(_clip(folder, 250), config)
@@ -74,7 +77,9 @@ def test_uniform_keeps_whole_frames(folder):
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("select", ["topk", "rate_distortion"])
-def test_each_block_of_a_mosaic_is_a_block_of_one_frame(folder, tmp_path, order, select):
+def test_each_block_of_a_mosaic_is_a_block_of_one_frame(
+    folder: Path, tmp_path: Path, order: Any, select: str
+) -> None:
     config = AssetConfig(**SIZES, select=select, block_cells=2, order=order)
     path = _clip(folder, 250)
     asset = write_evaluation_asset(path, key="a", out_root=tmp_path, config=config)
@@ -98,7 +103,7 @@ def test_each_block_of_a_mosaic_is_a_block_of_one_frame(folder, tmp_path, order,
         assert np.abs(shown - expected).mean() < 8
 
 
-def test_a_block_that_is_kept_twice_stays_together():
+def test_a_block_that_is_kept_twice_stays_together() -> None:
     config = AssetConfig(square_size=32, patch_size=8, num_images=1, block_cells=2)
     block = np.array([(3, 2, 0), (3, 2, 1), (3, 3, 0), (3, 3, 1)], np.int32)
     other = block - (3, 2, 0)
@@ -122,6 +127,6 @@ def test_a_block_that_is_kept_twice_stays_together():
         ({"sequence_length": 1, "num_images": 2}, "sequence_length"),
     ],
 )
-def test_settings_that_cannot_work_are_refused(settings, message):
+def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         AssetConfig(**settings)

@@ -1,6 +1,7 @@
 """Energy against closed forms and numpy's own percentile."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,11 +21,11 @@ from cv_reader.select.percentiles import float_percentile, integer_percentile
 SIZE = 64
 
 
-def _tiny_config(**settings):
+def _tiny_config(**settings: Any) -> AssetConfig:
     return AssetConfig(square_size=SIZE, patch_size=16, num_images=1, **settings)
 
 
-def _tiny_frame(**fields):
+def _tiny_frame(**fields: Any) -> SimpleNamespace:
     """A 64 x 64 frame without motion or residual, so that square and source pixels agree."""
     blocks = SIZE // 4
     content = {
@@ -39,14 +40,14 @@ def _tiny_frame(**fields):
     return SimpleNamespace(**content)
 
 
-def _scorer(**settings):
+def _scorer(**settings: Any) -> CellScorer:
     box = letterbox(SIZE, SIZE, square_px=SIZE, patch_px=16)
     return CellScorer(box, _tiny_config(**settings))
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16])
 @pytest.mark.parametrize("percentile", [1, 50, 90, 95, 99.5, 100])
-def test_integer_percentile_is_numpys_to_the_bit(dtype, percentile):
+def test_integer_percentile_is_numpys_to_the_bit(dtype: type, percentile: float) -> None:
     random = np.random.default_rng(0)
     for scale in (0, 0.3, 2, 40):
         values = np.minimum(random.exponential(scale, (37, 53)), 250).astype(dtype)
@@ -55,12 +56,12 @@ def test_integer_percentile_is_numpys_to_the_bit(dtype, percentile):
             assert integer_percentile(values, percentile, guess) == expected
 
 
-def test_integer_percentile_interpolates_over_a_gap():
+def test_integer_percentile_interpolates_over_a_gap() -> None:
     values = np.array([0, 0, 0, 100], np.int16)
     assert integer_percentile(values, 95) == float(np.percentile(values, 95))
 
 
-def test_float_percentile_agrees_with_numpy():
+def test_float_percentile_agrees_with_numpy() -> None:
     values = np.random.default_rng(1).normal(size=(13, 17)).astype(np.float32)
     for percentile in (50, 95, 100):
         assert float_percentile(values, percentile) == pytest.approx(
@@ -68,7 +69,7 @@ def test_float_percentile_agrees_with_numpy():
         )
 
 
-def test_velocity_divides_by_the_signed_distance_and_averages_used_lists():
+def test_velocity_divides_by_the_signed_distance_and_averages_used_lists() -> None:
     motion = np.zeros((2, 1, 4, 2), np.int16)
     reference = np.zeros((2, 1, 4), np.int16)
     motion[0, 0, 0], reference[0, 0, 0] = (8, -4), -1
@@ -80,7 +81,7 @@ def test_velocity_divides_by_the_signed_distance_and_averages_used_lists():
     np.testing.assert_array_equal(velocity[1, 0], [1, -0.5, 0, 0])
 
 
-def test_distance_does_not_scale_where_only_the_direction_is_known():
+def test_distance_does_not_scale_where_only_the_direction_is_known() -> None:
     motion = np.random.default_rng(2).integers(-40, 40, (2, 8, 8, 2)).astype(np.int16)
     reference = np.ones((2, 8, 8), np.int16)
     np.testing.assert_allclose(
@@ -90,7 +91,7 @@ def test_distance_does_not_scale_where_only_the_direction_is_known():
     )
 
 
-def test_blocks_of_8_pixels_are_scored_as_one():
+def test_blocks_of_8_pixels_are_scored_as_one() -> None:
     random = np.random.default_rng(4)
     small = random.integers(-40, 40, (2, 8, 8, 2)).astype(np.int16)
     motion = small.repeat(2, axis=1).repeat(2, axis=2)
@@ -107,7 +108,7 @@ def test_blocks_of_8_pixels_are_scored_as_one():
     assert coarse_motion(motion, reference)[2] == 4
 
 
-def test_median_takes_out_a_panning_camera():
+def test_median_takes_out_a_panning_camera() -> None:
     velocity = np.full((2, 10, 10), 3, np.float32)
     velocity[:, 0, :6] += 2
     energy = motion_energy(velocity, "median", 95)
@@ -116,7 +117,7 @@ def test_median_takes_out_a_panning_camera():
     assert motion_energy(velocity, "none", 95).min() > 0.5
 
 
-def test_residual_is_divided_by_at_least_one_and_clipped():
+def test_residual_is_divided_by_at_least_one_and_clipped() -> None:
     residual = np.zeros((SIZE, SIZE), np.int16)
     residual[0, 0], residual[20, 40] = -7, 300
     scores = _scorer(signal="residual").score(_tiny_frame(residual_y=residual))
@@ -125,7 +126,7 @@ def test_residual_is_divided_by_at_least_one_and_clipped():
     np.testing.assert_array_equal(scores, expected)
 
 
-def test_residual_is_relative_to_its_percentile():
+def test_residual_is_relative_to_its_percentile() -> None:
     residual = np.full((SIZE, SIZE), 10, np.int16)
     residual[:16, :16] = -5
     scores = _scorer(signal="residual").score(_tiny_frame(residual_y=residual))
@@ -133,7 +134,7 @@ def test_residual_is_relative_to_its_percentile():
     assert scores[3, 3] == 256
 
 
-def test_motion_and_residual_are_mixed_by_weight():
+def test_motion_and_residual_are_mixed_by_weight() -> None:
     frame = _tiny_frame(residual_y=np.full((SIZE, SIZE), 10, np.int16))
     frame.motion_ref[0] = -1
     frame.motion[0, :4, :4] = (-8, 0)
@@ -143,7 +144,7 @@ def test_motion_and_residual_are_mixed_by_weight():
     assert (skewed[0, 0], skewed[3, 3]) == (256, 64)
 
 
-def test_framediff_needs_no_signals_and_starts_at_zero():
+def test_framediff_needs_no_signals_and_starts_at_zero() -> None:
     first = SimpleNamespace(index=0, luma=lambda: np.full((SIZE, SIZE), 200, np.uint8))
     changed = np.full((SIZE, SIZE), 200, np.uint8)
     changed[:16, :16] = 10
@@ -156,12 +157,12 @@ def test_framediff_needs_no_signals_and_starts_at_zero():
 
 
 @pytest.mark.parametrize(("signal", "field"), [("bits", "bits"), ("mv", "motion_ref")])
-def test_a_missing_signal_is_refused_by_name(signal, field):
+def test_a_missing_signal_is_refused_by_name(signal: str, field: str) -> None:
     with pytest.raises(UnsupportedVideoError, match=signal[:2] if signal == "bits" else "motion"):
         _scorer(signal=signal).score(_tiny_frame(**{field: None}))
 
 
-def test_bits_spread_over_their_blocks():
+def test_bits_spread_over_their_blocks() -> None:
     bits = np.zeros((4, 4), np.float32)
     bits[2, 1] = 50
     scores = _scorer(signal="bits").score(_tiny_frame(bits=bits))
@@ -169,11 +170,11 @@ def test_bits_spread_over_their_blocks():
     assert scores[0, 3] == 0
 
 
-def test_a_frame_without_vectors_has_no_motion_energy():
+def test_a_frame_without_vectors_has_no_motion_energy() -> None:
     assert not _scorer(signal="mv").score(_tiny_frame()).any()
 
 
-def test_the_reference_sees_whole_pixels_of_list_0_alone():
+def test_the_reference_sees_whole_pixels_of_list_0_alone() -> None:
     motion = np.zeros((2, 1, 4, 2), np.int16)
     motion[0, 0, :, 0] = (-1, -4, -7, 9)
     motion[1] = 40
@@ -184,7 +185,7 @@ def test_the_reference_sees_whole_pixels_of_list_0_alone():
     assert used.tolist() == [[[1, 1, 0, 1]]]
 
 
-def test_flat_blocks_that_nothing_is_coded_in_do_not_move():
+def test_flat_blocks_that_nothing_is_coded_in_do_not_move() -> None:
     luma = np.full((SIZE, SIZE), 90, np.uint8)
     luma[:16, 16:32:2] = 120
     frame = _tiny_frame(luma=lambda: luma)
@@ -196,7 +197,7 @@ def test_flat_blocks_that_nothing_is_coded_in_do_not_move():
     assert textured_blocks(luma).sum() == 1
 
 
-def test_intra_pictures_count_by_what_changed():
+def test_intra_pictures_count_by_what_changed() -> None:
     luma = np.full((SIZE, SIZE), 90, np.uint8)
     noisy = np.full((SIZE, SIZE), 50, np.int16)
     first = _tiny_frame(luma=lambda: luma, pict_type="P")
@@ -209,7 +210,7 @@ def test_intra_pictures_count_by_what_changed():
 
 
 @pytest.mark.parametrize("signal", ["bits_between", "residual_between"])
-def test_what_happens_between_slots_is_summed(signal):
+def test_what_happens_between_slots_is_summed(signal: str) -> None:
     scorer = _scorer(signal=signal)
     shapes = [("P", 1, 3), ("I", 2, 100), ("B", 3, 5), ("P", 0, 7)]
     frames = []

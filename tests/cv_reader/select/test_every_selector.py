@@ -1,6 +1,9 @@
 """Every way to choose on clips of many kinds: by its own measure rate-distortion shows most."""
 
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,17 +23,17 @@ RATE = {"select": "rate_distortion", "distortion": "mean"}
 HAS_NATIVE = BACKENDS[0].name == "native"
 
 
-def _cuts():
+def _cuts() -> Iterator[np.ndarray]:
     for number in range(NUM_FRAMES):
         yield texture(HEIGHT, WIDTH, number // 11)
 
 
-def _fade():
+def _fade() -> Iterator[np.ndarray]:
     for frame in moving_square(NUM_FRAMES, HEIGHT, WIDTH, (1, 1)):
         yield (frame * 0.5).astype(np.uint8)
 
 
-def _grain():
+def _grain() -> Iterator[np.ndarray]:
     generator = np.random.default_rng(0)
     for frame in moving_square(NUM_FRAMES, HEIGHT, WIDTH, (1, 2)):
         yield np.clip(frame + generator.normal(0, 5, (HEIGHT, WIDTH, 1)), 0, 255).astype(np.uint8)
@@ -45,7 +48,7 @@ CLIPS = {
 }
 
 
-def _assert_none_shows_more(path, sizes):
+def _assert_none_shows_more(path: Path, sizes: Any) -> None:
     signals = [s for s in SIGNALS if HAS_NATIVE or s not in ("bits", "bits_between")]
     settings = {signal: {"signal": signal} for signal in signals}
     settings["uniform"] = {"select": "uniform"}
@@ -67,7 +70,7 @@ def _assert_none_shows_more(path, sizes):
 
 
 @pytest.mark.parametrize("name", CLIPS)
-def test_no_other_choice_shows_more(name, tmp_path):
+def test_no_other_choice_shows_more(name: str, tmp_path: Path) -> None:
     path = write_video(tmp_path / "clip.mp4", CLIPS[name](), options={"crf": "16"})
     _assert_none_shows_more(path, SIZES)
 
@@ -75,7 +78,9 @@ def test_no_other_choice_shows_more(name, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("number", range(12))
-def test_no_other_choice_shows_more_of_the_clips_of_the_benchmark(number, tmp_path, monkeypatch):
+def test_no_other_choice_shows_more_of_the_clips_of_the_benchmark(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """About 10 processor seconds each."""
     monkeypatch.syspath_prepend(str(ROOT / "scripts" / "bench"))
     planted = __import__("planted")
@@ -86,7 +91,7 @@ def test_no_other_choice_shows_more_of_the_clips_of_the_benchmark(number, tmp_pa
 
 @pytest.mark.parametrize("predict", ["search", "still"])
 @pytest.mark.parametrize("name", ["square", "pan"])
-def test_backends_make_one_choice(name, predict, tmp_path):
+def test_backends_make_one_choice(name: str, predict: str, tmp_path: Path) -> None:
     """Only pixels are compared, and they are the same."""
     path = write_video(tmp_path / "clip.mp4", CLIPS[name](), options={"crf": "16"})
     config = AssetConfig(**SIZES, **RATE, predict=predict)

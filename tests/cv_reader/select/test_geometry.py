@@ -16,25 +16,27 @@ from cv_reader.select.geometry import letterbox
         (5, 1000, 0, 286, 0),
     ],
 )
-def test_content_cells_are_those_fully_inside(height, width, valid, pad_top, pad_left):
+def test_content_cells_are_those_fully_inside(
+    height: int, width: int, valid: int, pad_top: int, pad_left: int
+) -> None:
     box = letterbox(height, width, square_px=576, patch_px=16)
     assert int(box.valid_cells().sum()) == valid
     assert (box.pad_top_px, box.pad_left_px) == (pad_top, pad_left)
 
 
-def test_partial_border_rows_are_padding():
+def test_partial_border_rows_are_padding() -> None:
     box = letterbox(1080, 1920, square_px=576, patch_px=16)
     rows = np.flatnonzero(box.valid_cells().all(axis=1))
     # Content covers rows 126..450 of the square: cells 7 and 28 are cut by its border.
     assert (rows[0], rows[-1]) == (8, 27)
 
 
-def test_sides_round_half_to_even():
+def test_sides_round_half_to_even() -> None:
     box = letterbox(5, 32, square_px=16, patch_px=4)  # 5 * 0.5 = 2.5
     assert (box.height_px, box.width_px) == (2, 16)
 
 
-def test_facts_of_a_portrait_clip():
+def test_facts_of_a_portrait_clip() -> None:
     facts = letterbox(640, 360, square_px=576, patch_px=16).facts()
     assert facts["pad_info"] == {
         "scale": 0.9,
@@ -59,7 +61,7 @@ def test_facts_of_a_portrait_clip():
     }
 
 
-def _bilinear(values, height, width):
+def _bilinear(values: np.ndarray, height: int, width: int) -> np.ndarray:
     """Half-pixel centres, clamped edges, one output pixel at a time."""
     rows, columns = values.shape
     out = np.zeros((height, width))
@@ -77,7 +79,7 @@ def _bilinear(values, height, width):
 
 @pytest.mark.parametrize("size", [(45, 80), (31, 17), (3, 9), (48, 48)])
 @pytest.mark.parametrize("step", [1, 4])
-def test_axis_samplings_add_up_the_resized_map(size, step):
+def test_axis_samplings_add_up_the_resized_map(size: tuple[int, int], step: int) -> None:
     height, width = size
     box = letterbox(height, width, square_px=48, patch_px=8)
     shape = (-(-height // step), -(-width // step))

@@ -1,5 +1,7 @@
 """Peers' scores against their formulas."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,7 @@ from support.media import moving_square, write_video
 
 
 @pytest.fixture(scope="module")
-def clip():
+def clip() -> SmallClip:
     generator = np.random.default_rng(0)
     return SmallClip(
         luma=generator.integers(0, 256, (3, 8, 16)).astype(np.uint8),
@@ -23,14 +25,14 @@ def clip():
     )
 
 
-def _vector(clip, slot, column):
+def _vector(clip: SmallClip, slot: int, column: int) -> np.ndarray:
     luma = clip.luma[slot, :, column * 8 : column * 8 + 8].astype(float).ravel()
     chroma = clip.chroma[slot, :, :, column * 4 : column * 4 + 4].astype(float).ravel()
     return np.concatenate([luma, chroma.repeat(4)])
 
 
 @pytest.mark.parametrize("signal", ["rlt", "evs"])
-def test_scores_are_those_of_the_formulas(clip, signal):
+def test_scores_are_those_of_the_formulas(clip: SmallClip, signal: str) -> None:
     scores = pixel_scores(clip, signal)
     assert not scores[:, 0].any()
     for slot in (1, 2):
@@ -44,7 +46,7 @@ def test_scores_are_those_of_the_formulas(clip, signal):
 
 
 @pytest.mark.parametrize("signal", SIGNALS)
-def test_every_signal_chooses_from_a_video(tmp_path, signal):
+def test_every_signal_chooses_from_a_video(tmp_path: Path, signal: str) -> None:
     path = write_video(tmp_path / "clip.mp4", moving_square(21, 64, 64, (0, 3)))
     config = AssetConfig(
         square_size=64, patch_size=16, num_images=2, sequence_length=6, signal=signal

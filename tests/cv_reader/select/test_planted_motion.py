@@ -4,6 +4,10 @@ Chance is the object's share of all cells: what random cells and uniformly sampl
 would give.
 """
 
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -17,11 +21,11 @@ BUDGETS = {2: 0.031, 4: 0.0625, 8: 0.125, 16: 0.25}
 """Mosaics of 64 slots -> share of all patches."""
 
 
-def _object_at(number):
+def _object_at(number: int) -> tuple[int, int]:
     return 20 + number, int(52 + 40 * np.sin(number / 9))
 
 
-def _frames(pan):
+def _frames(pan: int) -> Iterator[np.ndarray]:
     still = [texture(SIDE, SIDE)] * FRAMES
     thing = 255 - texture(OBJECT, OBJECT, 7)
     for number, ground in enumerate(panning(FRAMES, SIDE, SIDE, (0, 2)) if pan else still):
@@ -32,7 +36,9 @@ def _frames(pan):
 
 
 @pytest.fixture(scope="module", params=["libx264", "libx265"])
-def clips(request, tmp_path_factory):
+def clips(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[int, Path]:
     """The same object over a still and over a panning background."""
     folder = tmp_path_factory.mktemp("planted")
     return {
@@ -41,7 +47,7 @@ def clips(request, tmp_path_factory):
     }
 
 
-def _hits(path, signal="mv_residual", **settings):
+def _hits(path: Path, signal: str = "mv_residual", **settings: Any) -> tuple[float, float]:
     """Share of kept cells that touch the object, and the object's share of all cells."""
     config = AssetConfig(
         square_size=SIDE, patch_size=16, keep_first_full_frame=False, signal=signal, **settings
@@ -58,7 +64,7 @@ def _hits(path, signal="mv_residual", **settings):
 
 
 @pytest.mark.parametrize("pan", [False, True])
-def test_kept_patches_are_on_what_moves(clips, pan):
+def test_kept_patches_are_on_what_moves(clips: dict[int, Path], pan: bool) -> None:
     for num_images, share in BUDGETS.items():
         hits, chance = _hits(clips[pan], num_images=num_images)
         assert 0.09 < chance < 0.12
@@ -66,7 +72,7 @@ def test_kept_patches_are_on_what_moves(clips, pan):
         assert hits > (2.2 if share == 0.25 else 4) * chance, (num_images, hits)
 
 
-def test_a_moving_camera_misleads_frame_differences_more(clips):
+def test_a_moving_camera_misleads_frame_differences_more(clips: dict[int, Path]) -> None:
     hits, _ = _hits(clips[True], num_images=8)
     differences, _ = _hits(clips[True], num_images=8, signal="framediff")
     assert hits > 1.25 * differences

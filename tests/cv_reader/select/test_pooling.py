@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from cv_reader.select.geometry import letterbox
+from cv_reader.select.geometry import Letterbox, letterbox
 from cv_reader.select.percentiles import integer_percentile
 from cv_reader.select.pooling import CellPool, SparseMap
 
 PATCH, SQUARE = 16, 128
 
 
-def _resized(values, height, width):
+def _resized(values: np.ndarray, height: int, width: int) -> np.ndarray:
     """Bilinear, half-pixel centres, edges clamped: each output pixel by itself."""
     result = values.astype(np.float64)
     for axis, count in ((0, height), (1, width)):
@@ -24,7 +24,7 @@ def _resized(values, height, width):
     return result
 
 
-def _expected(values, box):
+def _expected(values: np.ndarray, box: Letterbox) -> np.ndarray:
     square = np.zeros((SQUARE, SQUARE))
     rows = slice(box.pad_top_px, box.pad_top_px + box.height_px)
     columns = slice(box.pad_left_px, box.pad_left_px + box.width_px)
@@ -33,7 +33,7 @@ def _expected(values, box):
     return square.reshape(grid, PATCH, grid, PATCH).sum(axis=(1, 3))
 
 
-def _patchy(random, height, width, dtype):
+def _patchy(random: np.random.Generator, height: int, width: int, dtype: type) -> np.ndarray:
     """Mostly zeros, with dense patches, among them the last row and column."""
     values = np.zeros((height, width), dtype)
     low = 0 if dtype == np.uint8 else -60
@@ -45,7 +45,7 @@ def _patchy(random, height, width, dtype):
 
 @pytest.mark.parametrize("dtype", [np.int16, np.uint8])
 @pytest.mark.parametrize("size", [(90, 160), (64, 64), (45, 37), (400, 301), (8, 304), (720, 48)])
-def test_sums_are_those_of_the_resized_map(dtype, size):
+def test_sums_are_those_of_the_resized_map(dtype: type, size: tuple[int, int]) -> None:
     random = np.random.default_rng(sum(size))
     values = _patchy(random, *size, dtype)
     box = letterbox(*size, square_px=SQUARE, patch_px=PATCH)
@@ -56,7 +56,7 @@ def test_sums_are_those_of_the_resized_map(dtype, size):
     np.testing.assert_allclose(plain, _expected(values, box), atol=0.05)
 
 
-def test_views_count_as_what_they_show():
+def test_views_count_as_what_they_show() -> None:
     random = np.random.default_rng(0)
     memory = random.integers(-9, 9, (80, 176)).astype(np.int16)
     box = letterbox(64, 160, square_px=SQUARE, patch_px=PATCH)
@@ -68,7 +68,7 @@ def test_views_count_as_what_they_show():
 
 
 @pytest.mark.parametrize("size", [(64, 160), (72, 90), (45, 37), (1088, 16)])
-def test_to_know_where_to_look_changes_nothing(size):
+def test_to_know_where_to_look_changes_nothing(size: tuple[int, int]) -> None:
     random = np.random.default_rng(sum(size))
     memory = _patchy(random, size[0] + 16, size[1] + 32, np.int16)
     box = letterbox(*size, square_px=SQUARE, patch_px=PATCH)
@@ -85,7 +85,7 @@ def test_to_know_where_to_look_changes_nothing(size):
 
 
 @pytest.mark.parametrize("percentile", [50, 90, 95, 99.5, 100])
-def test_percentiles_do_not_miss_the_zeros_that_are_left_out(percentile):
+def test_percentiles_do_not_miss_the_zeros_that_are_left_out(percentile: float) -> None:
     random = np.random.default_rng(1)
     for size in ((45, 37), (64, 64), (16, 128)):
         for values in (_patchy(random, *size, np.int16), np.zeros(size, np.int16)):

@@ -1,5 +1,7 @@
 """Selection against a naive second implementation and closed forms."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -16,12 +18,14 @@ from support.paths import require_shared_data
 GRID = 4
 
 
-def _config(**settings):
+def _config(**settings: Any) -> AssetConfig:
     defaults = {"square_size": 64, "patch_size": 16, "num_images": 3, "sequence_length": 8}
     return AssetConfig(**{**defaults, **settings})
 
 
-def _inputs(seed, slots=8, levels=5):
+def _inputs(
+    seed: int, slots: int = 8, levels: int = 5
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Scores with many ties, a border of padding, and no repeated slot."""
     scores = np.random.default_rng(seed).integers(0, levels, (slots, GRID, GRID))
     valid = np.zeros((GRID, GRID), bool)
@@ -29,7 +33,9 @@ def _inputs(seed, slots=8, levels=5):
     return scores.astype(np.float32), valid, np.zeros(slots, bool)
 
 
-def _naive(scores, valid, repeated, config):
+def _naive(
+    scores: np.ndarray, valid: np.ndarray, repeated: np.ndarray, config: AssetConfig
+) -> list[int]:
     """The rules of the module's docstring, one cell at a time."""
     slots = range(len(scores))
     cells = [(t, h, w) for t in slots for h in range(GRID) for w in range(GRID)]
@@ -38,7 +44,7 @@ def _naive(scores, valid, repeated, config):
         forced = [c for c in cells if c[0] == 0 and valid[c[1:]]] + forced
     rest = [c for c in cells if c not in forced]
 
-    def tier(cell):
+    def tier(cell: tuple[int, ...]) -> int:
         if config.keep_uniform_first and cell[0] == 0:
             return 3
         if valid[cell[1:]] and not repeated[cell[0]]:
@@ -49,7 +55,7 @@ def _naive(scores, valid, repeated, config):
         rest = [c for c in rest if tier(c) == 0]
     turns = [0, 4, 2, 6, 1, 5, 3, 7]  # of slots where nothing is new
 
-    def key(cell):
+    def key(cell: tuple[int, ...]) -> tuple[float, ...]:
         if tier(cell):
             return tier(cell), 0, 0, cell
         return 0, -scores[cell], 0 if scores[cell] else turns.index(cell[0]), cell
@@ -71,7 +77,7 @@ def _naive(scores, valid, repeated, config):
     ],
 )
 @pytest.mark.parametrize("num_images", [2, 6, 8])
-def test_equals_the_naive_rules(policy, flags, num_images):
+def test_equals_the_naive_rules(policy: str, flags: dict[str, Any], num_images: int) -> None:
     config = _config(padding_policy=policy, num_images=num_images, **flags)
     for seed in range(3):
         scores, valid, repeated = _inputs(seed)
@@ -81,7 +87,7 @@ def test_equals_the_naive_rules(policy, flags, num_images):
         assert [tuple(row) for row in rows.tolist()] == _naive(scores, valid, repeated, config)
 
 
-def test_ties_go_to_the_lowest_index():
+def test_ties_go_to_the_lowest_index() -> None:
     scores, valid, repeated = np.ones((8, 4, 4), np.float32), np.ones((4, 4), bool), np.zeros(8)
     config = _config(keep_first_full_frame=False)
     rows = select_cells(scores, valid, repeated.astype(bool), config)
@@ -89,7 +95,9 @@ def test_ties_go_to_the_lowest_index():
 
 
 @pytest.mark.parametrize(("slots", "kept"), [(8, (0, 2, 4)), (64, (0, 16, 32)), (9, (0, 4, 8))])
-def test_a_still_video_is_kept_as_frames_spread_over_time(slots, kept):
+def test_a_still_video_is_kept_as_frames_spread_over_time(
+    slots: int, kept: tuple[int, int, int]
+) -> None:
     scores, valid = np.zeros((slots, 4, 4), np.float32), np.ones((4, 4), bool)
     scores[5, 1, 1] = 1e-6  # news, however little, goes first
     config = _config(sequence_length=slots)
@@ -103,7 +111,9 @@ def test_a_still_video_is_kept_as_frames_spread_over_time(slots, kept):
     ("policy", "new", "again", "black"),
     [("zero", 8, 0, 40), ("exclude", 8, 40, 0), ("repeat", 8, 0, 0)],
 )
-def test_what_shows_nothing_new_fills_no_mosaic_of_a_clip_of_free_length(policy, new, again, black):
+def test_what_shows_nothing_new_fills_no_mosaic_of_a_clip_of_free_length(
+    policy: str, new: int, again: int, black: int
+) -> None:
     scores, valid, repeated = _inputs(0)
     chosen = np.zeros(scores.shape, bool)
     chosen[3] = valid
@@ -123,7 +133,7 @@ def test_what_shows_nothing_new_fills_no_mosaic_of_a_clip_of_free_length(policy,
     assert (~is_content).sum() == black
 
 
-def test_buckets_take_equal_shares_of_time():
+def test_buckets_take_equal_shares_of_time() -> None:
     scores, valid, repeated = _inputs(0, slots=9)
     valid[:] = True
     scores[1:4] += 100  # a global choice would take these only
@@ -136,7 +146,7 @@ def test_buckets_take_equal_shares_of_time():
     np.testing.assert_array_equal(np.sort(scores[tuple(chosen.T)]), best)
 
 
-def test_a_bucket_without_content_gives_its_share_to_the_best_cells_left():
+def test_a_bucket_without_content_gives_its_share_to_the_best_cells_left() -> None:
     scores, valid, repeated = _inputs(1, slots=9)
     repeated[1:3] = True
     config = _config(sequence_length=9, num_images=3, topk_mode="time_bucket", time_bucket_count=4)
@@ -146,7 +156,7 @@ def test_a_bucket_without_content_gives_its_share_to_the_best_cells_left():
     assert valid[tuple(rows[rows[:, 0] > 0, 1:].T)].all()
 
 
-def test_a_single_frame_fills_the_budget_under_every_policy():
+def test_a_single_frame_fills_the_budget_under_every_policy() -> None:
     for policy in ("zero", "exclude", "repeat"):
         config = _config(padding_policy=policy)
         scores, valid, _ = _inputs(0)
@@ -158,7 +168,7 @@ def test_a_single_frame_fills_the_budget_under_every_policy():
 
 
 @pytest.mark.parametrize("num_frames", [1, 2, 7, 63, 64, 65, 487, 737, 154])
-def test_frame_ids_are_the_floor_of_the_exact_spread(num_frames):
+def test_frame_ids_are_the_floor_of_the_exact_spread(num_frames: int) -> None:
     ids = sample_frame_ids(num_frames, 64)
     exact = [index * (num_frames - 1) // 63 for index in range(64)]
     assert ids.dtype == np.int32
@@ -166,18 +176,18 @@ def test_frame_ids_are_the_floor_of_the_exact_spread(num_frames):
     assert ids[-1] == num_frames - 1
 
 
-def test_frame_ids_start_at_an_offset_inside_the_video_only():
+def test_frame_ids_start_at_an_offset_inside_the_video_only() -> None:
     assert sample_frame_ids(10, 4, start=4).tolist() == [4, 5, 7, 9]
     assert sample_frame_ids(10, 4, start=10).tolist() == [0, 3, 6, 9]
     assert sample_frame_ids(10, 1, start=3).tolist() == [3]
 
 
-def test_no_frames_are_refused():
+def test_no_frames_are_refused() -> None:
     with pytest.raises(ValueError, match="0 frames"):
         sample_frame_ids(0, 64)
 
 
-def test_repeats_are_found():
+def test_repeats_are_found() -> None:
     assert repeated_slots(np.array([0, 0, 1, 1, 1, 2])).tolist() == [
         False,
         True,
@@ -191,30 +201,30 @@ def test_repeats_are_found():
 @pytest.mark.parametrize(
     ("pick", "first"), [("none", 0), ("begin", 0), ("mid", 45), ("end", 90), ("energy3", 45)]
 )
-def test_windows(pick, first):
+def test_windows(pick: str, first: int) -> None:
     packets = np.ones(100, np.int32)
     packets[50] = 1000
     config = _config(window_len=10, window_pick=pick, num_images=1, sequence_length=4)
     assert choose_frame_ids(packets, config).tolist() == [first, first + 3, first + 6, first + 9]
 
 
-def test_a_short_video_ignores_the_window():
+def test_a_short_video_ignores_the_window() -> None:
     config = _config(window_len=10, window_pick="end", num_images=1, sequence_length=4)
     assert choose_frame_ids(np.ones(10, np.int32), config).tolist() == [0, 3, 6, 9]
 
 
-def test_frame_ids_of_recorded_assets():
+def test_frame_ids_of_recorded_assets() -> None:
     for path in sorted(require_shared_data("reference_outputs", "stage1").glob("*.frame_ids.npy")):
         recorded = np.load(path)
         np.testing.assert_array_equal(sample_frame_ids(int(recorded[-1]) + 1, 64), recorded)
 
 
-def test_equal_packets_are_sampled_evenly():
+def test_equal_packets_are_sampled_evenly() -> None:
     ids = sample_by_bytes(np.full(641, 100, np.int32), 65)
     assert ids.tolist() == list(range(0, 641, 10))
 
 
-def test_frames_lie_where_the_bytes_are():
+def test_frames_lie_where_the_bytes_are() -> None:
     sizes = np.full(300, 10, np.int32)
     sizes[100:150] = 1000  # a scene with much motion: 95 % of all bytes
     ids = sample_by_bytes(sizes, 32)
@@ -224,7 +234,7 @@ def test_frames_lie_where_the_bytes_are():
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_sampling_by_bytes_follows_its_definition(seed):
+def test_sampling_by_bytes_follows_its_definition(seed: int) -> None:
     generator = np.random.default_rng(seed)
     count, slots = int(generator.integers(1, 90)), int(generator.integers(1, 30))
     sizes = (generator.pareto(1, count) * 100).astype(np.int32)
@@ -244,7 +254,7 @@ def test_sampling_by_bytes_follows_its_definition(seed):
             assert ids.tolist() == free
 
 
-def test_bytes_count_inside_the_window_alone():
+def test_bytes_count_inside_the_window_alone() -> None:
     sizes = np.full(100, 10, np.int32)
     sizes[:50] = 1
     config = AssetConfig(sequence_length=8, frames="bitcost", window_len=20, window_pick="end")

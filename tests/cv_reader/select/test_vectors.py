@@ -1,6 +1,8 @@
 """Choices along the codec's vectors, from real encodings: what they show, and what is refused."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,18 +33,18 @@ VECTORS = AssetConfig(**SETTINGS, predict="vectors")
 
 
 @pytest.fixture(scope="module")
-def pan(tmp_path_factory):
+def pan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The camera moves by 9 pixels from slot to slot; the small search reaches 6."""
     frames = panning(NUM_FRAMES, 96, 160, (0, 3))
     return write_video(tmp_path_factory.mktemp("pan") / "pan.mp4", frames, options={"crf": "15"})
 
 
-def _rows(path, config, **options):
+def _rows(path: Path, config: AssetConfig, **options: Any) -> np.ndarray:
     return select_from_video(path, config, ReadOptions(**options)).rows
 
 
 @pytest.mark.parametrize("direction", ["hold", "nearest"])
-def test_a_pan_is_shown_much_better(pan, direction):
+def test_a_pan_is_shown_much_better(pan: Path, direction: str) -> None:
     chosen = {
         predict: select_from_video(
             pan, AssetConfig(**SETTINGS, predict=predict, direction=direction), ReadOptions()
@@ -66,13 +68,13 @@ def test_a_pan_is_shown_much_better(pan, direction):
     assert vectors.rebuilt[way].psnr_db > search.rebuilt[way].psnr_db + 1
 
 
-def test_threads_do_not_decide(pan):
+def test_threads_do_not_decide(pan: Path) -> None:
     np.testing.assert_array_equal(
         _rows(pan, VECTORS, num_threads=1), _rows(pan, VECTORS, num_threads=3)
     )
 
 
-def test_a_quality_is_reached(pan):
+def test_a_quality_is_reached(pan: Path) -> None:
     config = AssetConfig(**SETTINGS | {"num_images": 8}, predict="vectors", quality_db=30.0)
     selection = select_from_video(pan, config, ReadOptions())
     assert 1 <= selection.facts["num_images"] < 8
@@ -82,7 +84,7 @@ def test_a_quality_is_reached(pan):
     assert score.rebuilt["nearest, along the vectors"].psnr_db >= 30
 
 
-def test_blocks_stay_blocks(pan):
+def test_blocks_stay_blocks(pan: Path) -> None:
     config = AssetConfig(**SETTINGS, predict="vectors", block_cells=2)
     rows = _rows(pan, config)
     assert len(np.unique(rows, axis=0)) == len(rows) == config.num_rows
@@ -90,7 +92,7 @@ def test_blocks_stay_blocks(pan):
     assert (counts == 4).all()
 
 
-def test_an_asset_records_what_was_followed(pan, tmp_path):
+def test_an_asset_records_what_was_followed(pan: Path, tmp_path: Path) -> None:
     asset = write_evaluation_asset(pan, key="a", out_root=tmp_path, config=VECTORS)
     meta = json.loads((tmp_path / "assets" / "a" / "meta.json").read_text())
     assert meta["vectors"]["num_pictures"] == NUM_FRAMES
@@ -98,12 +100,12 @@ def test_an_asset_records_what_was_followed(pan, tmp_path):
 
 
 @pytest.mark.parametrize("backend", ["pyav", "estimated"])
-def test_vectors_that_are_not_exact_are_refused_by_name(pan, backend):
+def test_vectors_that_are_not_exact_are_refused_by_name(pan: Path, backend: str) -> None:
     with pytest.raises(UnsupportedVideoError, match=f"exact motion, but backend '{backend}'"):
         select_from_video(pan, VECTORS, ReadOptions(backend=backend))
 
 
-def test_long_clips_and_streams_are_refused():
+def test_long_clips_and_streams_are_refused() -> None:
     with pytest.raises(SettingsError, match="predict must be search or still"):
         AssetConfig(sequence_length=97, select="rate_distortion", predict="vectors")
     with pytest.raises(SettingsError, match="predict must be still or search"):

@@ -14,7 +14,7 @@ from support.media import moving_square, write_video
 RATE = 25
 
 
-def small(**settings) -> StreamSettings:
+def small(**settings: Any) -> StreamSettings:
     """Settings for small pictures: windows of half a second that look at every second picture."""
     config: dict[str, Any] = {
         "square_size": 64,
@@ -27,7 +27,7 @@ def small(**settings) -> StreamSettings:
     return StreamSettings(config=live_config(**config), **reading)
 
 
-def recorded(path: Path, num_frames: int = 50, *, key_every: int = 10, **options) -> Path:
+def recorded(path: Path, num_frames: int = 50, *, key_every: int = 10, **options: Any) -> Path:
     """A square that moves over a still texture, 48 x 64 pixels."""
     height, width = options.pop("height_px", 48), options.pop("width_px", 64)
     frames = moving_square(num_frames, height, width, (0, 2), square_px=16, **options)
@@ -54,5 +54,5 @@ def remuxed(path: Path, change: Callable[[list[av.Packet]], Iterable[av.Packet]]
 
 
 @pytest.fixture(scope="session")
-def clip(tmp_path_factory) -> Path:
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return recorded(tmp_path_factory.mktemp("streams") / "clip.ts")

@@ -4,11 +4,14 @@ import io
 import itertools
 import os
 import threading
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import cv_reader
+from cv_reader import StreamWindow
 from cv_reader.errors import (
     CvReaderError,
     SettingsError,
@@ -16,23 +19,25 @@ from cv_reader.errors import (
     UnsupportedVideoError,
     VideoNotFoundError,
 )
-from cv_reader.streams.settings import StreamSettings, live_config
+from cv_reader.streams.settings import StreamCounters, StreamSettings, live_config
 from cv_reader.streams.source import source_name
 
 from .conftest import packets_of, recorded, remuxed, small
 
 
-def _read(source, settings=None):
+def _read(
+    source: str | Path, settings: StreamSettings | None = None
+) -> tuple[list[StreamWindow], StreamCounters]:
     live = cv_reader.stream(source, settings or small())
     with live:
         return list(live), live.counters
 
 
-def _breaks(windows):
+def _breaks(windows: list[StreamWindow]) -> list[str]:
     return [window.break_before for window in windows if window.break_before]
 
 
-def test_a_pipe_gives_what_its_file_gives(clip):
+def test_a_pipe_gives_what_its_file_gives(clip: Path) -> None:
     expected, _ = _read(clip)
     reading, writing = os.pipe()
     feeder = threading.Thread(target=_feed, args=(writing, clip.read_bytes()))
@@ -44,13 +49,13 @@ def test_a_pipe_gives_what_its_file_gives(clip):
     assert counters.pictures == 50 and counters.packets == 50
 
 
-def _feed(number, content):
+def _feed(number: int, content: bytes) -> None:
     with open(number, "wb") as pipe:
         for start in range(0, len(content), 4000):
             pipe.write(content[start : start + 4000])
 
 
-def test_a_named_pipe_is_read_as_it_fills(clip, tmp_path):
+def test_a_named_pipe_is_read_as_it_fills(clip: Path, tmp_path: Path) -> None:
     path = tmp_path / "pipe"
     os.mkfifo(path)
     feeder = threading.Thread(target=lambda: path.write_bytes(clip.read_bytes()))
@@ -60,7 +65,7 @@ def test_a_named_pipe_is_read_as_it_fills(clip, tmp_path):
     assert len(found) == len(_read(clip)[0])
 
 
-def test_windows_come_before_the_stream_goes_on(clip):
+def test_windows_come_before_the_stream_goes_on(clip: Path) -> None:
     """Lock-step: the first window comes while the writer waits with the second half."""
     content = clip.read_bytes()
     reading, writing = os.pipe()
@@ -72,7 +77,7 @@ def test_windows_come_before_the_stream_goes_on(clip):
             assert window.number == 0 and len(window.rows) >= 48
 
 
-def test_a_pipe_that_stalls_is_refused_by_name(clip):
+def test_a_pipe_that_stalls_is_refused_by_name(clip: Path) -> None:
     reading, writing = os.pipe()
     with open(writing, "wb", buffering=0) as writer, open(reading, "rb") as reader:
         writer.write(clip.read_bytes())
@@ -80,7 +85,7 @@ def test_a_pipe_that_stalls_is_refused_by_name(clip):
             _read(reader, small(read_seconds=0.2))
 
 
-def test_a_change_of_size_begins_anew(tmp_path, clip):
+def test_a_change_of_size_begins_anew(tmp_path: Path, clip: Path) -> None:
     other = recorded(tmp_path / "b.ts", 30, height_px=64, width_px=48)
     found, counters = _read(io.BytesIO(clip.read_bytes() + other.read_bytes()))
     assert counters.size_changes == 1 and len(_breaks(found)) >= 2
@@ -90,7 +95,7 @@ def test_a_change_of_size_begins_anew(tmp_path, clip):
     assert max(slots) == 6, "columns 1 to 6 of the upright picture"
 
 
-def test_a_lost_key_frame_hides_nothing(clip):
+def test_a_lost_key_frame_hides_nothing(clip: Path) -> None:
     """H.264: decoders conceal it without a word. Its group is left out, and counted."""
     whole, _ = _read(clip, small(slots_per_second=0))
     damaged = remuxed(clip, lambda packets: packets[:20] + packets[21:])
@@ -102,14 +107,14 @@ def test_a_lost_key_frame_hides_nothing(clip):
     assert set(kept.round(3)) == set(times.round(3)) - set(times[20:30].round(3))
 
 
-def test_a_stream_joined_in_the_middle_waits_for_a_key_frame(clip):
+def test_a_stream_joined_in_the_middle_waits_for_a_key_frame(clip: Path) -> None:
     found, counters = _read(io.BytesIO(remuxed(clip, lambda packets: packets[5:])))
     assert counters.skipped_packets == 5 and counters.pictures == 40
     assert _breaks(found)[0] == "start"
 
 
-def test_a_stream_without_key_frames_is_refused(clip):
-    def keyless(packets):
+def test_a_stream_without_key_frames_is_refused(clip: Path) -> None:
+    def keyless(packets: list[Any]) -> Any:
         return itertools.chain.from_iterable([packets[1:10]] * 1 + [packets[11:20]])
 
     content = remuxed(clip, keyless)
@@ -118,8 +123,8 @@ def test_a_stream_without_key_frames_is_refused(clip):
 
 
 @pytest.mark.parametrize("shift_seconds", [6, 3600])
-def test_time_stamps_that_jump_begin_a_new_segment(clip, shift_seconds):
-    def moved(packets):
+def test_time_stamps_that_jump_begin_a_new_segment(clip: Path, shift_seconds: int) -> None:
+    def moved(packets: list[Any]) -> Any:
         for packet in packets[20:]:
             packet.pts += shift_seconds * 90000
             packet.dts += shift_seconds * 90000
@@ -133,14 +138,14 @@ def test_time_stamps_that_jump_begin_a_new_segment(clip, shift_seconds):
         assert (np.diff(window.times_seconds) > 0).all()
 
 
-def test_time_stamps_that_begin_again_are_a_jump(clip):
+def test_time_stamps_that_begin_again_are_a_jump(clip: Path) -> None:
     """An encoder that restarts; what is shown does not stop."""
     found, counters = _read(io.BytesIO(clip.read_bytes() * 2))
     assert counters.jumps == 1 and _breaks(found)[0] == "start" and len(_breaks(found)) >= 2
     assert counters.pictures >= 80
 
 
-def test_damage_inside_packets_is_survived(clip):
+def test_damage_inside_packets_is_survived(clip: Path) -> None:
     content = bytearray(clip.read_bytes())
     for place in range(len(content) // 2, len(content) // 2 + 2000, 7):
         content[place] ^= 0x55
@@ -150,7 +155,7 @@ def test_damage_inside_packets_is_survived(clip):
     assert found[0].rows.tobytes() == _read(clip)[0][0].rows.tobytes()
 
 
-def test_what_is_no_video_is_refused(tmp_path):
+def test_what_is_no_video_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text").write_bytes(b"nothing here " * 500)
     for source in (tmp_path / "text", io.BytesIO(b"nothing here " * 500)):
         with pytest.raises(CvReaderError):
@@ -161,13 +166,13 @@ def test_what_is_no_video_is_refused(tmp_path):
         cv_reader.stream("concat://a|b")
 
 
-def test_a_play_list_in_a_pipe_opens_nothing(clip):
+def test_a_play_list_in_a_pipe_opens_nothing(clip: Path) -> None:
     play_list = f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nfile://{clip}\n#EXT-X-ENDLIST\n"
     with pytest.raises(CvReaderError):
         _read(io.BytesIO(play_list.encode()))
 
 
-def test_a_stream_is_opened_when_it_is_asked_and_read_once(clip, tmp_path):
+def test_a_stream_is_opened_when_it_is_asked_and_read_once(clip: Path, tmp_path: Path) -> None:
     live = cv_reader.stream(tmp_path / "later.ts", small())
     (tmp_path / "later.ts").write_bytes(clip.read_bytes())
     assert len(list(live)) > 2
@@ -187,17 +192,17 @@ def test_a_stream_is_opened_when_it_is_asked_and_read_once(clip, tmp_path):
     ],
     ids=str,
 )
-def test_settings_that_cannot_work_are_refused(settings):
+def test_settings_that_cannot_work_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(SettingsError, match="must be"):
         StreamSettings(**settings)
 
 
-def test_names_hide_passwords():
+def test_names_hide_passwords() -> None:
     assert source_name("rtsp://me:secret@camera:554/a@b") == "rtsp://camera:554/a@b"
     assert source_name("-") == "the standard input"
 
 
-def test_packets_are_as_expected(clip):
+def test_packets_are_as_expected(clip: Path) -> None:
     """What the tests above count on."""
     keys = [number for number, packet in enumerate(packets_of(clip)) if packet.is_keyframe]
     assert keys == [0, 10, 20, 30, 40]

@@ -5,6 +5,9 @@ import http.server
 import socket
 import threading
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import av
 import pytest
@@ -21,13 +24,16 @@ class _Server(http.server.ThreadingHTTPServer):
 
 
 @pytest.fixture
-def serve():
+def serve() -> Iterator[Callable[..., str]]:
     """Serve a folder on this machine; returns the address of its root."""
     servers = []
 
-    def start(folder, handler=http.server.SimpleHTTPRequestHandler):
+    def start(
+        folder: Path,
+        handler: type[http.server.BaseHTTPRequestHandler] = http.server.SimpleHTTPRequestHandler,
+    ) -> str:
         class Quiet(handler):
-            def log_message(self, format, *args):
+            def log_message(self, format: str, *args: Any) -> None:
                 pass
 
         server = _Server(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
@@ -41,7 +47,7 @@ def serve():
         server.server_close()
 
 
-def _play_list(clip, folder):
+def _play_list(clip: Path, folder: Path) -> Path:
     """Segments of a group of pictures each, as FFmpeg's own muxer writes them."""
     with (
         av.open(str(clip)) as source,
@@ -60,7 +66,9 @@ def _play_list(clip, folder):
     return folder / "live.m3u8"
 
 
-def test_a_play_list_gives_what_its_file_gives(clip, tmp_path, serve):
+def test_a_play_list_gives_what_its_file_gives(
+    clip: Path, tmp_path: Path, serve: Callable[..., str]
+) -> None:
     path = _play_list(clip, tmp_path)
     assert len(list(tmp_path.glob("*.ts"))) >= 4
     with cv_reader.stream(f"{serve(tmp_path)}/{path.name}", small()) as live:
@@ -72,7 +80,9 @@ def test_a_play_list_gives_what_its_file_gives(clip, tmp_path, serve):
     assert found[-1].counters.pictures == 50
 
 
-def test_a_play_list_from_the_web_reads_no_file(clip, tmp_path, serve):
+def test_a_play_list_from_the_web_reads_no_file(
+    clip: Path, tmp_path: Path, serve: Callable[..., str]
+) -> None:
     text = f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nfile://{clip}\n#EXT-X-ENDLIST\n"
     (tmp_path / "live.m3u8").write_text(text)
     settings = small(max_reconnects=0, open_seconds=2, read_seconds=2)
@@ -83,14 +93,16 @@ def test_a_play_list_from_the_web_reads_no_file(clip, tmp_path, serve):
         list(live)
 
 
-def test_a_server_that_stalls_is_connected_again(clip, tmp_path, serve):
+def test_a_server_that_stalls_is_connected_again(
+    clip: Path, tmp_path: Path, serve: Callable[..., str]
+) -> None:
     """The first answer stops in its middle; the second one is whole."""
     content = clip.read_bytes()
     answers = []
     released = threading.Event()
 
     class Stalling(http.server.SimpleHTTPRequestHandler):
-        def do_GET(self):
+        def do_GET(self) -> None:
             answers.append(self.path)
             self.send_response(200)
             self.send_header("Content-Type", "video/mp2t")
@@ -115,12 +127,14 @@ def test_a_server_that_stalls_is_connected_again(clip, tmp_path, serve):
     assert found[-1].times_seconds[-1] == pytest.approx(2.0, abs=0.1)
 
 
-def test_a_server_that_does_not_come_back_is_given_up_with_backoff(clip, tmp_path, serve):
+def test_a_server_that_does_not_come_back_is_given_up_with_backoff(
+    clip: Path, tmp_path: Path, serve: Callable[..., str]
+) -> None:
     content = clip.read_bytes()
     answers, waits = [], []
 
     class Vanishing(http.server.SimpleHTTPRequestHandler):
-        def do_GET(self):
+        def do_GET(self) -> None:
             answers.append(self.path)
             if len(answers) > 1:
                 self.send_error(503)
@@ -139,7 +153,7 @@ def test_a_server_that_does_not_come_back_is_given_up_with_backoff(clip, tmp_pat
     assert live.counters.pictures == 50
 
 
-def test_what_does_not_answer_is_refused_in_time():
+def test_what_does_not_answer_is_refused_in_time() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/live.m3u8"
         begin = time.monotonic()
@@ -148,7 +162,7 @@ def test_what_does_not_answer_is_refused_in_time():
         assert time.monotonic() - begin < 5
 
 
-def test_a_slow_caller_loses_whole_groups_of_pictures(clip):
+def test_a_slow_caller_loses_whole_groups_of_pictures(clip: Path) -> None:
     """Packets that wait are limited; after a loss the next one is a key frame, and it is known."""
     queue, packets = _Queue(12), packets_of(clip)
     for packet in packets:
@@ -163,13 +177,15 @@ def test_a_slow_caller_loses_whole_groups_of_pictures(clip):
     assert len(taken) <= 12
 
 
-def test_a_slow_caller_of_a_url_sees_what_was_dropped(tmp_path, serve):
+def test_a_slow_caller_of_a_url_sees_what_was_dropped(
+    tmp_path: Path, serve: Callable[..., str]
+) -> None:
     """The rest comes at once, while the caller is busy with the first window."""
     content = recorded(tmp_path / "long.ts", 400).read_bytes()
     is_busy, is_sent = threading.Event(), threading.Event()
 
     class Hurrying(http.server.SimpleHTTPRequestHandler):
-        def do_GET(self):
+        def do_GET(self) -> None:
             self.send_response(200)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()

@@ -33,7 +33,7 @@ def _feed_loops(number: int, clip: Path, loops: int) -> None:
 
 
 @pytest.mark.slow
-def test_an_hour_needs_the_memory_of_a_minute(clip):
+def test_an_hour_needs_the_memory_of_a_minute(clip: Path) -> None:
     reading, writing = os.pipe()
     feeder = threading.Thread(target=_feed_loops, args=(writing, clip, 1800))
     feeder.start()

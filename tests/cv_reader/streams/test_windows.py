@@ -1,12 +1,16 @@
 """What windows hold: the offline choice, no later than promised, within the budget."""
 
 import io
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import cv_reader
+from cv_reader import StreamSettings, StreamWindow
 from cv_reader.select.chooser import video_box
+from cv_reader.select.config import AssetConfig
 from cv_reader.select.geometry import Letterbox
 from cv_reader.select.mosaics import square_frame, to_image
 from cv_reader.select.rate_distortion.choice import choose_units
@@ -16,12 +20,12 @@ from support.media import moving_square, write_video
 from .conftest import RATE, recorded, small
 
 
-def _windows(source, settings):
+def _windows(source: str | Path, settings: StreamSettings) -> list[StreamWindow]:
     with cv_reader.stream(source, settings) as live:
         return list(live)
 
 
-def _offline(path, config, ids):
+def _offline(path: Path, config: AssetConfig, ids: Any) -> tuple[Any, ...]:
     """Squares and the choice of the offline selection."""
     with cv_reader.open_video(path) as video:
         box: Letterbox = video_box(video.index, config)
@@ -33,7 +37,9 @@ def _offline(path, config, ids):
 
 
 @pytest.mark.parametrize("settings", [{}, {"predict": "search"}, {"block_cells": 2}], ids=str)
-def test_windows_are_the_offline_hold_selection_byte_for_byte(tmp_path, settings):
+def test_windows_are_the_offline_hold_selection_byte_for_byte(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
     """128 slots in windows of 64, which is how the offline selection solves long clips."""
     path = recorded(tmp_path / "a.mp4", 128, key_every=40)
     wanted = {"sequence_length": 128, "num_images": 128, "token_price": 50.0, "square_size": 32}
@@ -54,7 +60,7 @@ def test_windows_are_the_offline_hold_selection_byte_for_byte(tmp_path, settings
     assert {window.price for window in found} == {50.0}
 
 
-def test_what_comes_later_changes_nothing(clip):
+def test_what_comes_later_changes_nothing(clip: Path) -> None:
     """Causal: a stream that is cut short gives the same complete windows."""
     whole = clip.read_bytes()
     packet_bytes = 188
@@ -66,19 +72,19 @@ def test_what_comes_later_changes_nothing(clip):
         assert one.patches.tobytes() == other.patches.tobytes()
 
 
-def test_windows_are_at_most_half_a_second_late(clip):
+def test_windows_are_at_most_half_a_second_late(clip: Path) -> None:
     for window in _windows(clip, small()):
         assert window.end_seconds - window.times_seconds[0] <= 0.5
         assert len(window.slots) <= 7
 
 
-def test_a_window_may_be_a_group_of_pictures(clip):
+def test_a_window_may_be_a_group_of_pictures(clip: Path) -> None:
     found = _windows(clip, small(slots_per_second=0, window_seconds=0))
     assert [len(window.slots) for window in found] == [10, 10, 10, 2, 8, 10]
     assert [window.break_before for window in found] == ["start", "", "", "", "full", ""]
 
 
-def test_slots_are_spread_evenly_and_segments_begin_whole(clip):
+def test_slots_are_spread_evenly_and_segments_begin_whole(clip: Path) -> None:
     found = _windows(clip, small(config={"sequence_length": 16}))
     ids = np.concatenate([window.frame_ids for window in found])
     assert ids.tolist() == list(range(0, 50, 2))
@@ -90,7 +96,7 @@ def test_slots_are_spread_evenly_and_segments_begin_whole(clip):
     assert np.allclose(np.diff(times), 2 / RATE)
 
 
-def test_a_segment_keeps_to_its_budget_and_spreads_it(tmp_path):
+def test_a_segment_keeps_to_its_budget_and_spreads_it(tmp_path: Path) -> None:
     noise = np.random.default_rng(0)
     frames = (noise.integers(0, 256, (64, 64, 3), np.uint8) for _ in range(32))
     path = write_video(tmp_path / "noise.mp4", frames, options={"crf": "10"})
@@ -103,7 +109,7 @@ def test_a_segment_keeps_to_its_budget_and_spreads_it(tmp_path):
     assert found[-1].patches_per_second > 4 * 20 / 0.2
 
 
-def test_a_still_scene_is_kept_once(tmp_path):
+def test_a_still_scene_is_kept_once(tmp_path: Path) -> None:
     frames = moving_square(40, 48, 64, (0, 0))
     found = _windows(write_video(tmp_path / "still.mp4", frames), small())
     assert [len(window.rows) for window in found] == [48] + [0] * (len(found) - 1)

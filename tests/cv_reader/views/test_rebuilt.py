@@ -2,6 +2,8 @@
 
 import gc
 from fractions import Fraction
+from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -10,7 +12,14 @@ import pytest
 from cv_reader.select.rate_distortion.chains import Links
 from cv_reader.select.rate_distortion.clip import SmallClip
 from cv_reader.select.rate_distortion.places import follow_motion
-from cv_reader.views.rebuilt import VECTOR_WAYS, WAYS, rebuilt_slots, score_all, score_rows
+from cv_reader.views.rebuilt import (
+    VECTOR_WAYS,
+    WAYS,
+    RebuiltScore,
+    rebuilt_slots,
+    score_all,
+    score_rows,
+)
 
 GRID, SLOTS = 6, 8
 SECONDS = np.arange(SLOTS) / 4
@@ -18,7 +27,7 @@ ROWS = slice(1, 5)
 
 
 @pytest.fixture(scope="module")
-def clip():
+def clip() -> SmallClip:
     """Smooth random content that drifts; content is rows 1..4 of 6."""
     generator = np.random.default_rng(2)
     coarse = generator.integers(20, 230, (14, 20)).repeat(4, 0).repeat(4, 1)
@@ -35,14 +44,14 @@ def clip():
 
 
 @pytest.fixture(scope="module")
-def rows():
+def rows() -> np.ndarray:
     kept = np.random.default_rng(4).random((SLOTS, GRID, GRID)) < 0.2
     kept[0, 1:4] = True  # row 4 begins grey
     return np.argwhere(kept).astype(np.int32)
 
 
 @pytest.fixture(scope="module")
-def followed(clip):
+def followed(clip: SmallClip) -> Any:
     """The drift of the content, and units in which it is wrong or not known."""
     generator = np.random.default_rng(6)
     steps = np.zeros((SLOTS, 16, 24, 2), np.int16) + np.array([16, 32], np.int16)
@@ -52,11 +61,11 @@ def followed(clip):
 
 
 @pytest.fixture(scope="module")
-def score(clip, rows, followed):
+def score(clip: SmallClip, rows: np.ndarray, followed: Any) -> RebuiltScore:
     return score_all(clip, [rows], SECONDS, followed=followed)[0]
 
 
-def _yuv(luma, chroma, number):
+def _yuv(luma: np.ndarray, chroma: np.ndarray, number: int) -> av.VideoFrame:
     frame = av.VideoFrame(luma.shape[1], luma.shape[0], "yuv420p")
     for plane, samples in zip(frame.planes, (luma, *chroma), strict=True):
         padded = np.zeros((plane.height, plane.line_size), np.uint8)
@@ -66,7 +75,7 @@ def _yuv(luma, chroma, number):
     return frame
 
 
-def _filtered(name, originals, others, path):
+def _filtered(name: str, originals: Any, others: Any, path: Path) -> list[dict[str, str]]:
     """What an FFmpeg filter of two videos writes of each frame."""
     graph = av.filter.Graph()
     height, width = originals[0][0].shape
@@ -93,7 +102,9 @@ EVERY_WAY = (*WAYS, *VECTOR_WAYS)
 
 
 @pytest.mark.parametrize("way", EVERY_WAY, ids=[way.name for way in EVERY_WAY])
-def test_quality_is_what_ffmpeg_measures(clip, followed, score, way, tmp_path):
+def test_quality_is_what_ffmpeg_measures(
+    clip: SmallClip, followed: Any, score: RebuiltScore, way: Any, tmp_path: Path
+) -> None:
     rebuilt = score.rebuilt[way.name]
     pictures = list(rebuilt_slots(followed if way.along else clip, way, rebuilt.sources))
     originals = list(zip(clip.luma, clip.chroma, strict=True))
@@ -112,7 +123,9 @@ def test_quality_is_what_ffmpeg_measures(clip, followed, score, way, tmp_path):
     assert rebuilt.ssim == pytest.approx(np.mean([float(one["Y"]) for one in ssim]), abs=2e-4)
 
 
-def test_cells_show_the_last_or_the_best_kept_picture(clip, rows, score):
+def test_cells_show_the_last_or_the_best_kept_picture(
+    clip: SmallClip, rows: np.ndarray, score: RebuiltScore
+) -> None:
     kept = set(map(tuple, rows.tolist()))
     for name in ("hold", "nearest"):
         sources = score.rebuilt[name].sources.reshape(SLOTS, 4, GRID)
@@ -128,7 +141,7 @@ def test_cells_show_the_last_or_the_best_kept_picture(clip, rows, score):
                 assert shown == -1
 
 
-def _error(clip, source, target, row, column):
+def _error(clip: SmallClip, source: int, target: int, row: int, column: int) -> float:
     place = np.s_[row * 8 : row * 8 + 8, column * 8 : column * 8 + 8]
     small = np.s_[:, row * 4 : row * 4 + 4, column * 4 : column * 4 + 4]
     luma = clip.luma[source][place].astype(int) - clip.luma[target][place]
@@ -136,14 +149,14 @@ def _error(clip, source, target, row, column):
     return (luma**2).sum() + 4 * (chroma**2).sum()
 
 
-def test_following_motion_and_looking_ahead_only_help(score):
+def test_following_motion_and_looking_ahead_only_help(score: RebuiltScore) -> None:
     found = {name: rebuilt.psnr_db for name, rebuilt in score.rebuilt.items()}
     assert found["hold"] < found["nearest"] < found["nearest, motion followed"]
     assert found["hold"] < found["hold, motion followed"] < found["hold, along the vectors"]
     assert found["nearest, motion followed"] < found["nearest, along the vectors"]
 
 
-def test_everything_kept_is_everything_shown(clip, followed):
+def test_everything_kept_is_everything_shown(clip: SmallClip, followed: Any) -> None:
     every = np.argwhere(np.ones((SLOTS, GRID, GRID))).astype(np.int32)
     score = score_all(clip, [every], SECONDS, followed=followed)[0]
     assert len(score.rebuilt) == 6
@@ -154,7 +167,7 @@ def test_everything_kept_is_everything_shown(clip, followed):
     assert score.nothing_new == 0
 
 
-def test_what_shows_nothing_new_and_how_long_a_change_is_unseen():
+def test_what_shows_nothing_new_and_how_long_a_change_is_unseen() -> None:
     luma = np.full((SLOTS, 32, 48), 100, np.uint8)
     luma[3:6, :8, :8] = 160  # one cell changes for three slots
     clip = SmallClip(

@@ -1,30 +1,40 @@
 """Pictures show what is kept: kept cells keep their pixels, all others are washed out."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from cv_reader.assets.make import select_from_video
 from cv_reader.reader import ReadOptions
 from cv_reader.select.config import AssetConfig
-from cv_reader.views.visualize import animation, heat, kept_tile, show_video, strip, strips
+from cv_reader.views.visualize import (
+    ShownVideo,
+    animation,
+    heat,
+    kept_tile,
+    show_video,
+    strip,
+    strips,
+)
 from support.media import moving_square, write_video
 
 CONFIG = AssetConfig(square_size=128, patch_size=16, num_images=2, sequence_length=8)
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory):
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """21 frames, twice as wide as high: 4 of 8 rows of cells are picture."""
     folder = tmp_path_factory.mktemp("clips")
     return write_video(folder / "clip.mp4", moving_square(21, 64, 128, (0, 3), start=(20, 8)))
 
 
 @pytest.fixture(scope="module")
-def shown(path):
+def shown(path: Path) -> ShownVideo:
     return show_video(path, CONFIG, ReadOptions())
 
 
-def test_what_is_shown_is_what_is_selected(path, shown):
+def test_what_is_shown_is_what_is_selected(path: Path, shown: ShownVideo) -> None:
     rows = select_from_video(path, CONFIG, ReadOptions()).rows
     assert set(map(tuple, np.argwhere(shown.kept).tolist())) == set(map(tuple, rows.tolist()))
     assert shown.kept_share == 2 / 8
@@ -33,7 +43,7 @@ def test_what_is_shown_is_what_is_selected(path, shown):
     assert shown.tiles[0].shape == (64, 128, 3)
 
 
-def test_kept_cells_keep_their_pixels_and_others_are_pale(shown):
+def test_kept_cells_keep_their_pixels_and_others_are_pale(shown: ShownVideo) -> None:
     for slot in (0, 3):
         tile = kept_tile(shown, slot)
         for row in range(4):
@@ -45,7 +55,7 @@ def test_kept_cells_keep_their_pixels_and_others_are_pale(shown):
                     assert tile[place].min() >= 214
 
 
-def test_five_strips_with_captions(shown):
+def test_five_strips_with_captions(shown: ShownVideo) -> None:
     captions = [caption for caption, _ in strips(shown)]
     assert [caption.split(":")[0].split(" (")[0] for caption in captions] == [
         "Original", "Uniform sampling", "Temporal saliency", "Codec patches", "Mosaics",
@@ -54,7 +64,7 @@ def test_five_strips_with_captions(shown):
     assert ", ".join(map(str, shown.frame_ids.tolist())) in captions[0]
 
 
-def test_one_moment_per_slot_all_of_one_size(shown):
+def test_one_moment_per_slot_all_of_one_size(shown: ShownVideo) -> None:
     moments = animation(shown)
     assert len(moments) == 8
     assert len({moment.size for moment in moments}) == 1
@@ -62,12 +72,12 @@ def test_one_moment_per_slot_all_of_one_size(shown):
 
 
 @pytest.mark.parametrize(("size", "columns"), [((72, 128), 8), ((128, 72), 16)])
-def test_upright_tiles_stand_closer(size, columns):
+def test_upright_tiles_stand_closer(size: tuple[int, int], columns: int) -> None:
     sheet = strip([np.zeros((*size, 3), np.uint8)] * 16, tile_px=128)
     width = 128 if size[1] == 128 else 72
     assert sheet.width == columns * (width + 4) - 4
 
 
-def test_heat_rises_in_lightness():
+def test_heat_rises_in_lightness() -> None:
     lightness = heat(np.linspace(0, 1, 50, dtype=np.float32)).astype(int) @ [299, 587, 114]
     assert (np.diff(lightness) >= 0).all()

@@ -1,6 +1,8 @@
 """Records to segments, from files made on the spot; errors name sample and file."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -139,7 +141,9 @@ def _save_rows(record: CodecRecord, rows: np.ndarray) -> None:
         (lambda record: _save_rows(record, np.full((8, 3), -1, np.int32)), "-1"),
     ],
 )
-def test_a_broken_clip_names_sample_and_reason(tmp_path: Path, damage, message: str) -> None:
+def test_a_broken_clip_names_sample_and_reason(
+    tmp_path: Path, damage: Callable[..., object], message: str
+) -> None:
     record = _codec_record(tmp_path)
     damage(record)
     with pytest.raises(RecordError, match=rf"sample 's1' \(d.jsonl:7\): .*{message}"):
@@ -155,7 +159,9 @@ def test_a_broken_clip_names_sample_and_reason(tmp_path: Path, damage, message: 
     ],
 )
 @pytest.mark.parametrize("content", [None, b"", b"neither picture nor video"])
-def test_unreadable_files_name_sample_and_file(tmp_path: Path, make, content: bytes | None) -> None:
+def test_unreadable_files_name_sample_and_file(
+    tmp_path: Path, make: Callable[..., Any], content: bytes | None
+) -> None:
     path = tmp_path / "lost.mp4"
     if content is not None:
         path.write_bytes(content)

@@ -19,7 +19,9 @@ def _ranks(rows: Rows, world_size: int, **options: object) -> list[list[list[int
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 @pytest.mark.parametrize("balanced", [False, True])
 @pytest.mark.parametrize("samples", [16, 19, 23])
-def test_an_epoch_holds_every_sample_once_in_batches_of_all_ranks(world_size, balanced, samples):
+def test_an_epoch_holds_every_sample_once_in_batches_of_all_ranks(
+    world_size: int, balanced: bool, samples: int
+) -> None:
     costs = np.random.randint(1, 100, samples) if balanced else None
     ranks = _ranks(single_rows(np.arange(samples)), world_size, batch_rows=2, costs=costs)
     steps = list(zip(*ranks, strict=True))
@@ -33,14 +35,14 @@ def test_an_epoch_holds_every_sample_once_in_batches_of_all_ranks(world_size, ba
     assert again == (max(0, world_size - (samples - full)) if samples > full else 0)
 
 
-def test_more_ranks_with_smaller_batches_take_the_same_steps():
+def test_more_ranks_with_smaller_batches_take_the_same_steps() -> None:
     rows = single_rows(np.arange(24))
     (alone,) = _ranks(rows, 1, batch_rows=4)
     one, two = _ranks(rows, 2, batch_rows=2)
     assert alone == [a + b for a, b in zip(one, two, strict=True)]
 
 
-def test_the_order_follows_from_seed_and_epoch_alone():
+def test_the_order_follows_from_seed_and_epoch_alone() -> None:
     rows = single_rows(np.arange(64))
     orders = {
         (seed, epoch): tuple(RankBatches(rows, batch_rows=64, seed=seed).batch(epoch, 0))
@@ -53,7 +55,9 @@ def test_the_order_follows_from_seed_and_epoch_alone():
 
 
 @pytest.mark.parametrize("skipped", [0, 3, 8])
-def test_batches_that_are_skipped_are_not_made(skipped, monkeypatch):
+def test_batches_that_are_skipped_are_not_made(
+    skipped: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     batches = RankBatches(single_rows(np.arange(16)), batch_rows=2)
     expected, batch, made = list(batches), batches.batch, []
     batches.set_epoch(0, skipped)
@@ -64,7 +68,7 @@ def test_batches_that_are_skipped_are_not_made(skipped, monkeypatch):
     assert list(batches) == expected
 
 
-def test_an_incomplete_step_can_be_dropped_and_none_at_all_is_refused():
+def test_an_incomplete_step_can_be_dropped_and_none_at_all_is_refused() -> None:
     rows = single_rows(np.arange(7))
     assert len(RankBatches(rows, batch_rows=4, drop_last=True)) == 1
     with pytest.raises(ValueError, match="7 rows of data do not fill one step of 8"):
@@ -81,7 +85,7 @@ def _spread(costs: np.ndarray, ranks: list[list[list[int]]]) -> tuple[float, flo
     )
 
 
-def test_balanced_batches_waste_far_less_than_those_by_chance():
+def test_balanced_batches_waste_far_less_than_those_by_chance() -> None:
     costs = np.random.default_rng(0).lognormal(6, 1, 1024).astype(np.int64)
     rows = single_rows(np.arange(1024))
     by_chance = _spread(costs, _ranks(rows, 4, batch_rows=2))
@@ -89,7 +93,7 @@ def test_balanced_batches_waste_far_less_than_those_by_chance():
     assert balanced[0] < by_chance[0] / 5 and balanced[1] < by_chance[1] / 5
 
 
-def test_packs_hold_every_sample_once_and_overflow_never():
+def test_packs_hold_every_sample_once_and_overflow_never() -> None:
     lengths = np.random.default_rng(0).integers(1, 300, 1000)
     samples = np.flatnonzero(np.arange(1000) % 7)
     rows = packed_rows(samples, lengths, 512, seed=3)
@@ -100,12 +104,12 @@ def test_packs_hold_every_sample_once_and_overflow_never():
     assert not np.array_equal(rows.samples, packed_rows(samples, lengths, 512, seed=4).samples)
 
 
-def test_a_sample_above_the_limit_stays_alone():
+def test_a_sample_above_the_limit_stays_alone() -> None:
     rows = packed_rows(np.arange(3), np.array([5, 900, 5]), 512, seed=0)
     assert sorted(rows.sums(np.array([5, 900, 5])).tolist()) == [10, 900]
 
 
-def test_a_batch_of_packs_is_the_samples_of_its_rows():
+def test_a_batch_of_packs_is_the_samples_of_its_rows() -> None:
     rows = Rows(np.array([5, 3, 8, 1]), np.array([0, 1, 3, 4]))
     assert rows.samples_of(np.array([1, 0])) == [3, 8, 5]
     assert sorted(RankBatches(rows, batch_rows=3).batch(0, 0)) == [1, 3, 5, 8]

@@ -1,5 +1,7 @@
 """Ids and labels of a record, shown as the text they decode to."""
 
+from typing import Any
+
 import pytest
 
 from llava.constants import IGNORE_INDEX
@@ -15,7 +17,7 @@ def _record(question: str = "<image>\nWhat?") -> TextRecord:
     return TextRecord(sample_id="s1", where="d.jsonl:7", turns=turns)
 
 
-def _tokenize(record: TextRecord, counts: list[int], max_length: int = 1000):
+def _tokenize(record: TextRecord, counts: list[int], max_length: int = 1000) -> Any:
     return tokenize(record, counts, TOKENIZER, template="qwen_1_5", max_length=max_length)
 
 

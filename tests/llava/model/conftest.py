@@ -5,25 +5,26 @@ from pathlib import Path
 import pytest
 import torch
 
-from llava.model.llava_arch import LlavaForCausalLMMixin
 from llava.model.loading import load_pretrained
-from llava.model.processing import LlavaProcessor
 from llava.model.tiny import write_tiny_checkpoint
 from llava.visual.batch import VisualSegment
 from onevision_encoder.patches import grid_positions, uniform_slots
+from support.llava_types import MixedSamples, TinyModel
 
 PATCH_VALUES = 3 * 14 * 14
 
 
 @pytest.fixture(scope="session", params=["qwen3", "qwen2"])
-def tiny_checkpoint(request: pytest.FixtureRequest, tmp_path_factory) -> Path:
+def tiny_checkpoint(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     folder = tmp_path_factory.mktemp(request.param)
     write_tiny_checkpoint(folder, language_model=request.param)
     return folder
 
 
 @pytest.fixture
-def tiny(tiny_checkpoint: Path) -> tuple[LlavaForCausalLMMixin, LlavaProcessor]:
+def tiny(tiny_checkpoint: Path) -> TinyModel:
     return load_pretrained(tiny_checkpoint)
 
 
@@ -32,7 +33,7 @@ def _tiny_segment(positions: torch.Tensor, placeholders: tuple[int, ...]) -> Vis
 
 
 @pytest.fixture
-def mixed_samples() -> tuple[list[list[dict[str, str]]], list[list[VisualSegment]]]:
+def mixed_samples() -> MixedSamples:
     """A codec clip of two mosaics, an image, a text, and two images of different shapes."""
     slots = torch.randint(0, 64, (32,)).sort().values
     codec_positions = torch.stack((slots, torch.arange(32) % 5, torch.arange(32) // 7), dim=1)

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,12 +23,15 @@ from llava.model.adapters import (
 from llava.model.loading import load_pretrained
 from llava.model.merge import main as merge
 from llava.train.parts import set_trainable
+from support.llava_types import MixedSamples
 
 SETTINGS = LoraSettings(rank=4, alpha=8, dropout=0.0)
 
 
 @pytest.fixture(params=[("mm_mlp_adapter",), ("mm_mlp_adapter", "mm_vision_tower")])
-def adapted(request, tiny_checkpoint, tmp_path):
+def adapted(
+    request: pytest.FixtureRequest, tiny_checkpoint: Path, tmp_path: Path
+) -> tuple[Path, torch.nn.Module]:
     """A folder of adapters with weights that matter, and the model that it was saved from."""
     model, processor = load_pretrained(tiny_checkpoint)
     config = add_adapters(model, SETTINGS, base=str(tiny_checkpoint))
@@ -44,7 +49,10 @@ def adapted(request, tiny_checkpoint, tmp_path):
     return folder, model.eval()
 
 
-def test_adapters_change_nothing_before_they_are_trained(tiny_checkpoint, mixed_samples):
+def test_adapters_change_nothing_before_they_are_trained(
+    tiny_checkpoint: Path,
+    mixed_samples: MixedSamples,
+) -> None:
     model, processor = load_pretrained(tiny_checkpoint)
     batch = processor(*mixed_samples)
     with torch.no_grad():
@@ -53,7 +61,9 @@ def test_adapters_change_nothing_before_they_are_trained(tiny_checkpoint, mixed_
         assert torch.equal(model(**batch).logits, before)
 
 
-def test_every_linear_layer_of_the_decoder_has_one_and_the_encoder_none(tiny_checkpoint):
+def test_every_linear_layer_of_the_decoder_has_one_and_the_encoder_none(
+    tiny_checkpoint: Path,
+) -> None:
     model, _ = load_pretrained(tiny_checkpoint)
     add_adapters(model, SETTINGS, base="b")
     names = {name for name, _ in model.named_parameters() if is_adapter(name)}
@@ -62,7 +72,9 @@ def test_every_linear_layer_of_the_decoder_has_one_and_the_encoder_none(tiny_che
 
 
 @pytest.mark.parametrize("parts", [("mm_mlp_adapter",), ("mm_mlp_adapter", "mm_language_model")])
-def test_adapters_are_tuned_and_their_base_is_not(tiny_checkpoint, parts):
+def test_adapters_are_tuned_and_their_base_is_not(
+    tiny_checkpoint: Path, parts: tuple[str, ...]
+) -> None:
     model, _ = load_pretrained(tiny_checkpoint)
     add_adapters(model, SETTINGS, base="b")
     set_trainable(model, parts, lora=True)
@@ -72,7 +84,10 @@ def test_adapters_are_tuned_and_their_base_is_not(tiny_checkpoint, parts):
     }
 
 
-def test_loaded_adapters_generate_the_same(adapted, mixed_samples):
+def test_loaded_adapters_generate_the_same(
+    adapted: tuple[Path, torch.nn.Module],
+    mixed_samples: MixedSamples,
+) -> None:
     folder, model = adapted
     loaded, processor = load_pretrained(folder)
     batch = processor(*mixed_samples)
@@ -82,7 +97,11 @@ def test_loaded_adapters_generate_the_same(adapted, mixed_samples):
     assert torch.equal(loaded.generate(**batch, **options), model.generate(**batch, **options))
 
 
-def test_a_merged_checkpoint_is_base_plus_adapters(adapted, mixed_samples, tmp_path):
+def test_a_merged_checkpoint_is_base_plus_adapters(
+    adapted: tuple[Path, torch.nn.Module],
+    mixed_samples: MixedSamples,
+    tmp_path: Path,
+) -> None:
     folder, model = adapted
     assert merge(["--adapters", str(folder), "--out", str(tmp_path / "merged")]) == 0
     merged, processor = load_pretrained(tmp_path / "merged")
@@ -96,7 +115,11 @@ def test_a_merged_checkpoint_is_base_plus_adapters(adapted, mixed_samples, tmp_p
     torch.testing.assert_close(found, layer.base_layer.weight + product)
 
 
-def test_peft_itself_reads_everything(adapted, tiny_checkpoint, mixed_samples):
+def test_peft_itself_reads_everything(
+    adapted: tuple[Path, torch.nn.Module],
+    tiny_checkpoint: Path,
+    mixed_samples: MixedSamples,
+) -> None:
     from peft import PeftModel
 
     folder, model = adapted
@@ -107,7 +130,10 @@ def test_peft_itself_reads_everything(adapted, tiny_checkpoint, mixed_samples):
         assert torch.equal(theirs(**batch).logits, model(**batch).logits)
 
 
-def test_folders_of_earlier_versions_load(adapted, mixed_samples):
+def test_folders_of_earlier_versions_load(
+    adapted: tuple[Path, torch.nn.Module],
+    mixed_samples: MixedSamples,
+) -> None:
     folder, model = adapted
     saved = load_file(folder / ADAPTER_FILE)
     prefix = "base_model.model."
@@ -123,7 +149,9 @@ def test_folders_of_earlier_versions_load(adapted, mixed_samples):
         assert torch.equal(loaded(**batch).logits, model(**batch).logits)
 
 
-def test_adapters_and_their_base_can_be_moved_together(tiny_checkpoint, tmp_path, monkeypatch):
+def test_adapters_and_their_base_can_be_moved_together(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     base = tmp_path / "one" / "base"
     shutil.copytree(tiny_checkpoint, base)
     model, processor = load_pretrained(base)
@@ -145,7 +173,7 @@ def test_adapters_and_their_base_can_be_moved_together(tiny_checkpoint, tmp_path
     assert base_model_of(moved) == "organisation/model"
 
 
-def test_adapters_of_another_model_are_refused(adapted):
+def test_adapters_of_another_model_are_refused(adapted: tuple[Path, torch.nn.Module]) -> None:
     folder, model = adapted
     weights = load_file(folder / ADAPTER_FILE)
     first = sorted(weights)[0]
@@ -157,22 +185,27 @@ def test_adapters_of_another_model_are_refused(adapted):
         load_adapter_weights(model, folder)
 
 
-def test_merging_a_folder_without_adapters_is_code_2(tiny_checkpoint, tmp_path, capsys):
+def test_merging_a_folder_without_adapters_is_code_2(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert merge(["--adapters", str(tiny_checkpoint), "--out", str(tmp_path / "m")]) == 2
     assert "holds no adapter_config.json" in capsys.readouterr().err
     assert not (tmp_path / "m").exists()
 
 
 @pytest.mark.parametrize("wrong", [{"rank": 0}, {"alpha": 0}, {"dropout": 1.0}])
-def test_sizes_that_cannot_work_are_refused(wrong):
+def test_sizes_that_cannot_work_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="--lora_r and --lora_alpha must be at least 1"):
         LoraSettings(**wrong)
 
 
 @pytest.mark.parametrize("own_tower_weights", [True, False])
 def test_a_checkpoint_without_vision_config_takes_it_from_its_tower(
-    tiny_checkpoint, mixed_samples, tmp_path, own_tower_weights
-):
+    tiny_checkpoint: Path,
+    mixed_samples: MixedSamples,
+    tmp_path: Path,
+    own_tower_weights: bool,
+) -> None:
     model, processor = load_pretrained(tiny_checkpoint)
     tower = tmp_path / "tower"
     model.model.vision_tower.vision_tower.save_pretrained(tower)

@@ -1,4 +1,6 @@
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +25,7 @@ SIZES = {
 
 
 @pytest.fixture
-def parts(tmp_path):
+def parts(tmp_path: Path) -> Path:
     """Folders of a plain Qwen3 and an encoder with a head, and a projector file."""
     language = Qwen3ForCausalLM(Qwen3Config(**SIZES, tie_word_embeddings=True))
     language.save_pretrained(tmp_path / "language")
@@ -44,7 +46,7 @@ def parts(tmp_path):
     return tmp_path
 
 
-def _load(parts, **changes):
+def _load(parts: Path, **changes: Any) -> Any:
     source = {
         "model_name_or_path": str(parts / "language"),
         "vision_tower": str(parts / "encoder"),
@@ -53,7 +55,7 @@ def _load(parts, **changes):
     return load_model(ModelSource(**source), dtype=torch.float32)
 
 
-def test_every_weight_of_the_parts_arrives(parts):
+def test_every_weight_of_the_parts_arrives(parts: Path) -> None:
     model, processor = _load(parts, projector_file=str(parts / "mm_projector.safetensors"))
     assert isinstance(model, LlavaQwen3ForCausalLM)
     found = model.state_dict()
@@ -69,7 +71,7 @@ def test_every_weight_of_the_parts_arrives(parts):
     assert model.config.mm_vision_select_layer == -2
 
 
-def test_the_rotary_tables_are_computed_not_left_over(parts):
+def test_the_rotary_tables_are_computed_not_left_over(parts: Path) -> None:
     model, _ = _load(parts)
     fresh = LlavaQwen3ForCausalLM(model.config)
     buffers = dict(model.named_buffers())
@@ -78,7 +80,7 @@ def test_the_rotary_tables_are_computed_not_left_over(parts):
         assert torch.equal(buffers[name], buffer), name
 
 
-def test_a_new_projector_follows_the_seed_alone(parts):
+def test_a_new_projector_follows_the_seed_alone(parts: Path) -> None:
     torch.manual_seed(1)
     first, _ = _load(parts, seed=5)
     torch.manual_seed(2)
@@ -89,7 +91,9 @@ def test_a_new_projector_follows_the_seed_alone(parts):
     assert first.model.mm_projector[0].weight.abs().max() < 1
 
 
-def test_qwen2_becomes_llava_qwen_and_settings_reach_configuration_and_processor(parts):
+def test_qwen2_becomes_llava_qwen_and_settings_reach_configuration_and_processor(
+    parts: Path,
+) -> None:
     sizes = {name: value for name, value in SIZES.items() if name != "head_dim"}
     Qwen2ForCausalLM(Qwen2Config(**sizes)).save_pretrained(parts / "language")
     model, processor = _load(
@@ -108,7 +112,7 @@ def test_qwen2_becomes_llava_qwen_and_settings_reach_configuration_and_processor
     assert (processor.template, processor.visual.patches_per_side) == ("plain", 4)
 
 
-def test_a_checkpoint_keeps_its_settings_but_for_what_is_asked(tmp_path):
+def test_a_checkpoint_keeps_its_settings_but_for_what_is_asked(tmp_path: Path) -> None:
     write_tiny_checkpoint(tmp_path / "llava")
     source = ModelSource(model_name_or_path=str(tmp_path / "llava"), image_aspect_ratio="pad")
     model, processor = load_model(source, dtype=torch.float32)
@@ -118,7 +122,7 @@ def test_a_checkpoint_keeps_its_settings_but_for_what_is_asked(tmp_path):
     assert model.generation_config.eos_token_id == [258, 256]
 
 
-def test_a_projector_file_replaces_that_of_a_checkpoint(tmp_path):
+def test_a_projector_file_replaces_that_of_a_checkpoint(tmp_path: Path) -> None:
     write_tiny_checkpoint(tmp_path / "llava")
     stored = load_file(tmp_path / "llava" / "model.safetensors")
     projector = {
@@ -135,39 +139,39 @@ def test_a_projector_file_replaces_that_of_a_checkpoint(tmp_path):
     assert (model.model.mm_projector[2].weight == 0.5).all()
 
 
-def test_parts_beside_a_checkpoint_are_refused(parts, tmp_path):
+def test_parts_beside_a_checkpoint_are_refused(parts: Path, tmp_path: Path) -> None:
     write_tiny_checkpoint(tmp_path / "llava")
     with pytest.raises(ValueError, match="leave out --vision_tower"):
         _load(parts, model_name_or_path=str(tmp_path / "llava"))
 
 
-def test_a_plain_language_model_needs_a_tower(parts):
+def test_a_plain_language_model_needs_a_tower(parts: Path) -> None:
     with pytest.raises(ValueError, match="give the encoder's folder with --vision_tower"):
         _load(parts, vision_tower=None)
 
 
-def test_another_kind_of_model_is_refused_by_name(parts):
+def test_another_kind_of_model_is_refused_by_name(parts: Path) -> None:
     with pytest.raises(ValueError, match="of type qwen3, qwen2, got 'onevision_encoder'"):
         _load(parts, model_name_or_path=str(parts / "encoder"))
 
 
-def test_a_pickled_projector_is_refused_with_the_way_to_convert_it(parts):
+def test_a_pickled_projector_is_refused_with_the_way_to_convert_it(parts: Path) -> None:
     with pytest.raises(ValueError, match="safetensors.torch.save_file"):
         _load(parts, projector_file=str(parts / "mm_projector.bin"))
 
 
-def test_a_missing_projector_file_is_named(parts):
+def test_a_missing_projector_file_is_named(parts: Path) -> None:
     with pytest.raises(ValueError, match="nowhere.safetensors does not exist"):
         _load(parts, projector_file=str(parts / "nowhere.safetensors"))
 
 
-def test_a_projector_file_with_other_weights_is_refused(parts):
+def test_a_projector_file_with_other_weights_is_refused(parts: Path) -> None:
     save_file({"lm_head.weight": torch.zeros(2)}, parts / "other.safetensors")
     with pytest.raises(ValueError, match="projector weights only, got 'lm_head.weight'"):
         _load(parts, projector_file=str(parts / "other.safetensors"))
 
 
-def test_weights_that_do_not_fit_are_named(parts):
+def test_weights_that_do_not_fit_are_named(parts: Path) -> None:
     weights = load_file(parts / "encoder" / "model.safetensors")
     weights["surprise"] = weights.pop("layernorm_pre.bias")
     save_file(weights, parts / "encoder" / "model.safetensors")
@@ -175,7 +179,7 @@ def test_weights_that_do_not_fit_are_named(parts):
         _load(parts)
 
 
-def test_sharded_weights_are_read_whole(parts):
+def test_sharded_weights_are_read_whole(parts: Path) -> None:
     folder = parts / "language"
     whole = read_weights(folder)
     names = sorted(whole)
@@ -192,12 +196,12 @@ def test_sharded_weights_are_read_whole(parts):
     assert all(torch.equal(found[name], whole[name]) for name in whole)
 
 
-def test_a_folder_without_safetensors_is_refused(tmp_path):
+def test_a_folder_without_safetensors_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="never unpickled"):
         read_weights(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["./no/such/folder", "no-owner/no-model"])
-def test_a_name_that_is_nowhere_is_refused(name):
+def test_a_name_that_is_nowhere_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="must be a folder or a repository on the hub"):
         resolve_folder(name)

@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache
 
-from llava.model.llava_arch import LlavaForCausalLMMixin
 from llava.model.placeholders import PlaceholderCountError
-from llava.model.processing import LlavaProcessor
 from llava.visual.batch import VisualSegment, pack_segments
+from support.llava_types import MixedSamples, TinyModel
 
-Tiny = tuple[LlavaForCausalLMMixin, LlavaProcessor]
-Samples = tuple[list[list[dict[str, str]]], list[list[VisualSegment]]]
+Tiny = TinyModel
+Samples = MixedSamples
 
 OPTIONS = {"max_new_tokens": 5, "min_new_tokens": 5}
 

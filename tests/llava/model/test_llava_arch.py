@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -6,16 +7,20 @@ import torch
 from llava.constants import IGNORE_INDEX
 from llava.model.placeholders import PlaceholderCountError, repeat_samples
 from llava.visual.batch import pack_segments
+from support.llava_types import MixedSamples, TinyModel
 
 TOLERANCE = 1e-5
 
 
-def _logits(model, batch) -> torch.Tensor:
+def _logits(model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
     with torch.no_grad():
         return model(**batch).logits
 
 
-def test_each_sample_of_a_mixed_batch_has_the_logits_it_has_alone(tiny, mixed_samples):
+def test_each_sample_of_a_mixed_batch_has_the_logits_it_has_alone(
+    tiny: TinyModel,
+    mixed_samples: MixedSamples,
+) -> None:
     model, processor = tiny
     conversations, segments = mixed_samples
     together = _logits(model, processor(conversations, segments))
@@ -26,7 +31,10 @@ def test_each_sample_of_a_mixed_batch_has_the_logits_it_has_alone(tiny, mixed_sa
         )
 
 
-def test_permuting_positions_of_one_sample_changes_its_logits_and_no_others(tiny, mixed_samples):
+def test_permuting_positions_of_one_sample_changes_its_logits_and_no_others(
+    tiny: TinyModel,
+    mixed_samples: MixedSamples,
+) -> None:
     model, processor = tiny
     conversations, segments = mixed_samples
     before = _logits(model, processor(conversations, segments))
@@ -37,7 +45,10 @@ def test_permuting_positions_of_one_sample_changes_its_logits_and_no_others(tiny
     assert torch.equal(before[1:], after[1:])
 
 
-def test_swapping_the_positions_of_two_samples_changes_only_theirs(tiny, mixed_samples):
+def test_swapping_the_positions_of_two_samples_changes_only_theirs(
+    tiny: TinyModel,
+    mixed_samples: MixedSamples,
+) -> None:
     model, processor = tiny
     conversations, segments = mixed_samples
     codec = segments[0][0]
@@ -55,7 +66,10 @@ def test_swapping_the_positions_of_two_samples_changes_only_theirs(tiny, mixed_s
     assert torch.equal(after[2], before[2])
 
 
-def test_placeholders_are_replaced_in_order_as_a_naive_loop_does_it(tiny, mixed_samples):
+def test_placeholders_are_replaced_in_order_as_a_naive_loop_does_it(
+    tiny: TinyModel,
+    mixed_samples: MixedSamples,
+) -> None:
     model, processor = tiny
     batch = processor(*mixed_samples)
     with torch.no_grad():
@@ -68,7 +82,10 @@ def test_placeholders_are_replaced_in_order_as_a_naive_loop_does_it(tiny, mixed_
     assert torch.equal(embeds, expected)
 
 
-def test_the_layer_that_the_configuration_names_is_read(tiny, mixed_samples):
+def test_the_layer_that_the_configuration_names_is_read(
+    tiny: TinyModel,
+    mixed_samples: MixedSamples,
+) -> None:
     model, _ = tiny
     visual = pack_segments(mixed_samples[1])
     tower = model.model.vision_tower
@@ -79,7 +96,11 @@ def test_the_layer_that_the_configuration_names_is_read(tiny, mixed_samples):
 
 
 @pytest.mark.parametrize("extra", [-1, 1])
-def test_a_wrong_placeholder_count_names_row_counts_and_remedy(tiny, mixed_samples, extra):
+def test_a_wrong_placeholder_count_names_row_counts_and_remedy(
+    tiny: TinyModel,
+    mixed_samples: MixedSamples,
+    extra: int,
+) -> None:
     model, processor = tiny
     conversations, segments = mixed_samples
     batch = processor(conversations, segments)
@@ -93,14 +114,20 @@ def test_a_wrong_placeholder_count_names_row_counts_and_remedy(tiny, mixed_sampl
         model(**batch)
 
 
-def test_placeholders_without_visuals_are_refused(tiny, mixed_samples):
+def test_placeholders_without_visuals_are_refused(
+    tiny: TinyModel,
+    mixed_samples: MixedSamples,
+) -> None:
     model, processor = tiny
     batch = processor(*mixed_samples)
     with pytest.raises(PlaceholderCountError, match="row 0 .* 0 visual tokens"):
         model(**{**batch, "visual": None})
 
 
-def test_visuals_beside_embeddings_are_refused(tiny, mixed_samples):
+def test_visuals_beside_embeddings_are_refused(
+    tiny: TinyModel,
+    mixed_samples: MixedSamples,
+) -> None:
     model, processor = tiny
     batch = processor(*mixed_samples)
     embeds = model.model.embed_tokens(batch["input_ids"])
@@ -108,7 +135,10 @@ def test_visuals_beside_embeddings_are_refused(tiny, mixed_samples):
         model(inputs_embeds=embeds, visual=batch["visual"])
 
 
-def test_a_text_batch_in_training_runs_the_tower_once_with_zero_gradients(tiny, mixed_samples):
+def test_a_text_batch_in_training_runs_the_tower_once_with_zero_gradients(
+    tiny: TinyModel,
+    mixed_samples: MixedSamples,
+) -> None:
     model, processor = tiny
     conversations, _ = mixed_samples
     batch = processor(conversations[2:3], [[]])
@@ -131,7 +161,11 @@ def test_a_text_batch_in_training_runs_the_tower_once_with_zero_gradients(tiny, 
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_gradients_reach_every_weight_that_is_not_named_unused(tiny, mixed_samples, checkpointing):
+def test_gradients_reach_every_weight_that_is_not_named_unused(
+    tiny: TinyModel,
+    mixed_samples: MixedSamples,
+    checkpointing: bool,
+) -> None:
     model, processor = tiny
     batch = processor(*mixed_samples)
     model.train()
@@ -148,7 +182,10 @@ def test_gradients_reach_every_weight_that_is_not_named_unused(tiny, mixed_sampl
             assert has_gradient == (id(weight) not in unused), name
 
 
-def test_a_batch_generates_what_its_samples_generate_alone(tiny, mixed_samples):
+def test_a_batch_generates_what_its_samples_generate_alone(
+    tiny: TinyModel,
+    mixed_samples: MixedSamples,
+) -> None:
     model, processor = tiny
     conversations, segments = mixed_samples
     options = {"max_new_tokens": 6, "min_new_tokens": 6}
@@ -160,7 +197,10 @@ def test_a_batch_generates_what_its_samples_generate_alone(tiny, mixed_samples):
         assert together[row, -6:].tolist() == alone[0, -6:].tolist()
 
 
-def test_the_tower_runs_for_the_prompt_alone(tiny, mixed_samples):
+def test_the_tower_runs_for_the_prompt_alone(
+    tiny: TinyModel,
+    mixed_samples: MixedSamples,
+) -> None:
     model, processor = tiny
     calls = []
     model.model.vision_tower.register_forward_hook(lambda *args: calls.append(1))
@@ -168,7 +208,10 @@ def test_the_tower_runs_for_the_prompt_alone(tiny, mixed_samples):
     assert calls == [1]
 
 
-def test_generation_computes_one_row_of_logits_for_a_prompt(tiny, mixed_samples):
+def test_generation_computes_one_row_of_logits_for_a_prompt(
+    tiny: TinyModel,
+    mixed_samples: MixedSamples,
+) -> None:
     model, processor = tiny
     rows = []
     model.lm_head.register_forward_hook(lambda module, inputs, output: rows.append(output.shape[1]))
@@ -176,7 +219,10 @@ def test_generation_computes_one_row_of_logits_for_a_prompt(tiny, mixed_samples)
     assert rows == [1, 1, 1]
 
 
-def test_a_generated_placeholder_token_is_a_token_like_any(tiny, mixed_samples):
+def test_a_generated_placeholder_token_is_a_token_like_any(
+    tiny: TinyModel,
+    mixed_samples: MixedSamples,
+) -> None:
     model, processor = tiny
     image_id = model.config.image_token_id
     others = [token for token in range(model.config.vocab_size) if token != image_id]
@@ -184,7 +230,10 @@ def test_a_generated_placeholder_token_is_a_token_like_any(tiny, mixed_samples):
     assert (out[:, -3:] == image_id).all()
 
 
-def test_beams_repeat_the_visuals_of_their_sample(tiny, mixed_samples):
+def test_beams_repeat_the_visuals_of_their_sample(
+    tiny: TinyModel,
+    mixed_samples: MixedSamples,
+) -> None:
     model, processor = tiny
     conversations, segments = mixed_samples
     options = {"max_new_tokens": 4, "min_new_tokens": 4, "num_beams": 2}
@@ -193,7 +242,9 @@ def test_beams_repeat_the_visuals_of_their_sample(tiny, mixed_samples):
     assert together[0, -4:].tolist() == alone[0, -4:].tolist()
 
 
-def test_repeated_samples_stand_next_to_each_other(mixed_samples):
+def test_repeated_samples_stand_next_to_each_other(
+    mixed_samples: MixedSamples,
+) -> None:
     _, segments = mixed_samples
     visual = pack_segments(segments)
     repeated = repeat_samples(visual, batch_size=4, times=2)
@@ -203,7 +254,10 @@ def test_repeated_samples_stand_next_to_each_other(mixed_samples):
     assert repeated.sample_index.tolist() == [0, 1, 2, 3, 6, 6, 7, 7]
 
 
-def test_the_loss_is_the_mean_over_supervised_tokens(tiny, mixed_samples):
+def test_the_loss_is_the_mean_over_supervised_tokens(
+    tiny: TinyModel,
+    mixed_samples: MixedSamples,
+) -> None:
     model, processor = tiny
     batch = processor(*mixed_samples)
     labels = torch.full_like(batch["input_ids"], IGNORE_INDEX)

@@ -12,7 +12,9 @@ from llava.model.tiny import tiny_model, tiny_tokenizer
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 @pytest.mark.parametrize("rows", [3, 7, 512])
-def test_loss_and_gradients_do_not_depend_on_the_chunks(rows, smoothing, monkeypatch):
+def test_loss_and_gradients_do_not_depend_on_the_chunks(
+    rows: int, smoothing: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(loss_module, "CHUNK_ROWS", rows)
     head = LanguageHead(6, 11, bias=False)
     head.label_smoothing = smoothing
@@ -27,7 +29,7 @@ def test_loss_and_gradients_do_not_depend_on_the_chunks(rows, smoothing, monkeyp
     torch.testing.assert_close((hidden.grad, head.weight.grad), wanted)
 
 
-def test_nothing_supervised_is_a_loss_of_zero_with_zero_gradients():
+def test_nothing_supervised_is_a_loss_of_zero_with_zero_gradients() -> None:
     head = LanguageHead(6, 11, bias=False)
     hidden = torch.randn(0, 6, requires_grad=True)
     loss, _ = head(hidden, torch.zeros(0, dtype=torch.int64), torch.tensor(4.0))
@@ -35,7 +37,7 @@ def test_nothing_supervised_is_a_loss_of_zero_with_zero_gradients():
     assert loss == 0 and torch.equal(head.weight.grad, torch.zeros(11, 6))
 
 
-def test_labels_are_smoothed_in_training_alone():
+def test_labels_are_smoothed_in_training_alone() -> None:
     head = LanguageHead(6, 11, bias=False).eval()
     head.label_smoothing = 0.2
     hidden, targets = torch.randn(3, 6), torch.randint(0, 11, (3,))
@@ -43,7 +45,7 @@ def test_labels_are_smoothed_in_training_alone():
     torch.testing.assert_close(head(hidden, targets, torch.tensor(3.0))[0], expected)
 
 
-def test_a_frozen_head_makes_no_gradient_of_its_weight():
+def test_a_frozen_head_makes_no_gradient_of_its_weight() -> None:
     head = LanguageHead(6, 11, bias=False).requires_grad_(False)
     hidden = torch.randn(3, 6, requires_grad=True)
     head(hidden, torch.randint(0, 11, (3,)), torch.tensor(3.0))[0].backward()
@@ -51,7 +53,7 @@ def test_a_frozen_head_makes_no_gradient_of_its_weight():
 
 
 @pytest.mark.parametrize("num_items", [None, 9])
-def test_the_training_loss_is_the_librarys(num_items):
+def test_the_training_loss_is_the_librarys(num_items: int | None) -> None:
     model = tiny_model(tiny_tokenizer())
     input_ids = torch.randint(0, 200, (2, 12))
     labels = input_ids.clone()

@@ -1,21 +1,26 @@
 """Several samples in one row: none sees another, and the loss is that of the padded batch."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
 from llava.constants import IGNORE_INDEX
 from llava.model.loading import load_pretrained
+from llava.model.processing import LlavaProcessor
 from llava.visual.batch import pack_segments
+from support.llava_types import MixedSamples, TinyModel
 
 
-def _rows(processor, samples) -> list[torch.Tensor]:
+def _rows(processor: LlavaProcessor, samples: Any) -> list[torch.Tensor]:
     return [
         processor([turns], [visuals])["input_ids"][0]
         for turns, visuals in zip(*samples, strict=True)
     ]
 
 
-def _packed(rows: list[torch.Tensor], segments) -> dict[str, object]:
+def _packed(rows: list[torch.Tensor], segments: Any) -> dict[str, object]:
     return {
         "input_ids": torch.cat(rows)[None],
         "position_ids": torch.cat([torch.arange(len(row)) for row in rows])[None],
@@ -25,8 +30,10 @@ def _packed(rows: list[torch.Tensor], segments) -> dict[str, object]:
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_the_packed_loss_and_gradients_are_the_padded_ones(
-    tiny_checkpoint, mixed_samples, attention
-):
+    tiny_checkpoint: Path,
+    mixed_samples: MixedSamples,
+    attention: str,
+) -> None:
     model, processor = load_pretrained(tiny_checkpoint, attn_implementation=attention)
     model.train()
     rows, segments = _rows(processor, mixed_samples), mixed_samples[1]
@@ -56,7 +63,10 @@ def test_the_packed_loss_and_gradients_are_the_padded_ones(
         start += len(row)
 
 
-def test_a_change_in_one_sample_leaves_the_others_untouched(tiny, mixed_samples):
+def test_a_change_in_one_sample_leaves_the_others_untouched(
+    tiny: TinyModel,
+    mixed_samples: MixedSamples,
+) -> None:
     model, processor = tiny
     rows, segments = _rows(processor, mixed_samples), mixed_samples[1]
     with torch.no_grad():
@@ -71,8 +81,10 @@ def test_a_change_in_one_sample_leaves_the_others_untouched(tiny, mixed_samples)
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_evaluation_of_a_packed_row_gives_each_sample_its_own_logits(
-    tiny_checkpoint, mixed_samples, attention
-):
+    tiny_checkpoint: Path,
+    mixed_samples: MixedSamples,
+    attention: str,
+) -> None:
     model, processor = load_pretrained(tiny_checkpoint, attn_implementation=attention)
     rows, segments = _rows(processor, mixed_samples), mixed_samples[1]
     with torch.no_grad():
@@ -85,20 +97,27 @@ def test_evaluation_of_a_packed_row_gives_each_sample_its_own_logits(
     torch.testing.assert_close(packed.logits[0], torch.cat(alone), atol=1e-5, rtol=1e-5)
 
 
-def test_a_cache_of_several_samples_is_refused(tiny, mixed_samples):
+def test_a_cache_of_several_samples_is_refused(
+    tiny: TinyModel,
+    mixed_samples: MixedSamples,
+) -> None:
     model, processor = tiny
     rows, segments = _rows(processor, mixed_samples), mixed_samples[1]
     with pytest.raises(ValueError, match="use_cache must be False where a row holds several"):
         model(**_packed(rows, segments), use_cache=True)
 
 
-def test_the_decoder_never_scores_tokens_of_two_samples(tiny, mixed_samples, monkeypatch):
+def test_the_decoder_never_scores_tokens_of_two_samples(
+    tiny: TinyModel,
+    mixed_samples: MixedSamples,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model, processor = tiny
     rows, segments = _rows(processor, mixed_samples), mixed_samples[1]
     scored: list[tuple[int, int]] = []
     attention = torch.nn.functional.scaled_dot_product_attention
 
-    def recorded(query, key, *args, **kwargs):
+    def recorded(query: torch.Tensor, key: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         scored.append((query.shape[2], key.shape[2]))
         return attention(query, key, *args, **kwargs)
 

@@ -4,7 +4,7 @@ import torch
 from llava.model.projector import build_projector
 
 
-def test_mlp2x_gelu_is_linear_gelu_linear():
+def test_mlp2x_gelu_is_linear_gelu_linear() -> None:
     projector = build_projector("mlp2x_gelu", 6, 4)
     weights = projector.state_dict()
     assert set(weights) == {"0.weight", "0.bias", "2.weight", "2.bias"}
@@ -15,11 +15,11 @@ def test_mlp2x_gelu_is_linear_gelu_linear():
     torch.testing.assert_close(projector(features), expected)
 
 
-def test_linear_is_one_layer():
+def test_linear_is_one_layer() -> None:
     assert build_projector("linear", 6, 4)(torch.randn(5, 6)).shape == (5, 4)
 
 
-def test_spatial_merge_joins_consecutive_rows_after_the_norm():
+def test_spatial_merge_joins_consecutive_rows_after_the_norm() -> None:
     projector = build_projector("spatial_merge", 6, 5)
     features = torch.randn(8, 6)
     first, _, last = projector.mlp
@@ -31,7 +31,7 @@ def test_spatial_merge_joins_consecutive_rows_after_the_norm():
 
 
 @pytest.mark.parametrize("name", ["mlp3x_gelu", ""])
-def test_other_types_are_refused_by_name(name):
+def test_other_types_are_refused_by_name(name: str) -> None:
     known = "linear, mlp2x_gelu, spatial_merge"
     with pytest.raises(ValueError, match=f"must be one of {known}, got '{name}'"):
         build_projector(name, 6, 4)

@@ -1,5 +1,8 @@
 """Merged patches: true 2x2 blocks within each image, with counts that the prompt can know."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -19,7 +22,7 @@ def _picture(width: int = 8, height: int = 8) -> Image.Image:
     return Image.fromarray(np.random.randint(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-def test_blocks_of_two_images_by_hand():
+def test_blocks_of_two_images_by_hand() -> None:
     assert block_order(2, 2, 4, 2).tolist() == [0, 1, 4, 5, 2, 3, 6, 7] + [
         8, 9, 12, 13, 10, 11, 14, 15,
     ]  # fmt: skip
@@ -31,7 +34,7 @@ def _by_position(segment: VisualSegment) -> dict[tuple[int, ...], torch.Tensor]:
 
 
 @pytest.mark.parametrize("make", [image_visual, lambda image, c: frames_visual([image] * 3, c)])
-def test_each_token_is_a_block_of_neighbours_and_no_patch_changes(make):
+def test_each_token_is_a_block_of_neighbours_and_no_patch_changes(make: Any) -> None:
     image = _picture()
     merged, plain = make(image, MERGED), make(image, PLAIN)
     for block in merged.positions.view(-1, 4, 3):
@@ -56,7 +59,7 @@ def _block_positions() -> np.ndarray:
     return positions.reshape(-1, 3)
 
 
-def test_mosaics_merge_cells_that_are_neighbours_in_their_frame():
+def test_mosaics_merge_cells_that_are_neighbours_in_their_frame() -> None:
     positions = _block_positions()
     segment = codec_visual([_picture(), _picture()], positions, MERGED)
     for block in range(8):
@@ -68,7 +71,7 @@ def test_mosaics_merge_cells_that_are_neighbours_in_their_frame():
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_mosaics_whose_merged_cells_are_strangers_are_refused(axis, tmp_path):
+def test_mosaics_whose_merged_cells_are_strangers_are_refused(axis: int, tmp_path: Path) -> None:
     positions = _block_positions()
     positions[19, axis] += 1  # row 0, column 3 of mosaic 1: of its block 1
     message = "spatial_merge.*1 of 8 blocks are not: block 1 of mosaic 1 has.*block_cells = 2"
@@ -83,13 +86,13 @@ def test_mosaics_whose_merged_cells_are_strangers_are_refused(axis, tmp_path):
         count_mosaics(images, tmp_path / "positions_thw.npy", MERGED)
 
 
-def test_a_mosaic_with_an_odd_grid_is_refused():
+def test_a_mosaic_with_an_odd_grid_is_refused() -> None:
     positions = np.zeros((9, 3), np.int32)
     with pytest.raises(ValueError, match="grid of a mosaic must be a multiple of the 2 patches"):
         codec_visual([_picture(6, 6)], positions, MERGED)
 
 
-def test_grids_are_whole_blocks_in_every_mode():
+def test_grids_are_whole_blocks_in_every_mode() -> None:
     wide = {"patch_size_px": 14, "merge_side_patches": 2, "patches_per_side": 36}
     anyres = VisualConfig(
         **wide, image_aspect_ratio="anyres", image_grid_pinpoints=((574, 1120), (1694, 574))
@@ -101,12 +104,12 @@ def test_grids_are_whole_blocks_in_every_mode():
     assert image_visual(_picture(98, 126), native).placeholder_tokens == (12,)
 
 
-def test_a_grid_that_cannot_be_merged_is_refused():
+def test_a_grid_that_cannot_be_merged_is_refused() -> None:
     with pytest.raises(ValueError, match="patches_per_side must be a multiple of the 2 patches"):
         VisualConfig(patches_per_side=5, merge_side_patches=2)
 
 
-def test_a_batch_counts_language_tokens_and_does_not_mix():
+def test_a_batch_counts_language_tokens_and_does_not_mix() -> None:
     merged, plain = image_visual(_picture(), MERGED), image_visual(_picture(), PLAIN)
     assert pack_segments([[], [merged, merged]]).tokens_per_sample(2).tolist() == [0, 8]
     with pytest.raises(ValueError, match="one number of patches per token"):

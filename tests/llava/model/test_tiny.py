@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,9 +9,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from llava.model.loading import load_pretrained
 from llava.model.tiny import main, tiny_tokenizer, write_tiny_checkpoint
+from support.llava_types import MixedSamples, TinyModel
 
 
-def test_equal_seeds_give_equal_bytes_and_other_seeds_other_weights(tmp_path):
+def test_equal_seeds_give_equal_bytes_and_other_seeds_other_weights(tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         write_tiny_checkpoint(tmp_path / name, seed=seed)
     for file in (tmp_path / "a").iterdir():
@@ -19,7 +21,7 @@ def test_equal_seeds_give_equal_bytes_and_other_seeds_other_weights(tmp_path):
     assert (tmp_path / "a" / weights).read_bytes() != (tmp_path / "c" / weights).read_bytes()
 
 
-def test_writing_leaves_the_random_state_alone(tmp_path):
+def test_writing_leaves_the_random_state_alone(tmp_path: Path) -> None:
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
@@ -27,7 +29,9 @@ def test_writing_leaves_the_random_state_alone(tmp_path):
     assert torch.equal(torch.rand(2), expected)
 
 
-def test_weights_have_the_promised_names(tiny):
+def test_weights_have_the_promised_names(
+    tiny: TinyModel,
+) -> None:
     names = set(tiny[0].state_dict())
     assert {
         "lm_head.weight",
@@ -40,7 +44,9 @@ def test_weights_have_the_promised_names(tiny):
     } <= names
 
 
-def test_a_state_survives_saving_in_shards_and_loading_bit_for_bit(tiny, tmp_path):
+def test_a_state_survives_saving_in_shards_and_loading_bit_for_bit(
+    tiny: TinyModel, tmp_path: Path
+) -> None:
     model, processor = tiny
     model.save_pretrained(tmp_path, max_shard_size="100KB")
     processor.save_pretrained(tmp_path)
@@ -57,7 +63,11 @@ def test_a_state_survives_saving_in_shards_and_loading_bit_for_bit(tiny, tmp_pat
         assert name not in written or torch.equal(written[name], tensor), name
 
 
-def test_the_auto_classes_load_a_checkpoint_after_import(tiny_checkpoint, tiny, mixed_samples):
+def test_the_auto_classes_load_a_checkpoint_after_import(
+    tiny_checkpoint: Path,
+    tiny: TinyModel,
+    mixed_samples: MixedSamples,
+) -> None:
     model, processor = tiny
     config = AutoConfig.from_pretrained(tiny_checkpoint)
     assert config.model_type in ("llava_qwen3", "llava_qwen")
@@ -68,7 +78,11 @@ def test_the_auto_classes_load_a_checkpoint_after_import(tiny_checkpoint, tiny, 
         assert torch.equal(loaded(**batch).logits, model(**batch).logits)
 
 
-def test_a_saved_model_generates_the_same_tokens(tiny, mixed_samples, tmp_path):
+def test_a_saved_model_generates_the_same_tokens(
+    tiny: TinyModel,
+    mixed_samples: MixedSamples,
+    tmp_path: Path,
+) -> None:
     model, processor = tiny
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
@@ -78,7 +92,10 @@ def test_a_saved_model_generates_the_same_tokens(tiny, mixed_samples, tmp_path):
     assert torch.equal(found, expected)
 
 
-def test_loading_in_another_dtype_and_attention_backend(tiny_checkpoint, mixed_samples):
+def test_loading_in_another_dtype_and_attention_backend(
+    tiny_checkpoint: Path,
+    mixed_samples: MixedSamples,
+) -> None:
     model, processor = load_pretrained(
         tiny_checkpoint, dtype=torch.bfloat16, attn_implementation="eager"
     )
@@ -89,25 +106,27 @@ def test_loading_in_another_dtype_and_attention_backend(tiny_checkpoint, mixed_s
         assert model(**processor(*mixed_samples)).logits.isfinite().all()
 
 
-def test_any_text_survives_the_tokenizer():
+def test_any_text_survives_the_tokenizer() -> None:
     tokenizer = tiny_tokenizer()
     text = "Ünïcode 日本 🎬\n\ttabs  and   spaces"
     assert tokenizer.decode(tokenizer(text).input_ids) == text
 
 
-def test_the_command_writes_a_checkpoint(tmp_path, capsys):
+def test_the_command_writes_a_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["--out", str(tmp_path / "x"), "--patches_per_side", "4"]) == 0
     _, processor = load_pretrained(tmp_path / "x")
     assert processor.visual.patches_per_side == 4
 
 
-def test_a_folder_with_another_model_is_refused(tmp_path):
+def test_a_folder_with_another_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no LLaVA checkpoint"):
         load_pretrained(tmp_path)
 
 
 @pytest.mark.slow
-def test_the_auto_classes_know_the_models_in_a_fresh_process(tiny_checkpoint):
+def test_the_auto_classes_know_the_models_in_a_fresh_process(tiny_checkpoint: Path) -> None:
     code = (
         "import sys, llava.model; from transformers import AutoModelForCausalLM as A;"
         "print(type(A.from_pretrained(sys.argv[1])).__name__)"

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ def _run(command: str, **variables: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def chain(tmp_path_factory):
+def chain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
     """The page's first block with this folder's names; the validator's output."""
     folder = tmp_path_factory.mktemp("chain")
     write_mixture(folder / "data")
@@ -73,7 +74,7 @@ def chain(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_first_stage_tunes_the_projector_alone(chain):
+def test_the_first_stage_tunes_the_projector_alone(chain: tuple[Any, ...]) -> None:
     folder, _, _ = chain
     before = load_file(folder / "projector" / "smoke" / "model" / "model.safetensors")
     after = load_file(folder / "projector" / "model.safetensors")
@@ -88,7 +89,7 @@ def test_the_first_stage_tunes_the_projector_alone(chain):
 
 
 @pytest.mark.slow
-def test_the_validator_counts_the_data_of_the_second_stage(chain):
+def test_the_validator_counts_the_data_of_the_second_stage(chain: tuple[Any, ...]) -> None:
     folder, report, _ = chain
     assert re.search(r"^train +12 +0 ", report, re.MULTILINE)
     assert (folder / "validation" / "lengths.npz").is_file()
@@ -96,7 +97,9 @@ def test_the_validator_counts_the_data_of_the_second_stage(chain):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_second_stage_starts_from_that_projector_and_tunes_everything(chain):
+def test_the_second_stage_starts_from_that_projector_and_tunes_everything(
+    chain: tuple[Any, ...],
+) -> None:
     folder, _, second = chain
     rows, config = read_log(folder / "llava_ov"), read_run_config(folder / "llava_ov")
     assert len(rows) == 6 and set(rows[0]["lr_by_part"]) == set(config["trainable_parameters"])
@@ -118,7 +121,7 @@ def test_the_second_stage_starts_from_that_projector_and_tunes_everything(chain)
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_smoke_chain_of_the_page_runs_as_it_is_written(tmp_path):
+def test_the_smoke_chain_of_the_page_runs_as_it_is_written(tmp_path: Path) -> None:
     commands = _blocks()[1]
     assert all("SMOKE=1" in command for command in commands[:2])
     for command in commands:

@@ -34,7 +34,7 @@ def _dry_run(command: str) -> dict[str, str]:
     return dict(zip(words[::2], words[1::2], strict=True))
 
 
-def test_the_chain_hands_the_projector_on_and_has_the_published_settings():
+def test_the_chain_hands_the_projector_on_and_has_the_published_settings() -> None:
     first, _, second = map(str, _chain())
     one, two = _dry_run(first), _dry_run(second)
     assert two["--pretrain_mm_mlp_adapter"] == f"{one['--output_dir']}/mm_projector.safetensors"
@@ -59,7 +59,7 @@ def test_the_chain_hands_the_projector_on_and_has_the_published_settings():
     assert all(line in TEXT and holds for line, holds in table.items())
 
 
-def test_the_validator_understands_its_command_with_the_canvases_of_the_second_stage():
+def test_the_validator_understands_its_command_with_the_canvases_of_the_second_stage() -> None:
     _, command, second = _chain()
     words = shlex.split(command)
     args = _parser().parse_args(words[words.index("llava.data.validate") + 1 :])
@@ -67,7 +67,7 @@ def test_the_validator_understands_its_command_with_the_canvases_of_the_second_s
     assert (args.num_gpus, args.gradient_accumulation_steps) == (8, 16)
 
 
-def test_every_variable_of_the_page_is_one_of_the_scripts():
+def test_every_variable_of_the_page_is_one_of_the_scripts() -> None:
     scripts = "".join(
         (ROOT / "scripts" / name).read_text()
         for name in ("sft_ov_encoder.sh", "pretrain_ov_encoder.sh", "training.sh")

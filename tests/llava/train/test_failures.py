@@ -2,6 +2,9 @@
 
 import errno
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +15,7 @@ from run_kit.log import read_log
 
 
 @pytest.fixture
-def damaged(tiny_material, tmp_path):
+def damaged(tiny_material: Path, tmp_path: Path) -> Path:
     """The mixture with one line that is no JSON and one picture that is absent."""
     lines = (tiny_material / "data" / "train.jsonl").read_text().splitlines()
     lines[2], lines[4] = "{", lines[4].replace("image_1.png", "lost.png")
@@ -23,7 +26,9 @@ def damaged(tiny_material, tmp_path):
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_skipped_samples_are_replaced_counted_and_listed(train, tmp_path, damaged, packed):
+def test_skipped_samples_are_replaced_counted_and_listed(
+    train: Callable[..., int], tmp_path: Path, damaged: Path, packed: bool
+) -> None:
     options = {"on_bad_sample": "skip", "max_bad_fraction": 0.2, "max_steps": 3}
     assert train(tmp_path / "run", data_path=damaged, pack_sequences=packed, **options) == 0
     bad = read_bad_samples(tmp_path / "run")
@@ -38,19 +43,23 @@ def test_skipped_samples_are_replaced_counted_and_listed(train, tmp_path, damage
     assert losses[0] == losses[1]
 
 
-def test_too_many_skipped_samples_end_the_run_with_code_1(train, tmp_path, damaged, caplog):
+def test_too_many_skipped_samples_end_the_run_with_code_1(
+    train: Callable[..., int], tmp_path: Path, damaged: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     options = {"on_bad_sample": "skip", "max_bad_fraction": 0.1, "max_steps": 3}
     assert train(tmp_path / "run", data_path=damaged, **options) == 1
     assert "2 of 12 samples cannot be used, more than --max_bad_fraction 0.1" in caplog.text
 
 
-def test_packing_finds_broken_samples_before_it_starts(train, tmp_path, damaged, caplog):
+def test_packing_finds_broken_samples_before_it_starts(
+    train: Callable[..., int], tmp_path: Path, damaged: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     assert train(tmp_path / "run", data_path=damaged, pack_sequences=True) == 2
     assert "2 samples cannot be used, the first: " in caplog.text
     assert f"{damaged.name}:3" in caplog.text
 
 
-def test_a_bad_sample_is_listed_once_whoever_meets_it_and_in_a_resumed_run(tmp_path):
+def test_a_bad_sample_is_listed_once_whoever_meets_it_and_in_a_resumed_run(tmp_path: Path) -> None:
     bad = ({"index": 3, "message": "a"},)
     log = BadSampleLog(tmp_path, num_samples=10, max_fraction=0.1)
     assert (log.add(bad), log.add(bad)) == (1, 0)
@@ -62,10 +71,16 @@ def test_a_bad_sample_is_listed_once_whoever_meets_it_and_in_a_resumed_run(tmp_p
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), RuntimeError("writer")])
-def test_a_full_disk_keeps_the_last_checkpoint(train, tmp_path, monkeypatch, caplog, error):
+def test_a_full_disk_keeps_the_last_checkpoint(
+    train: Callable[..., int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Any,
+) -> None:
     save = LlavaTrainer._save_rng_state
 
-    def fails_at_4(self, output_dir):
+    def fails_at_4(self: Any, output_dir: str) -> None:
         save(self, output_dir)
         if self.state.global_step == 4:
             raise error
@@ -83,12 +98,16 @@ def test_a_full_disk_keeps_the_last_checkpoint(train, tmp_path, monkeypatch, cap
     assert find_checkpoint(tmp_path, "auto") == tmp_path / "checkpoint-4"
 
 
-def test_lengths_of_other_data_are_refused(train, tiny_material, tmp_path, caplog):
+def test_lengths_of_other_data_are_refused(
+    train: Callable[..., int], tiny_material: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     assert train(tmp_path, pack_sequences=True, lengths_file=tmp_path / "none.npz") == 2
     assert "is absent or of other data or settings" in caplog.text
 
 
-def test_losses_of_data_sets_make_up_the_loss(train, tiny_material, tmp_path):
+def test_losses_of_data_sets_make_up_the_loss(
+    train: Callable[..., int], tiny_material: Path, tmp_path: Path
+) -> None:
     mix = tiny_material / "data" / f"{tmp_path.name}.yaml"
     mix.write_text("datasets:\n  - {json_path: train.jsonl}\n  - {json_path: captions.jsonl}\n")
     assert train(tmp_path, data_path=mix, max_steps=1, per_device_train_batch_size=16) == 0

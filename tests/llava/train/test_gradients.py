@@ -2,6 +2,9 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,10 +20,10 @@ from support.paths import ROOT
 NORM = 0.01
 
 
-def _gradients(model, checkpointed: bool) -> tuple[list[torch.Tensor], int]:
+def _gradients(model: torch.nn.Module, checkpointed: bool) -> tuple[list[torch.Tensor], int]:
     calls = 0
 
-    def counted(*_):
+    def counted(*_: object) -> None:
         nonlocal calls
         calls += 1
 
@@ -41,7 +44,7 @@ def _gradients(model, checkpointed: bool) -> tuple[list[torch.Tensor], int]:
 
 
 @pytest.mark.parametrize("parts", [PARTS, PARTS[1:], PARTS[1:2]])
-def test_checkpointing_runs_layers_again_and_changes_no_gradient(parts):
+def test_checkpointing_runs_layers_again_and_changes_no_gradient(parts: Any) -> None:
     model = tiny_model(tiny_tokenizer()).train()
     set_trainable(model, parts)
     plain, calls = _gradients(model, checkpointed=False)
@@ -54,7 +57,9 @@ def test_checkpointing_runs_layers_again_and_changes_no_gradient(parts):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [2, 3])
-def test_clipping_bounds_the_step_under_zero(stage, run_arguments, tiny_material, tmp_path):
+def test_clipping_bounds_the_step_under_zero(
+    stage: int, run_arguments: Callable[..., list[str]], tiny_material: Path, tmp_path: Path
+) -> None:
     """With plain SGD and a rate of 1 a step is as long as its gradient."""
     flags = run_arguments(
         tmp_path,

@@ -1,5 +1,7 @@
 """LoRA runs: what is tuned, what is saved, and that they resume."""
 
+from collections.abc import Callable
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -15,7 +17,9 @@ from run_kit.log import read_log
 OPTIONS = {"lora_enable": True, "lora_r": 4, "mm_tunable_parts": "mm_mlp_adapter"}
 
 
-def test_a_lora_run_saves_adapters_with_the_projector_and_resumes(train, tiny_material, tmp_path):
+def test_a_lora_run_saves_adapters_with_the_projector_and_resumes(
+    train: Callable[..., int], tiny_material: Path, tmp_path: Path
+) -> None:
     options = OPTIONS | {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
     assert train(tmp_path, **options) == 0
     expected = [row["loss"] for row in read_log(tmp_path)]
@@ -40,7 +44,9 @@ def test_a_lora_run_saves_adapters_with_the_projector_and_resumes(train, tiny_ma
     load_pretrained(tmp_path / "checkpoint-4")  # finds its base model from its own place
 
 
-def test_without_deepspeed_the_frozen_base_takes_half_the_memory(run_arguments, tmp_path):
+def test_without_deepspeed_the_frozen_base_takes_half_the_memory(
+    run_arguments: Callable[..., list[str]], tmp_path: Path
+) -> None:
     arguments = run_arguments(tmp_path, **OPTIONS, bf16=True)
     trainer, _ = prepare(parse_arguments(arguments))
     types = {(w.requires_grad, w.dtype) for w in trainer.model.parameters()}
@@ -49,7 +55,9 @@ def test_without_deepspeed_the_frozen_base_takes_half_the_memory(run_arguments, 
     assert all(row["loss"] < 20 for row in read_log(tmp_path))
 
 
-def test_another_rank_writes_nothing(run_arguments, tmp_path):
+def test_another_rank_writes_nothing(
+    run_arguments: Callable[..., list[str]], tmp_path: Path
+) -> None:
     trainer, _ = prepare(parse_arguments(run_arguments(tmp_path, **OPTIONS)))
     before = sorted(tmp_path.iterdir())
     with patch.object(type(trainer.args), "should_save", False):
@@ -59,7 +67,9 @@ def test_another_rank_writes_nothing(run_arguments, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_lora_run_under_zero_3_equals_one_without(train, run_arguments, tmp_path):
+def test_a_lora_run_under_zero_3_equals_one_without(
+    train: Callable[..., int], run_arguments: Callable[..., list[str]], tmp_path: Path
+) -> None:
     import subprocess
     import sys
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -22,7 +23,7 @@ STEPS = 400
 BATCH = 4
 
 
-def _command(folder):
+def _command(folder: Path) -> list[str]:
     flags = {
         "model_name_or_path": folder / "model",
         "data_path": folder / "data" / "train.jsonl",
@@ -42,7 +43,7 @@ def _command(folder):
     return [sys.executable, "-m", "llava.train.train", *words]
 
 
-def _train_killed_half_way(folder):
+def _train_killed_half_way(folder: Path) -> None:
     process = subprocess.Popen(_command(folder), cwd=ROOT, stderr=subprocess.DEVNULL)
     while len(read_log(folder / "run")) < STEPS // 2 or not checkpoints(folder / "run"):
         assert process.poll() is None
@@ -54,7 +55,7 @@ def _train_killed_half_way(folder):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_mixed_samples_are_learnt_by_heart_and_generated_exactly(tmp_path):
+def test_mixed_samples_are_learnt_by_heart_and_generated_exactly(tmp_path: Path) -> None:
     write_tiny_checkpoint(tmp_path / "model")
     path = write_mixture(tmp_path / "data", kinds=KINDS, samples_per_kind=8)
     answers = [

@@ -1,4 +1,6 @@
 import logging
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ def model() -> torch.nn.Module:
     return tiny_model(tiny_tokenizer())
 
 
-def test_every_parameter_belongs_to_the_part_its_name_says(model):
+def test_every_parameter_belongs_to_the_part_its_name_says(model: torch.nn.Module) -> None:
     belongs = {name: part_of(name) for name, _ in model.named_parameters()}
     assert belongs["lm_head.weight"] == belongs["model.embed_tokens.weight"] == "mm_language_model"
     assert belongs["model.mm_projector.2.bias"] == "mm_mlp_adapter"
@@ -22,7 +24,9 @@ def test_every_parameter_belongs_to_the_part_its_name_says(model):
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_only_the_named_part_is_trainable_and_that_is_logged(model, part, caplog):
+def test_only_the_named_part_is_trainable_and_that_is_logged(
+    model: torch.nn.Module, part: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.INFO, logger="llava.train.parts"):
         counts = set_trainable(model, (part,))
     trainable = {name for name, weight in model.named_parameters() if weight.requires_grad}
@@ -32,23 +36,25 @@ def test_only_the_named_part_is_trainable_and_that_is_logged(model, part, caplog
     assert f"{part}: {expected:,} trainable parameters" in caplog.messages
 
 
-def test_layers_above_the_one_that_is_read_stay_frozen(model):
+def test_layers_above_the_one_that_is_read_stay_frozen(model: torch.nn.Module) -> None:
     set_trainable(model, PARTS)
     frozen = {name for name, weight in model.named_parameters() if not weight.requires_grad}
     assert frozen and all(".vision_tower.encoder.layers.1." in name for name in frozen)
 
 
-def test_parts_are_read_from_a_comma_separated_list():
+def test_parts_are_read_from_a_comma_separated_list() -> None:
     assert parse_parts("mm_vision_tower, mm_mlp_adapter") == ("mm_vision_tower", "mm_mlp_adapter")
 
 
 @pytest.mark.parametrize("text", ["", "mm_vision_resampler", "mm_mlp_adapter,mm_mlp_adapter"])
-def test_unknown_repeated_or_missing_parts_are_refused(text):
+def test_unknown_repeated_or_missing_parts_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="--mm_tunable_parts must be"):
         parse_parts(text)
 
 
-def test_each_part_has_its_learning_rate_and_biases_do_not_decay(model, tmp_path):
+def test_each_part_has_its_learning_rate_and_biases_do_not_decay(
+    model: torch.nn.Module, tmp_path: Path
+) -> None:
     set_trainable(model, PARTS)
     args = LlavaTrainingArguments(
         output_dir=str(tmp_path),
@@ -72,7 +78,9 @@ def test_each_part_has_its_learning_rate_and_biases_do_not_decay(model, tmp_path
     assert sorted(grouped) == sorted(trainable)
 
 
-def test_a_part_without_its_own_rate_takes_the_common_one_and_zero_is_a_rate(model, tmp_path):
+def test_a_part_without_its_own_rate_takes_the_common_one_and_zero_is_a_rate(
+    model: torch.nn.Module, tmp_path: Path
+) -> None:
     set_trainable(model, PARTS)
     args = LlavaTrainingArguments(
         output_dir=str(tmp_path), use_cpu=True, learning_rate=1e-5, mm_vision_tower_lr=0.0

@@ -58,8 +58,12 @@ def _losses(folder: Path) -> list[float]:
 @pytest.mark.parametrize("ranks", [2, 4])
 @pytest.mark.parametrize("stage", [2, 3])
 def test_ranks_equal_one_process_although_some_hold_text_alone(
-    stage, ranks, train, run_arguments, tmp_path
-):
+    stage: int,
+    ranks: int,
+    train: Callable[..., int],
+    run_arguments: Callable[..., list[str]],
+    tmp_path: Path,
+) -> None:
     assert train(tmp_path / "alone", per_device_train_batch_size=ranks, max_steps=6) == 0
     if ranks == 2:
         # 64 visual tokens are one image: the step's other sample, on the other rank, is text.
@@ -84,8 +88,8 @@ def test_ranks_equal_one_process_although_some_hold_text_alone(
 
 @pytest.mark.parametrize("stage", [2, 3])
 def test_ranks_killed_at_any_step_and_within_a_checkpoint_go_on_bit_for_bit(
-    stage, run_arguments, tmp_path
-):
+    stage: int, run_arguments: Callable[..., list[str]], tmp_path: Path
+) -> None:
     options = {
         "per_device_train_batch_size": 1,
         "max_steps": 30,
@@ -123,7 +127,9 @@ def test_ranks_killed_at_any_step_and_within_a_checkpoint_go_on_bit_for_bit(
 
 
 @pytest.mark.parametrize("stage", [None, 3])
-def test_a_rank_that_dies_ends_all_within_a_minute(stage, run_arguments, tmp_path):
+def test_a_rank_that_dies_ends_all_within_a_minute(
+    stage: int | None, run_arguments: Callable[..., list[str]], tmp_path: Path
+) -> None:
     options = {} if stage is None else {"deepspeed": f"scripts/zero{stage}.json"}
     arguments = run_arguments(tmp_path, max_steps=100000, per_device_train_batch_size=1, **options)
     process = start([*launcher(2), *arguments])
@@ -138,8 +144,8 @@ def test_a_rank_that_dies_ends_all_within_a_minute(stage, run_arguments, tmp_pat
 
 
 def test_a_bad_sample_of_one_rank_ends_all_within_a_minute_with_its_name(
-    run_arguments, tiny_material, tmp_path
-):
+    run_arguments: Callable[..., list[str]], tiny_material: Path, tmp_path: Path
+) -> None:
     lines = (tiny_material / "data" / "train.jsonl").read_text().splitlines()
     damaged = tiny_material / "data" / f"{tmp_path.name}.jsonl"
     damaged.write_text("\n".join([*lines[:-1], "{"]))
@@ -153,7 +159,9 @@ def test_a_bad_sample_of_one_rank_ends_all_within_a_minute_with_its_name(
     assert f"{damaged}:12: not valid JSON" in errors
 
 
-def test_a_full_disk_keeps_the_last_checkpoint(train, run_arguments, tmp_path):
+def test_a_full_disk_keeps_the_last_checkpoint(
+    train: Callable[..., int], run_arguments: Callable[..., list[str]], tmp_path: Path
+) -> None:
     """On a file system of its own that has room for one checkpoint and a half."""
     options = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 1}
     assert train(tmp_path / "sized", **options) == 0

@@ -7,6 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -39,12 +42,12 @@ class _Killed(BaseException):
 
 
 @pytest.fixture
-def batches(monkeypatch):
+def batches(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Digests of all batches trained on; ``kill_at`` ends the run before that micro-step."""
     seen: list[str] = []
     step = LlavaTrainer.training_step
 
-    def recorded(self, model, inputs, num_items_in_batch=None):
+    def recorded(self: Any, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
         if len(seen) == recorded.kill_at:
             raise _Killed
         visual = inputs["visual"]
@@ -62,7 +65,9 @@ def batches(monkeypatch):
     "variant",
     [*(pytest.param(name, marks=pytest.mark.slow) for name in ("plain", "packed")), "balanced"],
 )
-def test_batches_losses_and_weights_are_the_undisturbed_ones(train, tmp_path, batches, variant):
+def test_batches_losses_and_weights_are_the_undisturbed_ones(
+    train: Callable[..., int], tmp_path: Path, batches: Any, variant: Any
+) -> None:
     options = OPTIONS | VARIANTS[variant]
     assert train(tmp_path / "whole", **options) == 0
     whole, batches.kill_at = batches.seen.copy(), KILL_AT
@@ -78,7 +83,7 @@ def test_batches_losses_and_weights_are_the_undisturbed_ones(train, tmp_path, ba
     _assert_equal_runs(tmp_path)
 
 
-def _assert_equal_runs(folder):
+def _assert_equal_runs(folder: Path) -> None:
     whole, broken = (read_log(folder / name) for name in ("whole", "broken"))
     keys = ("step", "epoch", "loss", "lr", "grad_norm", "tokens", "loss_by_dataset")
     assert [[row[key] for key in keys] for row in broken] == [
@@ -91,8 +96,8 @@ def _assert_equal_runs(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["plain", "packed"])
 def test_a_run_that_is_killed_goes_on_as_if_nothing_had_happened(
-    run_arguments, train, tmp_path, variant
-):
+    run_arguments: Callable[..., list[str]], train: Callable[..., int], tmp_path: Path, variant: str
+) -> None:
     options = OPTIONS | VARIANTS[variant] | {"max_steps": 30, "save_total_limit": 1}
     assert train(tmp_path / "whole", **options) == 0
     command = [sys.executable, "-m", "llava.train.train"]

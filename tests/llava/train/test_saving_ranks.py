@@ -1,6 +1,9 @@
 """What two ranks save: adapters and checkpoints, and folders that machines do not share."""
 
 import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +23,14 @@ SAVING = {"save_strategy": "steps", "save_steps": 2, "per_device_train_batch_siz
 
 @pytest.mark.parametrize("parts", ["mm_mlp_adapter", "mm_vision_tower,mm_mlp_adapter"])
 @pytest.mark.parametrize("stage", [None, 2, 3])
-def test_two_ranks_save_whole_adapters(stage, parts, train, run_arguments, tiny_material, tmp_path):
+def test_two_ranks_save_whole_adapters(
+    stage: int | None,
+    parts: str,
+    train: Callable[..., int],
+    run_arguments: Callable[..., list[str]],
+    tiny_material: Path,
+    tmp_path: Path,
+) -> None:
     from peft import PeftModel
 
     options = LORA | {"mm_tunable_parts": parts}
@@ -55,8 +65,10 @@ def test_two_ranks_save_whole_adapters(stage, parts, train, run_arguments, tiny_
     assert all(torch.equal(again[name], value) for name, value in final.items())
 
 
-def test_machines_that_share_no_folder_never_wait_for_each_other(run_arguments, tmp_path):
-    def arguments(*names, **flags):
+def test_machines_that_share_no_folder_never_wait_for_each_other(
+    run_arguments: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    def arguments(*names: str, **flags: Any) -> list[list[str]]:
         return [run_arguments(tmp_path / name, max_steps=4, **SAVING, **flags) for name in names]
 
     refused = finish_machines(arguments("a", "b"))

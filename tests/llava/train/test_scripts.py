@@ -5,6 +5,8 @@ import os
 import re
 import shlex
 import subprocess
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +37,7 @@ def _flags(dry_run: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_help_explains_the_variables_and_starts_nothing(script):
+def test_help_explains_the_variables_and_starts_nothing(script: str) -> None:
     text = _bash(script, "--help")
     assert "DRY_RUN=1" in text and "SMOKE=1" in text and "NUM_GPUS" in text
     listed = dict(re.findall(r"^  ([A-Z0-9_]+) +(\S.*)$", text, re.MULTILINE))
@@ -58,7 +60,9 @@ def test_help_explains_the_variables_and_starts_nothing(script):
 @pytest.mark.skipif(bool(glob.glob("/dev/nvidia[0-9]*")), reason="this machine has a GPU")
 @pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize("variables", [{}, {"NUM_GPUS": "2"}])
-def test_a_machine_without_a_gpu_is_told_what_to_do(script, variables, tmp_path):
+def test_a_machine_without_a_gpu_is_told_what_to_do(
+    script: str, variables: dict[str, Any], tmp_path: Path
+) -> None:
     python = tmp_path / "bin" / "python"
     python.parent.mkdir()
     python.write_text("#!/bin/sh\nexit 1\n")  # answers as torch without a GPU does
@@ -71,7 +75,7 @@ def test_a_machine_without_a_gpu_is_told_what_to_do(script, variables, tmp_path)
     assert "SMOKE=1" in result.stderr and "NUM_GPUS=1 USE_CPU=true" in result.stderr
 
 
-def test_the_cpu_needs_no_other_variables(tmp_path):
+def test_the_cpu_needs_no_other_variables(tmp_path: Path) -> None:
     text = _bash("sft_ov_encoder.sh", DRY_RUN="1", USE_CPU="true", OUTPUT_DIR=str(tmp_path))
     flags = _flags(text)
     assert (flags["--use_cpu"], flags["--bf16"], flags["--tf32"]) == ("true", "false", "false")
@@ -79,7 +83,9 @@ def test_the_cpu_needs_no_other_variables(tmp_path):
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_a_dry_run_prints_a_command_that_the_trainer_understands(script, tmp_path):
+def test_a_dry_run_prints_a_command_that_the_trainer_understands(
+    script: str, tmp_path: Path
+) -> None:
     flags = _flags(_bash(script, DRY_RUN="1", SMOKE="1", OUTPUT_DIR=str(tmp_path)))
     flags.pop("--deepspeed", None)
     arguments = parse_arguments([word for pair in flags.items() for word in pair])
@@ -87,7 +93,7 @@ def test_a_dry_run_prints_a_command_that_the_trainer_understands(script, tmp_pat
     assert not any(tmp_path.iterdir())
 
 
-def test_the_defaults_are_the_published_ones():
+def test_the_defaults_are_the_published_ones() -> None:
     pretraining = _flags(_bash("pretrain_ov_encoder.sh", DRY_RUN="1"))
     tuning = _flags(_bash("sft_ov_encoder.sh", DRY_RUN="1"))
     assert (pretraining["--learning_rate"], tuning["--learning_rate"]) == ("1e-3", "1e-5")
@@ -102,7 +108,7 @@ def test_the_defaults_are_the_published_ones():
     assert [tuning[name] for name in batches] == ["1", "16"]
 
 
-def test_variables_and_further_flags_reach_the_command():
+def test_variables_and_further_flags_reach_the_command() -> None:
     text = _bash(
         "sft_ov_encoder.sh",
         "--seed",
@@ -143,7 +149,7 @@ LAUNCHES = {
 
 
 @pytest.mark.parametrize("case", LAUNCHES)
-def test_variables_say_how_many_processes_run_where(case):
+def test_variables_say_how_many_processes_run_where(case: str) -> None:
     variables, expected = LAUNCHES[case]
     command = _launch(_bash("sft_ov_encoder.sh", DRY_RUN="1", **variables))
     assert expected in " ".join(command)
@@ -151,7 +157,7 @@ def test_variables_say_how_many_processes_run_where(case):
     assert command[-2] == "-m"
 
 
-def test_a_hostfile_goes_to_the_launcher_of_deepspeed(tmp_path):
+def test_a_hostfile_goes_to_the_launcher_of_deepspeed(tmp_path: Path) -> None:
     hosts = tmp_path / "hosts"
     hosts.write_text("gpu-a slots=8\ngpu-b slots=8\n")
     text = _bash("sft_ov_encoder.sh", DRY_RUN="1", HOSTFILE=str(hosts), MASTER_ADDR="gpu-a")
@@ -177,7 +183,7 @@ SLURM = {
 }
 
 
-def test_under_slurm_every_machine_finds_its_place(tmp_path):
+def test_under_slurm_every_machine_finds_its_place(tmp_path: Path) -> None:
     scontrol = tmp_path / "scontrol"
     scontrol.write_text('#!/bin/sh\n[ "$*" = "show hostnames gpu[07-09]" ] && seq -f gpu%02g 7 9\n')
     scontrol.chmod(0o755)
@@ -202,7 +208,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("message", WRONG)
-def test_a_launch_that_cannot_work_ends_with_code_2(message):
+def test_a_launch_that_cannot_work_ends_with_code_2(message: str) -> None:
     with pytest.raises(subprocess.CalledProcessError) as caught:
         _bash("sft_ov_encoder.sh", DRY_RUN="1", **WRONG[message])
     assert caught.value.returncode == 2
@@ -210,7 +216,7 @@ def test_a_launch_that_cannot_work_ends_with_code_2(message):
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_every_value_can_be_set_from_outside(script):
+def test_every_value_can_be_set_from_outside(script: str) -> None:
     text = (ROOT / "scripts" / script).read_text()
     flags = text[text.index("launch ") :]
     named = dict(re.findall(r"--(\w+) \"\$\{?([A-Z0-9_]+)", flags))
@@ -225,7 +231,7 @@ def test_every_value_can_be_set_from_outside(script):
     }
 
 
-def _two_machines(tmp_path, extra):
+def _two_machines(tmp_path: Path, extra: dict[str, str]) -> tuple[list[int], list[str]]:
     """The script as two machines would run it, here both on this one."""
     environment = {"PATH": os.environ["PATH"], "SMOKE": "1", "OUTPUT_DIR": str(tmp_path), **extra}
     environment |= {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29641"}
@@ -245,7 +251,7 @@ def _two_machines(tmp_path, extra):
 
 
 @pytest.mark.slow
-def test_two_machines_train_together_and_stop_together(tmp_path):
+def test_two_machines_train_together_and_stop_together(tmp_path: Path) -> None:
     codes, _ = _two_machines(tmp_path, {"SAVE_STRATEGY": "steps", "SAVE_STEPS": "3"})
     assert codes == [0, 0]
     assert len((tmp_path / "train_log.jsonl").read_text().splitlines()) == 6
@@ -258,7 +264,9 @@ def test_two_machines_train_together_and_stop_together(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_a_smoke_run_trains_on_the_cpu_and_prints_the_loss_of_each_step(script, tmp_path):
+def test_a_smoke_run_trains_on_the_cpu_and_prints_the_loss_of_each_step(
+    script: str, tmp_path: Path
+) -> None:
     result = _smoke(script, tmp_path)
     assert len(read_log(tmp_path / "run")) == 6
     lines = result.stderr.splitlines()
@@ -269,7 +277,7 @@ def test_a_smoke_run_trains_on_the_cpu_and_prints_the_loss_of_each_step(script, 
 
 
 @pytest.mark.slow
-def test_a_smoke_run_takes_the_mixture_of_the_user(tmp_path):
+def test_a_smoke_run_takes_the_mixture_of_the_user(tmp_path: Path) -> None:
     write_mixture(tmp_path / "mine")
     mixture = tmp_path / "mixture.yaml"
     mixture.write_text(
@@ -282,7 +290,7 @@ def test_a_smoke_run_takes_the_mixture_of_the_user(tmp_path):
     assert sets == {"clips", "pictures"}
 
 
-def _smoke(script, folder, **variables):
+def _smoke(script: str, folder: Path, **variables: Any) -> subprocess.CompletedProcess[str]:
     environment = {"PATH": os.environ["PATH"], "SMOKE": "1", "OUTPUT_DIR": str(folder / "run")}
     return subprocess.run(
         ["bash", str(ROOT / "scripts" / script)],

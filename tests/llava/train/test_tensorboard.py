@@ -1,12 +1,17 @@
 """TensorBoard gets what the log file has, each data set's loss under its own name."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from run_kit.log import read_log
 
 
-def test_figures_reach_tensorboard(train, tmp_path, monkeypatch):
+def test_figures_reach_tensorboard(
+    train: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "events"))
     assert train(tmp_path, max_steps=2, report_to="tensorboard", peak_tflops=0.1) == 0
     events = EventAccumulator(str(tmp_path / "events"))

@@ -3,7 +3,9 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +31,9 @@ def _run(command: list[str], extensions: Path) -> None:
     assert not extensions.exists(), "an operator was compiled"
 
 
-def test_a_run_leaves_a_model_that_loads_and_its_records(train, tmp_path):
+def test_a_run_leaves_a_model_that_loads_and_its_records(
+    train: Callable[..., int], tmp_path: Path
+) -> None:
     assert train(tmp_path, mm_tunable_parts="mm_mlp_adapter,mm_language_model", seed=3) == 0
     rows = read_log(tmp_path)
     assert [row["step"] for row in rows] == [1, 2, 3]
@@ -45,8 +49,8 @@ def test_a_run_leaves_a_model_that_loads_and_its_records(train, tmp_path):
 
 
 def test_frozen_parts_keep_their_weights_and_the_projector_is_saved_apart(
-    train, tiny_material, tmp_path
-):
+    train: Callable[..., int], tiny_material: Path, tmp_path: Path
+) -> None:
     assert train(tmp_path, mm_tunable_parts="mm_mlp_adapter") == 0
     before = load_file(tiny_material / "model" / "model.safetensors")
     after = load_file(tmp_path / "model.safetensors")
@@ -56,20 +60,24 @@ def test_frozen_parts_keep_their_weights_and_the_projector_is_saved_apart(
     assert all(torch.equal(projector[name], after[name]) for name in projector)
 
 
-def test_accumulated_micro_batches_have_the_loss_of_one_batch(train, tmp_path):
+def test_accumulated_micro_batches_have_the_loss_of_one_batch(
+    train: Callable[..., int], tmp_path: Path
+) -> None:
     assert train(tmp_path / "whole", max_steps=2) == 0
     micro = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4}
     assert train(tmp_path / "parts", max_steps=2, **micro) == 0
     assert _losses(tmp_path / "parts") == pytest.approx(_losses(tmp_path / "whole"), abs=1e-5)
 
 
-def test_gradient_checkpointing_changes_no_loss(train, tmp_path):
+def test_gradient_checkpointing_changes_no_loss(train: Callable[..., int], tmp_path: Path) -> None:
     assert train(tmp_path / "plain", max_steps=2) == 0
     assert train(tmp_path / "checkpointed", max_steps=2, gradient_checkpointing=True) == 0
     assert _losses(tmp_path / "checkpointed") == pytest.approx(_losses(tmp_path / "plain"))
 
 
-def test_missing_data_ends_the_run_with_code_2(train, tmp_path, caplog):
+def test_missing_data_ends_the_run_with_code_2(
+    train: Callable[..., int], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     assert train(tmp_path, data_path=tmp_path / "none.jsonl") == 2
     assert "none.jsonl" in caplog.text
 
@@ -94,8 +102,12 @@ BROKEN_LINES = {
     ("case", "workers"), [*((case, 0) for case in BROKEN_LINES), ("missing picture", 1)]
 )
 def test_a_broken_sample_ends_the_run_with_code_1_and_its_line(
-    train, tmp_path, caplog, case, workers
-):
+    train: Callable[..., int],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    case: str,
+    workers: Any,
+) -> None:
     line, message = BROKEN_LINES[case]
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     data = tmp_path / "broken.jsonl"
@@ -106,29 +118,34 @@ def test_a_broken_sample_ends_the_run_with_code_1_and_its_line(
 
 
 def test_deepspeed_without_gpu_or_use_cpu_ends_the_run_with_code_2(
-    train, tmp_path, caplog, monkeypatch
-):
+    train: Callable[..., int],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert train(tmp_path, use_cpu=False, deepspeed="scripts/zero2.json") == 2
     assert "add --use_cpu" in caplog.text
 
 
 @pytest.mark.parametrize("stage", [2, 3])
-def test_the_shipped_deepspeed_settings_clip_gradients(stage):
+def test_the_shipped_deepspeed_settings_clip_gradients(stage: int) -> None:
     settings = json.loads((ROOT / "scripts" / f"zero{stage}.json").read_text())
     assert settings["gradient_clipping"] == "auto"
     assert settings["zero_optimization"]["stage"] == stage
 
 
 @pytest.mark.slow
-def test_zero_2_on_one_process_without_launcher_or_compiler(run_arguments, tmp_path):
+def test_zero_2_on_one_process_without_launcher_or_compiler(
+    run_arguments: Callable[..., list[str]], tmp_path: Path
+) -> None:
     arguments = run_arguments(tmp_path / "run", deepspeed="scripts/zero2.json")
     _run(["llava.train.train", *arguments], tmp_path / "extensions")
     losses = _losses(tmp_path / "run")
     assert len(losses) == 3 and losses[2] < losses[0]
 
 
-def test_labels_are_smoothed_where_asked_for(train, tmp_path):
+def test_labels_are_smoothed_where_asked_for(train: Callable[..., int], tmp_path: Path) -> None:
     assert train(tmp_path / "plain", max_steps=1) == 0
     assert train(tmp_path / "smooth", max_steps=1, label_smoothing_factor=0.5) == 0
     plain, smooth = (read_log(tmp_path / name)[0]["loss"] for name in ("plain", "smooth"))
@@ -136,8 +153,8 @@ def test_labels_are_smoothed_where_asked_for(train, tmp_path):
 
 
 def test_by_default_steps_hold_samples_of_similar_length_and_lengths_are_kept(
-    train, tiny_material, tmp_path
-):
+    train: Callable[..., int], tiny_material: Path, tmp_path: Path
+) -> None:
     shutil.copytree(tiny_material / "data", tmp_path / "data")
     data = tmp_path / "data" / "train.jsonl"
     options = {"data_path": data, "max_steps": 3, "per_device_train_batch_size": 4}
@@ -157,8 +174,8 @@ def test_by_default_steps_hold_samples_of_similar_length_and_lengths_are_kept(
 
 
 def test_a_broken_sample_that_is_found_before_the_start_is_code_2(
-    train, tiny_material, tmp_path, caplog
-):
+    train: Callable[..., int], tiny_material: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     lines = (tiny_material / "data" / "train.jsonl").read_text().splitlines()
     broken = tmp_path / "broken.jsonl"
     broken.write_text("\n".join([lines[2], "{"]))

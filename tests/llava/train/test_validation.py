@@ -1,6 +1,8 @@
 """Loss on held-out data: equal to the model's own loss, and without influence on the run."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from run_kit.log import read_log, read_validation
 
 
 @pytest.fixture(scope="module")
-def held_out(tiny_material):
+def held_out(tiny_material: Path) -> str:
     """Two data sets of all kinds of samples, five in all."""
     folder = tiny_material / "data"
     lines = (folder / "train.jsonl").read_text().splitlines()
@@ -23,8 +25,12 @@ def held_out(tiny_material):
 
 
 def test_the_loss_is_that_of_the_model_and_training_goes_on_as_without(
-    train, run_arguments, held_out, tmp_path, capsys
-):
+    train: Callable[..., int],
+    run_arguments: Callable[..., list[str]],
+    held_out: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     options = {"max_steps": 4, "lora_enable": True, "lora_dropout": 0.5}
     assert train(tmp_path / "without", **options) == 0
     validating = {"eval_strategy": "steps", "eval_steps": 2, "per_device_eval_batch_size": 2}
@@ -64,7 +70,9 @@ def test_the_loss_is_that_of_the_model_and_training_goes_on_as_without(
     )
 
 
-def test_a_resumed_run_repeats_its_validations(train, held_out, tmp_path):
+def test_a_resumed_run_repeats_its_validations(
+    train: Callable[..., int], held_out: str, tmp_path: Path
+) -> None:
     options = {"eval_strategy": "steps", "eval_steps": 1, "eval_data_path": held_out}
     options |= {"max_steps": 3, "save_strategy": "steps", "save_steps": 2}
     assert train(tmp_path, **options) == 0
@@ -79,7 +87,7 @@ def test_a_resumed_run_repeats_its_validations(train, held_out, tmp_path):
 
 
 @pytest.mark.parametrize(("samples", "size", "ranks"), [(5, 2, 2), (1, 1, 4), (8, 2, 2), (7, 3, 1)])
-def test_ranks_share_all_samples_out_in_as_many_steps(samples, size, ranks):
+def test_ranks_share_all_samples_out_in_as_many_steps(samples: int, size: int, ranks: int) -> None:
     plans = [rank_batches(samples, size, ranks, rank) for rank in range(ranks)]
     assert len({len(batches) for batches, _ in plans}) == 1
     counted = [n for batches, count in plans for batch in batches[:count] for n in batch]

@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +83,11 @@ def _truncated(path: Path) -> None:
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
 @pytest.mark.parametrize("lenient", [False, True])
 def test_unreadable_files_are_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lenient: bool, suffix: str, damage
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    lenient: bool,
+    suffix: str,
+    damage: Callable[..., object],
 ) -> None:
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)  # lmms-eval sets it
     path = tmp_path / f"a.{suffix}"

@@ -1,8 +1,10 @@
 """Preprocessing against torch's own convolution and hand-computed grids."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -202,7 +204,9 @@ def test_published_mosaic_size_becomes_the_encoder_grid() -> None:
         (lambda mosaics, rows: ([_noise(16, 16)] * 2, rows), "multiple of its grid 3"),
     ],
 )
-def test_clips_that_do_not_fit_together_are_refused(change, message: str) -> None:
+def test_clips_that_do_not_fit_together_are_refused(
+    change: Callable[..., Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         codec_visual(*change(*_tiny_clip()), TINY)
 

@@ -1,6 +1,8 @@
 """Composed vectors against known motion: walks of a camera, intra blocks, real encodings."""
 
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +33,7 @@ REFERENCES = {
 }
 
 
-def _picture(number, camera, references, *, is_intra=None):
+def _picture(number: int, camera: Any, references: Any, *, is_intra: Any = None) -> Any:
     """What a decoder gives of a picture whose content moves as one.
 
     ``camera`` are positions (T, 2) in quarter pixels; content moves against it.
@@ -47,18 +49,18 @@ def _picture(number, camera, references, *, is_intra=None):
     return SimpleNamespace(index=number, motion=motion, motion_ref=distance)
 
 
-def _links(pictures, slots):
+def _links(pictures: Any, slots: int) -> Any:
     chains = MotionChains(BOX, ROWS, COLUMNS, slots)
     for picture in pictures:
         chains.add(picture)
     return chains.finish()
 
 
-def _in_steps(quarter_px):
+def _in_steps(quarter_px: Any) -> Any:
     return np.asarray(quarter_px) * STEPS // (4 * SAMPLE_PX)
 
 
-def test_chains_end_where_the_camera_was():
+def test_chains_end_where_the_camera_was() -> None:
     camera = np.cumsum(np.random.default_rng(1).integers(-6, 7, (11, 2)) * 2, axis=0)
     slots = [0, 4, 8, 9]
     links = _links([_picture(n, camera, REFERENCES[n]) for n in range(11)], slots)
@@ -71,7 +73,7 @@ def test_chains_end_where_the_camera_was():
 
 
 @pytest.mark.parametrize("slots", [[0, 3, 6, 10], [1, 2, 5, 7], [3, 4, 5, 6, 7, 8], [0, 10]])
-def test_slots_need_not_be_references(slots):
+def test_slots_need_not_be_references(slots: list[int]) -> None:
     """Vectors that pass a slot are cut there: with even motion that loses nothing."""
     camera = np.arange(11)[:, None] * np.array([6, -10])
     links = _links([_picture(n, camera, REFERENCES[n]) for n in range(11)], slots)
@@ -81,7 +83,7 @@ def test_slots_need_not_be_references(slots):
         assert np.abs(links.steps[slot] - expected).max() <= 1
 
 
-def test_an_intra_block_ends_the_chains_that_lead_to_it():
+def test_an_intra_block_ends_the_chains_that_lead_to_it() -> None:
     camera = np.zeros((4, 2), int)
     is_intra = np.zeros((HEIGHT // 4, WIDTH // 4), bool)
     is_intra[4:8, 12:20] = True  # rows 1 of the cells of 16 pixels, columns 3 and 4
@@ -96,7 +98,7 @@ def test_an_intra_block_ends_the_chains_that_lead_to_it():
     assert (known == expected).all()
 
 
-def test_the_other_list_is_followed_where_one_leads_nowhere():
+def test_the_other_list_is_followed_where_one_leads_nowhere() -> None:
     camera = np.arange(4)[:, None] * np.array([4, 8])
     pictures = [_picture(0, camera, ()), _picture(1, camera, (), is_intra=...)]
     pictures += [_picture(2, camera, (1, 0)), _picture(3, camera, (2,))]
@@ -105,7 +107,7 @@ def test_the_other_list_is_followed_where_one_leads_nowhere():
     assert (links.steps[1] == _in_steps(camera[3])).all()
 
 
-def test_pictures_that_are_missing_end_chains():
+def test_pictures_that_are_missing_end_chains() -> None:
     camera = np.arange(11)[:, None] * np.array([4, 8])
     pictures = [_picture(n, camera, REFERENCES[n]) for n in range(11) if n != 4]
     links = _links(pictures, [0, 1, 2, 9])
@@ -122,7 +124,9 @@ def test_pictures_that_are_missing_end_chains():
     ],
 )
 @pytest.mark.parametrize("velocity", [(0, 3), (2, -1)])
-def test_a_pan_is_followed_through_a_real_encoding(tmp_path, codec, options, velocity):
+def test_a_pan_is_followed_through_a_real_encoding(
+    tmp_path: Path, codec: str, options: dict[str, str], velocity: tuple[int, int]
+) -> None:
     frames = panning(22, HEIGHT, WIDTH, velocity)
     path = write_video(tmp_path / "pan.mp4", frames, codec=codec, options=options | {"crf": "12"})
     slots = [0, 6, 7, 13, 21]

@@ -1,6 +1,7 @@
 """Budgets, prices and qualities on clips whose content is known."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ CONFIG = AssetConfig(
 ONES = np.ones(SLOTS, np.intp)
 
 
-def _clip(luma, rows=slice(1, 5)):
+def _clip(luma: np.ndarray, rows: slice = slice(1, 5)) -> SmallClip:
     """Grey colours; content rows 1..4 of 6."""
     slots, height, width = luma.shape
     return SmallClip(
@@ -39,11 +40,11 @@ def _clip(luma, rows=slice(1, 5)):
     )
 
 
-def _noise(slots=SLOTS, seed=0):
+def _noise(slots: int = SLOTS, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (slots, 32, 8 * GRID))
 
 
-def _moving():
+def _moving() -> np.ndarray:
     """A bright bar that moves over smooth ground."""
     luma = np.tile(np.linspace(60, 120, 8 * GRID), (SLOTS, 32, 1))
     for slot in range(SLOTS):
@@ -51,7 +52,9 @@ def _moving():
     return luma
 
 
-def _quality(clip, kept, config, measure="mean"):
+def _quality(
+    clip: SmallClip, kept: np.ndarray, config: AssetConfig, measure: str = "mean"
+) -> float:
     """PSNR of what is kept (T, g, g) by the measure that the configuration optimises."""
     units = Units.of(clip, 1)
     window = cell_window(clip, units, slice(0, clip.num_slots), config, measure=MEASURES[measure])
@@ -59,7 +62,7 @@ def _quality(clip, kept, config, measure="mean"):
     return decibels(float(shown_errors(window, inside, config.direction).mean()))
 
 
-def test_the_budget_is_met_to_the_cell_and_prices_fall_with_it():
+def test_the_budget_is_met_to_the_cell_and_prices_fall_with_it() -> None:
     clip = _clip(_noise())
     prices = []
     for num_images in (1, 2, 3, 4):
@@ -77,7 +80,9 @@ def test_the_budget_is_met_to_the_cell_and_prices_fall_with_it():
 @pytest.mark.parametrize("direction", ["hold", "nearest"])
 @pytest.mark.parametrize("predict", ["still", "search"])
 @pytest.mark.parametrize("content", [_noise, _moving])
-def test_no_other_choice_of_as_many_cells_shows_more(direction, predict, content):
+def test_no_other_choice_of_as_many_cells_shows_more(
+    direction: str, predict: str, content: Any
+) -> None:
     config = replace(CONFIG, direction=direction, predict=predict)
     clip = _clip(content())
     kept = choose_units(clip, ONES, config).kept
@@ -96,14 +101,14 @@ def test_no_other_choice_of_as_many_cells_shows_more(direction, predict, content
     assert _quality(clip, swapped, config) <= best + 1e-4
 
 
-def test_a_still_clip_keeps_one_frame_where_quality_is_asked_for():
+def test_a_still_clip_keeps_one_frame_where_quality_is_asked_for() -> None:
     luma = np.repeat(_noise(1), SLOTS, axis=0)
     found = choose_units(_clip(luma), ONES, replace(CONFIG, quality_db=60.0))
     assert found.kept.sum(axis=(1, 2)).tolist() == [24] + [0] * (SLOTS - 1)
     assert found.num_images == 1
 
 
-def test_a_new_scene_is_kept_whole_and_once():
+def test_a_new_scene_is_kept_whole_and_once() -> None:
     luma = np.repeat(_noise(2), SLOTS // 2, axis=0)
     found = choose_units(_clip(luma), ONES, replace(CONFIG, num_images=2))
     per_slot = found.kept.sum(axis=(1, 2))
@@ -112,7 +117,7 @@ def test_a_new_scene_is_kept_whole_and_once():
 
 
 @pytest.mark.parametrize("quality_db", [22.0, 28.0])
-def test_a_quality_is_reached_with_fewest_mosaics_that_do(quality_db):
+def test_a_quality_is_reached_with_fewest_mosaics_that_do(quality_db: float) -> None:
     clip, config = _clip(_moving()), replace(CONFIG, num_images=8, quality_db=quality_db)
     found = choose_units(clip, ONES, config)
     assert _quality(clip, found.kept, config) >= quality_db
@@ -121,7 +126,7 @@ def test_a_quality_is_reached_with_fewest_mosaics_that_do(quality_db):
     assert _quality(clip, choose_units(clip, ONES, fewer).kept, config) < quality_db
 
 
-def test_a_quality_out_of_reach_takes_the_whole_budget():
+def test_a_quality_out_of_reach_takes_the_whole_budget() -> None:
     clip = _clip(_noise())
     config = replace(CONFIG, num_images=2, quality_db=60.0)
     found = choose_units(clip, ONES, config)
@@ -130,7 +135,7 @@ def test_a_quality_out_of_reach_takes_the_whole_budget():
     assert _quality(clip, found.kept, config) < 60
 
 
-def _noisy(seed):
+def _noisy(seed: int) -> np.ndarray:
     """A still picture, brighter by half in its last third, and other noise each time."""
     luma = np.repeat(_noise(1), SLOTS, axis=0) // 2 + 40
     luma[10:] += 30
@@ -138,7 +143,7 @@ def _noisy(seed):
 
 
 @pytest.mark.parametrize("quality_db", [40.0, 47.0])
-def test_a_quality_is_met_without_repeats_where_that_is_possible(quality_db):
+def test_a_quality_is_met_without_repeats_where_that_is_possible(quality_db: float) -> None:
     """Pictures of the same thing differ by 2.8 (44 dB where each is kept once), noise alone."""
     config = replace(CONFIG, num_images=16, quality_db=quality_db)
     clip = _clip(_noisy(1))
@@ -156,7 +161,7 @@ def test_a_quality_is_met_without_repeats_where_that_is_possible(quality_db):
 
 @pytest.mark.parametrize("distortion", ["sharp", "worst_2"])
 @pytest.mark.parametrize("direction", ["hold", "nearest"])
-def test_noise_does_not_decide(distortion, direction):
+def test_noise_does_not_decide(distortion: str, direction: str) -> None:
     config = replace(CONFIG, distortion=distortion, direction=direction, num_images=6)
     both = [choose_units(_clip(_noisy(seed)), ONES, config) for seed in (1, 2)]
     # Where later slots may show it, the fourth slots are preferred.
@@ -167,14 +172,14 @@ def test_noise_does_not_decide(distortion, direction):
         assert not found.gains.any()
 
 
-def test_a_price_below_what_the_budget_allows_is_raised():
+def test_a_price_below_what_the_budget_allows_is_raised() -> None:
     clip = _clip(_noise())
     cheap = choose_units(clip, ONES, replace(CONFIG, token_price=0.001))
     assert cheap.kept.sum() <= CONFIG.num_images * GRID**2 - 12
     assert cheap.price > 1
 
 
-def test_slots_that_stand_for_more_frames_count_more():
+def test_slots_that_stand_for_more_frames_count_more() -> None:
     luma = np.full((3, 48, 8 * GRID), 200)
     luma[1] += 15
     luma[2] += 30
@@ -189,7 +194,7 @@ def test_slots_that_stand_for_more_frames_count_more():
         assert found.kept.sum(axis=(1, 2)).tolist() == expected
 
 
-def test_blocks_are_kept_whole():
+def test_blocks_are_kept_whole() -> None:
     config = replace(CONFIG, block_cells=2)
     found = choose_units(_clip(_noise(), rows=slice(1, 5)), ONES, config)
     assert found.kept.shape == (SLOTS, 3, 3)
@@ -198,7 +203,7 @@ def test_blocks_are_kept_whole():
     assert found.kept[0].all()
 
 
-def test_windows_of_a_long_clip_carry_what_was_kept(monkeypatch):
+def test_windows_of_a_long_clip_carry_what_was_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice_module, "EXACT_SLOTS", 8)
     monkeypatch.setattr("cv_reader.select.rate_distortion.windows.WINDOW_SLOTS", 8)
     luma = np.concatenate([np.repeat(_noise(1), 12, axis=0), np.repeat(_noise(1, 4), 4, axis=0)])
@@ -210,7 +215,7 @@ def test_windows_of_a_long_clip_carry_what_was_kept(monkeypatch):
         assert not (found.gains > 0).any()
 
 
-def test_windows_keep_the_budget(monkeypatch):
+def test_windows_keep_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice_module, "EXACT_SLOTS", 8)
     monkeypatch.setattr("cv_reader.select.rate_distortion.windows.WINDOW_SLOTS", 8)
     clip = _clip(_noise())
@@ -221,12 +226,14 @@ def test_windows_keep_the_budget(monkeypatch):
 
 
 @pytest.mark.parametrize("num_images", [1, 4])
-def test_a_clip_that_begins_still_meets_its_budget_in_few_passes(monkeypatch, num_images):
+def test_a_clip_that_begins_still_meets_its_budget_in_few_passes(
+    monkeypatch: pytest.MonkeyPatch, num_images: int
+) -> None:
     monkeypatch.setattr(choice_module, "EXACT_SLOTS", 8)
     monkeypatch.setattr("cv_reader.select.rate_distortion.windows.WINDOW_SLOTS", 8)
     walk, passes = Solver.walk, []
 
-    def counted(solver, prices, units):
+    def counted(solver: Any, prices: Any, units: Any) -> Any:
         passes.append(units.num_inside)
         return walk(solver, prices, units)
 
@@ -239,7 +246,7 @@ def test_a_clip_that_begins_still_meets_its_budget_in_few_passes(monkeypatch, nu
     assert len(passes) <= 4
 
 
-def test_a_window_keeps_what_the_whole_clip_would(monkeypatch):
+def test_a_window_keeps_what_the_whole_clip_would(monkeypatch: pytest.MonkeyPatch) -> None:
     clip, config = _clip(_moving()), replace(CONFIG, token_price=200.0, num_images=16)
     whole = choose_units(clip, ONES, config).kept
     monkeypatch.setattr(choice_module, "EXACT_SLOTS", 8)
@@ -247,7 +254,7 @@ def test_a_window_keeps_what_the_whole_clip_would(monkeypatch):
     np.testing.assert_array_equal(choose_units(clip, ONES, config).kept, whole)
 
 
-def test_a_picture_without_a_whole_cell_keeps_nothing():
+def test_a_picture_without_a_whole_cell_keeps_nothing() -> None:
     clip = SmallClip(
         luma=np.zeros((SLOTS, 0, 0), np.uint8),
         chroma=np.zeros((SLOTS, 2, 0, 0), np.uint8),
@@ -258,7 +265,7 @@ def test_a_picture_without_a_whole_cell_keeps_nothing():
     assert not choose_units(clip, ONES, CONFIG).kept.any()
 
 
-def test_what_fills_the_rest_never_makes_a_held_clip_worse():
+def test_what_fills_the_rest_never_makes_a_held_clip_worse() -> None:
     """A thing that passes: holding one cell of it longer would show it where it is not."""
     clip, config = _clip(_moving()), replace(CONFIG, num_images=1)
     found = choose_units(clip, ONES, config)
@@ -275,6 +282,6 @@ def test_what_fills_the_rest_never_makes_a_held_clip_worse():
         assert _quality(clip, more, config) < before
 
 
-def test_a_quality_of_long_clips_is_refused():
+def test_a_quality_of_long_clips_is_refused() -> None:
     with pytest.raises(SettingsError, match="quality_db must be 0 where sequence_length"):
         replace(CONFIG, sequence_length=128, quality_db=30.0)

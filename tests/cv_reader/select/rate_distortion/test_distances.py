@@ -1,5 +1,7 @@
 """Distances against plain loops over shifted windows."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -17,7 +19,7 @@ SLOTS, HEIGHT, WIDTH = 3, 2, 3
 
 
 @pytest.fixture(scope="module")
-def clip():
+def clip() -> SmallClip:
     generator = np.random.default_rng(5)
     return SmallClip(
         luma=generator.integers(0, 256, (SLOTS, 8 * HEIGHT, 8 * WIDTH)).astype(np.uint8),
@@ -28,13 +30,15 @@ def clip():
     )
 
 
-def _window(plane, top, left, side):
+def _window(plane: np.ndarray, top: int, left: int, side: int) -> np.ndarray:
     rows = np.clip(np.arange(top, top + side), 0, plane.shape[0] - 1)
     columns = np.clip(np.arange(left, left + side), 0, plane.shape[1] - 1)
     return plane[np.ix_(rows, columns)].astype(np.int64)
 
 
-def _expected(clip, row, column, source, target, parts, follow):
+def _expected(
+    clip: SmallClip, row: int, column: int, source: int, target: int, parts: Any, follow: Any
+) -> Any:
     """Per part the least sum of squared differences over all shifts."""
     found = []
     side = 8 // parts
@@ -61,7 +65,7 @@ def _expected(clip, row, column, source, target, parts, follow):
 
 @pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("follow", [0, 2])
-def test_distances_are_those_of_plain_loops(clip, parts, follow):
+def test_distances_are_those_of_plain_loops(clip: SmallClip, parts: int, follow: int) -> None:
     carried = np.array([[2, 0, 1], [0, 1, 1]])
     for row in range(HEIGHT):
         found = squared_distances(
@@ -76,14 +80,14 @@ def test_distances_are_those_of_plain_loops(clip, parts, follow):
                     assert own[:, number, target - 1].tolist() == expected
 
 
-def test_grey_is_the_middle_of_all_planes(clip):
+def test_grey_is_the_middle_of_all_planes(clip: SmallClip) -> None:
     luma = clip.luma[1, :8, :8].astype(int) - 128
     chroma = clip.chroma[1, :, :4, :4].astype(int) - 128
     expected = (luma**2).sum() + 4 * (chroma**2).sum()
     assert grey_distances(clip, 0, slice(1, 2))[0, 0] == expected
 
 
-def test_measures_agree_at_ten_grey_levels_and_part_above():
+def test_measures_agree_at_ten_grey_levels_and_part_above() -> None:
     ten, forty = np.full((4, 1, 1), 48 * 100.0, np.float32), np.full((4, 1, 1), 48 * 1600.0, "f4")
     for measure in MEASURES.values():
         parts = measure.parts**2
@@ -95,6 +99,6 @@ def test_measures_agree_at_ten_grey_levels_and_part_above():
         )
 
 
-def test_the_worst_quarter_counts():
+def test_the_worst_quarter_counts() -> None:
     quarters = np.array([0, 48, 96, 480], np.float32).reshape(4, 1, 1)
     assert distortions(quarters, Measure(2, 1.0)).tolist() == [[[10.0]]]

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ GRID, SLOTS, HEIGHT = 6, 7, 4
 SHAPE = (4 * HEIGHT, 4 * GRID)
 
 
-def _clip(luma, chroma=None):
+def _clip(luma: np.ndarray, chroma: np.ndarray | None = None) -> SmallClip:
     """Content is rows 1 to 4 of 6."""
     if chroma is None:
         chroma = np.full((len(luma), 2, 16, 24), 128)
@@ -33,7 +34,7 @@ def _clip(luma, chroma=None):
     )
 
 
-def _links(steps):
+def _links(steps: Any) -> Any:
     """Links of whole slots that are known, (T, 2) or (T, a, b, 2) in sixteenths of a sample."""
     steps = np.asarray(steps)
     full = steps if steps.ndim == 4 else np.broadcast_to(steps[:, None, None], (SLOTS, *SHAPE, 2))
@@ -42,7 +43,7 @@ def _links(steps):
 
 
 @pytest.fixture(scope="module")
-def clip():
+def clip() -> SmallClip:
     """Noise, and a motion that differs from unit to unit."""
     generator = np.random.default_rng(3)
     steps = generator.integers(-40, 41, (SLOTS, *SHAPE, 2)) + np.array([30, -70])
@@ -52,7 +53,7 @@ def clip():
 
 
 @pytest.fixture(scope="module")
-def before(clip):
+def before(clip: SmallClip) -> Any:
     """The same pictures before they were turned."""
     pairs = list(enumerate((-clip.turns).tolist()))
     luma = np.stack([np.roll(clip.luma[t], (8 * y, 8 * x), (0, 1)) for t, (y, x) in pairs])
@@ -60,10 +61,10 @@ def before(clip):
     return luma, chroma
 
 
-def _between(plane, down, right, phases):
+def _between(plane: np.ndarray, down: Any, right: Any, phases: Any) -> Any:
     """A sample between samples: bilinear, rounded, the border repeated."""
 
-    def at(row, column):
+    def at(row: int, column: int) -> Any:
         return int(plane[np.clip(row, 0, len(plane) - 1), np.clip(column, 0, plane.shape[1] - 1)])
 
     (row, below), (column, beside) = divmod(down, phases), divmod(right, phases)
@@ -72,7 +73,9 @@ def _between(plane, down, right, phases):
     return (upper * (phases - below) + lower * below + phases**2 // 2) // phases**2
 
 
-def _shown_unit(clip, before, place, unit, source, target):
+def _shown_unit(
+    clip: SmallClip, before: Any, place: Any, unit: Any, source: int, target: int
+) -> Any:
     """Luma (2, 2) and two colours of a unit of a place, by following it alone."""
     at = [
         (place[axis] - clip.turns[:, axis]) % (HEIGHT, GRID)[axis] * 4 + unit[axis]
@@ -98,7 +101,9 @@ def _shown_unit(clip, before, place, unit, source, target):
     return np.array(luma), np.array(colours)
 
 
-def _expected(clip, before, place, source, target, parts):
+def _expected(
+    clip: SmallClip, before: Any, place: Any, source: int, target: int, parts: int
+) -> Any:
     """Squared differences of a place's parts, from upper left to lower right."""
     found = np.zeros((parts, parts), int)
     for unit in product(range(4), range(4)):
@@ -111,7 +116,7 @@ def _expected(clip, before, place, source, target, parts):
     return found.ravel()
 
 
-def test_turns_follow_the_camera(clip):
+def test_turns_follow_the_camera(clip: SmallClip) -> None:
     assert np.ptp(clip.turns, axis=0).max() >= 2  # the clip is worth the test
     median = np.median(clip.links[0, 1:].reshape(SLOTS - 1, -1, 2), axis=1)
     camera = np.concatenate([[[0, 0]], np.floor(median).cumsum(axis=0)])
@@ -119,7 +124,9 @@ def test_turns_follow_the_camera(clip):
 
 
 @pytest.mark.parametrize("parts", [1, 2])
-def test_distances_are_those_of_units_that_are_followed_one_by_one(clip, before, parts):
+def test_distances_are_those_of_units_that_are_followed_one_by_one(
+    clip: SmallClip, before: Any, parts: int
+) -> None:
     row, worst = 2, 1e9
     least = np.full((GRID * parts**2, SLOTS, SLOTS), worst, np.float32)
     follow_vectors(clip, row, slice(0, SLOTS), least, parts=parts)
@@ -131,7 +138,7 @@ def test_distances_are_those_of_units_that_are_followed_one_by_one(clip, before,
         assert by_cell[column, :, source, target].tolist() == expected.tolist()
 
 
-def test_columns_and_windows_are_parts_of_the_whole(clip):
+def test_columns_and_windows_are_parts_of_the_whole(clip: SmallClip) -> None:
     whole = np.full((GRID, SLOTS, SLOTS), 1e9, np.float32)
     follow_vectors(clip, 1, slice(0, SLOTS), whole)
     some = np.full((2, SLOTS, SLOTS), 1e9, np.float32)
@@ -142,7 +149,7 @@ def test_columns_and_windows_are_parts_of_the_whole(clip):
     assert (window == whole[:, 2:5, 2:5]).all()
 
 
-def test_distances_are_only_lowered_and_still_cells_left_alone(clip):
+def test_distances_are_only_lowered_and_still_cells_left_alone(clip: SmallClip) -> None:
     least = np.zeros((GRID, SLOTS, SLOTS), np.float32)
     least[3] = 2e6
     follow_vectors(clip, 0, slice(0, SLOTS), least)
@@ -150,7 +157,7 @@ def test_distances_are_only_lowered_and_still_cells_left_alone(clip):
     assert least[3].min() < 2e6 and least[3].max() == np.float32(2e6)
 
 
-def test_pictures_shown_are_those_that_distances_are_of(clip, before):
+def test_pictures_shown_are_those_that_distances_are_of(clip: SmallClip, before: Any) -> None:
     generator = np.random.default_rng(5)
     for target in (0, 4):
         sources = generator.integers(0, SLOTS, (HEIGHT, GRID)).astype(np.int32)
@@ -166,7 +173,7 @@ def test_pictures_shown_are_those_that_distances_are_of(clip, before):
 
 
 @pytest.mark.parametrize("direction", ["hold", "nearest"])
-def test_no_choice_of_slots_is_cheaper(clip, direction):
+def test_no_choice_of_slots_is_cheaper(clip: SmallClip, direction: str) -> None:
     """Every subset of the slots of a place, by what it shows."""
     config = AssetConfig(
         sequence_length=SLOTS,
@@ -191,7 +198,7 @@ def test_no_choice_of_slots_is_cheaper(clip, direction):
     assert len(set(found.counts.tolist())) > 1
 
 
-def test_content_that_moves_needs_to_be_kept_once():
+def test_content_that_moves_needs_to_be_kept_once() -> None:
     """A texture that moves by 5 of a cell's 8 samples a slot: beyond the small search."""
     world = np.random.default_rng(7).integers(0, 256, (32, 48 + 5 * SLOTS))
     luma = np.stack([world[:, 5 * t : 5 * t + 48] for t in range(SLOTS)])
@@ -220,7 +227,7 @@ def test_content_that_moves_needs_to_be_kept_once():
     assert 16 <= counts["vectors"][1:].sum() <= 32
 
 
-def test_kept_places_are_turned_back_to_cells(clip):
+def test_kept_places_are_turned_back_to_cells(clip: SmallClip) -> None:
     cells = np.random.default_rng(9).random((SLOTS, GRID, GRID)) < 0.3
     places = clip.turned(cells)
     assert (clip.turned_back(places) == cells).all()
@@ -231,7 +238,7 @@ def test_kept_places_are_turned_back_to_cells(clip):
     assert (places[:, [0, 5]] == cells[:, [0, 5]]).all()
 
 
-def test_blocks_are_turned_as_a_whole_or_not_at_all():
+def test_blocks_are_turned_as_a_whole_or_not_at_all() -> None:
     steps = [[0, 0], *[[0, 16 * STEPS]] * (SLOTS - 1)]
     noise = np.random.default_rng(0).integers(0, 256, (SLOTS, 32, 48))
     odd = _clip(noise)
@@ -240,7 +247,7 @@ def test_blocks_are_turned_as_a_whole_or_not_at_all():
     assert follow_motion(even, _links(steps), 2).turns[:, 1].tolist() == [0, 2, 4, 6, 8, 10, 12]
 
 
-def test_pixels_tell_the_camera_where_vectors_end():
+def test_pixels_tell_the_camera_where_vectors_end() -> None:
     world = np.random.default_rng(1).integers(0, 256, (20, 40)).repeat(4, 0).repeat(4, 1)
     luma = np.stack([world[8 * t : 8 * t + 32, 4 * t : 4 * t + 48] for t in range(SLOTS)])
     links = Links(np.zeros((SLOTS, *SHAPE, 2), np.int16), np.zeros((SLOTS, *SHAPE), bool), 60)

@@ -1,6 +1,8 @@
 """Dynamic programming against trying all subsets of slots."""
 
+from collections.abc import Iterator
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,17 +13,19 @@ SLOTS, CELLS = 7, 4
 PRICES = (0.0, 0.5, 3.0, 40.0)
 
 
-def _subsets():
+def _subsets() -> Iterator[tuple[int, ...]]:
     for count in range(SLOTS + 1):
         yield from combinations(range(SLOTS), count)
 
 
-def _turns(kept):
+def _turns(kept: tuple[int, ...]) -> set[tuple[int, int]]:
     """Neighbouring kept slots."""
     return set(zip(kept, kept[1:], strict=False))
 
 
-def _shown(distortion, before, kept, direction, is_shown):
+def _shown(
+    distortion: np.ndarray, before: Any, kept: tuple[int, ...], direction: str, is_shown: Any
+) -> float:
     """Distortion of one cell that keeps some slots."""
     total = 0.0
     for slot in range(SLOTS):
@@ -36,7 +40,7 @@ def _shown(distortion, before, kept, direction, is_shown):
 
 
 @pytest.fixture(scope="module")
-def clip():
+def clip() -> tuple[np.ndarray, ...]:
     generator = np.random.default_rng(3)
     distortion = generator.integers(0, 50, (CELLS, SLOTS, SLOTS)).astype(np.float32)
     distortion[:, np.arange(SLOTS), np.arange(SLOTS)] = 0
@@ -47,7 +51,14 @@ def clip():
 @pytest.mark.parametrize("is_shown", [False, True])
 @pytest.mark.parametrize("forced", [(), (0,), (0, 3)])
 @pytest.mark.parametrize(("preferred", "least"), [(1, 0), (3, 12)])
-def test_no_subset_of_slots_costs_less(clip, direction, is_shown, forced, preferred, least):
+def test_no_subset_of_slots_costs_less(
+    clip: tuple[np.ndarray, ...],
+    direction: str,
+    is_shown: bool,
+    forced: tuple[int, ...],
+    preferred: int,
+    least: int,
+) -> None:
     distortion, before = clip
     keeping = np.where(np.arange(SLOTS) % preferred, np.float32(2), np.float32(0))
     costs = segments(distortion, [before], direction, is_shown=is_shown, keeping=keeping)[0]
@@ -77,7 +88,7 @@ def test_no_subset_of_slots_costs_less(clip, direction, is_shown, forced, prefer
             assert len(kept) == found.counts[cell]
 
 
-def test_a_higher_price_keeps_no_more(clip):
+def test_a_higher_price_keeps_no_more(clip: tuple[np.ndarray, ...]) -> None:
     distortion, before = clip
     costs = segments(distortion, [before], NEAREST)[0]
     counts = [best_choice(costs, price, with_slots=False).counts.sum() for price in range(60)]
@@ -85,7 +96,7 @@ def test_a_higher_price_keeps_no_more(clip):
     assert counts[0] > counts[-1]
 
 
-def test_ways_that_were_carried_in_do_not_mix(clip):
+def test_ways_that_were_carried_in_do_not_mix(clip: tuple[np.ndarray, ...]) -> None:
     distortion, before = clip
     both = segments(distortion, [before, before / 2], HOLD, is_shown=True)
     alone = segments(distortion, [before / 2], HOLD, is_shown=True)[0]

@@ -2,6 +2,9 @@
 
 import json
 import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +14,7 @@ from run_kit.pages.charts import COLOURS, Curve, line_chart, running_mean, thin
 VERSIONS = {"torch": "2.0", "python": "3.11"}
 
 
-def _row(step, **fields):
+def _row(step: int, **fields: Any) -> dict[str, Any]:
     row = {"step": step, "epoch": step / 4, "loss": 4.0 / step, "lr": 0.1, "grad_norm": 1.0}
     row |= {"lr_by_part": {"mm_mlp_adapter": 0.1}, "loss_by_dataset": {"clips": 1.0, "text": 2.0}}
     row |= {"tokens": 100, "visual_tokens": 60, "seconds": 2.0, "data_wait_seconds": 0.5}
@@ -19,7 +22,14 @@ def _row(step, **fields):
     return row | {"peak_memory_bytes": step * 10**9, "bad_samples": 0} | fields
 
 
-def _write(folder, rows, *, learning_rate=1e-5, starts=(1,), bad=()):
+def _write(
+    folder: Path,
+    rows: list[dict[str, Any]],
+    *,
+    learning_rate: float = 1e-5,
+    starts: Sequence[int] = (1,),
+    bad: Sequence[Any] = (),
+) -> Path:
     folder.mkdir(parents=True)
     (folder / "train_log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     training = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3}
@@ -40,17 +50,17 @@ def _write(folder, rows, *, learning_rate=1e-5, starts=(1,), bad=()):
     return folder
 
 
-def _page(tmp_path, *runs):
+def _page(tmp_path: Path, *runs: Path) -> str:
     out = tmp_path / "page.html"
     assert main([*map(str, runs), "-o", str(out)]) == 0
     return out.read_text()
 
 
-def _text(page):
+def _text(page: str) -> str:
     return re.sub(r"<[^>]+>", "|", page)
 
 
-def test_the_table_adds_the_log_up(tmp_path):
+def test_the_table_adds_the_log_up(tmp_path: Path) -> None:
     run = _write(tmp_path / "run", [_row(step) for step in (1, 2, 3, 4)], starts=(1, 3))
     text = _text(_page(tmp_path, run))
     for expected in (
@@ -67,7 +77,7 @@ def test_the_table_adds_the_log_up(tmp_path):
         assert f"|{expected}|" in text
 
 
-def test_charts_have_a_line_per_set_and_part_and_a_mark_per_resume(tmp_path):
+def test_charts_have_a_line_per_set_and_part_and_a_mark_per_resume(tmp_path: Path) -> None:
     run = _write(tmp_path / "run", [_row(step) for step in range(1, 6)], starts=(1, 3))
     page = _page(tmp_path, run)
     charts = re.findall(r'<figure class="chart"><figcaption>(.*?)</figcaption>(.*?)</figure>', page)
@@ -78,7 +88,7 @@ def test_charts_have_a_line_per_set_and_part_and_a_mark_per_resume(tmp_path):
     assert "run: resumed at step 3" in page
 
 
-def test_several_runs_share_charts_and_their_settings_are_compared(tmp_path):
+def test_several_runs_share_charts_and_their_settings_are_compared(tmp_path: Path) -> None:
     rows = [_row(step) for step in (1, 2)]
     one = _write(tmp_path / "a" / "run", rows)
     two = _write(tmp_path / "b" / "run", rows, learning_rate=3e-5)
@@ -90,7 +100,7 @@ def test_several_runs_share_charts_and_their_settings_are_compared(tmp_path):
     assert "gradient_accumulation_steps" not in differing
 
 
-def test_what_the_run_was_is_shown_as_text_and_nothing_is_fetched(tmp_path):
+def test_what_the_run_was_is_shown_as_text_and_nothing_is_fetched(tmp_path: Path) -> None:
     bad = [f"x.jsonl:{number}: <b>lost</b>" for number in range(103)]
     page = _page(tmp_path, _write(tmp_path / "run", [_row(1)], bad=bad))
     assert "x.jsonl:0: &lt;b&gt;lost" in page and "... and 3 more in bad_samples.jsonl" in page
@@ -101,7 +111,7 @@ def test_what_the_run_was_is_shown_as_text_and_nothing_is_fetched(tmp_path):
     assert not re.search(r"<script|src=|href=|url\(|@import", page)
 
 
-def test_a_run_without_a_record_and_with_a_broken_loss_still_has_a_page(tmp_path):
+def test_a_run_without_a_record_and_with_a_broken_loss_still_has_a_page(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     rows = [_row(1, loss=float("nan"), mfu=None), _row(2)]
     text = "".join(json.dumps(row) + "\n" for row in rows)
@@ -110,7 +120,7 @@ def test_a_run_without_a_record_and_with_a_broken_loss_still_has_a_page(tmp_path
     assert "; 1 logged steps were not finite" in page and "nan" not in page
 
 
-def test_held_out_loss_and_equal_rates_have_a_chart(tmp_path):
+def test_held_out_loss_and_equal_rates_have_a_chart(tmp_path: Path) -> None:
     rows = [_row(step) for step in (1, 2)]
     for row in rows:
         row["lr_by_part"] = {"tower": 1e-3, "projector": 1e-3, "decoder": 1e-4}
@@ -131,7 +141,9 @@ def test_held_out_loss_and_equal_rates_have_a_chart(tmp_path):
 
 
 @pytest.mark.parametrize("case", ["absent", "empty", "twice"])
-def test_no_run_ends_with_code_2(tmp_path, capsys, case):
+def test_no_run_ends_with_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str
+) -> None:
     run = tmp_path / "run"
     if case != "absent":
         run.mkdir()
@@ -140,7 +152,7 @@ def test_no_run_ends_with_code_2(tmp_path, capsys, case):
     assert str(run) in capsys.readouterr().err
 
 
-def test_long_lines_are_thinned_but_keep_their_peaks():
+def test_long_lines_are_thinned_but_keep_their_peaks() -> None:
     values = [0.0] * 5000
     values[1234], values[4321] = 9.0, -9.0
     line = thin(Curve("a", list(range(5000)), values, 0), most=100)
@@ -148,7 +160,7 @@ def test_long_lines_are_thinned_but_keep_their_peaks():
     assert {(1234, 9.0), (4321, -9.0)} <= set(zip(line.steps, line.values, strict=True))
 
 
-def test_the_running_mean_forgets_slowly():
+def test_the_running_mean_forgets_slowly() -> None:
     assert running_mean([3.0] * 200) == pytest.approx([3.0] * 200)
     means = running_mean([0.0] * 100 + [1.0] * 100)  # looks back on 4 of 200
     assert means[99] == 0 and means[100] == pytest.approx(0.25, abs=1e-3)
@@ -156,7 +168,7 @@ def test_the_running_mean_forgets_slowly():
 
 
 @pytest.mark.parametrize("values", [[0.0], [5.0, 5.0], [-1.0, 2e-6], [1e12, 3.0]])
-def test_every_point_lies_inside_its_chart(values):
+def test_every_point_lies_inside_its_chart(values: list[float]) -> None:
     chart = line_chart("t", [Curve("a", list(range(len(values))), values, COLOURS + 1)])
     for x, y in re.findall(r'<circle cx="([\d.-]+)" cy="([\d.-]+)"', chart):
         assert 66 <= float(x) <= 628 and 12 <= float(y) <= 250

@@ -1,7 +1,9 @@
 """The table that a run prints."""
 
 import io
+from collections.abc import Sequence
 from types import SimpleNamespace
+from typing import Any
 
 from llava.train.run.console import ConsoleTable
 
@@ -10,7 +12,13 @@ LOGS |= {"tokens_per_second": 51234.0, "visual_tokens_per_second": 40000.0, "bad
 LOGS |= {"data_wait_seconds": 0.5, "mfu": 0.417, "loss_clips": 2.0}
 
 
-def _print(logs, *, sets=("clips", "text"), steps=(1,), rank_0=True):
+def _print(
+    logs: Sequence[dict[str, Any]],
+    *,
+    sets: Sequence[str] = ("clips", "text"),
+    steps: Sequence[int] = (1,),
+    rank_0: bool = True,
+) -> list[str]:
     stream = io.StringIO()
     table = ConsoleTable(sets, stream)
     state = SimpleNamespace(global_step=0, max_steps=100, is_world_process_zero=rank_0)
@@ -24,7 +32,7 @@ def _print(logs, *, sets=("clips", "text"), steps=(1,), rank_0=True):
     return stream.getvalue().splitlines()
 
 
-def test_every_figure_stands_below_its_title():
+def test_every_figure_stands_below_its_title() -> None:
     head, line, end = _print(LOGS)
     assert len(head) == len(line)
     found = dict(zip(head.split()[:8], line.split(), strict=False))
@@ -36,7 +44,7 @@ def test_every_figure_stands_below_its_title():
     assert end == "1 steps in 0.0 s; plots: python -m llava.train.report runs/a"
 
 
-def test_many_data_sets_and_a_single_one_have_no_columns_and_titles_come_again():
+def test_many_data_sets_and_a_single_one_have_no_columns_and_titles_come_again() -> None:
     for sets in (("clips",), tuple("abcdef")):
         assert "clips" not in _print(LOGS, sets=sets)[0]
     lines = _print(LOGS, steps=range(1, 27))
@@ -44,5 +52,5 @@ def test_many_data_sets_and_a_single_one_have_no_columns_and_titles_come_again()
     assert len({len(line) for line in lines[:-1]}) == 1
 
 
-def test_other_ranks_are_silent():
+def test_other_ranks_are_silent() -> None:
     assert _print(LOGS, rank_0=False) == []

@@ -1,6 +1,8 @@
 """A run whose loss or weights are not finite ends with the names of the samples that came first."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ def check() -> FiniteCheck:
     return FiniteCheck(Accelerator(cpu=True), gradients_may_overflow=False)
 
 
-def test_three_steps_in_a_row_end_the_run_with_the_first_samples(check):
+def test_three_steps_in_a_row_end_the_run_with_the_first_samples(check: FiniteCheck) -> None:
     for step in (1, 2, 4, 5):
         check.add(step, NAN, [f"sample_{step}"])
         check.add(step, GOOD, ["innocent"])
@@ -31,14 +33,14 @@ def test_three_steps_in_a_row_end_the_run_with_the_first_samples(check):
         check.check()
 
 
-def test_steps_between_log_lines_are_looked_at_together(check):
+def test_steps_between_log_lines_are_looked_at_together(check: FiniteCheck) -> None:
     for step in range(1, 5):
         check.add(step, GOOD if step == 1 else NAN, [f"sample_{step}"])
     with pytest.raises(DivergedRunError, match="step 2 .* sample_2"):
         check.check()
 
 
-def test_a_gradient_that_is_not_finite_names_its_own_step(check):
+def test_a_gradient_that_is_not_finite_names_its_own_step(check: FiniteCheck) -> None:
     check.add(1, GOOD, ["guilty"])
     check.check(grad_norm=float("nan"))
     for step in (2, 3):
@@ -47,14 +49,14 @@ def test_a_gradient_that_is_not_finite_names_its_own_step(check):
         check.check()
 
 
-def test_overflow_under_loss_scaling_is_normal():
+def test_overflow_under_loss_scaling_is_normal() -> None:
     check = FiniteCheck(Accelerator(cpu=True), gradients_may_overflow=True)
     for step in range(9):
         check.add(step, GOOD, ["sample"])
         check.check(grad_norm=float("inf"))
 
 
-def test_weights_that_are_not_finite_are_not_saved(check):
+def test_weights_that_are_not_finite_are_not_saved(check: FiniteCheck) -> None:
     layer = torch.nn.Linear(2, 2)
     check.check_weights(layer.parameters())
     layer.weight.data[1, 1] = float("inf")
@@ -66,8 +68,12 @@ def test_weights_that_are_not_finite_are_not_saved(check):
 
 @pytest.mark.parametrize("steps", [8, 2])
 def test_a_diverged_run_ends_with_code_1_and_saves_nothing(
-    train, tiny_material, tmp_path, caplog, steps
-):
+    train: Callable[..., int],
+    tiny_material: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    steps: int,
+) -> None:
     """A huge learning rate ruins the weights; two steps are too few for the rule of three."""
     rates = {"learning_rate": 1e30} if steps == 2 else {"learning_rate": 1e12}
     options = {"max_steps": steps, "save_strategy": "steps", "save_steps": 1, "warmup_steps": 0}

@@ -1,5 +1,7 @@
 """Counted operations against torch's own counter, and the rule for parts that are frozen."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -17,7 +19,7 @@ PATCHES, TOKENS = 64, 100
 @pytest.mark.parametrize(
     "parts", [PARTS, ("mm_mlp_adapter",), ("mm_mlp_adapter", "mm_language_model")]
 )
-def test_counts_are_near_those_of_torch(parts):
+def test_counts_are_near_those_of_torch(parts: Any) -> None:
     model = tiny_model(tiny_tokenizer()).train()
     model.set_attn_implementation("eager")  # whose operations torch's counter sees
     set_trainable(model, parts)
@@ -34,7 +36,7 @@ def test_counts_are_near_those_of_torch(parts):
     assert counted == pytest.approx(counter.get_total_flops(), rel=0.1)
 
 
-def test_adapters_need_gradients_through_the_language_model_but_none_of_its_weights():
+def test_adapters_need_gradients_through_the_language_model_but_none_of_its_weights() -> None:
     model = tiny_model(tiny_tokenizer())
     counts = [
         count_flops_of(model, parts, lora=lora).step((TOKENS,), (), 0)
@@ -45,6 +47,6 @@ def test_adapters_need_gradients_through_the_language_model_but_none_of_its_weig
     assert counts[2] - counts[1] == 2 * decoder * TOKENS
 
 
-def test_the_peak_is_as_given_and_unknown_on_a_cpu():
+def test_the_peak_is_as_given_and_unknown_on_a_cpu() -> None:
     assert peak_flops(torch.device("cpu"), 2.5) == 2.5e12
     assert peak_flops(torch.device("cpu"), None) is None
