@@ -79,6 +79,7 @@ def squared_distances(
     *,
     parts: int = 1,
     follow: int = 0,
+    half: bool = False,
     carried: Slots | None = None,
     columns: slice = slice(None),
 ) -> Distances:
@@ -90,6 +91,7 @@ def squared_distances(
         slots: the W slots that are sources and targets.
         parts: 1 for whole cells, 2 for their quarters.
         follow: largest shift of the source in samples, along each axis.
+        half: try half of the shifts only, see ``shifts``.
         carried: intp (c, w), per cell c more slots, as the first sources; None = none.
         columns: columns of content cells; with ``carried`` all.
 
@@ -109,7 +111,7 @@ def squared_distances(
         some = [plane[:, :, cells] for plane in samples]
         nearest, there = least[units], right[units]
         found = np.empty_like(nearest)
-        for shift in shifts(follow)[1:]:
+        for shift in shifts(follow, half=half)[1:]:
             np.minimum(nearest, _compared(some, there, parts, shift, found), out=nearest)
         least[units[moving[units]]] = nearest[moving[units]]
     return least
@@ -121,10 +123,16 @@ def grey_distances(clip: SmallClip, row: int, slots: slice, *, parts: int = 1) -
     return _target(samples, parts, 0)[:, -1]
 
 
-def shifts(follow: int) -> list[tuple[int, int]]:
-    """Return the shifts (down, right) that a source may take, none first."""
+def shifts(follow: int, *, half: bool = False) -> list[tuple[int, int]]:
+    """Return the shifts (down, right) that a source may take, none first.
+
+    Args:
+        follow: largest one along each axis.
+        half: only those of one colour of a chess board: every other one is next to four of them.
+    """
     span = range(-follow, follow + 1)
-    return sorted(((y, x) for y in span for x in span), key=lambda shift: (shift != (0, 0), shift))
+    found = [(y, x) for y in span for x in span if not half or (y + x) % 2 == 0]
+    return sorted(found, key=lambda shift: (shift != (0, 0), shift))
 
 
 def _groups(cells: Slots) -> list[Slots]:

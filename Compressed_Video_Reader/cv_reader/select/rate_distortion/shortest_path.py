@@ -97,7 +97,9 @@ def segments(
         for slot in range(1, slots if direction == NEAREST else 0):
             ahead = by_slot[slot, :slot]
             np.sum(np.minimum(earlier[:slot], ahead) if is_shown else ahead, 0, out=start[slot])
-        found.append(Spans(start, after, np.zeros(slots, "f4") if keeping is None else keeping))
+        found.append(
+            Spans(start, after, np.zeros(slots, np.float32) if keeping is None else keeping)
+        )
     return found
 
 

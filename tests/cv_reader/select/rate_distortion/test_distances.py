@@ -37,8 +37,15 @@ def _window(plane: np.ndarray, top: int, left: int, side: int) -> np.ndarray:
 
 
 def _expected(
-    clip: SmallClip, row: int, column: int, source: int, target: int, parts: Any, follow: Any
-) -> Any:
+    clip: SmallClip,
+    row: int,
+    column: int,
+    source: int,
+    target: int,
+    parts: int,
+    follow: int,
+    half: bool,
+) -> list[int]:
     """Per part the least sum of squared differences over all shifts."""
     found = []
     side = 8 // parts
@@ -47,6 +54,8 @@ def _expected(
         sums = []
         for down in range(-follow, follow + 1):
             for right in range(-follow, follow + 1):
+                if half and (down + right) % 2:
+                    continue
                 shown = _window(clip.luma[source], top + down, left + right, side)
                 total = ((shown - _window(clip.luma[target], top, left, side)) ** 2).sum()
                 for plane in range(2):
@@ -64,19 +73,21 @@ def _expected(
 
 
 @pytest.mark.parametrize("parts", [1, 2])
-@pytest.mark.parametrize("follow", [0, 2])
-def test_distances_are_those_of_plain_loops(clip: SmallClip, parts: int, follow: int) -> None:
+@pytest.mark.parametrize(("follow", "half"), [(0, False), (2, False), (3, True)])
+def test_distances_are_those_of_plain_loops(
+    clip: SmallClip, parts: int, follow: int, half: bool
+) -> None:
     carried = np.array([[2, 0, 1], [0, 1, 1]])
     for row in range(HEIGHT):
         found = squared_distances(
-            clip, row, slice(1, 3), parts=parts, follow=follow, carried=carried
+            clip, row, slice(1, 3), parts=parts, follow=follow, half=half, carried=carried
         )
         assert found.shape == (WIDTH * parts**2, 4, 2)
         for column in range(WIDTH):
             own = found[column * parts**2 : (column + 1) * parts**2]
             for number, source in enumerate([*carried[:, column].tolist(), 1, 2]):
                 for target in (1, 2):
-                    expected = _expected(clip, row, column, source, target, parts, follow)
+                    expected = _expected(clip, row, column, source, target, parts, follow, half)
                     assert own[:, number, target - 1].tolist() == expected
 
 
