@@ -1,7 +1,5 @@
 """Distances against plain loops over shifted windows."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 
