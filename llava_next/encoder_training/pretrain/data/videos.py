@@ -8,7 +8,7 @@ Axis letters: T frame slots of a clip, F frames, K codec patches, P patches, g p
 import contextlib
 import os
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -306,6 +306,6 @@ def _gather(
     return _cut(mosaics, view, len(rows))
 
 
-def _cut(mosaics: list[Image.Image], view: VideoView, count: int) -> Tensor:
-    pixels = torch.from_numpy(np.stack([np.asarray(image) for image in mosaics]))
+def _cut(mosaics: Iterable[Image.Image], view: VideoView, count: int) -> Tensor:
+    pixels = torch.from_numpy(np.stack([np.asarray(image.convert("RGB")) for image in mosaics]))
     return patchify(pixels.permute(3, 0, 1, 2)[None], view.patch_size)[0, :count]

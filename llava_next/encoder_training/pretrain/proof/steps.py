@@ -1,0 +1,295 @@
+"""The steps of the proof: data, bank and labels, two stages of training, judgement.
+
+Every step writes a folder or file and is left out where that exists, so that a proof that was
+stopped continues.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from encoder_training.pretrain.concepts.__main__ import main as concepts
+from encoder_training.pretrain.concepts.features import open_features
+from encoder_training.pretrain.concepts.nearest import Floats
+from encoder_training.pretrain.data.images import ImageView
+from encoder_training.pretrain.data.made import MOTIONS, TRUTH, make_files
+from encoder_training.pretrain.data.samples import normalise
+from encoder_training.pretrain.data.shard_set import open_set
+from encoder_training.pretrain.data.videos import VideoSplit, VideoView
+from encoder_training.pretrain.data.write import main as write
+from encoder_training.pretrain.model import PooledEncoder, build_encoder
+from encoder_training.pretrain.proof.measures import (
+    Numbers,
+    cluster_information,
+    neighbour_accuracy,
+    reversal_accuracy,
+)
+from run_kit.exits import say
+from run_kit.files import read_json_lines, write_json
+
+PATCH_PX, SIZE_PX = 8, 48
+CLIP_FRAMES, NUM_FRAMES = 16, 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProofSettings:
+    """Sizes of the proof; the defaults are those of the figures in the documentation.
+
+    Attributes:
+        images, clips: made for training.
+        judged_images, judged_clips: others, made to judge by.
+        image_centres, video_centres: sizes of the banks.
+        labels: nearest centres that are labels.
+        stage1_steps, stage2_steps: of training.
+        image_batch, video_batch: samples of a step.
+        embedding_steps: steps between the pictures of the embeddings.
+    """
+
+    images: int = 7200
+    clips: int = 1800
+    judged_images: int = 1920
+    judged_clips: int = 720
+    image_centres: int = 400
+    video_centres: int = 200
+    labels: int = 4
+    stage1_steps: int = 400
+    stage2_steps: int = 300
+    image_batch: int = 64
+    video_batch: int = 24
+    embedding_steps: int = 20
+
+
+def prepare(out: Path, settings: ProofSettings) -> None:
+    """Make the data, their features and the sets to judge by."""
+    kinds = (("train", settings.images, settings.clips, 0),)
+    kinds += (("judged", settings.judged_images, settings.judged_clips, 1),)
+    for name, images, clips, seed in kinds:
+        if not (out / name / TRUTH).exists():
+            say(f"making {images} images and {clips} clips")
+            make_files(
+                out / name,
+                images=images,
+                clips=clips,
+                size_px=SIZE_PX,
+                clip_frames=CLIP_FRAMES,
+                seed=seed,
+            )
+        for kind in ("images", "clips"):
+            _run(concepts, ["features", str(out / name / kind), str(out / f"{name}-{kind}")])
+
+
+def _run(command: Any, arguments: Sequence[str]) -> None:
+    if command(list(arguments)):
+        raise RuntimeError(f"{' '.join(arguments)} failed")
+
+
+def label_sets(out: Path, seed: int, settings: ProofSettings) -> Path:
+    """Cluster, label and write the sets of one seed; return its folder."""
+    folder = out / f"seed-{seed}"
+    for kind, centres in (("images", settings.image_centres), ("clips", settings.video_centres)):
+        features, bank = str(out / f"train-{kind}"), folder / f"bank-{kind}"
+        labels, sets = folder / f"labels-{kind}", folder / f"set-{kind}"
+        if not (bank / "bank.json").exists():
+            options = ["--centres", str(centres), "--iterations", "15", "--seed", str(seed)]
+            options += ["--components", "96", "--whiten"]
+            _run(concepts, ["cluster", features, str(bank), *options])
+        if not (sets / "set.json").exists():
+            count = ["--count", str(settings.labels)]
+            _run(concepts, ["label", features, str(bank), str(labels), *count])
+            options = ["--labels", str(labels)]
+            if kind == "clips":
+                sizes = {
+                    "patch_size": PATCH_PX,
+                    "size_px": SIZE_PX,
+                    "clip_frames": CLIP_FRAMES,
+                    "num_frames": NUM_FRAMES,
+                }
+                options += ["--kind", "video", "--codec"]
+                options += [text for k, v in sizes.items() for text in (f"--{k}", str(v))]
+            _run(write, [str(out / "train" / kind), str(sets), *options])
+    return folder
+
+
+def train(folder: Path, seed: int, settings: ProofSettings) -> None:
+    """Train stage 1 on images, and from there stage 2 on images and videos."""
+    common = {
+        "size": "tiny",
+        "patch_size": PATCH_PX,
+        "image_px": SIZE_PX,
+        "video_px": SIZE_PX,
+        "clip_frames": CLIP_FRAMES,
+        "num_frames": NUM_FRAMES,
+        "labels_per_step": 2,
+        "sample_rate": 1.0,
+        "seed": seed,
+        "use_cpu": True,
+        "bf16": False,
+        "save_steps": 0,
+        "embedding_steps": settings.embedding_steps,
+        "image_set": str(folder / "set-images"),
+        "weight_decay": 0.05,
+    }
+    first = {
+        "output_dir": str(folder / "stage1"),
+        "image_batch": settings.image_batch,
+        "max_steps": settings.stage1_steps,
+        "learning_rate": 1e-3,
+    }
+    second = {
+        "output_dir": str(folder / "stage2"),
+        "init": str(folder / "stage1" / "final"),
+        "video_set": str(folder / "set-clips"),
+        "image_batch": settings.image_batch // 4,
+        "video_batch": settings.video_batch,
+        "max_steps": settings.stage2_steps,
+        "learning_rate": 1e-3,
+    }
+    for stage in (first, second):
+        if (Path(stage["output_dir"]) / "final" / "config.json").exists():
+            continue
+        flags = [text for k, v in {**common, **stage}.items() for text in (f"--{k}", str(v))]
+        command = [sys.executable, "-m", "encoder_training.pretrain.train", *flags]
+        say(" ".join(command[2:]))
+        result = subprocess.run(command, check=False)
+        if result.returncode:
+            raise RuntimeError(f"training ended with exit code {result.returncode}")
+
+
+def judge(out: Path, folder: Path, seed: int, settings: ProofSettings) -> dict[str, Any]:
+    """Judge random weights, both stages, pixels and the bank's own features; return the figures."""
+    path = folder / "figures.json"
+    if path.exists():
+        return json.loads(path.read_text(encoding="utf-8"))
+    truth = {row["key"] + row["kind"]: row for row in read_json_lines(out / "judged" / TRUTH)}
+    encoders = {"random weights": "", "stage 1": "stage1/final", "stage 2": "stage2/final"}
+    figures: dict[str, Any] = {"images": {}, "clips": {}}
+    for name, place in encoders.items():
+        torch.manual_seed(seed)
+        encoder = build_encoder(
+            "tiny",
+            patch_size=PATCH_PX,
+            image_px=SIZE_PX,
+            init=str(folder / place) if place else "",
+        )
+        keys, features = embed(PooledEncoder(encoder), out, "images")
+        figures["images"][name] = image_figures(features, [truth[k + "image"] for k in keys], seed)
+        for mode in ("frames", "codec"):
+            keys, features = embed(PooledEncoder(encoder), out, "clips", mode)
+            rows = [truth[k + "video"] for k in keys]
+            figures["clips"][f"{name}, {mode}"] = clip_figures(features, rows, seed)
+    for kind, measure in (("images", image_figures), ("clips", clip_figures)):
+        features = open_features(out / f"judged-{kind}")
+        keys = [key for part in features.keys for key in part]
+        rows = np.concatenate(features.parts).astype(np.float32)
+        suffix = "image" if kind == "images" else "video"
+        named = [truth[key + suffix] for key in keys]
+        figures[kind]["features of the bank"] = measure(rows, named, seed)
+    keys, pixels = raw_pixels(out)
+    figures["images"]["raw pixels"] = image_figures(
+        pixels, [truth[key + "image"] for key in keys], seed
+    )
+    write_json(path, figures)
+    return figures
+
+
+def judged_set(out: Path, kind: str) -> Path:
+    """Return the set to judge by, written on first use; its labels mean nothing."""
+    folder = out / f"judged-set-{kind}"
+    if (folder / "set.json").exists():
+        return folder
+    truth = [row for row in read_json_lines(out / "judged" / TRUTH)]
+    wanted, word = ("image", "image") if kind == "images" else ("video", "video")
+    suffix = {"image": "jpg", "video": "mp4"}[word]
+    lines = [
+        {word: f"judged/{kind}/{row['key']}.{suffix}", "key": row["key"], "labels": [0]}
+        for row in truth
+        if row["kind"] == wanted
+    ]
+    listing = out / f"judged-{kind}.jsonl"
+    listing.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    sizes = ["--patch_size", str(PATCH_PX), "--size_px", str(SIZE_PX)]
+    sizes += ["--clip_frames", str(CLIP_FRAMES), "--num_frames", str(NUM_FRAMES)]
+    options = ["--num_centres", "1", "--bank", "none", "--kind", wanted, "--codec", *sizes]
+    _run(write, [str(listing), str(folder), *options])
+    return folder
+
+
+@torch.inference_mode()
+def embed(
+    model: PooledEncoder, out: Path, kind: str, mode: str = "frames"
+) -> tuple[list[str], Floats]:
+    """Return keys and features (N, D) of the samples to judge by.
+
+    Args:
+        model: the encoder.
+        out: folder of the proof.
+        kind: ``images`` or ``clips``.
+        mode: of clips: evenly spaced whole ``frames``, or ``codec`` patches, as many.
+    """
+    if kind == "images":
+        view: ImageView | VideoView = ImageView(patch_size=PATCH_PX, size_px=SIZE_PX, augment=False)
+    else:
+        split = VideoSplit(1, 0) if mode == "codec" else VideoSplit(0, 1)
+        view = VideoView(
+            patch_size=PATCH_PX,
+            size_px=SIZE_PX,
+            clip_frames=CLIP_FRAMES,
+            num_frames=NUM_FRAMES,
+            split=split,
+            jitter=False,
+        )
+    data = open_set(judged_set(out, kind), view=view, batch_size=48, shuffle=False, num_epochs=1)
+    model.eval()
+    keys: list[str] = []
+    features: list[Floats] = []
+    for batch in data.batches():
+        patches = normalise(batch.patches, PATCH_PX)
+        features.append(model(patches, batch.positions, batch.cu_seqlens).numpy())
+        keys += batch.keys
+    return keys, np.concatenate(features)
+
+
+def raw_pixels(out: Path) -> tuple[list[str], Floats]:
+    """Return keys and pixels (N, 3 * 24 * 24) of the images to judge by, at half their size."""
+    half = SIZE_PX // 2
+    view = ImageView(patch_size=half, size_px=half, augment=False)
+    path = judged_set(out, "images")
+    data = open_set(path, view=view, batch_size=64, shuffle=False, num_epochs=1)
+    batches = list(data.batches())
+    pixels = np.concatenate([batch.patches.numpy() for batch in batches]).astype(np.float32)
+    return [key for batch in batches for key in batch.keys], pixels
+
+
+def _numbers(rows: Sequence[dict[str, Any]], name: str) -> Numbers:
+    values = [row[name] for row in rows]
+    return np.unique(values, return_inverse=True)[1].astype(np.int64)
+
+
+def image_figures(features: Floats, truth: Sequence[dict[str, Any]], seed: int) -> dict[str, float]:
+    """Return the figures of images: by concept, and by each part of it."""
+    concept = _numbers(truth, "concept")
+    found = {"k-NN concept": neighbour_accuracy(features, concept)}
+    found["NMI concept"] = cluster_information(features, concept, seed)
+    for name in ("shape", "texture", "hue"):
+        found[f"k-NN {name}"] = neighbour_accuracy(features, _numbers(truth, name))
+    return found
+
+
+def clip_figures(features: Floats, truth: Sequence[dict[str, Any]], seed: int) -> dict[str, float]:
+    """Return the figures of clips: by concept, motion, and motion against its reversal."""
+    concept, motion = _numbers(truth, "concept"), np.array([row["motion"] for row in truth])
+    assert motion.max() < len(MOTIONS)
+    looks = np.array([row["look"] for row in truth])
+    return {
+        "k-NN concept": neighbour_accuracy(features, concept),
+        "NMI concept": cluster_information(features, concept, seed),
+        "k-NN motion": neighbour_accuracy(features, motion),
+        "reversal": reversal_accuracy(features, looks, motion),
+    }
