@@ -22,8 +22,8 @@ from encoder_training.pretrain.proof.steps import (
     ProofSettings,
     judge,
     label_sets,
-    prepare,
-    train,
+    make_data,
+    train_stages,
 )
 from run_kit.exits import FAILED_SAMPLES, INTERRUPTED, OK, ExitOnError, say
 
@@ -46,11 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = ProofSettings(**given)
     with ExitOnError(FAILED_SAMPLES):
         try:
-            prepare(out, settings)
+            make_data(out, settings)
             figures = {}
             for seed in seeds:
                 folder = label_sets(out, seed, settings)
-                train(folder, seed, settings)
+                train_stages(folder, seed, settings)
                 figures[seed] = judge(out, folder, seed, settings)
             write_proof(out, figures, settings)
         except KeyboardInterrupt:

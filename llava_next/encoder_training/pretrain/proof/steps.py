@@ -66,7 +66,7 @@ class ProofSettings:
     embedding_steps: int = 20
 
 
-def prepare(out: Path, settings: ProofSettings) -> None:
+def make_data(out: Path, settings: ProofSettings) -> None:
     """Make the data, their features and the sets to judge by."""
     kinds = (("train", settings.images, settings.clips, 0),)
     kinds += (("judged", settings.judged_images, settings.judged_clips, 1),)
@@ -117,7 +117,7 @@ def label_sets(out: Path, seed: int, settings: ProofSettings) -> Path:
     return folder
 
 
-def train(folder: Path, seed: int, settings: ProofSettings) -> None:
+def train_stages(folder: Path, seed: int, settings: ProofSettings) -> None:
     """Train stage 1 on images, and from there stage 2 on images and videos."""
     common = {
         "size": "tiny",
