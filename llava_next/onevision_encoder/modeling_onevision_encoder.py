@@ -12,6 +12,7 @@ packed batch, S segments, D width, N heads, K width of a head, (t, h, w) positio
 """
 
 from collections.abc import Sequence
+from itertools import groupby
 from os import PathLike
 from typing import Any, NamedTuple
 
@@ -41,7 +42,7 @@ from .rotary import VideoRotaryEmbeddingSplit466, rotate
 from .selection import select_tokens
 
 _VARLEN_BACKENDS = frozenset({"flash_attention_2", "flash_attention_3"})
-"""Backends whose kernels take segment boundaries; the others are called once per segment."""
+"""Backends whose kernels take segment boundaries; others are called for segments of one length."""
 
 _IS_BEFORE_4_56 = Version(transformers_version) < Version("4.56")
 """Whether the library calls ``dtype`` by another name and leaves initial weights to the model."""
@@ -138,9 +139,15 @@ class OneVisionEncoderAttention(nn.Module):
             return attention(self, query, key, value, None, **options)
         if segments.block_mask is not None:
             return attention(self, query, key, value, segments.block_mask, **options)
-        parts = zip(*(x.split(segments.lengths, dim=2) for x in (query, key, value)), strict=True)
-        mixed = [attention(self, q, k, v, None, **options)[0] for q, k, v in parts]
-        return torch.cat(mixed, dim=1), None
+        # Neighbours of one length are the rows of one call.
+        runs = [(len(list(run)), length) for length, run in groupby(segments.lengths)]
+        sizes = [count * length for count, length in runs]
+        parts = zip(*(x[0].split(sizes, dim=1) for x in (query, key, value)), strict=True)
+        mixed: list[Tensor] = []
+        for run, part in zip(runs, parts, strict=True):
+            rows = [x.unflatten(1, run).transpose(0, 1) for x in part]
+            mixed.append(attention(self, *rows, None, **options)[0].flatten(0, 1))
+        return torch.cat(mixed)[None], None
 
 
 class OneVisionEncoderMLP(nn.Module):
