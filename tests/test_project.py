@@ -161,6 +161,7 @@ ROOMS = {
     "run_kit.pages": "",
     "run_kit.ranks": "",
     "run_kit.speed": "",
+    "run_kit.versions": "",
 }
 """Room to the other rooms of its package that it may import. A room is a folder of modules, or a
 module at the top of its package; the folders of ``HALLS`` have rooms of their own."""

@@ -1,12 +1,35 @@
 """Helpers for the ranks of one run; they also work in a single process without a group."""
 
+import os
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 
 _Value = TypeVar("_Value")
+
+
+def join_group(use_cpu: bool) -> torch.device:
+    """Join the group that a launcher such as torchrun started, and return this rank's device.
+
+    A process without a launcher stays alone.
+
+    Args:
+        use_cpu: whether to run on the CPU, with gloo.
+
+    Raises:
+        ValueError: if there is no GPU and no ``use_cpu``.
+    """
+    if not use_cpu and not torch.cuda.is_available():
+        raise ValueError("no GPU found; add --use_cpu true to train on the CPU")
+    device = torch.device("cpu" if use_cpu else f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if "RANK" in os.environ:
+        dist.init_process_group("gloo" if use_cpu else "nccl")
+    return device
 
 
 def rank_and_size() -> tuple[int, int]:

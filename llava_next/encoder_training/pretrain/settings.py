@@ -107,8 +107,7 @@ class Settings:
     peak_tflops: float | None = _flag("Peak speed of a device, for the share that is used.", None)
 
     resume_from_checkpoint: str = _flag(
-        "auto: the newest complete checkpoint of --output_dir; or a checkpoint folder; empty: none.",
-        "",
+        "auto: the newest complete checkpoint of --output_dir; or its folder; empty: none.", ""
     )
     resume_with_changes: bool = _flag("Continue although settings or data have changed.", False)
     save_steps: int = _flag("Steps between checkpoints; 0: only the finished encoder.", 1000)

@@ -11,11 +11,9 @@ import hashlib
 import json
 import platform
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from llava.data.mixture import Mixture
 from llava.train.arguments import Arguments
 from run_kit.checkpoints import MARKER_FILE
 from run_kit.files import write_json
+from run_kit.versions import code_state, package_versions
 
 CONFIG_FILE = "run_config.json"
 _PACKAGES = (
@@ -79,7 +78,7 @@ def describe_run(
         "data_fingerprint": fingerprint(entries),
         "trainable_parameters": trainable,
         "world_size": world_size,
-        "versions": {"python": platform.python_version(), **dict(_versions())},
+        "versions": {"python": platform.python_version(), **package_versions(_PACKAGES)},
         "code": code_state(Path(__file__).parent),
         "device": _device_name(training_args.device),
     }
@@ -185,30 +184,6 @@ def read_run_config(folder: Path) -> dict[str, Any] | None:
     """Return the content of a run's ``run_config.json``; None where there is none."""
     path = folder / CONFIG_FILE
     return _read_json(path) if path.is_file() else None
-
-
-def code_state(folder: Path) -> str | None:
-    """Return the commit of the checkout that ``folder`` is in, with ``-dirty`` for changed files.
-
-    None outside a checkout, or without git.
-    """
-    command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--exclude=*"]
-    try:
-        tracked = subprocess.run(
-            [*command[:3], "ls-files", "--error-unmatch", "."], capture_output=True, timeout=30
-        )
-        found = subprocess.run([*command, "--dirty"], capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return found.stdout.strip() or None if tracked.returncode == 0 else None
-
-
-def _versions() -> Iterator[tuple[str, str | None]]:
-    for name in _PACKAGES:
-        try:
-            yield name, version(name)
-        except PackageNotFoundError:
-            yield name, None
 
 
 def _device_name(device: torch.device) -> str:

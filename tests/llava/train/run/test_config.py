@@ -7,8 +7,9 @@ import subprocess
 import pytest
 
 from llava.data.mixture import Mixture
-from llava.train.run.config import code_state, fingerprint, read_run_config
+from llava.train.run.config import fingerprint, read_run_config
 from run_kit.log import read_log
+from run_kit.versions import code_state
 
 LINES = ['{"a": 1}', '{"bb": 2}', '{"ccc": 3}']
 
