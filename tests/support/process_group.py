@@ -6,6 +6,7 @@ The processes are forked from a server that has imported torch once, so that a g
 import contextlib
 import multiprocessing
 import os
+import pickle
 import tempfile
 import time
 import traceback
@@ -48,7 +49,7 @@ def on_ranks(function: Callable[..., Any], size: int, *arguments: Any) -> list[A
                 with contextlib.suppress(Empty):
                     rank, value, error = queue.get(timeout=1)
                     assert error is None, f"rank {rank}: {error}"
-                    answers[rank] = value
+                    answers[rank] = pickle.loads(value)
                     continue
                 assert not any(process.exitcode for process in processes), "a rank died"
                 assert time.monotonic() < end, "the ranks wait for each other"
@@ -75,7 +76,10 @@ def _run(
         value, error = function(rank, *arguments), None
     except BaseException:  # noqa: BLE001
         value, error = None, traceback.format_exc()
-    queue.put((rank, value, error))
-    if error is None:
+    # As bytes: the queue would share the memory of tensors with a process that ends.
+    queue.put((rank, pickle.dumps(value), error))
+    queue.close()
+    queue.join_thread()
+    if error is None and dist.is_initialized():  # the function may have left the group
         dist.barrier()
-    dist.destroy_process_group()
+    os._exit(0)  # what gloo's threads still do must not keep the process

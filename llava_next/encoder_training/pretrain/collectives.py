@@ -38,9 +38,7 @@ def gather_counts(counts: list[int], device: torch.device, group: Any = None) ->
     if size == 1:
         return [counts]
     own = torch.tensor(counts, dtype=torch.int64, device=device)
-    gathered = torch.empty(size * len(counts), dtype=torch.int64, device=device)
-    dist.all_gather_into_tensor(gathered, own, group=group)
-    return gathered.view(size, -1).tolist()
+    return _gather(own, 0, group or dist.group.WORLD).view(size, -1).tolist()
 
 
 def gather_rows(rows: Tensor, most_rows: int, fill: float = 0.0, group: Any = None) -> Tensor:
@@ -58,11 +56,7 @@ def gather_rows(rows: Tensor, most_rows: int, fill: float = 0.0, group: Any = No
     rows = torch.nn.functional.pad(rows, (0, 0, 0, most_rows - rows.shape[0]), value=fill)
     if group_rank_and_size(group)[1] == 1:
         return rows
-    if rows.is_floating_point():
-        return _gather(rows.contiguous(), 0, group or dist.group.WORLD)
-    gathered = rows.new_empty((most_rows * dist.get_world_size(group), *rows.shape[1:]))
-    dist.all_gather_into_tensor(gathered, rows.contiguous(), group=group)
-    return gathered
+    return _gather(rows.contiguous(), 0, group or dist.group.WORLD)
 
 
 def sum_to_owners(rows: Tensor, group: Any = None) -> Tensor:

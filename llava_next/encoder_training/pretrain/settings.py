@@ -1,6 +1,6 @@
 """Settings of a pretraining run; each field is a flag of the command."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from encoder_training.pretrain.data.images import ImageView, ocr_view
@@ -173,6 +173,13 @@ class Settings:
             ),
             short_videos=self.short_videos,
         )
+
+    def plain_view(self, kind: Kind) -> ImageView | VideoView:
+        """Return a view without anything random, for embeddings that are compared over steps."""
+        view = self.view(kind)
+        if isinstance(view, ImageView):
+            return replace(view, augment=False)
+        return replace(view, jitter=False)
 
     def num_steps(self, world_size: int) -> int:
         """Return the number of steps of the whole run.

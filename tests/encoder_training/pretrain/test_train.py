@@ -1,0 +1,215 @@
+"""Runs of the command in this process and on ranks, on made data of a few samples."""
+
+import json
+import multiprocessing
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoImageProcessor, AutoModel
+
+from encoder_training.pretrain import train as train_module
+from encoder_training.pretrain.settings import Settings
+from encoder_training.pretrain.train import DivergedRun, Pretraining, main
+from run_kit.log import read_log
+from support.pretrain_runs import (
+    encoder_weights,
+    flags,
+    make_sets,
+    micro_step_gradients,
+    run_command,
+    tiny_settings,
+    with_videos,
+)
+from support.process_group import on_ranks
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sets")
+    make_sets(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run on images and videos."""
+    folder = tmp_path_factory.mktemp("run")
+    settings = tiny_settings(sets, folder, **with_videos(sets), ema_decay=0.5, embedding_steps=2)
+    assert main(flags(settings | {"embedding_samples": 5})) == 0
+    return folder
+
+
+def _assert_equal_checkpoints(one: Path, two: Path, step: int) -> None:
+    names = sorted(path.name for path in (one / f"checkpoint-{step}").glob("*.safetensors"))
+    assert names == sorted(p.name for p in (two / f"checkpoint-{step}").glob("*.safetensors"))
+    for name in [*names, "encoder/model.safetensors"]:
+        first = load_file(one / f"checkpoint-{step}" / name)
+        second = load_file(two / f"checkpoint-{step}" / name)
+        assert all(torch.equal(first[key], second[key]) for key in first), name
+
+
+def _moments(folder: Path, step: int) -> dict[str, torch.Tensor]:
+    return load_file(folder / f"checkpoint-{step}" / "encoder_optimizer.safetensors")
+
+
+def _largest_difference(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> float:
+    """Largest difference of moments, as a part of the largest moment of each weight."""
+    return max(float((one[k] - two[k]).abs().max() / one[k].abs().max()) for k in one)
+
+
+def test_a_resumed_run_is_bit_equal(finished: Path, sets: Path, tmp_path: Path) -> None:
+    resumed = tmp_path / "run"
+    shutil.copytree(finished / "checkpoint-2", resumed / "checkpoint-2")
+    settings = tiny_settings(sets, resumed, **with_videos(sets), ema_decay=0.5)
+    assert main(flags(settings | {"resume_from_checkpoint": "auto"})) == 0
+    _assert_equal_checkpoints(finished, resumed, 4)
+    assert [row["step"] for row in read_log(resumed)] == [3, 4]
+    assert [row["loss"] for row in read_log(resumed)] == [
+        row["loss"] for row in read_log(finished)[2:]
+    ]
+
+
+def test_a_killed_run_resumes_bit_equal(sets: Path, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert main(flags(tiny_settings(sets, whole, max_steps=6))) == 0
+    arguments = flags(tiny_settings(sets, killed, max_steps=6))
+    process = multiprocessing.get_context("forkserver").Process(
+        target=run_command, args=(0, arguments)
+    )
+    process.start()
+    marker = killed / "checkpoint-2" / "complete.json"
+    end = time.monotonic() + 120
+    while not marker.is_file() and process.is_alive() and time.monotonic() < end:
+        time.sleep(0.002)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL and not (killed / "final").exists()
+    assert main([*arguments, "--resume_from_checkpoint", "auto"]) == 0
+    _assert_equal_checkpoints(whole, killed, 6)
+
+
+def test_the_finished_encoder_loads_with_its_processor_and_card(finished: Path) -> None:
+    final = finished / "final"
+    model = AutoModel.from_pretrained(final)
+    processor = AutoImageProcessor.from_pretrained(final)
+    assert processor.crop_size["height"] == 32
+    assert model(torch.zeros(1, 3, 32, 32)).pooler_output.shape == (1, 128)
+    weights = encoder_weights(finished, 4)
+    assert all(torch.equal(weights[k], v) for k, v in model.state_dict().items())
+    card = (final / "README.md").read_text(encoding="utf-8")
+    assert "| image | 20 | 21 | 3 | `made-0` |" in card and "4 steps" in card
+    average = load_file(finished / "final_average" / "model.safetensors")
+    assert any(not torch.equal(average[key], weights[key]) for key in weights)
+
+
+def test_the_log_and_the_embeddings_of_a_run(finished: Path) -> None:
+    import numpy as np
+
+    rows = read_log(finished)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert rows[0]["loss"] == pytest.approx(rows[0]["loss_image"] + rows[0]["loss_video"])
+    assert all(row["samples"] == 6 and row["samples_per_second"] > 0 for row in rows)
+    config = json.loads((finished / "run_config.json").read_text(encoding="utf-8"))
+    assert config["settings"]["margin"] == 0.3 and config["num_ranks"] == 1
+    steps = sorted(path.stem for path in (finished / "embeddings").iterdir())
+    assert steps == ["step-0", "step-2", "step-4"]
+    with np.load(finished / "embeddings" / "step-4.npz") as arrays:
+        assert arrays["features"].shape == (10, 128)
+        assert arrays["kinds"].tolist() == ["image"] * 5 + ["video"] * 5
+
+
+def test_other_data_or_settings_are_refused_when_a_run_resumes(
+    finished: Path, sets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = tiny_settings(sets, finished, **with_videos(sets), ema_decay=0.5, margin=0.4)
+    with pytest.raises(SystemExit) as ended:
+        main(flags(settings | {"resume_from_checkpoint": "auto"}))
+    assert ended.value.code == 2
+    assert "--margin: 0.3 before, 0.4 now" in capsys.readouterr().err
+
+
+def test_two_ranks_train_as_one_does(sets: Path, tmp_path: Path) -> None:
+    same = {"labels_per_step": 3, "sample_rate": 1.0, "max_steps": 2}
+    one = tiny_settings(sets, tmp_path / "one", **same, image_batch=4)
+    two = tiny_settings(sets, tmp_path / "two", **same, image_batch=2)
+    assert main(flags(one)) == 0
+    assert on_ranks(run_command, 2, flags(two)) == [0, 0]
+    moments = [_moments(tmp_path / name, 2) for name in ("one", "two")]
+    assert _largest_difference(*moments) < 1e-3
+    losses = [[row["loss"] for row in read_log(tmp_path / name)] for name in ("one", "two")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_accumulated_micro_batches_are_one_step(sets: Path, tmp_path: Path) -> None:
+    same = {"labels_per_step": 3, "sample_rate": 1.0, "max_steps": 1}
+    whole = tiny_settings(sets, tmp_path / "whole", **same)
+    parts = tiny_settings(sets, tmp_path / "parts", **same, image_batch=2, accumulation_steps=2)
+    assert main(flags(whole)) == main(flags(parts)) == 0
+    moments = [_moments(tmp_path / name, 1) for name in ("whole", "parts")]
+    assert _largest_difference(*moments) < 1e-4
+
+
+def test_a_rank_without_videos_takes_part(sets: Path, tmp_path: Path) -> None:
+    settings = tiny_settings(sets, tmp_path, **with_videos(sets), sample_rate=1.0)
+    answers = on_ranks(micro_step_gradients, 2, settings, [["image", "video"], ["image"]], True)
+    (losses, encoder, _), (same, copied, _) = answers
+    assert losses == same and set(losses) == {"image", "video"}
+    assert all(torch.equal(one, two) for one, two in zip(encoder, copied, strict=True))
+    answers = on_ranks(micro_step_gradients, 2, settings, [["image", "video"], []], True)
+    assert answers[0][0] == answers[1][0]
+
+
+def test_only_the_last_micro_batch_syncs(sets: Path, tmp_path: Path) -> None:
+    settings = tiny_settings(sets, tmp_path)
+    one, two = on_ranks(micro_step_gradients, 2, settings, [["image"], ["image"]], False)
+    assert not any(torch.equal(first, second) for first, second in zip(one[1], two[1], strict=True))
+    one, two = on_ranks(micro_step_gradients, 2, settings, [["image"], ["image"]], True)
+    assert all(torch.equal(first, second) for first, second in zip(one[1], two[1], strict=True))
+
+
+def test_a_sample_that_is_not_finite_stops_the_run_by_its_name(
+    sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Pretraining(Settings(**tiny_settings(sets, tmp_path)), torch.device("cpu"))
+    run.start_data()
+    batch = next(run._batches["image"])
+    normalise = train_module.normalise
+
+    def spoilt(patches: torch.Tensor, patch_size: int) -> torch.Tensor:
+        pixels = normalise(patches, patch_size)
+        pixels[int(batch.cu_seqlens[2])] = float("nan")
+        return pixels
+
+    monkeypatch.setattr(train_module, "normalise", spoilt)
+    before = run.state.encoder.embeddings.patch_embedding.weight.clone()
+    with pytest.raises(DivergedRun, match=rf"step 1 .* NaN or infinite: image {batch.keys[2]}\. "):
+        run._micro_step([batch], 0, True)
+    assert torch.equal(run.state.encoder.embeddings.patch_embedding.weight, before)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schedule": "none"}, "--schedule must be one of linear, quadratic, cosine, constant"),
+        ({"image_set": []}, "--image_set must be given, or --ocr_set, or --video_set"),
+        ({"labels_per_step": 8}, "--labels_per_step must be at most the 3 labels of a sample in"),
+        ({"max_steps": 0, "num_samples": 3}, "--num_samples must be at least the 4 of one step"),
+        ({"init": "/nowhere"}, "--init /nowhere must be a folder with an encoder"),
+    ],
+)
+def test_wrong_settings_end_with_code_2(
+    changes: dict[str, Any], message: str, sets: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    settings = tiny_settings(sets, tmp_path) | changes
+    arguments = flags({key: value for key, value in settings.items() if value != []})
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
