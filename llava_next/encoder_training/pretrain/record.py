@@ -64,7 +64,7 @@ class StepResult(NamedTuple):
     wait_seconds: float
 
 
-class RunRecord:
+class PretrainRecord:
     """``run_config.json``, ``train_log.jsonl`` and the lines on the console of one run.
 
     Attributes:
@@ -222,7 +222,7 @@ def _short(value: Any) -> str:
     return text if len(text) < 200 else text[:197] + "..."
 
 
-def write_final(state: TrainingState, record: RunRecord) -> None:
+def write_final(state: TrainingState, record: PretrainRecord) -> None:
     """Write the finished encoder as a folder for the Hub, with its model card; on rank 0."""
     if rank_and_size()[0]:
         return
@@ -239,7 +239,7 @@ def write_final(state: TrainingState, record: RunRecord) -> None:
     say(f"the encoder is in {folder / FINAL_FOLDER}; AutoModel loads it")
 
 
-def model_card(state: TrainingState, record: RunRecord, name: str) -> str:
+def model_card(state: TrainingState, record: PretrainRecord, name: str) -> str:
     """Return the text of the model card, filled in from the run."""
     settings, config = record.about["settings"], state.encoder.config
     rows = [

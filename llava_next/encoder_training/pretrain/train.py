@@ -29,7 +29,12 @@ from encoder_training.pretrain.data.samples import Kind, PretrainBatch, normalis
 from encoder_training.pretrain.data.shard_set import ShardSet, open_set
 from encoder_training.pretrain.model import PooledEncoder, build_encoder, join, step_flops
 from encoder_training.pretrain.objective import CentreHead, stream_seed
-from encoder_training.pretrain.record import RunRecord, StepResult, write_embeddings, write_final
+from encoder_training.pretrain.record import (
+    PretrainRecord,
+    StepResult,
+    write_embeddings,
+    write_final,
+)
 from encoder_training.pretrain.schedule import rate_factor
 from encoder_training.pretrain.settings import Settings
 from encoder_training.pretrain.state import TrainingState, load_centres, load_state, save_state
@@ -285,7 +290,7 @@ def _optimizer(
     return torch.optim.AdamW(groups, lr=rate, fused=device.type == "cuda")
 
 
-def train(run: Pretraining, record: RunRecord) -> None:
+def pretrain(run: Pretraining, record: PretrainRecord) -> None:
     """Train to the last step, and write the finished encoder."""
     settings, state, output_dir = run.settings, run.state, Path(run.settings.output_dir)
     run.start_data()
@@ -332,7 +337,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         checkpoint = find_checkpoint(output_dir, settings.resume_from_checkpoint or None)
         torch.backends.cuda.matmul.allow_tf32 = settings.tf32
         run = Pretraining(settings, device)
-        record = RunRecord(
+        record = PretrainRecord(
             settings,
             {kind: data.info for kind, data in run.sets.items()},
             num_steps=run.num_steps,
@@ -343,7 +348,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             load_state(checkpoint, run.state)
         state.code = FAILED_SAMPLES
         try:
-            train(run, record)
+            pretrain(run, record)
         except KeyboardInterrupt:
             return INTERRUPTED
     leave()
