@@ -225,7 +225,7 @@ def _scored(
     first = group[0]
     clip, _, seconds = read_pictures(path, first.frame_ids, first.config, options)
     followed = None
-    if along:
+    if along and clip.luma.size:
         followed = read_followed(path, first.frame_ids, clip, first.config, options)
     scores = score_all(clip, [one.rows for one in group], seconds, followed=followed)
     scored = [_Scored(one, score) for one, score in zip(group, scores, strict=True)]

@@ -80,7 +80,7 @@ class Chooser:
 
     def _new_chains(self) -> "MotionChains | None":
         """Return what follows vectors from slot to slot, where the choice needs it."""
-        if self._clip is None or not self._config.follows_vectors:
+        if self._clip is None or not self._clip.luma.size or not self._config.follows_vectors:
             return None
         from cv_reader.select.rate_distortion.chains import MotionChains
 

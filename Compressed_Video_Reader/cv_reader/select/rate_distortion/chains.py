@@ -159,9 +159,9 @@ class MotionChains:
 
     def _vectors(self, frame: CodecFrame) -> _Vectors:
         assert frame.motion is not None and frame.motion_ref is not None
-        places = np.ix_(range(2), self._down.map_cells, self._right.map_cells)
-        vectors = frame.motion[places].reshape(2, -1, 2)[..., ::-1].astype(np.float32)
-        distances = frame.motion_ref[places].reshape(2, -1).astype(np.int32)
+        down, right = self._down.map_cells[:, None], self._right.map_cells
+        vectors = frame.motion[:, down, right].reshape(2, -1, 2)[..., ::-1].astype(np.float32)
+        distances = frame.motion_ref[:, down, right].reshape(2, -1).astype(np.int32)
         return _Vectors(vectors * _PX_PER_QPEL, distances)
 
     def _resolve(self, base: _Base, *, is_last: bool = False) -> None:
@@ -256,7 +256,7 @@ class _Axis(NamedTuple):
         count = CELL_UNITS * (cells.stop - cells.start)
         side = patch_px / CELL_UNITS * ratio
         begin = (cells.start * patch_px - pad_px) * ratio
-        middles = begin + (np.arange(count) + 0.5) * side
+        middles: NDArray[np.float64] = begin + (np.arange(count, dtype=np.float64) + 0.5) * side
         elements = (middles.astype(np.intp) // CELL_PX).clip(0, (source_px - 1) // CELL_PX)
         return cls(middles.astype(np.float32), elements, begin, side, UNIT_STEPS / side)
 

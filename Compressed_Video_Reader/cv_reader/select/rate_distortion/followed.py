@@ -102,9 +102,11 @@ def shown_along(
     places = _places(clip, slice(0, clip.num_slots), rows, columns)
     wanted, here = sources.ravel(), np.array([slot])
     shown = np.zeros((6, clip.height * clip.width, CELL_UNITS, CELL_UNITS), np.uint8)
+    none = np.zeros((1, *shown.shape[1:], 2), np.int32)
+    steps = none
     for way, source in _around(slot, clip.num_slots):
         if abs(source - slot) <= 1:
-            steps = np.zeros((1, *shown.shape[1:], 2), np.int32)
+            steps = none
         if source != slot:
             before = np.array([source - (1 if way else -1)])
             steps = _led_on(clip, way, before, _Places(*(p[here] for p in places)), steps)

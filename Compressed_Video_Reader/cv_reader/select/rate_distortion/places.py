@@ -93,13 +93,19 @@ def follow_motion(clip: SmallClip, links: Links, block: int) -> FollowedClip:
     )
     turn_steps = LUMA_PX * STEPS * block
     turns = (cameras.cumsum(axis=0) + turn_steps // 2) // turn_steps * block * is_whole
-    pairs = list(enumerate(turns.tolist()))
+    whole: list[list[int]] = turns.tolist()
     own = {field.name: getattr(clip, field.name) for field in fields(SmallClip)}
     own["luma"] = np.stack(
-        [np.roll(clip.luma[t], (LUMA_PX * y, LUMA_PX * x), (0, 1)) for t, (y, x) in pairs]
+        [
+            np.roll(clip.luma[t], (LUMA_PX * y, LUMA_PX * x), (0, 1))
+            for t, (y, x) in enumerate(whole)
+        ]
     )
     own["chroma"] = np.stack(
-        [np.roll(clip.chroma[t], (CHROMA_PX * y, CHROMA_PX * x), (1, 2)) for t, (y, x) in pairs]
+        [
+            np.roll(clip.chroma[t], (CHROMA_PX * y, CHROMA_PX * x), (1, 2))
+            for t, (y, x) in enumerate(whole)
+        ]
     )
     return FollowedClip(
         **own,
