@@ -114,7 +114,7 @@ def test_long_clips_and_streams_are_refused() -> None:
     assert AssetConfig(sequence_length=97, predict="vectors").select == "topk"
 
 
-def test_a_picture_thinner_than_a_cell_has_no_vectors_to_follow(tmp_path):
+def test_a_picture_thinner_than_a_cell_has_no_vectors_to_follow(tmp_path: Path) -> None:
     path = write_video(tmp_path / "thin.mp4", panning(4, 16, 320, (0, 3)))
     config = AssetConfig(**SETTINGS | {"sequence_length": 4}, predict="vectors")
     selection = select_from_video(path, config, ReadOptions())

@@ -154,7 +154,7 @@ def _with_grey(
         slots,
         parts=measure.parts,
         follow=follow,
-        half=True,
+        half=not isinstance(clip, FollowedClip),
         carried=None if shown is None else np.maximum(shown, 0),
     )
     if isinstance(clip, FollowedClip):
