@@ -77,7 +77,9 @@ def run_command(body: Callable[[argparse.Namespace], int], args: argparse.Namesp
         return FAILED_SAMPLES
     except KeyboardInterrupt:
         return interrupted()
-    except Exception as error:  # noqa: BLE001 - a fault of this program must not end in a traceback
+    # Any other exception is a fault of this program: the user gets one line to report instead of a
+    # traceback, and the exit code of a run that failed. SystemExit passes.
+    except Exception as error:  # noqa: BLE001
         say(f"stopped by a fault of cv_reader: {_fault(error)}; please report this line")
         return FAILED_SAMPLES
 

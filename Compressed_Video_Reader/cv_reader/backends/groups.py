@@ -131,7 +131,7 @@ class _Worker:
         self._read, self._ids, self._room = read, ids, room_frames
         self._changed = threading.Condition()
         self._waiting: deque[CodecFrame] = deque()
-        self._error: BaseException | None = None
+        self._error: Exception | None = None
         self._is_ended = self._is_closed = False
         self._thread = threading.Thread(target=self._work, name="cv_reader group", daemon=True)
 
@@ -167,18 +167,19 @@ class _Worker:
             raise error
 
     def _work(self) -> None:
-        error: BaseException | None = None
         try:
             with closing(self._read(self._ids)) as frames:
                 for frame in frames:
                     if not self._put(frame):
                         break
-        # Whatever ends the thread is raised where the caller waits for its frames.
-        except BaseException as caught:  # noqa: BLE001
-            error = caught
-        with self._changed:
-            self._error, self._is_ended = error, True
-            self._changed.notify_all()
+        # Errors of videos, but also any other: ``take`` raises it again in the caller's thread, as
+        # if frames were read there.
+        except Exception as error:  # noqa: BLE001
+            self._error = error
+        finally:
+            with self._changed:
+                self._is_ended = True
+                self._changed.notify_all()
 
     def _put(self, frame: CodecFrame) -> bool:
         """Add a frame, and wait until there is room for another; False once nobody takes it."""

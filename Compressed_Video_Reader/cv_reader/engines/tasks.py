@@ -62,6 +62,8 @@ def attempt(function: Callable[[Any], Any], task: Any) -> tuple[str, Any]:
     except MemoryError as error:
         reason = f"needs more memory than a worker may use (--memory_limit_mib): {error}"
         return "failure", Failure("MemoryError", reason.rstrip(": "))
-    except Exception as error:  # noqa: BLE001 - any fault of a task is reported, with its traceback
+    # Decoders and arrays meet files from anywhere: a fault in one task, whatever it is, must not
+    # end the worker or the run. It is reported with its traceback; KeyboardInterrupt passes.
+    except Exception as error:  # noqa: BLE001
         reason = f"{type(error).__name__}: {error}"
         return "failure", Failure(type(error).__name__, reason, traceback.format_exc())

@@ -160,7 +160,7 @@ class _Queue:
         self._limit, self._changed = limit, threading.Condition()
         self._waiting: deque[Packet] = deque()
         self._dropped, self._is_dropping = 0, False
-        self._error: BaseException | None = None
+        self._error: Exception | None = None
         self._is_ended = False
         self.is_closed = False
 
@@ -177,7 +177,7 @@ class _Queue:
                 self._waiting.append(packet)
             self._changed.notify()
 
-    def end(self, error: BaseException | None = None) -> None:
+    def end(self, error: Exception | None = None) -> None:
         with self._changed:
             self._error, self._is_ended = error, True
             self._changed.notify()
@@ -204,13 +204,17 @@ def _threaded(
     queue = _Queue(settings.queue_packets)
 
     def work() -> None:
+        error: Exception | None = None
         try:
             for packet in _packets(container, stream):
                 if queue.is_closed:
                     return
                 queue.put(packet)
-            queue.end()
-        except BaseException as error:  # noqa: BLE001 - raised again where the caller waits
+        # FFmpeg's errors, but also any other: ``take`` raises it again in the caller's thread,
+        # where it is handled like one of a stream that is read without a thread.
+        except Exception as caught:  # noqa: BLE001
+            error = caught
+        finally:
             queue.end(error)
 
     thread = threading.Thread(target=work, name="cv_reader stream", daemon=True)

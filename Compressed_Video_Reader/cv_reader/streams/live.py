@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Generator
 
+from cv_reader.errors import VideoError
 from cv_reader.streams.feed import read_pieces
 from cv_reader.streams.gate import EventGate
 from cv_reader.streams.pictures import PictureReader
@@ -53,8 +54,13 @@ class Stream:
         maker = WindowMaker(self.settings, self.counters, self._gate)
         pictures = reader.read(pieces)
         try:
-            for picture in pictures:
-                yield from maker.add(picture)
+            try:
+                for picture in pictures:
+                    yield from maker.add(picture)
+            except VideoError:
+                # What came before the stream was lost is a window too.
+                yield from maker.finish()
+                raise
             yield from maker.finish()
         finally:
             pictures.close()

@@ -66,6 +66,7 @@ class PictureReader:
         self._size: tuple[int, int, int] | None = None
         self._display = Display()
         self._step_seconds, self._num_late = 0.04, 0
+        self._start_seconds: float | None = None
 
     def read(self, pieces: Iterable[FeedPiece]) -> Generator[StreamPicture]:
         """Yield sound pictures in the order in which they are shown.
@@ -91,6 +92,8 @@ class PictureReader:
         self._losses = LossDetector(stream.codec_context.extradata) if is_h264 else None
         if stream.average_rate:
             self._step_seconds = float(1 / stream.average_rate)
+        start, unit = cast("int | None", stream.start_time), stream.time_base
+        self._start_seconds = None if start is None or unit is None else float(start * unit)
 
     def _begin_again(self, reason: str) -> None:
         self._needs_key, self._break = True, self._break or reason
@@ -172,10 +175,14 @@ class PictureReader:
         """Return a picture's time; None where it comes behind its turn."""
         last, limit = self._last_seconds, self._settings.max_gap_seconds
         pts = cast("int | None", frame.pts)
+        is_first = last is None or self._break in ("start", "reconnect")
         if pts is None or stream.time_base is None:
+            if is_first and self._start_seconds is not None:
+                # RTSP: the first picture has no time, and the stream's is that of the second.
+                return self._start_seconds - self._step_seconds
             return (last or 0.0) + self._step_seconds
         seconds = float(pts * stream.time_base)
-        if last is None or self._break in ("start", "reconnect"):
+        if last is None or is_first:
             return seconds
         if last < seconds < last + limit:
             self._num_late = 0

@@ -200,9 +200,12 @@ def test_a_slow_caller_of_a_url_sees_what_was_dropped(
     with cv_reader.stream(f"{serve(tmp_path, Hurrying)}/long.ts", settings) as live:
         windows = iter(live)
         first = next(windows)
+        (reader,) = [one for one in threading.enumerate() if one.name == "cv_reader stream"]
         is_busy.set()
         assert is_sent.wait(20)
-        time.sleep(0.5)
+        # The thread that reads ends when all has come; nothing is taken from it until then.
+        reader.join(20)
+        assert not reader.is_alive()
         rest = list(windows)
     counters = live.counters
     assert first.number == 0
