@@ -5,11 +5,14 @@ import http.server
 import socket
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import cv_reader
 from cv_reader.errors import StreamLostError
+from cv_reader.streams.live import Stream
+from cv_reader.streams.windows import StreamWindow
 from support.senders import FFMPEG, RtspServer, free_port, sending, wait_for_udp
 
 from .conftest import packets_of, recorded, small
@@ -18,27 +21,30 @@ pytestmark = pytest.mark.skipif(FFMPEG is None, reason="needs the ffmpeg program
 
 
 @pytest.fixture(scope="module")
-def expected(clip):
+def expected(clip: Path) -> list[StreamWindow]:
     """Return the windows of the file, chosen by the same step."""
     with cv_reader.stream(clip, small()) as live:
         return list(live)
 
 
-def _followed(url, **settings):
+def _followed(url: str, **settings: Any) -> tuple[list[StreamWindow], Stream, str]:
     """Return the windows up to where the stream is lost, the stream, and why."""
-    live, windows = cv_reader.stream(url, small(**{"max_reconnects": 0, **settings})), []
+    live = cv_reader.stream(url, small(**{"max_reconnects": 0, **settings}))
+    windows: list[StreamWindow] = []
     with pytest.raises(StreamLostError) as caught:
         windows.extend(live)
     return windows, live, str(caught.value)
 
 
-def _assert_same(found, expected):
+def _assert_same(found: list[StreamWindow], expected: list[StreamWindow]) -> None:
     assert [w.rows.tobytes() for w in found] == [w.rows.tobytes() for w in expected]
     assert [w.patches.tobytes() for w in found] == [w.patches.tobytes() for w in expected]
     assert [w.break_before for w in found] == [w.break_before for w in expected]
 
 
-def test_rtsp_gives_what_the_file_gives(clip, tmp_path, expected):
+def test_rtsp_gives_what_the_file_gives(
+    clip: Path, tmp_path: Path, expected: list[StreamWindow]
+) -> None:
     with RtspServer(clip, tmp_path) as server:
         found, live, reason = _followed(server.url, read_seconds=10)
     _assert_same(found, expected)
@@ -47,7 +53,9 @@ def test_rtsp_gives_what_the_file_gives(clip, tmp_path, expected):
     assert "is lost (ended)" in reason
 
 
-def test_rtsp_that_breaks_is_connected_again(clip, tmp_path, expected):
+def test_rtsp_that_breaks_is_connected_again(
+    clip: Path, tmp_path: Path, expected: list[StreamWindow]
+) -> None:
     """The first connection ends half-way, the second one is whole, and there is no third."""
     count, waits = len(packets_of(clip)) // 2, []
 
@@ -66,7 +74,7 @@ def test_rtsp_that_breaks_is_connected_again(clip, tmp_path, expected):
     assert 70 < live.counters.pictures < 80
 
 
-def test_rtsp_that_loses_a_packet_goes_on_at_the_next_key_frame(clip, tmp_path):
+def test_rtsp_that_loses_a_packet_goes_on_at_the_next_key_frame(clip: Path, tmp_path: Path) -> None:
     with RtspServer(clip, tmp_path, lambda turn, n: n != 24) as server:
         found, live, _ = _followed(server.url, read_seconds=10)
     counters = live.counters
@@ -78,7 +86,7 @@ def test_rtsp_that_loses_a_packet_goes_on_at_the_next_key_frame(clip, tmp_path):
     assert again.rows[:, 0].min() == 0 and len(again.rows) >= 48  # a whole picture of 6 x 8 cells
 
 
-def test_srt_gives_what_the_file_gives(clip, expected):
+def test_srt_gives_what_the_file_gives(clip: Path, expected: list[StreamWindow]) -> None:
     port = free_port(socket.SOCK_DGRAM)
     target = f"srt://127.0.0.1:{port}?mode=listener&linger=5"
     with sending(clip, "-f", "mpegts", target, before=("-readrate", "4")):
@@ -88,7 +96,9 @@ def test_srt_gives_what_the_file_gives(clip, expected):
     assert live.counters.pictures == 50
 
 
-def test_a_transport_stream_by_udp_gives_what_the_file_gives(clip, expected):
+def test_a_transport_stream_by_udp_gives_what_the_file_gives(
+    clip: Path, expected: list[StreamWindow]
+) -> None:
     port = free_port(socket.SOCK_DGRAM)
 
     def send() -> None:
@@ -106,11 +116,13 @@ def test_a_transport_stream_by_udp_gives_what_the_file_gives(clip, expected):
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, format, *args):
+    def log_message(self, format: str, *args: Any) -> None:
         pass
 
 
-def test_a_play_list_that_grows_gives_what_the_file_gives(clip, tmp_path, expected):
+def test_a_play_list_that_grows_gives_what_the_file_gives(
+    clip: Path, tmp_path: Path, expected: list[StreamWindow]
+) -> None:
     handler = functools.partial(_Quiet, directory=str(tmp_path))
     flags = ("-f", "hls", "-hls_time", "0.4", "-hls_list_size", "0", "-hls_flags", "temp_file")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -130,7 +142,7 @@ def test_a_play_list_that_grows_gives_what_the_file_gives(clip, tmp_path, expect
 
 
 @pytest.mark.slow
-def test_memory_stays_the_same_over_an_hour_of_rtsp(tmp_path):
+def test_memory_stays_the_same_over_an_hour_of_rtsp(tmp_path: Path) -> None:
     """25 times real time and more: 90,000 pictures."""
     clip = recorded(tmp_path / "long.ts", 250)
     sizes: list[int] = []
