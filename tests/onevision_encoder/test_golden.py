@@ -15,6 +15,7 @@ from onevision_encoder import (
     modeling_onevision_encoder,
 )
 from support.paths import require_shared_data
+from support.tolerances import FLOAT32
 
 INPUT_NAMES = ("pixel_values", "visible_indices", "patch_positions")
 
@@ -168,9 +169,9 @@ def test_stored_tensors(variant: str, attn_implementation: str) -> None:
         with torch.no_grad():
             output = model(**inputs, output_hidden_states=True)
         expected = tensors[f"{case}.last_hidden_state"]
-        torch.testing.assert_close(output.last_hidden_state, expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(output.last_hidden_state, expected, **FLOAT32)
         expected = tensors[f"{case}.hidden_states_m2"]
-        torch.testing.assert_close(output.hidden_states[-2], expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(output.hidden_states[-2], expected, **FLOAT32)
         if config.use_head:
             expected = tensors[f"{case}.pooler_output"]
-            torch.testing.assert_close(output.pooler_output, expected, atol=1e-5, rtol=0)
+            torch.testing.assert_close(output.pooler_output, expected, **FLOAT32)

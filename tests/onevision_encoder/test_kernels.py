@@ -8,6 +8,7 @@ from torch.nn.attention.flex_attention import flex_attention
 
 from onevision_encoder import image_segment, pack
 from onevision_encoder.block_mask import BLOCK_TOKENS, segment_block_mask
+from support.tolerances import FLOAT32
 
 
 def _bounds(lengths: list[int]) -> torch.Tensor:
@@ -52,7 +53,7 @@ def test_block_mask_attention_equals_segments() -> None:
     together = flex_attention(query, key, value, block_mask=mask)
     parts = zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True)
     apart = [torch.nn.functional.scaled_dot_product_attention(*part) for part in parts]
-    torch.testing.assert_close(together, torch.cat(apart, dim=2), atol=1e-5, rtol=0)
+    torch.testing.assert_close(together, torch.cat(apart, dim=2), **FLOAT32)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from onevision_encoder import (
     modeling_onevision_encoder,
     patchify,
 )
+from support.tolerances import FLOAT32
 
 SIZES = [(1, 2, 3), (4, 2, 2), (1, 1, 1), (2, 3, 1)]
 """Frames, rows and columns of the segments of a mixed batch."""
@@ -45,7 +46,7 @@ def test_equals_one_call_per_segment(
         output.last_hidden_state if output_layer == -1 else output.hidden_states[output_layer]
         for output in each
     ]
-    torch.testing.assert_close(packed, torch.cat(expected, dim=1)[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(packed, torch.cat(expected, dim=1)[0], **FLOAT32)
 
 
 @pytest.mark.parametrize("attn_implementation", ["eager", "sdpa"])
@@ -83,7 +84,7 @@ def test_groups_without_gradients(
     with torch.no_grad():
         actual = model.forward_packed(*_pack(_segments()), output_layer=output_layer)
     assert [tokens.shape[1] for tokens in sizes] == [29, 6, 16, 1 + 6]
-    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(actual, expected, **FLOAT32)
 
 
 @pytest.fixture
@@ -111,7 +112,7 @@ def test_blocks_run_once_where_processes_work_together(
 def test_one_segment(tiny_model: Callable) -> None:
     model, video = tiny_model(), _segments()[0]
     packed = model.forward_packed(*_pack([video]))
-    torch.testing.assert_close(packed, model(video).last_hidden_state[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(packed, model(video).last_hidden_state[0], **FLOAT32)
 
 
 def test_order_of_tokens_within_a_segment_is_free(tiny_model: Callable) -> None:

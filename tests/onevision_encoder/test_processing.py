@@ -28,6 +28,7 @@ from onevision_encoder import (
 )
 from onevision_encoder.export import SIZES, export, main
 from onevision_encoder.image_processing_onevision_encoder import CLIPProcessor
+from support.tolerances import FLOAT32
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
 STD = np.array([0.26862954, 0.26130258, 0.27577711])
@@ -65,7 +66,7 @@ def test_exported_processor_is_clip_at_448_px(
     processor = AutoImageProcessor.from_pretrained(tmp_path)
     image = _picture(height, width, seed=height).convert(mode)
     pixels = processor(image, return_tensors="pt")["pixel_values"]
-    torch.testing.assert_close(pixels[0], _clip_pixels(image), atol=1e-5, rtol=0)
+    torch.testing.assert_close(pixels[0], _clip_pixels(image), **FLOAT32)
     library = CLIPProcessor(size={"shortest_edge": 448}, crop_size={"height": 448, "width": 448})
     assert torch.equal(library(image, return_tensors="pt")["pixel_values"], pixels)
 
@@ -74,7 +75,7 @@ def test_native_resolution_rounds_to_patches() -> None:
     processor = OneVisionEncoderImageProcessor(do_native_resolution=True)
     exact = _picture(28, 42)
     pixels = processor(exact, return_tensors="pt")["pixel_values"]
-    torch.testing.assert_close(pixels[0], _normalised(exact), atol=1e-5, rtol=0)
+    torch.testing.assert_close(pixels[0], _normalised(exact), **FLOAT32)
     mixed = processor([_picture(33, 36), _picture(5, 700).convert("L")], return_tensors="pt")
     assert [tuple(image.shape) for image in mixed["pixel_values"]] == [(3, 28, 42), (3, 14, 700)]
     batch = processor([exact, exact], return_tensors="pt")["pixel_values"]
@@ -152,7 +153,7 @@ def test_packing_equals_forward(tiny_model: Callable) -> None:
         model(mosaics.transpose(0, 1)[None], patch_positions=table[None]),
     )
     for actual, output in zip(features, expected, strict=True):
-        torch.testing.assert_close(actual, output.last_hidden_state[0], atol=1e-5, rtol=0)
+        torch.testing.assert_close(actual, output.last_hidden_state[0], **FLOAT32)
 
 
 def test_packing_refuses() -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from onevision_encoder import OneVisionEncoderConfig
+from support.tolerances import FLOAT32
 
 Weights = dict[str, Tensor]
 
@@ -151,5 +152,5 @@ def test_equals_the_formulas(tiny_model: Callable, seed: int) -> None:
         output = model(pixels, patch_positions=torch.tensor([positions], dtype=torch.float64))
         tokens, pooled = _reference(pixels[0], positions, model.state_dict(), model.config)
     # Frequencies are float32 numbers in the encoder and float64 here; angles reach 99.
-    torch.testing.assert_close(output.last_hidden_state[0], tokens, atol=1e-5, rtol=0)
-    torch.testing.assert_close(output.pooler_output[0], pooled, atol=1e-5, rtol=0)
+    torch.testing.assert_close(output.last_hidden_state[0], tokens, **FLOAT32)
+    torch.testing.assert_close(output.pooler_output[0], pooled, **FLOAT32)

@@ -13,6 +13,7 @@ from cv_reader import CodecFrame, open_video
 from cv_reader.errors import CorruptVideoError, UnsupportedVideoError
 from cv_reader.media import decoding as decoding_module
 from support.media import moving_square, panning, set_mp4_edit_start, write_video
+from support.tolerances import SECONDS
 
 OPEN_GOP = "open-gop=1:keyint=8:min-keyint=8:scenecut=0"
 CLIPS: dict[str, tuple[str, str, dict[str, str]]] = {
@@ -252,7 +253,9 @@ def test_variable_frame_rate_and_durations(tmp_path: Path) -> None:
     path = write_video(tmp_path / "clip.mp4", moving_square(6, 64, 96), pts=pts)
     with open_video(path) as video:
         frames = list(video.frames([1, 3, 5], signals=False))
-    np.testing.assert_allclose([frame.pts_seconds * 25 for frame in frames], [1, 6, 14], atol=1e-6)
+    np.testing.assert_allclose(
+        [frame.pts_seconds * 25 for frame in frames], [1, 6, 14], atol=SECONDS
+    )
     np.testing.assert_allclose([frame.duration_seconds * 25 for frame in frames[:2]], [4, 7])
 
 

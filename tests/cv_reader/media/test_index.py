@@ -10,6 +10,7 @@ from cv_reader import open_video, read_index
 from cv_reader.errors import CorruptVideoError
 from cv_reader.media.index import scan
 from support.media import moving_square, set_mp4_edit_start, set_mp4_rotation, write_video
+from support.tolerances import MILLISECONDS, SECONDS
 
 CONTAINERS = [
     ("libx264", "mp4"),
@@ -67,7 +68,9 @@ def test_one_entry_per_shown_picture(tmp_path: Path, codec: str, suffix: str) ->
 def test_times_are_the_container_s(tmp_path: Path, codec: str, suffix: str) -> None:
     path = _clip(tmp_path, codec, suffix)
     index = read_index(path)
-    np.testing.assert_allclose(index.pts_seconds, [time for time, _ in _decoded(path)], atol=1e-9)
+    np.testing.assert_allclose(
+        index.pts_seconds, [time for time, _ in _decoded(path)], atol=SECONDS
+    )
     assert index.duration_seconds == pytest.approx(24 / 25, abs=0.002)
     assert index.frame_rate == pytest.approx(25, rel=0.01)
 
@@ -82,7 +85,7 @@ def test_packets_without_presentation_times_are_put_in_shown_order(
     # Key pictures carry their headers with them here, and in the MP4 not.
     others = ~known.is_key
     assert index.packet_bytes[others].tolist() == known.packet_bytes[others].tolist()
-    np.testing.assert_allclose(index.pts_seconds, np.arange(24) / 25, atol=1e-9)
+    np.testing.assert_allclose(index.pts_seconds, np.arange(24) / 25, atol=SECONDS)
 
 
 def test_packet_sizes_stand_with_their_pictures(tmp_path: Path) -> None:
@@ -96,13 +99,15 @@ def test_variable_frame_rate_counts_frames_not_time(tmp_path: Path) -> None:
     pts = np.cumsum([0, 1, 1, 7, 1, 1, 12, 1, 3, 1, 1, 1])
     path = write_video(tmp_path / "clip.mp4", moving_square(12, 64, 96), pts=pts.tolist())
     index = read_index(path)
-    np.testing.assert_allclose(index.pts_seconds, pts / 25, atol=1e-9)
+    np.testing.assert_allclose(index.pts_seconds, pts / 25, atol=SECONDS)
     assert index.num_frames == 12
 
 
 def test_start_offset_is_kept(tmp_path: Path) -> None:
     path = write_video(tmp_path / "clip.mkv", moving_square(6, 64, 96), pts=range(50, 56))
-    np.testing.assert_allclose(read_index(path).pts_seconds, np.arange(50, 56) / 25, atol=1e-3)
+    np.testing.assert_allclose(
+        read_index(path).pts_seconds, np.arange(50, 56) / 25, atol=MILLISECONDS
+    )
 
 
 def test_frames_that_an_edit_list_discards_do_not_count(tmp_path: Path) -> None:
@@ -174,7 +179,7 @@ def test_time_stamps_that_jump_back_go_on_where_they_were(tmp_path: Path) -> Non
             packet.pts = packet.dts + (5600 if number < 70 else 0)
             out.mux(packet)
     index = read_index(path)
-    np.testing.assert_allclose(index.pts_seconds, 5.6 + np.arange(140) / 25, atol=1e-6)
+    np.testing.assert_allclose(index.pts_seconds, 5.6 + np.arange(140) / 25, atol=SECONDS)
     assert index.pts_exactness == "approximate"
     with open_video(path) as video:
         assert [frame.index for frame in video.frames()] == list(range(140))

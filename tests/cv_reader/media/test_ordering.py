@@ -17,6 +17,7 @@ from cv_reader.errors import CorruptVideoError, UnsupportedVideoError
 from cv_reader.media import ordering
 from cv_reader.media.index import scan
 from support.media import moving_square, panning, write_video
+from support.tolerances import SECONDS
 
 CODECS = {
     "libx264": {"g": "10", "bf": "3"},
@@ -131,7 +132,7 @@ def test_times_say_how_exact_they_are(tmp_path: Path, suffix: str, exactness: st
     path = _write(tmp_path / f"clip.{suffix}")
     with open_video(path) as video:
         assert video.exactness["pts"] == video.index.pts_exactness == exactness
-        np.testing.assert_allclose(np.diff(video.index.pts_seconds), 1 / 25, atol=1e-6)
+        np.testing.assert_allclose(np.diff(video.index.pts_seconds), 1 / 25, atol=SECONDS)
 
 
 def _packed(packets: list[av.Packet]) -> Iterable[av.Packet]:

@@ -24,6 +24,7 @@ from llava.model.loading import load_pretrained
 from llava.model.merge import main as merge
 from llava.train.parts import set_trainable
 from support.llava_types import MixedSamples
+from support.tolerances import MERGED_WEIGHTS
 
 SETTINGS = LoraSettings(rank=4, alpha=8, dropout=0.0)
 
@@ -108,7 +109,7 @@ def test_a_merged_checkpoint_is_base_plus_adapters(
     batch = processor(*mixed_samples)
     with torch.no_grad():
         expected = model(**batch).logits
-        torch.testing.assert_close(merged(**batch).logits, expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(merged(**batch).logits, expected, **MERGED_WEIGHTS)
     layer = model.model.layers[0].self_attn.q_proj
     product = layer.lora_B["default"].weight @ layer.lora_A["default"].weight * 2
     found = merged.model.layers[0].self_attn.q_proj.weight

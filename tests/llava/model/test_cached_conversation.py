@@ -11,6 +11,7 @@ from transformers import Cache, DynamicCache
 from llava.model.placeholders import PlaceholderCountError
 from llava.visual.batch import VisualSegment, pack_segments
 from support.llava_types import MixedSamples, TinyModel
+from support.tolerances import FLOAT32
 
 Tiny = TinyModel
 Samples = MixedSamples
@@ -59,7 +60,7 @@ def test_a_picture_after_a_cache_gives_the_logits_of_the_uncached_run(
         visual = pack_segments([[picture]])
         return model(input_ids=rest, visual=visual, past_key_values=cache).logits
 
-    torch.testing.assert_close(logits(second), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logits(second), expected, **FLOAT32)
     other = VisualSegment(-second.patches, second.positions, second.placeholder_tokens)
     assert (logits(other) - expected).abs().max() > 1e-3
 

@@ -8,8 +8,7 @@ from llava.constants import IGNORE_INDEX
 from llava.model.placeholders import PlaceholderCountError, repeat_samples
 from llava.visual.batch import pack_segments
 from support.llava_types import MixedSamples, TinyModel
-
-TOLERANCE = 1e-5
+from support.tolerances import FLOAT32
 
 
 def _logits(model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
@@ -26,9 +25,7 @@ def test_each_sample_of_a_mixed_batch_has_the_logits_it_has_alone(
     together = _logits(model, processor(conversations, segments))
     for row, (turns, visuals) in enumerate(zip(conversations, segments, strict=True)):
         alone = _logits(model, processor([turns], [visuals]))[0]
-        torch.testing.assert_close(
-            together[row, -len(alone) :], alone, atol=TOLERANCE, rtol=TOLERANCE
-        )
+        torch.testing.assert_close(together[row, -len(alone) :], alone, **FLOAT32)
 
 
 def test_permuting_positions_of_one_sample_changes_its_logits_and_no_others(
@@ -62,7 +59,7 @@ def test_swapping_the_positions_of_two_samples_changes_only_theirs(
     after = _logits(model, processor(three, [[swapped[0]], [swapped[1]], segments[1]]))
     # Patches and question of the two are equal: with their positions they swap their logits too.
     assert (before[0] - before[1]).abs().max() > 1e-3
-    torch.testing.assert_close(after[:2], before[:2].flip(0), atol=TOLERANCE, rtol=TOLERANCE)
+    torch.testing.assert_close(after[:2], before[:2].flip(0), **FLOAT32)
     assert torch.equal(after[2], before[2])
 
 

@@ -11,6 +11,7 @@ from llava.model.loading import load_pretrained
 from llava.model.processing import LlavaProcessor
 from llava.visual.batch import pack_segments
 from support.llava_types import MixedSamples, TinyModel
+from support.tolerances import FLOAT32
 
 
 def _rows(processor: LlavaProcessor, samples: Any) -> list[torch.Tensor]:
@@ -53,13 +54,13 @@ def test_the_packed_loss_and_gradients_are_the_padded_ones(
     model.zero_grad()
     packed = model(**_packed(rows, segments), labels=torch.cat(labels)[None])
     packed.loss.backward()
-    torch.testing.assert_close(packed.loss, padded.loss, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(packed.loss, padded.loss, **FLOAT32)
     torch.testing.assert_close([w.grad for w in weights], expected, atol=1e-5, rtol=1e-4)
     start = 0
     for number, row in enumerate(rows):
         one = padded.token_losses[number, : len(row)]
         found = packed.token_losses[0, start : start + len(row)]
-        torch.testing.assert_close(found, one, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(found, one, **FLOAT32)
         start += len(row)
 
 
@@ -94,7 +95,7 @@ def test_evaluation_of_a_packed_row_gives_each_sample_its_own_logits(
             for row, visuals in zip(rows, segments, strict=True)
         ]
     assert packed.past_key_values is None
-    torch.testing.assert_close(packed.logits[0], torch.cat(alone), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(packed.logits[0], torch.cat(alone), **FLOAT32)
 
 
 def test_a_cache_of_several_samples_is_refused(

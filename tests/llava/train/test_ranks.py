@@ -20,6 +20,7 @@ from run_kit.checkpoints import MARKER_FILE, UNFINISHED_FOLDER, checkpoints
 from run_kit.log import read_log
 from support.paths import ROOT
 from support.ranks import ENVIRONMENT, finish, launcher, start
+from support.tolerances import SAME_LOSS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -78,11 +79,11 @@ def test_ranks_equal_one_process_although_some_hold_text_alone(
     )
     finish([*launcher(ranks), *arguments])
     expected = _losses(tmp_path / "alone")
-    assert _losses(tmp_path / "ranks") == pytest.approx(expected, rel=1e-4)
+    assert _losses(tmp_path / "ranks") == pytest.approx(expected, rel=SAME_LOSS)
 
     (tmp_path / "ranks" / "checkpoint-6" / MARKER_FILE).unlink()
     finish([*launcher(ranks), *arguments, "--resume_from_checkpoint", "auto"])
-    assert _losses(tmp_path / "ranks") == pytest.approx(expected, rel=1e-4)
+    assert _losses(tmp_path / "ranks") == pytest.approx(expected, rel=SAME_LOSS)
     load_pretrained(tmp_path / "ranks")
 
 

@@ -12,6 +12,7 @@ from llava.train.arguments import parse_arguments
 from llava.train.train import prepare
 from llava.train.validation import rank_batches
 from run_kit.log import read_log, read_validation
+from support.tolerances import SAME_LOSS
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +65,9 @@ def test_the_loss_is_that_of_the_model_and_training_goes_on_as_without(
             pair[1] += count
     found = rows[-1]
     assert found["tokens"] == totals[1]
-    assert found["loss"] == pytest.approx(totals[0] / totals[1], rel=1e-5)
+    assert found["loss"] == pytest.approx(totals[0] / totals[1], rel=SAME_LOSS)
     assert found["loss_by_dataset"] == pytest.approx(
-        {name: loss / count for name, (loss, count) in expected.items()}, rel=1e-5
+        {name: loss / count for name, (loss, count) in expected.items()}, rel=SAME_LOSS
     )
 
 

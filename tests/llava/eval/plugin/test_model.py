@@ -21,6 +21,7 @@ from llava.eval.plugin.journal import AnswerJournal, read_answers
 from llava.eval.plugin.model import LlavaOVEncoder
 from llava.model.loading import load_pretrained
 from support.eval_toy import Toy
+from support.tolerances import SAME_LOSS
 
 GREEDY = {"do_sample": False, "until": []}
 
@@ -136,10 +137,10 @@ def test_scores_are_the_mean_loss_of_the_continuation(toy: Toy) -> None:
     with torch.no_grad():
         logits = model(ids).logits[0, -tokens.shape[1] - 1 : -1].log_softmax(-1)  # type: ignore[operator]
     expected = -logits.gather(1, tokens.T).mean().item()
-    assert scores[4] == (pytest.approx(expected, rel=1e-5), False)
+    assert scores[4] == (pytest.approx(expected, rel=SAME_LOSS), False)
     batched = _scores(_model(toy, batch_size=3), requests)
     assert [value for value, _ in batched] == pytest.approx(
-        [value for value, _ in scores], rel=1e-4
+        [value for value, _ in scores], rel=SAME_LOSS
     )
 
 
