@@ -14,11 +14,11 @@ at 4, at 2 and at full size, to whole pixels. The measure is the mean absolute d
 
 from collections.abc import Generator, Mapping, Sequence
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cv_reader.backends.blockmotion import Pyramid, block_motion
 from cv_reader.backends.pixels import assemble, coded_luma
 from cv_reader.backends.prediction import residual
 from cv_reader.backends.probe import Probe
@@ -26,6 +26,9 @@ from cv_reader.backends.vectors import QPEL
 from cv_reader.media.decoding import Decoded, DecodeOptions, decode
 from cv_reader.media.frames import BLOCK_PX, CodecFrame, map_shape
 from cv_reader.media.index import VideoSource
+
+if TYPE_CHECKING:
+    from cv_reader.backends.blockmotion import Pyramid
 
 NAME = "estimated"
 
@@ -50,9 +53,12 @@ class _Analysed:
         return self._luma
 
     @property
-    def pyramid(self) -> Pyramid:
+    def pyramid(self) -> "Pyramid":
         """Reductions of the luma."""
         if self._pyramid is None:
+            # Imported here: most videos are read by other backends.
+            from cv_reader.backends.blockmotion import Pyramid
+
             self._pyramid = Pyramid.of(self.luma)
         return self._pyramid
 
@@ -108,6 +114,8 @@ def _finish(source: VideoSource, current: _Analysed, previous: _Analysed | None)
     motion = np.zeros((2, *blocks, 2), np.int16)
     used = np.zeros((2, *blocks), np.bool_)
     if previous is not None:
+        from cv_reader.backends.blockmotion import block_motion
+
         vectors, used[0] = block_motion(current.pyramid, previous.pyramid)
         motion[0] = vectors * used[0, :, :, None] * QPEL
     references = (previous.luma if previous else None, None)

@@ -20,7 +20,6 @@ from cv_reader.assets.metadata import META
 from cv_reader.assets.names import asset_key, evaluation_key
 from cv_reader.assets.rows import Row, read_rows
 from cv_reader.assets.samples import check_video, resolve_video, video_fault
-from cv_reader.commands import stage1, stage2
 from cv_reader.commands.arguments import (
     add_budget_arguments,
     add_dataset_argument,
@@ -47,7 +46,6 @@ from cv_reader.commands.progress import (
 )
 from cv_reader.errors import AssetError, SampleError, SettingsError
 from cv_reader.exits import run_command, say
-from cv_reader.pricing import priced_config
 from cv_reader.reader import ReadOptions
 from cv_reader.select.config import AssetConfig
 
@@ -95,11 +93,15 @@ def main(argv: list[str] | None = None) -> int:
     choice.add_argument("--stage", choices=_STAGES)
     chosen, rest = choice.parse_known_args(argv)
     if chosen.stage:
-        return _STAGES[chosen.stage](rest)
+        # Imported here: evaluation assets need neither, and each worker imports this module.
+        from cv_reader.commands import stage1, stage2
+
+        main_of = {"1": stage1.main, "2": stage2.main, "1,2": stage2.main_of_both}
+        return main_of[chosen.stage](rest)
     return run_command(_run, _parser().parse_args(rest))
 
 
-_STAGES = {"1": stage1.main, "2": stage2.main, "1,2": stage2.main_of_both}
+_STAGES = ("1", "2", "1,2")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -138,6 +140,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> int:
+    from cv_reader.pricing import priced_config
+
     check_shards(args)
     work = Precompute(
         config=config_from(args),

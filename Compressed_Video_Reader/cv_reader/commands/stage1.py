@@ -42,7 +42,6 @@ from cv_reader.commands.progress import (
 )
 from cv_reader.errors import SampleError, SettingsError
 from cv_reader.exits import FAILED_SAMPLES, OK, run_command, say
-from cv_reader.pricing import priced_config
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -102,6 +101,8 @@ def stage1_from(args: argparse.Namespace, out_root: Path) -> Stage1:
 
 def with_price(stage: Stage1, args: argparse.Namespace) -> Stage1:
     """Return a stage whose price meets ``--mean_num_images`` over the data set."""
+    from cv_reader.pricing import priced_config
+
     every = read_samples(args.dataset_path, max_samples=args.max_samples)
     videos = (stage.video(sample) for sample in every if isinstance(sample, VideoSample))
     config = priced_config(
