@@ -30,7 +30,10 @@ def test_images_become_a_labelled_set(made: Path, tmp_path: Path) -> None:
     assert concepts(["features", source, features, "--rows_per_part", "16"]) == 0
     cluster = ["cluster", features, bank, "--centres", "12", "--iterations", "3"]
     assert concepts([*cluster, "--components", "20", "--whiten"]) == 0
-    assert concepts(["label", features, bank, labels, "--count", "4"]) == 0
+    for share in ("1/2", "0/2"):
+        assert not (out / "labels" / "labels.json").exists()
+        command = ["label", features, bank, labels, "--count", "4", "--share", share]
+        assert concepts(command) == 0
     page = out / "page.html"
     assert concepts(["report", features, bank, labels, str(page), "--source", source]) == 0
     assert page.read_text().count("data:image/jpeg") >= 6

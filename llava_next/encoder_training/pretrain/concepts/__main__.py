@@ -96,6 +96,7 @@ def _label(arguments: argparse.Namespace) -> int:
         read_bank(arguments.bank),
         arguments.labels,
         count=arguments.count,
+        share=_share(arguments.share),
         backend=arguments.backend,
         device=arguments.device,
     )
@@ -145,6 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     labels.add_argument("bank", type=Path, help="folder of the bank")
     labels.add_argument("labels", type=Path, help="folder to write")
     labels.add_argument("--count", type=int, default=10, help="labels of each sample")
+    labels.add_argument("--share", default="0/1", help="I/N: write every Nth part, from the Ith")
     for command in (cluster, labels):
         command.add_argument("--backend", choices=BACKENDS, default="auto", help="for products")
         command.add_argument("--device", default="cpu", help="for products, such as cuda:0")

@@ -173,16 +173,20 @@ def label(
     folder: Path,
     *,
     count: int = 10,
+    share: tuple[int, int] = (0, 1),
     backend: str = "auto",
     device: str = "cpu",
 ) -> LabelInfo:
     """Write the nearest centres of each row as labels; parts that exist are kept.
+
+    The folder is complete once all parts are there, whichever process wrote them.
 
     Args:
         features: of the bank's kind.
         bank: the centres.
         folder: output; refused where it has labels of another bank.
         count: R, labels of each sample.
+        share: (i, n): write parts i, i + n, ... alone; another process writes the others.
         backend, device: see ``search_by``.
 
     Raises:
@@ -208,7 +212,7 @@ def label(
     rows = FeatureRows(features.parts, _prepare(bank.projection))
     for number, part in enumerate(features.parts):
         path = part_path(folder, "labels", number)
-        if path.exists():
+        if path.exists() or number % share[1] != share[0]:
             continue
         labels = np.full((len(part), count), -1, np.int32)
         for start in range(0, len(part), BLOCK_ROWS):
@@ -220,7 +224,9 @@ def label(
         bad = {key: features.bad[key] for key in keys if key in features.bad}
         write_keys(folder, number, keys, bad)
         save_array(path, labels)
-    write_label_info(folder, info)
+    numbers = range(info.num_parts)
+    if all(part_path(folder, "labels", number).exists() for number in numbers):
+        write_label_info(folder, info)
     return info
 
 

@@ -188,8 +188,9 @@ def hierarchical(
     backend: str = "auto",
     device: str = "cpu",
     coarse: int = 0,
+    memory_bytes: int = 4 << 30,
 ) -> KMeansState:
-    """Make coarse clusters, then divide each; rows of one coarse cluster must fit into memory.
+    """Make coarse clusters, then divide each.
 
     Args:
         rows: the data.
@@ -197,27 +198,47 @@ def hierarchical(
         iterations: of both levels.
         seed, fraction, backend, device: see ``lloyd``.
         coarse: number of coarse clusters; 0 means sqrt(k).
+        memory_bytes: of rows that are held at a time: clusters are divided in groups of this size,
+            with a pass over the data for each group. One cluster must fit.
     """
     coarse = coarse or max(math.isqrt(count), 1)
     options = {"iterations": iterations, "backend": backend, "device": device}
     top = KMeansState(drawn_centres(rows, coarse, seed))
     top = lloyd(rows, top, seed=seed, fraction=fraction, **options)
     search = search_by(backend, top.centres, device)
-    members: list[list[Floats]] = [[] for _ in range(coarse)]
-    random = np.random.default_rng([seed, 2])
-    for block in rows.blocks(fraction, random):
-        numbers = search(block, 1).numbers[:, 0]
-        for number in np.unique(numbers):
-            members[number].append(block[numbers == number])
-    sizes = np.array([sum(map(len, parts)) for parts in members])
-    centres = []
-    for number, share in enumerate(_shares(sizes, count)):
-        if share:
-            inner = FeatureRows(members[number])
-            state = KMeansState(drawn_centres(inner, share, seed + number))
-            centres.append(lloyd(inner, state, seed=seed + number, **options).centres)
-        members[number] = []
-    return KMeansState(np.concatenate(centres), iterations, top.history)
+
+    def blocks() -> Iterator[Floats]:
+        return rows.blocks(fraction, np.random.default_rng([seed, 2]))
+
+    owners = [search(block, 1).numbers[:, 0].astype(np.int32) for block in blocks()]
+    sizes = np.bincount(np.concatenate(owners), minlength=coarse)
+    shares = _shares(sizes, count)
+    centres: dict[int, Floats] = {}
+    for group in _groups(sizes * top.centres.shape[1] * 4, memory_bytes):
+        members: dict[int, list[Floats]] = {number: [] for number in group}
+        for block, owner in zip(blocks(), owners, strict=True):
+            for number in np.intersect1d(np.unique(owner), group):
+                members[int(number)].append(block[owner == number])
+        for number in group:
+            if shares[number]:
+                inner = FeatureRows(members.pop(number))
+                state = KMeansState(drawn_centres(inner, int(shares[number]), seed + number))
+                centres[number] = lloyd(inner, state, seed=seed + number, **options).centres
+    found = np.concatenate([centres[number] for number in sorted(centres)])
+    return KMeansState(found, iterations, top.history)
+
+
+def _groups(sizes_bytes: NDArray[np.int64], limit_bytes: int) -> Iterator[list[int]]:
+    """Yield runs of clusters that fit into the limit together; a larger one comes alone."""
+    group: list[int] = []
+    total = 0
+    for number, size in enumerate(sizes_bytes.tolist()):
+        if group and total + size > limit_bytes:
+            yield group
+            group, total = [], 0
+        group.append(number)
+        total += size
+    yield group
 
 
 def _shares(sizes: NDArray[np.int64], count: int) -> NDArray[np.int64]:

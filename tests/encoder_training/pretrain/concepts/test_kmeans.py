@@ -106,6 +106,8 @@ def test_levels_come_close_to_the_full_clustering() -> None:
         search_by("torch", one.centres)(unit_rows(data), 1).cosines.mean() for one in (full, levels)
     ]
     assert found[1] > found[0] - 0.03
+    small = hierarchical(rows, 60, iterations=8, backend="torch", memory_bytes=20_000)
+    assert np.array_equal(small.centres, levels.centres)
 
 
 def test_bad_rows_are_left_out_and_too_few_rows_refused() -> None:
