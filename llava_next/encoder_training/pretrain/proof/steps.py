@@ -55,15 +55,15 @@ class ProofSettings:
     images: int = 7200
     clips: int = 1800
     judged_images: int = 1920
-    judged_clips: int = 720
+    judged_clips: int = 480
     image_centres: int = 400
     video_centres: int = 200
     labels: int = 4
-    stage1_steps: int = 400
-    stage2_steps: int = 300
-    image_batch: int = 64
-    video_batch: int = 24
-    embedding_steps: int = 20
+    stage1_steps: int = 250
+    stage2_steps: int = 200
+    image_batch: int = 48
+    video_batch: int = 16
+    embedding_steps: int = 25
 
 
 def make_data(out: Path, settings: ProofSettings) -> None:
