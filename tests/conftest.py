@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+import sys
 from collections import Counter
 from collections.abc import Generator
 from pathlib import Path
@@ -61,11 +62,12 @@ def _seed() -> None:
     import random
 
     import numpy as np
-    import torch
 
     random.seed(0)
     np.random.seed(0)
-    torch.manual_seed(0)
+    # The tests of the reader need no torch, which takes seconds to import.
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

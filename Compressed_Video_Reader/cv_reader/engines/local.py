@@ -91,7 +91,7 @@ class _Pool(Generic[T, V]):
         worker = self._idle_worker()
         worker.task_number = number
         try:
-            worker.connection.send((self._function, self._tasks[number]))
+            worker.connection.send((self._function, self._tasks[number], self._memory_bytes))
         except OSError:
             self._replace_dead(worker)
         except (RecursionError, ValueError, TypeError, AttributeError, PicklingError) as error:
@@ -148,8 +148,6 @@ class _Pool(Generic[T, V]):
             return
         if kind == "started":
             worker.deadline = time.monotonic() + self._timeout_seconds
-            if self._memory_bytes:
-                worker.limit_memory(self._memory_bytes)
         elif kind == "value":
             self._finish(worker, content, None)
         else:

@@ -48,29 +48,10 @@ class Worker:
         self.task_number: int | None = None
         self.deadline = float("inf")
         self.tasks_done = 0
-        self._is_limited = False
 
     def memory_bytes(self) -> int:
         """Return its resident memory; 0 where the system does not tell."""
-        return self._memory_pages(1) * os.sysconf("SC_PAGE_SIZE")
-
-    def _memory_pages(self, field: int) -> int:
-        try:
-            statistics = Path(f"/proc/{self.process.pid}/statm").read_text()
-        except OSError:
-            return 0
-        return int(statistics.split()[field])
-
-    def limit_memory(self, limit_bytes: int) -> None:
-        """Set the hard limit, once its modules are imported; nothing where the system has none."""
-        if self._is_limited or not hasattr(resource, "prlimit") or self.process.pid is None:
-            return
-        self._is_limited = True
-        size_bytes = self._memory_pages(0) * os.sysconf("SC_PAGE_SIZE")
-        most = size_bytes + _ADDRESS_SPACE_FACTOR * limit_bytes
-        # It may have ended, or an administrator may have set a lower limit.
-        with contextlib.suppress(OSError, ValueError):
-            resource.prlimit(self.process.pid, resource.RLIMIT_AS, (most, most))
+        return _memory_bytes(self.process.pid, 1)
 
     def failure_of_exit(self) -> Failure:
         """Return why the process ended by itself."""
@@ -124,6 +105,28 @@ def new_worker() -> Worker:
     return Worker()
 
 
+def _memory_bytes(pid: int | str | None, field: int) -> int:
+    try:
+        statistics = Path(f"/proc/{pid}/statm").read_text()
+    except OSError:
+        return 0
+    return int(statistics.split()[field]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _limit_memory(limit_bytes: int) -> None:
+    """Set the hard limit of this process; nothing where the system has none.
+
+    The worker sets it itself, before its first task, for which its modules are imported by then: a
+    limit that the parent sets may come after the task has taken all memory.
+    """
+    if not hasattr(resource, "RLIMIT_AS"):
+        return
+    most = _memory_bytes("self", 0) + _ADDRESS_SPACE_FACTOR * limit_bytes
+    # An administrator may have set a lower limit.
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
 def _exit_reason(code: int | None) -> str:
     if code is not None and code < 0:
         name = signal.Signals(-code).name
@@ -140,9 +143,13 @@ def _serve(connection: Connection, module: str) -> None:
     prepare_process()
     if module:
         importlib.import_module(module)
+    is_limited = False
     with contextlib.suppress(EOFError, OSError):
         while True:
-            function, task = connection.recv()
+            function, task, limit_bytes = connection.recv()
+            if limit_bytes and not is_limited:
+                is_limited = True
+                _limit_memory(limit_bytes)
             connection.send(("started", None))
             connection.send(attempt(function, task))
     # Skip the interpreter's shutdown; nothing needs it.

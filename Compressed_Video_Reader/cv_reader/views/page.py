@@ -80,6 +80,14 @@ def picture_figure(caption: str, picture: Image.Image, quality: int = 88) -> str
     return figure(caption, "image/jpeg", buffer.getvalue())
 
 
+def _with_palette(picture: Image.Image) -> Image.Image:
+    """Choose the colours from every third row and column: that halves the time."""
+    size = (max(picture.width // 3, 1), max(picture.height // 3, 1))
+    sample = picture.resize(size, Image.Resampling.NEAREST)
+    palette = sample.quantize(_FILM_COLOURS, dither=Image.Dither.NONE)
+    return picture.quantize(palette=palette, dither=Image.Dither.NONE)
+
+
 def film(
     pictures: Sequence[Image.Image], seconds: float = _FILM_SECONDS, kind: str = "GIF"
 ) -> bytes:
@@ -91,10 +99,7 @@ def film(
         kind: ``GIF``, which every program shows, or ``WEBP``, a tenth of its size.
     """
     if kind == "GIF":
-        pictures = [
-            picture.convert("RGB").quantize(_FILM_COLOURS, dither=Image.Dither.NONE)
-            for picture in pictures
-        ]
+        pictures = [_with_palette(picture.convert("RGB")) for picture in pictures]
     first, *others = pictures
     buffer = io.BytesIO()
     duration = max(_LEAST_FRAME_MS, round(1000 * seconds / len(pictures)))

@@ -30,18 +30,18 @@ class _Page(html.parser.HTMLParser):
 @pytest.mark.parametrize("suffix", [".gif", ".png", ".jpg", ".html"])
 def test_pictures_of_a_video(corpus: Corpus, tmp_path: Path, suffix: str) -> None:
     target = tmp_path / f"out{suffix}"
-    args = [str(corpus.root / "good.mp4"), "-o", str(target), "--sequence_length", "8", *SMALL]
+    args = [str(corpus.root / "good.mp4"), "-o", str(target), "--sequence_length", "4", *SMALL]
     assert visualize.main(args) == 0
     if suffix == ".html":
         page = _Page(target.read_text())
         assert page.tags.count("img") == 6
         assert all(address.startswith("data:image/") for address in page.addresses)
-        assert "32 of 128 (25 %)" in target.read_text()
+        assert "32 of 64 (50 %)" in target.read_text()
         assert page.tags.count("table") == 2
         assert "nearest, motion followed" in target.read_text()
     else:
         with Image.open(target) as picture:
-            assert getattr(picture, "n_frames", 1) == (8 if suffix == ".gif" else 1)
+            assert getattr(picture, "n_frames", 1) == (4 if suffix == ".gif" else 1)
             picture.load()
 
 
