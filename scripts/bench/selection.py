@@ -1,7 +1,7 @@
 """Compare what selections show with goals: quality, waste, brief events, key frames, time.
 
-    python scripts/bench/selection.py [VIDEO or FOLDER ...] [--real FOLDER] [--made] [--planted 100]
-        [--key_frames] [--time VIDEO]
+    python scripts/bench/selection.py [VIDEO or FOLDER ...] [--real FOLDER] [--made [NAME ...]]
+        [--vectors] [--planted 100] [--key_frames] [--time VIDEO]
 
 Without arguments: the two real clips where they are present, the made clips, 60 planted ones, and
 key frames. All figures by ``cv_reader score``'s measure, at 64 slots of 36 x 36 cells; 8, 4 and 2
@@ -23,7 +23,7 @@ from cv_reader.errors import VideoError
 from cv_reader.reader import ReadOptions, open_video
 from cv_reader.select.config import AssetConfig
 from cv_reader.views.rebuilt import RebuiltScore, score_all
-from cv_reader.views.selections import read_pictures
+from cv_reader.views.selections import read_followed, read_pictures
 from planted import EVENT_SIDE_PX, EVENT_SLOTS, SCENES, made_scene, planted_clip
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,6 +32,7 @@ SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi")
 
 PLAIN = ("hold", "nearest")
 MOVING = ("hold, motion followed", "nearest, motion followed")
+ALONG = ("hold, along the vectors", "nearest, along the vectors")
 NO_FIRST = {"keep_first_full_frame": False}
 RATE = {"select": "rate_distortion"}
 MEAN = RATE | NO_FIRST | {"distortion": "mean"}
@@ -57,6 +58,9 @@ CHOICES: dict[str, dict[str, object]] = {
     "rd mean, nearest, still": MEAN | {"predict": "still"},
     "rd mean, hold": MEAN | {"direction": "hold"},
     "rd mean, nearest": MEAN,
+    "rd mean, hold, vectors": MEAN | {"direction": "hold", "predict": "vectors"},
+    "rd mean, nearest, vectors": MEAN | {"predict": "vectors"},
+    "rd sharp, vectors": RATE | {"predict": "vectors"},
     "rd mean, nearest, still, 4": MEAN | {"predict": "still", "num_images": 4},
     "rd mean, nearest, still, 3": MEAN | {"predict": "still", "num_images": 3},
     "rd mean, nearest, still, 2": MEAN | {"predict": "still", "num_images": 2},
@@ -64,6 +68,17 @@ CHOICES: dict[str, dict[str, object]] = {
     "rd mean, nearest, 1": MEAN | {"num_images": 1},
     "rd 40 dB, still": MEAN | {"predict": "still", "quality_db": 40.0, "direction": "hold"},
 }
+
+VECTOR_CHOICES = (
+    "uniform",
+    "reference (default topk)",
+    "rd sharp (default)",
+    "rd mean, hold",
+    "rd mean, nearest",
+    "rd mean, hold, vectors",
+    "rd mean, nearest, vectors",
+    "rd sharp, vectors",
+)
 
 GOALS: tuple[tuple[str, str, str, float, float], ...] = (
     ("reference's signal, hold", "reference (default topk)", "hold", 20.9, 17.6),
@@ -76,6 +91,9 @@ GOALS: tuple[tuple[str, str, str, float, float], ...] = (
     ("sharp, nearest, plain", "rd sharp, no whole frame", "nearest", 29.8, 27.2),
 )
 """What, choice, way to rebuild, goal in dB for the two real clips."""
+
+MIN_VECTORS_DB = 2.0
+"""What the codec's vectors must add to the small search where the camera sways (the first clip)."""
 
 MAX_LOSS_DB = 1.0
 MIN_EVENTS = 0.97
@@ -96,10 +114,10 @@ class Measured:
         return self.scores[choice].rebuilt[way].psnr_db
 
 
-def measured(path: Path) -> Measured:
-    """Make all choices of a video and score them on the same pictures."""
+def measured(path: Path, names: Iterable[str] = tuple(CHOICES)) -> Measured:
+    """Make choices of a video and score them on the same pictures."""
     rows, base = {}, AssetConfig()
-    for name, settings in CHOICES.items():
+    for name, settings in ((name, CHOICES[name]) for name in names):
         try:
             selection = select_from_video(path, AssetConfig(**settings), ReadOptions())
         except VideoError as error:
@@ -108,7 +126,12 @@ def measured(path: Path) -> Measured:
         rows[name] = selection.rows
         frame_ids = selection.frame_ids
     clip, _, seconds = read_pictures(path, frame_ids, base, ReadOptions())
-    scores = score_all(clip, list(rows.values()), seconds)
+    followed = None
+    try:
+        followed = read_followed(path, frame_ids, clip, base, ReadOptions())
+    except VideoError as error:
+        print(f"  along the vectors: left out: {error}")
+    scores = score_all(clip, list(rows.values()), seconds, followed=followed)
     return Measured(path, dict(zip(rows, scores, strict=True)))
 
 
@@ -117,16 +140,16 @@ def show(video: Measured) -> None:
     print(f"\n{video.path.name}")
     print(
         f"  {'choice':28s} {'tokens':>6s}  {'plain: hold / nearest':>21s}  "
-        f"{'with motion':>13s}  {'SSIM':>6s}  nothing new  unseen"
+        f"{'with motion':>13s}  {'vectors':>13s}  {'SSIM':>6s}  nothing new  unseen"
     )
     for name, score in video.scores.items():
-        plain, moving = (
-            " / ".join(f"{score.rebuilt[way].psnr_db:.1f}" for way in ways)
-            for ways in (PLAIN, MOVING)
+        plain, moving, along = (
+            " / ".join(f"{score.rebuilt[way].psnr_db:.1f}" for way in ways if way in score.rebuilt)
+            for ways in (PLAIN, MOVING, ALONG)
         )
         waste = "-" if np.isnan(score.nothing_new) else f"{100 * score.nothing_new:.0f} %"
         print(
-            f"  {name:28s} {score.num_tokens:6d}  {plain:>21s}  {moving:>13s}  "
+            f"  {name:28s} {score.num_tokens:6d}  {plain:>21s}  {moving:>13s}  {along:>13s}  "
             f"{score.rebuilt['nearest'].ssim:6.3f}  {waste:>11s}  {score.unseen_seconds:.1f} s",
             flush=True,
         )
@@ -175,6 +198,26 @@ def show_goals(video: Measured, number: int | None) -> None:
         f"{loss:.2f}",
         is_reached=loss <= MAX_LOSS_DB,
     )
+
+
+def show_vectors(video: Measured, number: int | None) -> None:
+    """Print what following the codec's vectors adds to the small search, by their own measures."""
+    for direction, along, moving in zip(PLAIN, ALONG, MOVING, strict=True):
+        name = f"rd mean, {direction}, vectors"
+        if name not in video.scores:
+            continue
+        found, searched = video.db(name, along), video.db(f"rd mean, {direction}", moving)
+        text = f"{found:.2f} against {searched:.2f} dB"
+        if number == 0:
+            wanted = f">= {MIN_VECTORS_DB} dB more than the small search"
+            goal(
+                f"along the vectors, {direction}",
+                wanted,
+                text,
+                is_reached=found >= searched + MIN_VECTORS_DB,
+            )
+        else:
+            print(f"  along the vectors, {direction}: {text}, {found - searched:+.2f}")
 
 
 def show_planted(folder: Path, count: int) -> None:
@@ -293,7 +336,12 @@ def main() -> None:
         default=ROOT.parent / "shared/data/real_videos",
         help="folder of real videos",
     )
-    parser.add_argument("--made", action="store_true", help="use made clips")
+    parser.add_argument(
+        "--made", nargs="*", metavar="NAME", help="use made clips: all, or those named"
+    )
+    parser.add_argument(
+        "--vectors", action="store_true", help="measure only what vectors add to a small search"
+    )
     parser.add_argument("--planted", type=int, default=0, help="number of clips")
     parser.add_argument("--key_frames", action="store_true", help="measure key frame intervals")
     parser.add_argument("--time", type=Path, help="video to select from")
@@ -304,20 +352,24 @@ def main() -> None:
         help="folder for made clips",
     )
     args = parser.parse_args()
-    is_bare = not (args.videos or args.made or args.planted or args.key_frames or args.time)
+    others = (args.planted, args.key_frames, args.time)
+    is_bare = not (args.videos or args.made is not None or any(others))
     av.logging.set_level(None)
     paths = videos_in(args.videos)
     if is_bare and args.real.is_dir():
         paths = videos_in([args.real])
+    scenes: list[str] = [] if args.made is None and not is_bare else args.made or list(SCENES)
+    paths += [made_scene(args.folder, name) for name in scenes]
     for path in paths:
-        video = measured(path)
+        video = measured(path, VECTOR_CHOICES if args.vectors else tuple(CHOICES))
         show(video)
-        names = [name for name in REAL if name in path.stem]
-        show_goals(video, list(REAL).index(names[0]) if names else None)
-    for name in SCENES if args.made or is_bare else ():
-        video = measured(made_scene(args.folder, name))
-        show(video)
-        show_goals(video, None)
+        real = [name for name in REAL if name in path.stem]
+        number = list(REAL).index(real[0]) if real else None
+        if not args.vectors:
+            show_goals(video, number)
+        show_vectors(video, number)
+    if args.vectors:
+        return
     if args.planted or is_bare:
         show_planted(args.folder, args.planted or 60)
     if args.key_frames or is_bare:

@@ -10,7 +10,7 @@ later picture adds one vector to it. Pictures whose references are shown later w
 - An intra block ends its chain, and so does a reference that was not decoded: what refers to it
   has no displacement.
 
-Displacements are taken at the middle of units, four along a side of a cell, and looked up at the
+Displacements are taken at the middle of units, two along a side of a cell, and looked up at the
 unit that they lead to. Memory: some 30 pictures of units, whatever the length of the video.
 
 Axis letters: n units, a and b their rows and columns.
@@ -25,13 +25,13 @@ from numpy.typing import NDArray
 from cv_reader.media.frames import CELL_PX, CodecFrame
 from cv_reader.select.geometry import Letterbox
 
-CELL_UNITS = 4
+CELL_UNITS = 2
 """Units along a side of a cell."""
 
 STEPS = 16
 """Steps of a luma sample (an eighth of a cell) in which displacements are counted."""
 
-UNIT_STEPS = 2 * STEPS
+UNIT_STEPS = 8 * STEPS // CELL_UNITS
 """Side of a unit."""
 
 _HELD_PICTURES = 32

@@ -1,14 +1,14 @@
 """Showing a kept cell where the codec's vectors say that its content went.
 
-What is kept of a place (see ``places``) is shown there in other slots, each of the 16 units of a
-cell moved as the vectors say from slot to slot, but by at most ``REACH`` samples away from where it
-was kept. A cell may show that or what the small search finds, whichever is closer.
+What is kept of a place (see ``places``) is shown there in other slots, each quarter of a cell moved
+as the vectors say from slot to slot, but by at most ``REACH`` samples away from where it was kept.
+A cell may show that or what the small search finds, whichever is closer.
 
 Displacements are whole sixteenths of a sample and all samples are whole numbers, so that results do
 not depend on threads or libraries.
 
 Axis letters: W slots of a window, m pairs of slots, h and w rows and columns of content cells, k
-places, n cells or quarters of them.
+places, n cells or quarters of them, U units along a side of a cell.
 """
 
 from collections.abc import Iterator
@@ -42,6 +42,9 @@ _STILL = 4.0
 before its vectors are followed."""
 
 _GROUP_CELLS = 16
+_UNIT_LUMA, _UNIT_CHROMA = ((side // CELL_UNITS) ** 2 for side in (LUMA_PX, CHROMA_PX))
+"""Samples of a unit."""
+
 _UNIT_SHIFT = UNIT_STEPS.bit_length() - 1
 
 Distances = NDArray[np.float32]
@@ -75,17 +78,16 @@ def follow_vectors(
         cells = moving[first : first + _GROUP_CELLS]
         places = _places(clip, slots, np.full(len(cells), row), across[cells])
         there = _targets(clip, row, slots, across[cells])
-        found = by_cell[cells]
+        found = by_cell[cells].transpose(2, 3, 1, 0).copy()
         for targets, sources, steps in _chains(clip, slots, places):
             shown = _shown(clip, slots.start + sources, _within(places, targets, sources, steps))
-            step = there[:, targets]
-            step -= shown
+            step = there[..., targets[0] : targets[-1] + 1, :] - shown
             np.square(step, out=step)
-            errors = step[:4].sum(axis=0) + CHROMA_WEIGHT * (step[4] + step[5])
-            errors = errors.reshape(-1, len(cells), parts, inner, parts, inner).sum(axis=(3, 5))
-            errors = errors.reshape(len(targets), len(cells), parts**2).transpose(1, 2, 0)
-            found[:, :, sources, targets] = np.minimum(found[:, :, sources, targets], errors)
-        by_cell[cells] = found
+            errors = step[:_UNIT_LUMA].sum(axis=0) + CHROMA_WEIGHT * step[_UNIT_LUMA:].sum(axis=0)
+            errors = errors.reshape(parts, inner, parts, inner, *errors.shape[2:]).sum(axis=(1, 3))
+            errors = errors.reshape(parts**2, *errors.shape[2:]).swapaxes(0, 1)
+            found[sources, targets] = np.minimum(found[sources, targets], errors)
+        by_cell[cells] = found.transpose(3, 2, 0, 1)
 
 
 def shown_along(
@@ -101,31 +103,38 @@ def shown_along(
     rows, columns = np.indices((clip.height, clip.width)).reshape(2, -1)
     places = _places(clip, slice(0, clip.num_slots), rows, columns)
     wanted, here = sources.ravel(), np.array([slot])
-    shown = np.zeros((6, clip.height * clip.width, CELL_UNITS, CELL_UNITS), np.uint8)
-    none = np.zeros((1, *shown.shape[1:], 2), np.int32)
+    shape = (CELL_UNITS, CELL_UNITS, 1, len(wanted))
+    none = np.zeros((2, *shape), np.int32)
+    shown = np.zeros((_UNIT_LUMA + 2 * _UNIT_CHROMA, *shape), np.uint8)
     steps = none
     for way, source in _around(slot, clip.num_slots):
         if abs(source - slot) <= 1:
             steps = none
         if source != slot:
             before = np.array([source - (1 if way else -1)])
-            steps = _led_on(clip, way, before, _Places(*(p[here] for p in places)), steps)
+            own = _Places(places.down[:, :, here], places.right[:, :, here])
+            steps = _led_on(clip, way, before, own, steps)
         cells = wanted == source
         if cells.any():
             end = np.array([source])
-            shown[:, cells] = _shown(clip, end, _within(places, here, end, steps))[:, 0, cells]
-    planes = shown.reshape(6, clip.height, clip.width, CELL_UNITS, CELL_UNITS).swapaxes(2, 3)
-    size = (CHROMA_PX * clip.height, CHROMA_PX * clip.width)
-    quads = planes[:4].reshape(2, 2, *size).transpose(2, 0, 3, 1)
-    return quads.reshape(2 * size[0], 2 * size[1]), planes[4:].reshape(2, *size)
+            shown[..., cells] = _shown(clip, end, _within(places, here, end, steps))[..., cells]
+    sides = (LUMA_PX // CELL_UNITS, CHROMA_PX // CELL_UNITS)
+    luma, chroma = (
+        # (planes, y, x, unit rows, unit columns, h, w) to (planes, h, unit rows, y, w, ...).
+        part.reshape(-1, side, side, CELL_UNITS, CELL_UNITS, clip.height, clip.width)
+        .transpose(0, 5, 3, 1, 6, 4, 2)
+        .reshape(-1, clip.height * CELL_UNITS * side, clip.width * CELL_UNITS * side)
+        for part, side in zip((shown[:_UNIT_LUMA], shown[_UNIT_LUMA:]), sides, strict=True)
+    )
+    return luma[0], chroma
 
 
 class _Places(NamedTuple):
     """Where units of places are in each slot, before turning.
 
     Attributes:
-        down: int32 (W, k, 4, 1), rows of units.
-        right: int32 (W, k, 1, 4), columns.
+        down: int32 (U, 1, W, k), rows of units.
+        right: int32 (1, U, W, k), columns.
     """
 
     down: Steps
@@ -134,24 +143,26 @@ class _Places(NamedTuple):
 
 def _places(clip: FollowedClip, slots: slice, rows: Whole, columns: Whole) -> _Places:
     """Return where k places, at rows and columns of the turned content, are in W slots."""
-    inner = np.arange(CELL_UNITS, dtype=np.int32)
+    inner = np.arange(CELL_UNITS, dtype=np.int32)[:, None, None, None]
     turns = clip.turns[slots]
     down = ((rows - turns[:, :1]) % clip.height * CELL_UNITS).astype(np.int32)
     right = ((columns - turns[:, 1:]) % clip.width * CELL_UNITS).astype(np.int32)
-    return _Places(down[..., None, None] + inner[:, None], right[..., None, None] + inner[None, :])
+    return _Places(down + inner, right + inner.swapaxes(0, 1))
 
 
 def _targets(clip: FollowedClip, row: int, slots: slice, columns: Whole) -> Distances:
-    """Return what places of a row hold, by units: float32 (6, W, k, 4, 4), four luma samples of a
-    unit and one of each colour difference."""
-    luma = clip.luma[slots, LUMA_PX * row : LUMA_PX * (row + 1)]
-    luma = luma.reshape(len(luma), CELL_UNITS, 2, clip.width, CELL_UNITS, 2)[:, :, :, columns]
-    chroma = clip.chroma[slots, :, CHROMA_PX * row : CHROMA_PX * (row + 1)]
-    chroma = chroma.reshape(len(luma), 2, CHROMA_PX, clip.width, CHROMA_PX)[:, :, :, columns]
-    found = np.empty((6, len(luma), len(columns), CELL_UNITS, CELL_UNITS), np.float32)
-    found[:4] = luma.transpose(2, 5, 0, 3, 1, 4).reshape(found[:4].shape)
-    found[4:] = chroma.transpose(1, 0, 3, 2, 4)
-    return found
+    """Return what places of a row hold, by units: float32 (samples of a unit, U, U, W, k), those of
+    luma first, then of each colour difference."""
+    found: list[NDArray[np.uint8]] = []
+    for planes, side in ((clip.luma[slots, None], LUMA_PX), (clip.chroma[slots], CHROMA_PX)):
+        cut = planes[:, :, side * row : side * (row + 1)]
+        inner = side // CELL_UNITS
+        shape = (len(cut), cut.shape[1], CELL_UNITS, inner, clip.width, CELL_UNITS, inner)
+        cut = cut.reshape(shape)[:, :, :, :, columns]
+        # (W, planes, unit rows, y, k, unit columns, x) to (planes, y, x, unit rows, columns, W, k).
+        cut = cut.transpose(1, 3, 6, 2, 5, 0, 4)
+        found.append(cut.reshape(-1, *cut.shape[3:]))
+    return np.concatenate(found).astype(np.float32)
 
 
 def _around(slot: int, num_slots: int) -> Iterator[tuple[int, int]]:
@@ -167,20 +178,21 @@ def _chains(
     """Yield pairs of slots and the displacement between them, for all pairs that are as far apart.
 
     Yields:
-        Targets and sources, numbers in the window (m,); steps int32 (m, k, 4, 4, 2), sixteenths of
-        a sample from the target to the source.
+        Targets and sources, numbers in the window (m,); steps int32 (2, U, U, m, k), (down, right)
+        in sixteenths of a sample from the target to the source.
     """
     count = slots.stop - slots.start
-    shape = (count, places.down.shape[1], CELL_UNITS, CELL_UNITS, 2)
+    shape = (2, CELL_UNITS, CELL_UNITS, count, places.down.shape[-1])
     for way in (0, 1):
         steps = np.zeros(shape, np.int32)
         for distance in range(1, count):
             targets: Whole = np.arange(count - distance, dtype=np.intp)
             targets = targets if way else targets + distance
-            steps = steps[:-1] if way else steps[1:]
+            part = slice(targets[0], targets[-1] + 1)
+            steps = steps[..., :-1, :] if way else steps[..., 1:, :]
             ahead = 1 if way else -1
             before = slots.start + targets + ahead * (distance - 1)
-            own = _Places(places.down[targets], places.right[targets])
+            own = _Places(places.down[:, :, part], places.right[:, :, part])
             steps = _led_on(clip, way, before, own, steps)
             yield targets, targets + ahead * distance, steps
 
@@ -192,53 +204,69 @@ def _led_on(clip: FollowedClip, way: int, slots: Whole, places: _Places, steps: 
         clip: the motion.
         way: 0 to the slot before, 1 to the slot after.
         slots: (m,), slots that the displacements lead to.
-        places: of the targets, (m, k, ...).
-        steps: int32 (m, k, 4, 4, 2).
+        places: of the targets.
+        steps: int32 (2, U, U, m, k).
     """
     height, width = clip.links.shape[2:4]
     down, right = (
-        (side + ((steps[..., axis] + UNIT_STEPS // 2) >> _UNIT_SHIFT)).clip(0, count - 1)
-        for axis, (side, count) in enumerate(zip(places, (height, width), strict=True))
+        np.clip(side + ((away + UNIT_STEPS // 2) >> _UNIT_SHIFT), 0, count - 1)
+        for side, away, count in zip(places, steps, (height, width), strict=True)
     )
-    flat = (slots.astype(np.int32)[:, None, None, None] * height + down) * width + right
+    flat = (slots.astype(np.int32)[:, None] * height + down) * width + right
     # Both components as one number: one look instead of two.
     pairs = clip.links[way].view(np.uint32).reshape(-1)
-    return steps + pairs.take(flat)[..., None].view(np.int16)
+    both = pairs.take(flat)[..., None].view(np.int16)
+    return np.stack([steps[0] + both[..., 0], steps[1] + both[..., 1]])
 
 
 def _within(places: _Places, targets: Whole, sources: Whole, steps: Steps) -> tuple[Steps, Steps]:
     """Return where units are shown from, in sixteenths of a sample from the picture's corner: where
     steps lead to, but not farther than the reach from where the place was kept."""
     found: list[Steps] = []
-    for axis, side in enumerate(places):
-        kept = side[sources] * UNIT_STEPS
-        away = side[targets] * UNIT_STEPS - kept + steps[..., axis]
-        found.append(kept + away.clip(-REACH * STEPS, REACH * STEPS))
+    for side, step in zip(places, steps, strict=True):
+        kept = side[:, :, sources] * UNIT_STEPS
+        away = side[:, :, targets] * UNIT_STEPS - kept + step
+        found.append(kept + np.clip(away, -REACH * STEPS, REACH * STEPS, out=away))
     return found[0], found[1]
 
 
 def _shown(clip: FollowedClip, sources: Whole, corners: tuple[Steps, Steps]) -> Samples:
-    """Return the samples of units at corners (m, k, 4, 4) in pictures of source slots (m,): uint8
-    (6, m, k, 4, 4), four of luma (upper left, right, lower left, right), then the colours."""
-    shape = corners[0].shape
-    found = np.empty((6, *shape), np.uint8)
-    slots = sources.reshape(-1, 1, 1, 1)
-    planes = clip.luma_planes
-    first, width = _flat(planes.shape, slots, corners, STEPS // LUMA_PHASES)
-    for number, step in enumerate((0, 1, width, width + 1)):
-        planes.reshape(-1).take(first + step, out=found[number], mode="clip")
-    # A sample of colour is as wide as a unit.
-    first, _ = _flat(clip.chroma_planes.shape[1:], slots, corners, UNIT_STEPS // CHROMA_PHASES)
-    for number, plane in enumerate(clip.chroma_planes):
-        plane.reshape(-1).take(first, out=found[4 + number], mode="clip")
+    """Return the samples of units at corners (U, U, m, k) in pictures of source slots (m,): uint8
+    (samples of a unit, U, U, m, k), those of luma first, then of each colour difference."""
+    found = np.empty((_UNIT_LUMA + 2 * _UNIT_CHROMA, *corners[0].shape), np.uint8)
+    number, chroma = 0, clip.chroma_planes
+    for planes, side, steps in (
+        (clip.luma_planes[None], LUMA_PX, STEPS // LUMA_PHASES),
+        # A sample of colour is twice as wide.
+        (chroma, CHROMA_PX, 2 * STEPS // CHROMA_PHASES),
+    ):
+        inner = range(side // CELL_UNITS)
+        first, width = _flat(planes.shape[1:], sources[:, None], corners, steps, len(inner))
+        offsets = [width * y + x for y in inner for x in inner]
+        for plane in planes:
+            for offset in offsets:
+                # Numbers are inside; another mode would copy the result.
+                plane.reshape(-1).take(first + offset, out=found[number], mode="clip")
+                number += 1
     return found
 
 
 def _flat(
-    shape: tuple[int, ...], slots: Whole, corners: tuple[Steps, Steps], phase_steps: int
+    shape: tuple[int, ...],
+    slots: Whole,
+    corners: tuple[Steps, Steps],
+    phase_steps: int,
+    unit: int,
 ) -> tuple[Whole, int]:
-    """Return the numbers of samples at corners in planes (T, phases, rows, columns), and how many
-    samples a row has."""
+    """Return the numbers of the first samples of units in planes, and how many samples a row has.
+
+    Args:
+        shape: (T, phases, rows, columns).
+        slots: (m, 1).
+        corners: (U, U, m, k) each, in sixteenths of a luma sample.
+        phase_steps: sixteenths of a luma sample between two phases.
+        unit: samples along a side of a unit.
+    """
     _, phases, rows, columns = shape
     side = int(phases**0.5)
     # All of these are powers of two, and shifts take a fifth of the time of divisions.
@@ -246,7 +274,7 @@ def _flat(
     places: list[Steps] = []
     for corner, count in zip(corners, (rows, columns), strict=True):
         place = (corner + (BORDER * side * phase_steps + phase_steps // 2)) >> down_by
-        places.append(np.clip(place, 0, (count - 2) * side, out=place))
+        places.append(np.clip(place, 0, (count - unit) * side, out=place))
     down, right = places
     phase = ((down & (side - 1)) << side_by) + (right & (side - 1))
     plane = slots.astype(np.int32) * phases + phase

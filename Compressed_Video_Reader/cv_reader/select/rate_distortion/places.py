@@ -4,8 +4,8 @@
 moved: cells that leave the picture at one side make room for those that come in at the other. Where
 vectors lead nowhere, units move as the camera does.
 
-Axis letters: T slots, h and w rows and columns of content cells, a and b those of units (4 h and
-4 w), u units of a choice along a side of the square.
+Axis letters: T slots, h and w rows and columns of content cells, a and b those of units (2 h and
+2 w), u units of a choice along a side of the square.
 """
 
 from dataclasses import dataclass, fields

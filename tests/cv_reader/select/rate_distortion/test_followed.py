@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cv_reader.select.config import AssetConfig
-from cv_reader.select.rate_distortion.chains import STEPS, Links
+from cv_reader.select.rate_distortion.chains import CELL_UNITS, STEPS, UNIT_STEPS, Links
 from cv_reader.select.rate_distortion.choice import choose_units
 from cv_reader.select.rate_distortion.clip import SmallClip
 from cv_reader.select.rate_distortion.distances import MEASURES
@@ -18,7 +18,8 @@ from cv_reader.select.rate_distortion.shortest_path import best_choice, segments
 from cv_reader.select.rate_distortion.windows import Units, cell_window, shown_errors
 
 GRID, SLOTS, HEIGHT = 6, 7, 4
-SHAPE = (4 * HEIGHT, 4 * GRID)
+SHAPE = (CELL_UNITS * HEIGHT, CELL_UNITS * GRID)
+LUMA, CHROMA = 8 // CELL_UNITS, 4 // CELL_UNITS  # samples along a side of a unit
 
 
 def _clip(luma: np.ndarray, chroma: np.ndarray | None = None) -> SmallClip:
@@ -76,29 +77,41 @@ def _between(plane: np.ndarray, down: Any, right: Any, phases: Any) -> Any:
 def _shown_unit(
     clip: SmallClip, before: Any, place: Any, unit: Any, source: int, target: int
 ) -> Any:
-    """Luma (2, 2) and two colours of a unit of a place, by following it alone."""
+    """Luma and colours (2, ...) of a unit of a place, by following it alone."""
     at = [
-        (place[axis] - clip.turns[:, axis]) % (HEIGHT, GRID)[axis] * 4 + unit[axis]
+        (place[axis] - clip.turns[:, axis]) % (HEIGHT, GRID)[axis] * CELL_UNITS + unit[axis]
         for axis in (0, 1)
     ]
     here = np.array([at[0][target], at[1][target]])
     kept = np.array([at[0][source], at[1][source]])
     steps, slot, way = np.zeros(2, int), target, int(source > target)
     while slot != source:
-        led = here + (steps + 16) // 32
+        led = here + (steps + UNIT_STEPS // 2) // UNIT_STEPS
         led = np.clip(led, 0, np.array(SHAPE) - 1)
         steps = steps + clip.links[way, slot, led[0], led[1]]
         slot += 1 if way else -1
-    away = np.clip(32 * here + steps - 32 * kept, -REACH * STEPS, REACH * STEPS)
-    down, right = (32 * kept + away).tolist()
+    away = np.clip(UNIT_STEPS * (here - kept) + steps, -REACH * STEPS, REACH * STEPS)
+    down, right = (UNIT_STEPS * kept + away).tolist()
     luma = [
         _between(before[0][source], (down + 2) // 4 + 4 * y, (right + 2) // 4 + 4 * x, 4)
-        for y, x in product((0, 1), (0, 1))
+        for y, x in product(range(LUMA), range(LUMA))
     ]
     colours = [
-        _between(plane, (down + 8) // 16, (right + 8) // 16, 2) for plane in before[1][source]
+        [
+            _between(plane, (down + 8) // 16 + 2 * y, (right + 8) // 16 + 2 * x, 2)
+            for y, x in product(range(CHROMA), range(CHROMA))
+        ]
+        for plane in before[1][source]
     ]
-    return np.array(luma), np.array(colours)
+    return np.reshape(luma, (LUMA, LUMA)), np.reshape(colours, (2, CHROMA, CHROMA))
+
+
+def _cut(luma: Any, chroma: Any, place: Any, unit: Any) -> Any:
+    """Luma and colours of a unit of a place in a picture that is turned to places."""
+    row, column = (CELL_UNITS * place[axis] + unit[axis] for axis in (0, 1))
+    rows, columns = (np.s_[LUMA * n : LUMA * (n + 1)] for n in (row, column))
+    small = (np.s_[CHROMA * n : CHROMA * (n + 1)] for n in (row, column))
+    return luma[rows, columns], chroma[(slice(None), *small)]
 
 
 def _expected(
@@ -106,13 +119,11 @@ def _expected(
 ) -> Any:
     """Squared differences of a place's parts, from upper left to lower right."""
     found = np.zeros((parts, parts), int)
-    for unit in product(range(4), range(4)):
+    for unit in product(range(CELL_UNITS), range(CELL_UNITS)):
         luma, colours = _shown_unit(clip, before, place, unit, source, target)
-        rows, columns = (4 * place[axis] + unit[axis] for axis in (0, 1))
-        there = clip.luma[target][2 * rows : 2 * rows + 2, 2 * columns : 2 * columns + 2]
-        colour = clip.chroma[target][:, rows, columns]
-        error = ((luma - there.ravel()) ** 2).sum() + 4 * ((colours - colour) ** 2).sum()
-        found[unit[0] * parts // 4, unit[1] * parts // 4] += error
+        there = _cut(clip.luma[target], clip.chroma[target], place, unit)
+        error = ((luma - there[0]) ** 2).sum() + 4 * ((colours - there[1]) ** 2).sum()
+        found[unit[0] * parts // CELL_UNITS, unit[1] * parts // CELL_UNITS] += error
     return found.ravel()
 
 
@@ -164,12 +175,10 @@ def test_pictures_shown_are_those_that_distances_are_of(clip: SmallClip, before:
         luma, chroma = shown_along(clip, target, sources)
         for place in [(0, 0), (1, 5), (3, 2)]:
             source = int(sources[place])
-            for unit in product(range(4), range(4)):
+            for unit in product(range(CELL_UNITS), range(CELL_UNITS)):
                 expected = _shown_unit(clip, before, place, unit, source, target)
-                row, column = (4 * place[axis] + unit[axis] for axis in (0, 1))
-                found = luma[2 * row : 2 * row + 2, 2 * column : 2 * column + 2].ravel()
-                assert found.tolist() == expected[0].tolist()
-                assert chroma[:, row, column].tolist() == expected[1].tolist()
+                for found, wanted in zip(_cut(luma, chroma, place, unit), expected, strict=True):
+                    assert found.tolist() == wanted.tolist()
 
 
 @pytest.mark.parametrize("direction", ["hold", "nearest"])
