@@ -173,8 +173,10 @@ class AssetConfig:
         )
 
     def _check_selector(self) -> None:
-        if self.signal in ("bits_between", "residual_between") and self.select == "topk":
-            rule = f"other than 'cheap' where signal is {self.signal!r}, which needs every picture"
+        is_summed = self.signal in ("bits_between", "residual_between") and self.select == "topk"
+        if is_summed or self.follows_vectors:
+            name = f"signal is {self.signal!r}" if is_summed else "predict is 'vectors'"
+            rule = f"other than 'cheap' where {name}, which needs every picture"
             _require(self.frames != "cheap", "frames", self.frames, rule)
         if self.select != "rate_distortion":
             for name in ("quality_db", "token_price"):

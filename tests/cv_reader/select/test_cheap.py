@@ -155,7 +155,14 @@ def test_a_long_video_without_cheap_frames_is_refused(
             sampled_frames(video.index, CONFIG)
 
 
-@pytest.mark.parametrize("signal", ["bits_between", "residual_between"])
-def test_signals_of_all_pictures_are_refused(signal: str) -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"signal": "bits_between"},
+        {"signal": "residual_between"},
+        {"select": "rate_distortion", "predict": "vectors"},
+    ],
+)
+def test_what_needs_all_pictures_is_refused(settings: dict[str, str]) -> None:
     with pytest.raises(SettingsError, match="frames must be other than 'cheap'"):
-        AssetConfig(frames="cheap", signal=signal)
+        AssetConfig(**{"frames": "cheap", **settings})
