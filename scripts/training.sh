@@ -1,9 +1,15 @@
-# Shared by pretrain_ov_encoder.sh and sft_ov_encoder.sh, which source it: --help, the defaults of a
-# smoke run on SMOKE_DATA, and the launch. Variables that are set outside override all defaults.
+# Shared by pretrain_ov_encoder.sh, sft_ov_encoder.sh and the scripts of encoder/, which source it: --help,
+# the defaults of a smoke run on SMOKE_DATA, and the launch. Variables that are set outside override all
+# defaults. A script may set, before it sources this:
+#   train_module   the module to run (default llava.train.train)
+#   script_files   the files that name its variables (default the script itself)
+
+train_module="${train_module:-llava.train.train}"
+[ -n "${script_files[*]:-}" ] || script_files=("$0")
 
 # Print each variable of the script with its default, in the order of the script.
 _list_variables() {
-    grep -oE '\$\{[A-Z][A-Z0-9_]*(:-|=|:\+)[^}]*\}' "$0" | sed -E 's/^\$\{//; s/\}$//' | awk '
+    grep -ohE '\$\{[A-Z][A-Z0-9_]*(:-|=|:\+)[^}]*\}' "${script_files[@]}" | sed -E 's/^\$\{//; s/\}$//' | awk '
         /^(VENV|BASH_SOURCE|SMOKE_DATA)[:=]/ { next }
         { name = $0; sub(/(:-|=|:\+).*/, "", name); value = substr($0, length(name) + 1) }
         value ~ /^:\+/ { value = "(not set)" }
@@ -14,12 +20,16 @@ _list_variables() {
 }
 
 if [ "${1:-}" = "--help" ] || [ "${1:-}" = "-h" ]; then
-    awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$0"
+    awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "${script_files[0]}"
     echo
     sed -n '/^# Launch:/,/^$/ { s/^# \{0,1\}//p }' scripts/training.sh
     echo
     echo "Variables and their defaults. Each sets the flag of its name, which"
-    echo "python -m llava.train.train --help explains; SMOKE=1 has small defaults of its own."
+    if [ "$train_module" = llava.train.train ]; then
+        echo "python -m $train_module --help explains; SMOKE=1 has small defaults of its own."
+    else
+        echo "python -m $train_module --help explains."
+    fi
     _list_variables
     exit 0
 fi
@@ -59,6 +69,7 @@ fi
 [ -z "${HOSTFILE:-}" ] || [ -f "$HOSTFILE" ] || fail "HOSTFILE $HOSTFILE does not exist"
 
 if [ "${SMOKE:-0}" = 1 ]; then
+    [ "$train_module" = llava.train.train ] || fail "SMOKE=1 is for fine-tuning; run scripts/encoder/ov_encoder_base_stage1_si_dry_run.sh"
     : "${OUTPUT_DIR:=outputs/smoke_$(basename "$0" .sh)}"
     smoke_files="$OUTPUT_DIR/smoke" # a machine's own, should they share a file system
     if [ "${NODE_RANK:-0}" != 0 ]; then smoke_files+="_node$NODE_RANK"; fi
@@ -103,14 +114,18 @@ launch() {
             --master_addr "${MASTER_ADDR:-127.0.0.1}" --master_port "${MASTER_PORT:-29500}" -m
         )
     fi
-    command+=(llava.train.train "${arguments[@]}")
+    command+=("$train_module" "${arguments[@]}")
     if [ "${DRY_RUN:-0}" = 1 ]; then
         printf '%q ' "${command[@]}"
         echo
         return
     fi
     if [ -z "${HOSTFILE:-}" ] && [ "${USE_CPU:-}" != true ] && ! _has_gpu; then
-        fail "no GPU found on this machine; try the script with SMOKE=1 (a tiny model on the CPU, a minute), or train on the CPU with NUM_GPUS=1 USE_CPU=true"
+        local trial="the script with SMOKE=1 (a tiny model on the CPU, a minute)"
+        if [ "$train_module" != llava.train.train ]; then
+            trial="scripts/encoder/ov_encoder_base_stage1_si_dry_run.sh (a tiny model on the CPU, a few minutes)"
+        fi
+        fail "no GPU found on this machine; try $trial, or train on the CPU with NUM_GPUS=1 USE_CPU=true"
     fi
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-8}"
     exec "${command[@]}"

@@ -114,6 +114,7 @@ class PretrainRecord:
         self._began = self._since = time.perf_counter()
         self._sums = torch.zeros(4, dtype=torch.float64, device=self._device)
         self._count, self._losses = 0, dict[str, float]()
+        self._shown: tuple[float, ...] = ()
         if self._rank:
             return
         self._log = TrainLog(self._folder, first_step=step + 1)
@@ -167,8 +168,16 @@ class PretrainRecord:
             row["peak_memory_bytes"] = torch.cuda.max_memory_allocated(self._device)
         self._sums.zero_()
         self._count, self._losses = 0, {}
+        self._shown = (*self._shown[:1], row["loss"])
         if self._rank == 0:
             self._write(step, row)
+
+    def say_result(self, step: int) -> None:
+        """Print what was done; on rank 0."""
+        if self._rank == 0 and self._shown:
+            seconds = duration_text(time.perf_counter() - self._began)
+            first, last = self._shown[0], self._shown[-1]
+            say(f"{step - self._first_step} steps in {seconds}; loss {first:.4f} -> {last:.4f}")
 
     def _write(self, step: int, row: dict[str, Any]) -> None:
         assert self._log is not None
@@ -226,6 +235,7 @@ def write_final(state: TrainingState, record: PretrainRecord) -> None:
     """Write the finished encoder as a folder for the Hub, with its model card; on rank 0."""
     if rank_and_size()[0]:
         return
+    record.say_result(state.step)
     folder = Path(record.about["settings"]["output_dir"])
     export(state.encoder, folder / FINAL_FOLDER)
     write_text(folder / FINAL_FOLDER / "README.md", model_card(state, record, FINAL_FOLDER))
