@@ -75,7 +75,7 @@ def rename_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def config_of(
+def encoder_config_of(
     weights: Mapping[str, Tensor], vision_config: Mapping[str, Any], image_px: int = 448
 ) -> OneVisionEncoderConfig:
     """Return the configuration of renamed weights.
@@ -109,7 +109,7 @@ def convert(
 
     Args:
         weights: all weights of the checkpoint, under their own names.
-        vision_config: see ``config_of``.
+        vision_config: see ``encoder_config_of``.
         add_head: give it the final norm and the pooling head, with random weights.
 
     Raises:
@@ -119,7 +119,7 @@ def convert(
     own = {name.removeprefix(prefix): t for name, t in weights.items() if name.startswith(prefix)}
     kept = ("embeddings.", "layernorm_pre.", "encoder.", "layernorm_post.", "head.")
     renamed = rename_weights({name: t for name, t in own.items() if name.startswith(kept)})
-    config = config_of(renamed, vision_config)
+    config = encoder_config_of(renamed, vision_config)
     has_head = config.use_head
     config.use_head = has_head or add_head
     model = OneVisionEncoderModel(config).to(renamed[_PATCHES].dtype)
@@ -137,7 +137,7 @@ def convert(
     return model
 
 
-def read_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_vision_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the vision weights of a folder of safetensors, and its ``vision_config``.
 
     Raises:
@@ -179,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with ExitOnError(USAGE):
         if arguments.out.exists():
             raise ValueError(f"{arguments.out} must be a new folder")
-        weights, vision_config = read_weights(arguments.checkpoint)
+        weights, vision_config = read_vision_weights(arguments.checkpoint)
         model = convert(weights, vision_config, add_head=arguments.add_head)
         export(model.to(getattr(torch, arguments.dtype)), arguments.out)
         say(f"wrote {arguments.out}")
