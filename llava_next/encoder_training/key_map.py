@@ -174,7 +174,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("checkpoint", type=Path, help="folder of safetensors")
     parser.add_argument("out", type=Path, help="new folder, in the layout of the Hub")
     parser.add_argument("--add_head", action="store_true", help="add a random pooling head")
-    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
+    parser.add_argument(
+        "--dtype",
+        default="bfloat16",
+        choices=["bfloat16", "float16", "float32"],
+        help="dtype of the written weights (default bfloat16)",
+    )
     arguments = parser.parse_args(argv)
     with ExitOnError(USAGE):
         if arguments.out.exists():
