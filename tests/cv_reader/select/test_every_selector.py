@@ -13,7 +13,7 @@ from cv_reader.backends import BACKENDS
 from cv_reader.reader import ReadOptions
 from cv_reader.select.config import SIGNALS, AssetConfig
 from cv_reader.views.rebuilt import score_all
-from cv_reader.views.selections import read_pictures
+from cv_reader.views.selections import read_followed, read_pictures
 from support.media import moving_square, panning, texture, write_video
 from support.paths import ROOT
 
@@ -55,13 +55,20 @@ def _assert_none_shows_more(path: Path, sizes: Any) -> None:
     for direction in ("hold", "nearest"):
         settings[direction] = RATE | {"predict": "still", "direction": direction}
         settings[f"{direction}, motion followed"] = RATE | {"direction": direction}
+        if HAS_NATIVE:
+            settings[f"{direction}, along the vectors"] = RATE | {
+                "direction": direction,
+                "predict": "vectors",
+            }
     rows = {}
     for name, chosen in settings.items():
         selection = select_from_video(path, AssetConfig(**sizes, **chosen), ReadOptions())
         rows[name] = selection.rows
     assert len({len(kept) for kept in rows.values()}) == 1
-    clip, _, seconds = read_pictures(path, selection.frame_ids, AssetConfig(**sizes), ReadOptions())
-    found = score_all(clip, list(rows.values()), seconds)
+    config, ids = AssetConfig(**sizes), selection.frame_ids
+    clip, _, seconds = read_pictures(path, ids, config, ReadOptions())
+    followed = read_followed(path, ids, clip, config, ReadOptions()) if HAS_NATIVE else None
+    found = score_all(clip, list(rows.values()), seconds, followed=followed)
     scores = dict(zip(rows, found, strict=True))
     for way in [name for name in settings if name.startswith(("hold", "nearest"))]:
         others = {name: score.rebuilt[way].psnr_db for name, score in scores.items() if name != way}
