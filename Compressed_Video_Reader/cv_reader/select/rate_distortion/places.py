@@ -15,7 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cv_reader.select.rate_distortion.chains import STEPS, UNIT_STEPS, Links
-from cv_reader.select.rate_distortion.clip import CHROMA_PX, LUMA_PX, Samples, SmallClip
+from cv_reader.select.rate_distortion.clip import (
+    CHROMA_PX,
+    LUMA_PX,
+    MAX_CLIP_BYTES,
+    Samples,
+    SmallClip,
+)
 
 LUMA_PHASES, CHROMA_PHASES = 4, 2
 """Places between two samples, along an axis, at which pictures are interpolated."""
@@ -83,7 +89,16 @@ def follow_motion(clip: SmallClip, links: Links, block: int) -> FollowedClip:
         links: vectors between its slots.
         block: cells along a side of what is chosen as one; content is turned by whole blocks, and
             not at all where it does not consist of whole ones.
+
+    Raises:
+        ValueError: if the interpolated pictures would need more than a GiB.
     """
+    size = clip.luma.size * LUMA_PHASES**2 + clip.chroma.size * CHROMA_PHASES**2
+    if size > MAX_CLIP_BYTES:
+        raise ValueError(
+            f"{clip.num_slots} slots of {clip.height} x {clip.width} cells need {size} bytes to "
+            f"follow vectors, more than {MAX_CLIP_BYTES}; use fewer slots or larger patches"
+        )
     steps, cameras = _completed(clip, links)
     ahead = np.zeros_like(steps)
     for slot in range(1, clip.num_slots):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cv_reader.select.config import AssetConfig
+from cv_reader.select.rate_distortion import places
 from cv_reader.select.rate_distortion.chains import CELL_UNITS, STEPS, UNIT_STEPS, Links
 from cv_reader.select.rate_distortion.choice import choose_units
 from cv_reader.select.rate_distortion.clip import SmallClip
@@ -264,3 +265,11 @@ def test_pixels_tell_the_camera_where_vectors_end() -> None:
     assert found.known_share == 0
     assert (found.links[0, 1:] == np.array([8, 4]) * STEPS).all()
     assert found.turns.tolist() == [[0, 0], [1, 1], [2, 1], [3, 2]]
+
+
+def test_clips_that_need_too_much_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "MAX_CLIP_BYTES", 32 * 48 * SLOTS * 16)
+    with pytest.raises(
+        ValueError, match="7 slots of 4 x 6 cells need .* to follow vectors, .* use fewer slots"
+    ):
+        follow_motion(_clip(np.zeros((SLOTS, 32, 48))), _links(np.zeros((SLOTS, 2), int)), 1)
