@@ -50,6 +50,7 @@ class Pyramid:
         height, width = luma.shape
         level = np.pad(luma, ((0, -height % BLOCK_PX), (0, -width % BLOCK_PX)), mode="edge")
         levels = {1: level}
+        # Each level is the rounded mean of 2 x 2 of the one before; sums of four fit in 16 bits.
         for scale in (2, 4, 8):
             pairs = level[0::2].astype(np.uint16) + level[1::2]
             level = ((pairs[:, 0::2] + pairs[:, 1::2] + 2) >> 2).astype(np.uint8)
@@ -66,6 +67,7 @@ def block_motion(
         vectors int16 (y, x, 2), whole pixels (x, y) from the block to its source; inter bool
         (y, x), False where the block is better explained by its own mean.
     """
+    # Most blocks of most videos do not change; only the others are searched.
     still_cost = _block_sums(_difference(current.levels[1], previous.levels[1]))
     rows, columns = np.nonzero(still_cost > _STILL * BLOCK_PX**2)
     vectors = np.zeros((*still_cost.shape, 2), np.int16)
@@ -73,6 +75,7 @@ def block_motion(
     if len(rows):
         searched = _Searched(rows, columns)
         found = _coarse(current.levels[8], previous.levels[8])[rows, columns]
+        # A vector of one level is twice as long on the next.
         for scale in (4, 2, 1):
             found = searched.refine(current, previous, scale, found * 2)
         moves, inter[rows, columns] = searched.judge(current, previous, found)
@@ -89,6 +92,8 @@ def _coarse(current: NDArray[np.uint8], previous: NDArray[np.uint8]) -> NDArray[
     for cost, (dy, dx) in zip(costs, _COARSE_SHIFTS, strict=True):
         shifted = wide[reach + dy : reach + dy + height, reach + dx : reach + dx + width]
         difference = _difference(current, shifted)
+        # A block of 16 pixels is 2 x 2 pixels here, too little to be told from others: the four
+        # blocks around it count with a quarter of its weight.
         pairs = difference[0::2].astype(np.uint16) + difference[1::2]
         own = pairs[:, 0::2] + pairs[:, 1::2]
         around = np.pad(own, 1, mode="edge")
@@ -110,6 +115,7 @@ class _Searched:
         """Try the eight neighbours of each vector (A, 2), (y, x), on reduced pictures."""
         side, step = _side_and_step(scale)
         blocks = self.cut(current, scale, np.zeros_like(vectors), side)[::step, ::step]
+        # One window, a pixel larger on each side, holds the nine places that are compared.
         windows = self.cut(previous, scale, vectors - 1, side + 2)
         costs = np.stack(
             [
@@ -136,6 +142,7 @@ class _Searched:
         staying, moving = _costs(blocks, stayed), _costs(blocks, moved)
         gain = staying - moving
         moves = (gain > _MIN_GAIN * pixels) & (gain > _MIN_GAIN_SHARE * staying)
+        # Intra, as an encoder would choose it: the block's own mean explains it about as well.
         total = blocks.sum(axis=(0, 1), dtype=np.int32)
         mean = ((total + pixels // 2) // pixels).astype(np.uint8)
         deviation = _costs(blocks, np.broadcast_to(mean, blocks.shape))

@@ -149,6 +149,7 @@ def _why_empty(raw: ScannedPackets) -> str:
 def _packet_table(raw: ScannedPackets, shown: Presentation) -> PacketTable:
     keys = _start_keys(raw)
     second = np.append(raw.column("is_second_field"), 0).astype(np.int32)
+    # Frame n is the shown packet with the n-th smallest rank; ``frame`` is the inverse.
     rows = np.flatnonzero(shown.is_shown)
     packet_of_frame = rows[np.argsort(shown.rank[rows])].astype(np.int32)
     frame = np.full(len(shown.rank), -1, np.int32)
@@ -185,6 +186,7 @@ def _start_packets(
     keys: NDArray[np.int64], rank: NDArray[np.int32], packet_of_frame: NDArray[np.int32]
 ) -> NDArray[np.int32]:
     """Return ``PacketTable.start_of_frame``; the first packet where no key packet precedes."""
+    # Place 0 is the first packet, place n the n-th key: searchsorted() counts the keys before.
     starts = np.append(0, keys)
     place = np.searchsorted(keys, packet_of_frame, side="right")
     # A picture shown before its key frame may refer to the group before.
@@ -213,6 +215,7 @@ def _video_index(
     span = float(pts_seconds[-1] - pts_seconds[0])
     last = float(raw.column("duration")[shown[-1]]) * raw.time_base
     if last <= 0:
+        # The last frame has no duration of its own: it lasts as long as the mean of the others.
         last = span / (len(shown) - 1) if span > 0 else 1 / raw.frame_rate
     display = checked_display(first.display, hdr, path)
     coded_size = first.width_px, first.height_px
@@ -244,6 +247,8 @@ def _video_index(
 
 def _reach(packets: PacketTable) -> FrameReach:
     """Return what it takes to decode each frame."""
+    # Pictures that must be decoded are the references from the start packet to the frame's last:
+    # a difference of running counts.
     references = np.append(0, np.cumsum(packets.is_reference)).astype(np.int32)
     last = packets.last_of_frame
     is_reference = packets.is_reference[packets.packet_of_frame] | packets.is_reference[last]

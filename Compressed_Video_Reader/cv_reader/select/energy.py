@@ -85,6 +85,7 @@ class CellScorer:
         is_evident = _coded_blocks(frame.residual_y) | textured_blocks(frame.luma())
         cells = BLOCK_PX // CELL_PX
         height, width = motion_ref.shape[1:]
+        # A flag per block becomes one per cell of the motion; at the edge blocks may be cut.
         here = is_evident.repeat(cells, axis=0).repeat(cells, axis=1)[:height, :width]
         return self._mixed(self._moving(motion * here[..., None], motion_ref * here), frame)
 
@@ -144,6 +145,7 @@ class CellScorer:
     def _moving(self, motion: NDArray[np.int16], motion_ref: NDArray[np.int16]) -> Scores:
         motion, motion_ref, step_px = coarse_motion(motion, motion_ref)
         velocity = frame_velocity(motion, motion_ref)
+        # Percentiles are of cells of 4 x 4: a coarser map counts each element several times.
         times = (step_px // CELL_PX) ** 2
         aspect = self._letterbox.sample_aspect
         if aspect != 1:
@@ -222,6 +224,7 @@ def textured_blocks(luma: NDArray[np.uint8]) -> NDArray[np.bool_]:
         return np.add.reduceat(np.add.reduceat(values, rows, axis=0), columns, axis=1)
 
     values = luma.astype(np.float32)
+    # Variance as the mean of squares less the square of the mean; blocks at the edge hold fewer.
     count = sums(np.ones_like(values))
     means = sums(values) / count
     return sums(values * values) / count - means * means >= _TEXTURE**2

@@ -50,6 +50,7 @@ def arrange_rows(rows: NDArray[np.int32], config: AssetConfig) -> NDArray[np.int
     # A block that is kept twice has every cell twice: the first ones belong together.
     turn = _turns(np.stack([t, h, w, inside]))
     rows = rows[np.lexsort((inside, turn, _along(h, w, config.order), h, t))]
+    # Blocks are in order; now write the cells row by row of the mosaic, across its blocks.
     side = config.grid // block
     blocks = rows.reshape(-1, side, side, block, block, 3)
     return blocks.transpose(0, 1, 3, 2, 4, 5).reshape(-1, 3)
@@ -61,6 +62,7 @@ def _along(h: NDArray[np.int32], w: NDArray[np.int32], order: str) -> NDArray[np
 
 def _turns(keys: NDArray[np.int32]) -> NDArray[np.intp]:
     """Return for each column of keys (k, N) how many equal ones come before it."""
+    # After sorting, equal columns are neighbours: the turn is the distance to the first of them.
     order = np.lexsort(keys)
     ordered = keys[:, order]
     is_new = np.concatenate([[True], (ordered[:, 1:] != ordered[:, :-1]).any(axis=0)])
@@ -146,6 +148,7 @@ class MosaicPacker:
             The mosaics that are complete with it, of mode YCbCr, in order: those that an earlier
             one has to wait for come with that one.
         """
+        # The number of a row is its place: g^2 cells a mosaic, from left to right and downwards.
         numbers = np.flatnonzero(self._rows[:, 0] == slot)
         images, cells = np.divmod(numbers, self._grid**2)
         for image in np.unique(images).tolist():
@@ -191,6 +194,7 @@ class _Mosaic:
             places: int32 (n, 2), row and column of each cell in the frame.
             cells: intp (n,), its number in the mosaic.
         """
+        # All cells at once, as rows of cells, which numpy moves as whole items.
         row, column = np.divmod(cells, self.grid)
         for planes, source in zip(self.planes, square[:2], strict=True):
             items = self._items(source)

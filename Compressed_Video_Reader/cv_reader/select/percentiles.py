@@ -34,9 +34,10 @@ def integer_percentile(
     """
     num_values = num_values or values.size
     below, share = _rank(num_values, percentile)
-    # Counted from the largest value, so that zeros do not matter.
+    # Ranks are counted from the largest value, so that zeros that were left out do not matter.
     below -= num_values - values.size
     low = _order_statistic(values, below, guess) if below >= 0 else 0
+    # The upper neighbour differs only if no further value equals the lower one.
     high = low
     if share and np.count_nonzero(values <= low) == below + 1:
         high = int(values[values > low].min())
@@ -64,6 +65,7 @@ def _order_statistic(values: Integers, rank: int, guess: int) -> int:
     def reached(bound: int) -> bool:
         return bool(np.count_nonzero(values <= bound) > rank)
 
+    # Enclose the value in (low, high] by steps that double, from the guess up or down ...
     low, high, step = -1, guess, 1
     while not reached(high):
         low, high, step = high, high + step, 2 * step
@@ -72,6 +74,7 @@ def _order_statistic(values: Integers, rank: int, guess: int) -> int:
         while high > 0 and reached(max(high - step, 0)):
             high, step = max(high - step, 0), 2 * step
         low = max(high - step, 0) if high > 0 else -1
+    # ... and halve the interval until it holds one number.
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if reached(middle) else (middle, high)

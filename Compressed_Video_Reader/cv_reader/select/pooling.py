@@ -60,6 +60,7 @@ class SparseMap:
 
 def _parts(items: NDArray[np.uint64]) -> tuple[Numbers, Numbers, NDArray[np.uint64]]:
     """y and x of the parts of a map that are not zero, and what they hold: (8, m)."""
+    # OR of eight rows, eight bytes at a time: zero where the whole part is.
     held = np.bitwise_or.reduce(items.reshape(-1, _PART_ROWS, items.shape[1]), axis=1)
     rows, columns = _nonzero(held != 0)
     return rows, columns, _taken(items, rows, columns)
@@ -73,9 +74,11 @@ def _parts_in(
     # The widest words of which a row of the map is made, and a row of a block.
     word_bytes = gcd(row_bytes, items.strides[0], block_bytes)
     words = items.view(f"V{word_bytes}")
+    # Spread the flags of blocks to parts of 8 rows and to words; cut what the map does not have.
     here = blocks.repeat(BLOCK_PX // _PART_ROWS, axis=0)[: len(items) // _PART_ROWS]
     here = here.repeat(block_bytes // word_bytes, axis=1)[:, : words.shape[1]]
     rows, columns = _nonzero(here)
+    # A block may hold zeros in most of its parts: of what was read, keep the parts that do not.
     held = _taken(words, rows, columns).view(np.uint64)
     numbers = np.flatnonzero(np.bitwise_or.reduce(held, axis=0))
     word, inside = np.divmod(numbers, word_bytes // _PART_BYTES)
@@ -90,6 +93,7 @@ def _nonzero(flags: NDArray[np.bool_]) -> tuple[Numbers, Numbers]:
 
 def _taken(items: NDArray[Any], rows: Numbers, columns: Numbers) -> NDArray[Any]:
     """Items of parts: (8, n)."""
+    # A flat view of the map, gaps between its rows included, so that one take() gathers all.
     step = items.strides[0] // items.itemsize
     flat = as_strided(items, (step * (len(items) - 1) + items.shape[1],), (items.itemsize,))
     lines = np.arange(_PART_ROWS)[:, None] * step
@@ -104,6 +108,7 @@ def _as_items(values: Integers) -> NDArray[np.uint64]:
     is_aligned = values.ctypes.data % _PART_BYTES == 0 and values.strides[0] % _PART_BYTES == 0
     is_forward = values.strides[1] == values.itemsize and values.strides[0] > 0
     if not (is_whole and is_aligned and is_forward):
+        # Zeros at the lower and right edge change no sum.
         whole = (height + -height % _PART_ROWS, width + -width % per_item)
         padded = np.zeros(whole, values.dtype)
         padded[:height, :width] = values
@@ -129,11 +134,13 @@ class _Shares:
 def _shares(sampling: AxisSampling, num_elements: int, length: int) -> _Shares:
     """Return the shares of parts of ``length`` elements."""
     num_cells, num_parts = len(sampling.starts), -(-num_elements // length)
+    # The weight of every element in every cell, which is small: one axis at a time.
     dense = np.zeros((num_cells, num_parts * length), np.float32)
     sizes = np.diff(sampling.starts, append=len(sampling.indices))
     dense[np.arange(num_cells).repeat(sizes), sampling.indices] = sampling.weights
     weights = dense.reshape(num_cells, num_parts, length)
     touched = weights.any(axis=2)
+    # The cells that a part touches follow each other: the first one and their number say which.
     counts: Numbers = touched.sum(axis=0)
     number = np.arange(int(counts.max()))[:, None]
     cells = np.minimum(touched.argmax(axis=0) + number, num_cells - 1)
@@ -158,6 +165,7 @@ class CellPool:
 
     def sums(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Cell sums of a map (H, W): float32 (g, g)."""
+        # Rows first, then columns: each is a weighted gather and a sum over runs of equal cells.
         picked = values[self._rows.indices]
         picked *= self._rows.weights[:, None]
         strips = np.add.reduceat(picked, self._rows.starts, axis=0)
@@ -189,6 +197,7 @@ class CellPool:
         strips: list[NDArray[np.float32]] = []
         first_cells: list[Numbers] = []
         places: list[Numbers] = []
+        # Down: the sum of a part's rows for the first cell that it touches, the second, and so on.
         for cells, weights, is_any in zip(rows.cells, rows.weights, rows.is_any, strict=True):
             parts = np.flatnonzero(is_any[y])
             held = items if len(parts) == len(y) else items.take(parts, axis=1)
@@ -196,6 +205,8 @@ class CellPool:
             strips.append(np.add.reduce(weighted, axis=0))
             first_cells.append(cells[y[parts]] * self._grid)
             places.append(x[parts])
+        # Across: the same for columns, with parts along memory. bincount() adds what falls into one
+        # cell in float64, in the order of the map: equal results for every size of chunk.
         place = np.concatenate(places)
         across = np.ascontiguousarray(np.concatenate(strips).reshape(-1, width).T)
         across = np.add.reduce(across * columns.weights.take(place, axis=2), axis=1)
