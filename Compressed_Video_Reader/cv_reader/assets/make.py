@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,36 @@ from cv_reader.select.mosaics import (
     write_mosaics,
 )
 from cv_reader.select.squares import MAX_FILE_BYTES, SquareStore, square_bytes
+
+
+class _NamesVideo(Protocol):
+    @property
+    def video(self) -> str: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """Settings of a run that are the same for all of its samples.
+
+    Attributes:
+        config: settings of the assets.
+        options: how videos are read.
+        data_file: the data set.
+        video_root: folder that relative video paths start from; None = that of ``data_file``.
+        out_root: folder that is written to.
+        overwrite: whether sound output is made again.
+    """
+
+    config: AssetConfig
+    options: ReadOptions
+    data_file: Path
+    video_root: Path | None
+    out_root: Path
+    overwrite: bool
+
+    def video(self, sample: _NamesVideo) -> Path:
+        """Return the path of a sample's video."""
+        return (self.video_root or self.data_file.parent) / sample.video
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -144,11 +144,6 @@ def _row_index(row: Row, number: int) -> int | None:
     return index if 0 <= index < _MAX_ROW_INDEX else None
 
 
-def resolve_video(video: str, *, data_file: Path, video_root: Path | None) -> Path:
-    """Return a video's path: relative ones join the root, else the folder of the data set."""
-    return (video_root or data_file.parent) / video
-
-
 def check_video(path: Path) -> None:
     """Raise VideoNotFoundError unless the path is a file's."""
     if not path.is_file():

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cv_reader.assets.arrays import load_array
 from cv_reader.assets.files import array_bytes, json_bytes, replace_files
 from cv_reader.assets.freshness import same_source, selection_hash, usable_meta
-from cv_reader.assets.make import Selection, select_from_video
+from cv_reader.assets.make import RunSettings, Selection, select_from_video
 from cv_reader.assets.metadata import build_meta
 from cv_reader.assets.names import (
     FRAME_IDS_SUFFIX,
@@ -22,32 +22,19 @@ from cv_reader.assets.names import (
     recorded_name,
     stage1_prefix,
 )
-from cv_reader.assets.samples import BadRow, VideoSample, resolve_video
+from cv_reader.assets.samples import BadRow, VideoSample
 from cv_reader.assets.validation import is_sound_selection
 from cv_reader.errors import AssetError, SampleError
-from cv_reader.reader import ReadOptions
-from cv_reader.select.config import AssetConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage1:
+class Stage1(RunSettings):
     """Settings of stage 1 that are the same for all samples."""
-
-    config: AssetConfig
-    options: ReadOptions
-    data_file: Path
-    video_root: Path | None
-    out_root: Path
-    overwrite: bool
 
     def file(self, sample: VideoSample, suffix: str) -> Path:
         """Return the path of one of a sample's three files."""
         name = stage1_prefix(sample.sample_id, sample.video, sample.key, self.config)
         return self.out_root / (name + suffix)
-
-    def video(self, sample: VideoSample) -> Path:
-        """Return the path of the sample's video."""
-        return resolve_video(sample.video, data_file=self.data_file, video_root=self.video_root)
 
 
 def usable_selection(stage: Stage1, sample: VideoSample) -> dict[str, Any] | None:

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from cv_reader.assets.claims import claimed_output
 from cv_reader.assets.freshness import refuse_other_settings, usable_meta
-from cv_reader.assets.make import is_up_to_date, write_evaluation_asset
+from cv_reader.assets.make import RunSettings, is_up_to_date, write_evaluation_asset
 from cv_reader.assets.metadata import META
 from cv_reader.assets.names import asset_key, evaluation_key
 from cv_reader.assets.rows import Row, read_rows
-from cv_reader.assets.samples import check_video, resolve_video, video_fault
+from cv_reader.assets.samples import check_video, video_fault
 from cv_reader.commands.arguments import (
     add_budget_arguments,
     add_dataset_argument,
@@ -46,8 +46,6 @@ from cv_reader.commands.progress import (
 )
 from cv_reader.errors import AssetError, SampleError, SettingsError
 from cv_reader.exits import run_command, say
-from cv_reader.reader import ReadOptions
-from cv_reader.select.config import AssetConfig
 
 
 @dataclass(frozen=True)
@@ -68,23 +66,12 @@ class Line:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Precompute:
+class Precompute(RunSettings):
     """Settings that are the same for all lines."""
-
-    config: AssetConfig
-    options: ReadOptions
-    data_file: Path
-    video_root: Path | None
-    out_root: Path
-    overwrite: bool
 
     def folder(self, line: Line) -> Path:
         """Return the path of a line's asset."""
         return self.out_root / "assets" / line.key
-
-    def video(self, line: Line) -> Path:
-        """Return the path of a line's video."""
-        return resolve_video(line.video, data_file=self.data_file, video_root=self.video_root)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -197,7 +197,7 @@ class CellPool:
         strips: list[NDArray[np.float32]] = []
         first_cells: list[Numbers] = []
         places: list[Numbers] = []
-        # Down: the sum of a part's rows for the first cell that it touches, the second, and so on.
+        # Down: the sum of a part's rows for the first cell that it touches, for the second, ...
         for cells, weights, is_any in zip(rows.cells, rows.weights, rows.is_any, strict=True):
             parts = np.flatnonzero(is_any[y])
             held = items if len(parts) == len(y) else items.take(parts, axis=1)
@@ -205,8 +205,8 @@ class CellPool:
             strips.append(np.add.reduce(weighted, axis=0))
             first_cells.append(cells[y[parts]] * self._grid)
             places.append(x[parts])
-        # Across: the same for columns, with parts along memory. bincount() adds what falls into one
-        # cell in float64, in the order of the map: equal results for every size of chunk.
+        # Across: the same for columns, with parts along memory; bincount() then adds up, in
+        # float64, what falls into one cell.
         place = np.concatenate(places)
         across = np.ascontiguousarray(np.concatenate(strips).reshape(-1, width).T)
         across = np.add.reduce(across * columns.weights.take(place, axis=2), axis=1)

@@ -29,26 +29,12 @@ def bars(
         band: lower and upper end of a line on each bar; none for no lines.
     """
     top = _round_up(max([*values, *(high for _, high in band), 1e-9]))
-    plot_width, plot_height = _WIDTH - _LEFT - 8, _HEIGHT - _BOTTOM - _TOP
-    step = plot_width / max(len(values), 1)
-    base = _TOP + plot_height
-    parts = [_scale(top, plot_height)]
-    every = -(-len(labels) // 16)
-    for number, (value, label) in enumerate(zip(values, labels, strict=True)):
-        left = _LEFT + number * step
-        height = plot_height * value / top
-        parts.append(
-            f'<rect class="bar" x="{left + step * 0.1:.1f}" y="{base - height:.1f}" '
-            f'width="{step * 0.8:.1f}" height="{height:.1f}">'
-            f"<title>{html.escape(label)}: {value:.4g}</title></rect>"
-        )
-        if number % every == 0:
-            parts.append(_text(left + step / 2, base + 15, label))
+    parts = _columns([[(value, 'class="bar"')] for value in values], labels, top, axis)
+    step, base, plot_height = _frame(len(values))
     for number, (low, high) in enumerate(band):
         middle = _LEFT + (number + 0.5) * step
         ends = (base - plot_height * edge / top for edge in (low, high))
         parts.append(_line("band", middle, next(ends), middle, next(ends)))
-    parts.append(_text(_LEFT + plot_width / 2, _HEIGHT - 4, axis))
     return _svg(parts, _WIDTH, _HEIGHT, title)
 
 
@@ -60,7 +46,7 @@ def stacks(
     title: str,
     axis: str,
 ) -> str:
-    """Bars in layers, the first at the bottom.
+    """Return a chart of bars in layers, the first at the bottom.
 
     Args:
         layers: heights >= 0, as many per layer as labels.
@@ -71,24 +57,40 @@ def stacks(
     """
     columns = list(zip(*layers, strict=True))
     top = _round_up(max([*map(sum, columns), 1e-9]))
-    plot_width, plot_height = _WIDTH - _LEFT - 8, _HEIGHT - _BOTTOM - _TOP
-    step, base = plot_width / max(len(labels), 1), _TOP + plot_height
-    parts = [_scale(top, plot_height)]
+    fills = [f'fill="{colour}"' for colour in colours]
+    parts = _columns(
+        [list(zip(values, fills, strict=True)) for values in columns], labels, top, axis
+    )
+    return _svg(parts, _WIDTH, _HEIGHT, title)
+
+
+def _frame(num_columns: int) -> tuple[float, float, float]:
+    """Return the width of a column, the y of the base line, and the height above it."""
+    plot_height = _HEIGHT - _BOTTOM - _TOP
+    return (_WIDTH - _LEFT - 8) / max(num_columns, 1), _TOP + plot_height, plot_height
+
+
+def _columns(
+    columns: Sequence[Sequence[tuple[float, str]]], labels: Sequence[str], top: float, axis: str
+) -> list[str]:
+    """Return the scale, the labels, and the parts (value, SVG attribute) of each column upwards."""
+    step, base, plot_height = _frame(len(labels))
+    drawn = [_scale(top, plot_height)]
     every = -(-len(labels) // 16)
-    for number, (values, label) in enumerate(zip(columns, labels, strict=True)):
+    for number, (parts, label) in enumerate(zip(columns, labels, strict=True)):
         left, bottom = _LEFT + number * step, base
-        for value, colour in zip(values, colours, strict=True):
+        for value, look in parts:
             height = plot_height * value / top
             bottom -= height
-            parts.append(
-                f'<rect x="{left + step * 0.1:.1f}" y="{bottom:.1f}" width="{step * 0.8:.1f}" '
-                f'height="{height:.1f}" fill="{colour}">'
+            drawn.append(
+                f'<rect {look} x="{left + step * 0.1:.1f}" y="{bottom:.1f}" '
+                f'width="{step * 0.8:.1f}" height="{height:.1f}">'
                 f"<title>{html.escape(label)}: {value:.4g}</title></rect>"
             )
         if number % every == 0:
-            parts.append(_text(left + step / 2, base + 15, label))
-    parts.append(_text(_LEFT + plot_width / 2, _HEIGHT - 4, axis))
-    return _svg(parts, _WIDTH, _HEIGHT, title)
+            drawn.append(_text(left + step / 2, base + 15, label))
+    drawn.append(_text(_LEFT + (_WIDTH - _LEFT - 8) / 2, _HEIGHT - 4, axis))
+    return drawn
 
 
 def cells(colours: Sequence[Sequence[str]], titles: Sequence[Sequence[str]], *, title: str) -> str:

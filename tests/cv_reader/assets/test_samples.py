@@ -6,15 +6,19 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cv_reader.assets import rows as library
+from cv_reader.assets.make import RunSettings
 from cv_reader.assets.rows import read_rows
-from cv_reader.assets.samples import BadRow, VideoSample, read_samples, resolve_video
+from cv_reader.assets.samples import BadRow, VideoSample, read_samples
 from cv_reader.errors import SampleError, SettingsError
+from cv_reader.reader import ReadOptions
+from cv_reader.select.config import AssetConfig
 
 
 def _row(number: int, **fields: Any) -> dict[str, Any]:
@@ -142,9 +146,19 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 
 def test_relative_videos_join_the_root_else_the_data_sets_folder() -> None:
     data_file = Path("/data/set.json")
-    assert resolve_video("v/a.mp4", data_file=data_file, video_root=None) == Path("/data/v/a.mp4")
-    assert resolve_video("a.mp4", data_file=data_file, video_root=Path("/r")) == Path("/r/a.mp4")
-    assert resolve_video("/x/a.mp4", data_file=data_file, video_root=Path("/r")) == Path("/x/a.mp4")
+    settings = RunSettings(
+        config=AssetConfig(),
+        options=ReadOptions(),
+        data_file=data_file,
+        video_root=None,
+        out_root=Path("/out"),
+        overwrite=False,
+    )
+    rooted = replace(settings, video_root=Path("/r"))
+    sample = VideoSample("a", "v/a.mp4", 0, {}, "a")
+    assert settings.video(sample) == Path("/data/v/a.mp4")
+    assert rooted.video(sample) == Path("/r/v/a.mp4")
+    assert rooted.video(replace(sample, video="/x/a.mp4")) == Path("/x/a.mp4")
 
 
 _MEASURE = """
