@@ -18,7 +18,9 @@ from typing import Any, Literal
 
 from encoder_training.pretrain.data.samples import BadSampleError
 from encoder_training.pretrain.data.tar_shards import (
+    FRAMES,
     IMAGE_EXTENSIONS,
+    INDICES,
     VIDEO_EXTENSIONS,
     VIDEO_PATH,
     Member,
@@ -40,6 +42,7 @@ class SourceItem:
         path: its file, or the shard that holds it.
         member: its place in the shard; None for a file.
         labels: those that its line of a list gives, such as the words of a text image.
+        codec: members of its shard with codec patches that were selected before.
     """
 
     key: str
@@ -47,6 +50,7 @@ class SourceItem:
     path: Path
     member: Member | None = None
     labels: tuple[int, ...] | None = None
+    codec: tuple[tuple[str, Member], ...] = ()
 
     @property
     def place(self) -> str:
@@ -167,6 +171,7 @@ def _is_label(value: object) -> bool:
 def _of_shards(shards: Sequence[Path]) -> Iterator[SourceItem]:
     for shard in shards:
         for key, members in scan_shard(shard):
+            codec = tuple((name, members[name]) for name in (INDICES, FRAMES) if name in members)
             if VIDEO_PATH in members:
                 text = read_member(shard, members[VIDEO_PATH], f"{shard}, key {key}").decode()
                 yield SourceItem(key, "video", shard.parent / text.strip())
@@ -174,5 +179,5 @@ def _of_shards(shards: Sequence[Path]) -> Iterator[SourceItem]:
             for extension, member in members.items():
                 kind = _kind(extension)
                 if kind:
-                    yield SourceItem(key, kind, shard, member)
+                    yield SourceItem(key, kind, shard, member, codec=codec)
                     break

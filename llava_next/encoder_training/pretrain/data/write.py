@@ -6,7 +6,8 @@
 SOURCE is a folder, a JSONL list or tar shards. LABELS come from the concept bank; without them each
 line of LIST must carry its own (text images: the words). ``--codec`` selects the codec patches of
 each video once, through ``cv_reader``; ``--index_folder`` takes them from files
-``KEY.visidx.npy`` of the reference's tools instead.
+``KEY.visidx.npy`` of the reference's tools instead. Shards as SOURCE keep the patches they have: a
+set is labelled again without selecting again.
 
 Exit codes, see ``run_kit.exits``: 0 done; 1 done but for bad samples; 2 usage or settings; 130
 interrupted.
@@ -36,6 +37,7 @@ from encoder_training.pretrain.data.tar_shards import (
     SetWriter,
     load_integers,
     npy_bytes,
+    read_member,
 )
 from encoder_training.pretrain.data.videos import (
     VideoView,
@@ -122,6 +124,8 @@ def _members(
         members[INDICES] = _stored_indices(index_folder / f"{item.key}.visidx.npy", info, item)
     elif view is not None:
         members |= _selected(item, view)
+    else:
+        members |= {name: read_member(item.path, at, item.place) for name, at in item.codec}
     return members
 
 

@@ -32,9 +32,9 @@ from encoder_training.pretrain.proof.measures import (
     reversal_accuracy,
 )
 from run_kit.exits import say
-from run_kit.files import read_json_lines, write_json
+from run_kit.files import read_json_lines, write_json, write_json_lines
 
-PATCH_PX, SIZE_PX = 8, 48
+PATCH_PX, SIZE_PX = 12, 48
 CLIP_FRAMES, NUM_FRAMES = 16, 4
 
 
@@ -59,11 +59,11 @@ class ProofSettings:
     image_centres: int = 400
     video_centres: int = 200
     labels: int = 4
-    stage1_steps: int = 250
-    stage2_steps: int = 200
-    image_batch: int = 48
+    stage1_steps: int = 200
+    stage2_steps: int = 120
+    image_batch: int = 64
     video_batch: int = 16
-    embedding_steps: int = 25
+    embedding_steps: int = 20
 
 
 def make_data(out: Path, settings: ProofSettings) -> None:
@@ -103,17 +103,12 @@ def label_sets(out: Path, seed: int, settings: ProofSettings) -> Path:
         if not (sets / "set.json").exists():
             count = ["--count", str(settings.labels)]
             _run(concepts, ["label", features, str(bank), str(labels), *count])
-            options = ["--labels", str(labels)]
+            options, source = ["--labels", str(labels)], out / "train" / kind
             if kind == "clips":
-                sizes = {
-                    "patch_size": PATCH_PX,
-                    "size_px": SIZE_PX,
-                    "clip_frames": CLIP_FRAMES,
-                    "num_frames": NUM_FRAMES,
-                }
-                options += ["--kind", "video", "--codec"]
-                options += [text for k, v in sizes.items() for text in (f"--{k}", str(v))]
-            _run(write, [str(out / "train" / kind), str(sets), *options])
+                # Codec patches are selected once for all seeds.
+                options += ["--kind", "video", *_sizes()]
+                source = unlabelled_set(out, "train", kind)
+            _run(write, [str(source), str(sets), *options])
     return folder
 
 
@@ -132,15 +127,15 @@ def train_stages(folder: Path, seed: int, settings: ProofSettings) -> None:
         "use_cpu": True,
         "bf16": False,
         "save_steps": 0,
-        "embedding_steps": settings.embedding_steps,
         "image_set": str(folder / "set-images"),
-        "weight_decay": 0.05,
     }
     first = {
         "output_dir": str(folder / "stage1"),
         "image_batch": settings.image_batch,
         "max_steps": settings.stage1_steps,
-        "learning_rate": 1e-3,
+        "learning_rate": 2e-3,
+        "embedding_steps": settings.embedding_steps,
+        "logging_steps": 5,
     }
     second = {
         "output_dir": str(folder / "stage2"),
@@ -180,7 +175,7 @@ def judge(out: Path, folder: Path, seed: int, settings: ProofSettings) -> dict[s
         )
         keys, features = embed(PooledEncoder(encoder), out, "images")
         figures["images"][name] = image_figures(features, [truth[k + "image"] for k in keys], seed)
-        for mode in ("frames", "codec"):
+        for mode in ("frames", "codec") if name == "stage 2" else ("frames",):
             keys, features = embed(PooledEncoder(encoder), out, "clips", mode)
             rows = [truth[k + "video"] for k in keys]
             figures["clips"][f"{name}, {mode}"] = clip_figures(features, rows, seed)
@@ -199,26 +194,38 @@ def judge(out: Path, folder: Path, seed: int, settings: ProofSettings) -> dict[s
     return figures
 
 
-def judged_set(out: Path, kind: str) -> Path:
-    """Return the set to judge by, written on first use; its labels mean nothing."""
-    folder = out / f"judged-set-{kind}"
+def unlabelled_set(out: Path, name: str, kind: str) -> Path:
+    """Return a set of made data without a bank, written on first use; codec patches included.
+
+    Args:
+        out: folder of the proof.
+        name: ``train`` or ``judged``.
+        kind: ``images`` or ``clips``.
+    """
+    folder = out / f"{name}-set-{kind}"
     if (folder / "set.json").exists():
         return folder
-    truth = [row for row in read_json_lines(out / "judged" / TRUTH)]
-    wanted, word = ("image", "image") if kind == "images" else ("video", "video")
-    suffix = {"image": "jpg", "video": "mp4"}[word]
+    word, suffix = ("image", "jpg") if kind == "images" else ("video", "mp4")
     lines = [
-        {word: f"judged/{kind}/{row['key']}.{suffix}", "key": row["key"], "labels": [0]}
-        for row in truth
-        if row["kind"] == wanted
+        {word: f"{name}/{kind}/{row['key']}.{suffix}", "key": row["key"], "labels": [0]}
+        for row in read_json_lines(out / name / TRUTH)
+        if row["kind"] == word
     ]
-    listing = out / f"judged-{kind}.jsonl"
-    listing.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    sizes = ["--patch_size", str(PATCH_PX), "--size_px", str(SIZE_PX)]
-    sizes += ["--clip_frames", str(CLIP_FRAMES), "--num_frames", str(NUM_FRAMES)]
-    options = ["--num_centres", "1", "--bank", "none", "--kind", wanted, "--codec", *sizes]
+    listing = out / f"{name}-{kind}.jsonl"
+    write_json_lines(listing, lines)
+    options = ["--num_centres", "1", "--bank", "none", "--kind", word, "--codec", *_sizes()]
     _run(write, [str(listing), str(folder), *options])
     return folder
+
+
+def _sizes() -> list[str]:
+    sizes = {
+        "patch_size": PATCH_PX,
+        "size_px": SIZE_PX,
+        "clip_frames": CLIP_FRAMES,
+        "num_frames": NUM_FRAMES,
+    }
+    return [text for key, value in sizes.items() for text in (f"--{key}", str(value))]
 
 
 @torch.inference_mode()
@@ -245,7 +252,9 @@ def embed(
             split=split,
             jitter=False,
         )
-    data = open_set(judged_set(out, kind), view=view, batch_size=48, shuffle=False, num_epochs=1)
+    data = open_set(
+        unlabelled_set(out, "judged", kind), view=view, batch_size=48, shuffle=False, num_epochs=1
+    )
     model.eval()
     keys: list[str] = []
     features: list[Floats] = []
@@ -260,7 +269,7 @@ def raw_pixels(out: Path) -> tuple[list[str], Floats]:
     """Return keys and pixels (N, 3 * 24 * 24) of the images to judge by, at half their size."""
     half = SIZE_PX // 2
     view = ImageView(patch_size=half, size_px=half, augment=False)
-    path = judged_set(out, "images")
+    path = unlabelled_set(out, "judged", "images")
     data = open_set(path, view=view, batch_size=64, shuffle=False, num_epochs=1)
     batches = list(data.batches())
     pixels = np.concatenate([batch.patches.numpy() for batch in batches]).astype(np.float32)
