@@ -59,8 +59,8 @@ class ProofSettings:
     image_centres: int = 400
     video_centres: int = 200
     labels: int = 4
-    stage1_steps: int = 200
-    stage2_steps: int = 120
+    stage1_steps: int = 160
+    stage2_steps: int = 80
     image_batch: int = 64
     video_batch: int = 16
     embedding_steps: int = 20
