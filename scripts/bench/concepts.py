@@ -61,7 +61,7 @@ def main() -> None:
                 "processor_seconds": round(processor_seconds() - used, 1),
                 "mean_cosine": state.history[0]["mean_cosine"],
             }
-        some = unit_rows(np.asarray(data[:100_000], np.float32))
+        some = unit_rows(np.asarray(data[:20_000], np.float32))
         found = [search_by(name, start)(some, 1).numbers for name in arguments.backends]
         result["agreement"] = agreement(found[0], found[-1])
     print(json.dumps(result, indent=1))

@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             figures = {}
             for seed in seeds:
                 folder = label_sets(out, seed, settings)
-                train_stages(folder, seed, settings)
+                train_stages(folder, seed, settings, pictures=seed == seeds[0])
                 figures[seed] = judge(out, folder, seed, settings)
             write_proof(out, figures, settings)
         except KeyboardInterrupt:

@@ -112,8 +112,15 @@ def label_sets(out: Path, seed: int, settings: ProofSettings) -> Path:
     return folder
 
 
-def train_stages(folder: Path, seed: int, settings: ProofSettings) -> None:
-    """Train stage 1 on images, and from there stage 2 on images and videos."""
+def train_stages(folder: Path, seed: int, settings: ProofSettings, *, pictures: bool) -> None:
+    """Train stage 1 on images, and from there stage 2 on images and videos.
+
+    Args:
+        folder: of the seed.
+        seed: of weights, order and augmentation.
+        settings: sizes.
+        pictures: whether stage 1 embeds samples for the animation.
+    """
     common = {
         "size": "tiny",
         "patch_size": PATCH_PX,
@@ -134,7 +141,7 @@ def train_stages(folder: Path, seed: int, settings: ProofSettings) -> None:
         "image_batch": settings.image_batch,
         "max_steps": settings.stage1_steps,
         "learning_rate": 2e-3,
-        "embedding_steps": settings.embedding_steps,
+        "embedding_steps": settings.embedding_steps if pictures else 0,
         "logging_steps": 5,
     }
     second = {
