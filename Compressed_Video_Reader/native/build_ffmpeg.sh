@@ -2,7 +2,7 @@
 # Build the static FFmpeg that cv_reader_native links: bash build_ffmpeg.sh PREFIX
 #
 # Source, first that is there: FFMPEG_TARBALL=FILE, the cache, the release server, Debian's source
-# package. Whatever it is, its SHA-256 must be the pinned one. Sources are kept in
+# package. Its SHA-256 must be the pinned one in each case. Sources are kept in
 # CV_READER_CACHE (default: build/ next to this script). JOBS=N limits parallel jobs.
 # CV_READER_NATIVE_SANITIZE=address (or undefined) builds it with that sanitizer, without assembly,
 # into which no sanitizer sees.

@@ -34,7 +34,7 @@ _CONFIG_NAMES = ("num_attention_heads", "hidden_act", "layer_norm_eps", "rope_th
 
 
 def find_prefix(names: Iterable[str]) -> str:
-    """Return what stands before the names of the vision weights, such as ``model.visual.``.
+    """Return the prefix of the names of the vision weights, such as ``model.visual.``.
 
     Raises:
         ValueError: if there is no patch embedding, or more than one.

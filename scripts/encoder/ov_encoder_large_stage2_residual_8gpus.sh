@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Stage 2: go on with videos (codec patches, chunks, collages) and images; large, 8 GPUs.
+# Stage 2: continue with videos (codec patches, chunks, collages) and images; large, 8 GPUs.
 #
 #   INIT=checkpoints/ov_encoder_large_stage1/final bash scripts/encoder/ov_encoder_large_stage2_residual_8gpus.sh [more flags]
 #

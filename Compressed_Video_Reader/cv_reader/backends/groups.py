@@ -182,7 +182,7 @@ class _Worker:
                 self._changed.notify_all()
 
     def _put(self, frame: CodecFrame) -> bool:
-        """Add a frame, and wait until there is room for another; False once nobody takes it."""
+        """Add a frame, and wait until there is room for another; False once no reader is left."""
         with self._changed:
             self._waiting.append(frame)
             self._changed.notify_all()

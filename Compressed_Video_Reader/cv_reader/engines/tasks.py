@@ -62,7 +62,7 @@ def attempt(function: Callable[[Any], Any], task: Any) -> tuple[str, Any]:
     except MemoryError as error:
         reason = f"needs more memory than a worker may use (--memory_limit_mib): {error}"
         return "failure", Failure("MemoryError", reason.rstrip(": "))
-    # Decoders and arrays meet files from anywhere: a fault in one task, whatever it is, must not
+    # Decoders and arrays meet files from anywhere: no fault in one task may
     # end the worker or the run. It is reported with its traceback; KeyboardInterrupt passes.
     except Exception as error:  # noqa: BLE001
         reason = f"{type(error).__name__}: {error}"

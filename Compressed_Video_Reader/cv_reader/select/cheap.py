@@ -1,6 +1,6 @@
 """Frames that cost little to reach: ``frames`` = ``cheap``.
 
-A picture is decoded together with all that lie between its key picture and it and that others refer
+A picture is decoded together with all pictures between its key picture and it that others refer
 to. Every slot may move to a frame that is nearer to its own place than to those of its neighbours:
 by half a step at most, so that frames stay in order and the slot remains the true t of its frame.
 Within these limits the frames are chosen for which the fewest pictures have to be decoded, and of

@@ -173,7 +173,7 @@ class _Mosaic:
         planes: zeros of one square, as ``black_squares`` gives them.
         grid: g.
         num_missing: cells that are still to come.
-        cells: by the colours of their frames, the cells that have come.
+        cells: numbers of the cells that have come, keyed by the colours of their frames.
     """
 
     planes: tuple[NDArray[np.uint8], NDArray[np.uint8]]

@@ -139,7 +139,7 @@ def score_all(
         selections: int32 (K, 3) each, (t, h, w).
         slot_seconds: float64 (T,), when each slot is shown.
         with_motion: also rebuild with motion followed, where the clip is not too long for it.
-        followed: the clip turned to places, to rebuild along the vectors too, likewise.
+        followed: the clip turned to places, to rebuild along the vectors too.
     """
     is_short = clip.num_slots <= MOTION_SLOTS
     ways = WAYS if with_motion and is_short else WAYS[:2]

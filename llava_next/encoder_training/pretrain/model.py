@@ -128,7 +128,7 @@ def step_flops(
     Args:
         encoder: the model.
         lengths: tokens of each visual.
-        compared: of each head, rows of all ranks and centres of this rank that they meet.
+        compared: for each head, the rows of all ranks and the centres of this rank that they meet.
     """
     config = encoder.config
     width, mlp, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers

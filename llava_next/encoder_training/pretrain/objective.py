@@ -1,4 +1,4 @@
-"""Cluster discrimination: each sample is told apart from the centres of the whole concept bank.
+"""Cluster discrimination: each sample is distinguished from the centres of the whole concept bank.
 
 A head holds one centre per concept. Its rows are shared out over the ranks, so that a bank of
 millions needs no more memory on each than its part. Every step draws some of a sample's labels, and
@@ -46,7 +46,7 @@ class Objective:
             full softmax.
         labels_per_step: K, labels drawn from a sample's R at each step.
         margin_kind: "cosface" takes the margin from the cosine, "arcface" adds it to the angle.
-        margin: of the target, as a cosine or in radians.
+        margin: margin of the target, as a cosine or in radians.
         scale: factor of all cosines.
         filter_above: cosines of other centres above it become 0: they are likely the same concept.
         reference_gradient_scale: multiply the gradient by K. The published training does so without
@@ -159,11 +159,11 @@ class CentreHead(nn.Module):
         """Start the centres from a normal distribution.
 
         Args:
-            name: of the head, for its random numbers and its files.
+            name: name of the head, for its random numbers and its files.
             num_centres: centres of the whole bank.
             feature_size: D.
             objective: what to compute.
-            seed: of all random numbers. The centres do not depend on the number of ranks.
+            seed: seed of all random numbers. The centres do not depend on the number of ranks.
             group: process group that shares the centres; None for all processes.
         """
         super().__init__()
@@ -306,7 +306,7 @@ class CentreHead(nn.Module):
 
 
 def initial_centres(name: str, first: int, end: int, feature_size: int, seed: int) -> Tensor:
-    """Return rows [first, end) of a head's initial centres, float32, whoever holds them."""
+    """Return rows [first, end) of a head's initial centres, float32, from any rank."""
     parts = [torch.empty(0, feature_size)]
     for block in range(first // _BLOCK_CENTRES, -(-end // _BLOCK_CENTRES)):
         generator = generator_for(torch.device("cpu"), seed, name, "centres", block)

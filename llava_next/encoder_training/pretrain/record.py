@@ -47,10 +47,10 @@ class StepResult(NamedTuple):
 
     Attributes:
         losses: loss of each head that had data, over all ranks.
-        grad_norm: of the encoder, before clipping.
-        learning_rate: of the encoder.
-        samples: of this rank.
-        tokens: of this rank.
+        grad_norm: norm of the encoder's gradient, before clipping.
+        learning_rate: learning rate of the encoder.
+        samples: samples of this rank.
+        tokens: tokens of this rank.
         flops: operations of this rank.
         wait_seconds: time in which this rank had no batch.
     """

@@ -173,7 +173,7 @@ def load_centres(
 
     Args:
         folder: the checkpoint.
-        name: of the head.
+        name: name of the head.
         head: whose rows to read.
         with_moments: whether to read the optimiser's moments as well.
 

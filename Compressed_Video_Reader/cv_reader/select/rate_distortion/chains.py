@@ -11,7 +11,7 @@ later picture adds one vector to it. Pictures whose references are shown later w
   has no displacement.
 
 Displacements are taken at the middle of units, two along a side of a cell, and looked up at the
-unit that they lead to. Memory: some 30 pictures of units, whatever the length of the video.
+unit that they lead to. Memory: some 30 pictures of units, for a video of any length.
 
 Axis letters: n units, a and b their rows and columns.
 """
@@ -92,7 +92,7 @@ class _Base:
         frame: its number.
         slot: its slot.
         target: the sampled frame after it, where the chains begin.
-        fields: by picture, newest last.
+        fields: vectors of each picture, newest last.
         waiting: pictures whose references have not all come.
     """
 

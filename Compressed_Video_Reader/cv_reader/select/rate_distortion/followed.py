@@ -204,7 +204,7 @@ def _led_on(clip: FollowedClip, way: int, slots: Whole, places: _Places, steps: 
         clip: the motion.
         way: 0 to the slot before, 1 to the slot after.
         slots: (m,), slots that the displacements lead to.
-        places: of the targets.
+        places: places of the targets.
         steps: int32 (2, U, U, m, k).
     """
     height, width = clip.links.shape[2:4]

@@ -39,14 +39,14 @@ class ClusterSettings:
 
     Attributes:
         centres: k.
-        iterations: of k-means.
+        iterations: number of iterations of k-means.
         fraction: part of the rows that an iteration sees; 1 sees all.
         hierarchical: coarse clusters first, each divided on its own.
         components: project features onto so many principal directions first; 0 leaves them.
         whiten: scale these directions to the same spread.
         backend: ``torch``, ``faiss`` or ``auto``.
         device: where products are computed.
-        seed: of everything random.
+        seed: seed of everything random.
     """
 
     centres: int
@@ -77,7 +77,7 @@ def make_bank(
 
     Args:
         features: complete.
-        settings: of the clustering.
+        settings: settings of the clustering.
         folder: output.
         say: is told of each iteration.
 
@@ -182,7 +182,7 @@ def label(
     The folder is complete once all parts are there, whichever process wrote them.
 
     Args:
-        features: of the bank's kind.
+        features: features of the bank's kind.
         bank: the centres.
         folder: output; refused where it has labels of another bank.
         count: R, labels of each sample.

@@ -70,15 +70,15 @@ def extract(
     Args:
         items: the source.
         folder: output; of the same settings and source where it exists.
-        settings: of the extractor.
+        settings: settings of the extractor.
         rows_per_part: rows of a file.
         share: (i, n): write parts i, i + n, ... alone; another process writes the others.
-        device: for a model.
+        device: device of a model.
         on_bad: ``stop`` at the first bad sample, or ``skip`` them, which leaves NaN.
 
     Raises:
         ValueError: if the folder has other features, or the model cannot be loaded.
-        BadSampleError: for the first bad sample, unless they are skipped.
+        BadSampleError: A sample is bad, and bad ones are not skipped.
     """
     num_parts = -(-len(items) // rows_per_part)
     facts = {

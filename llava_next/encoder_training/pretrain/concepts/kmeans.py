@@ -27,7 +27,7 @@ class FeatureRows:
     """FeatureRows of several arrays as one matrix (N, d), read block by block.
 
     Args:
-        parts: arrays (n, d), memory-mapped or not; rows with NaN stand for bad samples and are
+        parts: arrays (n, d), memory-mapped or not; rows with NaN are bad samples and are
             left out.
         prepare: applied to each block as float32; scaling to length one follows.
     """
@@ -118,7 +118,7 @@ def lloyd(
         rows: the data.
         state: where to begin; changed and returned.
         iterations: how many in all.
-        seed: of mini-batches and of what is split.
+        seed: seed of mini-batches and of splits.
         fraction: part of the rows that an iteration sees.
         backend, device: see ``search_by``.
         save: called after each iteration.
@@ -195,10 +195,10 @@ def hierarchical(
     Args:
         rows: the data.
         count: k.
-        iterations: of both levels.
+        iterations: number of iterations of each level.
         seed, fraction, backend, device: see ``lloyd``.
         coarse: number of coarse clusters; 0 means sqrt(k).
-        memory_bytes: of rows that are held at a time: clusters are divided in groups of this size,
+        memory_bytes: size of the rows held at a time: clusters are divided in groups of this size,
             with a pass over the data for each group. One cluster must fit.
     """
     coarse = coarse or max(math.isqrt(count), 1)

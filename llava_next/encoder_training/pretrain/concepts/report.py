@@ -42,11 +42,11 @@ def write_report(
     Args:
         path: the HTML file.
         bank: the centres.
-        features: of the labelled samples.
+        features: features of the labelled samples.
         labels: folder of labels.
         items: the source, for pictures; may be empty.
         num_clusters: clusters shown with pictures.
-        seed: of what is drawn.
+        seed: seed of the samples drawn.
     """
     pairs = list(read_labels(labels))
     first = np.array([row[0] for _, row in pairs])

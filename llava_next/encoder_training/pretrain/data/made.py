@@ -34,7 +34,7 @@ SHAPES = ("disc", "square", "triangle", "ring", "cross", "bar", "crescent", "fra
 TEXTURES = ("plain", "fine stripes", "broad stripes", "checks", "dots", "rings")
 HUES = ("red", "green", "blue", "yellow")
 MOTIONS = ("left", "right", "up", "down", "clockwise", "anticlockwise", "grow", "shrink")
-"""In pairs: each odd one is the one before it, played backwards."""
+"""Motions come in pairs: each odd one is the one before it, played backwards."""
 
 _COLOURS = np.array([(225, 50, 40), (50, 190, 70), (60, 90, 230), (230, 210, 50)], np.float64)
 TRUTH = "truth.jsonl"

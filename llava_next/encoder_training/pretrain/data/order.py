@@ -3,7 +3,7 @@
 Position k of the order belongs to epoch k // N. An epoch goes through the shards in a random
 order, a window of several at a time, and shuffles the samples of a window: memory and open files
 stay bounded at any number of samples. Rank r of n reads positions start + r, start + r + n, ...;
-after every rank has read m samples the next start is start + m * n, whatever n is then.
+after every rank has read m samples the next start is start + m * n; n may then change.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ class SampleOrder:
 
     Args:
         sizes: samples of each shard.
-        seed: of the order.
+        seed: seed of the order.
         shuffle: without it, every epoch has the order of the files.
         window_shards: how many shards are shuffled together.
     """

@@ -25,7 +25,7 @@ class ShardInfo:
         name: file name in the set's folder.
         num_samples: how many samples it holds.
         num_bytes: its size, which is checked when it is opened.
-        sha256: of its content; checked on request.
+        sha256: SHA-256 of its content; checked on request.
     """
 
     name: str
@@ -47,7 +47,7 @@ class SetInfo:
         shards: the tar files, in order.
         clip_frames: T, frame slots of a clip that codec indices point into (videos).
         grid: patch rows and columns of a frame that codec indices point into (videos).
-        version: of this format.
+        version: version of this format.
     """
 
     kind: Kind

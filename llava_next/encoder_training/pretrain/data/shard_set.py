@@ -76,7 +76,7 @@ def open_set(
         view: an ``ImageView`` for images and OCR, a ``VideoView`` for videos.
         batch_size: samples of a batch of this rank.
         rank, world_size: this rank and their number.
-        seed: of order and augmentation.
+        seed: seed of order and augmentation.
         shuffle: without it every epoch has the order of the files.
         num_epochs: end after so many; None is endless.
         num_workers: processes that read ahead; 0 reads in this one.
@@ -170,8 +170,8 @@ class SampleReader(Dataset[_Batch]):
         """Read one sample.
 
         Args:
-            position: in the endless order.
-            number: in its batch, which decides what a video becomes.
+            position: position in the endless order.
+            number: place in its batch, which decides what a video becomes.
 
         Raises:
             BadSampleError: naming shard, key and rule.
@@ -293,7 +293,7 @@ class ShardSet:
         differ by at most one sample; a rank for which nothing is left there yields one batch less.
 
         Raises:
-            BadSampleError: for the first bad sample, unless they are skipped.
+            BadSampleError: A sample is bad, and bad ones are not skipped.
         """
         stretches = self._stretches()
         if self._num_workers:

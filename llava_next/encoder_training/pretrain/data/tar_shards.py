@@ -47,7 +47,7 @@ class Member(NamedTuple):
 
 
 Members = dict[str, Member]
-"""Of one sample, by extension."""
+"""Files of one sample, keyed by extension."""
 
 
 def split_name(name: str) -> tuple[str, str]:

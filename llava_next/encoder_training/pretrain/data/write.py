@@ -74,7 +74,7 @@ def write_samples(
         samples_per_shard: a shard ends after so many samples.
 
     Raises:
-        BadSampleError: for the first bad sample, unless they are skipped.
+        BadSampleError: A sample is bad, and bad ones are not skipped.
         ValueError: if the folder already holds a set.
     """
     skipped: Counter[str] = Counter()

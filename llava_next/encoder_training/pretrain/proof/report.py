@@ -20,7 +20,7 @@ PICTURE = "nearest_clusters.jpg"
 LOG_FILE = "train_log.jsonl"
 
 Figures = Mapping[int, Mapping[str, Mapping[str, Mapping[str, float]]]]
-"""By seed, kind, what is judged, and measure."""
+"""Figures keyed by seed, kind, what is judged, and measure."""
 
 
 def write_proof(out: Path, figures: Figures, settings: ProofSettings) -> None:

@@ -245,7 +245,7 @@ def embed(
         model: the encoder.
         out: folder of the proof.
         kind: ``images`` or ``clips``.
-        mode: of clips: evenly spaced whole ``frames``, or ``codec`` patches, as many.
+        mode: input made of clips: evenly spaced whole ``frames``, or ``codec`` patches, as many.
     """
     if kind == "images":
         view: ImageView | VideoView = ImageView(patch_size=PATCH_PX, size_px=SIZE_PX, augment=False)

@@ -72,7 +72,7 @@ def test_made_clusters_are_found() -> None:
     rows = FeatureRows([data])
     state = lloyd(rows, KMeansState(drawn_centres(rows, 40, 1)), iterations=10, backend="torch")
     numbers = search_by("torch", state.centres)(unit_rows(data), 1).numbers[:, 0]
-    # Every cluster found lies within one made cluster.
+    # Every cluster found is within one made cluster.
     pure = sum(np.bincount(owners[numbers == number]).max() for number in np.unique(numbers))
     assert pure / len(data) > 0.99
 

@@ -3,6 +3,8 @@
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +17,7 @@ LINES = ['{"a": 1}', '{"bb": 2}', '{"ccc": 3}']
 
 
 @pytest.fixture
-def mixture(tmp_path):
+def mixture(tmp_path: Path) -> Path:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "one.jsonl").write_text("\n".join(LINES) + "\n")
     (tmp_path / "data" / "two.jsonl").write_text("\n".join(LINES[:2]) + "\n")
@@ -27,7 +29,7 @@ def mixture(tmp_path):
     return path
 
 
-def test_the_fingerprint_lists_files_and_what_is_taken_of_them(mixture):
+def test_the_fingerprint_lists_files_and_what_is_taken_of_them(mixture: Path) -> None:
     found = fingerprint(Mixture(mixture))
     one, two = found["datasets"]
     assert (one["name"], one["entries"], one["samples"]) == ("one", 3, 2)
@@ -37,7 +39,7 @@ def test_the_fingerprint_lists_files_and_what_is_taken_of_them(mixture):
     assert one["modified"] == (mixture.parent / "one.jsonl").stat().st_mtime_ns
 
 
-def _edit(folder):
+def _edit(folder: Path) -> None:
     stat = (folder / "one.jsonl").stat()
     # The same size and time, entries elsewhere.
     (folder / "one.jsonl").write_text("\n".join(reversed(LINES)) + "\n")
@@ -57,7 +59,9 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_the_fingerprint_changes_with_the_data_but_not_with_its_place(mixture, tmp_path, change):
+def test_the_fingerprint_changes_with_the_data_but_not_with_its_place(
+    mixture: Path, tmp_path: Path, change: str
+) -> None:
     before = fingerprint(Mixture(mixture))
     shutil.copytree(mixture.parent, tmp_path / "moved")  # keeps times of change
     moved = fingerprint(Mixture(tmp_path / "moved" / "mix.yaml"))
@@ -67,8 +71,8 @@ def test_the_fingerprint_changes_with_the_data_but_not_with_its_place(mixture, t
 
 
 def test_a_resumed_run_keeps_its_data_and_settings_unless_changes_are_asked_for(
-    train, tiny_material, tmp_path, caplog
-):
+    train: Callable[..., int], tiny_material: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     data = tmp_path / "train.jsonl"
     shutil.copy(tiny_material / "data" / "train.jsonl", data)
     options = {"data_path": data, "image_folder": tiny_material / "data", "save_steps": 1}
@@ -110,7 +114,9 @@ def test_a_resumed_run_keeps_its_data_and_settings_unless_changes_are_asked_for(
     assert "training, max_steps: 1 before, 2 now" in starts[1]["changes"]
 
 
-def test_rates_of_parts_and_memory_of_the_process_are_logged(train, tmp_path):
+def test_rates_of_parts_and_memory_of_the_process_are_logged(
+    train: Callable[..., int], tmp_path: Path
+) -> None:
     rates = {"mm_vision_tower_lr": 1e-4, "mm_projector_lr": 5e-3, "lr_scheduler_type": "linear"}
     assert train(tmp_path, max_steps=2, **rates) == 0
     expected = {"mm_vision_tower": 1e-4, "mm_mlp_adapter": 5e-3, "mm_language_model": 2e-3}
@@ -119,8 +125,8 @@ def test_rates_of_parts_and_memory_of_the_process_are_logged(train, tmp_path):
         assert row["peak_host_memory_bytes"] > 1e8
 
 
-def test_the_state_of_the_code_is_named(tmp_path):
-    def git(*words):
+def test_the_state_of_the_code_is_named(tmp_path: Path) -> None:
+    def git(*words: str) -> str:
         identity = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
         command = ["git", "-C", str(tmp_path), *identity, *words]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
