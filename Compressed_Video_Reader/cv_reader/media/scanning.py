@@ -3,6 +3,7 @@
 Axis legend: M packets in file order.
 """
 
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -166,7 +167,8 @@ def read_packets(
     codec_name = stream.codec_context.codec.canonical_name
     declared = _declared_display(stream, codec_name)
     skips_probe = trust_header and header.is_upright and declared is not None
-    rows: list[tuple[int, ...]] = []
+    # An hour has 100,000 packets and more: as numbers in one piece, not as objects.
+    rows, last, num_rows = array("q"), (0,) * len(_COLUMNS), 0
     first: FirstPicture | None = None
     head: list[bytes] = []
     read_facts = header_reader(codec_name, stream.codec_context.extradata)
@@ -181,18 +183,20 @@ def read_packets(
                 break
             if len(head) < (_HEAD_PACKETS if first or skips_probe else _MAX_HEAD_PACKETS):
                 head.append(bytes(data))
-            if first is None and not skips_probe and len(rows) < _MAX_PROBE_PACKETS:
-                first = _probe(stream, packet, path, at_once=not rows)
+            if first is None and not skips_probe and num_rows < _MAX_PROBE_PACKETS:
+                first = _probe(stream, packet, path, at_once=not num_rows)
             is_second = fields is not None and fields.is_second(data)
-            rows.append(_row(packet, facts, rows[-1] if is_second else None, stream))
-        if first is None and not skips_probe and len(rows) < _MAX_PROBE_PACKETS:
+            last = _row(packet, facts, last if is_second else None, stream)
+            rows.extend(last)
+            num_rows += 1
+        if first is None and not skips_probe and num_rows < _MAX_PROBE_PACKETS:
             first = _probe(stream, None, path)
     except FFmpegError as error:
         # A damaged tail: what comes before it counts.
-        if not rows:
+        if not num_rows:
             raise CorruptVideoError(path, f"no packet can be read ({describe(error)})") from error
     rate = stream.average_rate or stream.guessed_rate
-    columns = np.array(rows, dtype=np.int64).reshape(-1, len(_COLUMNS))
+    columns = np.frombuffer(rows, np.int64).reshape(-1, len(_COLUMNS))
     if codec_name == "hevc":
         codes = columns[:, _COLUMNS.index("is_reference")]
         codes[:] = are_references(codes)
