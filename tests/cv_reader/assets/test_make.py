@@ -119,10 +119,19 @@ def test_equal_input_gives_equal_bytes(clip, tmp_path):
     assert _files(one) == _files(two)
 
 
-def test_threads_change_nothing(clip):
-    one = select_from_video(clip, CONFIG, ReadOptions(num_threads=1))
-    two = select_from_video(clip, CONFIG, ReadOptions(num_threads=2))
-    np.testing.assert_array_equal(one.rows, two.rows)
+@pytest.mark.parametrize("settings", [{}, {"select": "rate_distortion"}, {"frames": "cheap"}])
+def test_threads_change_no_byte(tmp_path, settings):
+    """Ten groups of pictures, so that groups are decoded in parallel."""
+    frames = moving_square(50, HEIGHT, WIDTH, SPEED, square_px=SIDE, start=START)
+    path = write_video(tmp_path / "clip.mp4", frames, options={"g": "5", "bf": "2"})
+    config = AssetConfig(**{**CONFIG.to_dict(), **settings})
+    one, three = (
+        write_evaluation_asset(
+            path, key="a", out_root=tmp_path / str(count), config=config, num_threads=count
+        )
+        for count in (1, 3)
+    )
+    assert _files(one.folder) == _files(three.folder)
 
 
 @pytest.mark.parametrize("num_frames", [3, 33])

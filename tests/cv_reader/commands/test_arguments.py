@@ -17,7 +17,7 @@ from cv_reader.commands import (
     validate,
     visualize,
 )
-from cv_reader.commands.arguments import config_from
+from cv_reader.commands.arguments import config_from, read_options_from, with_threads
 from cv_reader.errors import SettingsError
 from cv_reader.select.config import AssetConfig
 
@@ -148,3 +148,31 @@ def test_every_setting_but_one_of_two_that_exclude_each_other_was_changed() -> N
 def test_text_that_is_no_value_is_named(name: str, text: str, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         AssetConfig.parse(name, text)
+
+
+@pytest.mark.parametrize(
+    ("flags", "num_videos", "expected"),
+    [
+        ("--num_workers 8", 1, 4),
+        ("--num_workers 8", 2, 2),
+        ("--num_workers 8", 3, 1),
+        ("--num_workers 8", 1000, 1),
+        ("--num_workers 2", 1, 2),
+        ("--num_workers 1", 1, 1),
+        ("--num_workers 1 --num_threads 3", 1000, 3),
+        ("--num_workers 8", 0, 4),
+    ],
+)
+def test_few_videos_get_the_cores_that_workers_leave_free(
+    flags: str, num_videos: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+    required = ["--jsonl", "x", "--out_root", "x"]
+    args = PARSERS["precompute"]().parse_args([*required, *flags.split()])
+    assert with_threads(read_options_from(args), args, num_videos).num_threads == expected
+
+
+def test_a_negative_number_of_threads_is_refused() -> None:
+    required = ["--jsonl", "x", "--out_root", "x", "--num_threads", "-1"]
+    with pytest.raises(SettingsError, match="--num_threads must be at least 0"):
+        read_options_from(PARSERS["precompute"]().parse_args(required))
