@@ -71,6 +71,11 @@ _COLUMNS = (
 )
 
 
+_MAX_PROBE_NUMBERS = _MAX_PROBE_PACKETS * len(_COLUMNS)
+"""The same, in numbers of the table while it is read: an hour has 100,000 packets and more, so that
+they are kept as numbers in one piece, not as objects."""
+
+
 @dataclass(frozen=True, eq=False)
 class ScannedPackets:
     """A demuxed stream: columns of M rows, and facts about the stream.
@@ -167,8 +172,7 @@ def read_packets(
     codec_name = stream.codec_context.codec.canonical_name
     declared = _declared_display(stream, codec_name)
     skips_probe = trust_header and header.is_upright and declared is not None
-    # An hour has 100,000 packets and more: as numbers in one piece, not as objects.
-    rows, last, num_rows = array("q"), (0,) * len(_COLUMNS), 0
+    rows, last = array("q"), (0,) * len(_COLUMNS)
     first: FirstPicture | None = None
     head: list[bytes] = []
     read_facts = header_reader(codec_name, stream.codec_context.extradata)
@@ -183,17 +187,15 @@ def read_packets(
                 break
             if len(head) < (_HEAD_PACKETS if first or skips_probe else _MAX_HEAD_PACKETS):
                 head.append(bytes(data))
-            if first is None and not skips_probe and num_rows < _MAX_PROBE_PACKETS:
-                first = _probe(stream, packet, path, at_once=not num_rows)
+            if first is None and not skips_probe and len(rows) < _MAX_PROBE_NUMBERS:
+                first = _probe(stream, packet, path, at_once=not rows)
             is_second = fields is not None and fields.is_second(data)
-            last = _row(packet, facts, last if is_second else None, stream)
-            rows.extend(last)
-            num_rows += 1
-        if first is None and not skips_probe and num_rows < _MAX_PROBE_PACKETS:
+            rows.extend(last := _row(packet, facts, last if is_second else None, stream))
+        if first is None and not skips_probe and len(rows) < _MAX_PROBE_NUMBERS:
             first = _probe(stream, None, path)
     except FFmpegError as error:
         # A damaged tail: what comes before it counts.
-        if not num_rows:
+        if not rows:
             raise CorruptVideoError(path, f"no packet can be read ({describe(error)})") from error
     rate = stream.average_rate or stream.guessed_rate
     columns = np.frombuffer(rows, np.int64).reshape(-1, len(_COLUMNS))
