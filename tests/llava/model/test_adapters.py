@@ -29,7 +29,12 @@ from support.tolerances import MERGED_WEIGHTS
 SETTINGS = LoraSettings(rank=4, alpha=8, dropout=0.0)
 
 
-@pytest.fixture(params=[("mm_mlp_adapter",), ("mm_mlp_adapter", "mm_vision_tower")])
+@pytest.fixture(
+    params=[
+        pytest.param(("mm_mlp_adapter",), marks=pytest.mark.slow),
+        ("mm_mlp_adapter", "mm_vision_tower"),
+    ]
+)
 def adapted(
     request: pytest.FixtureRequest, tiny_checkpoint: Path, tmp_path: Path
 ) -> tuple[Path, torch.nn.Module]:
