@@ -26,7 +26,13 @@ PACKAGES = {
     "llava": ROOT / "llava_next" / "llava",
 }
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-READER_BORDER = {"cv_reader", "cv_reader.assets", "cv_reader.assets.make"}
+READER_BORDER = {
+    "cv_reader",
+    "cv_reader.assets",
+    "cv_reader.assets.make",
+    "cv_reader.pricing",
+    "cv_reader.reader",
+}
 """All that other packages may import of the reader."""
 
 

@@ -9,8 +9,10 @@ same arguments give the same bytes.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -88,6 +90,8 @@ def tiny_model(
     patches_per_side: int = 8,
     hidden_size: int = 128,
     projector_type: str = "mlp2x_gelu",
+    encoder: Mapping[str, Any] = MappingProxyType({}),
+    output_layer: int = -2,
 ) -> LlavaForCausalLMMixin:
     """Return a random model of about 0.5 million parameters, by the global random state.
 
@@ -97,7 +101,16 @@ def tiny_model(
         patches_per_side: grid of a square image.
         hidden_size: width of the decoder, a multiple of 4.
         projector_type: see ``llava.model.projector``.
+        encoder: sizes of ``OneVisionEncoderConfig`` in place of the tiny ones.
+        output_layer: which hidden state of the encoder is used; see ``mm_vision_select_layer``.
     """
+    sizes = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        **encoder,
+    }
     config_class, model_class = {
         "qwen3": (LlavaQwen3Config, LlavaQwen3ForCausalLM),
         "qwen2": (LlavaQwenConfig, LlavaQwenForCausalLM),
@@ -117,17 +130,15 @@ def tiny_model(
         eos_token_id=end_ids[0],
         pad_token_id=tokenizer.pad_token_id,
         vision_config=OneVisionEncoderConfig(
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=2,
+            **sizes,
             image_size=14 * patches_per_side,
-            initializer_range=0.125,
+            initializer_range=sizes["hidden_size"] ** -0.5,
             use_head=False,
         ).to_dict(),
         image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
         mm_vision_tower="tiny",
         mm_projector_type=projector_type,
+        mm_vision_select_layer=output_layer,
         mm_patches_per_side=patches_per_side,
     )
     model = model_class(config)
@@ -145,6 +156,8 @@ def write_tiny_checkpoint(
     patches_per_side: int = 8,
     projector_type: str = "mlp2x_gelu",
     texts: Sequence[str] = (),
+    encoder: Mapping[str, Any] = MappingProxyType({}),
+    output_layer: int = -2,
 ) -> None:
     """Write model, tokenizer and processor into ``out``; the random state is left as it was.
 
@@ -155,6 +168,8 @@ def write_tiny_checkpoint(
         patches_per_side: grid of a square image.
         projector_type: see ``llava.model.projector``.
         texts: see ``tiny_tokenizer``.
+        encoder: see ``tiny_model``.
+        output_layer: see ``tiny_model``.
     """
     tokenizer = tiny_tokenizer(texts)
     with torch.random.fork_rng(devices=[]):
@@ -164,6 +179,8 @@ def write_tiny_checkpoint(
             language_model=language_model,
             patches_per_side=patches_per_side,
             projector_type=projector_type,
+            encoder=encoder,
+            output_layer=output_layer,
         )
     model.save_pretrained(out)  # pyright: ignore[reportAttributeAccessIssue]
     visual = VisualConfig(

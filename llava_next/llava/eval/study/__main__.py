@@ -2,23 +2,28 @@
 
 import argparse
 import json
+import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
-from llava.eval.study.answers import Outcome, answer_all
+from llava.eval.study.answers import answer_all, answer_seed
 from llava.eval.study.arms import ARMS, BUDGETS
 from llava.eval.study.config import StudyConfig
-from llava.eval.study.learning import TrainingError, choose_steps, train
-from llava.eval.study.material import make_test_data, make_training_data
+from llava.eval.study.learning import choose_steps, model_folder, train_seed
+from llava.eval.study.material import make_test_data, make_training_data, measure_preparation
 from llava.eval.study.page import write_page
+from llava.eval.study.results import figures
 from run_kit.exits import OK, USAGE, say
 from run_kit.files import replace_file
 
-QUICK = {"num_training_clips": 400, "num_test_clips": 60, "num_steps": 150, "seeds": (0,)}
+QUICK = {"num_training_clips": 400, "num_test_clips": 40, "num_steps": 300, "seeds": (0,)}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -32,6 +37,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--quick", action="store_true", help="run a small study, to see that it works"
+    )
+    parser.add_argument(
+        "--figures", action="store_true", help="print the figures of a finished study, and end"
+    )
+    parser.add_argument(
+        "--semi_real",
+        action="store_true",
+        help="show rendered people who act in place of made scenes (needs the extra semi_real)",
     )
     parser.add_argument("--arms", nargs="+", default=list(ARMS), help=f"among {', '.join(ARMS)}")
     parser.add_argument(
@@ -57,8 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _config(argv: Sequence[str] | None) -> StudyConfig:
-    options = vars(_parser().parse_args(argv))
+def _config(options: dict[str, Any]) -> StudyConfig:
     settings = QUICK if options.pop("quick") else {}
     given = {name: value for name, value in options.items() if value is not None}
     for name in ("arms", "budgets", "seeds"):
@@ -69,59 +81,77 @@ def _config(argv: Sequence[str] | None) -> StudyConfig:
 
 
 def run(config: StudyConfig) -> Path:
-    """Run the study; returns its page.
-
-    Raises:
-        TrainingError: if a training run fails.
-    """
+    """Run the study; returns its page."""
     config.out.mkdir(parents=True, exist_ok=True)
     clock = Clock(config.out / "seconds.json")
-    say("[1] test clips and what the arms show of them")
-    with clock.step("test clips and assets"):
+    say("[1] training clips")
+    with clock.step("training clips and what is shown of them"):
+        make_training_data(config)
+    say("[2] test clips")
+    with clock.step("test clips and what is shown of them"):
         data = make_test_data(config)
-    say("[2] training clips")
-    with clock.step("training clips and assets"):
-        training = make_training_data(config)
-        config = replace(config, num_steps=choose_steps(config, training), hours=0.0)
-    outcomes: list[Outcome] = []
-    for number, seed in enumerate(config.seeds):
-        say(f"[{3 + number}] model of seed {seed}")
-        with clock.step(f"training, seed {seed}"):
-            model = train(config, training, seed)
-        with clock.step(f"answers, seed {seed}"):
-            outcomes += answer_all(config, data, model)
-    return write_page(config, outcomes, data, clock.seconds)
+    with clock.step("steps that fit into the time"):
+        config = replace(config, num_steps=choose_steps(config), hours=0.0)
+    say(f"[3] {len(config.seeds)} models, {config.num_steps} steps each")
+    with clock.step("training, all models at once"):
+        _in_parallel(train_seed, config)
+    say("[4] answers")
+    with clock.step("answers of all models"):
+        _in_parallel(answer_seed, config)
+    outcomes = [
+        row for seed in config.seeds for row in answer_all(config, data, model_folder(config, seed))
+    ]
+    return write_page(config, outcomes, data, clock.seconds, measure_preparation(config))
+
+
+def _in_parallel(work: Callable[[StudyConfig, int], None], config: StudyConfig) -> None:
+    """Do the work of every seed, in as many processes as there are workers."""
+    with ProcessPoolExecutor(config.num_workers, mp_context=get_context("spawn")) as pool:
+        for done in [pool.submit(work, config, seed) for seed in config.seeds]:
+            done.result()
 
 
 class Clock:
     """Time of each step, summed over all starts of a study.
 
     Attributes:
-        seconds: seconds of each step, keyed by its name.
+        seconds: by step, time passed and processor time of all processes.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         text = path.read_text(encoding="utf-8") if path.exists() else "{}"
-        self.seconds: dict[str, float] = json.loads(text)
+        self.seconds: dict[str, tuple[float, float]] = json.loads(text)
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
         """Measure a step; the time counts even where the step fails."""
-        started = time.monotonic()
+        started, cpu_started = time.monotonic(), _cpu_seconds()
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
+            passed, used = self.seconds.get(name, (0.0, 0.0))
+            passed += time.monotonic() - started
+            self.seconds[name] = (passed, used + _cpu_seconds() - cpu_started)
             with replace_file(self._path) as partial:
                 partial.write_text(json.dumps(self.seconds, indent=1), encoding="utf-8")
+
+
+def _cpu_seconds() -> float:
+    """Return the processor time of this process and of all its ended children."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     try:
-        page = run(_config(argv))
-    except (TrainingError, ValueError) as error:
+        options = vars(_parser().parse_args(argv))
+        if options.pop("figures"):
+            sys.stdout.write(f"{figures(options['out'])}\n")
+            return OK
+        page = run(_config(options))
+    except ValueError as error:
         say(f"error: {error}")
         return USAGE
     sys.stdout.write(f"{page}\n")

@@ -5,7 +5,7 @@ Every arm gives a codec asset: mosaics of cells with a position (t, h, w) each. 
 """
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +18,8 @@ from PIL import Image
 from cv_reader import open_video
 from cv_reader.assets import AssetConfig
 from cv_reader.assets.make import write_evaluation_asset
+from cv_reader.pricing import priced_config
+from cv_reader.reader import ReadOptions
 from llava.eval.study.clips import Clip
 from llava.eval.study.drawing import NUM_FRAMES, VIEW_PX
 from llava.eval.study.scenes import CELL_PX
@@ -27,6 +29,9 @@ GRID = VIEW_PX // CELL_PX
 CELLS = GRID * GRID
 BUDGETS = (2, 4, 8)
 """Mosaics of a clip, a frame's worth of tokens each: 1/32, 1/16 and 1/8 of the clip's cells."""
+
+MOST_SHARED = 4
+"""How many times the budget one clip may have where clips share it."""
 
 Rows = NDArray[np.int32]
 ChooseRows = Callable[[Clip, int], Rows]
@@ -46,6 +51,7 @@ class Arm:
             trained on it.
         shuffles_time: give the cells' positions times in random order.
         only_codec: codec of the clips that the arm can read; None = it reads all.
+        shares_budget: one price of a cell for all clips, so that their mean meets the budget.
     """
 
     title: str
@@ -56,6 +62,7 @@ class Arm:
     ablation: bool = False
     shuffles_time: bool = False
     only_codec: str | None = None
+    shares_budget: bool = False
 
     def reads(self, clip: Clip) -> bool:
         """Return whether the arm can show a clip."""
@@ -141,6 +148,12 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
             ablation=True,
         ),
         "zigzag": Arm("rate-distortion, zigzag", _rate_distortion(order="zigzag"), ablation=True),
+        "adaptive": Arm(
+            "rate-distortion, budget shared by all clips",
+            _rate_distortion(),
+            ablation=True,
+            shares_budget=True,
+        ),
         "shuffled_time": Arm(
             "rate-distortion, times shuffled", _rate_distortion(), ablation=True, shuffles_time=True
         ),
@@ -171,9 +184,23 @@ class Shown:
     positions: Path
 
 
-def asset_config(arm: Arm, num_images: int) -> AssetConfig:
-    """Return the settings of an arm at a budget of so many mosaics."""
-    return replace(_sizes(num_images), **arm.settings)
+def asset_config(
+    arm: Arm, num_images: int, out_root: Path, videos: Sequence[Path] = ()
+) -> AssetConfig:
+    """Return the settings of an arm at a budget of so many mosaics.
+
+    Args:
+        arm: one that ``cv_reader`` chooses for.
+        num_images: budget in mosaics.
+        out_root: keeps the price of a cell where the arm shares its budget.
+        videos: clips from which that price follows; not needed again once it is kept.
+    """
+    config = replace(_sizes(num_images), **arm.settings)
+    if not arm.shares_budget:
+        return config
+    most = replace(config, num_images=MOST_SHARED * num_images)
+    folder = out_root / f"price_{num_images}"
+    return priced_config(most, num_images, videos, ReadOptions(), folder)
 
 
 def _sizes(num_images: int) -> AssetConfig:
@@ -196,7 +223,7 @@ def show(clip: Clip, name: str, num_images: int, out_root: Path) -> Shown:
     positions = folder / "positions_thw.npy"
     if not positions.exists():
         if arm.rows is None and not arm.half_resolution:
-            config = asset_config(arm, num_images)
+            config = asset_config(arm, num_images, out_root)
             write_evaluation_asset(
                 clip.path, key=key, out_root=out_root, config=config, backend=arm.backend
             )

@@ -5,20 +5,33 @@ the answers, codec, key-frame interval and quality. Everything follows from the 
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import av
 import numpy as np
+from numpy.typing import NDArray
 
-from llava.eval.study.drawing import NUM_FRAMES, VIEW_PX, Scene
+from llava.eval.study.drawing import NUM_FRAMES, VIEW_PX
 from llava.eval.study.scenes import Question, compose
 from run_kit.files import replace_file
 
 FRAME_RATE = 25
 KEY_FRAME_INTERVALS = (12, 30, 250)
+
+
+class Drawable(Protocol):
+    """What can be encoded."""
+
+    def picture(self, frame: int) -> NDArray[np.uint8]:
+        """Return one picture: uint8 (VIEW_PX, VIEW_PX, 3)."""
+        ...
+
+
+Composer = Callable[[int], tuple[Drawable, list[Question], str]]
 
 
 @dataclass(frozen=True)
@@ -67,19 +80,25 @@ def choose_encoding(seed: int, key_frame_interval: int | None = None) -> Encodin
     return Encoding("hevc" if seed % 3 == 2 else "h264", interval, quality)
 
 
-def write_clip(folder: Path, seed: int, key_frame_interval: int | None = None) -> Clip:
+def write_clip(
+    folder: Path,
+    seed: int,
+    key_frame_interval: int | None = None,
+    composer: Composer = compose,
+) -> Clip:
     """Compose and encode a clip, or read it where it exists.
 
     Args:
         folder: exists; receives the video and its description.
         seed: seed of the clip.
         key_frame_interval: see ``choose_encoding``.
+        composer: makes scene, questions and a word for the camera from a seed.
     """
     path = folder / f"clip_{seed:06d}.mp4"
     description = path.with_suffix(".json")
     if description.exists():
         return read_clip(description)
-    scene, questions, camera = compose(seed)
+    scene, questions, camera = composer(seed)
     encoding = choose_encoding(seed, key_frame_interval)
     with replace_file(path) as partial:
         _encode(scene, partial, encoding)
@@ -89,7 +108,7 @@ def write_clip(folder: Path, seed: int, key_frame_interval: int | None = None) -
     return clip
 
 
-def _encode(scene: Scene, path: Path, encoding: Encoding) -> None:
+def _encode(scene: Drawable, path: Path, encoding: Encoding) -> None:
     """Write the video; x264 and x265 run on one thread, so that equal scenes give equal files."""
     options = {"preset": "veryfast", "crf": str(encoding.quality), "threads": "1"}
     if encoding.codec == "hevc":

@@ -1,11 +1,21 @@
 """The settings of a study: what is made, trained and compared."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from llava.eval.study.arms import ARMS, BUDGETS
+
+ENCODER: dict[str, Any] = {
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "rope_theta": 100.0,
+}
+"""Sizes on a CPU. The rotary base suits 64 time slots and 4 x 4 cells: with 10,000 most of the few
+frequencies of so narrow a head would turn by next to nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,29 +26,43 @@ class StudyConfig:
         out: folder of everything.
         num_training_clips: clips that models are trained on.
         num_test_clips: clips that they are asked about.
-        shows_per_clip: how often a training clip is shown, each time by another arm and budget.
+        shows_per_clip: how often a training clip is shown, each time by another arm and budget;
+            as the oracle shows it at the least budget always, in addition.
         arms: which are compared.
         budgets: mosaics of a clip.
         seeds: one model each; all arms share a model, so that they are asked the same learner.
         num_steps: optimiser steps of a model.
         batch_size: clips of a step.
         learning_rate: its highest value.
+        num_warmup_steps: steps in which the learning rate rises.
+        lesson_share: share of the steps, the first ones, that see oracle's choice at the least
+            budget: there every answer is to be seen, so the questions are understood early.
+        encoder: sizes of the encoder, see ``llava.model.tiny``.
+        bfloat16: multiply matrices in bfloat16 in training; a third faster on recent CPUs.
+        device: where models are trained and asked.
         hours: time for all training together, from which ``num_steps`` follows; 0 = as given.
-        num_workers: processes that make clips and assets.
+        num_workers: processes that make clips and assets, and models trained at once.
+        semi_real: rendered people who act instead of made scenes; see ``semi_real``.
     """
 
     out: Path
-    num_training_clips: int = 4000
-    num_test_clips: int = 400
-    shows_per_clip: int = 3
+    num_training_clips: int = 3000
+    num_test_clips: int = 128
+    shows_per_clip: int = 2
     arms: tuple[str, ...] = tuple(ARMS)
     budgets: tuple[int, ...] = BUDGETS
     seeds: tuple[int, ...] = (0, 1, 2)
-    num_steps: int = 1500
-    batch_size: int = 64
-    learning_rate: float = 1e-3
+    num_steps: int = 2400
+    batch_size: int = 32
+    learning_rate: float = 2e-3
+    num_warmup_steps: int = 100
+    lesson_share: float = 0.45
+    encoder: dict[str, Any] = field(default_factory=lambda: dict(ENCODER))
+    bfloat16: bool = True
+    device: str = "cpu"
     hours: float = 0.0
     num_workers: int = 2
+    semi_real: bool = False
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.arms) - set(ARMS))
@@ -64,6 +88,11 @@ class StudyConfig:
     def test_seeds(self) -> range:
         """Seeds of the test clips, apart from those of training."""
         return range(self.num_test_clips)
+
+    @property
+    def model_sizes(self) -> dict[str, Any]:
+        """Arguments of ``write_tiny_checkpoint``."""
+        return {"encoder": self.encoder, "output_layer": -1}
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings that decide the result, ready for JSON."""

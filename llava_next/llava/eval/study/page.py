@@ -1,97 +1,69 @@
 """The study's page: what each arm reaches at equal visual tokens, winners and losers alike."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from llava.eval.report.significance import Interval
 from llava.eval.study.answers import Outcome, TestData
 from llava.eval.study.arms import ARMS, CELLS, GRID
 from llava.eval.study.config import StudyConfig
-from llava.eval.study.results import (
-    Score,
-    against,
-    chance,
-    score,
-    select,
-    temporal_kinds,
-    tokens_to_reach,
-)
+from llava.eval.study.learning import read_progress
+from llava.eval.study.results import BASE, ORACLE, RESULTS_FILE, Results, Score, chance, score
 from llava.eval.study.scenes import CELL_PX, KINDS
 from run_kit.files import replace_file
 from run_kit.pages.charts import Curve, line_chart
 from run_kit.pages.page import figure, page, table
 
-BASE = "uniform"
-"""The arm that others are compared with: whole frames spread evenly."""
+ABLATED = "rd_nearest"
+"""The arm of which ablations change one thing."""
+_PUBLISHED = ("reference", "mv_residual")
 
 
 def write_page(
-    config: StudyConfig, outcomes: Sequence[Outcome], data: TestData, seconds: dict[str, float]
+    config: StudyConfig,
+    outcomes: Sequence[Outcome],
+    data: TestData,
+    seconds: Mapping[str, tuple[float, float]],
+    preparation: Mapping[str, float],
 ) -> Path:
-    """Write ``study.html`` below the study's folder; returns its path."""
-    budgets = sorted(config.budgets)
+    """Write ``study.html`` and ``results.json`` below the study's folder; returns the page.
+
+    Args:
+        config: of the study.
+        outcomes: of all models.
+        data: the test clips, of which one is shown.
+        seconds: of each step of the study, time passed and processor time.
+        preparation: processor seconds in which an arm prepares a clip.
+    """
+    results = Results(config, outcomes)
     parts = [
-        _conclusion(config, outcomes),
-        "<h2>Accuracy at equal visual tokens</h2>",
-        "<p>Questions whose answer depends on time, mean over all kinds and models. In brackets "
-        "the 95 % interval (clips drawn as wholes); then the ceiling: what a perfect reader of the "
-        f"same tokens could reach. Guessing reaches {_percent(chance(_temporal(outcomes)))}.</p>",
-        _budget_table(config, outcomes, budgets),
-        line_chart(
-            "Accuracy (share of right answers) against visual tokens",
-            [
-                Curve(ARMS[arm].title, [budget * CELLS for budget in budgets], values, number)
-                for number, arm in enumerate(_compared(config))
-                if (values := _curve(outcomes, arm, budgets))
-            ],
-            smooth=False,
+        _conclusion(results),
+        _budget_table(results),
+        _curves(results),
+        *(_kind_table(results, budget) for budget in results.budgets),
+        _part_table(results, "motion of the camera", lambda row: row.camera),
+        _part_table(
+            results, "key-frame interval of the encoder", lambda row: str(row.key_frame_interval)
         ),
-        *(_kind_table(config, outcomes, budget) for budget in budgets),
-        _camera_table(config, outcomes),
-        _interval_table(config, outcomes),
-        _ablation_table(config, outcomes),
+        _ablation_table(results),
         _learning_curves(config),
-        _cost_table(seconds),
-        _mosaics(config, data),
+        _cost_tables(results, seconds, preparation),
+        _mosaics(results, data),
         f"<h2>Settings</h2><pre>{escape(json.dumps(config.to_json(), indent=1))}</pre>",
     ]
+    with replace_file(config.out / RESULTS_FILE) as partial:
+        content = results.to_json() | {"seconds": seconds, "preparation_seconds": preparation}
+        partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
     target = config.out / "study.html"
     with replace_file(target) as partial:
         text = page("What is learnt per visual token", "\n".join(parts))
         partial.write_text(text, encoding="utf-8")
     return target
-
-
-def _compared(config: StudyConfig) -> list[str]:
-    return [arm for arm in config.arms if not ARMS[arm].ablation]
-
-
-def _ablation_table(config: StudyConfig, outcomes: Sequence[Outcome]) -> str:
-    arms = [arm for arm in config.arms if ARMS[arm].ablation]
-    budget = config.middle_budget
-    base = "rd_nearest" if "rd_nearest" in config.arms else BASE
-    rows: list[list[str]] = []
-    for arm in [base, *arms]:
-        found = [
-            score(select(outcomes, arm=arm, num_images=budget, kinds=[kind])) for kind in KINDS
-        ]
-        whole = score(select(outcomes, arm=arm, num_images=budget, kinds=temporal_kinds()))
-        cells = ["" if item is None else f"{100 * item.accuracy.mean:.0f}" for item in found]
-        rows.append([escape(ARMS[arm].title), _cell(whole), *cells])
-    names = [_kind_name(name) for name in KINDS]
-    return (
-        f"<h2>Changing one thing, {budget * CELLS} tokens</h2>"
-        "<p>The models were not trained on these. The residual arms read H.264 clips alone.</p>"
-        + table(["arm", "in time", *names], rows, set(range(1, len(names) + 2)))
-    )
-
-
-def _temporal(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    return select(outcomes, kinds=temporal_kinds())
 
 
 def _percent(value: float) -> str:
@@ -106,137 +78,242 @@ def _cell(found: Score | None) -> str:
     return f"<b>{100 * mean:.1f}</b>{interval} / {100 * found.ceiling:.0f}"
 
 
-def _curve(outcomes: Sequence[Outcome], arm: str, budgets: Sequence[int]) -> list[float]:
-    found = [
-        score(select(outcomes, arm=arm, num_images=budget, kinds=temporal_kinds()))
-        for budget in budgets
-    ]
-    return [item.accuracy.mean for item in found if item is not None]
+def _difference(found: Interval) -> str:
+    if found.low is None or found.high is None:
+        return f"<b>{100 * found.mean:+.1f}</b>"
+    ends = f"{100 * found.low:+.1f} to {100 * found.high:+.1f}"
+    return f"<b>{100 * found.mean:+.1f}</b> ({ends})"
 
 
-def _budget_table(config: StudyConfig, outcomes: Sequence[Outcome], budgets: Sequence[int]) -> str:
-    goal = score(select(outcomes, arm=BASE, num_images=budgets[-1], kinds=temporal_kinds()))
-    rows: list[list[str]] = []
-    for arm in _compared(config):
-        cells = [
-            _cell(score(select(outcomes, arm=arm, num_images=budget, kinds=temporal_kinds())))
-            for budget in budgets
-        ]
-        tokens = (
-            None if goal is None else tokens_to_reach(outcomes, arm, budgets, goal.accuracy.mean)
-        )
-        shown = "not reached" if tokens is None else f"{tokens:.0f}"
-        rows.append([escape(ARMS[arm].title), *cells, shown])
-    header = ["arm", *(f"{budget * CELLS} tokens" for budget in budgets)]
-    return table(
-        [*header, f"tokens for what whole frames reach with {budgets[-1] * CELLS}"],
-        rows,
-        set(range(1, len(header) + 1)),
-    )
-
-
-def _kind_table(config: StudyConfig, outcomes: Sequence[Outcome], budget: int) -> str:
-    rows: list[list[str]] = []
-    for arm in _compared(config):
-        found = [
-            score(select(outcomes, arm=arm, num_images=budget, kinds=[kind])) for kind in KINDS
-        ]
-        cells = [
-            ""
-            if item is None
-            else f"<b>{100 * item.accuracy.mean:.0f}</b> / {100 * item.ceiling:.0f}"
-            for item in found
-        ]
-        rows.append([escape(ARMS[arm].title), *cells])
-    guess = [f"{100 / len(kind.choices):.0f}" for kind in KINDS.values()]
-    rows.append(["guessing", *guess])
-    names = [_kind_name(name) for name in KINDS]
-    return (
-        f"<h2>By kind of question, {budget * CELLS} tokens</h2>"
-        "<p>Accuracy / ceiling, in %. Controls: static box, sign and camera, which codec input "
-        "should not help. No selection was tuned with the kinds marked * in view.</p>"
-        + table(["arm", *names], rows, set(range(1, len(names) + 1)))
-    )
+def _short_cell(found: Score | None) -> str:
+    if found is None:
+        return ""
+    return f"<b>{100 * found.accuracy.mean:.0f}</b> / {100 * found.ceiling:.0f}"
 
 
 def _kind_name(name: str) -> str:
     return name.replace("_", " ") + ("" if KINDS[name].tuned else " *")
 
 
-def _camera_table(config: StudyConfig, outcomes: Sequence[Outcome]) -> str:
-    cameras = sorted({row.camera for row in outcomes})
-    budget = config.middle_budget
-    chosen = select(outcomes, num_images=budget, kinds=temporal_kinds())
-    rows = [
-        [
-            escape(ARMS[arm].title),
-            *(
-                _cell(score(select(chosen, arm=arm, where=lambda row, way=way: row.camera == way)))
-                for way in cameras
-            ),
-        ]
-        for arm in _compared(config)
+def _names(kinds: Sequence[str]) -> str:
+    return ", ".join(_kind_name(name) for name in kinds) or "none"
+
+
+def _titles(gains: Sequence[tuple[str, float]]) -> str:
+    ordered = sorted(gains, key=lambda item: -item[1])
+    return ", ".join(f"{escape(ARMS[arm].title)} ({gain:+.1f})" for arm, gain in ordered) or "none"
+
+
+def _conclusion(results: Results) -> str:
+    """Say which arms beat and which lose to whole frames, by the interval of the difference."""
+    missing = [name for name in results.kinds if name not in results.learnt]
+    lines = [
+        f"<p>{len(results.config.seeds)} models, each trained on clips as all arms show them, "
+        f"answer {len(results.outcomes):,} questions about {results.config.num_test_clips} clips. "
+        f"Kinds of question that count below as depending on time: {_names(results.temporal)}. "
+        f"Not learnt in {results.config.num_steps} steps, even where the answer is shown, and "
+        f"therefore left out of the means: {_names(missing)}.</p>"
     ]
-    return f"<h2>By motion of the camera, {budget * CELLS} tokens</h2>" + table(
-        ["arm", *cameras], rows, set(range(1, len(cameras) + 1))
+    if BASE not in results.arms or not results.temporal:
+        return "".join(lines)
+    items = [_verdict(results, budget, results.temporal) for budget in results.budgets]
+    lines.append(
+        "<p>Questions whose answer depends on time, points of accuracy compared with whole frames; "
+        "a difference counts where its 95 % interval leaves out zero.</p>"
+        f"<ul>{''.join(items)}</ul>"
+    )
+    if results.controls:
+        items = [_verdict(results, budget, results.controls) for budget in results.budgets]
+        lines.append(
+            f"<p>Controls ({_names(results.controls)}), which codec input should not help:</p>"
+            f"<ul>{''.join(items)}</ul>"
+        )
+    return "".join(lines) + _published(results)
+
+
+def _verdict(results: Results, budget: int, kinds: Sequence[str]) -> str:
+    better: list[tuple[str, float]] = []
+    worse: list[tuple[str, float]] = []
+    equal: list[tuple[str, float]] = []
+    for arm in results.arms:
+        found = None if arm == BASE else results.against(arm, BASE, budget, kinds)
+        if found is None:
+            continue
+        low, high = found.difference.low or 0.0, found.difference.high or 0.0
+        group = better if low > 0 else worse if high < 0 else equal
+        group.append((arm, 100 * found.difference.mean))
+    return (
+        f"<li><b>{budget * CELLS} tokens.</b> Better: {_titles(better)}. Worse: {_titles(worse)}. "
+        f"No difference shown: {_titles(equal)}.</li>"
     )
 
 
-def _interval_table(config: StudyConfig, outcomes: Sequence[Outcome]) -> str:
-    lengths = sorted({row.key_frame_interval for row in outcomes})
-    budget = config.middle_budget
-    chosen = select(outcomes, num_images=budget, kinds=temporal_kinds())
+def _published(results: Results) -> str:
+    """Compare every arm with the published formula, the default of ``cv_reader``."""
+    base = next((arm for arm in _PUBLISHED if arm in results.arms), None)
+    if base is None:
+        return ""
+    rows: list[list[str]] = []
+    for arm in results.arms:
+        if arm == base:
+            continue
+        cells: list[str] = []
+        for budget in results.budgets:
+            for kinds in (results.temporal, results.controls):
+                found = results.against(arm, base, budget, kinds)
+                cells.append("" if found is None else _difference(found.difference))
+        rows.append([escape(ARMS[arm].title), *cells])
+    header = [
+        f"{budget * CELLS} tokens, {what}"
+        for budget in results.budgets
+        for what in ("in time", "controls")
+    ]
+    return (
+        f"<h2>Compared with the default, {escape(ARMS[base].title)}</h2>"
+        "<p>Points of accuracy on the same questions of the same models, with the 95 % interval of "
+        "the difference.</p>" + table(["arm", *header], rows, set(range(1, len(header) + 1)))
+    )
+
+
+def _budget_table(results: Results) -> str:
+    last = results.budgets[-1]
+    goal = results.score(BASE, last, results.temporal) if BASE in results.arms else None
+    rows: list[list[str]] = []
+    for arm in results.arms:
+        cells = [_cell(results.score(arm, budget, results.temporal)) for budget in results.budgets]
+        tokens = None if goal is None else results.tokens_to_reach(arm, goal.accuracy.mean)
+        controls = _short_cell(results.score(arm, last, results.controls))
+        shown = "not reached" if tokens is None else f"{tokens:.0f}"
+        rows.append([escape(ARMS[arm].title), *cells, shown, controls])
+    header = [f"{budget * CELLS} tokens" for budget in results.budgets]
+    header.append(f"tokens for what whole frames reach with {last * CELLS}")
+    header.append(f"controls, {last * CELLS} tokens")
+    guessing = chance([row for row in results.outcomes if row.kind in results.temporal])
+    return (
+        "<h2>Accuracy at equal visual tokens</h2>"
+        "<p>Questions whose answer depends on time, mean over kinds and models, in %. In brackets "
+        "the 95 % interval (clips drawn as wholes); then the ceiling: what a perfect reader of the "
+        f"same tokens could reach. Guessing reaches {_percent(guessing)}.</p>"
+        + table(["arm", *header], rows, set(range(1, len(header) + 1)))
+    )
+
+
+def _curves(results: Results) -> str:
+    groups = {
+        "whole frames, random cells, oracle": ("uniform", "half_resolution", "packets", "random"),
+        "codec signals": ("reference", "mv_residual", "estimated", "bits"),
+        "pixel differences": ("framediff", "rlt", "evs", "rd_hold", "rd_nearest"),
+    }
+    charts: list[str] = []
+    for title, arms in groups.items():
+        shown = [arm for arm in (*dict.fromkeys((BASE, *arms)), ORACLE) if arm in results.arms]
+        lines: list[Curve] = []
+        for number, arm in enumerate(shown):
+            if points := results.curve(arm):
+                tokens, values = zip(*points, strict=True)
+                lines.append(Curve(ARMS[arm].title, list(tokens), list(values), number))
+        charts.append(line_chart(f"Accuracy against tokens: {title}", lines, smooth=False))
+    return f'<div class="charts">{"".join(charts)}</div>'
+
+
+def _kind_table(results: Results, budget: int) -> str:
+    rows = [
+        [
+            escape(ARMS[arm].title),
+            *(_short_cell(results.score(arm, budget, [kind])) for kind in results.kinds),
+        ]
+        for arm in results.arms
+    ]
+    guess = [f"{100 / len(KINDS[name].choices):.0f}" for name in results.kinds]
+    rows.append(["guessing", *guess])
+    names = [_kind_name(name) for name in results.kinds]
+    return (
+        f"<h2>By kind of question, {budget * CELLS} tokens</h2>"
+        "<p>Accuracy / ceiling, in %. Controls: static, sign and camera, which codec input should "
+        "not help. No selection was tuned with the kinds marked * in view.</p>"
+        + table(["arm", *names], rows, set(range(1, len(names) + 1)))
+    )
+
+
+def _part_table(results: Results, what: str, part: Callable[[Outcome], str]) -> str:
+    budget = results.config.middle_budget
+    parts = sorted({part(row) for row in results.outcomes}, key=lambda name: (len(name), name))
     rows = [
         [
             escape(ARMS[arm].title),
             *(
                 _cell(
                     score(
-                        select(
-                            chosen,
-                            arm=arm,
-                            where=lambda row, size=size: row.key_frame_interval == size,
+                        results.rows(
+                            arm, budget, results.temporal, lambda row, name=name: part(row) == name
                         )
                     )
                 )
-                for size in lengths
+                for name in parts
             ),
         ]
-        for arm in _compared(config)
+        for arm in results.arms
     ]
+    return f"<h2>By {what}, {budget * CELLS} tokens</h2>" + table(
+        ["arm", *parts], rows, set(range(1, len(parts) + 1))
+    )
+
+
+def _ablation_table(results: Results) -> str:
+    if not results.ablations:
+        return ""
+    budget = results.config.middle_budget
+    rows: list[list[str]] = []
+    for arm in [ABLATED if ABLATED in results.arms else BASE, *results.ablations]:
+        whole = results.score(arm, budget, results.temporal)
+        cells = [_short_cell(results.score(arm, budget, [kind])) for kind in results.kinds]
+        tokens = "" if whole is None else f"{whole.tokens:.0f}"
+        rows.append([escape(ARMS[arm].title), tokens, _cell(whole), *cells])
+    names = [_kind_name(name) for name in results.kinds]
     return (
-        f"<h2>By key-frame interval of the encoder, {budget * CELLS} tokens</h2>"
-        "<p>A choice that follows the content does not depend on where key frames fall.</p>"
-        + table(
-            ["arm", *(f"every {size} frames" for size in lengths)],
-            rows,
-            set(range(1, len(lengths) + 1)),
-        )
+        f"<h2>Changing one thing, {budget * CELLS} tokens</h2>"
+        "<p>The models were not trained on these. The residual arms read H.264 clips alone.</p>"
+        + table(["arm", "tokens", "in time", *names], rows, set(range(1, len(names) + 3)))
     )
 
 
 def _learning_curves(config: StudyConfig) -> str:
     lines: list[Curve] = []
     for number, seed in enumerate(config.seeds):
-        log = config.out / f"model_{seed}" / "train_log.jsonl"
-        if not log.exists():
-            continue
-        rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-        points = [(row["step"], row["loss"]) for row in rows if row.get("loss") is not None]
-        if points:
-            steps, losses = zip(*points, strict=True)
-            lines.append(Curve(f"seed {seed}", list(steps), list(losses), number))
-    return "<h2>Training</h2>" + line_chart("Training loss against optimiser steps", lines)
+        if log := read_progress(config, seed):
+            steps, losses = [row.step for row in log], [row.loss for row in log]
+            lines.append(Curve(f"seed {seed}", steps, losses, number))
+    lesson = config.lesson_share * config.num_steps
+    return "<h2>Training</h2>" + line_chart(
+        "Training loss against optimiser steps", lines, marks=[(lesson, "all arms from here")]
+    )
 
 
-def _cost_table(seconds: dict[str, float]) -> str:
-    rows = [[escape(name), f"{value:.1f}"] for name, value in seconds.items()]
-    return "<h2>Cost</h2>" + table(["step", "seconds"], rows, {1})
+def _cost_tables(
+    results: Results,
+    seconds: Mapping[str, tuple[float, float]],
+    preparation: Mapping[str, float],
+) -> str:
+    steps = [[escape(name), f"{wall:.0f}", f"{cpu:.0f}"] for name, (wall, cpu) in seconds.items()]
+    rows = [[escape(ARMS[arm].title), f"{1000 * cost:.0f}"] for arm, cost in preparation.items()]
+    logs = [log for seed in results.config.seeds if (log := read_progress(results.config, seed))]
+    trained = "".join(
+        f"<p>Seed {seed}: {log[-1].step} steps, {log[-1].visual_tokens:,} visual tokens, "
+        f"{log[-1].cpu_seconds:.0f} processor seconds.</p>"
+        for seed, log in zip(results.config.seeds, logs, strict=False)
+    )
+    return (
+        "<h2>Cost</h2>"
+        + table(["step", "seconds", "processor seconds"], steps, {1, 2})
+        + trained
+        + f"<p>Preparing one clip, {results.config.middle_budget * CELLS} tokens:</p>"
+        + table(["arm", "processor milliseconds"], rows, {1})
+    )
 
 
-def _mosaics(config: StudyConfig, data: TestData) -> str:
+def _mosaics(results: Results, data: TestData) -> str:
     """Show what arms keep of one clip: the cells that show an answer are framed in red."""
-    budget = sorted(config.budgets)[0]
+    budget = results.budgets[0]
     picked = next(
         (item for item in data if any(row.kind == "event" for row in item[0].questions)), None
     )
@@ -250,8 +327,9 @@ def _mosaics(config: StudyConfig, data: TestData) -> str:
         f"<p>{budget} mosaics each. Framed: cells that show the event of the question "
         f"“{escape(KINDS['event'].text)}”.</p>"
     ]
-    for arm in _compared(config):
-        what = shown[arm, budget]
+    for arm in results.arms:
+        if (what := shown.get((arm, budget))) is None:
+            continue
         rows = np.load(what.positions, allow_pickle=False)
         strip = np.concatenate(
             [np.asarray(Image.open(path).convert("RGB")) for path in what.images], 1
@@ -273,28 +351,3 @@ def _frame(picture: np.ndarray, top: int, left: int) -> None:
     box = picture[top : top + CELL_PX, left : left + CELL_PX]
     for edge in (box[:2], box[-2:], box[:, :2], box[:, -2:]):
         edge[:] = (255, 0, 0)
-
-
-def _conclusion(config: StudyConfig, outcomes: Sequence[Outcome]) -> str:
-    """Say which arms beat and which lose to whole frames at each budget, by disjoint intervals."""
-    if BASE not in config.arms:
-        return ""
-    lines: list[str] = []
-    for budget in sorted(config.budgets):
-        better, worse, equal = [], [], []
-        for arm in _compared(config):
-            if arm == BASE:
-                continue
-            found = against(outcomes, arm, BASE, budget).difference
-            gain = f"{escape(ARMS[arm].title)} ({100 * found.mean:+.1f})"
-            low, high = found.low or 0.0, found.high or 0.0
-            (better if low > 0 else worse if high < 0 else equal).append(gain)
-        lines.append(
-            f"<li><b>{budget * CELLS} tokens</b>, points against whole frames. Better: "
-            f"{', '.join(better) or 'none'}. Worse: {', '.join(worse) or 'none'}. "
-            f"No difference shown: {', '.join(equal) or 'none'}.</li>"
-        )
-    return (
-        "<p>Result on questions whose answer depends on time; a difference counts where its 95 % "
-        f"interval leaves out zero.</p><ul>{''.join(lines)}</ul>"
-    )

@@ -25,11 +25,11 @@ from llava.eval.study.drawing import (
     landscape,
 )
 
-CELL_PX = 16
+CELL_PX = 24
 SIDES = ("left", "right", "up", "down")
 _STEPS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
 WHITE, BLACK = (245, 245, 245), (15, 15, 15)
-MAGENTA, CYAN, ORANGE = (230, 50, 220), (60, 220, 220), (240, 140, 40)
+MAGENTA, CYAN, ORANGE, PINK = (230, 50, 220), (60, 220, 220), (240, 140, 40), (255, 165, 195)
 
 Cell = tuple[int, int, int]
 
@@ -67,18 +67,25 @@ class Kind:
     tuned: bool = True
 
 
+ACTIONS = (
+    *("backflip", "cartwheel", "crawl", "dance_a", "dance_b", "getup_facedown", "getup_faceup"),
+    *("jump", "kick", "punch", "roll", "run", "spin", "spinkick", "walk"),
+)
+"""What the people of semi-real clips do, see ``semi_real``."""
+
 KINDS: dict[str, Kind] = {
-    "event": Kind("Which colour flashes up?", tuple(COLOURS), temporal=True),
-    "mover": Kind("Which way does the ball move?", SIDES, temporal=True),
-    "order": Kind("Which comes first, disc or square?", ("disc", "square"), temporal=True),
-    "count": Kind("How often does the lamp blink?", ("1", "2", "3", "4"), temporal=True),
-    "symbol": Kind("Which symbol appears?", SYMBOLS, temporal=True),
-    "after_cut": Kind("Which colour is the box after the cut?", tuple(COLOURS), temporal=True),
-    "slow": Kind("Which side slowly gets brighter?", SIDES, temporal=True),
-    "vanish": Kind("Where does a dot vanish?", SIDES, temporal=True, tuned=False),
-    "static": Kind("Which colour is the box?", tuple(COLOURS), temporal=False),
-    "camera": Kind("Which way does the camera turn?", SIDES, temporal=True),
-    "sign": Kind("Which letter is on the sign?", LETTERS, temporal=False),
+    "event": Kind("Flash colour?", tuple(COLOURS), temporal=True),
+    "mover": Kind("Ball direction?", SIDES, temporal=True),
+    "order": Kind("First shape?", ("disc", "square"), temporal=True),
+    "count": Kind("How many blinks?", ("1", "2", "3", "4"), temporal=True),
+    "symbol": Kind("Brief symbol?", SYMBOLS, temporal=True),
+    "after_cut": Kind("Later box colour?", tuple(COLOURS), temporal=True),
+    "slow": Kind("Brighter side?", SIDES, temporal=True),
+    "vanish": Kind("Vanished dot?", SIDES, temporal=True, tuned=False),
+    "action": Kind("Which action?", ACTIONS, temporal=True, tuned=False),
+    "static": Kind("Box colour?", tuple(COLOURS), temporal=False),
+    "camera": Kind("Camera direction?", SIDES, temporal=True),
+    "sign": Kind("Sign letter?", LETTERS, temporal=False),
 }
 """``static``, ``camera`` and ``sign`` are controls: codec input should not help there."""
 
@@ -99,6 +106,11 @@ class Composition:
         """Return a random world position at which a thing of this size is in view at a frame."""
         high = VIEW_PX - edge_px - size_px
         return self.to_world(frame, *self.rng.uniform(edge_px, high, 2))
+
+    def inside_cell(self, frame: int, size_px: int) -> tuple[float, float]:
+        """Return a random world position at which a thing is within one cell at a frame."""
+        cell = self.rng.integers(0, VIEW_PX // CELL_PX, 2) * CELL_PX
+        return self.to_world(frame, *(cell + self.rng.uniform(1, CELL_PX - size_px - 1, 2)))
 
     def to_world(self, frame: int, top_px: float, left_px: float) -> tuple[float, float]:
         """Return the world position of a position in the view at a frame."""
@@ -138,33 +150,34 @@ def _brief(
     colour: tuple[int, int, int],
     start: int,
     *,
-    stripes: bool = False,
+    framed: bool = False,
 ) -> frozenset[Cell]:
-    """Show a mask for three frames somewhere in view; return the cells that show it."""
-    top, left = clip.world_position(start, max(mask.shape))
+    """Show a mask for three frames in one cell of the view; return the cells that show it."""
+    top, left = clip.inside_cell(start, max(mask.shape))
     frames = range(start, start + 3)
-    return clip.add(Patch(mask, colour, frames, (top,), (left,), stripes=stripes))
+    return clip.add(Patch(mask, colour, frames, (top,), (left,), framed=framed))
 
 
 def _event(clip: Composition) -> None:
     answer = _choose(clip.rng, list(COLOURS))
-    mask = np.ones((10, 10), bool)
+    mask = np.ones((15, 15), bool)
     start = clip.moments(1, 3)[0]
-    clip.ask("event", answer, _brief(clip, mask, COLOURS[answer], start, stripes=True))
+    clip.ask("event", answer, _brief(clip, mask, COLOURS[answer], start, framed=True))
 
 
 def _symbol(clip: Composition) -> None:
     answer = _choose(clip.rng, SYMBOLS)
     start = clip.moments(1, 3)[0]
-    clip.ask("symbol", answer, _brief(clip, glyph(answer, 3), MAGENTA, start))
+    clip.ask("symbol", answer, _brief(clip, glyph(answer, 4), MAGENTA, start))
 
 
 def _order(clip: Composition) -> None:
     answer = _choose(clip.rng, ("disc", "square"))
-    masks = {"disc": _disc(6), "square": np.ones((11, 11), bool)}
+    masks = {"disc": _disc(7), "square": np.ones((14, 14), bool)}
+    colours = {"disc": CYAN, "square": PINK}
     names = [answer, *(name for name in masks if name != answer)]
     cells = [
-        _brief(clip, masks[name], CYAN, start)
+        _brief(clip, masks[name], colours[name], start)
         for name, start in zip(names, clip.moments(2, 3, gap_frames=6), strict=True)
     ]
     clip.ask("order", answer, *cells)
@@ -174,7 +187,7 @@ def _count(clip: Composition) -> None:
     answer = _choose(clip.rng, KINDS["count"].choices)
     starts = clip.moments(int(answer), 3, gap_frames=5)
     # Far from the edges at the middle blink: a pan must not carry the lamp out of the view.
-    place = clip.rng.uniform(24, VIEW_PX - 36, 2)
+    place = CELL_PX * clip.rng.integers(1, 3, 2) + clip.rng.uniform(2, 10, 2)
     top, left = clip.to_world(starts[len(starts) // 2], *place)
     cells = [
         clip.add(Patch(_disc(6), BLACK, range(start, start + 3), (top,), (left,)))
@@ -190,11 +203,11 @@ def _mover(clip: Composition) -> None:
     frames = range(shot.first, shot.last + 1)
     travel = min(clip.rng.uniform(0.5, 1.1) * len(frames), VIEW_PX - 20.0)
     way = np.array(_STEPS[answer]) * travel
-    middle = np.where(np.array(_STEPS[answer]) != 0, VIEW_PX / 2, clip.rng.uniform(14, 82, 2)) - 5
+    middle = np.where(np.array(_STEPS[answer]) != 0, VIEW_PX / 2, clip.rng.uniform(14, 82, 2)) - 7
     share = np.linspace(-0.5, 0.5, len(frames))
     # The ball moves in the view, not in the world: a camera that follows must not undo its way.
     path = middle + share[:, None] * way + clip.scene.camera_px[list(frames)]
-    ball = Patch(_disc(5), WHITE, frames, tuple(path[:, 0]), tuple(path[:, 1]))
+    ball = Patch(_disc(7), WHITE, frames, tuple(path[:, 0]), tuple(path[:, 1]))
     cells = clip.add(ball)
     half = frames[len(frames) // 2]
     early = frozenset(cell for cell in cells if cell[0] < half)
@@ -247,7 +260,7 @@ def _vanish(clip: Composition) -> None:
 def _static(clip: Composition) -> None:
     answer = _choose(clip.rng, list(COLOURS))
     shot = clip.scene.shots[0]
-    top, left = clip.world_position(0, 16)
+    top, left = clip.inside_cell(0, 16)
     frames = range(shot.first, shot.last + 1)
     mask = np.ones((16, 16), bool)
     clip.ask("static", answer, clip.add(Patch(mask, COLOURS[answer], frames, (top,), (left,))))
@@ -256,7 +269,7 @@ def _static(clip: Composition) -> None:
 def _after_cut(clip: Composition) -> None:
     answer = _choose(clip.rng, list(COLOURS))
     shot = clip.scene.shots[1]
-    top, left = clip.world_position((shot.first + shot.last) // 2, 16)
+    top, left = clip.inside_cell((shot.first + shot.last) // 2, 16)
     frames = range(shot.first, shot.last + 1)
     mask = np.ones((16, 16), bool)
     clip.ask("after_cut", answer, clip.add(Patch(mask, COLOURS[answer], frames, (top,), (left,))))
@@ -266,11 +279,11 @@ def _sign(clip: Composition) -> None:
     answer = _choose(clip.rng, LETTERS)
     shot = clip.scene.shots[0]
     frames = range(shot.first, shot.last + 1)
-    top, left = clip.world_position(0, 19)
-    board = Patch(np.ones((19, 19), bool), WHITE, frames, (top,), (left,))
+    top, left = clip.inside_cell(0, 22)
+    board = Patch(np.ones((22, 22), bool), WHITE, frames, (top,), (left,))
     clip.add(board)
     clip.ask(
-        "sign", answer, clip.add(Patch(glyph(answer, 3), BLACK, frames, (top + 2,), (left + 2,)))
+        "sign", answer, clip.add(Patch(glyph(answer, 4), BLACK, frames, (top + 1,), (left + 1,)))
     )
 
 
@@ -324,20 +337,21 @@ def compose(seed: int) -> tuple[Scene, list[Question], str]:
     scene = Scene(shots, _camera(rng, way), noise, seed)
     steady = way in ("still", "sway") and not has_cut
     clip = Composition(scene, rng, steady)
-    if rng.random() < 0.5:
+    if rng.random() < 0.6:
         _sign(clip)
     _static(clip)
     if has_cut:
         _after_cut(clip)
     if steady:
         _FIXED[_choose(rng, list(_FIXED))](clip)
-    if rng.random() < 0.6:
+    if rng.random() < 0.7:
         _mover(clip)
-    for name in rng.permutation(list(_TIMED))[: 1 if has_cut else 2]:
+    for name in rng.permutation(list(_TIMED))[: 1 if has_cut else 3]:
         _TIMED[str(name)](clip)
     if way in SIDES and not has_cut:
+        side = VIEW_PX // CELL_PX
         frames = [
-            frozenset((t, r, c) for t in part for r in range(6) for c in range(6))
+            frozenset((t, r, c) for t in part for r in range(side) for c in range(side))
             for part in (range(0, 24), range(40, NUM_FRAMES))
         ]
         clip.ask("camera", way, *frames)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from llava.eval.study.arms import ARMS, CELLS, GRID, show
+from llava.eval.study.arms import ARMS, CELLS, GRID, asset_config, show
 from llava.eval.study.clips import Clip, covered, read_clip, write_clip
 from llava.eval.study.drawing import NUM_FRAMES, VIEW_PX
-from llava.eval.study.scenes import Question
+from llava.eval.study.scenes import CELL_PX, Question
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,10 @@ def test_a_clip_is_read_back(clip: Clip) -> None:
     assert write_clip(clip.path.parent, 12) == clip
 
 
-@pytest.mark.parametrize("arm", [name for name in ARMS if ARMS[name].backend == "auto"])
+FIXED = [name for name, arm in ARMS.items() if arm.backend == "auto" and not arm.shares_budget]
+
+
+@pytest.mark.parametrize("arm", FIXED)
 def test_every_arm_shows_the_same_number_of_tokens(clip: Clip, arm: str, tmp_path: Path) -> None:
     shown = show(clip, arm, 2, tmp_path)
     rows = np.load(shown.positions, allow_pickle=False)
@@ -48,11 +51,13 @@ def test_cells_of_a_mosaic_come_from_their_positions(clip: Clip, tmp_path: Path)
     with open_video(clip.path) as video:
         frames = [frame.rgb().copy() for frame in video.frames()]
     mosaic = np.asarray(Image.open(shown.images[1]).convert("RGB")).astype(int)
-    for number in (0, 7, 35):
+    for number in (0, 7, 15):
         t, h, w = rows[CELLS + number]
-        top, left = (16 * part for part in divmod(number, GRID))
-        expected = frames[t][16 * h : 16 * h + 16, 16 * w : 16 * w + 16].astype(int)
-        assert abs(mosaic[top : top + 16, left : left + 16] - expected).mean() < 12
+        top, left = (CELL_PX * part for part in divmod(number, GRID))
+        y, x = CELL_PX * h, CELL_PX * w
+        expected = frames[t][y : y + CELL_PX, x : x + CELL_PX].astype(int)
+        found = mosaic[top : top + CELL_PX, left : left + CELL_PX]
+        assert abs(found - expected).mean() < 12
 
 
 def test_every_group_of_evidence_is_needed() -> None:
@@ -60,3 +65,14 @@ def test_every_group_of_evidence_is_needed() -> None:
     question = Question("order", "disc", (first, second))
     assert covered(question, np.array([[2, 0, 0], [9, 1, 1]]))
     assert not covered(question, np.array([[2, 0, 0], [8, 1, 1]]))
+
+
+def test_clips_that_share_a_budget_keep_one_price(tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    clips = [write_clip(tmp_path / "clips", seed) for seed in (0, 1)]
+    config = asset_config(ARMS["adaptive"], 4, tmp_path, [clip.path for clip in clips])
+    assert config.token_price > 0
+    assert asset_config(ARMS["adaptive"], 4, tmp_path) == config
+    counts = [len(show(clip, "adaptive", 4, tmp_path).images) for clip in clips]
+    assert 1 <= min(counts) <= max(counts) <= 16
+    assert sum(counts) <= 2 * 4

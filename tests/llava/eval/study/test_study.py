@@ -1,10 +1,19 @@
-"""The whole study, very small."""
+"""The whole study, very small; and the parts that its figures depend on."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from llava.eval.study.__main__ import main
+from llava.eval.study.arms import CELLS, show
+from llava.eval.study.clips import write_clip
+from llava.eval.study.config import StudyConfig
+from llava.eval.study.material import TrainingSet, load_bytes, load_shown
+from llava.visual.config import VisualConfig
 
 
 @pytest.mark.slow
@@ -12,7 +21,7 @@ def test_the_study_runs_to_its_page_and_resumes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [
-        *("--out", str(tmp_path), "--arms", "uniform", "rd_nearest", "--budgets", "2"),
+        *("--out", str(tmp_path), "--arms", "uniform", "rd_nearest", "adaptive", "--budgets", "2"),
         *("--num_training_clips", "6", "--num_test_clips", "4", "--num_steps", "2"),
         *("--batch_size", "4", "--seeds", "0", "--num_workers", "1"),
     ]
@@ -20,11 +29,38 @@ def test_the_study_runs_to_its_page_and_resumes(
     page = Path(capsys.readouterr().out.strip())
     text = page.read_text(encoding="utf-8")
     assert "rate-distortion, nearest" in text
-    answers = (tmp_path / "model_0" / "answers.json").read_bytes()
+    answers = (tmp_path / "model_0" / "answers" / "rd_nearest_2.json").read_bytes()
     assert main(arguments) == 0
-    assert (tmp_path / "model_0" / "answers.json").read_bytes() == answers
+    assert (tmp_path / "model_0" / "answers" / "rd_nearest_2.json").read_bytes() == answers
+    capsys.readouterr()
+    assert main([*arguments, "--figures"]) == 0
+    assert "| whole frames |" in capsys.readouterr().out
 
 
 def test_unknown_arms_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--out", str(tmp_path), "--arms", "best"]) == 2
     assert "arms must be among" in capsys.readouterr().err
+
+
+def test_what_is_kept_in_memory_is_what_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    clip = write_clip(tmp_path / "clips", 0)
+    shown = show(clip, "random", 2, tmp_path)
+    visual = VisualConfig(patches_per_side=4)
+    patches, rows = load_bytes(shown)
+    data = TrainingSet([[]], [2], np.array([0]), np.array([0, 2 * CELLS]), patches, rows)
+    expected = load_shown(shown, visual)
+    segment = data.segment(0, visual)
+    assert torch.equal(segment.positions, expected.positions)
+    torch.testing.assert_close(segment.patches, expected.patches, atol=1e-5, rtol=0)
+    mirrored = data.segment(0, visual, mirrored=True)
+    assert torch.equal(mirrored.positions[:, 2], 3 - expected.positions[:, 2])
+    side = segment.patches.view(-1, 3, 14, 14)[:, :, 6:]
+    assert torch.equal(mirrored.patches.view(-1, 3, 14, 14)[:, :, 6:], side.flip(-1))
+
+
+def test_settings_survive_json(tmp_path: Path) -> None:
+    config = StudyConfig(out=tmp_path)
+    content = json.loads(json.dumps(config.to_json()))
+    assert content["encoder"] == config.encoder
+    assert replace(config, budgets=(2, 8)).middle_budget == 8

@@ -1,0 +1,242 @@
+"""Clips of people who act: labelled motion capture, rendered (needs the extra ``semi_real``).
+
+The package ``pybullet`` ships 15 recorded actions, a jointed body and a renderer. Every clip varies
+body, textures, light, camera and background; training and test clips share neither bodies nor
+directions of the camera. The question is which action it is.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from llava.eval.study.drawing import NUM_FRAMES, VIEW_PX, landscape
+from llava.eval.study.scenes import ACTIONS, CELL_PX, Question
+
+FIRST_TRAINING_SEED = 1_000_000
+_FRAME_SECONDS = 1 / 25
+_JOINTS = (
+    (1, 4),
+    (2, 4),
+    (3, 4),
+    (4, 1),
+    (5, 4),
+    (6, 4),
+    (7, 1),
+    (9, 4),
+    (10, 1),
+    (11, 4),
+    (12, 4),
+)
+"""Joint and number of values, in the order of a recorded frame; the left elbow comes last."""
+_LEAST_SHARE = 0.04
+"""Share of a cell that shows the person, from which on it counts as evidence."""
+
+
+@dataclass(frozen=True)
+class Person:
+    """A rendered clip.
+
+    Attributes:
+        pictures: uint8 (NUM_FRAMES, VIEW_PX, VIEW_PX, 3).
+    """
+
+    pictures: NDArray[np.uint8]
+
+    def picture(self, frame: int) -> NDArray[np.uint8]:
+        """Return one picture: uint8 (VIEW_PX, VIEW_PX, 3)."""
+        return self.pictures[frame]
+
+
+def compose_person(seed: int) -> tuple[Person, list[Question], str]:
+    """Render one clip; the same arguments and results as ``scenes.compose``.
+
+    Raises:
+        ValueError: if pybullet is not installed.
+    """
+    rng = np.random.default_rng((20261129, seed))
+    is_training = seed >= FIRST_TRAINING_SEED
+    action = ACTIONS[int(rng.integers(len(ACTIONS)))]
+    stage = _stage()
+    pose = _Motion(_read_motion(action), rng)
+    stage.dress(rng, is_training)
+    way = ("still", "sway", "pan")[int(rng.integers(3))]
+    camera = _camera(rng, way, is_training)
+    backdrop = landscape(rng, flat=rng.random() < 0.5)
+    noise = float(rng.choice([0.0, 2.0, 4.0]))
+    pictures, masks = [], []
+    for frame in range(NUM_FRAMES):
+        stage.pose(pose.at(frame))
+        picture, is_person, is_sky = stage.render(camera(frame), pose.centre(frame))
+        picture[is_sky] = backdrop[:VIEW_PX, :VIEW_PX][is_sky]
+        grain = noise * rng.standard_normal(picture.shape, np.float32)
+        pictures.append(np.clip(np.rint(picture + grain), 0, 255).astype(np.uint8))
+        masks.append(is_person)
+    side = VIEW_PX // CELL_PX
+    share = np.stack(masks).reshape(NUM_FRAMES, side, CELL_PX, side, CELL_PX).mean(axis=(2, 4))
+    cells = [(int(t), int(h), int(w)) for t, h, w in np.argwhere(share > _LEAST_SHARE)]
+    thirds = [
+        frozenset(cell for cell in cells if cell[0] * 3 // NUM_FRAMES == part) for part in range(3)
+    ]
+    return Person(np.stack(pictures)), [Question("action", action, tuple(thirds))], way
+
+
+def _camera(
+    rng: np.random.Generator, way: str, is_training: bool
+) -> Callable[[int], tuple[float, float, float]]:
+    """Return yaw and pitch in degrees and distance in metres by frame; test views are others."""
+    side = rng.choice([-1.0, 1.0])
+    yaw = rng.uniform(-55, 55) if is_training else 180 + side * rng.uniform(20, 80)
+    pitch = rng.uniform(-28, -6) if is_training else rng.uniform(-36, -14)
+    distance = rng.uniform(2.3, 3.4)
+    phase, size = rng.uniform(0, 6.28, 2), rng.uniform(1, 4)
+    turn = rng.uniform(-25, 25) if way == "pan" else 0.0
+
+    def at(frame: int) -> tuple[float, float, float]:
+        sway = size * np.sin(frame / np.array([7.0, 9.0]) + phase) if way == "sway" else (0, 0)
+        share = frame / (NUM_FRAMES - 1) - 0.5
+        return float(yaw + turn * share + sway[0]), float(pitch + 0.5 * sway[1]), float(distance)
+
+    return at
+
+
+@lru_cache(maxsize=32)
+def _read_motion(action: str) -> NDArray[np.float64]:
+    """Return a recording: float64 (frames, 44); first the frame's seconds, then the values."""
+    import pybullet_data  # pyright: ignore[reportMissingImports]
+
+    path = Path(pybullet_data.getDataPath()) / "data" / "motions" / f"humanoid3d_{action}.txt"
+    return np.array(json.loads(path.read_text(encoding="utf-8"))["Frames"])
+
+
+class _Motion:
+    """A recording, played at a random pace after a random pause; long ones from a random moment."""
+
+    def __init__(self, values: NDArray[np.float64], rng: np.random.Generator) -> None:
+        self._values = values
+        self._seconds = np.concatenate([[0.0], np.cumsum(values[:-1, 0])])
+        length = float(self._seconds[-1])
+        pace = rng.uniform(0.8, 1.25)
+        shown = NUM_FRAMES * _FRAME_SECONDS * pace
+        first = (
+            rng.uniform(0, length - shown) if length > shown else -rng.uniform(0, shown - length)
+        )
+        self._times = first + np.arange(NUM_FRAMES) * _FRAME_SECONDS * pace
+        self._paths = np.stack([self.at(frame)[1:4] for frame in range(NUM_FRAMES)])
+
+    def at(self, frame: int) -> NDArray[np.float64]:
+        """Return the recorded values nearest to a frame's time; the ends are held."""
+        found = int(np.searchsorted(self._seconds, self._times[frame]))
+        return self._values[min(found, len(self._values) - 1)]
+
+    def centre(self, frame: int) -> NDArray[np.float64]:
+        """Return where the camera looks, (x, y, z) in metres: it follows half of the way."""
+        x, _, z = 0.5 * self._paths[frame] + 0.5 * self._paths.mean(axis=0)
+        return np.array([x, -z, 0.75])
+
+
+@lru_cache(maxsize=1)
+def _stage() -> "_Stage":
+    return _Stage()
+
+
+class _Stage:
+    """A body on a floor before a camera, in this process."""
+
+    def __init__(self) -> None:
+        try:
+            import pybullet  # pyright: ignore[reportMissingImports]
+            import pybullet_data  # pyright: ignore[reportMissingImports]
+        except ImportError as error:
+            raise ValueError(
+                "semi-real clips need pybullet; pip install -e .[semi_real]"
+            ) from error
+        self._engine: Any = pybullet
+        pybullet.connect(pybullet.DIRECT)
+        self._data = Path(pybullet_data.getDataPath())
+        self._floor = pybullet.loadURDF(str(self._data / "plane_implicit.urdf"))
+        self._body: int | None = None
+        self._light = (1.0, 1.0, 1.0)
+        self._turn = pybullet.getQuaternionFromEuler([np.pi / 2, 0, 0])
+
+    def dress(self, rng: np.random.Generator, is_training: bool) -> None:
+        """Choose body, colours, floor and light."""
+        engine = self._engine
+        if self._body is not None:
+            engine.removeBody(self._body)
+        scale = rng.uniform(0.23, 0.26) if is_training else rng.uniform(0.26, 0.29)
+        self._body = engine.loadURDF(
+            str(self._data / "humanoid" / "humanoid.urdf"),
+            globalScaling=scale,
+            useFixedBase=True,
+            flags=engine.URDF_MAINTAIN_LINK_ORDER,
+        )
+        # Trousers, shirt, skin: warm colours in training, cold ones in the test.
+        warm = np.array([[0.6, 0.3, 0.1], [0.9, 0.5, 0.2], [0.85, 0.65, 0.5]])
+        tones = warm if is_training else warm[:, ::-1]
+        tones = np.clip(tones + rng.uniform(-0.2, 0.2, tones.shape), 0, 1)
+        for link in range(-1, engine.getNumJoints(self._body)):
+            part = 0 if link in (3, 4, 5, 9, 10, 11) else 1 if link in (-1, 0, 1, 6, 12) else 2
+            engine.changeVisualShape(self._body, link, rgbaColor=[*tones[part], 1])
+        self._texture_floor(rng)
+        self._light = tuple(rng.uniform((-3, -3, 2), (3, 3, 5)))
+
+    def _texture_floor(self, rng: np.random.Generator) -> None:
+        blocks = rng.uniform(60, 200, 3) + rng.normal(0, rng.uniform(5, 40), (16, 16, 3))
+        picture = Image.fromarray(np.clip(blocks, 0, 255).astype(np.uint8)).resize((64, 64))
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / f"floor_{rng.integers(1 << 40)}.png"
+            picture.save(path)
+            texture = self._engine.loadTexture(str(path))
+        self._engine.changeVisualShape(
+            self._floor, -1, textureUniqueId=texture, rgbaColor=[1, 1, 1, 1]
+        )
+
+    def pose(self, values: NDArray[np.float64]) -> None:
+        """Put the body into a recorded pose; recordings have y upwards and w first."""
+        engine = self._engine
+        turned = [*values[5:8], values[4]]
+        place, rotation = engine.multiplyTransforms([0, 0, 0], self._turn, values[1:4], turned)
+        engine.resetBasePositionAndOrientation(self._body, place, rotation)
+        at = 8
+        for joint, count in (*_JOINTS, (13, 1)):
+            part = values[at : at + count]
+            at += count
+            if count == 4:
+                engine.resetJointStateMultiDof(self._body, joint, [*part[1:], part[0]])
+            else:
+                engine.resetJointState(self._body, joint, part[0])
+
+    def render(
+        self, view: tuple[float, float, float], centre: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return the picture, float32 (VIEW_PX, VIEW_PX, 3), where the person is and where the sky.
+
+        Args:
+            view: yaw and pitch in degrees, distance in metres.
+            centre: what the camera looks at, metres.
+        """
+        engine = self._engine
+        yaw, pitch, distance = view
+        looks = engine.computeViewMatrixFromYawPitchRoll(centre, distance, yaw, pitch, 0, 2)
+        lens = engine.computeProjectionMatrixFOV(48, 1, 0.1, 30)
+        _, _, colours, _, parts = engine.getCameraImage(
+            VIEW_PX,
+            VIEW_PX,
+            looks,
+            lens,
+            lightDirection=self._light,
+            shadow=1,
+            renderer=engine.ER_TINY_RENDERER,
+        )
+        shape = (VIEW_PX, VIEW_PX)
+        picture = np.asarray(colours, np.float32).reshape(*shape, 4)[:, :, :3].copy()
+        bodies = np.asarray(parts).reshape(shape)
+        return picture, bodies == self._body, bodies < 0
