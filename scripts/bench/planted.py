@@ -19,8 +19,8 @@ HEIGHT_PX, WIDTH_PX, NUM_FRAMES, FRAME_RATE = 180, 320, 160, 25
 EVENT_SIDE_PX, EVENT_SLOTS, EVENT_PX = 96, 64, 10
 
 
-def write_clip(path: Path, frames: Iterable[Frame], key_interval: int) -> Path:
-    """Encode frames with x264, one thread, so that equal frames give equal files."""
+def write_clip(path: Path, frames: Iterable[Frame], key_interval: int, crf: int = 23) -> Path:
+    """Encode frames with x264 on one thread: equal frames give equal files. crf 0 loses nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = None
@@ -31,7 +31,7 @@ def write_clip(path: Path, frames: Iterable[Frame], key_interval: int) -> Path:
                 stream.pix_fmt = "yuv420p"
                 stream.options = {
                     "preset": "veryfast",
-                    "crf": "23",
+                    "crf": str(crf),
                     "g": str(key_interval),
                     "threads": "1",
                     "x264-params": "log-level=none",
@@ -147,13 +147,14 @@ SCENES: dict[str, tuple[Callable[[int, NDArray[np.float32]], NDArray[np.float32]
 """Name -> what a frame shows, and the key interval."""
 
 
-def made_scene(folder: Path, name: str) -> Path:
-    """One of the twelve clips, encoded once and kept in the folder."""
-    path = folder / f"{name.replace(' ', '_').replace(',', '')}.mp4"
+def made_scene(folder: Path, name: str, crf: int = 23) -> Path:
+    """One of the twelve clips, encoded once and kept in the folder; crf 0 = without loss."""
+    lossless = "" if crf else "_lossless"
+    path = folder / f"{name.replace(' ', '_').replace(',', '')}{lossless}.mp4"
     if path.exists():
         return path
     content, key_interval = SCENES[name]
-    return write_clip(path, _frames(content), key_interval)
+    return write_clip(path, _frames(content), key_interval, crf)
 
 
 def _frames(content: Callable[[int, NDArray[np.float32]], NDArray[np.float32]]) -> Iterator[Frame]:
