@@ -163,7 +163,7 @@ def mosaics_needed(
         prices: float64 (p,), of a cell.
 
     Returns:
-        float64 (p,); of clips of more than 96 slots an estimate from a quarter of the rows.
+        float64 (p,); of clips of more than 96 slots an estimate from a fifth of the rows.
     """
     units = Units.of(clip, config.block_cells)
     solver = Solver(clip, units, weights.astype(np.float32), config)

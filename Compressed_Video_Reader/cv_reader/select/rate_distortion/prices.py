@@ -10,7 +10,6 @@ from cv_reader.select.rate_distortion.shortest_path import Spans
 
 LEAST_PRICE = 1e-9
 _PRICE_RATIO = 1.001
-_PRICE_STEPS = 12
 
 
 def rounded(price: float) -> float:
@@ -23,10 +22,10 @@ def first_fit(counts: Sequence[int], budget: float) -> int:
     return next((number for number, count in enumerate(counts) if count <= budget), len(counts))
 
 
-def spread_prices(low: float, high: float) -> list[float]:
-    """Return 13 rising prices from one to another, in equal ratios."""
+def spread_prices(low: float, high: float, steps: int) -> list[float]:
+    """Return rising prices from one to another, in equal ratios."""
     ratio = high / low
-    return [rounded(low * ratio ** (step / _PRICE_STEPS)) for step in range(_PRICE_STEPS + 1)]
+    return [rounded(low * ratio ** (step / steps)) for step in range(steps + 1)]
 
 
 def price_between(prices: Sequence[float], counts: Sequence[int], target: float) -> float:

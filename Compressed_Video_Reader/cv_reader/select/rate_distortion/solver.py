@@ -53,7 +53,7 @@ _WINDOWS_RATIO, _WINDOWS_POWERS = 1.25, (-1.0, -1 / 3, 1 / 3, 1.0)
 """Prices of long clips that are solved together, around the one that is expected."""
 
 _MAX_PASSES = 4
-_FIRST_ROWS, SAMPLED_ROWS = 16, 4
+_FIRST_ROWS, SAMPLED_ROWS = 16, 5
 """Every so many rows of units show what a price keeps of a long clip."""
 
 _SAMPLED_MARGIN = 4.0
@@ -240,10 +240,10 @@ class Solver:
         """Return the price that some rows of the picture suggest, by two passes over them."""
         low, high = self.least_price, self._highest_sum()
         price = high
-        for every, margin in ((_FIRST_ROWS, 1.0), (SAMPLED_ROWS, _SAMPLED_MARGIN)):
+        for every, margin, steps in ((_FIRST_ROWS, 1.0, 8), (SAMPLED_ROWS, _SAMPLED_MARGIN, 6)):
             units = self.units.some_rows(every)
             target = self.budget * units.num_inside / self.units.num_inside
-            prices = spread_prices(low / margin, high * margin)
+            prices = spread_prices(low / margin, high * margin, steps)
             counts = [int(kept.sum()) for kept, _ in self.walk(prices, units)]
             fit = min(first_fit(counts, target), len(prices) - 1)
             low, high = prices[max(fit - 1, 0)], prices[fit]
