@@ -13,6 +13,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from cv_reader.select.rate_distortion.clip import CELL_WEIGHT, CHROMA_WEIGHT, SmallClip
+
 Frame = NDArray[np.uint8]
 
 HEIGHT_PX, WIDTH_PX, NUM_FRAMES, FRAME_RATE = 180, 320, 160, 25
@@ -161,6 +163,16 @@ def _frames(content: Callable[[int, NDArray[np.float32]], NDArray[np.float32]]) 
     world = _texture(HEIGHT_PX + 120, WIDTH_PX + 180, 1)
     for number in range(NUM_FRAMES):
         yield np.clip(content(number, world), 0, 255).astype(np.uint8)
+
+
+def coding_noise(source: SmallClip, coded: SmallClip) -> float:
+    """Mean squared difference that coding makes to a clip's reduced pictures."""
+    luma, chroma = (
+        float(np.square(there.astype(np.float64) - here).sum())
+        for there, here in ((source.luma, coded.luma), (source.chroma, coded.chroma))
+    )
+    cells = source.num_slots * source.height * source.width
+    return (luma + CHROMA_WEIGHT * chroma) / (CELL_WEIGHT * cells)
 
 
 @dataclass(frozen=True)
