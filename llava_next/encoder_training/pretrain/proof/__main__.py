@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for seed in seeds:
                 folder = label_sets(out, seed, settings)
                 train_stages(folder, seed, settings, pictures=seed == seeds[0])
-                figures[seed] = judge(out, folder, seed, settings)
+                figures[seed] = judge(out, folder, seed)
             write_proof(out, figures, settings)
         except KeyboardInterrupt:
             return INTERRUPTED

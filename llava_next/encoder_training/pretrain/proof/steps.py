@@ -164,41 +164,57 @@ def train_stages(folder: Path, seed: int, settings: ProofSettings, *, pictures: 
             raise RuntimeError(f"training ended with exit code {result.returncode}")
 
 
-def judge(out: Path, folder: Path, seed: int, settings: ProofSettings) -> dict[str, Any]:
-    """Judge random weights, both stages, pixels and the bank's own features; return the figures."""
-    path = folder / "figures.json"
-    if path.exists():
-        return json.loads(path.read_text(encoding="utf-8"))
-    truth = {row["key"] + row["kind"]: row for row in read_json_lines(out / "judged" / TRUTH)}
-    encoders = {"random weights": "", "stage 1": "stage1/final", "stage 2": "stage2/final"}
+ENCODERS = {"random weights": "", "stage 1": "stage1/final", "stage 2": "stage2/final"}
+"""What is judged, and where its encoder is below the folder of a seed."""
+
+
+def judge(out: Path, folder: Path, seed: int) -> dict[str, Any]:
+    """Judge pixels, the bank's own features, random weights and both stages.
+
+    Returns:
+        By kind and by what is judged: its figures.
+    """
     figures: dict[str, Any] = {"images": {}, "clips": {}}
-    for name, place in encoders.items():
-        torch.manual_seed(seed)
-        encoder = build_encoder(
-            "tiny",
-            patch_size=PATCH_PX,
-            image_px=SIZE_PX,
-            init=str(folder / place) if place else "",
-        )
-        keys, features = embed(PooledEncoder(encoder), out, "images")
-        figures["images"][name] = image_figures(features, [truth[k + "image"] for k in keys], seed)
-        for mode in ("frames", "codec") if name == "stage 2" else ("frames",):
-            keys, features = embed(PooledEncoder(encoder), out, "clips", mode)
-            rows = [truth[k + "video"] for k in keys]
-            figures["clips"][f"{name}, {mode}"] = clip_figures(features, rows, seed)
-    for kind, measure in (("images", image_figures), ("clips", clip_figures)):
-        features = open_features(out / f"judged-{kind}")
-        keys = [key for part in features.keys for key in part]
-        rows = np.concatenate(features.parts).astype(np.float32)
-        suffix = "image" if kind == "images" else "video"
-        named = [truth[key + suffix] for key in keys]
-        figures[kind]["features of the bank"] = measure(rows, named, seed)
-    keys, pixels = raw_pixels(out)
-    figures["images"]["raw pixels"] = image_figures(
-        pixels, [truth[key + "image"] for key in keys], seed
-    )
-    write_json(path, figures)
+    for name in ("raw pixels", "features of the bank", *ENCODERS):
+        path = folder / "figures" / f"{name.replace(' ', '_')}.json"
+        if not path.exists():
+            write_json(path, judge_one(out, folder, seed, name))
+        for kind, rows in json.loads(path.read_text(encoding="utf-8")).items():
+            figures[kind] |= rows
     return figures
+
+
+def judge_one(out: Path, folder: Path, seed: int, name: str) -> dict[str, Any]:
+    """Return the figures of one thing that is judged, by kind and input."""
+    truth = {row["kind"] + row["key"]: row for row in read_json_lines(out / "judged" / TRUTH)}
+
+    def images(keys: Sequence[str], features: Floats) -> dict[str, float]:
+        return image_figures(features, [truth[f"image{key}"] for key in keys], seed)
+
+    def clips(keys: Sequence[str], features: Floats) -> dict[str, float]:
+        return clip_figures(features, [truth[f"video{key}"] for key in keys], seed)
+
+    if name == "raw pixels":
+        return {"images": {name: images(*raw_pixels(out))}}
+    if name not in ENCODERS:
+        return {
+            "images": {name: images(*_stored(out / "judged-images"))},
+            "clips": {name: clips(*_stored(out / "judged-clips"))},
+        }
+    torch.manual_seed(seed)
+    init = str(folder / ENCODERS[name]) if ENCODERS[name] else ""
+    model = PooledEncoder(build_encoder("tiny", patch_size=PATCH_PX, image_px=SIZE_PX, init=init))
+    modes = ("frames", "codec") if name == "stage 2" else ("frames",)
+    return {
+        "images": {name: images(*embed(model, out, "images"))},
+        "clips": {f"{name}, {mode}": clips(*embed(model, out, "clips", mode)) for mode in modes},
+    }
+
+
+def _stored(path: Path) -> tuple[list[str], Floats]:
+    features = open_features(path)
+    keys = [key for part in features.keys for key in part]
+    return keys, np.concatenate(features.parts).astype(np.float32)
 
 
 def unlabelled_set(out: Path, name: str, kind: str) -> Path:
