@@ -233,7 +233,7 @@ class SampleReader(Dataset[_Batch]):
             return video_tokens(video, view, mode, random, place, codec)
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=16)
 def _scanned(shard: _Shard) -> list[tuple[str, Members]]:
     """Return the members of each sample of a shard, and check it against ``set.json``."""
     samples = scan_shard(shard.path)

@@ -151,6 +151,9 @@ def labels(*values: int) -> bytes:
         ("000021.labels.npy", b"nothing", "broken labels"),
         ("000021.labels.npy", npy_bytes(np.zeros((1, 10), np.int32)), "broken labels"),
         ("000021.labels.npy", npy_bytes(np.zeros(10, np.float32)), "broken labels"),
+        ("000021.labels.npy", labels(*range(10))[:-8], "broken labels"),
+        # A header that promises a terabyte must not be believed.
+        ("000021.labels.npy", labels(1).replace(b"(1,)", b"(999999999999,)"), "broken labels"),
         ("000021.labels.npy", None, "no labels"),
         ("000021.jpg", b"\xff\xd8\xff\xe0 no picture", "broken image"),
         ("000021.jpg", None, "no image"),
