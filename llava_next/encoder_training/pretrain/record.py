@@ -177,7 +177,10 @@ class PretrainRecord:
         if self._rank == 0 and self._shown:
             seconds = duration_text(time.perf_counter() - self._began)
             first, last = self._shown[0], self._shown[-1]
-            say(f"{step - self._first_step} steps in {seconds}; loss {first:.4f} -> {last:.4f}")
+            say(
+                f"{step - self._first_step} steps in {seconds}; loss {first:.4f} -> {last:.4f}; "
+                f"curves: python -m encoder_training.pretrain.run_page {self._folder}"
+            )
 
     def _write(self, step: int, row: dict[str, Any]) -> None:
         assert self._log is not None

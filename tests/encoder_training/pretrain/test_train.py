@@ -145,6 +145,13 @@ def test_two_ranks_train_as_one_does(sets: Path, tmp_path: Path) -> None:
     losses = [[row["loss"] for row in read_log(tmp_path / name)] for name in ("one", "two")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
+    # What two ranks began, one rank continues: the same samples, centres and moments.
+    more = {"max_steps": 4, "resume_from_checkpoint": "auto", "resume_with_changes": True}
+    for name in ("one", "two"):
+        assert main(flags(one | more | {"output_dir": str(tmp_path / name)})) == 0
+    later = [[row["loss"] for row in read_log(tmp_path / name)[2:]] for name in ("one", "two")]
+    assert len(later[0]) == 2 and later[0] == pytest.approx(later[1], rel=1e-4)
+
 
 def test_accumulated_micro_batches_are_one_step(sets: Path, tmp_path: Path) -> None:
     same = {"labels_per_step": 3, "sample_rate": 1.0, "max_steps": 1}
