@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Shared by pretrain_ov_encoder.sh, sft_ov_encoder.sh and the scripts of encoder/, which source it: --help,
 # the defaults of a smoke run on SMOKE_DATA, and the launch. Variables that are set outside override all
 # defaults. A script may set, before it sources this:

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Shared by the scripts of this folder, which source it: every setting of python -m
 # encoder_training.pretrain.train as a variable. Their own defaults come first.
 
