@@ -66,7 +66,7 @@ def save_state(output_dir: Path, state: TrainingState, about: Mapping[str, Any],
     Args:
         output_dir: folder of the run, which all ranks share.
         state: what to write.
-        about: JSON values to keep beside it.
+        about: JSON values to keep next to it.
         keep: complete checkpoints to keep.
 
     Raises:

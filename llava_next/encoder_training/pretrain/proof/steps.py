@@ -117,7 +117,7 @@ def train_stages(folder: Path, seed: int, settings: ProofSettings, *, pictures: 
 
     Args:
         folder: of the seed.
-        seed: of weights, order and augmentation.
+        seed: seed of weights, order and augmentation.
         settings: sizes.
         pictures: whether stage 1 embeds samples for the animation.
     """

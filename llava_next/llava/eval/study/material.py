@@ -96,7 +96,7 @@ class TrainingSet:
     """All training samples, in memory.
 
     Attributes:
-        conversations: of each sample.
+        conversations: conversations of each sample.
         num_images: mosaics of each sample.
         lesson: int (L,), the samples of the first steps.
         starts: int (N + 1,), where each sample's patches start.
@@ -118,7 +118,7 @@ class TrainingSet:
         """Return what a sample shows, as ``load_shown`` gives it.
 
         Args:
-            index: of the sample.
+            index: number of the sample.
             visual: how pixels become patches.
             mirrored: exchange left and right.
         """

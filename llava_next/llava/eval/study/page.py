@@ -34,10 +34,10 @@ def write_page(
     """Write ``study.html`` and ``results.json`` below the study's folder; returns the page.
 
     Args:
-        config: of the study.
-        outcomes: of all models.
+        config: settings of the study.
+        outcomes: outcomes of all models.
         data: the test clips, of which one is shown.
-        seconds: of each step of the study, time passed and processor time.
+        seconds: seconds of each step of the study, wall and processor time.
         preparation: processor seconds in which an arm prepares a clip.
     """
     results = Results(config, outcomes)

@@ -70,8 +70,8 @@ class Results:
     """All answers of a study, and what follows from them.
 
     Args:
-        config: of the study.
-        outcomes: of all its models.
+        config: settings of the study.
+        outcomes: outcomes of all its models.
     """
 
     def __init__(self, config: StudyConfig, outcomes: Sequence[Outcome]) -> None:
