@@ -35,6 +35,10 @@ _MIN_KNOWN = 0.25
 _CAMERA_STEP, _CAMERA_REACH = 4, 6
 """That search is over so many samples at a time, and so many times."""
 
+_MAX_SHIFTED = 0.5
+"""Difference of shifted pictures, relative to that of unshifted ones, up to which they show that a
+camera moved; after a cut any shift is a little better than none."""
+
 Steps = NDArray[np.int32]
 Whole = NDArray[np.intp]
 
@@ -163,7 +167,8 @@ def _completed(clip: SmallClip, links: Links) -> tuple[NDArray[np.int16], Steps]
 
 
 def _camera_steps(luma: Samples, before: Samples) -> tuple[int, int]:
-    """Return the shift (down, right) at which the picture before is most like a picture."""
+    """Return the shift (down, right) at which the picture before is most like a picture; none where
+    that is not much more like it, as after a cut."""
     side = _CAMERA_STEP
     one, other = (
         picture.reshape(len(picture) // side, side, -1, side).sum(axis=(1, 3), dtype=np.int32)
@@ -182,7 +187,10 @@ def _camera_steps(luma: Samples, before: Samples) -> tuple[int, int]:
             slice(max(0, n), size - max(0, -n)) for n, size in zip(shift, one.shape, strict=True)
         )
         costs.append(float(np.abs(one[here] - other[there]).mean()))
-    down, right = shifts[int(np.argmin(costs))]
+    best = int(np.argmin(costs))
+    if costs[best] > _MAX_SHIFTED * costs[0]:
+        return 0, 0
+    down, right = shifts[best]
     return down * side * STEPS, right * side * STEPS
 
 

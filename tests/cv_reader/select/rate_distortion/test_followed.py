@@ -273,3 +273,10 @@ def test_clips_that_need_too_much_memory_are_refused(monkeypatch: pytest.MonkeyP
         ValueError, match="7 slots of 4 x 6 cells need .* to follow vectors, .* use fewer slots"
     ):
         follow_motion(_clip(np.zeros((SLOTS, 32, 48))), _links(np.zeros((SLOTS, 2), int)), 1)
+
+
+def test_a_cut_does_not_move_the_camera() -> None:
+    """Any shift of unlike pictures is a little better than none."""
+    luma = np.random.default_rng(8).integers(0, 256, (SLOTS, 16, 24)).repeat(2, 1).repeat(2, 2)
+    unknown = Links(np.zeros((SLOTS, *SHAPE, 2), np.int16), np.zeros((SLOTS, *SHAPE), bool), 60)
+    assert not follow_motion(_clip(luma), unknown, 1).turns.any()
