@@ -116,7 +116,7 @@ def train_stages(folder: Path, seed: int, settings: ProofSettings, *, pictures: 
     """Train stage 1 on images, and from there stage 2 on images and videos.
 
     Args:
-        folder: of the seed.
+        folder: folder of the seed.
         seed: seed of weights, order and augmentation.
         settings: sizes.
         pictures: whether stage 1 embeds samples for the animation.

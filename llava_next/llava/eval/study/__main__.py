@@ -115,7 +115,7 @@ class Clock:
     """Time of each step, summed over all starts of a study.
 
     Attributes:
-        seconds: by step, time passed and processor time of all processes.
+        seconds: wall time and processor time of all processes, keyed by step.
     """
 
     def __init__(self, path: Path) -> None:
