@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,18 +26,18 @@ START, SPEED, SIDE = (32, 8), (0, 3), 24
 
 
 @pytest.fixture(scope="module")
-def clip(tmp_path_factory):
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """33 frames of a square that moves right by 3 pixels a frame over a still background."""
     path = tmp_path_factory.mktemp("clips") / "clip.mp4"
     frames = moving_square(33, HEIGHT, WIDTH, SPEED, square_px=SIDE, start=START)
     return write_video(path, frames)
 
 
-def _files(folder):
+def _files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_one_pass_gives_what_two_stages_give(clip, tmp_path):
+def test_one_pass_gives_what_two_stages_give(clip: Path, tmp_path: Path) -> None:
     asset = write_evaluation_asset(clip, key="clip", out_root=tmp_path, config=CONFIG)
     selection = select_from_video(clip, CONFIG, ReadOptions())
     rows = sort_rows(selection.rows, "raster")
@@ -46,7 +48,7 @@ def test_one_pass_gives_what_two_stages_give(clip, tmp_path):
         assert (tmp_path / "x.jpg").read_bytes() == path.read_bytes()
 
 
-def test_the_asset_keeps_the_contract(clip, tmp_path):
+def test_the_asset_keeps_the_contract(clip: Path, tmp_path: Path) -> None:
     asset = write_evaluation_asset(clip, key="clip", out_root=tmp_path, config=CONFIG)
     assert asset.folder == tmp_path / "assets" / "clip"
     assert asset.frame_ids.tolist() == sample_frame_ids(33, 8).tolist()
@@ -63,7 +65,7 @@ def test_the_asset_keeps_the_contract(clip, tmp_path):
     assert meta["source"]["size_bytes"] == clip.stat().st_size
 
 
-def test_mosaics_show_the_cells_that_positions_name(clip):
+def test_mosaics_show_the_cells_that_positions_name(clip: Path) -> None:
     selection = select_from_video(clip, CONFIG, ReadOptions())
     rows = sort_rows(selection.rows, "zigzag")
     mosaics = list(collect_mosaics(clip, rows, selection.frame_ids, CONFIG, ReadOptions()))
@@ -82,7 +84,7 @@ def test_mosaics_show_the_cells_that_positions_name(clip):
 
 
 @pytest.mark.parametrize("signal", ["mv_residual", "mv", "residual", "framediff"])
-def test_what_moves_is_kept(clip, signal):
+def test_what_moves_is_kept(clip: Path, signal: str) -> None:
     config = AssetConfig(**{**CONFIG.to_dict(), "signal": signal})
     selection = select_from_video(clip, config, ReadOptions())
     hits = []
@@ -95,13 +97,13 @@ def test_what_moves_is_kept(clip, signal):
     assert np.mean(hits) > 0.8
 
 
-def test_framediff_reads_pixels_alone():
+def test_framediff_reads_pixels_alone() -> None:
     assert [needs_signals(signal) for signal in ("mv", "framediff")] == [True, False]
 
 
 @pytest.mark.parametrize("policy", ["zero", "exclude", "repeat"])
 @pytest.mark.parametrize("num_frames", [1, 3])
-def test_fewer_frames_than_slots(tmp_path, policy, num_frames):
+def test_fewer_frames_than_slots(tmp_path: Path, policy: str, num_frames: int) -> None:
     path = write_video(tmp_path / "short.mp4", moving_square(num_frames, 48, 64))
     config = AssetConfig(**{**CONFIG.to_dict(), "padding_policy": policy})
     asset = write_evaluation_asset(path, key="short", out_root=tmp_path, config=config)
@@ -111,7 +113,7 @@ def test_fewer_frames_than_slots(tmp_path, policy, num_frames):
     assert is_unique == (policy != "repeat" or num_frames == 3)
 
 
-def test_equal_input_gives_equal_bytes(clip, tmp_path):
+def test_equal_input_gives_equal_bytes(clip: Path, tmp_path: Path) -> None:
     one, two = (
         write_evaluation_asset(clip, key="clip", out_root=tmp_path / name, config=CONFIG).folder
         for name in "ab"
@@ -120,7 +122,7 @@ def test_equal_input_gives_equal_bytes(clip, tmp_path):
 
 
 @pytest.mark.parametrize("settings", [{}, {"select": "rate_distortion"}, {"frames": "cheap"}])
-def test_threads_change_no_byte(tmp_path, settings):
+def test_threads_change_no_byte(tmp_path: Path, settings: dict[str, Any]) -> None:
     """Ten groups of pictures, so that groups are decoded in parallel."""
     frames = moving_square(50, HEIGHT, WIDTH, SPEED, square_px=SIDE, start=START)
     path = write_video(tmp_path / "clip.mp4", frames, options={"g": "5", "bf": "2"})
@@ -136,7 +138,9 @@ def test_threads_change_no_byte(tmp_path, settings):
 
 @pytest.mark.parametrize("num_frames", [3, 33])
 @pytest.mark.parametrize("select", ["topk", "rate_distortion"])
-def test_squares_in_a_file_change_nothing(tmp_path, monkeypatch, num_frames, select):
+def test_squares_in_a_file_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_frames: int, select: str
+) -> None:
     path = write_video(tmp_path / "clip.mp4", moving_square(num_frames, HEIGHT, WIDTH, SPEED))
     config = AssetConfig(**{**CONFIG.to_dict(), "select": select})
     in_memory = write_evaluation_asset(path, key="a", out_root=tmp_path / "1", config=config)
@@ -149,7 +153,7 @@ def test_squares_in_a_file_change_nothing(tmp_path, monkeypatch, num_frames, sel
     assert sorted(path.name for path in (tmp_path / "2").iterdir()) == ["assets"]
 
 
-def test_other_settings_are_stale_until_overwritten(clip, tmp_path):
+def test_other_settings_are_stale_until_overwritten(clip: Path, tmp_path: Path) -> None:
     write_evaluation_asset(clip, key="clip", out_root=tmp_path, config=CONFIG)
     other = AssetConfig(**{**CONFIG.to_dict(), "order": "zigzag"})
     with pytest.raises(StaleAssetError, match="order 'raster' where 'zigzag'"):
@@ -165,7 +169,7 @@ def test_other_settings_are_stale_until_overwritten(clip, tmp_path):
     assert [path.name for path in (tmp_path / "assets").iterdir()] == ["clip"]
 
 
-def test_an_asset_is_made_again_only_when_its_video_changed(clip, tmp_path):
+def test_an_asset_is_made_again_only_when_its_video_changed(clip: Path, tmp_path: Path) -> None:
     path = tmp_path / "clip.mp4"
     shutil.copy(clip, path)
     folder = write_evaluation_asset(path, key="k", out_root=tmp_path, config=CONFIG).folder
@@ -178,7 +182,7 @@ def test_an_asset_is_made_again_only_when_its_video_changed(clip, tmp_path):
     assert asset.meta["num_frames"] == 5
 
 
-def test_a_foreign_folder_is_not_replaced(clip, tmp_path):
+def test_a_foreign_folder_is_not_replaced(clip: Path, tmp_path: Path) -> None:
     folder = tmp_path / "assets" / "clip"
     folder.mkdir(parents=True)
     (folder / "notes.txt").write_text("mine")
@@ -188,7 +192,7 @@ def test_a_foreign_folder_is_not_replaced(clip, tmp_path):
     assert len(list(folder.parent.iterdir())) == 1
 
 
-def test_a_failure_leaves_no_folder(tmp_path):
+def test_a_failure_leaves_no_folder(tmp_path: Path) -> None:
     path = tmp_path / "clip.mp4"
     path.write_text("not a video")
     with pytest.raises(UnsupportedVideoError):
@@ -196,7 +200,7 @@ def test_a_failure_leaves_no_folder(tmp_path):
     assert not list(tmp_path.glob("assets/*"))
 
 
-def test_maps_and_pixels_turn_together(tmp_path):
+def test_maps_and_pixels_turn_together(tmp_path: Path) -> None:
     frames = moving_square(9, 64, 128, (0, 3), start=(8, 8))
     path = write_video(tmp_path / "clip.mp4", frames)
     set_mp4_rotation(path, 90)
@@ -208,12 +212,12 @@ def test_maps_and_pixels_turn_together(tmp_path):
     assert np.median(kept[:, 2]) >= 4
 
 
-def test_codecs_can_be_limited(clip):
+def test_codecs_can_be_limited(clip: Path) -> None:
     with pytest.raises(UnsupportedVideoError, match="codec h264 is not among the allowed hevc"):
         select_from_video(clip, CONFIG, ReadOptions(allowed_codecs=("hevc",)))
 
 
-def test_a_real_clip_keeps_much_of_what_the_reference_implementation_keeps():
+def test_a_real_clip_keeps_much_of_what_the_reference_implementation_keeps() -> None:
     path = require_shared_data("real_videos", "ytb_XwB-dkS5BVM.mp4")
     folder = require_shared_data("reference_outputs", "stage2")
     (recorded_path,) = folder.glob("sample_XwB*/positions_thw.npy")
