@@ -37,7 +37,7 @@ class Projection:
 
     def __call__(self, rows: Floats) -> Floats:
         """Return rows (N, d)."""
-        return (rows - self.mean) @ self.matrix
+        return np.asarray((rows - self.mean) @ self.matrix, np.float32)
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,7 @@ def _pictures(
     body = ["<h2>Clusters</h2><p>The largest, the smallest, and others at random.</p>"]
     for cluster in dict.fromkeys(int(number) for number in chosen):
         members = random.permutation(np.flatnonzero(first == cluster))[:_COLUMNS]
-        names = [keys[number] for number in members]
+        names = [keys[int(number)] for number in members]
         found = [by_key[name] for name in names if name in by_key]
         if found:
             caption = f"centre {cluster}: {sizes[cluster]} samples"

@@ -110,7 +110,7 @@ def _check(path: Path, info: SetInfo) -> None:
             expected = str if item.name in _TEXTS else tuple if item.name == "shards" else int
             if not isinstance(value, expected) or isinstance(value, bool):
                 raise ValueError(f"{path}: {item.name} must be {expected.__name__}, got {value!r}")
-            if expected is int and value < (0 if item.name == "num_bytes" else 1):
+            if isinstance(value, int) and value < (0 if item.name == "num_bytes" else 1):
                 raise ValueError(f"{path}: {item.name} must be at least 1, got {value}")
     for shard in info.shards:
         if Path(shard.name).name != shard.name or not shard.name.endswith(".tar"):

@@ -150,18 +150,20 @@ def _of_line(path: Path, number: int, line: bytes) -> SourceItem:
         row: Any = json.loads(line)
     except ValueError as error:
         raise ValueError(f"{where} must be JSON, got {line[:80]!r} ({error})") from error
-    kinds: list[Literal["image", "video"]] = ["image", "video"]
+    kinds: tuple[Literal["image", "video"], ...] = ("image", "video")
     named = [kind for kind in kinds if isinstance(row, dict) and isinstance(row.get(kind), str)]
     if len(named) != 1:
         raise ValueError(f'{where} must name one "image" or one "video", got {row!r}')
-    file = Path(row[named[0]])
+    kind: Literal["image", "video"] = "image" if named[0] == "image" else "video"
+    file = Path(row[kind])
     key = row.get("key", _key(file).lstrip("/"))
     if not isinstance(key, str) or not key or "." in key:
         raise ValueError(f"{where}: key must be a text without dots, got {key!r}")
-    labels = row.get("labels")
+    labels: Any = row.get("labels")
     if labels is not None and not (isinstance(labels, list) and all(map(_is_label, labels))):
         raise ValueError(f"{where}: labels must be whole numbers from 0, got {labels!r}")
-    return SourceItem(key, named[0], path.parent / file, labels=labels and tuple(labels))
+    own: tuple[int, ...] | None = None if labels is None else tuple(labels)
+    return SourceItem(key, kind, path.parent / file, labels=own)
 
 
 def _is_label(value: object) -> bool:

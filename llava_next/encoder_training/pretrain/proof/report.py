@@ -33,7 +33,8 @@ def write_proof(out: Path, figures: Figures, settings: ProofSettings) -> None:
     body.append(
         '<p class="note">Mean over seeds, and the lowest and highest. k-NN: five neighbours among '
         "the other judged samples. NMI: of k-means clusters of the features. reversal: a motion "
-        "told from itself played backwards, among clips alike in everything else; chance is 50. "
+        "told from itself played backwards by the mean cosine to either, among clips alike in "
+        "everything else; chance is 50. "
         "&quot;features of the bank&quot; are what the labels were made from.</p>"
     )
     body.append('<h2>Loss</h2><div class="charts">')

@@ -34,7 +34,7 @@ from encoder_training.pretrain.proof.measures import (
 from run_kit.exits import say
 from run_kit.files import read_json_lines, write_json, write_json_lines
 
-PATCH_PX, SIZE_PX = 12, 48
+PATCH_PX, SIZE_PX = 8, 48
 CLIP_FRAMES, NUM_FRAMES = 16, 4
 
 
@@ -60,7 +60,7 @@ class ProofSettings:
     video_centres: int = 200
     labels: int = 4
     stage1_steps: int = 1000
-    stage2_steps: int = 500
+    stage2_steps: int = 300
     image_batch: int = 64
     video_batch: int = 16
     embedding_steps: int = 50
