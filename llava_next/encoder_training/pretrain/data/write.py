@@ -4,10 +4,12 @@
     python -m encoder_training.pretrain.data.write LIST SET --num_centres 365187 --bank words-1
 
 SOURCE is a folder, a JSONL list or tar shards. LABELS come from the concept bank; without them each
-line of LIST must carry its own (text images: the words). ``--codec`` selects the codec patches of
-each video once, through ``cv_reader``; ``--index_folder`` takes them from files
-``KEY.visidx.npy`` of the reference's tools instead. Shards as SOURCE keep the patches they have: a
-set is labelled again without selecting again.
+line of LIST must carry its own (text images: the words).
+
+``--codec`` selects the codec patches of each video once, through ``cv_reader``; ``--asset_folder``
+takes them from assets that ``cv_reader precompute`` has made, ``--index_folder`` from files
+``KEY.visidx.npy`` of the reference's tools. Shards as SOURCE keep the patches they have: a set is
+labelled again without selecting again.
 
 Exit codes, see ``run_kit.exits``: 0 done; 1 done but for bad samples; 2 usage or settings; 130
 interrupted.
@@ -17,12 +19,13 @@ import argparse
 import io
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from cv_reader.assets import evaluation_key, read_asset
 from cv_reader.assets.make import ReadOptions, select_from_video
 from encoder_training.pretrain.data.labels import read_label_info, read_labels
 from encoder_training.pretrain.data.samples import BadSampleError, Kind
@@ -57,6 +60,7 @@ def write_samples(
     *,
     view: VideoView | None = None,
     index_folder: Path | None = None,
+    asset_folder: Path | None = None,
     video_paths: bool = False,
     on_bad: OnBad = "stop",
     samples_per_shard: int = 10_000,
@@ -69,6 +73,7 @@ def write_samples(
         info: what ``set.json`` says, without shards.
         view: select the codec patches of videos for this view.
         index_folder: take codec patches from ``KEY.visidx.npy`` here.
+        asset_folder: take codec patches from assets here, by their key.
         video_paths: store the paths of videos instead of their bytes.
         on_bad: ``stop`` at the first bad sample, or ``skip`` them.
         samples_per_shard: a shard ends after so many samples.
@@ -81,7 +86,9 @@ def write_samples(
     with SetWriter(folder, info, samples_per_shard=samples_per_shard) as writer:
         for item, labels in pairs:
             try:
-                members = _members(item, labels, info, view, index_folder, video_paths)
+                members = _members(item, labels, info, video_paths)
+                if item.kind == "video":
+                    members |= _codec(item, info, view, index_folder, asset_folder)
             except BadSampleError as error:
                 if on_bad == "stop":
                     raise
@@ -93,13 +100,8 @@ def write_samples(
 
 
 def _members(
-    item: SourceItem,
-    labels: Sequence[int],
-    info: SetInfo,
-    view: VideoView | None,
-    index_folder: Path | None,
-    video_paths: bool,
-) -> Mapping[str, bytes]:
+    item: SourceItem, labels: Sequence[int], info: SetInfo, video_paths: bool
+) -> dict[str, bytes]:
     numbers = np.asarray(labels, np.int64)
     if len(numbers) != info.labels_per_sample:
         raise BadSampleError(
@@ -120,13 +122,44 @@ def _members(
         members[VIDEO_PATH] = str(item.path.resolve()).encode()
     else:
         members[item.extension] = item.read()
-    if index_folder is not None:
-        members[INDICES] = _stored_indices(index_folder / f"{item.key}.visidx.npy", info, item)
-    elif view is not None:
-        members |= _selected(item, view)
-    else:
-        members |= {name: read_member(item.path, at, item.place) for name, at in item.codec}
     return members
+
+
+def _codec(
+    item: SourceItem,
+    info: SetInfo,
+    view: VideoView | None,
+    index_folder: Path | None,
+    asset_folder: Path | None,
+) -> dict[str, bytes]:
+    """Return the members that hold a video's codec patches; none where no source is given."""
+    if asset_folder is not None:
+        return _of_asset(asset_folder / evaluation_key(f"{item.key}.mp4", "."), info, item)
+    if index_folder is not None:
+        return {INDICES: _stored_indices(index_folder / f"{item.key}.visidx.npy", info, item)}
+    if view is not None:
+        return _selected(item, view)
+    return {name: read_member(item.path, at, item.place) for name, at in item.codec}
+
+
+def _of_asset(folder: Path, info: SetInfo, item: SourceItem) -> dict[str, bytes]:
+    try:
+        asset = read_asset(folder)
+    except (ValueError, OSError) as error:
+        raise BadSampleError(item.place, "no codec asset", f"{folder}: {error}") from error
+    sizes = (len(asset.frame_ids), asset.meta["hb"])
+    if sizes != (info.clip_frames, info.grid):
+        raise BadSampleError(
+            item.place,
+            "other grid",
+            f"{folder} has {sizes[0]} frame slots and {sizes[1]} cells along a side, the set "
+            f"{info.clip_frames} and {info.grid}",
+        )
+    indices = asset.positions.astype(np.int64) @ np.array([info.grid**2, info.grid, 1])
+    return {
+        INDICES: npy_bytes(np.sort(indices).astype(np.int32)),
+        FRAMES: npy_bytes(asset.frame_ids),
+    }
 
 
 def _image(item: SourceItem) -> dict[str, bytes]:
@@ -250,6 +283,7 @@ def _run(arguments: argparse.Namespace) -> Counter[str]:
         info,
         view=view if arguments.codec and kind == "video" else None,
         index_folder=arguments.index_folder,
+        asset_folder=arguments.asset_folder,
         video_paths=arguments.video_paths,
         on_bad=arguments.on_bad,
         samples_per_shard=arguments.samples_per_shard,
@@ -271,6 +305,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--bank", help="name and version of the bank of a list's own labels")
     add("--codec", action="store_true", help="select codec patches of videos now")
     add("--index_folder", type=Path, help="folder of KEY.visidx.npy files of the reference's tools")
+    add("--asset_folder", type=Path, help="folder of codec assets, such as OUT/assets")
     add("--video_paths", action="store_true", help="store paths of videos instead of their bytes")
     add("--patch_size", type=int, default=14, help="side of a patch, pixels")
     add("--size_px", type=int, default=224, help="side of a video's padded square, pixels")

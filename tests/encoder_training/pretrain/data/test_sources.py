@@ -3,13 +3,18 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from cv_reader.assets import AssetConfig
+from cv_reader.assets.make import write_evaluation_asset
 from encoder_training.pretrain.data.made import TRUTH, jpeg, make_files, write_made_set
+from encoder_training.pretrain.data.shard_set import open_set
 from encoder_training.pretrain.data.sources import read_source
+from encoder_training.pretrain.data.videos import VideoSplit, VideoView
 from encoder_training.pretrain.data.write import main as write
 
-PIXELS = jpeg(__import__("numpy").zeros((8, 8, 3), "uint8"))
+PIXELS = jpeg(np.zeros((8, 8, 3), np.uint8))
 
 
 def test_a_folder_is_read_in_order_at_any_depth(tmp_path: Path) -> None:
@@ -85,3 +90,30 @@ def test_made_files_are_reproducible_and_name_their_concepts(tmp_path: Path) -> 
     assert [row["motion"] for row in rows[3:]] == [0, 1]
     with pytest.raises(ValueError, match="new or an empty folder"):
         make_files(tmp_path / "one", images=1, clips=0)
+
+
+def test_patches_come_from_an_asset_or_from_files_of_the_reference(tmp_path: Path) -> None:
+    make_files(tmp_path / "made", images=0, clips=1, size_px=32, clip_frames=16)
+    clips = tmp_path / "made" / "clips"
+    config = AssetConfig(sequence_length=16, num_images=4, square_size=32, patch_size=8)
+    asset = write_evaluation_asset(
+        clips / "000000.mp4", key="000000", out_root=tmp_path / "made", config=config
+    )
+    rows = asset.positions.astype(np.int64) @ [16, 4, 1]
+    np.save(clips / "000000.visidx.npy", np.sort(rows)[:40].astype(np.int16))
+    line = {"video": "made/clips/000000.mp4", "key": "000000", "labels": [0]}
+    (tmp_path / "list.jsonl").write_text(json.dumps(line))
+    sizes = ["--patch_size", "8", "--size_px", "32", "--clip_frames", "16", "--num_frames", "4"]
+    options = ["--kind", "video", "--num_centres", "1", "--bank", "none", *sizes]
+    view = VideoView(patch_size=8, size_px=32, clip_frames=16, num_frames=4, split=VideoSplit(1, 0))
+    places = {"--asset_folder": tmp_path / "made" / "assets", "--index_folder": clips}
+    for (flag, place), count in zip(places.items(), (64, 40), strict=True):
+        folder = tmp_path / flag.strip("-")
+        assert write([str(tmp_path / "list.jsonl"), str(folder), *options, flag, str(place)]) == 0
+        (batch,) = open_set(folder, view=view, batch_size=1, num_epochs=1).batches()
+        assert (batch.positions.numpy() @ [16, 4, 1]).tolist() == np.sort(rows)[:count].tolist()
+    with pytest.raises(SystemExit) as caught:
+        other = [*options, "--clip_frames", "8", "--num_frames", "4"]
+        place = str(places["--asset_folder"])
+        write([str(tmp_path / "list.jsonl"), str(tmp_path / "c"), *other, "--asset_folder", place])
+    assert caught.value.code == 1
