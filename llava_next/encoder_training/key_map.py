@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from onevision_encoder import OneVisionEncoderConfig, OneVisionEncoderModel
 from onevision_encoder.export import export
@@ -88,9 +88,10 @@ def encoder_config_of(
     """
     width, channels, patch_size, _ = weights[_PATCHES].shape
     layers = {int(match.group(1)) for name in weights if (match := _LAYER.fullmatch(name))}
-    said = {name: vision_config[name] for name in _CONFIG_NAMES if name in vision_config}
+    said: dict[str, Any] = {"num_attention_heads": width // _HEAD_WIDTH}
+    said |= {name: vision_config[name] for name in _CONFIG_NAMES if name in vision_config}
     return OneVisionEncoderConfig(
-        **{"num_attention_heads": width // _HEAD_WIDTH} | said,
+        **said,
         hidden_size=width,
         num_channels=channels,
         patch_size=patch_size,
@@ -122,7 +123,8 @@ def convert(
     config = encoder_config_of(renamed, vision_config)
     has_head = config.use_head
     config.use_head = has_head or add_head
-    model = OneVisionEncoderModel(config).to(renamed[_PATCHES].dtype)
+    model = OneVisionEncoderModel(config)
+    nn.Module.to(model, renamed[_PATCHES].dtype)
     absent = {name for name in model.state_dict() if name.startswith(("head.", "layernorm_post."))}
     try:
         report = model.load_state_dict(renamed, strict=False)

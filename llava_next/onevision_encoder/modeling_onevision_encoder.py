@@ -145,8 +145,8 @@ class OneVisionEncoderAttention(nn.Module):
         parts = zip(*(x[0].split(sizes, dim=1) for x in (query, key, value)), strict=True)
         mixed: list[Tensor] = []
         for run, part in zip(runs, parts, strict=True):
-            rows = [x.unflatten(1, run).transpose(0, 1) for x in part]
-            mixed.append(attention(self, *rows, None, **options)[0].flatten(0, 1))
+            q, k, v = (x.unflatten(1, run).transpose(0, 1) for x in part)
+            mixed.append(attention(self, q, k, v, None, **options)[0].flatten(0, 1))
         return torch.cat(mixed)[None], None
 
 

@@ -20,8 +20,8 @@ source scripts/encoder/pretraining.sh
 
 # The data, made once: files, features, bank of concepts, labels, shards.
 made="$OUTPUT_DIR/data"
+export OMP_NUM_THREADS
 if [ "${DRY_RUN:-0}" != 1 ] && [ "$IMAGE_SET" = "$made/set" ] && [ ! -f "$IMAGE_SET/set.json" ]; then
-    export OMP_NUM_THREADS
     rm -rf "$made"
     python -m encoder_training.pretrain.data.made "$made/files" --images "$MADE_IMAGES" --clips 0
     concepts=(python -m encoder_training.pretrain.concepts)

@@ -147,7 +147,7 @@ class Settings:
 
     def sets(self) -> dict[Kind, list[str]]:
         """Return the folders of each head that has data."""
-        found = {kind: list(getattr(self, f"{kind}_set")) for kind in KINDS}
+        found: dict[Kind, list[str]] = {kind: list(getattr(self, f"{kind}_set")) for kind in KINDS}
         return {kind: paths for kind, paths in found.items() if paths}
 
     def objective(self) -> Objective:

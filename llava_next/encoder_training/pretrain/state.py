@@ -110,7 +110,7 @@ def _save_shared(folder: Path, state: TrainingState, about: Mapping[str, Any], s
     state.encoder.config.save_pretrained(folder / ENCODER_FOLDER)
     weights = folder / ENCODER_FOLDER / "model.safetensors"
     _save(weights, state.encoder.state_dict(), {"format": "pt"})
-    names = {parameter: name for name, parameter in state.encoder.named_parameters()}
+    names: dict[Tensor, str] = {weight: name for name, weight in state.encoder.named_parameters()}
     moments = {
         f"{names[parameter]}.{moment}": values[moment]
         for parameter, values in state.optimizer.state.items()

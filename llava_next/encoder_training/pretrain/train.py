@@ -38,6 +38,7 @@ from encoder_training.pretrain.record import (
 from encoder_training.pretrain.schedule import rate_factor
 from encoder_training.pretrain.settings import Settings
 from encoder_training.pretrain.state import TrainingState, load_centres, load_state, save_state
+from onevision_encoder import OneVisionEncoderModel
 from run_kit.checkpoints import check_sharing, find_checkpoint
 from run_kit.exits import FAILED_SAMPLES, INTERRUPTED, OK, USAGE, ExitOnError
 from run_kit.ranks import gather, join_group, leave, rank_and_size
@@ -83,7 +84,8 @@ class Pretraining:
             image_px=settings.image_px,
             init=settings.init,
             attn_implementation=settings.attn_implementation,
-        ).to(device)
+        )
+        nn.Module.to(encoder, device)
         heads = {kind: self._head(kind, encoder) for kind in self.sets}
         self.state = TrainingState(
             encoder=encoder, heads=heads, optimizer=_optimizer(encoder, heads, settings, device)
@@ -103,7 +105,7 @@ class Pretraining:
                 gradient_as_bucket_view=True,
             )
 
-    def _head(self, kind: Kind, encoder: nn.Module) -> CentreHead:
+    def _head(self, kind: Kind, encoder: OneVisionEncoderModel) -> CentreHead:
         settings, info = self.settings, self.sets[kind].info
         if info.labels_per_sample < settings.labels_per_step:
             raise ValueError(
@@ -160,9 +162,8 @@ class Pretraining:
         norm = self._clip()
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
-        if state.average:
-            weights = [parameter.detach() for parameter in state.encoder.parameters()]
-            torch._foreach_lerp_(list(state.average.values()), weights, 1 - settings.ema_decay)
+        for name, weight in state.encoder.named_parameters() if state.average else ():
+            state.average[name].lerp_(weight.detach(), 1 - settings.ema_decay)
         state.step += 1
         state.positions = {kind: data.state_dict() for kind, data in self.sets.items()}
         return StepResult(
@@ -187,17 +188,18 @@ class Pretraining:
         own = [len(by_kind[kind].labels) if kind in by_kind else 0 for kind in state.heads]
         counts = gather_counts(own, self.device)
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bf16)
-        syncs = is_last or not isinstance(self._model, DistributedDataParallel)
-        with contextlib.nullcontext() if syncs else self._model.no_sync():
+        model = self._model
+        is_shared = isinstance(model, DistributedDataParallel)
+        with contextlib.nullcontext() if is_last or not is_shared else model.no_sync():
             with autocast:
-                features = self._model(*self._inputs(batches))
+                features = model(*self._inputs(batches))
             leaf = features.detach().requires_grad_()
             total, losses, compared, start = leaf.sum() * 0, {}, [], 0
-            for index, (kind, head) in enumerate(state.heads.items()):
-                rows = [row[index] for row in counts]
+            for index, (kind, data) in enumerate(self.sets.items()):
+                head, rows = state.heads[kind], [row[index] for row in counts]
                 if not any(rows):
                     continue
-                labels = self._labels(by_kind.get(kind), self.sets[kind].info.labels_per_sample)
+                labels = self._labels(by_kind.get(kind), data.info.labels_per_sample)
                 loss = head(
                     leaf[start : start + own[index]],
                     labels,
