@@ -192,9 +192,9 @@ def nearest_clusters(
     for row, query in enumerate(queries):
         top = row * (tile_px + 6)
         sheet.paste(thumbnail(query, tile_px), (0, top))
-        for rank in range(num_clusters):
+        for rank, cluster in enumerate(labels[query.key][:num_clusters]):
             left = tile_px + gap + rank * (gap + per_cluster * tile_px)
-            others = [i for i in members.get(labels[query.key][rank], []) if i.key != query.key]
+            others = [item for item in members.get(cluster, []) if item.key != query.key]
             for number, item in enumerate(others[:per_cluster]):
                 sheet.paste(thumbnail(item, tile_px), (left + number * tile_px, top))
     return sheet
