@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llava.eval.study.arms import CELLS, Shown
+from llava.eval.study.arms import CELLS, Shown, cells_shown
 from llava.eval.study.clips import Clip, covered
 from llava.eval.study.config import StudyConfig
 from llava.eval.study.learning import model_folder, prompt
@@ -117,7 +117,7 @@ def _answer_batch(
         torch.cat([of_clip[number] for number, _ in asked]),
     )
     output = _generate(model, embeds, inputs["attention_mask"].to(model.device))
-    kept = [np.load(what.positions, allow_pickle=False) for _, what in clips]
+    kept = [cells_shown(pair[0], what.positions) for _, what in clips]
     for (number, question), text in zip(asked, processor.decode(output), strict=True):
         clip = clips[number][0]
         yield Outcome(
@@ -129,7 +129,7 @@ def _answer_batch(
             kind=question.kind,
             correct=text == question.answer,
             covered=covered(question, kept[number]),
-            tokens=len(kept[number]),
+            tokens=len(segments[number].patches),
         )
 
 

@@ -234,6 +234,18 @@ def show(clip: Clip, name: str, num_images: int, out_root: Path) -> Shown:
     return Shown(tuple(sorted(folder.glob("mosaic_*.jpg"))), positions)
 
 
+def cells_shown(name: str, positions: Path) -> Rows:
+    """Return the cells (t, h, w) of the clip that an arm's tokens show, int32 (N, 3).
+
+    A token of a frame at half resolution shows 2 x 2 cells; every other token its own.
+    """
+    rows = np.load(positions, allow_pickle=False)
+    if not ARMS[name].half_resolution:
+        return rows
+    steps = [(0, row, column) for row in range(2) for column in range(2)]
+    return np.concatenate([rows + np.array(step, rows.dtype) for step in steps])
+
+
 def _shuffle_times(positions: Path, seed: int) -> Path:
     """Write positions whose time slots are exchanged for each other; returns the new file."""
     target = positions.with_name("positions_shuffled.npy")

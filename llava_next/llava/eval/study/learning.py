@@ -67,7 +67,7 @@ def train_model(config: StudyConfig, data: TrainingSet, seed: int) -> Path:
         seed: seed of the weights and of the order of the samples.
     """
     folder = model_folder(config, seed)
-    if (folder / "config.json").exists():
+    if (folder / "model.safetensors").exists():
         return folder
     start = config.out / f"start_{seed}"
     if not (start / "llava_processor.json").exists():
