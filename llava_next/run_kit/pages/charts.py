@@ -62,6 +62,7 @@ def line_chart(
     *,
     marks: Sequence[tuple[float, str]] = (),
     smooth: bool = True,
+    axis: str = "step",
 ) -> str:
     """Return a figure with a legend; empty where no curve has a point.
 
@@ -70,6 +71,7 @@ def line_chart(
         lines: curves that share both axes.
         marks: (step, text) of dashed vertical lines across the chart.
         smooth: whether to draw a running mean over long curves.
+        axis: what ``steps`` count, written below the chart.
     """
     lines = [line for line in lines if line.steps]
     if not lines:
@@ -78,7 +80,7 @@ def line_chart(
     ticks = _ticks(min(0.0, *values), max(values))
     first = min(line.steps[0] for line in lines)
     frame = _Frame(first, max(line.steps[-1] for line in lines), ticks[0], ticks[-1])
-    parts = [_axes(frame, ticks)]
+    parts = [_axes(frame, ticks, axis)]
     parts += [_mark(frame, step, text) for step, text in marks if first <= step <= frame.last]
     parts += [_line(frame, line, smooth) for line in lines]
     legend = "".join(
@@ -185,7 +187,7 @@ def _mark(frame: _Frame, step: float, text: str) -> str:
     )
 
 
-def _axes(frame: _Frame, ticks: Sequence[float]) -> str:
+def _axes(frame: _Frame, ticks: Sequence[float], axis: str) -> str:
     right = _WIDTH - _RIGHT
     parts = [
         f'<line class="axis" x1="{_LEFT}" x2="{right}" y1="{frame.y(tick):.1f}" '
@@ -203,7 +205,8 @@ def _axes(frame: _Frame, ticks: Sequence[float]) -> str:
             f"{short_number(step)}</text>"
         )
     parts.append(
-        f'<text x="{(_LEFT + right) / 2}" y="{_HEIGHT - 5}" text-anchor="middle">step</text>'
+        f'<text x="{(_LEFT + right) / 2}" y="{_HEIGHT - 5}" text-anchor="middle">'
+        f"{escape(axis)}</text>"
     )
     return "".join(parts)
 

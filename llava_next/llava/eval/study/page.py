@@ -212,7 +212,7 @@ def _curves(results: Results) -> str:
             if points := results.curve(arm):
                 tokens, values = zip(*points, strict=True)
                 lines.append(Curve(ARMS[arm].title, list(tokens), list(values), number))
-        charts.append(line_chart(f"Accuracy against tokens: {title}", lines, smooth=False))
+        charts.append(line_chart(f"Accuracy, {title}", lines, smooth=False, axis="visual tokens"))
     return f'<div class="charts">{"".join(charts)}</div>'
 
 
