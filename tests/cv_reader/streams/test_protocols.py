@@ -142,18 +142,18 @@ def test_a_play_list_that_grows_gives_what_the_file_gives(
 
 
 @pytest.mark.slow
-def test_memory_stays_the_same_over_an_hour_of_rtsp(tmp_path: Path) -> None:
-    """25 times real time and more: 90,000 pictures."""
+def test_memory_stays_the_same_over_a_long_time_of_rtsp(tmp_path: Path) -> None:
+    """13 minutes of small pictures in 20 s: a caller that is too slow for it loses some."""
     clip = recorded(tmp_path / "long.ts", 250)
     sizes: list[int] = []
-    with RtspServer(clip, tmp_path, before=("-stream_loop", "359", "-readrate", "60")) as server:
+    with RtspServer(clip, tmp_path, before=("-stream_loop", "79", "-readrate", "40")) as server:
         live = cv_reader.stream(server.url, small(max_reconnects=0, read_seconds=20))
         with pytest.raises(StreamLostError):
             for window in live:
-                if window.number % 500 == 499:
+                if window.number % 40 == 39:
                     sizes.append(_resident_bytes())
-    assert live.counters.pictures + live.counters.dropped_packets > 80_000
-    assert sizes[-1] < sizes[0] + (8 << 20)
+    assert live.counters.pictures + live.counters.dropped_packets > 15_000
+    assert len(sizes) >= 5 and sizes[-1] < sizes[0] + (8 << 20)
 
 
 def _resident_bytes() -> int:
