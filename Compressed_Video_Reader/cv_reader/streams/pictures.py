@@ -92,7 +92,7 @@ class PictureReader:
         self._losses = LossDetector(stream.codec_context.extradata) if is_h264 else None
         if stream.average_rate:
             self._step_seconds = float(1 / stream.average_rate)
-        start, unit = cast("int | None", stream.start_time), stream.time_base
+        start, unit = stream.start_time, stream.time_base
         self._start_seconds = None if start is None or unit is None else float(start * unit)
 
     def _begin_again(self, reason: str) -> None:

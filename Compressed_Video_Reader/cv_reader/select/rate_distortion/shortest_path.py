@@ -89,6 +89,7 @@ def segments(
         for end in range(slot + 2, slots if direction == NEAREST else 0):
             better = np.minimum(shown[slot + 1 : end], by_slot[end, slot + 1 : end])
             np.sum(better, axis=0, out=after[slot, end])
+    costs: NDArray[np.float32] = np.zeros(slots, np.float32) if keeping is None else keeping
     found: list[Spans] = []
     for one in before:
         earlier = np.ascontiguousarray(one.T)
@@ -97,9 +98,7 @@ def segments(
         for slot in range(1, slots if direction == NEAREST else 0):
             ahead = by_slot[slot, :slot]
             np.sum(np.minimum(earlier[:slot], ahead) if is_shown else ahead, 0, out=start[slot])
-        found.append(
-            Spans(start, after, np.zeros(slots, np.float32) if keeping is None else keeping)
-        )
+        found.append(Spans(start, after, costs))
     return found
 
 

@@ -256,7 +256,8 @@ class _Run:
 
     def _mirror(self, ids: Tensor) -> Tensor:
         """Exchange the answers left and right, each of them one token."""
-        left, right = self._processor.tokenizer.convert_tokens_to_ids(["left", "right"])
+        words: Any = self._processor.tokenizer.convert_tokens_to_ids(["left", "right"])
+        left, right = words
         mirrored = ids.clone()
         mirrored[ids == left], mirrored[ids == right] = right, left
         return mirrored
