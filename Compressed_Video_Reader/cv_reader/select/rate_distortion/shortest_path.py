@@ -89,7 +89,7 @@ def segments(
         for end in range(slot + 2, slots if direction == NEAREST else 0):
             better = np.minimum(shown[slot + 1 : end], by_slot[end, slot + 1 : end])
             np.sum(better, axis=0, out=after[slot, end])
-    costs: NDArray[np.float32] = np.zeros(slots, np.float32) if keeping is None else keeping
+    costs = np.zeros(len(by_slot), np.float32) if keeping is None else keeping
     found: list[Spans] = []
     for one in before:
         earlier = np.ascontiguousarray(one.T)
