@@ -150,3 +150,16 @@ def read_json_lines(path: Path) -> list[Any]:
                 f"{path}:{number} must be JSON, got damage ({error}); remove the line or the file"
             ) from error
     return rows
+
+
+@contextlib.contextmanager
+def whole_pictures_only() -> Generator[None, None, None]:
+    """Let Pillow refuse truncated files: its switch is global, and lmms-eval sets it at import."""
+    from PIL import ImageFile
+
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before

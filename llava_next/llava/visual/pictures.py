@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageOps
+
+from run_kit.files import whole_pictures_only
 
 MAX_PICTURE_PX = 178_956_970
 """Larger pictures are refused before they are decoded: Pillow's limit, which libraries change."""
@@ -35,7 +37,7 @@ def load_image(path: str | Path) -> Image.Image:
         ValueError: if the file is missing, damaged, no image, of more than ``MAX_PICTURE_PX``
             pixels or of a pixel mode that has no 8-bit meaning; the message names the file.
     """
-    with _named_errors(path), _whole_files_only():
+    with _named_errors(path), whole_pictures_only():
         try:
             return _read_rgb(path)
         except ValueError as error:
@@ -112,17 +114,6 @@ def _named_errors(path: str | Path) -> Iterator[None]:
         raise ValueError(f"image {path} is too large: {error}") from error
     except _PILLOW_ERRORS as error:
         raise ValueError(f"image {path} cannot be read: {error}") from error
-
-
-@contextmanager
-def _whole_files_only() -> Iterator[None]:
-    """Refuse truncated files: Pillow's switch is global, and lmms-eval sets it at import."""
-    before = ImageFile.LOAD_TRUNCATED_IMAGES
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
-    try:
-        yield
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from encoder_training.pretrain.data.samples import BadSampleError
 from onevision_encoder.patches import grid_positions, patchify
+from run_kit.files import whole_pictures_only
 
 MAX_PIXELS = 1 << 27
 """Images of more pixels are refused before they are decoded."""
@@ -95,7 +96,8 @@ def image_pixels(
     box = _crop(image.size, view, random)
     size = _size(box, view, random)
     try:
-        picture = _resized(image, box, size)
+        with whole_pictures_only():
+            picture = _resized(image, box, size)
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise BadSampleError(place, "broken image", f"cannot be decoded: {error}") from error
     pixels = np.array(picture)

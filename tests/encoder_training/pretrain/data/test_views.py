@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
 
 from encoder_training.pretrain.data.images import ImageView, image_pixels, image_tokens, ocr_view
 from encoder_training.pretrain.data.made import draw_clip, encode_clip
@@ -105,10 +105,16 @@ def test_normalised_patches_are_those_of_the_image_processor() -> None:
     assert (normalise(patches, 14) - expected).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("lenient", [False, True])
 @pytest.mark.parametrize(
-    "data", [b"", b"nothing", gradient(40, 40, "JPEG")[:500], gradient(40, 40)[:90]]
+    "data",
+    [b"", b"nothing", gradient(40, 40, "JPEG")[:500], gradient(40, 40)[:90]],
+    ids=["empty", "text", "half a JPEG", "half a PNG"],
 )
-def test_what_is_no_picture_is_named(data: bytes) -> None:
+def test_what_is_no_picture_is_named(
+    data: bytes, lenient: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)  # lmms-eval sets it
     with pytest.raises(BadSampleError, match="the place: cannot be decoded.*broken image"):
         image_pixels(data, ImageView(), RANDOM(0), "the place")
 
