@@ -8,7 +8,9 @@ from support.pretrain_runs import IMAGE_CENTRES, load_numbered, save_numbered
 from support.process_group import on_ranks
 
 
-@pytest.mark.parametrize(("before", "after"), [(4, 2), (2, 4), (1, 2)])
+@pytest.mark.parametrize(
+    ("before", "after"), [pytest.param(4, 2, marks=pytest.mark.slow), (2, 4), (1, 2)]
+)
 def test_centres_and_moments_go_to_another_number_of_ranks(
     before: int, after: int, tmp_path: Path
 ) -> None:
