@@ -161,6 +161,7 @@ ROOMS = {
     "llava.visual": "",
     "llava.visuals": "visual",
     "run_kit.checkpoints": "files ranks",
+    "run_kit.clips": "files",
     "run_kit.exits": "",
     "run_kit.files": "",
     "run_kit.log": "files",

@@ -11,12 +11,12 @@ tell).
 import argparse
 import json
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 from PIL import Image
+
+from run_kit.clips import encode_clip
 
 SIZE_PX = 256
 NUM_FRAMES = 64
@@ -88,18 +88,6 @@ def clip_frames(seed: int, disc: str, colour: str) -> Iterator[np.ndarray]:
         yield np.clip(np.rint(picture), 0, 255).astype(np.uint8)
 
 
-def encode(path: Path, frames: Iterator[np.ndarray], codec: str, options: dict[str, str]) -> None:
-    """Write one clip; the container follows the suffix of ``path``."""
-    partial = path.with_name(f".partial_{path.name}")
-    with av.open(str(partial), "w") as container:
-        stream = container.add_stream(codec, rate=Fraction(FRAME_RATE), options=options)
-        stream.width, stream.height, stream.pix_fmt = SIZE_PX, SIZE_PX, "yuv420p"
-        for picture in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
-    partial.replace(path)
-
-
 def make_clips(folder: Path, num_clips: int, first_seed: int = 0) -> list[dict[str, str]]:
     """Encode clips that are not there yet.
 
@@ -115,7 +103,8 @@ def make_clips(folder: Path, num_clips: int, first_seed: int = 0) -> list[dict[s
         colour = list(COLOURS)[seed // 4 % 4]
         path = folder / f"clip_{seed:04d}_{name}.mp4"
         if not path.exists():
-            encode(path, clip_frames(seed, disc, colour), codec, options)
+            frames = clip_frames(seed, disc, colour)
+            encode_clip(path, frames, codec=codec, frame_rate=FRAME_RATE, options=options)
         clips.append(
             {
                 "id": f"clip_{seed:04d}",

@@ -11,6 +11,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from run_kit.clips import encode_clip
+
 FRAME_RATE = 30
 KEY_INTERVAL_FRAMES = 250
 
@@ -25,17 +27,11 @@ def made_clip(folder: Path, codec: str, height_px: int, width_px: int, num_frame
     path = folder / f"{codec}_{height_px}p_{num_frames}.mp4"
     if path.exists():
         return path
-    folder.mkdir(parents=True, exist_ok=True)
     encoder, options = _ENCODERS[codec]
-    partial = path.with_suffix(".partial.mp4")
-    with av.open(str(partial), "w") as container:
-        stream = container.add_stream(encoder, rate=FRAME_RATE)
-        stream.width, stream.height, stream.pix_fmt = width_px, height_px, "yuv420p"
-        stream.options = {**options, "g": str(KEY_INTERVAL_FRAMES)}
-        for picture in _content(height_px, width_px, num_frames):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode(None))
-    return partial.rename(path)
+    pictures = _content(height_px, width_px, num_frames)
+    options = {**options, "g": str(KEY_INTERVAL_FRAMES)}
+    encode_clip(path, pictures, codec=encoder, frame_rate=FRAME_RATE, options=options)
+    return path
 
 
 def looped(path: Path, times: int) -> Path:

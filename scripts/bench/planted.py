@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 
 from cv_reader.select.rate_distortion.clip import CELL_WEIGHT, CHROMA_WEIGHT, SmallClip
+from run_kit.clips import encode_clip
 
 Frame = NDArray[np.uint8]
 
@@ -23,24 +23,14 @@ EVENT_SIDE_PX, EVENT_SLOTS, EVENT_PX = 96, 64, 10
 
 def write_clip(path: Path, frames: Iterable[Frame], key_interval: int, crf: int = 23) -> Path:
     """Encode frames with x264 on one thread: equal frames give equal files. crf 0 loses nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = None
-        for picture in frames:
-            if stream is None:
-                stream = container.add_stream("libx264", rate=FRAME_RATE)
-                stream.height, stream.width = picture.shape[:2]
-                stream.pix_fmt = "yuv420p"
-                stream.options = {
-                    "preset": "veryfast",
-                    "crf": str(crf),
-                    "g": str(key_interval),
-                    "threads": "1",
-                    "x264-params": "log-level=none",
-                }
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        if stream is not None:
-            container.mux(stream.encode(None))
+    options = {
+        "preset": "veryfast",
+        "crf": str(crf),
+        "g": str(key_interval),
+        "threads": "1",
+        "x264-params": "log-level=none",
+    }
+    encode_clip(path, frames, frame_rate=FRAME_RATE, options=options)
     return path
 
 

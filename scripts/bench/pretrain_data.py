@@ -21,9 +21,10 @@ from PIL import Image
 
 from cv_reader import open_video
 from encoder_training.pretrain.data.images import ImageView, image_tokens
-from encoder_training.pretrain.data.made import draw_clip, encode_clip, write_made_set
+from encoder_training.pretrain.data.made import ENCODER_OPTIONS, draw_clip, write_made_set
 from encoder_training.pretrain.data.shard_set import open_set
 from encoder_training.pretrain.data.videos import VideoSplit, VideoView
+from run_kit.clips import encode_clip
 
 SIDE_PX = 224
 
@@ -101,7 +102,8 @@ def images(repeats: int) -> dict[str, dict[str, float]]:
 def videos(folder: Path, repeats: int) -> dict[str, float]:
     """Compare ways to read 8 of 64 frames, and the samples of each mode."""
     path = folder / "clip.mp4"
-    encode_clip(path, draw_clip(1, 0, np.random.default_rng(0), 256, 64))
+    frames = draw_clip(1, 0, np.random.default_rng(0), 256, 64)
+    encode_clip(path, frames, options=ENCODER_OPTIONS)
     ids = list(range(4, 64, 8))
 
     def reader() -> object:

@@ -4,7 +4,7 @@ Axis legend: frames are uint8 (H, W, 3) RGB.
 """
 
 import os
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -80,6 +80,26 @@ def write_video(
         if stream is not None:
             container.mux(stream.encode(None))
     return path
+
+
+ClipKind = tuple[str, str, Mapping[str, str]]
+"""Encoder, suffix of the file, options of the encoder."""
+
+
+def clips_by_name(
+    folder: Path, kinds: Mapping[str, ClipKind], num_frames: int
+) -> Callable[[str], Path]:
+    """Return a function that makes a clip of a moving square by its name in ``kinds``, once."""
+
+    def make(name: str) -> Path:
+        codec, suffix, options = kinds[name]
+        path = folder / f"{name}.{suffix}"
+        if not path.exists():
+            square = moving_square(num_frames, 64, 96, (1, 3))
+            write_video(path, square, codec=codec, options=options)
+        return path
+
+    return make
 
 
 @contextmanager

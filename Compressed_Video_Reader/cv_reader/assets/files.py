@@ -278,8 +278,3 @@ def array_bytes(array: NDArray[Any]) -> bytes:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file that appears whole."""
     replace_file(path, json_bytes(content))
-
-
-def write_array(path: Path, array: NDArray[Any]) -> None:
-    """Write a ``.npy`` file that appears whole."""
-    replace_file(path, array_bytes(array))

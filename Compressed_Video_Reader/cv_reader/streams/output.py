@@ -35,7 +35,6 @@ class SegmentWriter:
     def __init__(self, root: Path, config: AssetConfig, name: str) -> None:
         self._folder, self._config, self._name = root / "assets", config, name
         self._windows: list[StreamWindow] = []
-        self.num_written = 0
         if self._folder.is_dir() and any(self._folder.iterdir()):
             raise OutputError(f"{self._folder}: holds assets already; name another folder")
 
@@ -79,7 +78,6 @@ class SegmentWriter:
         self._folder.mkdir(parents=True, exist_ok=True)
         mosaics = _mosaics(patches, config)
         write_asset(self._folder / key, meta, rows, frame_ids, mosaics)
-        self.num_written += 1
 
 
 def _source_facts(name: str, segment: int, windows: list[StreamWindow]) -> dict[str, Any]:

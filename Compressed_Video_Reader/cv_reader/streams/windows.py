@@ -76,7 +76,6 @@ class WindowMaker:
     def __init__(self, settings: StreamSettings, counters: StreamCounters, gate: EventGate) -> None:
         self._settings, self._counters, self._gate = settings, counters, gate
         self._segment: _Segment | None = None
-        self._is_next_full = False
         self._window: _Window | None = None
         self._due_seconds = -np.inf
         self._before_seconds: float | None = None

@@ -156,9 +156,9 @@ def test_a_limit_on_file_sizes_is_named(tmp_path: Path) -> None:
         "import resource, sys\n"
         "import numpy as np\n"
         "from pathlib import Path\n"
-        "from cv_reader.assets.files import write_array\n"
+        "from cv_reader.assets.files import array_bytes, replace_file\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
-        "write_array(Path(sys.argv[1]), np.zeros(4096))\n"
+        "replace_file(Path(sys.argv[1]), array_bytes(np.zeros(4096)))\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "a.npy")]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -13,7 +13,7 @@ from cv_reader.backends import groups
 from cv_reader.backends.groups import plan_lanes
 from cv_reader.errors import CorruptVideoError, UnsupportedVideoError
 from cv_reader.media.index import scan
-from support.media import moving_square, write_video
+from support.media import clips_by_name, moving_square, write_video
 
 OPEN_GOP = "open-gop=1:keyint=8:min-keyint=8:scenecut=0"
 CLIPS: dict[str, tuple[str, str, dict[str, str]]] = {
@@ -31,16 +31,7 @@ SPARSE = [0, 2, 7, 9, 16, 17, 26, 31, 33, 39]
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Make a clip by its name above, once."""
-    folder = tmp_path_factory.mktemp("clips")
-
-    def make(name: str) -> Path:
-        codec, suffix, options = CLIPS[name]
-        path = folder / f"{name}.{suffix}"
-        if not path.exists():
-            write_video(path, moving_square(FRAMES, 64, 96, (1, 3)), codec=codec, options=options)
-        return path
-
-    return make
+    return clips_by_name(tmp_path_factory.mktemp("clips"), CLIPS, FRAMES)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from cv_reader import CodecFrame, open_video
 from cv_reader.errors import CorruptVideoError, UnsupportedVideoError
 from cv_reader.media import decoding as decoding_module
-from support.media import moving_square, panning, set_mp4_edit_start, write_video
+from support.media import clips_by_name, moving_square, panning, set_mp4_edit_start, write_video
 from support.tolerances import SECONDS
 
 OPEN_GOP = "open-gop=1:keyint=8:min-keyint=8:scenecut=0"
@@ -37,16 +37,7 @@ FRAMES = 30
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Make a clip by its name above, once."""
-    folder = tmp_path_factory.mktemp("clips")
-
-    def make(name: str) -> Path:
-        codec, suffix, options = CLIPS[name]
-        path = folder / f"{name}.{suffix}"
-        if not path.exists():
-            write_video(path, moving_square(FRAMES, 64, 96, (1, 3)), codec=codec, options=options)
-        return path
-
-    return make
+    return clips_by_name(tmp_path_factory.mktemp("clips"), CLIPS, FRAMES)
 
 
 def _arrays(frame: CodecFrame) -> list[np.ndarray]:

@@ -15,11 +15,9 @@ import argparse
 import io
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -27,8 +25,9 @@ from PIL import Image
 from encoder_training.pretrain.data.samples import Kind
 from encoder_training.pretrain.data.set_info import SetInfo
 from encoder_training.pretrain.data.tar_shards import LABELS, SetWriter, npy_bytes
+from run_kit.clips import encode_clip
 from run_kit.exits import OK, USAGE, ExitOnError
-from run_kit.files import replace_file, write_json_lines
+from run_kit.files import write_json_lines
 
 SHAPES = ("disc", "square", "triangle", "ring", "cross", "bar", "crescent", "frame", "ell", "star")
 TEXTURES = ("plain", "fine stripes", "broad stripes", "checks", "dots", "rings")
@@ -190,21 +189,13 @@ def jpeg(pixels: Pixels, quality: int = 92) -> bytes:
     return buffer.getvalue()
 
 
-def encode_clip(path: Path, frames: Iterator[Pixels]) -> None:
-    """Encode frames by H.264, one thread, so that the same frames give the same file."""
-    with replace_file(path) as temporary, av.open(str(temporary), "w") as container:
-        stream = None
-        for pixels in frames:
-            if stream is None:
-                options = {"preset": "veryfast", "crf": "20", "threads": "1"}
-                options["x264-params"] = "log-level=none:asm=0"
-                stream = container.add_stream("libx264", rate=25, options=options)
-                stream.height, stream.width = pixels.shape[:2]
-                stream.pix_fmt = "yuv420p"
-                stream.codec_context.time_base = Fraction(1, 25)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        assert stream is not None
-        container.mux(stream.encode())
+ENCODER_OPTIONS = {
+    "preset": "veryfast",
+    "crf": "20",
+    "threads": "1",
+    "x264-params": "log-level=none:asm=0",
+}
+"""One thread and no assembler: the same frames give the same file."""
 
 
 def make_files(
@@ -227,7 +218,9 @@ def make_files(
         look, motion = divmod(number % (len(CLIP_LOOKS) * len(MOTIONS)), len(MOTIONS))
         random = np.random.default_rng([seed, 1, number])
         path = out / "clips" / f"{number:06d}.mp4"
-        encode_clip(path, draw_clip(look, motion, random, size_px, clip_frames))
+        encode_clip(
+            path, draw_clip(look, motion, random, size_px, clip_frames), options=ENCODER_OPTIONS
+        )
         names = {**_named(CLIP_LOOKS[look]), "look": look, "motion": motion}
         concept = look * len(MOTIONS) + motion
         rows.append({"key": path.stem, "kind": "video", "concept": concept, **names})
@@ -272,7 +265,7 @@ def write_made_set(
                 concept = number % (len(CLIP_LOOKS) * len(MOTIONS))
                 frames = draw_clip(*divmod(concept, len(MOTIONS)), random, size_px, clip_frames)
                 path = folder / ".clip.mp4"
-                encode_clip(path, frames)
+                encode_clip(path, frames, options=ENCODER_OPTIONS)
                 members = {"mp4": path.read_bytes()}
                 path.unlink()
             else:

@@ -7,16 +7,15 @@ the answers, codec, key-frame interval and quality. Everything follows from the 
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 
-from llava.eval.study.drawing import NUM_FRAMES, VIEW_PX
+from llava.eval.study.drawing import NUM_FRAMES
 from llava.eval.study.scenes import Question, compose
+from run_kit.clips import encode_clip
 from run_kit.files import replace_file
 
 FRAME_RATE = 25
@@ -100,8 +99,7 @@ def write_clip(
         return read_clip(description)
     scene, questions, camera = composer(seed)
     encoding = choose_encoding(seed, key_frame_interval)
-    with replace_file(path) as partial:
-        _encode(scene, partial, encoding)
+    _encode(scene, path, encoding)
     clip = Clip(seed, path, camera, encoding, tuple(questions))
     with replace_file(description) as partial:
         partial.write_text(json.dumps(_to_json(clip)), encoding="utf-8")
@@ -117,13 +115,8 @@ def _encode(scene: Drawable, path: Path, encoding: Encoding) -> None:
     else:
         options["g"] = str(encoding.key_frame_interval)
     codec = {"h264": "libx264", "hevc": "libx265"}[encoding.codec]
-    with av.open(str(path), "w", format="mp4") as container:
-        stream: Any = container.add_stream(codec, rate=Fraction(FRAME_RATE), options=options)
-        stream.width, stream.height, stream.pix_fmt = VIEW_PX, VIEW_PX, "yuv420p"
-        for frame in range(NUM_FRAMES):
-            picture = av.VideoFrame.from_ndarray(scene.picture(frame), format="rgb24")
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode())
+    pictures = (scene.picture(frame) for frame in range(NUM_FRAMES))
+    encode_clip(path, pictures, codec=codec, frame_rate=FRAME_RATE, options=options)
 
 
 def _to_json(clip: Clip) -> dict[str, Any]:

@@ -102,11 +102,6 @@ class Composition:
     def shot_at(self, frame: int) -> Shot:
         return next(shot for shot in self.scene.shots if shot.first <= frame <= shot.last)
 
-    def world_position(self, frame: int, size_px: int, edge_px: int = 4) -> tuple[float, float]:
-        """Return a random world position at which a thing of this size is in view at a frame."""
-        high = VIEW_PX - edge_px - size_px
-        return self.to_world(frame, *self.rng.uniform(edge_px, high, 2))
-
     def inside_cell(self, frame: int, size_px: int) -> tuple[float, float]:
         """Return a random world position at which a thing is within one cell at a frame."""
         cell = self.rng.integers(0, VIEW_PX // CELL_PX, 2) * CELL_PX

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from encoder_training.pretrain.data.images import ImageView, image_pixels, image_tokens, ocr_view
-from encoder_training.pretrain.data.made import draw_clip, encode_clip
+from encoder_training.pretrain.data.made import ENCODER_OPTIONS, draw_clip
 from encoder_training.pretrain.data.samples import BadSampleError, collate, normalise
 from encoder_training.pretrain.data.videos import (
     CodecIndices,
@@ -22,6 +22,7 @@ from encoder_training.pretrain.data.videos import (
     video_file,
     video_tokens,
 )
+from run_kit.clips import encode_clip
 
 RANDOM = np.random.default_rng
 
@@ -125,7 +126,7 @@ CLIP = VideoView(patch_size=8, size_px=32, clip_frames=16, num_frames=4)
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("clips") / "clip.mp4"
-    encode_clip(path, draw_clip(1, 0, RANDOM(0), 32, 24))
+    encode_clip(path, draw_clip(1, 0, RANDOM(0), 32, 24), options=ENCODER_OPTIONS)
     return path
 
 
