@@ -22,6 +22,7 @@ from transformers import GenerationConfig
 
 from cv_reader.assets import AssetConfig
 from cv_reader.assets.make import write_evaluation_asset
+from cv_reader.reader import available_cores
 from llava.constants import IMAGE_PLACEHOLDER
 from llava.model.llava_arch import LlavaForCausalLMMixin
 from llava.model.loading import load_pretrained
@@ -122,7 +123,13 @@ class Assistant:
         given = {name: AssetConfig.parse(name, value) for name, value in settings.items()}
         config = AssetConfig(**{**defaults, **given, "num_images": num_images})
         with tempfile.TemporaryDirectory(prefix="llava_ask_") as folder:
-            asset = write_evaluation_asset(path, key="video", out_root=folder, config=config)
+            asset = write_evaluation_asset(
+                path,
+                key="video",
+                out_root=folder,
+                config=config,
+                num_threads=available_cores(),
+            )
             return load_asset(asset.folder, visual)
 
 

@@ -37,6 +37,11 @@ def rank_and_size() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if _several() else (0, 1)
 
 
+def ranks_of_this_machine() -> int:
+    """Return how many ranks share this machine, as the launcher says; 1 without one."""
+    return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 def gather(value: Any) -> list[Any]:
     """Return the values that all ranks passed, in order of rank; every rank must call it."""
     if not _several():

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     )
     from cv_reader.assets.names import evaluation_key
     from cv_reader.assets.validation import is_sound
+    from cv_reader.select.cheap import sampled_frames
     from cv_reader.select.config import ALGORITHM_VERSION, AssetConfig
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "read_asset",
     "read_meta",
     "read_positions",
+    "sampled_frames",
 ]
 
 
@@ -49,5 +51,5 @@ def __getattr__(name: str) -> Any:
     """Import the contract on first use: workers that need only a file helper start sooner."""
     if name.startswith("__"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "validation" if name == "is_sound" else "contract"
-    return getattr(import_module(f"{__name__}.{module}"), name)
+    others = {"is_sound": "cv_reader.assets.validation", "sampled_frames": "cv_reader.select.cheap"}
+    return getattr(import_module(others.get(name, "cv_reader.assets.contract")), name)

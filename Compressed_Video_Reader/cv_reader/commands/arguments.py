@@ -5,7 +5,6 @@ versions gave it stay as aliases.
 """
 
 import argparse
-import os
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, Protocol
 
 from cv_reader.backends import BACKEND_NAMES
 from cv_reader.errors import SettingsError
-from cv_reader.reader import ReadOptions
+from cv_reader.reader import ReadOptions, available_cores
 from cv_reader.select.config import CHOICES, AssetConfig
 
 HDR_HELP = "how HDR video (PQ, HLG) is read: shown as SDR (tonemap), refused, or as raw samples"
@@ -370,8 +369,7 @@ def with_threads(options: ReadOptions, args: argparse.Namespace, num_videos: int
     """
     if args.num_threads:
         return options
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    share = min(args.num_workers, num_cores or 1) // max(num_videos, 1)
+    share = min(args.num_workers, available_cores()) // max(num_videos, 1)
     return replace(options, num_threads=max(share, 1))
 
 

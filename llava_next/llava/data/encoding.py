@@ -54,8 +54,15 @@ def load_segments(
         if isinstance(record, FramesRecord):
             return [load_frames(record.images, config)]
         if isinstance(record, VideoRecord):
-            limit = video_time_limit_seconds
-            return [load_video(record.video, record.num_frames, config, time_limit_seconds=limit)]
+            return [
+                load_video(
+                    record.video,
+                    record.num_frames,
+                    config,
+                    time_limit_seconds=video_time_limit_seconds,
+                    sampling=record.frame_sampling,
+                )
+            ]
         return load_images(record.images, config) if isinstance(record, ImageRecord) else []
     except ValueError as error:
         raise RecordError(f"{record.name}: {error}") from error

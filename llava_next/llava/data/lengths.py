@@ -12,7 +12,6 @@ Axis letters: N samples of the data path.
 
 import json
 import logging
-import os
 import time
 import zipfile
 from collections import Counter
@@ -24,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
+from cv_reader.reader import available_cores
 from llava.data.dataset import BadSample, SupervisedDataset
 from llava.data.encoding import Measured
 from llava.data.records import RecordError
@@ -107,7 +107,7 @@ def measure_lengths(
         pixels: decode all pictures and videos, too.
     """
     if workers is None:
-        processors = len(os.sched_getaffinity(0))
+        processors = available_cores()
         workers = min(processors, _MAX_WORKERS, len(dataset) // _SAMPLES_PER_WORKER)
     blocks: Iterable[list[_Row]] = DataLoader(
         _Measured(dataset, pixels=pixels),

@@ -10,8 +10,9 @@
 
 ``images`` may be written for ``image``, and ``videos`` with a list of one for ``video``; a field
 that is null, and ``images`` or ``videos`` with an empty list, count as absent. ``type``, where
-present, is codec, image, frames, video or text and must agree with the fields. ``llava.data.turns``
-has the rules for turns and placeholders.
+present, is codec, image, frames, video or text and must agree with the fields. With ``video``,
+``frame_sampling`` may say cheap: each frame then moves to a near one that costs little to decode.
+``llava.data.turns`` has the rules for turns and placeholders.
 """
 
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ from llava.conversation import Turn
 from llava.data.turns import Conversation, TurnError, place_visuals, read_conversation, shown
 
 DEFAULT_NUM_FRAMES = 8
+FRAME_SAMPLINGS = ("uniform", "cheap")
 RECORD_TYPES = ("codec", "image", "frames", "video", "text")
 
 
@@ -80,10 +82,15 @@ class FramesRecord(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class VideoRecord(Record):
-    """A raw video, of which ``num_frames`` uniform frames are read."""
+    """A raw video, of which ``num_frames`` frames are read, evenly spread.
+
+    Attributes:
+        frame_sampling: ``cheap`` moves them to near ones that cost little to decode.
+    """
 
     video: Path
     num_frames: int
+    frame_sampling: str = "uniform"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,9 +173,14 @@ def _video_record(
     count = fields.get("num_frames", DEFAULT_NUM_FRAMES)
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise TurnError(f"num_frames must be an integer >= 1, got {shown(count)}")
+    sampling = fields.get("frame_sampling", FRAME_SAMPLINGS[0])
+    if sampling not in FRAME_SAMPLINGS:
+        raise TurnError(
+            f"frame_sampling must be one of {', '.join(FRAME_SAMPLINGS)}, got {shown(sampling)}"
+        )
     turns, notes = place_visuals(said.turns, count, is_one_video=True, is_raw=True)
     base |= {"turns": turns, "notes": said.notes + notes}
-    return VideoRecord(**base, video=folder / video, num_frames=count)
+    return VideoRecord(**base, video=folder / video, num_frames=count, frame_sampling=sampling)
 
 
 def _text(value: Any, rule: str) -> str:

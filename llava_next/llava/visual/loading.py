@@ -76,6 +76,7 @@ def load_video(
     config: VisualConfig,
     *,
     time_limit_seconds: float | None = None,
+    sampling: str = "uniform",
 ) -> VisualSegment:
     """Read uniform frames of a raw video as one segment.
 
@@ -85,14 +86,15 @@ def load_video(
         config: the preprocessing settings.
         time_limit_seconds: end the reading after this time; None reads in this process, without
             a limit.
+        sampling: ``uniform``, or ``cheap`` to move frames to near ones that cost little to reach.
 
     Raises:
         ValueError: if the video cannot be read, or not in time; the message names it.
     """
     if time_limit_seconds is None:
-        frames = read_uniform_frames(path, num_frames)
+        frames = read_uniform_frames(path, num_frames, sampling)
     else:
-        frames = read_within(path, num_frames, time_limit_seconds)
+        frames = read_within(path, num_frames, time_limit_seconds, sampling)
     return frames_visual([Image.fromarray(frame) for frame in frames], config)
 
 

@@ -22,16 +22,18 @@ from pathlib import Path
 import numpy as np
 
 from cv_reader import open_video
+from cv_reader.assets import AssetConfig, sampled_frames
 
 _GRACE_SECONDS = 30
 
 
-def read_uniform_frames(path: str | Path, num_frames: int) -> np.ndarray:
+def read_uniform_frames(path: str | Path, num_frames: int, sampling: str = "uniform") -> np.ndarray:
     """Read the frames floor(linspace(0, N - 1, num_frames)) of a video of N frames.
 
     Args:
         path: a local video file.
         num_frames: F, at least 1; a video with fewer frames repeats some.
+        sampling: ``uniform``, or ``cheap`` to move them to near ones that cost little to reach.
 
     Returns:
         uint8 (F, H, W, 3), RGB.
@@ -40,8 +42,8 @@ def read_uniform_frames(path: str | Path, num_frames: int) -> np.ndarray:
         ValueError: if the video cannot be read.
     """
     with open_video(path) as video:
-        last, steps = len(video) - 1, max(num_frames - 1, 1)
-        ids = [number * last // steps for number in range(num_frames)]
+        config = AssetConfig(sequence_length=num_frames, num_images=1, frames=sampling)
+        ids: list[int] = sampled_frames(video.index, config)[0].tolist()
         return np.stack([frame.rgb() for frame in video.at(ids, signals=False)])
 
 
@@ -60,7 +62,9 @@ class _Reader:
             )
         self._connection = Connection(ours.detach())
 
-    def ask(self, path: str | Path, num_frames: int, limit_seconds: float) -> np.ndarray:
+    def ask(
+        self, path: str | Path, num_frames: int, sampling: str, limit_seconds: float
+    ) -> np.ndarray:
         """Return frames, uint8 (F, H, W, 3).
 
         Raises:
@@ -69,7 +73,7 @@ class _Reader:
             EOFError: if the reader ended.
             OSError: if it ended before it was asked.
         """
-        request = json.dumps([str(path), num_frames, limit_seconds])
+        request = json.dumps([str(path), num_frames, sampling, limit_seconds])
         self._connection.send_bytes(request.encode())
         if not self._connection.poll(limit_seconds):
             raise TimeoutError
@@ -91,7 +95,9 @@ _readers: list[_Reader] = []
 """The reader of this process; a process that was forked from it starts its own."""
 
 
-def read_within(path: str | Path, num_frames: int, limit_seconds: float) -> np.ndarray:
+def read_within(
+    path: str | Path, num_frames: int, limit_seconds: float, sampling: str = "uniform"
+) -> np.ndarray:
     """Read like ``read_uniform_frames``, but give up after ``limit_seconds``.
 
     Raises:
@@ -102,7 +108,7 @@ def read_within(path: str | Path, num_frames: int, limit_seconds: float) -> np.n
             _readers[:] = [_Reader()]
         reader, answered = _readers[0], False
         try:
-            frames = reader.ask(path, num_frames, limit_seconds)
+            frames = reader.ask(path, num_frames, sampling, limit_seconds)
             answered = True
             return frames
         except TimeoutError:
@@ -139,14 +145,14 @@ def _serve(connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     while True:
         try:
-            path, num_frames, limit_seconds = json.loads(connection.recv_bytes())
+            path, num_frames, sampling, limit_seconds = json.loads(connection.recv_bytes())
         except (EOFError, OSError):
             return
         # The default action of this signal ends the process, even inside a decoder that hangs
         # while its parent is gone.
         signal.alarm(int(limit_seconds) + _GRACE_SECONDS)
         try:
-            frames = read_uniform_frames(path, num_frames)
+            frames = read_uniform_frames(path, num_frames, sampling)
         except (ValueError, OSError, MemoryError) as error:
             connection.send_bytes(json.dumps({"error": str(error) or repr(error)}).encode())
         else:

@@ -91,6 +91,18 @@ def test_a_video_gives_uniform_frames(tmp_path: Path, num_frames: int, expected:
     assert _brightness(VideoRecord(**BASE, video=video, num_frames=num_frames)) == expected
 
 
+def test_cheap_frames_are_those_of_assets(tmp_path: Path) -> None:
+    greys = (np.full((32, 32, 3), 20 + 5 * index, np.uint8) for index in range(40))
+    video = write_video(tmp_path / "a.mp4", greys, options={"g": "4", "sc_threshold": "0"})
+    kept = {}
+    for sampling in ("uniform", "cheap"):
+        record = VideoRecord(**BASE, video=video, num_frames=6, frame_sampling=sampling)
+        kept[sampling] = [2 * number for number in _brightness(record)]
+    assert kept["uniform"] == pytest.approx([0, 7, 15, 23, 31, 39], abs=1)
+    assert all(min(number % 4, -number % 4) <= 1 for number in kept["cheap"][1:-1])
+    assert kept["cheap"] != kept["uniform"]
+
+
 def test_a_short_video_repeats_frames(tmp_path: Path) -> None:
     video = _grey_video(tmp_path / "a.mp4", 3)
     record = VideoRecord(**BASE, video=video, num_frames=5)

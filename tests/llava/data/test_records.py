@@ -63,6 +63,15 @@ def test_a_video_is_eight_frames_unless_it_says_otherwise() -> None:
     assert record.turns[0]["value"] == "<image>\n<image>\n<image>\nQ"
 
 
+def test_a_video_says_how_its_frames_are_sampled() -> None:
+    record = _parse("<video>\nQ", video="a.mp4")
+    assert isinstance(record, VideoRecord) and record.frame_sampling == "uniform"
+    record = _parse("<video>\nQ", video="a.mp4", frame_sampling="cheap")
+    assert isinstance(record, VideoRecord) and record.frame_sampling == "cheap"
+    with pytest.raises(RecordError, match="frame_sampling must be one of uniform, cheap"):
+        _parse("<video>\nQ", video="a.mp4", frame_sampling="fast")
+
+
 def test_no_visual_makes_a_text_record() -> None:
     assert isinstance(_parse(), TextRecord)
 

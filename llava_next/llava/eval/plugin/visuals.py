@@ -17,6 +17,7 @@ from PIL import Image
 
 from cv_reader.assets import AssetConfig, check_files, read_asset
 from cv_reader.assets.make import write_evaluation_asset
+from cv_reader.reader import available_cores
 from llava.eval.plugin.asset_index import AssetEntry, AssetIndex
 from llava.eval.settings import EvalSettings
 from llava.visual.batch import VisualSegment
@@ -26,6 +27,7 @@ from llava.visual.pictures import load_image, to_rgb
 from llava.visual.segments import check_blocks, image_visual
 from llava.visual.sizes import ImagePlan, plan_images
 from run_kit.pages.text import duration_text
+from run_kit.ranks import ranks_of_this_machine
 
 Source = Literal["codec", "online", "frames", "frame_folder", "image"]
 
@@ -208,7 +210,11 @@ class VisualLoader:
         """Make the asset now, as the offline command would."""
         started = time.perf_counter()
         asset = write_evaluation_asset(
-            video, key=self.index.key_of(video, root="/"), out_root=self._cache, config=self.config
+            video,
+            key=self.index.key_of(video, root="/"),
+            out_root=self._cache,
+            config=self.config,
+            num_threads=max(1, available_cores() // ranks_of_this_machine()),
         )
         taken = duration_text(time.perf_counter() - started)
         logger.info(f"computed codec asset of {video} in {taken}")
