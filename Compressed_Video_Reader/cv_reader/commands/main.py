@@ -27,7 +27,7 @@ COMMANDS = MappingProxyType(
 )
 """Sub-command to what it does; each is a module of this folder with a ``main(argv)``."""
 
-_AT_WORK = ("stage1", "stage2", "precompute")
+_AT_WORK = ("stage1", "stage2", "precompute", "index")
 _ALONE = frozenset({"-h", "--help", "--dry_run"})
 """Arguments with which these commands need no worker."""
 
