@@ -17,8 +17,8 @@ from support.media import texture, write_video
 HEIGHT_PX, WIDTH_PX = 96, 128
 NUM_FRAMES = 14
 
-_TRIES = 4
-_ENCODER_SECONDS = 20
+_PATIENCE_SECONDS = (3, 6, 12, 24, 48)
+"""How long each try to encode may take; it takes less than a second on an idle machine."""
 
 _H264_OFF = "no-deblock=1:weightp=0:weightb=0:scenecut=0"
 _H264_RICH = "ref=4:me=umh:subme=9:mixed-refs=1:partitions=all:8x8dct=1:trellis=1:psy=0"
@@ -236,15 +236,15 @@ def make(kind: Kind, path: Path, num_frames: int = NUM_FRAMES) -> Path:
         return _encode(kind, path, num_frames)
     # The thread pool of x265 may wait for itself forever, so that a process of its own can be
     # given up.
-    for _ in range(_TRIES):
+    for seconds in _PATIENCE_SECONDS:
         process = get_context("fork").Process(target=_encode, args=(kind, path, num_frames))
         process.start()
-        process.join(_ENCODER_SECONDS)
+        process.join(seconds)
         if process.exitcode == 0:
             return path
         process.kill()
         process.join()
-    raise RuntimeError(f"x265 did not finish {path.name} in {_TRIES} tries")
+    raise RuntimeError(f"x265 did not finish {path.name} in {len(_PATIENCE_SECONDS)} tries")
 
 
 def _encode(kind: Kind, path: Path, num_frames: int) -> Path:
