@@ -40,8 +40,9 @@ from .configuration_onevision_encoder import OneVisionEncoderConfig
 from .patches import patchify  # noqa: F401
 from .rotary import VideoRotaryEmbeddingSplit466, rotate
 from .selection import select_tokens
+from .varlen import VARLEN
 
-_VARLEN_BACKENDS = frozenset({"flash_attention_2", "flash_attention_3"})
+_VARLEN_BACKENDS = frozenset({"flash_attention_2", "flash_attention_3", VARLEN})
 """Backends whose kernels take segment boundaries; others are called for segments of one length."""
 
 _IS_BEFORE_4_56 = Version(transformers_version) < Version("4.56")
@@ -136,6 +137,8 @@ class OneVisionEncoderAttention(nn.Module):
             longest = max(segments.lengths)
             options |= {"cu_seq_lens_q": segments.cu_seqlens, "cu_seq_lens_k": segments.cu_seqlens}
             options |= {"max_length_q": longest, "max_length_k": longest}
+            if name == VARLEN:
+                options["sample_lengths"] = segments.lengths
             return attention(self, query, key, value, None, **options)
         if segments.block_mask is not None:
             return attention(self, query, key, value, segments.block_mask, **options)

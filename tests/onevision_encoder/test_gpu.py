@@ -7,6 +7,7 @@ import torch
 from transformers.utils.import_utils import is_flash_attn_2_available
 
 from onevision_encoder import OneVisionEncoderModel, PackedInput, image_segment, pack
+from onevision_encoder.varlen import is_varlen_available
 
 pytestmark = [
     pytest.mark.gpu,
@@ -16,6 +17,10 @@ pytestmark = [
 FLASH = pytest.param(
     "flash_attention_2",
     marks=pytest.mark.skipif(not is_flash_attn_2_available(), reason="needs flash-attn"),
+)
+VARLEN = pytest.param(
+    "varlen",
+    marks=pytest.mark.skipif(not is_varlen_available(), reason="needs torch's varlen_attn"),
 )
 HALF_TOLERANCE = {torch.float16: 0.01, torch.bfloat16: 0.08}
 """As on a CPU: largest difference of features that are of the order of one."""
@@ -64,7 +69,7 @@ def test_float32_equals_cpu(tiny_model: Callable, attn_implementation: str) -> N
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("attn_implementation", ["eager", "sdpa", "flex_attention", FLASH])
+@pytest.mark.parametrize("attn_implementation", ["eager", "sdpa", "flex_attention", VARLEN, FLASH])
 def test_half_precision_is_near_float32(
     tiny_model: Callable, dtype: torch.dtype, attn_implementation: str
 ) -> None:
@@ -78,7 +83,7 @@ def test_half_precision_is_near_float32(
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("attn_implementation", ["eager", "flex_attention", FLASH])
+@pytest.mark.parametrize("attn_implementation", ["eager", "flex_attention", VARLEN, FLASH])
 def test_backends_agree_in_half_precision(
     tiny_model: Callable, dtype: torch.dtype, attn_implementation: str
 ) -> None:
@@ -92,7 +97,7 @@ def test_backends_agree_in_half_precision(
     torch.testing.assert_close(actual_batch, expected_batch, atol=HALF_TOLERANCE[dtype], rtol=0)
 
 
-@pytest.mark.parametrize("attn_implementation", ["eager", "sdpa", "flex_attention", FLASH])
+@pytest.mark.parametrize("attn_implementation", ["eager", "sdpa", "flex_attention", VARLEN, FLASH])
 def test_segments_do_not_see_each_other(tiny_model: Callable, attn_implementation: str) -> None:
     model = tiny_model().cuda().bfloat16()
     model.set_attn_implementation(attn_implementation)

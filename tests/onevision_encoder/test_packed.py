@@ -33,7 +33,7 @@ def _pack(videos: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch
     return torch.cat(patches), torch.cat(positions), lengths.cumsum(0).int()
 
 
-@pytest.mark.parametrize("attn_implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize("attn_implementation", ["eager", "sdpa", "varlen"])
 @pytest.mark.parametrize("use_head", [True, False])
 @pytest.mark.parametrize("output_layer", [-1, -2, -4])
 def test_equals_one_call_per_segment(
@@ -49,7 +49,7 @@ def test_equals_one_call_per_segment(
     torch.testing.assert_close(packed, torch.cat(expected, dim=1)[0], **FLOAT32)
 
 
-@pytest.mark.parametrize("attn_implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize("attn_implementation", ["eager", "sdpa", "varlen"])
 @pytest.mark.parametrize(("group_tokens", "gradients"), [(2048, True), (2048, False), (7, False)])
 def test_segments_do_not_see_each_other(
     tiny_model: Callable,

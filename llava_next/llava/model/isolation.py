@@ -2,8 +2,8 @@
 
 The library masks such a row instead: it scores all pairs of the row's tokens, throws most of them
 away, and holds a mask of T x T. Here the default backend is called once per sample, and
-FlashAttention is told the bounds. Other backends, and layers with a sliding window, keep the
-library's mask.
+FlashAttention and ``varlen`` are told the bounds. Other backends, and layers with a sliding window,
+keep the library's mask.
 
 Axis letters: B rows, T tokens of a row, N heads, K width of a head.
 """
@@ -17,6 +17,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from onevision_encoder.varlen import VARLEN
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel as _PreTrained
 else:
@@ -25,7 +27,7 @@ else:
 SDPA_PER_SAMPLE = "sdpa_per_sample"
 """Name of the backend that replaces ``sdpa`` in the decoder: the same but for packed rows."""
 
-_FLASH_BACKENDS = frozenset({"flash_attention_2", "flash_attention_3"})
+_FLASH_BACKENDS = frozenset({"flash_attention_2", "flash_attention_3", VARLEN})
 
 
 def sdpa_per_sample(
@@ -61,6 +63,7 @@ def sdpa_per_sample(
 
 AttentionInterface.register(SDPA_PER_SAMPLE, sdpa_per_sample)
 AttentionMaskInterface.register(SDPA_PER_SAMPLE, sdpa_mask)
+AttentionMaskInterface.register(VARLEN, sdpa_mask)
 
 
 class IsolatesSamples(_PreTrained):
@@ -100,5 +103,7 @@ def isolation_arguments(config: Any, position_ids: Tensor) -> dict[str, Any]:
     if backend == SDPA_PER_SAMPLE:
         return arguments | {"sample_lengths": lengths}
     edges = torch.tensor(bounds, dtype=torch.int32, device=position_ids.device)
+    if backend == VARLEN:
+        arguments["sample_lengths"] = lengths
     arguments |= {"cu_seq_lens_q": edges, "cu_seq_lens_k": edges}
     return arguments | {"max_length_q": max(lengths), "max_length_k": max(lengths)}

@@ -51,7 +51,8 @@ class ModelArguments:
         default=None, metadata={"help": "prompt template: qwen_1_5 (default) or plain"}
     )
     attn_implementation: str | None = field(
-        default=None, metadata={"help": "eager, sdpa, flash_attention_2; default: the library's"}
+        default=None,
+        metadata={"help": "eager, sdpa, varlen, flash_attention_2; default: the library's"},
     )
 
     lora_enable: bool = field(

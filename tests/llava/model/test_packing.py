@@ -29,7 +29,7 @@ def _packed(rows: list[torch.Tensor], segments: Any) -> dict[str, object]:
     }
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager", "varlen"])
 def test_the_packed_loss_and_gradients_are_the_padded_ones(
     tiny_checkpoint: Path,
     mixed_samples: MixedSamples,

@@ -1,0 +1,175 @@
+"""The attention backend ``varlen``: one kernel for all segments, without flash-attn.
+
+``torch.nn.attention.varlen.varlen_attn`` came with torch 2.10 and runs on CUDA devices from compute
+capability 8.0 on, in float16 and bfloat16, without dropout. Where one of these does not hold, and
+where no bounds are given, this backend does the same work by the library's ``sdpa``, one call per
+segment: the name is valid on every device.
+
+Axis letters: B samples, L tokens of a row, P tokens of a packed row, N heads, M heads of keys and
+values (M divides N), K width of a head, S segments.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+VARLEN = "varlen"
+_KERNEL_DTYPES = (torch.float16, torch.bfloat16)
+_MAX_HEAD_DIM = 256
+_HEAD_DIM_MULTIPLE = 8
+
+
+@lru_cache(maxsize=1)
+def varlen_kernel() -> Callable[..., Any] | None:
+    """Return torch's kernel, None where this torch has none."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    return varlen_attn
+
+
+@lru_cache(maxsize=1)
+def is_varlen_available() -> bool:
+    """Return whether this machine has a device that runs the kernel, and a torch with it."""
+    return (
+        varlen_kernel() is not None
+        and torch.cuda.is_available()
+        and torch.version.hip is None
+        and torch.cuda.get_device_capability() >= (8, 0)
+    )
+
+
+@lru_cache(maxsize=8)
+def _parameters(kernel: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(kernel).parameters)
+
+
+def call_kernel(
+    kernel: Callable[..., Any],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bounds: Tensor,
+    longest: int,
+    *,
+    scaling: float,
+    is_causal: bool,
+) -> Tensor:
+    """Call the kernel in the words of the torch that is installed.
+
+    torch 2.10 takes ``is_causal`` and has neither ``enable_gqa`` nor ``window_size``.
+
+    Args:
+        kernel: ``varlen_attn``.
+        query: (P, N, K).
+        key: (P, M, K).
+        value: (P, M, K).
+        bounds: int32 (S + 1,), from 0 to P.
+        longest: tokens of the longest segment.
+        scaling: factor of the scores.
+        is_causal: whether a token sees only those before it.
+
+    Returns:
+        (P, N, K).
+    """
+    names = _parameters(kernel)
+    options: dict[str, Any] = {}
+    if "window_size" in names:
+        options["window_size"] = (-1, 0) if is_causal else (-1, -1)
+    else:
+        options["is_causal"] = is_causal
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1 and "enable_gqa" in names:
+        options["enable_gqa"] = True
+    elif groups > 1:
+        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+    if "scale" in names:
+        options["scale"] = scaling
+    else:
+        query = query * (scaling * query.shape[-1] ** 0.5)
+    return kernel(query, key, value, bounds, bounds, longest, longest, **options)
+
+
+def _fits_kernel(query: Tensor, dtype: torch.dtype, dropout: float) -> bool:
+    head_dim = query.shape[-1]
+    return (
+        query.is_cuda
+        and is_varlen_available()
+        and dtype in _KERNEL_DTYPES
+        and dropout == 0.0
+        and head_dim <= _MAX_HEAD_DIM
+        and head_dim % _HEAD_DIM_MULTIPLE == 0
+    )
+
+
+def varlen_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    is_causal: bool | None = None,
+    cu_seq_lens_q: Tensor | None = None,
+    max_length_q: int | None = None,
+    sample_lengths: Sequence[int] | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attend within each segment of a packed row; the library's ``sdpa`` for any other input.
+
+    Args:
+        module: module of the attention; says whether it is causal where ``is_causal`` is None.
+        query: (B, N, L, K), B = 1 where there are bounds.
+        key: (B, M, L, K).
+        value: (B, M, L, K).
+        attention_mask: mask of the library for rows without bounds.
+        scaling: factor of the scores; None is 1 / sqrt(K).
+        dropout: dropout of the probabilities.
+        is_causal: whether a token sees only those before it.
+        cu_seq_lens_q: int32 (S + 1,), bounds of the segments, on the device.
+        max_length_q: tokens of the longest segment.
+        sample_lengths: tokens of each segment, on the host, for the way without the kernel.
+        **kwargs: further arguments of the library's function.
+
+    Returns:
+        (B, L, N, K) and None.
+    """
+    for name in ("cu_seq_lens_k", "max_length_k"):
+        kwargs.pop(name, None)
+    options = {"scaling": scaling, "dropout": dropout, "is_causal": is_causal, **kwargs}
+    if cu_seq_lens_q is None or max_length_q is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    dtype = query.dtype
+    if dtype == torch.float32 and torch.is_autocast_enabled(query.device.type):
+        dtype = torch.get_autocast_dtype(query.device.type)
+    if _fits_kernel(query, dtype, dropout):
+        kernel: Any = varlen_kernel()
+        query, key, value = (x[0].transpose(0, 1).to(dtype) for x in (query, key, value))
+        mixed = call_kernel(
+            kernel,
+            query,
+            key,
+            value,
+            cu_seq_lens_q,
+            max_length_q,
+            scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
+            is_causal=bool(getattr(module, "is_causal", False)) if is_causal is None else is_causal,
+        )
+        return mixed[None], None
+    # Without the kernel each segment is a call of its own; the lengths are known on the host.
+    lengths = cu_seq_lens_q.diff().tolist() if sample_lengths is None else list(sample_lengths)
+    parts = zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True)
+    outputs = [sdpa_attention_forward(module, q, k, v, None, **options)[0] for q, k, v in parts]
+    return torch.cat(outputs, dim=1), None
+
+
+ALL_ATTENTION_FUNCTIONS.register(VARLEN, varlen_attention)

@@ -1,0 +1,121 @@
+"""What torch's kernel for packed rows is given; it runs on CUDA alone, a reference replaces it."""
+
+import inspect
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from onevision_encoder import varlen
+from support.tolerances import FLOAT32
+
+LENGTHS = [5, 130, 1, 64]
+
+
+def _reference(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_seq_q: torch.Tensor,
+    cu_seq_k: torch.Tensor | None,
+    max_q: int,
+    max_k: int,
+    *,
+    return_aux: Any = None,
+    scale: float | None = None,
+    window_size: tuple[int, int] = (-1, -1),
+    enable_gqa: bool = False,
+    seqused_k: torch.Tensor | None = None,
+    block_table: torch.Tensor | None = None,
+    num_splits: int | None = None,
+) -> torch.Tensor:
+    """The documented meaning of the kernel: (P, N, K), one segment after the other."""
+    assert cu_seq_q.dtype == torch.int32
+    assert cu_seq_k is not None
+    assert torch.equal(cu_seq_q, cu_seq_k)
+    lengths = cu_seq_q.diff().tolist()
+    assert max_q == max_k == max(lengths)
+    assert window_size in {(-1, -1), (-1, 0)}
+    parts = zip(
+        *(x.transpose(0, 1).split(lengths, dim=1) for x in (query, key, value)), strict=True
+    )
+    mixed = [
+        scaled_dot_product_attention(
+            *part, scale=scale, is_causal=window_size == (-1, 0), enable_gqa=enable_gqa
+        )
+        for part in parts
+    ]
+    return torch.cat(mixed, dim=1).transpose(0, 1)
+
+
+def _reference_of_2_10(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_seq_q: torch.Tensor,
+    cu_seq_k: torch.Tensor,
+    max_q: int,
+    max_k: int,
+    is_causal: bool = False,
+    return_aux: Any = None,
+) -> torch.Tensor:
+    """The narrowest form: no scale, no groups of heads."""
+    assert query.shape[1] == key.shape[1]
+    window = (-1, 0) if is_causal else (-1, -1)
+    return _reference(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, window_size=window)
+
+
+def test_the_reference_has_the_signature_of_torch() -> None:
+    kernel = varlen.varlen_kernel()
+    if kernel is None:
+        pytest.skip("this torch has no varlen_attn")
+    assert list(inspect.signature(kernel).parameters) == list(
+        inspect.signature(_reference).parameters
+    )
+
+
+@pytest.mark.parametrize("kernel", [_reference, _reference_of_2_10])
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize(("heads", "key_heads", "width"), [(4, 4, 64), (6, 2, 128)])
+def test_the_kernel_and_the_way_without_it_agree(
+    monkeypatch: pytest.MonkeyPatch,
+    kernel: Any,
+    causal: bool,
+    heads: int,
+    key_heads: int,
+    width: int,
+) -> None:
+    """Values and gradients, with a factor of the scores that is not the usual one."""
+    module = nn.Module()
+    module.num_key_value_groups = heads // key_heads  # pyright: ignore[reportAttributeAccessIssue]
+    total = sum(LENGTHS)
+    tensors = [torch.randn(1, n, total, width) for n in (heads, key_heads, key_heads)]
+    bounds = torch.tensor([0, *LENGTHS]).cumsum(0).int()
+    weights = torch.randn(1, total, heads, width)
+
+    def run() -> list[torch.Tensor]:
+        inputs = [tensor.clone().requires_grad_() for tensor in tensors]
+        mixed, _ = varlen.varlen_attention(
+            module,
+            *inputs,
+            None,
+            scaling=0.05,
+            is_causal=causal,
+            cu_seq_lens_q=bounds,
+            cu_seq_lens_k=bounds,
+            max_length_q=max(LENGTHS),
+            max_length_k=max(LENGTHS),
+            sample_lengths=tuple(LENGTHS),
+        )
+        return [mixed.detach(), *torch.autograd.grad((mixed * weights).sum(), inputs)]
+
+    expected = run()
+    calls = []
+    monkeypatch.setattr(varlen, "_fits_kernel", lambda *_: True)
+    monkeypatch.setattr(varlen, "varlen_kernel", lambda: calls.append(1) or kernel)
+    actual = run()
+    assert calls == [1]
+    torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(actual[0], expected[0], **FLOAT32)
