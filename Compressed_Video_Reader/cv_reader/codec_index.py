@@ -266,22 +266,6 @@ def check_suffix(path: Path) -> None:
         _zstandard()
 
 
-def find_index(place: Path, data_set: str) -> Path:
-    """Return the index of a data set: the file itself, or ``<folder>/<data_set>.jsonl[.zst]``.
-
-    Raises:
-        SettingsError: if there is none, or there are two.
-    """
-    if place.is_file():
-        return place
-    found = [path for suffix in SUFFIXES if (path := place / f"{data_set}{suffix}").is_file()]
-    if len(found) != 1:
-        raise SettingsError(
-            f"{place} must hold one of {data_set}.jsonl and {data_set}.jsonl.zst, got {len(found)}"
-        )
-    return found[0]
-
-
 def write_index(path: Path, header: IndexHeader, lines: Iterable[bytes]) -> None:
     """Write an index that appears whole; ``lines`` are those of ``index_line``.
 
@@ -293,11 +277,6 @@ def write_index(path: Path, header: IndexHeader, lines: Iterable[bytes]) -> None
         stream.write(_json_line(header.to_json()))
         for line in lines:
             stream.write(line)
-
-
-def header_line(header: IndexHeader) -> bytes:
-    """Return the first line of an index."""
-    return _json_line(header.to_json())
 
 
 @contextlib.contextmanager

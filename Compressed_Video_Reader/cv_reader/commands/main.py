@@ -14,6 +14,7 @@ COMMANDS = MappingProxyType(
         "stage1": "score the patches of videos, and choose the ones to keep",
         "stage2": "pack the chosen patches into mosaics with their positions",
         "precompute": "both stages in one pass, as evaluation needs them",
+        "index": "write the kept patches of a list of videos as one file",
         "validate": "check assets and training data against the contract",
         "visualize": "show which patches of a video are kept, next to other ways of choosing",
         "compare": "compare selections made elsewhere with those made here",

@@ -10,10 +10,10 @@ import pytest
 
 from cv_reader.assets import AssetConfig
 from cv_reader.assets.make import ReadOptions, select_from_video
-from cv_reader.codec_index import CodecIndex, find_index
-from cv_reader.commands.index import main
+from cv_reader.codec_index import CodecIndex
 from cv_reader.commands.index.pickles import read_pickle
-from cv_reader.errors import AssetError, SettingsError
+from cv_reader.commands.main import main
+from cv_reader.errors import AssetError
 from support.media import moving_square, write_video
 
 SIZES = ["--T", "8", "--num_images", "2", "--square_size", "64", "--patch_size", "16"]
@@ -30,7 +30,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _index(videos: Path, out: Path, *more: str, code: int = 0) -> Path:
-    words = ["--dataset_path", str(videos / "list.csv"), "--out", str(out), *SIZES, *more]
+    words = ["index", "--dataset_path", str(videos / "list.csv"), "--out", str(out), *SIZES, *more]
     assert main(words) == code
     return out
 
@@ -54,7 +54,7 @@ def test_a_stopped_run_continues_and_a_changed_video_is_made_again(
 ) -> None:
     whole = _index(videos, tmp_path / "whole.jsonl", "--num_workers", "1").read_bytes()
     lines = whole.splitlines(keepends=True)
-    partial = tmp_path / "again.jsonl.partial"
+    partial = tmp_path / "again.jsonl.partial.jsonl"
     partial.write_bytes(b"".join([lines[0], lines[3], lines[1], lines[2][:40]]))
     capsys.readouterr()
     again = _index(videos, tmp_path / "again.jsonl", "--num_workers", "1")
@@ -75,20 +75,51 @@ def test_any_budget_keeps_the_best_and_other_settings_are_refused(
     config = AssetConfig(sequence_length=8, num_images=2, square_size=64, patch_size=16)
     best = select_from_video(videos / "v0.mp4", config, ReadOptions()).rows[:19]
     assert {tuple(row) for row in entry.rows.tolist()} == {tuple(row) for row in best.tolist()}
-    assert find_index(tmp_path, "few") == few
-    with pytest.raises(SettingsError, match="must hold one of"):
-        find_index(tmp_path, "none")
     _index(videos, few, "--keep", "18", "--num_workers", "1", code=2)
     assert "keep 19 against 18" in capsys.readouterr().err
     _index(videos, tmp_path / "x.json", code=2)
     _index(videos, tmp_path / "x.jsonl", "--keep", "-1", code=2)
 
 
+@pytest.mark.parametrize(
+    ("keep", "settings"),
+    [
+        ("19", ["--select", "rate_distortion"]),
+        ("19", ["--topk_mode", "time_bucket"]),
+        ("12", ["--keep_first_full_frame"]),
+        ("18", ["--block_cells", "2"]),
+    ],
+)
+def test_a_budget_that_no_order_of_the_choice_has_is_refused(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], keep: str, settings: list[str]
+) -> None:
+    _index(videos, tmp_path / "i.jsonl", "--keep", keep, *settings, code=2)
+    assert "--keep must be a multiple of" in capsys.readouterr().err
+
+
+def test_whole_frames_are_the_choice_of_rate_distortion(videos: Path, tmp_path: Path) -> None:
+    more = ("--keep", "32", "--select", "rate_distortion", "--num_workers", "1")
+    entry = CodecIndex(_index(videos, tmp_path / "i.jsonl", *more)).entry("v1.mp4")
+    config = AssetConfig(
+        sequence_length=8, num_images=2, square_size=64, patch_size=16, select="rate_distortion"
+    )
+    rows = select_from_video(videos / "v1.mp4", config, ReadOptions()).rows
+    assert {tuple(row) for row in entry.rows.tolist()} == {tuple(row) for row in rows.tolist()}
+
+
 def test_a_broken_video_fails_alone(videos: Path, tmp_path: Path) -> None:
     listing = tmp_path / "list.csv"
     listing.write_text("v0.mp4,0\nnone.mp4,1\nv1.mp4,0\n")
     out = tmp_path / "i.jsonl"
-    words = ["--dataset_path", str(listing), "--video_root", str(videos), "--out", str(out)]
+    words = [
+        "index",
+        "--dataset_path",
+        str(listing),
+        "--video_root",
+        str(videos),
+        "--out",
+        str(out),
+    ]
     assert main([*words, *SIZES, "--num_workers", "1"]) == 1
     assert list(CodecIndex(out).videos()) == ["v0.mp4", "v1.mp4"]
     assert "none.mp4" in (tmp_path / "i.jsonl.failed.txt").read_text()

@@ -10,6 +10,7 @@ again.
 """
 
 import argparse
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,17 +25,19 @@ from cv_reader.assets.make import select_from_video
 from cv_reader.assets.rows import read_rows
 from cv_reader.assets.samples import check_video, video_fault
 from cv_reader.codec_index import (
+    MAX_LINE_BYTES,
     CodecIndex,
     IndexEntry,
     IndexHeader,
     check_suffix,
-    header_line,
     index_line,
     write_index,
 )
 from cv_reader.commands.arguments import (
     add_budget_arguments,
+    add_dataset_argument,
     add_fail_argument,
+    add_run_arguments,
     add_scoring_arguments,
     add_size_arguments,
     config_from,
@@ -46,6 +49,7 @@ from cv_reader.commands.progress import Report, announce, run_samples
 from cv_reader.errors import AssetError, SampleError, SettingsError, StaleAssetError
 from cv_reader.exits import run_command
 from cv_reader.reader import ReadOptions
+from cv_reader.select.config import AssetConfig
 from cv_reader.select.selection import sample_frame_ids
 from cv_reader.video_lists import read_list
 
@@ -75,8 +79,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from cv_reader.commands.arguments import add_dataset_argument, add_run_arguments
-
     parser = new_parser("cv_reader index", __doc__)
     add_dataset_argument(parser, ".jsonl of lines with video, or a list of labelled videos")
     parser.add_argument(
@@ -88,7 +90,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="K",
         type=int,
         default=0,
-        help="number of cells to keep of each video; 0 = --num_images whole frames",
+        help="number of cells to keep of each video, as many as whole frames hold unless "
+        "--select is topk; 0 = --num_images whole frames",
     )
     parser.add_argument(
         "--pickles", metavar="FILE", type=Path, help="convert pickles: lines video,pickle"
@@ -111,13 +114,14 @@ def _run(args: argparse.Namespace) -> int:
     videos = _videos(args)
     config = config_from(args)
     if args.keep > 0:
-        # Any budget: enough whole frames to choose from, then the best of them.
-        config = replace(config, num_images=max(-(-args.keep // config.grid**2), 1))
+        # As many whole frames as hold the budget; what is over is cut off the end of the choice.
+        config = replace(config, num_images=-(-args.keep // config.grid**2))
+        _check_keep(config, args.keep)
     header = IndexHeader(config, args.keep or config.num_rows)
     root = args.video_root or args.dataset_path.parent
     pickles = _pickle_paths(args.pickles) if args.pickles else {}
     work = Work(header, read_options_from(args), root, pickles)
-    journal = args.out.with_name(args.out.name + ".partial")
+    journal = args.out.with_name(args.out.name + ".partial.jsonl")
     fail_path = args.fail_txt or args.out.with_name(args.out.name + ".failed.txt")
     make_folders(args.out.parent)
     with claimed_output(args.out.parent, args.out.name, args.out.parent):
@@ -128,37 +132,50 @@ def _run(args: argparse.Namespace) -> int:
             announce("index", len(videos), args)
             for _ in fresh:
                 report.count("kept")
-            _make(work, [v for v in videos if v not in fresh], known, journal, args, report)
+            missing = [v for v in videos if v not in fresh]
+            _start_journal(journal, header, old, set(missing))
+            _make(work, missing, journal, args, report, set(known))
             made = CodecIndex(journal)
             sources = {v: known[v] for v in fresh} | dict.fromkeys(made.videos(), made)
             write_index(args.out, header, (sources[v].line(v) for v in videos if v in sources))
+            for index in (*old, made):
+                index.close()
             journal.unlink()
             summary = args.out.with_name(args.out.name + ".summary.json")
             return report.finish(summary, config)
 
 
+def _start_journal(
+    journal: Path, header: IndexHeader, old: list[CodecIndex], missing: set[str]
+) -> None:
+    """Write the journal of this run: what the one before it holds, without what is made again."""
+    kept = (
+        index.line(video)
+        for index in old
+        if index.path == journal
+        for video in index.videos()
+        if video not in missing
+    )
+    write_index(journal, header, kept)
+
+
 def _make(
     work: Work,
     missing: list[str],
-    known: dict[str, CodecIndex],
     journal: Path,
     args: argparse.Namespace,
     report: Report,
+    known: set[str],
 ) -> None:
     """Append the missing entries to the journal, which a stopped run continues."""
-    kept = [index for index in set(known.values()) if index.path == journal]
-    lines = [kept[0].line(v) for v in kept[0].videos() if v not in set(missing)] if kept else []
-    with writing(journal):
-        write_index(journal.with_name(journal.name + ".jsonl"), work.header, lines)
-        journal.with_name(journal.name + ".jsonl").replace(journal)
-        with journal.open("ab") as stream:
-            for outcome in run_samples(partial(make_line, work), missing, args):
-                if outcome.failure:
-                    report.fail(outcome.failure, video=outcome.task)
-                    continue
-                stream.write(outcome.value or b"")
-                stream.flush()
-                report.count("remade" if outcome.task in known else "made")
+    with writing(journal), journal.open("ab") as stream:
+        for outcome in run_samples(partial(make_line, work), missing, args):
+            if outcome.failure:
+                report.fail(outcome.failure, video=outcome.task)
+                continue
+            stream.write(outcome.value or b"")
+            stream.flush()
+            report.count("remade" if outcome.task in known else "made")
     flush(journal)
 
 
@@ -170,7 +187,6 @@ def make_line(work: Work, video: str) -> bytes:
     if work.pickles:
         return index_line(_converted(work, video, path), config.grid)
     chosen = select_from_video(path, config, work.options)
-    # Rows are ordered from the best down, so that any beginning is the choice of its size.
     entry = IndexEntry(
         video=video,
         source=chosen.facts["source"],
@@ -246,12 +262,8 @@ def _earlier(out: Path, journal: Path, header: IndexHeader) -> list[CodecIndex]:
     if out.exists():
         found.append(CodecIndex(out))
     if journal.exists():
-        data = journal.read_bytes()
-        journal.write_bytes(data[: data.rfind(b"\n") + 1])
-        if journal.read_bytes().startswith(header_line(header)):
-            found.append(CodecIndex(journal))
-        else:
-            raise StaleAssetError(f"{journal}: a stopped run has other settings; {_REPAIR}")
+        _drop_cut_line(journal)
+        found.append(CodecIndex(journal))
     for index in found:
         if index.header != header:
             theirs, ours = index.header.to_json(), header.to_json()
@@ -266,3 +278,29 @@ def _earlier(out: Path, journal: Path, header: IndexHeader) -> list[CodecIndex]:
                 f"{theirs['keep']} against {ours['keep']}); {_REPAIR}"
             )
     return found
+
+
+def _drop_cut_line(journal: Path) -> None:
+    """Cut off the beginning of a line that a run which was killed had written."""
+    with journal.open("rb+") as stream:
+        size = stream.seek(0, io.SEEK_END)
+        stream.seek(max(size - MAX_LINE_BYTES, 0))
+        tail = stream.read()
+        stream.truncate(size - len(tail) + tail.rfind(b"\n") + 1)
+
+
+def _check_keep(config: AssetConfig, keep: int) -> None:
+    """Refuse a budget that is no beginning of a choice from the best cell down.
+
+    ``topk`` orders all cells but those of whole frames by score. Every other choice belongs to its
+    budget in whole frames: a beginning of it would be its first slots.
+    """
+    area = config.grid**2
+    is_ordered = config.select == "topk" and config.topk_mode != "time_bucket"
+    step = config.block_cells**2 if is_ordered else area
+    whole = len(config.full_slots) or int(config.keep_uniform_first)
+    if keep % step or keep < whole * area:
+        raise SettingsError(
+            f"--keep must be a multiple of {step} from {max(whole * area, step)} with "
+            f"--select {config.select} and {whole} whole frames of {area} cells, got {keep}"
+        )
