@@ -59,7 +59,7 @@ class ProofSettings:
     image_centres: int = 400
     video_centres: int = 200
     labels: int = 4
-    stage1_steps: int = 1000
+    stage1_steps: int = 800
     stage2_steps: int = 300
     image_batch: int = 64
     video_batch: int = 16
@@ -144,7 +144,7 @@ def train_stages(folder: Path, seed: int, settings: ProofSettings, *, pictures: 
         "output_dir": str(folder / "stage1"),
         "image_batch": settings.image_batch,
         "max_steps": settings.stage1_steps,
-        "learning_rate": 2e-3,
+        "learning_rate": 1e-3,
         "embedding_steps": settings.embedding_steps if pictures else 0,
         "logging_steps": 10,
     }
