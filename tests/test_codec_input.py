@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cv_reader.codec_index import CodecIndex
 from cv_reader.commands import main
 from support.media import moving_square, write_video
 from support.paths import ROOT
@@ -24,6 +25,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     write_video(tmp_path / "clip.mp4", moving_square(70, 96, 128))
     (tmp_path / "videos.jsonl").write_text(json.dumps({"video": "clip.mp4"}) + "\n")
+    (tmp_path / "train.csv").write_text("clip.mp4,0\n")
     turns = [{"from": "human", "value": "<video>\nWhat?"}, {"from": "gpt", "value": "A square."}]
     row = {"id": "1", "video": "clip.mp4", "conversations": turns}
     (tmp_path / "raw.json").write_text(json.dumps([row]))
@@ -45,9 +47,8 @@ def test_the_snippets_run_one_after_the_other(
 
 
 def test_the_commands_run(here: Path) -> None:
-    (block,) = _blocks("bash")
-    commands = block.splitlines()
-    assert len(commands) == 5
+    commands = "\n".join(_blocks("bash")).splitlines()
+    assert len(commands) == 6
     for command in commands:
         program, *arguments = shlex.split(command)
         assert program == "cv_reader"
@@ -56,6 +57,7 @@ def test_the_commands_run(here: Path) -> None:
     assert (here / "evaluation" / "assets" / "clip" / "meta.json").exists()
     assert len((here / "train.jsonl").read_text().splitlines()) == 1
     assert "svg" in (here / "kept.html").read_text()
+    assert list(CodecIndex(here / "kept.jsonl.zst").videos()) == ["clip.mp4"]
 
 
 def test_pictures_are_there_and_small() -> None:
