@@ -47,7 +47,7 @@ def test_the_snippets_run_one_after_the_other(
 
 
 def test_the_commands_run(here: Path) -> None:
-    commands = "\n".join(_blocks("bash")).splitlines()
+    commands = "".join(_blocks("bash")).splitlines()
     assert len(commands) == 6
     for command in commands:
         program, *arguments = shlex.split(command)

@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Generator, Sequence
 from multiprocessing.connection import Connection
+from multiprocessing.resource_tracker import ensure_running
 from pathlib import Path
 from types import FrameType
 
@@ -38,7 +39,9 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self.connection, child = context.Pipe()
         self.process = context.Process(target=_serve, args=(child, module), daemon=True)
-        # The process inherits the mask, so that Ctrl-C cannot meet its start either.
+        # The process inherits the mask, so that Ctrl-C cannot meet its start either. The library's
+        # tracker would be started with the first process, and unblocks SIGINT when it is.
+        ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _GROUP_SIGNALS)
         try:
             self.process.start()

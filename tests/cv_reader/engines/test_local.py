@@ -102,6 +102,22 @@ def test_a_task_that_cannot_be_sent_costs_itself() -> None:
     assert quick.value == 2
 
 
+def test_the_first_worker_of_a_process_starts_with_ctrl_c_blocked_too() -> None:
+    code = (
+        "import re, signal\n"
+        "from pathlib import Path\n"
+        "from cv_reader.engines.worker_process import Worker, stop_workers\n"
+        "if __name__ == '__main__':\n"
+        "    worker = Worker()\n"
+        "    status = Path(f'/proc/{worker.process.pid}/status').read_text()\n"
+        "    blocked = int(re.search(r'SigBlk:\\s*(\\w+)', status)[1], 16)\n"
+        "    print(blocked >> (signal.SIGINT - 1) & 1)\n"
+        "    stop_workers([worker], at_once=True)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout == "1\n"
+
+
 def test_ctrl_c_while_a_worker_starts_shows_no_traceback() -> None:
     code = (
         "import os, signal, sys, threading, time\n"
