@@ -12,11 +12,27 @@ import time
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from queue import Empty
 from typing import Any
 
 _SECONDS = 240
+
+
+# The first user of a process starts its server; a server without these would import them per rank.
+_PRELOADED = [
+    "torch.distributed",
+    "transformers.modeling_utils",
+    "encoder_training.pretrain.train",
+]
+
+
+def forking_context() -> ForkServerContext:
+    """Return the context of processes that are forked with torch imported."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
+    return context
 
 
 def on_ranks(function: Callable[..., Any], size: int, *arguments: Any) -> list[Any]:
@@ -30,8 +46,7 @@ def on_ranks(function: Callable[..., Any], size: int, *arguments: Any) -> list[A
     Raises:
         AssertionError: with the traceback of the first rank that failed.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch.distributed", "transformers.modeling_utils"])
+    context = forking_context()
     with tempfile.TemporaryDirectory() as folder:
         queue = context.Queue()
         processes = [

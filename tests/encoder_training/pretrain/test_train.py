@@ -1,7 +1,6 @@
 """Runs of the command in this process and on ranks, on made data of a few samples."""
 
 import json
-import multiprocessing
 import shutil
 import signal
 import time
@@ -26,7 +25,7 @@ from support.pretrain_runs import (
     tiny_settings,
     with_videos,
 )
-from support.process_group import on_ranks
+from support.process_group import forking_context, on_ranks
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +78,7 @@ def test_a_killed_run_resumes_bit_equal(sets: Path, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert main(flags(tiny_settings(sets, whole, max_steps=6))) == 0
     arguments = flags(tiny_settings(sets, killed, max_steps=6))
-    process = multiprocessing.get_context("forkserver").Process(
-        target=run_command, args=(0, arguments)
-    )
+    process = forking_context().Process(target=run_command, args=(0, arguments))
     process.start()
     marker = killed / "checkpoint-2" / "complete.json"
     end = time.monotonic() + 120
