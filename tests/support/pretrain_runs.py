@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from encoder_training.pretrain.data.made import write_made_set
+from encoder_training.pretrain.data.samples import empty_batch
 from encoder_training.pretrain.objective import CentreHead, Objective
 from encoder_training.pretrain.settings import Settings
 from encoder_training.pretrain.state import TrainingState, load_state, save_state
@@ -78,7 +79,12 @@ def micro_step_gradients(
     """
     run = Pretraining(Settings(**settings), torch.device("cpu"))
     run.start_data()
-    batches = [next(run._batches[kind]) for kind in kinds[rank]]
+    batches = [
+        next(run._batches[kind])
+        if kind in kinds[rank]
+        else empty_batch(kind, run.settings.patch_size, data.info.labels_per_sample)
+        for kind, data in run.sets.items()
+    ]
     losses, _ = run._micro_step(batches, 0, syncs)
     encoder = [p.grad.clone() for p in run.state.encoder.parameters() if p.grad is not None]
     heads = [head.centres.grad for head in run.state.heads.values()]

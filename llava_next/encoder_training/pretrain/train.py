@@ -15,6 +15,7 @@ settings, data or installation wrong, nothing started; 130 interrupted.
 import contextlib
 import math
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,10 @@ class DivergedRun(RuntimeError):
     """The loss became NaN or infinite."""
 
 
+class NoUsableSamples(RuntimeError):
+    """All samples of a step were skipped, on all ranks."""
+
+
 class Pretraining:
     """A run: encoder, heads, optimiser and data, and what one step does with them."""
 
@@ -74,7 +79,14 @@ class Pretraining:
             for kind, paths in settings.sets().items()
         }
         self.samples_to_embed: dict[Kind, ShardSet] = {
-            kind: open_set(paths, view=settings.plain_view(kind), batch_size=32, shuffle=False)
+            kind: open_set(
+                paths,
+                view=settings.plain_view(kind),
+                batch_size=32,
+                shuffle=False,
+                num_epochs=1,
+                on_bad=settings.on_bad_sample,
+            )
             for kind, paths in settings.sets().items()
         }
         torch.manual_seed(settings.seed)
@@ -137,6 +149,7 @@ class Pretraining:
 
         Raises:
             DivergedRun: on all ranks, if the loss is not finite, before any weight changes.
+            NoUsableSamples: on all ranks, if every sample of the step was skipped.
         """
         settings, state = self.settings, self.state
         factor = rate_factor(
@@ -152,13 +165,20 @@ class Pretraining:
         waited = -self._waited()
         for part in range(settings.accumulation_steps):
             is_last = part == settings.accumulation_steps - 1
-            batches = [batch for it in self._batches.values() if (batch := next(it, None))]
+            batches = [next(batches) for batches in self._batches.values()]
             found, compared = self._micro_step(batches, part, is_last)
             for kind, loss in found.items():
                 losses[kind] = losses.get(kind, 0) + loss / settings.accumulation_steps
             lengths = [length for batch in batches for length in batch.cu_seqlens.diff().tolist()]
             samples, tokens = samples + len(lengths), tokens + sum(lengths)
             flops += step_flops(state.encoder, lengths, compared)
+        if not losses:
+            skipped = sum((data.skipped for data in self.sets.values()), Counter[str]())
+            raise NoUsableSamples(
+                f"step {state.step + 1} must have a sample that can be used, all of all ranks were "
+                f"skipped; skipped so far on this rank: {dict(skipped)}. Repair the shards, then "
+                "continue with --resume_from_checkpoint auto"
+            )
         norm = self._clip()
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
@@ -185,7 +205,7 @@ class Pretraining:
         """Add the gradients of one micro-batch; return the loss and the cost of each head."""
         settings, state = self.settings, self.state
         by_kind = {batch.kind: batch for batch in batches}
-        own = [len(by_kind[kind].labels) if kind in by_kind else 0 for kind in state.heads]
+        own = [len(by_kind[kind].labels) for kind in state.heads]
         counts = gather_counts(own, self.device)
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=settings.bf16)
         model = self._model
@@ -195,14 +215,13 @@ class Pretraining:
                 features = model(*self._inputs(batches))
             leaf = features.detach().requires_grad_()
             total, losses, compared, start = leaf.sum() * 0, {}, [], 0
-            for index, (kind, data) in enumerate(self.sets.items()):
+            for index, kind in enumerate(self.sets):
                 head, rows = state.heads[kind], [row[index] for row in counts]
                 if not any(rows):
                     continue
-                labels = self._labels(by_kind.get(kind), data.info.labels_per_sample)
                 loss = head(
                     leaf[start : start + own[index]],
-                    labels,
+                    by_kind[kind].labels.to(self.device, non_blocking=True),
                     rows,
                     step=(state.step, part),
                     compute_dtype=torch.bfloat16 if settings.bf16 else None,
@@ -221,7 +240,8 @@ class Pretraining:
         return losses, compared
 
     def _inputs(self, batches: Sequence[PretrainBatch]) -> tuple[Tensor, Tensor, Tensor]:
-        if not batches:  # a rank without data still takes part
+        batches = [batch for batch in batches if batch.keys]
+        if not batches:  # a rank without samples still takes part
             width = 3 * self.settings.patch_size**2
             bounds = torch.tensor([0, 1], dtype=torch.int32)
             return (
@@ -236,11 +256,6 @@ class Pretraining:
             positions.to(self.device, non_blocking=True),
             cu_seqlens,
         )
-
-    def _labels(self, batch: PretrainBatch | None, labels_per_sample: int) -> Tensor:
-        if batch is None:
-            return torch.zeros(0, labels_per_sample, dtype=torch.int64, device=self.device)
-        return batch.labels.to(self.device, non_blocking=True)
 
     def _check_finite(
         self, losses: Mapping[str, Tensor], features: Tensor, batches: Sequence[PretrainBatch]
@@ -318,6 +333,8 @@ def _save_embeddings(run: Pretraining, output_dir: Path) -> None:
     for kind, data in run.samples_to_embed.items():
         left = run.settings.embedding_samples
         for batch in data.batches():
+            if not batch.keys:
+                continue
             features.append(run.embed(batch)[:left])
             keys += batch.keys[:left]
             kinds += [kind] * min(left, len(batch.keys))
@@ -325,7 +342,8 @@ def _save_embeddings(run: Pretraining, output_dir: Path) -> None:
             if left <= 0:
                 break
         data.load_state_dict({"position": 0})
-    write_embeddings(output_dir, run.state.step, keys, kinds, torch.cat(features))
+    if features:
+        write_embeddings(output_dir, run.state.step, keys, kinds, torch.cat(features))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

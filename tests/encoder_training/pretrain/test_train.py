@@ -17,6 +17,7 @@ from encoder_training.pretrain.settings import Settings
 from encoder_training.pretrain.train import DivergedRun, Pretraining, main
 from run_kit.log import read_log
 from support.pretrain_runs import (
+    IMAGE_CENTRES,
     encoder_weights,
     flags,
     make_sets,
@@ -195,6 +196,21 @@ def test_a_sample_that_is_not_finite_stops_the_run_by_its_name(
     with pytest.raises(DivergedRun, match=rf"step 1 .* NaN or infinite: image {batch.keys[2]}\. "):
         run._micro_step([batch], 0, True)
     assert torch.equal(run.state.encoder.embeddings.patch_embedding.weight, before)
+
+
+def test_a_run_whose_samples_are_all_skipped_ends_with_code_1(
+    sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(sets, tmp_path / "sets")
+    described = tmp_path / "sets" / "images" / "set.json"
+    text = described.read_text().replace(f'"num_centres": {IMAGE_CENTRES}', '"num_centres": 1')
+    described.write_text(text)
+    settings = tiny_settings(tmp_path / "sets", tmp_path / "run", on_bad_sample="skip")
+    with pytest.raises(SystemExit) as ended:
+        main(flags(settings | {"embedding_steps": 2}))
+    assert ended.value.code == 1
+    assert "step 1 must have a sample that can be used" in (error := capsys.readouterr().err)
+    assert "{'label outside the bank': 4}" in error
 
 
 @pytest.mark.parametrize(

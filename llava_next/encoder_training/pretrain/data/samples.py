@@ -105,6 +105,25 @@ def collate(samples: Sequence[TokenSample]) -> PretrainBatch:
     )
 
 
+def empty_batch(kind: Kind, patch_size: int, labels_per_sample: int) -> PretrainBatch:
+    """Return a batch without samples: what a rank has when all its samples were skipped.
+
+    Args:
+        kind: kind of its set.
+        patch_size: side of a patch in pixels.
+        labels_per_sample: R.
+    """
+    return PretrainBatch(
+        torch.empty(0, 3 * patch_size * patch_size, dtype=torch.uint8),
+        torch.empty(0, 3, dtype=torch.int64),
+        torch.zeros(1, dtype=torch.int32),
+        torch.empty(0, labels_per_sample, dtype=torch.int64),
+        [],
+        [],
+        kind,
+    )
+
+
 def normalise(patches: Tensor, patch_size: int) -> Tensor:
     """Return uint8 patches (P, 3 * p * p) as float32 in CLIP's normalisation, on their device."""
     area = patch_size * patch_size

@@ -31,6 +31,7 @@ from encoder_training.pretrain.data.samples import (
     PretrainBatch,
     TokenSample,
     collate,
+    empty_batch,
 )
 from encoder_training.pretrain.data.set_info import SetInfo, read_set
 from encoder_training.pretrain.data.tar_shards import (
@@ -127,7 +128,7 @@ class _Shard:
 class _Batch:
     """What a worker sends: the samples of a stretch of positions, and those that are bad."""
 
-    batch: PretrainBatch | None
+    batch: PretrainBatch
     bad: list[BadSampleError]
 
 
@@ -164,7 +165,10 @@ class SampleReader(Dataset[_Batch]):
                 samples.append(self.read(position, number))
             except BadSampleError as error:
                 bad.append(error)
-        return _Batch(collate(samples) if samples else None, bad)
+        if samples:
+            return _Batch(collate(samples), bad)
+        info = self.info
+        return _Batch(empty_batch(info.kind, self.view.patch_size, info.labels_per_sample), bad)
 
     def read(self, position: int, number: int = 0) -> TokenSample:
         """Read one sample.
@@ -287,10 +291,11 @@ class ShardSet:
         self._position = int(state["position"])
 
     def batches(self) -> Iterator[PretrainBatch]:
-        """Yield batches from the position on.
+        """Yield batches from the position on, as many on every rank.
 
         A batch is smaller where samples are skipped, and at the end of the last epoch, where ranks
-        differ by at most one sample; a rank for which nothing is left there yields one batch less.
+        differ by at most one sample. It is empty where nothing is left for this rank: a rank that
+        left such a batch out would be one step ahead of the others.
 
         Raises:
             BadSampleError: A sample is bad, and bad ones are not skipped.
@@ -320,8 +325,7 @@ class ShardSet:
                 if len(self.skipped_samples) < 100:
                     self.skipped_samples.append(str(error))
             self._position = end
-            if result.batch is not None:
-                yield result.batch
+            yield result.batch
 
     def _stretches(self) -> Iterator[tuple[int, int]]:
         step = self._reader.batch_size * self._reader.world_size

@@ -172,6 +172,20 @@ def test_bad_samples_are_named_or_counted(
     assert lenient.skipped == {rule: 1}
 
 
+def test_ranks_keep_step_where_one_skips_all_its_samples(made: Path, tmp_path: Path) -> None:
+    folder = broken(made, tmp_path, {"000021.jpg": None, "000022.jpg": None})
+    ranks = [
+        keys(opened(folder, rank=rank, world_size=2, batch_size=1, on_bad="skip"))
+        for rank in range(2)
+    ]
+    assert [len(batches) for batches in ranks] == [12, 12]
+    assert sum(not batch for batches in ranks for batch in batches) == 3
+    reader = opened(folder, batch_size=1, on_bad="skip", shuffle=False)
+    empty = list(reader.batches())[21]
+    assert empty.patches.shape == (0, 3 * 14 * 14) and empty.labels.shape == (0, 10)
+    assert empty.cu_seqlens.tolist() == [0] and reader.state_dict() == {"position": 23}
+
+
 def test_a_cut_picture_is_bad(made: Path, tmp_path: Path) -> None:
     with tarfile.open(made / "shard-000004.tar") as tar:
         file = tar.extractfile("000021.jpg")
