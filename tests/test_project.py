@@ -149,6 +149,7 @@ ROOMS = {
     "encoder_training.pretrain.concepts": "pretrain.data",
     "encoder_training.pretrain.data": "",
     "encoder_training.pretrain.proof": "pretrain pretrain.concepts pretrain.data",
+    "encoder_training.probe": "",
     "llava.ask": "model visual",
     "llava.chat_template": "conversation",
     "llava.conversation": "",
