@@ -1,6 +1,7 @@
 """Checks of the encoder's arguments and weights; messages name argument, rule and value.
 
-Checks of values wait for the device, so a compiled model leaves them out.
+Checks of values wait for the device, so a compiled model leaves them out, and so does one that
+is given the lengths of its segments on the host.
 
 Axis letters: B samples, C channels, F frames, H and W pixels, L tokens of a sample, P tokens of a
 packed batch, S segments, p side of a patch in pixels.
@@ -87,8 +88,16 @@ def check_patches(patches: Tensor, width: int) -> None:
     check_floating("patches", patches)
 
 
-def check_positions(patch_positions: Tensor, allowed_shapes: Sequence[tuple[int, ...]]) -> None:
-    """Refuse positions of another shape, of no number type, negative or not finite."""
+def check_positions(
+    patch_positions: Tensor,
+    allowed_shapes: Sequence[tuple[int, ...]],
+    *,
+    reads_values: bool = True,
+) -> None:
+    """Refuse positions of another shape, of no number type, negative or not finite.
+
+    The last two need the values; a device has to be waited for.
+    """
     shape = tuple(patch_positions.shape)
     if shape not in allowed_shapes:
         rule = " or ".join(str(allowed) for allowed in dict.fromkeys(allowed_shapes))
@@ -99,7 +108,7 @@ def check_positions(patch_positions: Tensor, allowed_shapes: Sequence[tuple[int,
         raise ValueError(
             f"patch_positions must be integer or floating, got dtype {patch_positions.dtype}"
         )
-    if torch.compiler.is_compiling():
+    if not reads_values or torch.compiler.is_compiling():
         return
     lowest, highest = (float(value) for value in patch_positions.aminmax())
     # Written so that NaN, which no comparison holds for, is refused too.
@@ -139,21 +148,43 @@ def segment_lengths(cu_seqlens: Tensor, num_patches: int) -> tuple[int, ...]:
         ValueError: if ``cu_seqlens`` is not integer (S + 1,) rising strictly from 0 to
             ``num_patches``.
     """
-    if cu_seqlens.ndim != 1 or cu_seqlens.shape[0] < 2 or cu_seqlens.dtype not in _INDEX_DTYPES:
-        raise ValueError(
-            "cu_seqlens must be int32 of shape (S + 1,) with S >= 1 segments, "
-            f"got {cu_seqlens.dtype} of shape {tuple(cu_seqlens.shape)}"
-        )
+    check_bounds(cu_seqlens)
     bounds = cu_seqlens.tolist()
-    lengths = tuple(end - start for start, end in zip(bounds, bounds[1:], strict=False))
     if bounds[0] != 0 or bounds[-1] != num_patches:
         raise ValueError(
             f"cu_seqlens must start with 0 and end with the number of patches {num_patches}, "
             f"got {bounds[0]} and {bounds[-1]}"
         )
+    lengths = tuple(end - start for start, end in zip(bounds, bounds[1:], strict=False))
     if min(lengths) < 1:
         at = next(i for i, length in enumerate(lengths) if length < 1)
         raise ValueError(
             f"cu_seqlens must rise strictly, got {bounds[at]} then {bounds[at + 1]} at segment {at}"
+        )
+    return lengths
+
+
+def check_bounds(cu_seqlens: Tensor) -> None:
+    """Refuse bounds that are not integer (S + 1,) with S >= 1, without reading a value."""
+    if cu_seqlens.ndim != 1 or cu_seqlens.shape[0] < 2 or cu_seqlens.dtype not in _INDEX_DTYPES:
+        raise ValueError(
+            "cu_seqlens must be int32 of shape (S + 1,) with S >= 1 segments, "
+            f"got {cu_seqlens.dtype} of shape {tuple(cu_seqlens.shape)}"
+        )
+
+
+def check_lengths(lengths: Sequence[int], cu_seqlens: Tensor, num_patches: int) -> tuple[int, ...]:
+    """Return lengths that were given on the host, after a look at what needs no device.
+
+    Raises:
+        ValueError: if they are not S positive numbers that sum to ``num_patches``.
+    """
+    check_bounds(cu_seqlens)
+    lengths = tuple(lengths)
+    segments = cu_seqlens.shape[0] - 1
+    if len(lengths) != segments or min(lengths) < 1 or sum(lengths) != num_patches:
+        raise ValueError(
+            f"lengths must be {segments} positive numbers, one per segment of cu_seqlens, that sum "
+            f"to the number of patches {num_patches}, got {len(lengths)} that sum to {sum(lengths)}"
         )
     return lengths

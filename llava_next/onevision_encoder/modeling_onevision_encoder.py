@@ -28,6 +28,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 
 from .block_mask import segment_block_mask
 from .checks import (
+    check_lengths,
     check_loaded,
     check_patches,
     check_pixels,
@@ -440,6 +441,7 @@ class OneVisionEncoderModel(OneVisionEncoderPreTrainedModel):
         cu_seqlens: Tensor,
         *,
         output_layer: int = -1,
+        lengths: Sequence[int] | None = None,
     ) -> Tensor:
         """Encode segments of any shapes in one call; tokens attend within their segment.
 
@@ -452,6 +454,9 @@ class OneVisionEncoderModel(OneVisionEncoderPreTrainedModel):
                 cu_seqlens[s] to cu_seqlens[s + 1].
             output_layer: -1 for ``last_hidden_state``, any lower number for that entry of
                 ``hidden_states``: -2 is the output of the last block but one.
+            lengths: tokens of each segment, on the host. With them nothing is read back from the
+                device, and the values of ``patch_positions`` and ``cu_seqlens`` are the caller's to
+                check. None reads ``cu_seqlens``.
 
         Returns:
             (P, D).
@@ -466,12 +471,12 @@ class OneVisionEncoderModel(OneVisionEncoderPreTrainedModel):
                 f"got {output_layer}"
             )
         check_patches(patches, self.config.num_channels * self.config.patch_size**2)
-        check_positions(patch_positions, [(patches.shape[0], 3)])
-        groups = self._grouped(cu_seqlens, patches)
+        check_positions(patch_positions, [(patches.shape[0], 3)], reads_values=lengths is None)
+        groups = self._grouped(cu_seqlens, patches, lengths)
         sizes = [sum(group.lengths) for group in groups]
         parts = zip(
             patches[None].split(sizes, dim=1),
-            patch_positions[None].to(patches.device).split(sizes, dim=1),
+            patch_positions[None].to(patches.device, non_blocking=True).split(sizes, dim=1),
             groups,
             strict=True,
         )
@@ -481,15 +486,21 @@ class OneVisionEncoderModel(OneVisionEncoderPreTrainedModel):
             return self.layernorm_post(tokens)
         return tokens
 
-    def _grouped(self, cu_seqlens: Tensor, patches: Tensor) -> list[Segments]:
+    def _grouped(
+        self, cu_seqlens: Tensor, patches: Tensor, given: Sequence[int] | None
+    ) -> list[Segments]:
         """Return the segments in groups that go through the blocks one after the other."""
-        lengths = segment_lengths(cu_seqlens, patches.shape[0])
+        if given is None:
+            lengths = segment_lengths(cu_seqlens, patches.shape[0])
+        else:
+            lengths = check_lengths(given, cu_seqlens, patches.shape[0])
         name, device = self.config._attn_implementation, patches.device
         if name in _VARLEN_BACKENDS:
-            return [Segments(lengths, cu_seqlens.to(device, torch.int32))]
+            return [Segments(lengths, cu_seqlens.to(device, torch.int32, non_blocking=True))]
         # On a CPU one call per segment is faster, and flex attention has no backward anyway.
         if name == "flex_attention" and device.type != "cpu":
-            mask = segment_block_mask(cu_seqlens.to(device, torch.int32), patches.shape[0])
+            bounds = cu_seqlens.to(device, torch.int32, non_blocking=True)
+            mask = segment_block_mask(bounds, patches.shape[0])
             return [Segments(lengths, block_mask=mask)]
         # Gradients keep every activation with or without groups. Where processes share out the
         # weights, all of them gather a block's at every call: data must not decide how many.

@@ -149,8 +149,8 @@ def varlen_attention(
     if cu_seq_lens_q is None or max_length_q is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     dtype = query.dtype
-    if dtype == torch.float32 and torch.is_autocast_enabled(query.device.type):
-        dtype = torch.get_autocast_dtype(query.device.type)
+    if dtype == torch.float32 and query.is_cuda and torch.is_autocast_enabled("cuda"):
+        dtype = torch.get_autocast_dtype("cuda")
     if _fits_kernel(query, dtype, dropout):
         kernel: Any = varlen_kernel()
         query, key, value = (x[0].transpose(0, 1).to(dtype) for x in (query, key, value))

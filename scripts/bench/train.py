@@ -30,6 +30,7 @@ from llava.data.collator import Batch, Collator
 from llava.data.dataset import Item
 from llava.data.sampler import packed_rows
 from llava.model.loss import LanguageHead
+from llava.train.batches import to_device
 from llava.train.parts import PARTS
 from llava.train.run.flops import FlopCounter, count_flops_of
 from measure import measure
@@ -44,29 +45,25 @@ ROW_TOKENS = {"tiny": 1024, "small": 2048, "2b": 16384}
 WAYS = ("one sample per step", "one by one, accumulated", "padded batches", "packed rows")
 
 
-def make_steps(way: str, items: list[Item], row_tokens: int) -> list[list[Batch]]:
+def make_steps(way: str, items: list[Item], row_tokens: int, image_token: int) -> list[list[Batch]]:
     """Return the batches of each optimiser step."""
     if way == WAYS[0]:
-        return [[Collator(0)([item])] for item in items]
+        return [[Collator(0, image_token)([item])] for item in items]
     lengths = np.array([len(item["input_ids"]) for item in items])
     rows = packed_rows(np.arange(len(items)), lengths, row_tokens, 0)
     packs = [rows.samples_of(np.array([row])) for row in range(len(rows))]
     chosen = [[items[sample] for sample in pack] for pack in packs]
     if way == WAYS[1]:
-        return [[Collator(0)([item]) for item in pack] for pack in chosen]
-    return [[Collator(0, packed=way == WAYS[3])(pack)] for pack in chosen]
+        return [[Collator(0, image_token)([item]) for item in pack] for pack in chosen]
+    return [[Collator(0, image_token, packed=way == WAYS[3])(pack)] for pack in chosen]
 
 
 def run_step(model: Any, optimizer: torch.optim.Optimizer, batches: list[Batch]) -> None:
     """Run forward and backward passes, and one step of the optimiser."""
     device = model.device
-    supervised = sum(int((batch["labels"] != IGNORE_INDEX).sum()) for batch in batches)
+    supervised = sum(batch["layout"].num_supervised for batch in batches)
     for batch in batches:
-        inputs: dict[str, Any] = {**batch}
-        inputs.pop("info")
-        inputs = {
-            name: value if value is None else value.to(device) for name, value in inputs.items()
-        }
+        inputs = to_device({name: batch[name] for name in batch if name != "info"}, device)
         model(**inputs, num_items_in_batch=supervised).loss.backward()
     optimizer.step()
     optimizer.zero_grad()
@@ -88,7 +85,7 @@ def count_operations(counter: FlopCounter, steps: list[list[Batch]]) -> float:
         counter.step(
             batch["info"].sample_tokens,
             batch["info"].segment_patches,
-            int((batch["labels"][:, 1:] != IGNORE_INDEX).sum()),
+            batch["layout"].num_supervised,
         )
         for step in steps
         for batch in step
@@ -110,7 +107,7 @@ def run_way(way: str, args: argparse.Namespace) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = build(args.size, device, args.attention)
     items = make_items(model.config.image_token_id, args.samples, SIDE[args.size])
-    steps = make_steps(way, items, ROW_TOKENS[args.size])
+    steps = make_steps(way, items, ROW_TOKENS[args.size], model.config.image_token_id)
     tokens = sum(len(item["input_ids"]) for item in items)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
     run_step(model, optimizer, max(steps, key=lambda step: sum(b["labels"].numel() for b in step)))
@@ -153,7 +150,8 @@ def bench_visual(args: argparse.Namespace) -> None:
     base: tuple[float, float] | None = None
     for name, visual in kinds.items():
         text = 4 * side**2 if visual is None else side
-        batch = Collator(0)([make_item(model.config.image_token_id, visual, text, name)])
+        token = model.config.image_token_id
+        batch = Collator(0, token)([make_item(token, visual, text, name)])
         flops = count_operations(counter, [[batch]])
         seconds = min(run_steps(model, optimizer, [[batch]]) for _ in range(6))
         base = base or (seconds, flops)

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from llava.constants import IMAGE_TOKEN
 from llava.data.collator import Collator
 from llava.data.dataset import SupervisedDataset
 from llava.data.mixture import Mixture
@@ -162,12 +163,12 @@ def _bench_loading(folder: Path) -> None:
     turns = [{"from": "human", "value": "<image>" * MOSAICS}, answer]
     entry = {"image": names, "positions_thw": "positions.npy", "conversations": turns}
     (folder / "real.jsonl").write_text((json.dumps(entry) + "\n") * 48)
-    dataset = SupervisedDataset(
-        folder / "real.jsonl", tiny_tokenizer(), VisualConfig(), max_length=32768
-    )
+    tokenizer = tiny_tokenizer()
+    image_token = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    dataset = SupervisedDataset(folder / "real.jsonl", tokenizer, VisualConfig(), max_length=32768)
     print(f"\ncodec clips of {MOSAICS} mosaics, {MOSAICS * GRID**2} tokens")
     for workers in (0, 1, 2):
-        loader = DataLoader(dataset, collate_fn=Collator(0), num_workers=workers)
+        loader = DataLoader(dataset, collate_fn=Collator(0, image_token), num_workers=workers)
         batches = iter(loader)
         next(batches)
         started = time.perf_counter()

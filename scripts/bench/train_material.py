@@ -17,6 +17,7 @@ from onevision_encoder.export import SIZES
 from onevision_encoder.patches import grid_positions, uniform_slots
 
 PATCH_VALUES = 588
+IMAGE_TOKEN = 5
 QWEN3_2B: dict[str, Any] = {
     "vocab_size": 151936,
     "hidden_size": 2048,
@@ -55,7 +56,9 @@ def build(size: str, device: torch.device, attention: str) -> Any:
         vision: dict[str, Any] = large if size == "2b" else large | VISION_SMALL
         decoder = QWEN3_2B if size == "2b" else QWEN3_SMALL
         vision_config = OneVisionEncoderConfig(**vision).to_dict()
-        config = LlavaQwen3Config(**decoder, vision_config=vision_config, image_token_id=5)
+        config = LlavaQwen3Config(
+            **decoder, vision_config=vision_config, image_token_id=IMAGE_TOKEN
+        )
         with torch.device(device):
             model = LlavaQwen3ForCausalLM(config)
         if size == "2b":

@@ -143,7 +143,7 @@ def test_one_batch_of_both_has_the_loss_of_separate_ones(folder: Path, packed: b
     per_mosaic = GRID**2 // 4
     visual = [dataset.length(index)[1] for index in range(2)]
     assert visual == [per_mosaic * count for count in _counts(folder)]
-    collate = Collator(processor.pad_token_id, packed=packed)
+    collate = Collator(processor.pad_token_id, model.config.image_token_id, packed=packed)
     losses, weights = [], []
     for items in ([dataset[0]], [dataset[1]], [dataset[0], dataset[1]]):
         batch: dict[str, Any] = dict(collate(items))

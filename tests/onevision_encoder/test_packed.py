@@ -16,6 +16,7 @@ from onevision_encoder import (
     patchify,
 )
 from support.tolerances import FLOAT32
+from support.waiting import NoWaiting
 
 SIZES = [(1, 2, 3), (4, 2, 2), (1, 1, 1), (2, 3, 1)]
 """Frames, rows and columns of the segments of a mixed batch."""
@@ -241,6 +242,26 @@ def test_bad_arguments(tiny_model: Callable, changes: dict, message: str) -> Non
     arguments = {"patches": patches, "patch_positions": positions, "cu_seqlens": cu_seqlens}
     with pytest.raises(ValueError, match=message):
         tiny_model().forward_packed(**{**arguments, **changes})
+
+
+@pytest.mark.parametrize("attn_implementation", ["sdpa", "eager", "varlen"])
+def test_lengths_from_the_host_change_nothing(
+    tiny_model: Callable, attn_implementation: str
+) -> None:
+    model, packed = tiny_model(attn_implementation=attn_implementation), _pack(_segments())
+    lengths = tuple(packed[2].diff().tolist())
+    expected = model.forward_packed(*packed)
+    assert torch.equal(model.forward_packed(*packed, lengths=lengths), expected)
+    with NoWaiting():
+        model.forward_packed(*packed, lengths=list(lengths))
+
+
+@pytest.mark.parametrize("lengths", [(29,), (6, 17, 0, 6), (6, 16, 1, 7)])
+def test_lengths_that_do_not_fit_are_refused(
+    tiny_model: Callable, lengths: tuple[int, ...]
+) -> None:
+    with pytest.raises(ValueError, match="lengths must be 4 positive numbers, one per segment"):
+        tiny_model().forward_packed(*_pack(_segments()), lengths=lengths)
 
 
 def test_nan_pixels_stay_in_their_segment(tiny_model: Callable) -> None:

@@ -5,7 +5,7 @@ sample, or of all samples where packed.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypedDict
 
 import torch
@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from llava.constants import IGNORE_INDEX
 from llava.data.dataset import BadSample, Item
 from llava.visual.batch import VisualBatch, pack_segments
+from llava.visual.layout import BatchLayout, batch_layout
 
 
 @dataclass(frozen=True)
@@ -35,16 +36,21 @@ class BatchInfo:
     sample_ids: tuple[str, ...]
     bad_samples: tuple[BadSample, ...]
 
+    def pin_memory(self) -> "BatchInfo":
+        """Copy to page-locked memory (called by ``torch.utils.data.DataLoader``)."""
+        return replace(self, set_index=self.set_index.pin_memory())
+
 
 class _EveryBatch(TypedDict):
     input_ids: Tensor
     labels: Tensor
     visual: VisualBatch | None
+    layout: BatchLayout
     info: BatchInfo
 
 
 class Batch(_EveryBatch, total=False):
-    """input_ids and labels int64 (B, T); no visual where no sample has one.
+    """input_ids and labels int64 (B, T); no visual where no sample has one; the batch's layout.
 
     ``attention_mask`` int64 (B, T) tells samples from padding. A packed batch has ``position_ids``
     int64 (1, T) instead, which start at 0 again with each sample.
@@ -61,13 +67,20 @@ class Collator:
     Attributes:
         pad_token_id: fills ``input_ids``. It may also occur inside a sample: the attention mask
             follows the lengths, never the ids.
+        image_token_id: the token that a visual feature replaces.
         packed: put all samples into one row without padding, each isolated from the others.
     """
 
     pad_token_id: int
+    image_token_id: int
     packed: bool = False
 
     def __call__(self, items: Sequence[Item]) -> Batch:
+        """Join samples to a batch.
+
+        Raises:
+            PlaceholderCountError: if a sample's placeholders are not as many as its visual tokens.
+        """
         ids = [item["input_ids"] for item in items]
         sets = [
             torch.full_like(row, item["set_index"]) for row, item in zip(ids, items, strict=True)
@@ -87,19 +100,32 @@ class Collator:
             labels = [item["labels"].clone() for item in items]
             for row in labels:
                 row[0] = IGNORE_INDEX  # the sample before it must not learn to predict it
+            row, row_labels = torch.cat(ids)[None], torch.cat(labels)[None]
+            positions = torch.cat([torch.arange(len(each)) for each in ids])[None]
+            visual = pack_segments([segments])
             return Batch(
-                input_ids=torch.cat(ids)[None],
-                labels=torch.cat(labels)[None],
-                position_ids=torch.cat([torch.arange(len(row)) for row in ids])[None],
-                visual=pack_segments([segments]),
+                input_ids=row,
+                labels=row_labels,
+                position_ids=positions,
+                visual=visual,
+                layout=batch_layout(
+                    row, visual, self.image_token_id, labels=row_labels, position_ids=positions
+                ),
                 info=info(torch.cat(sets)[None]),
             )
-        labels = [item["labels"] for item in items]
-        ones = [torch.ones_like(row) for row in ids]
+        rows = pad_sequence(ids, batch_first=True, padding_value=self.pad_token_id)
+        labels = pad_sequence(
+            [item["labels"] for item in items], batch_first=True, padding_value=IGNORE_INDEX
+        )
+        mask = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True)
+        visual = pack_segments([item["segments"] for item in items])
         return Batch(
-            input_ids=pad_sequence(ids, batch_first=True, padding_value=self.pad_token_id),
-            labels=pad_sequence(labels, batch_first=True, padding_value=IGNORE_INDEX),
-            attention_mask=pad_sequence(ones, batch_first=True),
-            visual=pack_segments([item["segments"] for item in items]),
+            input_ids=rows,
+            labels=labels,
+            attention_mask=mask,
+            visual=visual,
+            layout=batch_layout(
+                rows, visual, self.image_token_id, labels=labels, attention_mask=mask
+            ),
             info=info(pad_sequence(sets, batch_first=True)),
         )

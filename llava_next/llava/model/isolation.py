@@ -8,7 +8,6 @@ keep the library's mask.
 Axis letters: B rows, T tokens of a row, N heads, K width of a head.
 """
 
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +16,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from llava.visual.layout import BatchLayout
 from onevision_encoder.varlen import VARLEN
 
 if TYPE_CHECKING:
@@ -77,32 +77,31 @@ class IsolatesSamples(_PreTrained):
         return SDPA_PER_SAMPLE if name == "sdpa" else name
 
 
-def holds_several_samples(position_ids: Tensor) -> bool:
-    """Return whether positions (B, T) restart within a row."""
-    return bool((position_ids.diff(dim=-1) != 1).any())
+def isolation_arguments(config: Any, layout: BatchLayout) -> dict[str, Any]:
+    """Return keyword arguments that tell the decoder the samples of a batch without a mask.
 
-
-def isolation_arguments(config: Any, position_ids: Tensor) -> dict[str, Any]:
-    """Return keyword arguments that tell the decoder the samples of one packed row.
+    Padding behind a sample needs none either: causal attention never looks at what comes after.
 
     Args:
         config: configuration of the decoder; names the backend.
-        position_ids: (B, T), restarting with each sample.
+        layout: where the samples are.
 
     Returns:
         None of them where the library's mask has to do it.
     """
     backend = config._attn_implementation
     slides = set(config.layer_types) != {"full_attention"}
-    if len(position_ids) > 1 or slides or backend not in {SDPA_PER_SAMPLE, *_FLASH_BACKENDS}:
+    if slides or backend not in {SDPA_PER_SAMPLE, *_FLASH_BACKENDS}:
         return {}
-    starts = (position_ids[0].diff() != 1).nonzero()[:, 0] + 1
-    bounds = [0, *starts.tolist(), position_ids.shape[1]]
-    lengths = tuple(end - start for start, end in pairwise(bounds))
     arguments: dict[str, Any] = {"attention_mask": {"full_attention": None}}
+    if not layout.holds_several_samples:
+        return arguments if layout.pads_right_only else {}
+    if len(layout.row_lengths) != 1:
+        return {}
+    [lengths] = layout.row_lengths
     if backend == SDPA_PER_SAMPLE:
         return arguments | {"sample_lengths": lengths}
-    edges = torch.tensor(bounds, dtype=torch.int32, device=position_ids.device)
+    edges = layout.sample_bounds
     if backend == VARLEN:
         arguments["sample_lengths"] = lengths
     arguments |= {"cu_seq_lens_q": edges, "cu_seq_lens_k": edges}

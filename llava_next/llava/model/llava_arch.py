@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from transformers import Cache
 
 from llava.model.configuration import LlavaConfigFields
-from llava.model.isolation import IsolatesSamples, holds_several_samples, isolation_arguments
+from llava.model.isolation import IsolatesSamples, isolation_arguments
 from llava.model.loss import LanguageHead, training_loss
-from llava.model.placeholders import check_placeholders, repeat_samples, visuals_after
+from llava.model.placeholders import repeat_samples, visuals_after
 from llava.model.projector import build_projector
 from llava.visual.batch import VisualBatch
+from llava.visual.layout import BatchLayout, batch_layout
 from onevision_encoder import OneVisionEncoderModel
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class VisionTower(nn.Module):
             visual.positions,
             visual.cu_seqlens,
             output_layer=self.output_layer,
+            lengths=visual.segment_lengths,
         )
 
     def dummy_batch(self, device: torch.device, patches: int) -> VisualBatch:
@@ -66,10 +68,11 @@ class VisionTower(nn.Module):
         return VisualBatch(
             patches=torch.zeros(patches, width, device=device),
             positions=torch.zeros(patches, 3, dtype=torch.int64, device=device),
-            cu_seqlens=torch.tensor([0, patches], dtype=torch.int32, device=device),
+            cu_seqlens=torch.arange(2, dtype=torch.int32, device=device) * patches,
             sample_index=zero,
             source_index=zero,
             patches_per_token=patches,
+            segment_lengths=(patches,),
         )
 
     def unused_parameters(self) -> Iterator[nn.Parameter]:
@@ -101,7 +104,12 @@ class LlavaModelMixin(IsolatesSamples, _Decoder):
         self.post_init()
 
     def embed(
-        self, input_ids: Tensor, visual: VisualBatch | None, *, always_run_tower: bool = False
+        self,
+        input_ids: Tensor,
+        visual: VisualBatch | None,
+        *,
+        always_run_tower: bool = False,
+        layout: BatchLayout | None = None,
     ) -> Tensor:
         """Embed the text and replace the placeholders by projected visual features.
 
@@ -112,6 +120,7 @@ class LlavaModelMixin(IsolatesSamples, _Decoder):
             visual: the batch's visuals, or None where it has none.
             always_run_tower: run the tower also for a batch without visuals, with zero weight, so
                 that all ranks run the same modules and gather the same parameters.
+            layout: where the placeholders are, checked by whoever made it; None looks here.
 
         Returns:
             (B, T, H).
@@ -128,11 +137,14 @@ class LlavaModelMixin(IsolatesSamples, _Decoder):
                 f"{visual.patches_per_token}; set merge_side_patches in llava_processor.json"
             )
         embeds = self.embed_tokens(input_ids)
-        is_placeholder = input_ids == self.config.image_token_id  # (B, T)
-        check_placeholders(is_placeholder, visual)
+        if layout is None:
+            layout = batch_layout(input_ids, visual, self.config.image_token_id)
         if visual is not None:
             features = self.mm_projector(self.vision_tower(visual))  # (P, H)
-            return embeds.masked_scatter(is_placeholder.unsqueeze(-1), features.to(embeds.dtype))
+            flat = embeds.flatten(0, 1)
+            return flat.index_copy(0, layout.placeholders, features.to(embeds.dtype)).view_as(
+                embeds
+            )
         if always_run_tower:
             dummy = self.vision_tower.dummy_batch(input_ids.device, patches_per_token)
             features = self.mm_projector(self.vision_tower(dummy))
@@ -149,7 +161,8 @@ class LlavaForCausalLMMixin(IsolatesSamples, _CausalLM):
 
     1. ``embed_tokens`` turns ``input_ids`` (B, T) into text embeddings (B, T, H). The processor has
        expanded each ``<image>`` to as many placeholder tokens as its visual has visual tokens.
-    2. ``check_placeholders`` compares, per sample, placeholders and visual tokens.
+    2. ``batch_layout``, here or earlier in the collator, finds the placeholders and checks that
+       each sample has as many as visual tokens.
     3. The vision tower encodes the patches of all visuals of the batch in one packed call: patches
        (P, 3 * p * p), positions (P, 3) and segment bounds (S + 1,) to features (P, D).
     4. The projector maps them to the decoder's width: (P, D) to (P, H); a merging projector makes
@@ -182,6 +195,7 @@ class LlavaForCausalLMMixin(IsolatesSamples, _CausalLM):
         logits_to_keep: int | Tensor = 0,
         visual: VisualBatch | None = None,
         loss_only: bool | None = None,
+        layout: BatchLayout | None = None,
         **kwargs: Any,
     ) -> Any:
         """One pass of the language model over text and visuals.
@@ -189,18 +203,17 @@ class LlavaForCausalLMMixin(IsolatesSamples, _CausalLM):
         Args:
             input_ids: int64 (B, T); each visual token is one ``config.image_token_id``.
             attention_mask: (B, T), 0 at padding.
-            position_ids: (B, T); follows from the mask in ``generate``. Without a mask and
-                a cache, a row may hold several samples, each attending to itself alone: positions
-                restart at 0 with each.
+            position_ids: (B, T). Without a mask and a cache, a row may hold several samples, each
+                attending to itself alone: positions restart at 0 with each.
             past_key_values: keys and values of the tokens before ``input_ids``.
             inputs_embeds: (B, T, H) instead of ``input_ids``; then ``visual`` must be None.
             labels: int64 (B, T), ``IGNORE_INDEX`` where nothing is supervised.
             use_cache: whether to return ``past_key_values``; never for a row of several samples.
             logits_to_keep: how many last positions get logits; 0 means all.
-            visual: the visuals of the batch, in the order of their placeholders; with a cache,
-                those of the tokens in ``input_ids`` alone.
-            loss_only: with ``labels``, compute the loss and never hold all logits. Every rank then
-                runs the same modules for every kind of batch. Default: in training mode.
+            visual: visuals in order of their placeholders; with a cache, those of ``input_ids``.
+            loss_only: with ``labels``, compute the loss without all logits, by the same modules on
+                every rank for every kind of batch. Default: in training mode.
+            layout: what the collator saw, and checked; with it no value is read back.
             **kwargs: passed on to the language model (``num_items_in_batch`` among them).
 
         Returns:
@@ -213,16 +226,20 @@ class LlavaForCausalLMMixin(IsolatesSamples, _CausalLM):
         """
         if inputs_embeds is not None and visual is not None:
             raise ValueError(
-                "visual must be None where inputs_embeds is given, because its placeholders can "
-                "be found in input_ids only; pass input_ids"
+                "visual must be None where inputs_embeds is given, because its placeholders can be "
+                "found in input_ids only; pass input_ids"
             )
         loss_only = labels is not None and (self.training if loss_only is None else loss_only)
         # Without visuals, a placeholder after a cache is one that the model itself generated.
         is_cached = past_key_values is not None and past_key_values.get_seq_length() > 0
         has_new_visuals = visual is not None or not is_cached
+        if layout is None and (has_new_visuals or loss_only):
+            tokens = self._tokens(input_ids, inputs_embeds)
+            image_token = self.config.image_token_id
+            layout = batch_layout(tokens, visual, image_token, labels, attention_mask, position_ids)
         if input_ids is not None and inputs_embeds is None and has_new_visuals:
             inputs_embeds = self.model.embed(
-                input_ids, visual, always_run_tower=loss_only or self.training
+                input_ids, visual, always_run_tower=loss_only or self.training, layout=layout
             )
             input_ids = None
         decoder: dict[str, Any] = {
@@ -230,13 +247,13 @@ class LlavaForCausalLMMixin(IsolatesSamples, _CausalLM):
             "position_ids": position_ids,
             "use_cache": use_cache,
         }
-        if attention_mask is None and position_ids is not None and not is_cached:
-            decoder |= self._isolate(position_ids, use_cache)
-        if labels is not None and loss_only:
+        if layout is not None and not is_cached:
+            decoder |= self._isolate(layout, use_cache, loss_only)
+        if labels is not None and layout is not None and loss_only:
             decoder |= {"inputs_embeds": inputs_embeds, "use_cache": False}
             num_items = kwargs.pop("num_items_in_batch", None)
             hidden = self.model(**decoder, **kwargs).last_hidden_state
-            return training_loss(self.lm_head, hidden, labels, num_items)
+            return training_loss(self.lm_head, hidden, labels, num_items, layout.supervised)
         return super().forward(
             input_ids=input_ids,
             past_key_values=past_key_values,
@@ -247,16 +264,30 @@ class LlavaForCausalLMMixin(IsolatesSamples, _CausalLM):
             **kwargs,
         )
 
-    def _isolate(self, position_ids: Tensor, use_cache: bool | None) -> dict[str, Any]:
-        """Return arguments that keep the samples of packed rows apart; none for single samples."""
-        if not holds_several_samples(position_ids):
+    @staticmethod
+    def _tokens(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
+        """Return the tokens (B, T); those of embeddings are not known, and no placeholders."""
+        if input_ids is not None:
+            return input_ids
+        if inputs_embeds is None:
+            raise ValueError("input_ids or inputs_embeds must be given, got neither")
+        return inputs_embeds.new_full(inputs_embeds.shape[:2], -1, dtype=torch.int64)
+
+    def _isolate(
+        self, layout: BatchLayout, use_cache: bool | None, loss_only: bool
+    ) -> dict[str, Any]:
+        """Return arguments that keep samples apart, or that spare a training step its mask."""
+        if not layout.holds_several_samples and not loss_only:
             return {}
+        arguments = isolation_arguments(self.config, layout)
+        if not layout.holds_several_samples:
+            return arguments
         if use_cache:
             raise ValueError(
                 "use_cache must be False where a row holds several samples (its positions restart "
                 "at 0): a cache continues one sample; leave it out, or give each sample a row"
             )
-        return {"use_cache": False, **isolation_arguments(self.config, position_ids)}
+        return {"use_cache": False, **arguments}
 
     def prepare_inputs_for_generation(
         self,

@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from llava.constants import IGNORE_INDEX
-
 CHUNK_ROWS = 512
 """Rows of logits at a time: 0.6 GB in float32 for a vocabulary of 152 k, twice for gradients."""
 
@@ -67,27 +65,34 @@ class TrainingOutput(CausalLMOutputWithPast):
 
 
 def training_loss(
-    head: LanguageHead, hidden: Tensor, labels: Tensor, num_items: Tensor | int | None
+    head: LanguageHead,
+    hidden: Tensor,
+    labels: Tensor,
+    num_items: Tensor | int | None,
+    supervised: Tensor,
 ) -> TrainingOutput:
     """Return the loss of hidden states, each predicting the label after it.
 
     Args:
         head: the language-model head.
         hidden: (B, T, H).
-        labels: int64 (B, T), ``IGNORE_INDEX`` where nothing is supervised.
+        labels: int64 (B, T).
         num_items: what the sum of losses is divided by; None means the supervised tokens here.
+        supervised: int64 (N,), flat numbers of the supervised tokens in (B, T); see
+            ``BatchLayout``. That their number is known keeps the host from waiting for the device.
     """
-    supervised = labels != IGNORE_INDEX
-    supervised[:, 0] = False
-    targets = labels[supervised]
-    before = supervised.roll(-1, dims=1)
+    targets = labels.flatten().index_select(0, supervised)
+    before = hidden.flatten(0, 1).index_select(0, supervised - 1)
     if num_items is None:
         num_items = len(targets)
-    divisor = torch.as_tensor(num_items, dtype=torch.float32, device=hidden.device)
-    loss, losses = head(hidden[before], targets, divisor)
-    token_losses = torch.zeros(labels.shape, device=hidden.device)
-    token_losses[supervised] = losses
-    return TrainingOutput(loss=loss, token_losses=token_losses)
+    if isinstance(num_items, Tensor):
+        divisor = num_items.to(hidden.device, torch.float32, non_blocking=True)
+    else:  # filled in on the device, where a copy would have to be waited for
+        divisor = torch.full((), num_items, dtype=torch.float32, device=hidden.device)
+    loss, losses = head(before, targets, divisor)
+    token_losses = torch.zeros(labels.numel(), device=hidden.device)
+    token_losses.index_copy_(0, supervised, losses)
+    return TrainingOutput(loss=loss, token_losses=token_losses.view(labels.shape))
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):

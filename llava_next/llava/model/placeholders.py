@@ -7,33 +7,7 @@ import torch
 from torch import Tensor
 
 from llava.visual.batch import VisualBatch, VisualSegment, pack_segments
-
-
-class PlaceholderCountError(ValueError):
-    """The prompt of a sample has another number of placeholders than it has visual tokens."""
-
-
-def check_placeholders(is_placeholder: Tensor, visual: VisualBatch | None) -> None:
-    """Check that each sample has as many placeholders as visual tokens.
-
-    Args:
-        is_placeholder: bool (B, T), true at the placeholder tokens of the batch.
-        visual: the visuals of the batch, or None where it has none.
-
-    Raises:
-        PlaceholderCountError: naming the row, both counts and the remedy.
-    """
-    found = is_placeholder.sum(dim=1)
-    given = torch.zeros_like(found) if visual is None else visual.tokens_per_sample(len(found))
-    if torch.equal(found, given):
-        return
-    row = int((found != given).nonzero()[0])
-    raise PlaceholderCountError(
-        f"row {row} of the batch has {int(found[row])} placeholder tokens in input_ids, but "
-        f"{int(given[row])} visual tokens were given for it; expand every <image> to exactly the "
-        "tokens of its visual (LlavaProcessor and llava.data do), and do not cut a prompt within "
-        "its visuals: raise --model_max_length or drop the sample"
-    )
+from llava.visual.layout import PlaceholderCountError, check_placeholders
 
 
 def repeat_samples(visual: VisualBatch, batch_size: int, times: int) -> VisualBatch:

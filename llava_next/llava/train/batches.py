@@ -1,10 +1,12 @@
 """The plan of this rank's batches: rows of single or packed samples, in order."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader
 
 from llava.data.dataset import SupervisedDataset
@@ -15,6 +17,14 @@ from llava.train.arguments import DataArguments, LlavaTrainingArguments
 from llava.train.run.bad_samples import BadSampleLog
 
 logger = logging.getLogger(__name__)
+
+
+def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """Copy what the model takes to its device, without waiting where the memory is page-locked."""
+    return {
+        name: value if value is None else value.to(device, non_blocking=True)
+        for name, value in batch.items()
+    }
 
 
 class EpochLoader(DataLoader[Any]):

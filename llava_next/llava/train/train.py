@@ -113,12 +113,16 @@ def prepare(arguments: Arguments) -> tuple[LlavaTrainer, Path | None]:
         bad_samples=bad_samples,
         validation=None
         if held_out is None
-        else Validation(held_out, processor.pad_token_id, training_args),
+        else Validation(
+            held_out, Collator(processor.pad_token_id, model.config.image_token_id), training_args
+        ),
         model=model,
         args=training_args,
         train_dataset=dataset,
         eval_dataset=held_out,
-        data_collator=Collator(processor.pad_token_id, packed=training_args.pack_sequences),
+        data_collator=Collator(
+            processor.pad_token_id, model.config.image_token_id, packed=training_args.pack_sequences
+        ),
         processing_class=processor,
     )
     # One table takes the place of the library's progress bar and dictionaries.

@@ -15,7 +15,7 @@ from llava.data.sampler import RankBatches
 from llava.model.adapters import load_adapter_weights, save_adapters
 from llava.model.weights import PROJECTOR_FILE
 from llava.train.arguments import LlavaTrainingArguments
-from llava.train.batches import EpochLoader
+from llava.train.batches import EpochLoader, to_device
 from llava.train.parts import PARTS, PROJECTOR, parameter_groups, part_of
 from llava.train.run.bad_samples import BadSampleLog
 from llava.train.run.divergence import FiniteCheck
@@ -106,11 +106,20 @@ class LlavaTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | int | None]:
-        """Return the batches of one optimiser step, and count the time spent waiting for them."""
+        """Return the batches of one optimiser step, and their supervised tokens on all ranks.
+
+        The time spent waiting for batches is counted. The library would count tokens on the device.
+        """
         timed = TimedIterator(epoch_iterator)
-        samples = super().get_batch_samples(timed, num_batches, device)
+        batches = [batch for _, batch in zip(range(num_batches), timed, strict=False)]
         self._meter.add_wait(timed.seconds)
-        return samples
+        if not batches:
+            return batches, None
+        count = sum(batch["layout"].num_supervised for batch in batches)
+        total = torch.full((), count, device=device)
+        if self.args.average_tokens_across_devices and self.args.world_size > 1:
+            total = self.accelerator.reduce(total, "sum")
+        return batches, total
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Make the optimiser with a learning rate per part."""
@@ -137,8 +146,11 @@ class LlavaTrainer(Trainer):
         rates = (group["lr"] for group in optimizer.param_groups)
         self._part_rates = dict(zip(self._group_parts, rates, strict=True))
         tokens = 0 if visual is None else visual.patches.shape[0] // visual.patches_per_token
-        self._meter.add_batch(info, inputs["labels"], tokens)
+        self._meter.add_batch(info, inputs["layout"].num_supervised, tokens)
         self._meter.add_bad_samples(self._bad_samples.add(info.bad_samples))
+        # The library would wait for each tensor, and leave what is no tensor on the host.
+        rest = {name: value for name, value in inputs.items() if name != "info"}
+        inputs = {"info": info, **to_device(rest, self.args.device)}
         loss = super().training_step(model, inputs, num_items_in_batch)
         self._finite_check.add(self.state.global_step + 1, loss, info.sample_ids)
         return loss
@@ -152,8 +164,6 @@ class LlavaTrainer(Trainer):
     ) -> Any:
         """Return the model's loss, and count the share of each data set."""
         info = inputs.pop("info")
-        if inputs["visual"] is not None:
-            inputs["visual"] = inputs["visual"].to(self.args.device, non_blocking=True)
         result: Any = super().compute_loss(model, inputs, True, num_items_in_batch)
         loss, outputs = result
         self._meter.add_losses(outputs["token_losses"], inputs["labels"], info.set_index)

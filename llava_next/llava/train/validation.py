@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 from llava.data.collator import Collator
 from llava.data.dataset import SupervisedDataset
 from llava.train.arguments import LlavaTrainingArguments
+from llava.train.batches import to_device
 from llava.train.run.meter import LossSums, mean_losses
 
 
@@ -19,13 +20,13 @@ class Validation:
     """
 
     def __init__(
-        self, dataset: SupervisedDataset, pad_token_id: int, args: LlavaTrainingArguments
+        self, dataset: SupervisedDataset, collator: Collator, args: LlavaTrainingArguments
     ) -> None:
         """Plan the batches of this rank.
 
         Args:
             dataset: the held-out samples.
-            pad_token_id: token that fills short rows of a batch.
+            collator: makes a batch of samples.
             args: batch size, ranks and workers.
 
         Raises:
@@ -33,7 +34,7 @@ class Validation:
         """
         if not len(dataset):
             raise ValueError("--eval_data_path must hold at least one sample, got none")
-        self._dataset, self._pad_token_id, self._args = dataset, pad_token_id, args
+        self._dataset, self._collator, self._args = dataset, collator, args
         self._batches, self._num_counted = rank_batches(
             len(dataset), args.per_device_eval_batch_size, args.world_size, args.process_index
         )
@@ -55,11 +56,9 @@ class Validation:
         model.eval()
         with torch.no_grad():
             for number, batch in enumerate(self._loader()):
-                info, visual = batch.pop("info"), batch.pop("visual")
-                inputs = {name: value.to(accelerator.device) for name, value in batch.items()}
-                if visual is not None:
-                    visual = visual.to(accelerator.device)
-                outputs = model(**inputs, visual=visual, loss_only=True)
+                info = batch.pop("info")
+                inputs = to_device(batch, accelerator.device)
+                outputs = model(**inputs, loss_only=True)
                 if number < self._num_counted:
                     losses.add(outputs["token_losses"], inputs["labels"], info.set_index)
         model.train(was_training)
@@ -75,7 +74,7 @@ class Validation:
         return DataLoader(
             self._dataset,
             batch_sampler=self._batches,
-            collate_fn=Collator(self._pad_token_id),
+            collate_fn=self._collator,
             num_workers=self._args.dataloader_num_workers,
             generator=torch.Generator().manual_seed(0),
         )

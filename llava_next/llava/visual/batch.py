@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from onevision_encoder.checks import check_positions
+
 
 @dataclass(frozen=True)
 class VisualSegment:
@@ -44,6 +46,8 @@ class VisualSegment:
                 f"placeholder_tokens must be positive and sum to the {count} patches of the "
                 f"segment, {self.patches_per_token} per token, got {self.placeholder_tokens}"
             )
+        if self.positions.device.type == "cpu":  # elsewhere the host would wait for the values
+            check_positions(self.positions, [(count, 3)])
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,9 @@ class VisualBatch:
         source_index: int64 (S,), its place among that sample's visuals, from 0.
         patches_per_token: patches of one visual token, the same for all segments; see
             ``VisualSegment``.
+        segment_lengths: patches of each segment, on the host; None where only ``cu_seqlens`` has
+            them. With them the encoder reads nothing back from the device, and takes the positions
+            as checked.
     """
 
     patches: Tensor
@@ -69,6 +76,7 @@ class VisualBatch:
     sample_index: Tensor
     source_index: Tensor
     patches_per_token: int = 1
+    segment_lengths: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         count, segments = self.patches.shape[0], self.sample_index.shape[0]
@@ -145,12 +153,13 @@ def pack_segments(samples: Sequence[Sequence[VisualSegment]]) -> VisualBatch | N
     merged = {segment.patches_per_token for segment, _, _ in rows}
     if len(merged) > 1:
         raise ValueError(f"a batch needs one number of patches per token, got {sorted(merged)}")
-    lengths = torch.tensor([0] + [segment.patches.shape[0] for segment, _, _ in rows])
+    lengths = tuple(segment.patches.shape[0] for segment, _, _ in rows)
     return VisualBatch(
         patches=torch.cat([segment.patches for segment, _, _ in rows]),
         positions=torch.cat([segment.positions for segment, _, _ in rows]).to(torch.int64),
-        cu_seqlens=lengths.cumsum(0).to(torch.int32),
+        cu_seqlens=torch.tensor((0, *lengths)).cumsum(0).to(torch.int32),
         sample_index=torch.tensor([sample for _, sample, _ in rows]),
         source_index=torch.tensor([source for _, _, source in rows]),
         patches_per_token=merged.pop(),
+        segment_lengths=lengths,
     )

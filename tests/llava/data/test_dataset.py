@@ -77,7 +77,8 @@ def test_each_kind_becomes_an_item(tmp_path: Path) -> None:
 
 def test_a_mixed_batch_from_a_worker(tmp_path: Path) -> None:
     dataset = _dataset(_write_mixed(tmp_path))
-    loader = DataLoader(dataset, batch_size=5, num_workers=1, collate_fn=Collator(pad_token_id=0))
+    collate = Collator(0, TOKENIZER.convert_tokens_to_ids("<|image_pad|>"))
+    loader = DataLoader(dataset, batch_size=5, num_workers=1, collate_fn=collate)
     (batch,) = loader
     assert batch["visual"].tokens_per_sample(5).tolist() == [8, 9, 0, 18, 18]
     assert batch["visual"].sample_index.tolist() == [0, 1, 3, 3, 4]

@@ -71,3 +71,9 @@ def test_a_batch_checks_its_lengths() -> None:
             sample_index=torch.zeros(1),
             source_index=torch.zeros(1),
         )
+
+
+def test_negative_positions_are_refused_before_they_reach_the_device() -> None:
+    positions = torch.tensor([[0, 0, 0], [0, -1, 0]])
+    with pytest.raises(ValueError, match="finite and >= 0, got values from -1.0 to 0.0"):
+        VisualSegment(torch.zeros(2, 12), positions, (2,))

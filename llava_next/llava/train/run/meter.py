@@ -1,6 +1,6 @@
 """Figures of each logged step: loss per data set, rates, waiting time, memory, share of the peak.
 
-Sums stay on the device between log lines, so that no step waits for them.
+Between log lines, losses are summed on the device and all else on the host, so that no step waits.
 
 Axis letters: B rows of a batch, T tokens of a row.
 """
@@ -41,7 +41,7 @@ class LossSums:
         """
         # The first token of a row is never predicted.
         supervised = (labels[:, 1:] != IGNORE_INDEX).flatten().double()
-        sets = set_index.to(labels.device)[:, 1:].flatten()
+        sets = set_index.to(labels.device, non_blocking=True)[:, 1:].flatten()
         self.sums[0].index_add_(0, sets, token_losses[:, 1:].flatten().double())
         self.sums[1].index_add_(0, sets, supervised)
 
@@ -68,13 +68,14 @@ class StepMeter:
         """Start counting.
 
         Args:
-            device: device of this rank; it holds the sums.
+            device: device of this rank; it holds the sums of losses.
             set_names: names of the data sets.
             flops: counter of the model's operations.
             peak: operations per second of one device, None if not known.
         """
         self._set_names, self._flops, self._peak = set_names, flops, peak
-        self._sums = torch.zeros(_FIXED, dtype=torch.float64, device=device)
+        self._device = device
+        self._sums = [0.0] * _FIXED
         self._losses = LossSums(len(set_names), device)
         self._started = time.perf_counter()
 
@@ -86,12 +87,11 @@ class StepMeter:
         """Do not count time that was spent on other work than training."""
         self._started += seconds
 
-    def add_batch(self, info: BatchInfo, labels: Tensor, visual_tokens: int) -> None:
-        """Count a batch before it goes to the device."""
-        supervised = int((labels[:, 1:] != IGNORE_INDEX).sum())
-        flops = self._flops.step(info.sample_tokens, info.segment_patches, supervised)
-        values = [sum(info.sample_tokens), visual_tokens, flops, 0.0, 0.0]
-        self._sums += torch.tensor(values, dtype=torch.float64, device=self._sums.device)
+    def add_batch(self, info: BatchInfo, supervised: int, visual_tokens: int) -> None:
+        """Count a batch: its tokens, those that are supervised, and those of its visuals."""
+        self._sums[_TOKENS] += sum(info.sample_tokens)
+        self._sums[_VISUAL] += visual_tokens
+        self._sums[_FLOPS] += self._flops.step(info.sample_tokens, info.segment_patches, supervised)
 
     def add_wait(self, seconds: float) -> None:
         """Count time in which this rank had no batch."""
@@ -109,9 +109,10 @@ class StepMeter:
         """Return the figures of all ranks since the last call; every rank must call it."""
         now = time.perf_counter()
         seconds, self._started = now - self._started, now
-        both = torch.cat((self._sums, self._losses.sums.flatten()))
+        own = torch.tensor(self._sums, dtype=torch.float64, device=self._device)
+        both = torch.cat((own, self._losses.sums.flatten()))
         reduced = accelerator.reduce(both, "sum").tolist()
-        self._sums.zero_()
+        self._sums = [0.0] * _FIXED
         self._losses.sums.zero_()
         sums, losses = reduced[:_FIXED], reduced[_FIXED:]
         losses, counts = losses[: len(self._set_names)], losses[len(self._set_names) :]
@@ -133,7 +134,7 @@ class StepMeter:
         }
 
     def _peak_memory(self) -> int | None:
-        device = self._sums.device
+        device = self._device
         return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
