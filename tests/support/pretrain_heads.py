@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -52,3 +54,40 @@ def sampled_centres(rank: int) -> tuple[float, int, list[int]]:
     assert head.centres.grad is not None
     used = head.centres.grad.abs().sum(dim=1).nonzero()[:, 0] + head.first
     return float(loss.value), head.end - head.first, used.tolist()
+
+
+def full_softmax(
+    features: Tensor, labels: Tensor, centres: Tensor, *, arcface: bool = False
+) -> Tensor:
+    """Return the mean cross-entropy against all centres, over rows and labels entry by entry."""
+    losses = []
+    for feature, row in zip(features, labels, strict=True):
+        cosines = centres @ feature / (centres.norm(dim=1) * feature.norm())
+        for label in row.tolist():
+            logits = torch.where(cosines > 0.75, 0.0, cosines) * 64
+            if arcface:
+                target = torch.cos(torch.arccos(cosines[label]) + 0.3) * 64
+            else:
+                target = (cosines[label] - 0.3) * 64
+            logits = torch.cat((target[None], logits[:label], logits[label + 1 :]))
+            losses.append(torch.logsumexp(logits, 0) - target)
+    return torch.stack(losses).mean()
+
+
+def assert_equal_to_the_full_softmax(answers: list[tuple[float, np.ndarray, np.ndarray]]) -> None:
+    """Compare loss and gradients of all ranks with those of the full softmax."""
+    features, labels, centres = tiny_problem()
+    features.requires_grad_()
+    centres.requires_grad_()
+    expected = full_softmax(features, labels, centres)
+    expected.backward()
+    expected = expected.detach()
+    assert features.grad is not None and centres.grad is not None
+
+    assert [value for value, _, _ in answers] == pytest.approx(
+        [float(expected)] * len(answers), abs=1e-10
+    )
+    gradient = np.concatenate([rows for _, rows, _ in answers])
+    assert np.abs(gradient - features.grad.numpy()).max() < 1e-10
+    gradient = np.concatenate([rows for _, _, rows in answers])
+    assert np.abs(gradient - centres.grad.numpy()).max() < 1e-10

@@ -135,3 +135,23 @@ def load_numbered(rank: int, folder: Path) -> tuple[int, int, list[Tensor], int,
     found = state.optimizer.state[head.centres]
     rows = [head.centres.detach().clone(), found["exp_avg"], found["exp_avg_sq"]]
     return head.first, head.end, rows, state.step, state.positions
+
+
+def assert_equal_checkpoints(one: Path, two: Path, step: int) -> None:
+    """Compare the weights, centres and moments of two runs bit by bit."""
+    names = sorted(path.name for path in (one / f"checkpoint-{step}").glob("*.safetensors"))
+    assert names == sorted(p.name for p in (two / f"checkpoint-{step}").glob("*.safetensors"))
+    for name in [*names, "encoder/model.safetensors"]:
+        first = load_file(one / f"checkpoint-{step}" / name)
+        second = load_file(two / f"checkpoint-{step}" / name)
+        assert all(torch.equal(first[key], second[key]) for key in first), name
+
+
+def moments(folder: Path, step: int) -> dict[str, torch.Tensor]:
+    """Return the optimizer's moments of the encoder in a checkpoint."""
+    return load_file(folder / f"checkpoint-{step}" / "encoder_optimizer.safetensors")
+
+
+def largest_difference(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> float:
+    """Return the largest difference of moments, as a part of the largest moment of each weight."""
+    return max(float((one[k] - two[k]).abs().max() / one[k].abs().max()) for k in one)

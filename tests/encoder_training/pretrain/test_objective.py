@@ -18,57 +18,17 @@ from encoder_training.pretrain.objective import (
 from support.pretrain_heads import (
     CENTRES,
     LABELS,
-    sampled_centres,
+    assert_equal_to_the_full_softmax,
+    full_softmax,
     sharded_gradients,
     tiny_head,
     tiny_objective,
     tiny_problem,
 )
-from support.process_group import on_ranks
-
-TOTALS = {1: [7], 2: [5, 2], 4: [4, 0, 2, 1]}
-"""Rows of each rank: ragged, and one rank has none."""
 
 
-def _full_softmax(
-    features: Tensor, labels: Tensor, centres: Tensor, *, arcface: bool = False
-) -> Tensor:
-    """Mean over rows and labels of the cross-entropy against all centres, entry by entry."""
-    losses = []
-    for feature, row in zip(features, labels, strict=True):
-        cosines = centres @ feature / (centres.norm(dim=1) * feature.norm())
-        for label in row.tolist():
-            logits = torch.where(cosines > 0.75, 0.0, cosines) * 64
-            if arcface:
-                target = torch.cos(torch.arccos(cosines[label]) + 0.3) * 64
-            else:
-                target = (cosines[label] - 0.3) * 64
-            logits = torch.cat((target[None], logits[:label], logits[label + 1 :]))
-            losses.append(torch.logsumexp(logits, 0) - target)
-    return torch.stack(losses).mean()
-
-
-@pytest.mark.parametrize("size", [1, 2, 4])
-def test_loss_and_gradients_equal_the_full_softmax(size: int) -> None:
-    features, labels, centres = tiny_problem()
-    features.requires_grad_()
-    centres.requires_grad_()
-    expected = _full_softmax(features, labels, centres)
-    expected.backward()
-    expected = expected.detach()
-    assert features.grad is not None and centres.grad is not None
-
-    arguments = (TOTALS[size], tiny_objective())
-    answers = (
-        [sharded_gradients(0, *arguments)]
-        if size == 1
-        else on_ranks(sharded_gradients, size, *arguments)
-    )
-    assert [value for value, _, _ in answers] == pytest.approx([float(expected)] * size, abs=1e-10)
-    gradient = np.concatenate([rows for _, rows, _ in answers])
-    assert np.abs(gradient - features.grad.numpy()).max() < 1e-10
-    gradient = np.concatenate([rows for _, _, rows in answers])
-    assert np.abs(gradient - centres.grad.numpy()).max() < 1e-10
+def test_loss_and_gradients_equal_the_full_softmax() -> None:
+    assert_equal_to_the_full_softmax([sharded_gradients(0, [7], tiny_objective())])
 
 
 def test_the_margin_table() -> None:
@@ -81,7 +41,7 @@ def test_the_margin_table() -> None:
 def test_arcface_equals_its_definition() -> None:
     features, labels, centres = tiny_problem()
     value, _, _ = sharded_gradients(0, [7], tiny_objective(margin_kind="arcface"))
-    expected = _full_softmax(features, labels, centres, arcface=True)
+    expected = full_softmax(features, labels, centres, arcface=True)
     assert value == pytest.approx(float(expected), abs=1e-10)
 
 
@@ -108,7 +68,7 @@ def test_a_label_that_is_given_twice_counts_once_among_the_others() -> None:
     features, labels, centres = tiny_problem()
     labels[:, 2] = labels[:, 0]
     value = tiny_head(centres, tiny_objective())(features, labels, [7]).value
-    expected = _full_softmax(features, labels, centres)
+    expected = full_softmax(features, labels, centres)
     assert float(value) == pytest.approx(float(expected), abs=1e-10)
 
 
@@ -122,7 +82,7 @@ def _expected_sampled_loss(features: Tensor, labels: Tensor, centres: Tensor, qu
         for chosen in itertools.combinations(free, max(quota - len(positives), 0)):
             kept = torch.tensor(sorted([*positives, *chosen]))
             renamed = torch.searchsorted(kept, column)[:, None]
-            losses.append(float(_full_softmax(features, renamed, centres[kept])))
+            losses.append(float(full_softmax(features, renamed, centres[kept])))
         means.append(sum(losses) / len(losses))
     return sum(means) / len(means)
 
@@ -139,21 +99,12 @@ def test_sampling_has_the_expectation_of_uniform_samples() -> None:
     assert error < 0.1 * expected
 
 
-def test_every_shard_samples_its_own_centres() -> None:
-    (first, held, used), (second, _, others) = on_ranks(sampled_centres, 2)
-    assert first == second
-    positives = set(tiny_problem(8)[1].flatten().tolist())
-    assert set(used) | set(others) >= positives
-    quota = int(0.4 * held)
-    assert len(used) >= quota and len(set(used) - positives) <= quota
-
-
 def test_a_column_with_more_positives_than_its_quota_has_these_alone() -> None:
     features, labels, centres = tiny_problem()
     head = tiny_head(centres, tiny_objective(sample_rate=0.05, labels_per_step=1))
     value = float(head(features, labels[:, :1], [7]).value)
     kept, renamed = labels[:, 0].unique(return_inverse=True)
-    expected = _full_softmax(features, renamed[:, None], centres[kept])
+    expected = full_softmax(features, renamed[:, None], centres[kept])
     assert value == pytest.approx(float(expected), abs=1e-10)
 
 
@@ -164,7 +115,7 @@ def test_large_and_small_logits_stay_finite_in_float32() -> None:
     loss = head(features, torch.tensor([[1, 2], [3, 0]]), [2])
     loss.own_part.backward()
     assert features.grad is not None and features.grad.isfinite().all()
-    expected = _full_softmax(
+    expected = full_softmax(
         features.detach().double(), torch.tensor([[1, 2], [3, 0]]), centres.double()
     )
     assert float(loss.value) == pytest.approx(float(expected), rel=1e-5)

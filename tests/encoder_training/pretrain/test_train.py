@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +16,15 @@ from encoder_training.pretrain.train import DivergedRun, Pretraining, main
 from run_kit.log import read_log
 from support.pretrain_runs import (
     IMAGE_CENTRES,
+    assert_equal_checkpoints,
     encoder_weights,
     flags,
+    largest_difference,
     make_sets,
-    micro_step_gradients,
-    run_command,
+    moments,
     tiny_settings,
     with_videos,
 )
-from support.process_group import forking_context, on_ranks
 
 
 @pytest.fixture(scope="module")
@@ -45,51 +43,16 @@ def finished(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _assert_equal_checkpoints(one: Path, two: Path, step: int) -> None:
-    names = sorted(path.name for path in (one / f"checkpoint-{step}").glob("*.safetensors"))
-    assert names == sorted(p.name for p in (two / f"checkpoint-{step}").glob("*.safetensors"))
-    for name in [*names, "encoder/model.safetensors"]:
-        first = load_file(one / f"checkpoint-{step}" / name)
-        second = load_file(two / f"checkpoint-{step}" / name)
-        assert all(torch.equal(first[key], second[key]) for key in first), name
-
-
-def _moments(folder: Path, step: int) -> dict[str, torch.Tensor]:
-    return load_file(folder / f"checkpoint-{step}" / "encoder_optimizer.safetensors")
-
-
-def _largest_difference(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> float:
-    """Largest difference of moments, as a part of the largest moment of each weight."""
-    return max(float((one[k] - two[k]).abs().max() / one[k].abs().max()) for k in one)
-
-
 def test_a_resumed_run_is_bit_equal(finished: Path, sets: Path, tmp_path: Path) -> None:
     resumed = tmp_path / "run"
     shutil.copytree(finished / "checkpoint-2", resumed / "checkpoint-2")
     settings = tiny_settings(sets, resumed, **with_videos(sets), ema_decay=0.5)
     assert main(flags(settings | {"resume_from_checkpoint": "auto"})) == 0
-    _assert_equal_checkpoints(finished, resumed, 4)
+    assert_equal_checkpoints(finished, resumed, 4)
     assert [row["step"] for row in read_log(resumed)] == [3, 4]
     assert [row["loss"] for row in read_log(resumed)] == [
         row["loss"] for row in read_log(finished)[2:]
     ]
-
-
-def test_a_killed_run_resumes_bit_equal(sets: Path, tmp_path: Path) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert main(flags(tiny_settings(sets, whole, max_steps=6))) == 0
-    arguments = flags(tiny_settings(sets, killed, max_steps=6))
-    process = forking_context().Process(target=run_command, args=(0, arguments))
-    process.start()
-    marker = killed / "checkpoint-2" / "complete.json"
-    end = time.monotonic() + 120
-    while not marker.is_file() and process.is_alive() and time.monotonic() < end:
-        time.sleep(0.002)
-    process.kill()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL and not (killed / "final").exists()
-    assert main([*arguments, "--resume_from_checkpoint", "auto"]) == 0
-    _assert_equal_checkpoints(whole, killed, 6)
 
 
 def test_the_finished_encoder_loads_with_its_processor_and_card(finished: Path) -> None:
@@ -132,50 +95,13 @@ def test_other_data_or_settings_are_refused_when_a_run_resumes(
     assert "--margin: 0.3 before, 0.4 now" in capsys.readouterr().err
 
 
-def test_two_ranks_train_as_one_does(sets: Path, tmp_path: Path) -> None:
-    same = {"labels_per_step": 3, "sample_rate": 1.0, "max_steps": 2}
-    one = tiny_settings(sets, tmp_path / "one", **same, image_batch=4)
-    two = tiny_settings(sets, tmp_path / "two", **same, image_batch=2)
-    assert main(flags(one)) == 0
-    assert on_ranks(run_command, 2, flags(two)) == [0, 0]
-    moments = [_moments(tmp_path / name, 2) for name in ("one", "two")]
-    assert _largest_difference(*moments) < 1e-3
-    losses = [[row["loss"] for row in read_log(tmp_path / name)] for name in ("one", "two")]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-
-    # What two ranks began, one rank continues: the same samples, centres and moments.
-    more = {"max_steps": 4, "resume_from_checkpoint": "auto", "resume_with_changes": True}
-    for name in ("one", "two"):
-        assert main(flags(one | more | {"output_dir": str(tmp_path / name)})) == 0
-    later = [[row["loss"] for row in read_log(tmp_path / name)[2:]] for name in ("one", "two")]
-    assert len(later[0]) == 2 and later[0] == pytest.approx(later[1], rel=1e-4)
-
-
 def test_accumulated_micro_batches_are_one_step(sets: Path, tmp_path: Path) -> None:
     same = {"labels_per_step": 3, "sample_rate": 1.0, "max_steps": 1}
     whole = tiny_settings(sets, tmp_path / "whole", **same)
     parts = tiny_settings(sets, tmp_path / "parts", **same, image_batch=2, accumulation_steps=2)
     assert main(flags(whole)) == main(flags(parts)) == 0
-    moments = [_moments(tmp_path / name, 1) for name in ("whole", "parts")]
-    assert _largest_difference(*moments) < 1e-4
-
-
-def test_a_rank_without_videos_takes_part(sets: Path, tmp_path: Path) -> None:
-    settings = tiny_settings(sets, tmp_path, **with_videos(sets), sample_rate=1.0)
-    answers = on_ranks(micro_step_gradients, 2, settings, [["image", "video"], ["image"]], True)
-    (losses, encoder, _), (same, copied, _) = answers
-    assert losses == same and set(losses) == {"image", "video"}
-    assert all(torch.equal(one, two) for one, two in zip(encoder, copied, strict=True))
-    answers = on_ranks(micro_step_gradients, 2, settings, [["image", "video"], []], True)
-    assert answers[0][0] == answers[1][0]
-
-
-def test_only_the_last_micro_batch_syncs(sets: Path, tmp_path: Path) -> None:
-    settings = tiny_settings(sets, tmp_path)
-    one, two = on_ranks(micro_step_gradients, 2, settings, [["image"], ["image"]], False)
-    assert not any(torch.equal(first, second) for first, second in zip(one[1], two[1], strict=True))
-    one, two = on_ranks(micro_step_gradients, 2, settings, [["image"], ["image"]], True)
-    assert all(torch.equal(first, second) for first, second in zip(one[1], two[1], strict=True))
+    found = [moments(tmp_path / name, 1) for name in ("whole", "parts")]
+    assert largest_difference(*found) < 1e-4
 
 
 def test_a_sample_that_is_not_finite_stops_the_run_by_its_name(
