@@ -11,8 +11,7 @@ Every other setting of assets can be given by its name: ``select="rate_distortio
 
 import argparse
 import sys
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -21,18 +20,11 @@ import torch
 from transformers import GenerationConfig
 
 from cv_reader.assets import AssetConfig
-from cv_reader.assets.make import write_evaluation_asset
-from cv_reader.reader import available_cores
-from llava.constants import IMAGE_PLACEHOLDER
 from llava.model.llava_arch import LlavaForCausalLMMixin
 from llava.model.loading import load_pretrained
 from llava.model.processing import LlavaProcessor
-from llava.visual.batch import VisualSegment
-from llava.visual.loading import is_video, load_asset, load_images, load_video
+from llava.visual.loading import is_video
 from run_kit.exits import OK, USAGE, say
-
-CELL_PX = 16
-"""Side of a mosaic's cell in pixels; the encoder sees each cell as one patch."""
 
 
 class Assistant:
@@ -85,52 +77,27 @@ class Assistant:
         Raises:
             ValueError: if the file cannot be read, or a setting or ``video_input`` is unknown.
         """
-        segment = self._segment(Path(path), video_input, num_images, settings)
-        placeholders = [IMAGE_PLACEHOLDER] * len(segment.placeholder_tokens)
-        prompt = "\n".join([*placeholders, question])
-        inputs = self.processor([[{"from": "human", "value": prompt}]], [[segment]])
-        device, visual = self.model.device, inputs["visual"]
+        shown = (
+            {"type": "video", "video": path}
+            if is_video(str(path))
+            else {"type": "image", "image": path}
+        )
+        messages = [{"role": "user", "content": [shown, {"type": "text", "text": question}]}]
+        inputs = self.processor.apply_chat_template(
+            messages,
+            tokenize=True,
+            return_dict=True,
+            add_generation_prompt=True,
+            videos_kwargs={"input": video_input, "num_images": num_images, **settings},
+        ).to(self.model.device)
         config = GenerationConfig(
             max_new_tokens=max_new_tokens,
             do_sample=False,
             eos_token_id=self.model.generation_config.eos_token_id,
             pad_token_id=self.processor.pad_token_id,
         )
-        output = self.model.generate(
-            input_ids=inputs["input_ids"].to(device),
-            attention_mask=inputs["attention_mask"].to(device),
-            visual=None if visual is None else visual.to(device),
-            generation_config=config,
-        )
+        output = self.model.generate(**inputs, generation_config=config)
         return self.processor.decode(output[:, inputs["input_ids"].shape[1] :])[0]
-
-    def _segment(
-        self, path: Path, video_input: str, num_images: int, settings: Mapping[str, Any]
-    ) -> VisualSegment:
-        """Read a file as the encoder's input."""
-        visual = self.processor.visual
-        if not is_video(str(path)):
-            return load_images([path], visual)[0]
-        if video_input == "frames":
-            return load_video(path, num_images, visual)
-        if video_input != "codec":
-            raise ValueError(f"video_input must be codec or frames, got {video_input!r}")
-        defaults = {
-            "square_size": CELL_PX * visual.patches_per_side,
-            "patch_size": CELL_PX,
-            "block_cells": visual.merge_side_patches,
-        }
-        given = {name: AssetConfig.parse(name, value) for name, value in settings.items()}
-        config = AssetConfig(**{**defaults, **given, "num_images": num_images})
-        with tempfile.TemporaryDirectory(prefix="llava_ask_") as folder:
-            asset = write_evaluation_asset(
-                path,
-                key="video",
-                out_root=folder,
-                config=config,
-                num_threads=available_cores(),
-            )
-            return load_asset(asset.folder, visual)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,7 +5,7 @@ The language model's own template is not the one that a checkpoint is trained wi
 for token.
 """
 
-from llava.constants import IMAGE_PLACEHOLDER, IMAGE_TOKEN
+from llava.constants import IMAGE_PLACEHOLDER, IMAGE_TOKEN, VIDEO_TOKEN
 from llava.conversation import DEFAULT_SYSTEM, IM_END, IM_START
 
 _CONTENT = (
@@ -16,8 +16,9 @@ _CONTENT = (
     "{{- '' if loop.first else '\\n' -}}"
     "{%- if part['type'] == 'text' -%}{{- part['text'] -}}"
     f"{{%- elif part['type'] in ['image', 'image_url'] and shows -%}}{{{{- '{IMAGE_TOKEN}' -}}}}"
-    "{%- else -%}{{- raise_exception('contents are text, or images in questions; write a video as"
-    " one image per frame') -}}{%- endif -%}"
+    f"{{%- elif part['type'] in ['video', 'video_url'] and shows -%}}{{{{- '{VIDEO_TOKEN}' -}}}}"
+    "{%- else -%}{{- raise_exception('contents are text, or images and videos in questions') -}}"
+    "{%- endif -%}"
     "{%- endfor -%}{%- endif -%}"
     "{%- endmacro -%}"
 )
@@ -48,9 +49,10 @@ def chat_template(template: str) -> str:
     """Return a prompt template in Jinja, for ``apply_chat_template`` of the saved tokenizer.
 
     It takes messages with roles system, user and assistant, and gives the same tokens as ``render``
-    and ``encode`` with one visual token per placeholder. A processor repeats that token per visual.
-    One difference remains: text that spells a special token becomes that token, because Jinja
-    only has text.
+    and ``encode`` with one visual token per placeholder, and one video token per video. The
+    processor writes as many visual tokens as a visual has. One difference remains: text that spells
+    a special token becomes that token, because Jinja only has text; the processor's
+    ``apply_chat_template`` keeps it text.
 
     Raises:
         ValueError: The template is unknown.

@@ -9,6 +9,9 @@ IMAGE_PLACEHOLDER = "<image>"
 IMAGE_TOKEN = "<|image_pad|>"
 """The token that a placeholder expands to, once per visual token (Qwen's own special token)."""
 
+VIDEO_TOKEN = "<|video_pad|>"
+"""A video in the text of a chat template; the processor writes image tokens for it."""
+
 VIRTUAL_FRAMES = 64
 """Length of the virtual time line: t runs over 0..63 for videos of every length."""
 

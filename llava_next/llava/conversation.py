@@ -1,6 +1,7 @@
 """Conversations to prompt pieces and token ids: the one rendering of training and evaluation.
 
-A turn is ``{"from": "human" | "gpt" | "system", "value": str}``. Templates:
+A turn is ``{"from": "human" | "gpt" | "system", "value": str}``; the value of a human turn may also
+be a list of pieces, in which text is never a placeholder. Templates:
 
 - ``qwen_1_5``: ChatML. ``<|im_start|>role``, newline, text, ``<|im_end|>``, newline, per turn, with
   Qwen's default system prompt unless the conversation opens with its own.
@@ -16,7 +17,7 @@ that spells ``<|im_start|>`` or ``<|image_pad|>`` is encoded as the plain charac
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
@@ -30,7 +31,7 @@ _SHORT_TEXT_CHARACTERS = 64
 _KEPT_TEXTS = 4096
 _SHOWN_ROLES = 20
 
-Turn = Mapping[str, str]
+Turn = Mapping[str, Any]
 
 
 class Piece(NamedTuple):
@@ -67,6 +68,7 @@ def render(
     *,
     sample: str,
     add_generation_prompt: bool = False,
+    continue_final_message: bool = False,
 ) -> list[Piece]:
     """Lay out a conversation as pieces; placeholders are special pieces of text ``<image>``.
 
@@ -76,6 +78,7 @@ def render(
         template: a key of ``TEMPLATES``.
         sample: name of the sample, for messages.
         add_generation_prompt: end with the header of the answer to be generated.
+        continue_final_message: end with the text of the last answer, for more of it.
 
     Raises:
         ValueError: The template or a role is unknown, roles do not alternate, the conversation or
@@ -87,6 +90,11 @@ def render(
     pieces = TEMPLATES[template](turns, sample)
     if add_generation_prompt and template == "qwen_1_5":
         pieces += [Piece(IM_START, special=True), Piece("assistant\n")]
+    if continue_final_message:
+        # An answer ends with a special token and a newline in ChatML, else with the newline alone.
+        last = pieces[-1]
+        is_plain = template == "plain"
+        pieces = [*pieces[:-1], last._replace(text=last.text[:-1])] if is_plain else pieces[:-2]
     return pieces
 
 
@@ -97,7 +105,8 @@ def _check_turns(turns: Sequence[Turn], sample: str, add_generation_prompt: bool
                 f"{sample}: turn {number} must be from human, gpt or system, "
                 f"got {turn.get('from')!r}"
             )
-        if not isinstance(turn.get("value"), str):
+        is_pieces = turn["from"] == "human" and isinstance(turn.get("value"), list)
+        if not is_pieces and not isinstance(turn.get("value"), str):
             raise ValueError(
                 f"{sample}: the value of turn {number} must be a string, got {turn.get('value')!r}"
             )
@@ -121,7 +130,9 @@ def _check_turns(turns: Sequence[Turn], sample: str, add_generation_prompt: bool
         raise ValueError(f"{sample}: the last turn must be from {last}, got {spoken[-1]}")
 
 
-def _with_placeholders(text: str) -> list[Piece]:
+def _with_placeholders(text: str | list[Piece]) -> list[Piece]:
+    if isinstance(text, list):
+        return [piece for piece in text if piece.text]
     pieces: list[Piece] = []
     for number, part in enumerate(text.split(IMAGE_PLACEHOLDER)):
         if number:

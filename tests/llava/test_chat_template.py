@@ -6,15 +6,40 @@ from importlib.resources import files
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from PIL import Image
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from llava.chat_template import chat_template
 from llava.conversation import encode, expand_placeholders, render
+from llava.model.processing import LlavaProcessor
+from llava.visual.config import VisualConfig
 from support.tokenizer import SPECIAL_TOKENS, byte_tokenizer
 
 _ROLES = {"system": "system", "human": "user", "gpt": "assistant"}
-_WORDS = ("What", " is", "\n\n", "<image>", "\n", "it?", " é", "{{ x }}", "'", '"', "\\n", "😀")
+_WORDS = (
+    "What",
+    " is",
+    "\n\n",
+    "<image>",
+    "\n",
+    "it?",
+    " é",
+    " e\u0301",
+    "{{ x }}",
+    "'",
+    '"',
+    "\\n",
+    "😀",
+)
+_QWEN_TEMPLATE = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{% endif %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""The chat template of Qwen2-Instruct, as its tokenizer_config.json has it."""
+
 _QWEN_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -78,10 +103,10 @@ def test_parts_of_messages_are_read_as_in_the_data() -> None:
 
 
 @pytest.mark.parametrize(
-    "message", [{"role": "tool", "content": "x"}, {"role": "user", "content": [{"type": "video"}]}]
+    "message", [{"role": "tool", "content": "x"}, {"role": "user", "content": [{"type": "audio"}]}]
 )
 def test_what_the_template_cannot_express_is_refused(message: dict[str, Any]) -> None:
-    with pytest.raises(Exception, match="roles are|as one image per frame"):
+    with pytest.raises(Exception, match="roles are|text, or images and videos"):
         byte_tokenizer().apply_chat_template([message], chat_template=chat_template("qwen_1_5"))
 
 
@@ -111,6 +136,7 @@ def _qwen_tokenizer() -> PreTrainedTokenizerFast:
     vocabulary = {spell(token): rank for token, rank in ranks.items()}
     model = models.BPE(vocab=vocabulary, merges=[(left, right) for *_, left, right in merges])
     tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(_QWEN_PATTERN), behavior="isolated"),
@@ -134,3 +160,26 @@ def test_the_template_gives_the_tokens_of_the_rendering_with_the_merges_of_qwen(
     tokenizer = _qwen_tokenizer()
     assert len(tokenizer.encode(" understanding the residual of a video codec")) < 12
     _compare(tokenizer, 2000)
+
+
+@pytest.mark.slow
+def test_text_gets_the_tokens_of_the_template_of_qwen() -> None:
+    tokenizer = _qwen_tokenizer()
+    tokenizer.pad_token = "<|endoftext|>"
+    processor = LlavaProcessor(tokenizer, VisualConfig(patches_per_side=2))
+    for turns in _conversations(1000):
+        messages = [{"role": _ROLES[turn["from"]], "content": turn["value"]} for turn in turns]
+        options: Any = {"add_generation_prompt": turns[-1]["from"] == "human", "tokenize": True}
+        theirs = tokenizer.apply_chat_template(
+            messages, chat_template=_QWEN_TEMPLATE, return_dict=False, **options
+        )
+        assert processor.apply_chat_template(messages, **options)[0].tolist() == theirs
+    picture = Image.new("RGB", (9, 9))
+    part = [{"type": "image", "image": picture}, {"type": "text", "text": "What?"}]
+    ours = processor.apply_chat_template([{"role": "user", "content": part}], tokenize=True)
+    theirs = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "<|image_pad|>" * 4 + "\nWhat?"}],
+        chat_template=_QWEN_TEMPLATE,
+        return_dict=False,
+    )
+    assert ours[0].tolist() == theirs

@@ -1,7 +1,12 @@
 """The LLaVA models. Importing this package registers them with the library's Auto classes."""
 
 from packaging.version import Version
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+)
 from transformers import __version__ as transformers_version
 
 if Version(transformers_version) < Version("5.7"):
@@ -17,14 +22,20 @@ from llava.model.llava_qwen import (  # noqa: E402
     LlavaQwenConfig,
     LlavaQwenForCausalLM,
 )
+from llava.model.processing import LlavaProcessor  # noqa: E402
 
-AutoConfig.register(LlavaQwen3Config.model_type, LlavaQwen3Config, exist_ok=True)
-AutoConfig.register(LlavaQwenConfig.model_type, LlavaQwenConfig, exist_ok=True)
-AutoModelForCausalLM.register(LlavaQwen3Config, LlavaQwen3ForCausalLM, exist_ok=True)
-AutoModelForCausalLM.register(LlavaQwenConfig, LlavaQwenForCausalLM, exist_ok=True)
+for _config, _model in (
+    (LlavaQwen3Config, LlavaQwen3ForCausalLM),
+    (LlavaQwenConfig, LlavaQwenForCausalLM),
+):
+    AutoConfig.register(_config.model_type, _config, exist_ok=True)
+    AutoModelForCausalLM.register(_config, _model, exist_ok=True)
+    AutoModelForImageTextToText.register(_config, _model, exist_ok=True)
+    AutoProcessor.register(_config, LlavaProcessor, exist_ok=True)
 
 __all__ = [
     "LlavaConfigFields",
+    "LlavaProcessor",
     "LlavaQwen3Config",
     "LlavaQwen3ForCausalLM",
     "LlavaQwenConfig",

@@ -6,11 +6,13 @@ Rules chosen here:
   for white pages. 16-bit grey is scaled to 8 bits. EXIF orientation is applied.
 """
 
+import base64
 import io
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -42,6 +44,61 @@ def load_image(path: str | Path) -> Image.Image:
             return _read_rgb(path)
         except ValueError as error:
             return _read_rgb(_without_text(path, error))
+
+
+def read_picture(source: Any) -> Image.Image:
+    """Read a picture from whatever holds one, as upright 8-bit RGB.
+
+    Args:
+        source: a PIL image, uint8 pixels (H, W, 3) or (H, W), a path, the content of an image file,
+            or a ``data:`` URL of one.
+
+    Raises:
+        ValueError: if it holds no picture.
+    """
+    if isinstance(source, Image.Image):
+        return to_rgb(source)
+    if isinstance(source, bytes):
+        return load_image_bytes(source)
+    if isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or source.ndim not in (2, 3):
+            raise ValueError(
+                f"pixels must be uint8 (H, W, 3) or (H, W), got {source.dtype} {source.shape}"
+            )
+        return to_rgb(Image.fromarray(source))
+    if isinstance(source, str) and source.startswith("data:"):
+        return load_image_bytes(decode_data_url(source))
+    if isinstance(source, str | Path):
+        return load_image(source)
+    raise ValueError(
+        "a picture must be a PIL image, pixels, a path or the content of a file, got "
+        f"{type(source).__name__}"
+    )
+
+
+def decode_data_url(url: str) -> bytes:
+    """Return the content of a ``data:`` URL in base64.
+
+    Raises:
+        ValueError: if it is no such URL.
+    """
+    header, comma, content = url.partition(",")
+    if not comma or not header.startswith("data:") or not header.endswith(";base64"):
+        raise ValueError(f"a data URL must read data:TYPE;base64,CONTENT, got {url[:40]!r}")
+    try:
+        return base64.b64decode(content, validate=True)
+    except ValueError as error:
+        raise ValueError(f"the content of a data URL is no base64: {error}") from error
+
+
+def load_image_bytes(content: bytes, name: str = "of a message") -> Image.Image:
+    """Read the content of an image file as ``load_image`` does; ``name`` is for errors.
+
+    Raises:
+        ValueError: as ``load_image``.
+    """
+    with _named_errors(name), whole_pictures_only():
+        return _read_rgb(io.BytesIO(content))
 
 
 def _read_rgb(source: str | Path | io.BytesIO) -> Image.Image:

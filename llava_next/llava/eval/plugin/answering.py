@@ -175,7 +175,7 @@ class Answerer:
             except ValueError as error:
                 raise ValueError(f"{sample.name}: {error}") from error
             conversations.append([{"from": "human", "value": prompt}])
-        batch = self._processor(conversations, segments)
+        batch = self._processor.prepare(conversations, segments)
         inputs = Inputs(batch["input_ids"], batch["attention_mask"], batch["visual"])
         self._count_tokens(inputs)
         device = self._model.device

@@ -107,7 +107,7 @@ def _answer_batch(
     asked = [
         (number, question) for number, (clip, _) in enumerate(clips) for question in clip.questions
     ]
-    inputs = processor(
+    inputs = processor.prepare(
         [prompt(question.kind, len(clips[number][1].images)) for number, question in asked],
         [[segments[number]] for number, _ in asked],
     )
