@@ -41,7 +41,7 @@ from .configuration_onevision_encoder import OneVisionEncoderConfig
 from .patches import patchify  # noqa: F401
 from .rotary import VideoRotaryEmbeddingSplit466, rotate
 from .selection import select_tokens
-from .varlen import VARLEN
+from .varlen import VARLEN, is_varlen_default, this_machine
 
 _VARLEN_BACKENDS = frozenset({"flash_attention_2", "flash_attention_3", VARLEN})
 """Backends whose kernels take segment boundaries; others are called for segments of one length."""
@@ -318,6 +318,17 @@ class OneVisionEncoderPreTrainedModel(PreTrainedModel):
         model, report = loaded
         check_loaded(report | {"mismatched_keys": []} if ignore_mismatched_sizes else report)
         return (model, report) if output_loading_info else model
+
+    def get_correct_attn_implementation(
+        self, requested_attention: str | None, is_init_check: bool = False
+    ) -> str:
+        """Return the backend that is used: where none is asked for, ``varlen`` if it runs here."""
+        head_dim = self.config.hidden_size // self.config.num_attention_heads
+        if requested_attention is None and is_varlen_default(
+            this_machine(), head_dim, self.config.attention_dropout
+        ):
+            return VARLEN
+        return super().get_correct_attn_implementation(requested_attention, is_init_check)
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:

@@ -2,8 +2,9 @@
 
 ``torch.nn.attention.varlen.varlen_attn`` came with torch 2.10 and runs on CUDA devices from compute
 capability 8.0 on, in float16 and bfloat16, without dropout. Where one of these does not hold, and
-where no bounds are given, this backend does the same work by the library's ``sdpa``, one call per
-segment: the name is valid on every device.
+where no bounds are given, this backend does the same work by the library's ``sdpa``, one call for
+neighbours of one length: the name is valid on every device. Where no backend is asked for, models
+on a machine that runs the kernel take this one.
 
 Axis letters: B samples, L tokens of a row, P tokens of a packed row, N heads, M heads of keys and
 values (M divides N), K width of a head, S segments.
@@ -12,7 +13,8 @@ values (M divides N), K width of a head, S segments.
 import inspect
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +25,7 @@ VARLEN = "varlen"
 _KERNEL_DTYPES = (torch.float16, torch.bfloat16)
 _MAX_HEAD_DIM = 256
 _HEAD_DIM_MULTIPLE = 8
+_LOWEST_CAPABILITY = (8, 0)
 
 
 @lru_cache(maxsize=1)
@@ -35,15 +38,58 @@ def varlen_kernel() -> Callable[..., Any] | None:
     return varlen_attn
 
 
+class Machine(NamedTuple):
+    """What decides whether the kernel can run.
+
+    Attributes:
+        has_kernel: whether this torch has ``varlen_attn``.
+        device_type: ``cuda`` where there is an NVIDIA device.
+        capability: compute capability of the device.
+    """
+
+    has_kernel: bool
+    device_type: str
+    capability: tuple[int, int] = (0, 0)
+
+
 @lru_cache(maxsize=1)
+def this_machine() -> Machine:
+    """Look at this machine, once."""
+    has_kernel = varlen_kernel() is not None
+    if not torch.cuda.is_available() or torch.version.hip is not None:
+        return Machine(has_kernel, "cpu")
+    return Machine(has_kernel, "cuda", torch.cuda.get_device_capability())
+
+
+def runs_kernel(machine: Machine) -> bool:
+    """Return whether the kernel runs on a machine."""
+    return (
+        machine.has_kernel
+        and machine.device_type == "cuda"
+        and machine.capability >= _LOWEST_CAPABILITY
+    )
+
+
 def is_varlen_available() -> bool:
     """Return whether this machine has a device that runs the kernel, and a torch with it."""
-    return (
-        varlen_kernel() is not None
-        and torch.cuda.is_available()
-        and torch.version.hip is None
-        and torch.cuda.get_device_capability() >= (8, 0)
-    )
+    return runs_kernel(this_machine())
+
+
+def is_varlen_default(machine: Machine, head_dim: int, dropout: float = 0.0) -> bool:
+    """Return whether a model takes this backend where none is asked for.
+
+    In float32, and on the CPU, the backend does what the library's default does.
+
+    Args:
+        machine: the machine that the model is built on.
+        head_dim: width of a head.
+        dropout: dropout of the attention probabilities, which the kernel does not have.
+    """
+    return runs_kernel(machine) and _fits_heads(head_dim) and dropout == 0.0
+
+
+def _fits_heads(head_dim: int) -> bool:
+    return head_dim <= _MAX_HEAD_DIM and head_dim % _HEAD_DIM_MULTIPLE == 0
 
 
 @lru_cache(maxsize=8)
@@ -98,14 +144,12 @@ def call_kernel(
 
 
 def _fits_kernel(query: Tensor, dtype: torch.dtype, dropout: float) -> bool:
-    head_dim = query.shape[-1]
     return (
         query.is_cuda
         and is_varlen_available()
         and dtype in _KERNEL_DTYPES
         and dropout == 0.0
-        and head_dim <= _MAX_HEAD_DIM
-        and head_dim % _HEAD_DIM_MULTIPLE == 0
+        and _fits_heads(query.shape[-1])
     )
 
 
@@ -165,11 +209,16 @@ def varlen_attention(
             is_causal=bool(getattr(module, "is_causal", False)) if is_causal is None else is_causal,
         )
         return mixed[None], None
-    # Without the kernel each segment is a call of its own; the lengths are known on the host.
-    lengths = cu_seq_lens_q.diff().tolist() if sample_lengths is None else list(sample_lengths)
-    parts = zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True)
-    outputs = [sdpa_attention_forward(module, q, k, v, None, **options)[0] for q, k, v in parts]
-    return torch.cat(outputs, dim=1), None
+    # Without the kernel, neighbours of one length are the rows of one call.
+    lengths = cu_seq_lens_q.diff().tolist() if sample_lengths is None else sample_lengths
+    runs = [(len(list(run)), length) for length, run in groupby(lengths)]
+    sizes = [count * length for count, length in runs]
+    parts = zip(*(x[0].split(sizes, dim=1) for x in (query, key, value)), strict=True)
+    outputs: list[Tensor] = []
+    for run, part in zip(runs, parts, strict=True):
+        q, k, v = (x.unflatten(1, run).transpose(0, 1) for x in part)
+        outputs.append(sdpa_attention_forward(module, q, k, v, None, **options)[0].flatten(0, 1))
+    return torch.cat(outputs)[None], None
 
 
 ALL_ATTENTION_FUNCTIONS.register(VARLEN, varlen_attention)

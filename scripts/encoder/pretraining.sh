@@ -56,7 +56,7 @@ launch_pretraining() {
         --tf32 "${TF32:-true}" \
         --compile "${COMPILE:-false}" \
         --gradient_checkpointing "${GRADIENT_CHECKPOINTING:-false}" \
-        --attn_implementation "${ATTN_IMPLEMENTATION:-sdpa}" \
+        --attn_implementation "${ATTN_IMPLEMENTATION:-auto}" \
         --num_workers "${NUM_WORKERS:-4}" \
         --on_bad_sample "${ON_BAD_SAMPLE:-stop}" \
         --save_steps "${SAVE_STEPS:-1000}" \

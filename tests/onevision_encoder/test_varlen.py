@@ -1,14 +1,21 @@
 """What torch's kernel for packed rows is given; it runs on CUDA alone, a reference replaces it."""
 
 import inspect
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from onevision_encoder import varlen
+from onevision_encoder import (
+    OneVisionEncoderConfig,
+    OneVisionEncoderModel,
+    modeling_onevision_encoder,
+    varlen,
+)
 from support.tolerances import FLOAT32
 
 LENGTHS = [5, 130, 1, 64]
@@ -119,3 +126,66 @@ def test_the_kernel_and_the_way_without_it_agree(
     assert calls == [1]
     torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
     torch.testing.assert_close(actual[0], expected[0], **FLOAT32)
+
+
+HOPPER = varlen.Machine(has_kernel=True, device_type="cuda", capability=(9, 0))
+
+
+@pytest.mark.parametrize(
+    ("machine", "head_dim", "dropout", "expected"),
+    [
+        (HOPPER, 64, 0.0, True),
+        (HOPPER, 128, 0.0, True),
+        (HOPPER._replace(capability=(8, 0)), 256, 0.0, True),
+        (HOPPER._replace(capability=(12, 0)), 64, 0.0, True),
+        (HOPPER._replace(capability=(7, 5)), 64, 0.0, False),
+        (HOPPER._replace(has_kernel=False), 64, 0.0, False),
+        (HOPPER._replace(device_type="cpu"), 64, 0.0, False),
+        (HOPPER, 288, 0.0, False),
+        (HOPPER, 60, 0.0, False),
+        (HOPPER, 64, 0.1, False),
+    ],
+)
+def test_it_is_the_default_where_the_kernel_runs(
+    machine: varlen.Machine, head_dim: int, dropout: float, expected: bool
+) -> None:
+    assert varlen.is_varlen_default(machine, head_dim, dropout) is expected
+
+
+def test_a_machine_without_a_device_keeps_sdpa() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    assert not varlen.runs_kernel(varlen.this_machine())
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"), [(None, "varlen"), ("sdpa", "sdpa"), ("eager", "eager")]
+)
+def test_the_encoder_takes_it_where_nothing_else_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, asked: str | None, expected: str
+) -> None:
+    monkeypatch.setattr(modeling_onevision_encoder, "this_machine", lambda: HOPPER)
+    sizes = {"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 8}
+    config = OneVisionEncoderConfig(**sizes, num_hidden_layers=1, attn_implementation=asked)
+    assert OneVisionEncoderModel(config).config._attn_implementation == expected
+
+
+def test_without_the_kernel_segments_of_one_length_share_a_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    def counted(module: nn.Module, query: torch.Tensor, *rest: Any, **options: Any) -> Any:
+        shapes.append(tuple(query.shape))
+        return sdpa_attention_forward(module, query, *rest, **options)
+
+    monkeypatch.setattr(varlen, "sdpa_attention_forward", counted)
+    row = torch.randn(1, 2, 12, 16)
+    bounds = torch.tensor([0, 4, 8, 10, 12]).int()
+    options = {"cu_seq_lens_q": bounds, "max_length_q": 4, "is_causal": False}
+    mixed, _ = varlen.varlen_attention(nn.Module(), row, row, row, None, **options)
+    assert shapes == [(2, 2, 4, 16), (2, 2, 2, 16)]
+    for start, end in pairwise(bounds.tolist()):
+        one = row[:, :, start:end]
+        expected = scaled_dot_product_attention(one, one, one).transpose(1, 2)
+        torch.testing.assert_close(mixed[:, start:end], expected, **FLOAT32)

@@ -70,7 +70,7 @@ def build_encoder(
     patch_size: int,
     image_px: int,
     init: str = "",
-    attn_implementation: str = "sdpa",
+    attn_implementation: str = "auto",
 ) -> OneVisionEncoderModel:
     """Return an encoder with random weights, or with those of a folder.
 
@@ -79,22 +79,23 @@ def build_encoder(
         patch_size: p; with ``init``, that of the folder must be equal.
         image_px: side of images, which the configuration records.
         init: folder of an encoder; empty for random weights.
-        attn_implementation: backend of attention.
+        attn_implementation: backend of attention; ``auto`` leaves it to the encoder.
 
     Raises:
         ValueError: if the folder holds no encoder with a pooling head and this patch size.
     """
+    attention = None if attn_implementation == "auto" else attn_implementation
     if not init:
         config = OneVisionEncoderConfig(
             **ENCODER_SIZES[size],
             patch_size=patch_size,
             image_size=image_px,
-            attn_implementation=attn_implementation,
+            attn_implementation=attention,
         )
         return OneVisionEncoderModel(config)
     try:
         encoder = OneVisionEncoderModel.from_pretrained(
-            init, dtype=torch.float32, attn_implementation=attn_implementation
+            init, dtype=torch.float32, attn_implementation=attention
         )
     except (OSError, ValueError) as error:
         raise ValueError(f"--init {init} must be a folder with an encoder: {error}") from error

@@ -102,7 +102,10 @@ class Settings:
     tf32: bool = _flag("Let float32 products use TF32 where the device has it.", True)
     compile: bool = _flag("Compile the encoder's blocks with torch.compile.", False)
     gradient_checkpointing: bool = _flag("Recompute activations to save memory.", False)
-    attn_implementation: str = _flag("Attention: sdpa, flash_attention_2, eager.", "sdpa")
+    attn_implementation: str = _flag(
+        "Attention: sdpa, varlen, flash_attention_2, eager; auto: varlen if it runs, else sdpa.",
+        "auto",
+    )
     use_cpu: bool = _flag("Train on the CPU.", False)
     peak_tflops: float | None = _flag("Peak speed of a device, for the share that is used.", None)
 

@@ -17,7 +17,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from llava.visual.layout import BatchLayout
-from onevision_encoder.varlen import VARLEN
+from onevision_encoder.varlen import VARLEN, is_varlen_default, this_machine
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel as _PreTrained
@@ -67,12 +67,25 @@ AttentionMaskInterface.register(VARLEN, sdpa_mask)
 
 
 class IsolatesSamples(_PreTrained):
-    """A model that reads ``sdpa``, the default, as the backend above. Goes before the library's."""
+    """A model that reads ``sdpa`` as the backend above, and prefers ``varlen`` where it runs.
+
+    In the list of base classes it comes before the library's.
+    """
+
+    config: Any
 
     def get_correct_attn_implementation(
         self, requested_attention: str | None, is_init_check: bool = False
     ) -> str:
         """Return the name of the backend that is used; see the library."""
+        config = self.config
+        width: int = getattr(config, "head_dim", None) or (
+            config.hidden_size // config.num_attention_heads
+        )
+        if requested_attention is None and is_varlen_default(
+            this_machine(), width, config.attention_dropout
+        ):
+            return VARLEN
         name = super().get_correct_attn_implementation(requested_attention, is_init_check)
         return SDPA_PER_SAMPLE if name == "sdpa" else name
 

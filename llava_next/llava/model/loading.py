@@ -31,7 +31,8 @@ def load_pretrained(
             ``mm_vision_tower``).
         device: where to put the model.
         dtype: dtype of the weights; "auto" takes the checkpoint's.
-        attn_implementation: attention of decoder and encoder; None takes the library's choice.
+        attn_implementation: attention of decoder and encoder; None takes ``varlen`` on a
+            GPU that runs it, else ``sdpa``.
 
     Returns:
         The model in evaluation mode, and the processor.

@@ -52,7 +52,9 @@ class ModelArguments:
     )
     attn_implementation: str | None = field(
         default=None,
-        metadata={"help": "eager, sdpa, varlen, flash_attention_2; default: the library's"},
+        metadata={
+            "help": "eager, sdpa, varlen, flash_attention_2; default: varlen if it runs, else sdpa"
+        },
     )
 
     lora_enable: bool = field(

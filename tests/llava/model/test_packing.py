@@ -7,9 +7,12 @@ import pytest
 import torch
 
 from llava.constants import IGNORE_INDEX
+from llava.model import isolation
 from llava.model.loading import load_pretrained
 from llava.model.processing import LlavaProcessor
 from llava.visual.batch import pack_segments
+from onevision_encoder import modeling_onevision_encoder
+from onevision_encoder.varlen import Machine
 from support.llava_types import MixedSamples, TinyModel
 from support.tolerances import FLOAT32
 
@@ -128,3 +131,17 @@ def test_the_decoder_never_scores_tokens_of_two_samples(
     lengths = [len(row) for row in rows]
     in_decoder = scored[-len(rows) * model.config.num_hidden_layers :]
     assert in_decoder == [(length, length) for length in lengths] * model.config.num_hidden_layers
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(None, "varlen"), ("sdpa", "sdpa_per_sample")])
+def test_varlen_is_the_default_of_decoder_and_encoder_where_it_runs(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, asked: str | None, expected: str
+) -> None:
+    machine = Machine(has_kernel=True, device_type="cuda", capability=(9, 0))
+    monkeypatch.setattr(isolation, "this_machine", lambda: machine)
+    monkeypatch.setattr(modeling_onevision_encoder, "this_machine", lambda: machine)
+    model: Any = load_pretrained(tiny_checkpoint, attn_implementation=asked)[0]
+    assert model.config._attn_implementation == expected
+    assert model.model.config._attn_implementation == expected
+    encoder = model.model.vision_tower.vision_tower
+    assert encoder.config._attn_implementation == (asked or expected)
