@@ -15,7 +15,7 @@ from typing import Any
 from cv_reader.errors import AssetError, SettingsError
 from cv_reader.media.display import HDR_MODES
 
-ALGORITHM_VERSION = 7
+ALGORITHM_VERSION = 8
 """Raised whenever the same settings and the same video give other positions or pixels."""
 
 EXACT_SLOTS = 96

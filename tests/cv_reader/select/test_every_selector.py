@@ -20,6 +20,9 @@ from support.paths import ROOT
 HEIGHT, WIDTH, NUM_FRAMES = 96, 128, 32
 SIZES = {"square_size": 128, "sequence_length": 16, "num_images": 3}
 RATE = {"select": "rate_distortion", "distortion": "mean"}
+SAME_RATIO, SAME_ERROR = 1.0023, 1e-5
+"""0.01 dB, or a mean squared error that differs by a sample in 100,000 by one grey level: which of
+many equally good slots are kept is found by exchanges, and not exact."""
 HAS_NATIVE = BACKENDS[0].name == "native"
 
 
@@ -73,7 +76,8 @@ def _assert_none_shows_more(path: Path, sizes: Any) -> None:
     for way in [name for name in settings if name.startswith(("hold", "nearest"))]:
         others = {name: score.rebuilt[way].psnr_db for name, score in scores.items() if name != way}
         best = max(others, key=others.__getitem__)
-        assert scores[way].rebuilt[way].psnr_db >= others[best] - 0.01, (way, best)
+        found, other = (float(scores[one].rebuilt[way].errors.mean()) for one in (way, best))
+        assert found <= other * SAME_RATIO + SAME_ERROR, (way, best, found, other)
 
 
 @pytest.mark.parametrize("name", CLIPS)

@@ -18,6 +18,7 @@ from cv_reader.select.rate_distortion.distances import (
     Distances,
     level_distortion,
 )
+from cv_reader.select.rate_distortion.exchange import exchanged
 from cv_reader.select.rate_distortion.prices import (
     LEAST_PRICE,
     bracketed,
@@ -132,7 +133,26 @@ class Solver:
             lowest = price or self.least_price
             lower, price = self._fitting(costs, self.budget, highest_price(costs), lowest)
             kept = with_rest(self.kept_at(costs, price), self.kept_at(costs, lower), self.budget)
+            if config.direction == NEAREST:
+                kept = self._exchanged(window, kept, costs.keeping)
         return price, kept, self.gains(window, costs, kept)
+
+    def _exchanged(self, window: Window, kept: Cells, keeping: Distances) -> Cells:
+        """Return a choice within the budget that shows no less by the best of all kept slots."""
+        return exchanged(
+            self._weighted(window.between),
+            self._weighted(window.before[0]),
+            kept,
+            self.budget,
+            keeping=keeping,
+            forced=self.forced,
+            least=self.unit_price(self.least_price),
+        )
+
+    def _weighted(self, distances: Distances, slots: slice = slice(None)) -> Distances:
+        """Return distances, of which the last axis is slots, as often as slots are shown."""
+        weights = self.weights[slots]
+        return distances if (weights == 1).all() else distances * weights
 
     def _of_free_length(self, costs: Spans) -> tuple[float, Cells | None]:
         """Return the price of the quality, or as it is set, and what it keeps; None where that is
@@ -279,16 +299,14 @@ class Solver:
     def segments(self, window: Window, slots: slice | None = None) -> list[Spans]:
         """Return the costs of a window, for each of what was carried into it."""
         slots = slots or slice(0, window.between.shape[1])
-        weights = self.weights[slots]
-        between = window.between * weights
         forced = [slot - slots.start for slot in self.forced if slots.start <= slot < slots.stop]
-        keeping = np.zeros(len(weights), np.float32)
+        keeping = np.zeros(window.between.shape[1], np.float32)
         if self.config.distortion != "mean":
             noise = level_distortion(_NOISE, MEASURES[self.config.distortion])
-            keeping[np.arange(len(weights)) % _PREFERRED_SLOTS > 0] = self.unit_price(noise)
+            keeping[np.arange(len(keeping)) % _PREFERRED_SLOTS > 0] = self.unit_price(noise)
         costs = segments(
-            between,
-            [before * weights for before in window.before],
+            self._weighted(window.between, slots),
+            [self._weighted(before, slots) for before in window.before],
             self.config.direction,
             is_shown=window.is_shown,
             keeping=keeping,

@@ -196,29 +196,27 @@ def shown_errors(window: Window, kept: Cells, direction: str, way: int = 0) -> D
     Args:
         window: distortions.
         kept: bool (W, n).
-        direction: ``hold`` or ``nearest``.
+        direction: ``hold``, or ``nearest``: the best of all that is kept in the window or was
+            carried in.
         way: which of those that were carried in.
     """
     slots, cells = kept.shape
     before, between = window.before[way], window.between
     everyone: Slots = np.arange(cells, dtype=np.intp)
+    if direction != HOLD:
+        best = before.copy()
+        if not window.is_shown:
+            best[kept.any(axis=0)] = np.inf
+        for slot in range(slots):
+            some = np.flatnonzero(kept[slot])
+            best[some] = np.minimum(best[some], between[some, slot])
+        return np.ascontiguousarray(best.T)
     errors = np.empty((slots, cells), np.float32)
     shown = np.full(cells, NO_SLOT)
     for slot in range(slots):
         shown = np.where(kept[slot], slot, shown)
         held = between[everyone, np.maximum(shown, 0), slot]
         errors[slot] = np.where(shown >= 0, held, before[:, slot])
-    if direction == HOLD:
-        return errors
-    is_first, following = np.ones(cells, np.bool_), np.full(cells, NO_SLOT)
-    has_earlier = np.logical_or.accumulate(kept, axis=0)
-    for slot in reversed(range(slots)):
-        following = np.where(kept[slot], slot, following)
-        ahead = between[everyone, np.maximum(following, 0), slot]
-        is_first = ~has_earlier[slot] & (not window.is_shown)
-        best = np.minimum(errors[slot], ahead)
-        np.copyto(best, ahead, where=is_first)
-        np.copyto(errors[slot], best, where=following >= 0)
     return errors
 
 

@@ -1,0 +1,105 @@
+"""Exchanged slots: what comes again is kept once, and no exchange shows less."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from cv_reader.select.rate_distortion.exchange import exchanged
+
+SLOTS = 8
+NO_COST = np.zeros(SLOTS, np.float32)
+
+
+def _alternating(values: list[int]) -> np.ndarray:
+    """Return distances of a unit that shows so many kinds of pictures in turn: (1, W, W)."""
+    kinds = np.array(values)
+    return (10.0 * np.abs(kinds[:, None] - kinds))[None].astype(np.float32)
+
+
+def _error(between: np.ndarray, before: np.ndarray, kept: np.ndarray) -> float:
+    """Return what all slots show, by the definition: the best of all kept."""
+    total = 0.0
+    for unit in range(len(between)):
+        slots = np.flatnonzero(kept[:, unit])
+        shown = between[unit][slots].min(axis=0) if len(slots) else before[unit]
+        total += float(shown.sum(dtype=np.float64))
+    return total
+
+
+def _random(seed: int, units: int = 12) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return distances, distances to grey and a choice at random, forced in slot 0."""
+    generator = np.random.default_rng(seed)
+    points = generator.integers(0, 9, (units, SLOTS, 2)).astype(np.float32)
+    between = np.square(points[:, :, None] - points[:, None]).sum(axis=-1)
+    kept = generator.random((SLOTS, units)) < 0.3
+    kept[0] = True
+    return between, np.full((units, SLOTS), 90, np.float32), kept
+
+
+def test_two_pictures_in_turn_are_kept_once_each() -> None:
+    between = _alternating([0, 1, 0, 1, 0, 1, 0, 1])
+    kept = np.array([True] * 7 + [False])[:, None]
+    found = exchanged(
+        between,
+        np.full((1, SLOTS), 90, np.float32),
+        kept,
+        7,
+        keeping=NO_COST,
+        forced=[0],
+        least=1e-9,
+    )
+    assert found.sum() == 2
+    assert found[0, 0] and found[1::2, 0].sum() == 1
+    assert _error(between, np.zeros((1, SLOTS)), found) == 0
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_exchange_shows_less_or_more_than_the_budget(seed: int) -> None:
+    between, before, kept = _random(seed)
+    for budget in (int(kept.sum()), int(kept.sum()) + 7):
+        found = exchanged(between, before, kept, budget, keeping=NO_COST, forced=[0], least=1e-9)
+        assert found[0].all()
+        assert found.sum() <= budget
+        assert _error(between, before, found) < _error(between, before, kept)
+
+
+def test_no_single_exchange_is_left_that_spares_anything() -> None:
+    between, before, kept = _random(7, units=4)
+    found = exchanged(
+        between, before, kept, int(kept.sum()), keeping=NO_COST, forced=[0], least=1e-9
+    )
+    reached = _error(between, before, found)
+    places = [(slot, unit) for slot in range(1, SLOTS) for unit in range(4)]
+    for first, second in combinations(places, 2):
+        if found[first] == found[second] or first[1] == second[1]:
+            continue
+        other = found.copy()
+        other[first], other[second] = ~other[first], ~other[second]
+        assert _error(between, before, other) >= reached - 1e-4
+
+
+def test_an_empty_unit_keeps_its_first_slot_only_if_that_spares_enough() -> None:
+    between, before = _alternating([0, 0, 3, 3, 0, 0, 3, 3]), np.full((1, SLOTS), 20, np.float32)
+    nothing = np.zeros((SLOTS, 1), bool)
+    # Slot 0 spares 4 * 20 and costs 4 * 10 more than grey where the other picture shows.
+    for least, expected in ((39.0, [0, 2]), (41.0, [])):
+        found = exchanged(between, before, nothing, 8, keeping=NO_COST, forced=[], least=least)
+        assert np.flatnonzero(found[:, 0]).tolist() == expected
+
+
+def test_slots_that_cost_more_to_keep_are_left_for_others() -> None:
+    between = _alternating([0, 0, 1, 1, 1, 1, 0, 0])
+    keeping = np.array([0, 5, 5, 5, 0, 5, 5, 5], np.float32)
+    kept = np.zeros((SLOTS, 1), bool)
+    kept[0] = True
+    found = exchanged(
+        between,
+        np.full((1, SLOTS), 90, np.float32),
+        kept,
+        2,
+        keeping=keeping,
+        forced=[0],
+        least=1.0,
+    )
+    assert np.flatnonzero(found[:, 0]).tolist() == [0, 4]
