@@ -20,6 +20,7 @@ from llava.eval.study.learning import choose_steps, model_folder, train_seed
 from llava.eval.study.material import make_test_data, make_training_data, measure_preparation
 from llava.eval.study.page import write_page
 from llava.eval.study.results import figures
+from llava.eval.study.scenes import KINDS
 from run_kit.exits import OK, USAGE, say
 from run_kit.files import replace_file
 
@@ -57,6 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seeds", nargs="+", type=int, help="seeds; one model is trained for each (default: 0 1 2)"
     )
+    parser.add_argument(
+        "--kinds", nargs="+", help=f"kinds of question to ask, among {', '.join(KINDS)}"
+    )
     parser.add_argument("--num_training_clips", type=int, help="number of clips to train on")
     parser.add_argument("--num_test_clips", type=int, help="number of clips to ask about")
     parser.add_argument("--num_steps", type=int, help="number of optimiser steps of every model")
@@ -73,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
 def _config(options: dict[str, Any]) -> StudyConfig:
     settings = QUICK if options.pop("quick") else {}
     given = {name: value for name, value in options.items() if value is not None}
-    for name in ("arms", "budgets", "seeds"):
+    for name in ("arms", "budgets", "seeds", "kinds"):
         if name in given:
             given[name] = tuple(given[name])
     given["out"] = given["out"].resolve()

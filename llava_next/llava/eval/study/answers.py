@@ -88,7 +88,7 @@ def _answer_pair(
     model: Any, processor: LlavaProcessor, data: TestData, pair: Pair
 ) -> Iterator[Outcome]:
     """Yield the outcomes of one arm at one budget."""
-    able = [(clip, shown[pair]) for clip, shown in data if pair in shown]
+    able = [(clip, shown[pair]) for clip, shown in data if pair in shown and clip.questions]
     for start in range(0, len(able), CLIPS_PER_BATCH):
         yield from _answer_batch(model, processor, able[start : start + CLIPS_PER_BATCH], pair)
 

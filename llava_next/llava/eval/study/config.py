@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llava.eval.study.arms import ARMS, BUDGETS
+from llava.eval.study.scenes import KINDS
 
 ENCODER: dict[str, Any] = {
     "hidden_size": 128,
@@ -42,6 +43,8 @@ class StudyConfig:
         device: where models are trained and asked.
         hours: time for all training together, from which ``num_steps`` follows; 0 = as given.
         num_workers: processes that make clips and assets, and models trained at once.
+        kinds: which kinds of question are asked, by key of ``scenes.KINDS``; none = all. The clips
+            stay as they are.
         semi_real: rendered people who act instead of made scenes; see ``semi_real``.
     """
 
@@ -62,12 +65,16 @@ class StudyConfig:
     device: str = "cpu"
     hours: float = 0.0
     num_workers: int = 2
+    kinds: tuple[str, ...] = ()
     semi_real: bool = False
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.arms) - set(ARMS))
         if unknown:
             raise ValueError(f"arms must be among {', '.join(ARMS)}, got {', '.join(unknown)}")
+        unknown = sorted(set(self.kinds) - set(KINDS))
+        if unknown:
+            raise ValueError(f"kinds must be among {', '.join(KINDS)}, got {', '.join(unknown)}")
         for name in ("num_training_clips", "num_test_clips", "num_steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

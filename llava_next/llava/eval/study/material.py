@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from llava.constants import IMAGE_PLACEHOLDER
 from llava.eval.study.arms import ARMS, CELLS, GRID, Shown, asset_config, show
-from llava.eval.study.clips import Clip, Composer, write_clip
+from llava.eval.study.clips import Clip, Composer, Drawable, write_clip
 from llava.eval.study.config import StudyConfig
 from llava.eval.study.drawing import NUM_FRAMES
-from llava.eval.study.scenes import KINDS, compose
+from llava.eval.study.scenes import KINDS, Question, compose
 from llava.eval.study.semi_real import compose_person
 from llava.visual.batch import VisualSegment
 from llava.visual.config import VisualConfig
@@ -70,7 +70,16 @@ def _make(
 
 
 def _composer(config: StudyConfig) -> Composer:
-    return compose_person if config.semi_real else compose
+    composer = compose_person if config.semi_real else compose
+    return partial(_ask_only, composer=composer, kinds=config.kinds) if config.kinds else composer
+
+
+def _ask_only(
+    seed: int, composer: Composer, kinds: Sequence[str]
+) -> tuple[Drawable, list[Question], str]:
+    """Compose a clip and keep its questions of some kinds."""
+    scene, questions, camera = composer(seed)
+    return scene, [question for question in questions if question.kind in kinds], camera
 
 
 class TrainingSample(NamedTuple):
@@ -180,6 +189,8 @@ def _make_training(seed: int, config: StudyConfig) -> list[TrainingSample]:
     clip, shown = _make(
         seed, training_pairs(config, seed), config.out / "training", _composer(config)
     )
+    if not clip.questions:
+        return []
     lesson = lesson_pair(config)
     return [
         TrainingSample(

@@ -67,11 +67,14 @@ class Kind:
     tuned: bool = True
 
 
-ACTIONS = (
-    *("backflip", "cartwheel", "crawl", "dance_a", "dance_b", "getup_facedown", "getup_faceup"),
-    *("jump", "kick", "punch", "roll", "run", "spin", "spinkick", "walk"),
-)
-"""What the people of semi-real clips do, see ``semi_real``."""
+ACTIONS: dict[str, str] = {
+    **{name: name for name in ("backflip", "cartwheel", "crawl", "jump", "kick", "punch")},
+    **{name: name for name in ("roll", "run", "spin", "spinkick", "walk")},
+    **{"danceA": "dance_a", "danceB": "dance_b"},
+    **{"facedown": "getup_facedown", "faceup": "getup_faceup"},
+}
+"""What the people of semi-real clips do: the answer, one word, and the recording; see
+``semi_real``."""
 
 KINDS: dict[str, Kind] = {
     "event": Kind("Flash colour?", tuple(COLOURS), temporal=True),
@@ -81,8 +84,9 @@ KINDS: dict[str, Kind] = {
     "symbol": Kind("Brief symbol?", SYMBOLS, temporal=True),
     "after_cut": Kind("Later box colour?", tuple(COLOURS), temporal=True),
     "slow": Kind("Brighter side?", SIDES, temporal=True),
+    "change": Kind("Later ring colour?", tuple(COLOURS), temporal=True, tuned=False),
     "vanish": Kind("Vanished dot?", SIDES, temporal=True, tuned=False),
-    "action": Kind("Which action?", ACTIONS, temporal=True, tuned=False),
+    "action": Kind("Which action?", tuple(ACTIONS), temporal=True, tuned=False),
     "static": Kind("Box colour?", tuple(COLOURS), temporal=False),
     "camera": Kind("Camera direction?", SIDES, temporal=True),
     "sign": Kind("Sign letter?", LETTERS, temporal=False),
@@ -192,11 +196,11 @@ def _count(clip: Composition) -> None:
 
 
 def _mover(clip: Composition) -> None:
-    """Add a small ball that crosses the picture; two cells in time tell its direction."""
+    """Add a small ball that crosses the picture; cells far apart in time tell its direction."""
     answer = _choose(clip.rng, SIDES)
     shot = max(clip.scene.shots, key=lambda shot: shot.last - shot.first)
     frames = range(shot.first, shot.last + 1)
-    travel = min(clip.rng.uniform(0.5, 1.1) * len(frames), VIEW_PX - 20.0)
+    travel = clip.rng.uniform(0.8, 1.0) * (VIEW_PX - 20)
     way = np.array(_STEPS[answer]) * travel
     middle = np.where(np.array(_STEPS[answer]) != 0, VIEW_PX / 2, clip.rng.uniform(14, 82, 2)) - 7
     share = np.linspace(-0.5, 0.5, len(frames))
@@ -204,9 +208,28 @@ def _mover(clip: Composition) -> None:
     path = middle + share[:, None] * way + clip.scene.camera_px[list(frames)]
     ball = Patch(_disc(7), WHITE, frames, tuple(path[:, 0]), tuple(path[:, 1]))
     cells = clip.add(ball)
-    half = frames[len(frames) // 2]
-    early = frozenset(cell for cell in cells if cell[0] < half)
-    clip.ask("mover", answer, early, cells - early)
+    third = len(frames) // 3
+    early = frozenset(cell for cell in cells if cell[0] < frames[third])
+    late = frozenset(cell for cell in cells if cell[0] >= frames[-third])
+    clip.ask("mover", answer, early, late)
+
+
+def _change(clip: Composition) -> None:
+    """Add a ring that takes another colour, and keeps it to the end of the shot."""
+    first, answer = (str(name) for name in clip.rng.permutation(list(COLOURS))[:2])
+    shot = max(clip.scene.shots, key=lambda shot: shot.last - shot.first)
+    middle = int(clip.rng.integers(shot.first + 8, shot.last - 8))
+    top, left = clip.inside_cell(middle, 16)
+    mask = _disc(8)
+    mask[5:11, 5:11] = False
+    cells = [
+        clip.add(Patch(mask, COLOURS[name], frames, (top,), (left,)))
+        for name, frames in (
+            (first, range(shot.first, middle)),
+            (answer, range(middle, shot.last + 1)),
+        )
+    ]
+    clip.ask("change", answer, *cells)
 
 
 def _slow(clip: Composition) -> None:
@@ -287,6 +310,7 @@ _TIMED: dict[str, Callable[[Composition], None]] = {
     "order": _order,
     "count": _count,
     "symbol": _symbol,
+    "change": _change,
 }
 _FIXED: dict[str, Callable[[Composition], None]] = {"slow": _slow, "vanish": _vanish}
 

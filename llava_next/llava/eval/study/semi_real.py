@@ -63,9 +63,9 @@ def compose_person(seed: int) -> tuple[Person, list[Question], str]:
     """
     rng = np.random.default_rng((20261129, seed))
     is_training = seed >= FIRST_TRAINING_SEED
-    action = ACTIONS[int(rng.integers(len(ACTIONS)))]
+    action = list(ACTIONS)[int(rng.integers(len(ACTIONS)))]
     stage = _stage()
-    pose = _Motion(_read_motion(action), rng)
+    pose = _Motion(_read_motion(ACTIONS[action]), rng)
     stage.dress(rng, is_training)
     way = ("still", "sway", "pan")[int(rng.integers(3))]
     camera = _camera(rng, way, is_training)
