@@ -16,6 +16,8 @@ MARGIN_PX = 48
 """How far the world reaches beyond the view on each side: the farthest that a camera moves."""
 WORLD_PX = VIEW_PX + 2 * MARGIN_PX
 NUM_FRAMES = 64
+_HIDING_STRENGTH = 0.5
+"""Fainter patches do not hide what they are painted over."""
 
 Picture = NDArray[np.float32]
 
@@ -163,29 +165,39 @@ class Scene:
         noisy = view + grain if self.noise else view
         return np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
 
-    def cells(self, patch: Patch, cell_px: int) -> set[tuple[int, int, int]]:
+    def cells(
+        self, patch: Patch, cell_px: int, over: Sequence[Patch] = ()
+    ) -> set[tuple[int, int, int]]:
         """Return the cells (frame, row, column) in which at least a quarter of a patch is seen.
 
         Args:
-            patch: one of a shot's.
+            patch: one of a shot's, or one that is not drawn and marks a region.
             cell_px: side of a cell.
+            over: patches that are painted later, and hide what is below them.
         """
         found: set[tuple[int, int, int]] = set()
-        height, width = patch.mask.shape
+        least = patch.mask.sum() / 4
         for frame in patch.frames:
             place = patch.place(frame)
             if place is None or not 0 <= frame < NUM_FRAMES:
                 continue
-            camera = np.rint(self.camera_px[frame]).astype(int)
-            top, left = place[0] - int(camera[0]), place[1] - int(camera[1])
-            rows = range(max(top, 0) // cell_px, (min(top + height, VIEW_PX) - 1) // cell_px + 1)
-            columns = range(
-                max(left, 0) // cell_px, (min(left + width, VIEW_PX) - 1) // cell_px + 1
-            )
-            for row in rows:
-                for column in columns:
-                    y0, x0 = row * cell_px - top, column * cell_px - left
-                    part = patch.mask[max(y0, 0) : y0 + cell_px, max(x0, 0) : x0 + cell_px]
-                    if part.sum() * 4 >= patch.mask.sum():
-                        found.add((frame, row, column))
+            world = np.zeros((WORLD_PX, WORLD_PX), bool)
+            _mark(world, patch.mask, place[0], place[1], True)
+            for other in over:
+                at = other.place(frame)
+                if at is not None and at[2] > _HIDING_STRENGTH:
+                    _mark(world, other.mask, at[0], at[1], False)
+            top, left = np.rint(self.camera_px[frame]).astype(int)
+            view = world[top : top + VIEW_PX, left : left + VIEW_PX]
+            side = VIEW_PX // cell_px
+            seen = view.reshape(side, cell_px, side, cell_px).sum(axis=(1, 3))
+            found |= {(frame, int(row), int(column)) for row, column in np.argwhere(seen >= least)}
         return found
+
+
+def _mark(
+    world: NDArray[np.bool_], mask: NDArray[np.bool_], top: int, left: int, value: bool
+) -> None:
+    """Set the places of a mask that are inside the world."""
+    target = world[top : top + mask.shape[0], left : left + mask.shape[1]]
+    target[mask[: target.shape[0], : target.shape[1]]] = value

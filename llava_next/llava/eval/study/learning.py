@@ -10,6 +10,7 @@ Axis letters: B samples, T text tokens, P patches.
 import json
 import math
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -148,6 +149,7 @@ class _Run:
         self._config, self._data, self._model, self._seed = config, data, model, seed
         self._processor = processor
         self._texts = [self._tokenize(index) for index in range(len(data))]
+        self._first_texts = self._tokenize_first()
         decayed = [weight for weight in model.parameters() if weight.ndim > 1]
         others = [weight for weight in model.parameters() if weight.ndim < 2]
         groups = [
@@ -159,9 +161,20 @@ class _Run:
         self.state_file = config.out / f"state_{seed}.pt"
         self._log_file = config.out / f"train_log_{seed}.json"
 
-    def _tokenize(self, index: int) -> tuple[Tensor, Tensor]:
-        """Return ids and labels of a sample, int64 (T,) each."""
-        turns = self._data.conversations[index]
+    def _tokenize_first(self) -> dict[int, tuple[Tensor, Tensor]]:
+        """Return the texts of the first steps: samples of the lesson that ask ``first_kinds``."""
+        questions = {KINDS[name].text for name in self._config.first_kinds}
+        found: dict[int, tuple[Tensor, Tensor]] = {}
+        for index in self._data.lesson.tolist():
+            if turns := only_about(self._data.conversations[index], questions):
+                found[index] = self._tokenize(index, turns)
+        return found
+
+    def _tokenize(
+        self, index: int, turns: list[dict[str, str]] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return ids and labels of a sample, int64 (T,) each, or of some of its turns."""
+        turns = turns or self._data.conversations[index]
         counts = [CELLS] * self._data.num_images[index]
         pieces = expand_placeholders(
             render(turns, self._processor.template, sample=str(index)), counts, sample=str(index)
@@ -198,7 +211,9 @@ class _Run:
         """Return the samples of a step: all of one budget, of the lesson in the first steps."""
         rng = np.random.default_rng((11, self._seed, step))
         config = self._config
-        if step < config.lesson_share * config.num_steps:
+        if self._is_first(step):
+            among = np.array(list(self._first_texts))
+        elif step < config.lesson_share * config.num_steps:
             among = self._data.lesson
         else:
             budgets = sorted(config.budgets)
@@ -208,12 +223,18 @@ class _Run:
             among = np.flatnonzero(np.array(self._data.num_images) == chosen)
         return rng.choice(among, config.batch_size, replace=len(among) < config.batch_size)
 
+    def _is_first(self, step: int) -> bool:
+        share = self._config.first_share
+        return bool(self._first_texts) and step < share * self._config.num_steps
+
     def _step(self, step: int, samples: NDArray[np.int64]) -> Tensor:
         """Take one optimiser step, half of the samples mirrored; returns its loss."""
         for group in self._optimiser.param_groups:
             group["lr"] = self._rate(step)
         mirrored = np.random.default_rng((12, self._seed, step)).random(len(samples)) < 0.5
-        output = self._model(**self._batch(samples, mirrored))
+        texts = self._first_texts if self._is_first(step) else self._texts
+        chosen = [texts[int(index)] for index in samples]
+        output = self._model(**self._batch(samples, chosen, mirrored))
         self._optimiser.zero_grad(set_to_none=True)
         output.loss.backward()
         torch.nn.utils.clip_grad_norm_(self._model.parameters(), _MAX_GRADIENT_NORM)
@@ -229,8 +250,12 @@ class _Run:
         share = (step - warm) / max(config.num_steps - warm, 1)
         return config.learning_rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * share)))
 
-    def _batch(self, samples: NDArray[np.int64], mirrored: NDArray[np.bool_]) -> dict[str, Any]:
-        texts = [self._texts[index] for index in samples]
+    def _batch(
+        self,
+        samples: NDArray[np.int64],
+        texts: list[tuple[Tensor, Tensor]],
+        mirrored: NDArray[np.bool_],
+    ) -> dict[str, Any]:
         texts = [
             tuple(map(self._mirror, text)) if flip else text
             for text, flip in zip(texts, mirrored, strict=True)
@@ -284,6 +309,17 @@ class _Run:
         rows = read_progress(self._config, self._seed)
         self._log = [row for row in rows if row.step <= state["step"]]
         return int(state["step"])
+
+
+def only_about(turns: list[dict[str, str]], questions: Collection[str]) -> list[dict[str, str]]:
+    """Return the turns of a conversation that ask some questions, the placeholders first."""
+    marks = f"{IMAGE_PLACEHOLDER}\n" * turns[0]["value"].count(IMAGE_PLACEHOLDER)
+    kept: list[dict[str, str]] = []
+    for question, answer in zip(turns[::2], turns[1::2], strict=True):
+        text = question["value"].replace(f"{IMAGE_PLACEHOLDER}\n", "")
+        if text in questions:
+            kept += [question | {"value": text if kept else marks + text}, answer]
+    return kept
 
 
 def read_progress(config: StudyConfig, seed: int) -> list[Progress]:

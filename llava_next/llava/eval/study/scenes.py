@@ -8,6 +8,7 @@ that any frame answers.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -30,8 +31,11 @@ SIDES = ("left", "right", "up", "down")
 _STEPS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
 WHITE, BLACK = (245, 245, 245), (15, 15, 15)
 MAGENTA, CYAN, ORANGE, PINK = (230, 50, 220), (60, 220, 220), (240, 140, 40), (255, 165, 195)
+VIOLET = (130, 60, 250)
 
 Cell = tuple[int, int, int]
+Evidence = Callable[[], frozenset[Cell]]
+"""Returns the cells that show an answer, once all of a clip is drawn: a thing may hide another."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ class Composition:
     scene: Scene
     rng: np.random.Generator
     steady: bool
-    questions: list[Question] = field(default_factory=list)
+    asked: list[tuple[str, str, tuple[Evidence, ...]]] = field(default_factory=list)
 
     def shot_at(self, frame: int) -> Shot:
         return next(shot for shot in self.scene.shots if shot.first <= frame <= shot.last)
@@ -116,13 +120,30 @@ class Composition:
         camera = self.scene.camera_px[frame]
         return float(camera[0] + top_px), float(camera[1] + left_px)
 
-    def add(self, patch: Patch) -> frozenset[Cell]:
+    def add(self, patch: Patch) -> Evidence:
         """Put a patch into the shot of its first frame; return the cells that show it."""
         self.shot_at(patch.frames[0]).patches.append(patch)
-        return frozenset(self.scene.cells(patch, CELL_PX))
+        return self.region(patch)
 
-    def ask(self, kind: str, answer: str, *evidence: frozenset[Cell]) -> None:
-        self.questions.append(Question(kind, answer, evidence))
+    def region(self, patch: Patch) -> Evidence:
+        """Return the cells in which a patch is not hidden by what is painted after this call."""
+        shot = self.shot_at(patch.frames[0])
+        return partial(self._seen, shot, len(shot.patches), patch)
+
+    def _seen(self, shot: Shot, num_below: int, patch: Patch) -> frozenset[Cell]:
+        return frozenset(self.scene.cells(patch, CELL_PX, shot.patches[num_below:]))
+
+    def ask(self, kind: str, answer: str, *evidence: Evidence) -> None:
+        self.asked.append((kind, answer, evidence))
+
+    def questions(self) -> list[Question]:
+        """Return the questions whose answers can be seen, in random order."""
+        found = [
+            Question(kind, answer, tuple(group() for group in evidence))
+            for kind, answer, evidence in self.asked
+        ]
+        order = self.rng.permutation(len(found))
+        return [found[int(index)] for index in order if all(found[int(index)].evidence)]
 
     def moments(self, count: int, length_frames: int, gap_frames: int = 4) -> list[int]:
         """Return ``count`` random start frames in order, apart by a gap, in the longest shot."""
@@ -132,6 +153,11 @@ class Composition:
         free = high - low - step * (count - 1)
         starts = np.sort(self.rng.integers(0, free + 1, count))
         return [int(low + start + step * number) for number, start in enumerate(starts)]
+
+
+def _between(evidence: Evidence, first: int, end: int) -> Evidence:
+    """Return the cells of some frames, ``end`` excluded."""
+    return lambda: frozenset(cell for cell in evidence() if first <= cell[0] < end)
 
 
 def _choose(rng: np.random.Generator, choices: Sequence[str]) -> str:
@@ -150,7 +176,7 @@ def _brief(
     start: int,
     *,
     framed: bool = False,
-) -> frozenset[Cell]:
+) -> Evidence:
     """Show a mask for three frames in one cell of the view; return the cells that show it."""
     top, left = clip.inside_cell(start, max(mask.shape))
     frames = range(start, start + 3)
@@ -189,7 +215,7 @@ def _count(clip: Composition) -> None:
     place = CELL_PX * clip.rng.integers(1, 3, 2) + clip.rng.uniform(2, 10, 2)
     top, left = clip.to_world(starts[len(starts) // 2], *place)
     cells = [
-        clip.add(Patch(_disc(6), BLACK, range(start, start + 3), (top,), (left,)))
+        clip.add(Patch(_disc(6), VIOLET, range(start, start + 3), (top,), (left,)))
         for start in starts
     ]
     clip.ask("count", answer, *cells)
@@ -206,12 +232,10 @@ def _mover(clip: Composition) -> None:
     share = np.linspace(-0.5, 0.5, len(frames))
     # The ball moves in the view, not in the world: a camera that follows must not undo its way.
     path = middle + share[:, None] * way + clip.scene.camera_px[list(frames)]
-    ball = Patch(_disc(7), WHITE, frames, tuple(path[:, 0]), tuple(path[:, 1]))
-    cells = clip.add(ball)
+    ball = clip.add(Patch(_disc(7), WHITE, frames, tuple(path[:, 0]), tuple(path[:, 1])))
     third = len(frames) // 3
-    early = frozenset(cell for cell in cells if cell[0] < frames[third])
-    late = frozenset(cell for cell in cells if cell[0] >= frames[-third])
-    clip.ask("mover", answer, early, late)
+    early = _between(ball, frames[0], frames[third])
+    clip.ask("mover", answer, early, _between(ball, frames[-third], NUM_FRAMES))
 
 
 def _change(clip: Composition) -> None:
@@ -246,16 +270,10 @@ def _slow(clip: Composition) -> None:
     strength = tuple(np.linspace(0, 0.25, len(frames)))
     top, left = clip.to_world(0, *places[answer])
     mask = np.ones((size, size), bool)
-    cells = clip.add(Patch(mask, WHITE, frames, (top,), (left,), strength))
-    whole = frozenset(
-        (frame, row, column)
-        for frame in range(NUM_FRAMES)
-        for row in range(int(places[answer][0]) // CELL_PX, VIEW_PX // CELL_PX)
-        for column in range(int(places[answer][1]) // CELL_PX, VIEW_PX // CELL_PX)
-    )
-    early = frozenset(cell for cell in whole if cell[0] < 16)
-    late = frozenset(cell for cell in (cells | whole) if cell[0] >= 44)
-    clip.ask("slow", answer, early, late)
+    region = Patch(mask, WHITE, range(16), (top,), (left,))
+    early = clip.region(region)
+    late = clip.add(Patch(mask, WHITE, frames, (top,), (left,), strength))
+    clip.ask("slow", answer, early, _between(late, 44, NUM_FRAMES))
 
 
 def _vanish(clip: Composition) -> None:
@@ -263,15 +281,13 @@ def _vanish(clip: Composition) -> None:
     answer = _choose(clip.rng, SIDES)
     end = int(clip.rng.integers(16, NUM_FRAMES - 8))
     places = {"left": (43, 8), "right": (43, 78), "up": (8, 43), "down": (78, 43)}
-    gone: frozenset[Cell] = frozenset()
+    mask = _disc(5)
     for side, place in places.items():
         top, left = clip.to_world(0, *place)
         last = end if side == answer else NUM_FRAMES
-        patch = Patch(_disc(5), ORANGE, range(last), (top,), (left,))
-        cells = clip.add(patch)
-        if side == answer:
-            seen_at = {cell[1:] for cell in cells}
-            gone = frozenset((frame, *cell) for frame in range(end, NUM_FRAMES) for cell in seen_at)
+        clip.add(Patch(mask, ORANGE, range(last), (top,), (left,)))
+    top, left = clip.to_world(0, *places[answer])
+    gone = clip.region(Patch(mask, ORANGE, range(end, NUM_FRAMES), (top,), (left,)))
     clip.ask("vanish", answer, gone)
 
 
@@ -368,12 +384,12 @@ def compose(seed: int) -> tuple[Scene, list[Question], str]:
     for name in rng.permutation(list(_TIMED))[: 1 if has_cut else 3]:
         _TIMED[str(name)](clip)
     if way in SIDES and not has_cut:
-        side = VIEW_PX // CELL_PX
-        frames = [
-            frozenset((t, r, c) for t in part for r in range(side) for c in range(side))
-            for part in (range(0, 24), range(40, NUM_FRAMES))
-        ]
-        clip.ask("camera", way, *frames)
-    order = rng.permutation(len(clip.questions))
+        parts = [range(0, 24), range(40, NUM_FRAMES)]
+        clip.ask("camera", way, *(partial(_whole_frames, part) for part in parts))
     camera = "pan" if way in SIDES else way
-    return scene, [clip.questions[int(index)] for index in order], camera
+    return scene, clip.questions(), camera
+
+
+def _whole_frames(frames: Sequence[int]) -> frozenset[Cell]:
+    side = range(VIEW_PX // CELL_PX)
+    return frozenset((frame, row, column) for frame in frames for row in side for column in side)

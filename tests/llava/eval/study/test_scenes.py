@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from llava.eval.study.drawing import NUM_FRAMES, VIEW_PX, Scene
+from llava.eval.study.drawing import NUM_FRAMES, VIEW_PX, WORLD_PX, Patch, Scene, Shot
 from llava.eval.study.scenes import CELL_PX, KINDS, compose
 
 
@@ -59,3 +59,15 @@ def test_evidence_is_where_brief_things_are_drawn(kind: str) -> None:
         grid = changed.reshape(VIEW_PX // CELL_PX, CELL_PX, VIEW_PX // CELL_PX, CELL_PX)
         touched = {(frame, *map(int, cell)) for cell in np.argwhere(grid.any(axis=(1, 3)))}
         assert {cell for cell in cells if cell[0] == frame} <= touched
+
+
+def test_what_another_thing_hides_shows_nothing() -> None:
+    world = np.zeros((WORLD_PX, WORLD_PX, 3), np.float32)
+    scene = Scene([Shot(0, NUM_FRAMES - 1, world)], np.full((NUM_FRAMES, 2), 48.0), 0.0, 0)
+    square = np.ones((16, 16), bool)
+    below = Patch(square, (9, 9, 9), range(4), (48.0,), (48.0,))
+    over = Patch(square, (99, 99, 99), range(1, 2), (50.0,), (50.0,))
+    faint = Patch(square, (99, 99, 99), range(2, 3), (48.0,), (48.0,), (0.2,))
+    partly = Patch(square, (99, 99, 99), range(3, 4), (56.0,), (48.0,))
+    seen = scene.cells(below, CELL_PX, [over, faint, partly])
+    assert seen == {(0, 0, 0), (2, 0, 0), (3, 0, 0)}

@@ -12,6 +12,7 @@ from llava.eval.study.__main__ import main
 from llava.eval.study.arms import CELLS, show
 from llava.eval.study.clips import write_clip
 from llava.eval.study.config import StudyConfig
+from llava.eval.study.learning import only_about
 from llava.eval.study.material import TrainingSet, load_bytes, load_shown
 from llava.visual.config import VisualConfig
 
@@ -64,3 +65,18 @@ def test_settings_survive_json(tmp_path: Path) -> None:
     content = json.loads(json.dumps(config.to_json()))
     assert content["encoder"] == config.encoder
     assert replace(config, budgets=(2, 8)).middle_budget == 8
+
+
+def test_the_first_steps_ask_one_kind_after_the_placeholders() -> None:
+    turns = [
+        {"from": "human", "value": "<image>\n<image>\nFlash colour?"},
+        {"from": "gpt", "value": "red"},
+        {"from": "human", "value": "Ball direction?"},
+        {"from": "gpt", "value": "up"},
+    ]
+    assert only_about(turns, {"Ball direction?"}) == [
+        {"from": "human", "value": "<image>\n<image>\nBall direction?"},
+        turns[3],
+    ]
+    assert only_about(turns, {"Flash colour?"}) == turns[:2]
+    assert only_about(turns, {"Sign letter?"}) == []
