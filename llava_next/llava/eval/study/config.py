@@ -62,9 +62,9 @@ class StudyConfig:
     batch_size: int = 32
     learning_rate: float = 2e-3
     num_warmup_steps: int = 100
-    lesson_share: float = 0.45
+    lesson_share: float = 0.5
     first_kinds: tuple[str, ...] = ("mover",)
-    first_share: float = 0.2
+    first_share: float = 0.25
     encoder: dict[str, Any] = field(default_factory=lambda: dict(ENCODER))
     bfloat16: bool = True
     device: str = "cpu"
