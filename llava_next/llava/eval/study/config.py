@@ -38,9 +38,10 @@ class StudyConfig:
         num_warmup_steps: steps in which the learning rate rises.
         lesson_share: share of the steps, the first ones, that see oracle's choice at the least
             budget: there every answer is to be seen, so the questions are understood early.
-        first_kinds: kinds of question that the first steps of the lesson ask, all others later:
-            a learner that is asked everything from the start stays at chance for these.
-        first_share: share of the steps that ask these alone.
+        first_kinds: kinds of question that the lesson asks alone in its first steps, and in every
+            second step after them: a learner that is asked everything from the start stays at
+            chance for these.
+        first_share: share of the steps, the very first, that ask these alone.
         encoder: sizes of the encoder, see ``llava.model.tiny``.
         bfloat16: multiply matrices in bfloat16 in training; a third faster on recent CPUs.
         device: where models are trained and asked.
@@ -64,7 +65,7 @@ class StudyConfig:
     num_warmup_steps: int = 100
     lesson_share: float = 0.5
     first_kinds: tuple[str, ...] = ("mover",)
-    first_share: float = 0.25
+    first_share: float = 0.15
     encoder: dict[str, Any] = field(default_factory=lambda: dict(ENCODER))
     bfloat16: bool = True
     device: str = "cpu"

@@ -224,8 +224,11 @@ class _Run:
         return rng.choice(among, config.batch_size, replace=len(among) < config.batch_size)
 
     def _is_first(self, step: int) -> bool:
-        share = self._config.first_share
-        return bool(self._first_texts) and step < share * self._config.num_steps
+        """Return whether a step asks ``first_kinds`` alone."""
+        config = self._config
+        at_start = step < config.first_share * config.num_steps
+        in_lesson = step < config.lesson_share * config.num_steps
+        return bool(self._first_texts) and (at_start or (in_lesson and step % 2 == 1))
 
     def _step(self, step: int, samples: NDArray[np.int64]) -> Tensor:
         """Take one optimiser step, half of the samples mirrored; returns its loss."""
