@@ -38,10 +38,8 @@ class StudyConfig:
         num_warmup_steps: steps in which the learning rate rises.
         lesson_share: share of the steps, the first ones, that see oracle's choice at the least
             budget: there every answer is to be seen, so the questions are understood early.
-        first_kinds: kinds of question that the lesson asks alone in its first steps, and in every
-            second step after them: a learner that is asked everything from the start stays at
-            chance for these.
-        first_share: share of the steps, the very first, that ask these alone.
+        drilled_kinds: kinds of question that every second step of the lesson asks alone: a learner
+            that is always asked everything stays at chance for these.
         encoder: sizes of the encoder, see ``llava.model.tiny``.
         bfloat16: multiply matrices in bfloat16 in training; a third faster on recent CPUs.
         device: where models are trained and asked.
@@ -64,8 +62,7 @@ class StudyConfig:
     learning_rate: float = 2e-3
     num_warmup_steps: int = 100
     lesson_share: float = 0.5
-    first_kinds: tuple[str, ...] = ("mover",)
-    first_share: float = 0.15
+    drilled_kinds: tuple[str, ...] = ("mover",)
     encoder: dict[str, Any] = field(default_factory=lambda: dict(ENCODER))
     bfloat16: bool = True
     device: str = "cpu"
@@ -78,7 +75,7 @@ class StudyConfig:
         unknown = sorted(set(self.arms) - set(ARMS))
         if unknown:
             raise ValueError(f"arms must be among {', '.join(ARMS)}, got {', '.join(unknown)}")
-        unknown = sorted({*self.kinds, *self.first_kinds} - set(KINDS))
+        unknown = sorted({*self.kinds, *self.drilled_kinds} - set(KINDS))
         if unknown:
             raise ValueError(f"kinds must be among {', '.join(KINDS)}, got {', '.join(unknown)}")
         for name in ("num_training_clips", "num_test_clips", "num_steps", "batch_size"):

@@ -149,7 +149,7 @@ class _Run:
         self._config, self._data, self._model, self._seed = config, data, model, seed
         self._processor = processor
         self._texts = [self._tokenize(index) for index in range(len(data))]
-        self._first_texts = self._tokenize_first()
+        self._drill = self._tokenize_drill()
         decayed = [weight for weight in model.parameters() if weight.ndim > 1]
         others = [weight for weight in model.parameters() if weight.ndim < 2]
         groups = [
@@ -161,9 +161,9 @@ class _Run:
         self.state_file = config.out / f"state_{seed}.pt"
         self._log_file = config.out / f"train_log_{seed}.json"
 
-    def _tokenize_first(self) -> dict[int, tuple[Tensor, Tensor]]:
-        """Return the texts of the first steps: samples of the lesson that ask ``first_kinds``."""
-        questions = {KINDS[name].text for name in self._config.first_kinds}
+    def _tokenize_drill(self) -> dict[int, tuple[Tensor, Tensor]]:
+        """Return the texts of a drill: samples of the lesson that ask ``drilled_kinds``."""
+        questions = {KINDS[name].text for name in self._config.drilled_kinds}
         found: dict[int, tuple[Tensor, Tensor]] = {}
         for index in self._data.lesson.tolist():
             if turns := only_about(self._data.conversations[index], questions):
@@ -211,8 +211,8 @@ class _Run:
         """Return the samples of a step: all of one budget, of the lesson in the first steps."""
         rng = np.random.default_rng((11, self._seed, step))
         config = self._config
-        if self._is_first(step):
-            among = np.array(list(self._first_texts))
+        if self._is_drill(step):
+            among = np.array(list(self._drill))
         elif step < config.lesson_share * config.num_steps:
             among = self._data.lesson
         else:
@@ -223,19 +223,17 @@ class _Run:
             among = np.flatnonzero(np.array(self._data.num_images) == chosen)
         return rng.choice(among, config.batch_size, replace=len(among) < config.batch_size)
 
-    def _is_first(self, step: int) -> bool:
-        """Return whether a step asks ``first_kinds`` alone."""
-        config = self._config
-        at_start = step < config.first_share * config.num_steps
-        in_lesson = step < config.lesson_share * config.num_steps
-        return bool(self._first_texts) and (at_start or (in_lesson and step % 2 == 1))
+    def _is_drill(self, step: int) -> bool:
+        """Return whether a step asks ``drilled_kinds`` alone."""
+        in_lesson = step < self._config.lesson_share * self._config.num_steps
+        return bool(self._drill) and in_lesson and step % 2 == 1
 
     def _step(self, step: int, samples: NDArray[np.int64]) -> Tensor:
         """Take one optimiser step, half of the samples mirrored; returns its loss."""
         for group in self._optimiser.param_groups:
             group["lr"] = self._rate(step)
         mirrored = np.random.default_rng((12, self._seed, step)).random(len(samples)) < 0.5
-        texts = self._first_texts if self._is_first(step) else self._texts
+        texts = self._drill if self._is_drill(step) else self._texts
         chosen = [texts[int(index)] for index in samples]
         output = self._model(**self._batch(samples, chosen, mirrored))
         self._optimiser.zero_grad(set_to_none=True)

@@ -67,7 +67,7 @@ def test_settings_survive_json(tmp_path: Path) -> None:
     assert replace(config, budgets=(2, 8)).middle_budget == 8
 
 
-def test_the_first_steps_ask_one_kind_after_the_placeholders() -> None:
+def test_a_drill_asks_one_kind_after_the_placeholders() -> None:
     turns = [
         {"from": "human", "value": "<image>\n<image>\nFlash colour?"},
         {"from": "gpt", "value": "red"},
