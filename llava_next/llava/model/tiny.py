@@ -154,6 +154,7 @@ def write_tiny_checkpoint(
     seed: int = 0,
     language_model: str = "qwen3",
     patches_per_side: int = 8,
+    hidden_size: int = 128,
     projector_type: str = "mlp2x_gelu",
     texts: Sequence[str] = (),
     encoder: Mapping[str, Any] = MappingProxyType({}),
@@ -166,6 +167,7 @@ def write_tiny_checkpoint(
         seed: seed of the weights.
         language_model: "qwen3" or "qwen2".
         patches_per_side: grid of a square image.
+        hidden_size: width of the decoder, a multiple of 4.
         projector_type: see ``llava.model.projector``.
         texts: see ``tiny_tokenizer``.
         encoder: see ``tiny_model``.
@@ -178,6 +180,7 @@ def write_tiny_checkpoint(
             tokenizer,
             language_model=language_model,
             patches_per_side=patches_per_side,
+            hidden_size=hidden_size,
             projector_type=projector_type,
             encoder=encoder,
             output_layer=output_layer,

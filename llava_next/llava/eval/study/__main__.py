@@ -15,7 +15,7 @@ from typing import Any
 
 from llava.eval.study.answers import answer_all, answer_seed
 from llava.eval.study.arms import ARMS, BUDGETS
-from llava.eval.study.config import StudyConfig
+from llava.eval.study.config import StudyConfig, read_settings
 from llava.eval.study.learning import choose_steps, model_folder, train_seed
 from llava.eval.study.material import make_test_data, make_training_data, measure_preparation
 from llava.eval.study.page import write_page
@@ -40,20 +40,25 @@ def _parser() -> argparse.ArgumentParser:
         "--quick", action="store_true", help="run a small study, to see that it works"
     )
     parser.add_argument(
+        "--config",
+        type=Path,
+        help="JSON file of settings of StudyConfig; options given here replace its values",
+    )
+    parser.add_argument(
         "--figures", action="store_true", help="print the figures of a finished study, and end"
     )
     parser.add_argument(
         "--semi_real",
         action="store_true",
+        default=None,
         help="show rendered people who act in place of made scenes (needs the extra semi_real)",
     )
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), help=f"among {', '.join(ARMS)}")
+    parser.add_argument("--arms", nargs="+", help=f"among {', '.join(ARMS)}")
     parser.add_argument(
         "--budgets",
         nargs="+",
         type=int,
-        default=list(BUDGETS),
-        help="budgets to compare, in mosaics (default: %(default)s)",
+        help=f"budgets to compare, in mosaics (default: {' '.join(map(str, BUDGETS))})",
     )
     parser.add_argument(
         "--seeds", nargs="+", type=int, help="seeds; one model is trained for each (default: 0 1 2)"
@@ -68,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         "--hours", type=float, help="time for the training of all models, in place of --num_steps"
     )
     parser.add_argument("--batch_size", type=int, help="samples per optimiser step")
+    parser.add_argument("--device", help="device of training and answers (default: cpu)")
     parser.add_argument(
         "--num_workers", type=int, help="number of processes that make clips and assets"
     )
@@ -76,12 +82,20 @@ def _parser() -> argparse.ArgumentParser:
 
 def _config(options: dict[str, Any]) -> StudyConfig:
     settings = QUICK if options.pop("quick") else {}
+    path = options.pop("config")
     given = {name: value for name, value in options.items() if value is not None}
-    for name in ("arms", "budgets", "seeds", "kinds"):
-        if name in given:
-            given[name] = tuple(given[name])
-    given["out"] = given["out"].resolve()
-    return StudyConfig(**{**settings, **given})
+    out = given.pop("out").resolve()
+    return read_settings(out, settings | (_read_json(path) if path else {}) | given)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--config {path}: cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"--config {path}: must be an object of settings, got {content!r:.60}")
+    return content
 
 
 def run(config: StudyConfig) -> Path:

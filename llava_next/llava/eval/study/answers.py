@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llava.eval.study.arms import CELLS, Shown, cells_shown
+from llava.eval.study.arms import Shown, cells_shown
 from llava.eval.study.clips import Clip, covered
 from llava.eval.study.config import StudyConfig
 from llava.eval.study.learning import model_folder, prompt
@@ -70,9 +70,10 @@ def answer_all(config: StudyConfig, data: TestData, model_folder: Path) -> list[
             outcomes += [Outcome(**row) for row in rows]
             continue
         loaded = loaded or load_pretrained(model_folder, device=config.device)
-        answered = list(_answer_pair(*loaded, data, pair))
+        answered = list(_answer_pair(*loaded, data, pair, config.stamps_positions))
         share = np.mean([row.correct for row in answered]) if answered else np.nan
-        say(f"  {model_folder.name}, {pair[0]}, {pair[1] * CELLS} tokens: {share:.3f} right")
+        tokens = pair[1] * config.sizes.cells
+        say(f"  {model_folder.name}, {pair[0]}, {tokens} tokens: {share:.3f} right")
         with replace_file(target) as partial:
             partial.write_text(json.dumps([asdict(row) for row in answered]), encoding="utf-8")
         outcomes += answered
@@ -85,20 +86,25 @@ def answer_seed(config: StudyConfig, seed: int) -> None:
 
 
 def _answer_pair(
-    model: Any, processor: LlavaProcessor, data: TestData, pair: Pair
+    model: Any, processor: LlavaProcessor, data: TestData, pair: Pair, stamped: bool
 ) -> Iterator[Outcome]:
     """Yield the outcomes of one arm at one budget."""
     able = [(clip, shown[pair]) for clip, shown in data if pair in shown and clip.questions]
     for start in range(0, len(able), CLIPS_PER_BATCH):
-        yield from _answer_batch(model, processor, able[start : start + CLIPS_PER_BATCH], pair)
+        batch = able[start : start + CLIPS_PER_BATCH]
+        yield from _answer_batch(model, processor, batch, pair, stamped)
 
 
 @torch.inference_mode()
 def _answer_batch(
-    model: Any, processor: LlavaProcessor, clips: Sequence[tuple[Clip, Shown]], pair: Pair
+    model: Any,
+    processor: LlavaProcessor,
+    clips: Sequence[tuple[Clip, Shown]],
+    pair: Pair,
+    stamped: bool,
 ) -> Iterator[Outcome]:
     """Ask all questions about some clips; the encoder sees every clip once."""
-    segments = [load_shown(what, processor.visual) for _, what in clips]
+    segments = [load_shown(what, processor.visual, stamped=stamped) for _, what in clips]
     visual = pack_segments([[segment] for segment in segments])
     assert visual is not None
     decoder = model.model

@@ -21,12 +21,9 @@ from cv_reader.assets.make import write_evaluation_asset
 from cv_reader.pricing import priced_config
 from cv_reader.reader import ReadOptions
 from llava.eval.study.clips import Clip
-from llava.eval.study.drawing import NUM_FRAMES, VIEW_PX
-from llava.eval.study.scenes import CELL_PX
+from llava.eval.study.drawing import NUM_FRAMES, Sizes
 from run_kit.files import replace_file
 
-GRID = VIEW_PX // CELL_PX
-CELLS = GRID * GRID
 BUDGETS = (2, 4, 8)
 """Mosaics of a clip, a frame's worth of tokens each: 1/32, 1/16 and 1/8 of the clip's cells."""
 
@@ -71,8 +68,8 @@ class Arm:
 
 def _random_rows(clip: Clip, count: int) -> Rows:
     rng = np.random.default_rng((7, clip.seed, count))
-    flat = rng.choice(NUM_FRAMES * CELLS, count, replace=False)
-    return _unravel(flat)
+    flat = rng.choice(NUM_FRAMES * clip.sizes.cells, count, replace=False)
+    return _unravel(flat, clip.sizes.grid)
 
 
 def _oracle_rows(clip: Clip, count: int) -> Rows:
@@ -82,26 +79,27 @@ def _oracle_rows(clip: Clip, count: int) -> Rows:
     """
     rng = np.random.default_rng((8, clip.seed, count))
     queues: list[list[int]] = []
+    grid, per_frame = clip.sizes.grid, clip.sizes.cells
     for question in clip.questions:
         for group in question.evidence:
-            cells = sorted((t * GRID + h) * GRID + w for t, h, w in group)
+            cells = sorted((t * grid + h) * grid + w for t, h, w in group)
             queues.append(rng.permutation(cells).tolist())
     chosen: dict[int, None] = {}
-    while any(queues) and len(chosen) < count - CELLS:
+    while any(queues) and len(chosen) < count - per_frame:
         for queue in queues:
-            if queue and len(chosen) < count - CELLS:
+            if queue and len(chosen) < count - per_frame:
                 chosen[queue.pop()] = None
-    for flat in [*range(CELLS), *rng.permutation(NUM_FRAMES * CELLS).tolist()]:
+    for flat in [*range(per_frame), *rng.permutation(NUM_FRAMES * per_frame).tolist()]:
         if len(chosen) == count:
             break
         chosen[flat] = None
-    return _unravel(np.array(list(chosen)))
+    return _unravel(np.array(list(chosen)), grid)
 
 
 def _packet_rows(clip: Clip, count: int) -> Rows:
     """Choose whole frames so that equally many coded bytes are between them."""
-    num_frames = count // CELLS
-    config = replace(_sizes(num_frames), sequence_length=num_frames, select="uniform")
+    num_frames = count // clip.sizes.cells
+    config = replace(_config(num_frames, clip.sizes), sequence_length=num_frames, select="uniform")
     config = replace(config, frames="bitcost")
     with tempfile.TemporaryDirectory() as folder:
         asset = write_evaluation_asset(clip.path, key="frames", out_root=folder, config=config)
@@ -110,8 +108,8 @@ def _packet_rows(clip: Clip, count: int) -> Rows:
     return rows
 
 
-def _unravel(flat: NDArray[Any]) -> Rows:
-    return np.stack(np.unravel_index(flat, (NUM_FRAMES, GRID, GRID)), axis=1).astype(np.int32)
+def _unravel(flat: NDArray[Any], grid: int) -> Rows:
+    return np.stack(np.unravel_index(flat, (NUM_FRAMES, grid, grid)), axis=1).astype(np.int32)
 
 
 def _topk(**settings: Any) -> Mapping[str, Any]:
@@ -185,17 +183,18 @@ class Shown:
 
 
 def asset_config(
-    arm: Arm, num_images: int, out_root: Path, videos: Sequence[Path] = ()
+    arm: Arm, num_images: int, sizes: Sizes, out_root: Path, videos: Sequence[Path] = ()
 ) -> AssetConfig:
     """Return the settings of an arm at a budget of so many mosaics.
 
     Args:
         arm: one that ``cv_reader`` chooses for.
         num_images: budget in mosaics.
+        sizes: of pictures and cells.
         out_root: keeps the price of a cell where the arm shares its budget.
         videos: clips from which that price follows; not needed again once it is kept.
     """
-    config = replace(_sizes(num_images), **arm.settings)
+    config = replace(_config(num_images, sizes), **arm.settings)
     if not arm.shares_budget:
         return config
     most = replace(config, num_images=MOST_SHARED * num_images)
@@ -203,9 +202,12 @@ def asset_config(
     return priced_config(most, num_images, videos, ReadOptions(), folder)
 
 
-def _sizes(num_images: int) -> AssetConfig:
+def _config(num_images: int, sizes: Sizes) -> AssetConfig:
     return AssetConfig(
-        sequence_length=NUM_FRAMES, num_images=num_images, square_size=VIEW_PX, patch_size=CELL_PX
+        sequence_length=NUM_FRAMES,
+        num_images=num_images,
+        square_size=sizes.view_px,
+        patch_size=sizes.cell_px,
     )
 
 
@@ -223,7 +225,7 @@ def show(clip: Clip, name: str, num_images: int, out_root: Path) -> Shown:
     positions = folder / "positions_thw.npy"
     if not positions.exists():
         if arm.rows is None and not arm.half_resolution:
-            config = asset_config(arm, num_images, out_root)
+            config = asset_config(arm, num_images, clip.sizes, out_root)
             write_evaluation_asset(
                 clip.path, key=key, out_root=out_root, config=config, backend=arm.backend
             )
@@ -263,23 +265,26 @@ def _write_own(clip: Clip, arm: Arm, num_images: int, folder: Path) -> None:
     """Pack rows that are chosen here; the positions are written last, and say that all is there."""
     with open_video(clip.path) as video:
         frames = np.stack([frame.rgb() for frame in video.frames()])
+    grid, cell_px, view_px = clip.sizes.grid, clip.sizes.cell_px, clip.sizes.view_px
     if arm.rows is None:
-        rows, cells = _half_resolution(frames, num_images)
+        rows, cells = _half_resolution(frames, num_images, clip.sizes)
     else:
-        rows = arm.rows(clip, num_images * CELLS)
+        rows = arm.rows(clip, num_images * clip.sizes.cells)
         rows = rows[np.lexsort(rows.T[::-1])]
-        tiled = frames.reshape(len(frames), GRID, CELL_PX, GRID, CELL_PX, 3)
+        tiled = frames.reshape(len(frames), grid, cell_px, grid, cell_px, 3)
         cells = tiled[rows[:, 0], rows[:, 1], :, rows[:, 2]]
     folder.mkdir(parents=True, exist_ok=True)
-    grids = cells.reshape(num_images, GRID, GRID, CELL_PX, CELL_PX, 3).swapaxes(2, 3)
-    for number, mosaic in enumerate(grids.reshape(num_images, VIEW_PX, VIEW_PX, 3)):
+    grids = cells.reshape(num_images, grid, grid, cell_px, cell_px, 3).swapaxes(2, 3)
+    for number, mosaic in enumerate(grids.reshape(num_images, view_px, view_px, 3)):
         image = Image.fromarray(np.ascontiguousarray(mosaic))
         image.save(folder / f"mosaic_{number:03d}.jpg", quality=95, subsampling="4:2:0")
     with replace_file(folder / "positions_thw.npy") as partial:
         np.save(partial, rows)
 
 
-def _half_resolution(frames: NDArray[np.uint8], num_images: int) -> tuple[Rows, NDArray[np.uint8]]:
+def _half_resolution(
+    frames: NDArray[np.uint8], num_images: int, sizes: Sizes
+) -> tuple[Rows, NDArray[np.uint8]]:
     """Cut four times as many frames, halved in height and width, into cells.
 
     A cell then shows an area of 2 x 2 cells; its position is that of the area's first cell.
@@ -287,11 +292,12 @@ def _half_resolution(frames: NDArray[np.uint8], num_images: int) -> tuple[Rows, 
     Returns:
         The positions, int32 (N, 3), and the cells, uint8 (N, p, p, 3).
     """
-    half, count = GRID // 2, 4 * num_images
+    half, count = sizes.grid // 2, 4 * num_images
+    view, cell = sizes.view_px // 2, sizes.cell_px
     slots = np.arange(count) * (len(frames) - 1) // max(count - 1, 1)
-    chosen = frames[slots].reshape(count, VIEW_PX // 2, 2, VIEW_PX // 2, 2, 3)
+    chosen = frames[slots].reshape(count, view, 2, view, 2, 3)
     small = np.rint(chosen.mean(axis=(2, 4))).astype(np.uint8)
-    cells = small.reshape(count, half, CELL_PX, half, CELL_PX, 3).swapaxes(2, 3)
+    cells = small.reshape(count, half, cell, half, cell, 3).swapaxes(2, 3)
     t, h, w = np.meshgrid(slots, 2 * np.arange(half), 2 * np.arange(half), indexing="ij")
     rows = np.stack([axis.ravel() for axis in (t, h, w)], axis=1).astype(np.int32)
-    return rows, cells.reshape(len(rows), CELL_PX, CELL_PX, 3)
+    return rows, cells.reshape(len(rows), cell, cell, 3)

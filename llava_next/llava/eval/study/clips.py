@@ -6,14 +6,14 @@ the answers, codec, key-frame interval and quality. Everything follows from the 
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llava.eval.study.drawing import NUM_FRAMES
+from llava.eval.study.drawing import NUM_FRAMES, USUAL_SIZES, Sizes
 from llava.eval.study.scenes import Question, compose
 from run_kit.clips import encode_clip
 from run_kit.files import replace_file
@@ -26,11 +26,11 @@ class Drawable(Protocol):
     """What can be encoded."""
 
     def picture(self, frame: int) -> NDArray[np.uint8]:
-        """Return one picture: uint8 (VIEW_PX, VIEW_PX, 3)."""
+        """Return one picture: uint8 (height, width, 3)."""
         ...
 
 
-Composer = Callable[[int], tuple[Drawable, list[Question], str]]
+Composer = Callable[[int, Sizes], tuple[Drawable, list[Question], str]]
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class Clip:
         camera: "still", "sway", "shake" or "pan".
         encoding: how it was encoded.
         questions: questions in the order in which they are asked.
+        sizes: of its pictures and cells.
     """
 
     seed: int
@@ -65,6 +66,7 @@ class Clip:
     camera: str
     encoding: Encoding
     questions: tuple[Question, ...]
+    sizes: Sizes = USUAL_SIZES
 
 
 def choose_encoding(seed: int, key_frame_interval: int | None = None) -> Encoding:
@@ -84,6 +86,7 @@ def write_clip(
     seed: int,
     key_frame_interval: int | None = None,
     composer: Composer = compose,
+    sizes: Sizes = USUAL_SIZES,
 ) -> Clip:
     """Compose and encode a clip, or read it where it exists.
 
@@ -91,16 +94,17 @@ def write_clip(
         folder: exists; receives the video and its description.
         seed: seed of the clip.
         key_frame_interval: see ``choose_encoding``.
-        composer: makes scene, questions and a word for the camera from a seed.
+        composer: makes scene, questions and a word for the camera from a seed and sizes.
+        sizes: of its pictures and cells.
     """
     path = folder / f"clip_{seed:06d}.mp4"
     description = path.with_suffix(".json")
     if description.exists():
         return read_clip(description)
-    scene, questions, camera = composer(seed)
+    scene, questions, camera = composer(seed, sizes)
     encoding = choose_encoding(seed, key_frame_interval)
     _encode(scene, path, encoding)
-    clip = Clip(seed, path, camera, encoding, tuple(questions))
+    clip = Clip(seed, path, camera, encoding, tuple(questions), sizes)
     with replace_file(description) as partial:
         partial.write_text(json.dumps(_to_json(clip)), encoding="utf-8")
     return clip
@@ -126,6 +130,7 @@ def _to_json(clip: Clip) -> dict[str, Any]:
         "codec": clip.encoding.codec,
         "key_frame_interval": clip.encoding.key_frame_interval,
         "quality": clip.encoding.quality,
+        "sizes": asdict(clip.sizes),
         "questions": [
             {
                 "kind": question.kind,
@@ -150,7 +155,9 @@ def read_clip(description: Path) -> Clip:
     )
     encoding = Encoding(content["codec"], content["key_frame_interval"], content["quality"])
     path = description.with_suffix(".mp4")
-    return Clip(content["seed"], path, content["camera"], encoding, questions)
+    # Descriptions of the first studies have no sizes: theirs were the usual ones.
+    sizes = Sizes(**content.get("sizes", {}))
+    return Clip(content["seed"], path, content["camera"], encoding, questions, sizes)
 
 
 def covered(question: Question, rows: np.ndarray) -> bool:

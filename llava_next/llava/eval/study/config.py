@@ -1,11 +1,13 @@
 """The settings of a study: what is made, trained and compared."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from llava.eval.study.arms import ARMS, BUDGETS
+from llava.eval.study.drawing import USUAL_SIZES, Sizes
 from llava.eval.study.scenes import KINDS
 
 ENCODER: dict[str, Any] = {
@@ -40,7 +42,10 @@ class StudyConfig:
             budget: there every answer is to be seen, so the questions are understood early.
         drilled_kinds: kinds of question that every second step of the lesson asks alone: a learner
             that is always asked everything stays at chance for these.
+        sizes: of pictures and cells; a cell is one visual token.
         encoder: sizes of the encoder, see ``llava.model.tiny``.
+        decoder_width: hidden size of the language model.
+        stamps_positions: write (t, h, w) into the patches as well, see ``stamp_positions``.
         bfloat16: multiply matrices in bfloat16 in training; a third faster on recent CPUs.
         device: where models are trained and asked.
         hours: time for all training together, from which ``num_steps`` follows; 0 = as given.
@@ -63,7 +68,10 @@ class StudyConfig:
     num_warmup_steps: int = 100
     lesson_share: float = 0.5
     drilled_kinds: tuple[str, ...] = ("mover",)
+    sizes: Sizes = USUAL_SIZES
     encoder: dict[str, Any] = field(default_factory=lambda: dict(ENCODER))
+    decoder_width: int = 128
+    stamps_positions: bool = True
     bfloat16: bool = True
     device: str = "cpu"
     hours: float = 0.0
@@ -102,9 +110,40 @@ class StudyConfig:
     @property
     def model_sizes(self) -> dict[str, Any]:
         """Arguments of ``write_tiny_checkpoint``."""
-        return {"encoder": self.encoder, "output_layer": -1}
+        return {
+            "encoder": self.encoder,
+            "hidden_size": self.decoder_width,
+            "patches_per_side": self.sizes.grid,
+            "output_layer": -1,
+        }
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings that decide the result, ready for JSON."""
         content = asdict(self) | {"out": None}
         return json.loads(json.dumps(content))
+
+
+def read_settings(out: Path, content: Mapping[str, Any]) -> StudyConfig:
+    """Return the configuration of a study from settings by name.
+
+    Args:
+        out: folder of everything.
+        content: values as JSON has them; lists become tuples, ``sizes`` an object of its own.
+
+    Raises:
+        ValueError: if a name is unknown or a value cannot be.
+    """
+    known = {item.name for item in fields(StudyConfig)} - {"out"}
+    if unknown := sorted(set(content) - known):
+        raise ValueError(
+            f"unknown settings {', '.join(unknown)}; known are {', '.join(sorted(known))}"
+        )
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in content.items()
+    }
+    try:
+        if "sizes" in values:
+            values["sizes"] = Sizes(**values["sizes"])
+        return StudyConfig(out=out, **values)
+    except TypeError as error:
+        raise ValueError(f"settings of a wrong type: {error}") from error

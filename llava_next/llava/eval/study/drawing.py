@@ -1,17 +1,19 @@
 """Draw the pictures of the learning study's made clips.
 
 A clip is a still world larger than the view, a camera that looks at a part of it, and things that
-appear, move or change in the world. All coordinates are pixels, (y, x), origin at the top left.
+appear, move or change in the world. All coordinates are pixels of a view of ``VIEW_PX``, (y, x),
+origin at the top left; ``Sizes`` says how large that view is painted.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 VIEW_PX = 96
-"""Height and width of a picture."""
+"""Height and width of the view in which scenes are composed."""
 MARGIN_PX = 48
 """How far the world reaches beyond the view on each side: the farthest that a camera moves."""
 WORLD_PX = VIEW_PX + 2 * MARGIN_PX
@@ -78,6 +80,55 @@ def landscape(rng: np.random.Generator, *, flat: bool) -> Picture:
 
 
 @dataclass(frozen=True)
+class Sizes:
+    """How large the pictures of a study are, and into what they are cut.
+
+    Attributes:
+        view_px: height and width of a picture.
+        cell_px: side of a cell, which becomes one visual token; an even part of ``view_px``.
+    """
+
+    view_px: int = VIEW_PX
+    cell_px: int = 24
+
+    def __post_init__(self) -> None:
+        if self.cell_px < 2 or self.view_px % (2 * self.cell_px):
+            raise ValueError(
+                f"view_px must be a multiple of twice cell_px (frames are also shown at half "
+                f"resolution), got view_px {self.view_px} and cell_px {self.cell_px}"
+            )
+
+    @property
+    def grid(self) -> int:
+        """Cells on each side of a picture."""
+        return self.view_px // self.cell_px
+
+    @property
+    def cells(self) -> int:
+        """Cells of a picture."""
+        return self.grid * self.grid
+
+    @property
+    def scale(self) -> float:
+        """Painted pixels for a pixel of the composition."""
+        return self.view_px / VIEW_PX
+
+
+USUAL_SIZES = Sizes()
+
+
+def enlarge(array: NDArray[Any], scale: float) -> NDArray[Any]:
+    """Return a picture or mask with both sides multiplied; every pixel is copied."""
+    if scale == 1:
+        return array
+    rows, columns = (
+        np.minimum(np.arange(round(side * scale)) / scale, side - 1).astype(int)
+        for side in array.shape[:2]
+    )
+    return array[rows][:, columns]
+
+
+@dataclass(frozen=True)
 class Patch:
     """A thing in the world: a mask of one colour, seen in some frames, perhaps moving.
 
@@ -98,8 +149,8 @@ class Patch:
     strength: Sequence[float] = (1.0,)
     framed: bool = False
 
-    def place(self, frame: int) -> tuple[int, int, float] | None:
-        """Return (top, left, strength) in a frame, or None where it is not visible."""
+    def place(self, frame: int, scale: float) -> tuple[int, int, float] | None:
+        """Return (top, left, strength) as painted in a frame, or None where it is not visible."""
         if frame not in self.frames:
             return None
         at = self.frames.index(frame)
@@ -107,22 +158,23 @@ class Patch:
         def value(values: Sequence[float]) -> float:
             return values[at] if len(values) > 1 else values[0]
 
-        return round(value(self.top_px)), round(value(self.left_px)), value(self.strength)
+        top, left = (round(value(side) * scale) for side in (self.top_px, self.left_px))
+        return top, left, value(self.strength)
 
-    def draw(self, world: Picture, frame: int) -> None:
-        """Paint it over the world, in place, if it is visible in this frame."""
-        place = self.place(frame)
+    def draw(self, world: Picture, frame: int, scale: float) -> None:
+        """Paint it over the enlarged world, in place, if it is visible in this frame."""
+        place = self.place(frame, scale)
         if place is None:
             return
         top, left, strength = place
-        height, width = self.mask.shape
-        target = world[top : top + height, left : left + width]
-        mask = self.mask[: target.shape[0], : target.shape[1]]
-        paint = np.array(self.colour, np.float32) * np.ones((*mask.shape, 1), np.float32)
+        paint = np.array(self.colour, np.float32) * np.ones((*self.mask.shape, 1), np.float32)
         if self.framed:
-            edge = np.ones(mask.shape, bool)
+            edge = np.ones(self.mask.shape, bool)
             edge[3:-3, 3:-3] = False
             paint[edge] = 10
+        mask, paint = enlarge(self.mask, scale), enlarge(paint, scale)
+        target = world[top : top + mask.shape[0], left : left + mask.shape[1]]
+        mask, paint = (array[: target.shape[0], : target.shape[1]] for array in (mask, paint))
         target[mask] += np.float32(strength) * (paint[mask] - target[mask])
 
 
@@ -145,52 +197,56 @@ class Scene:
         camera_px: float (NUM_FRAMES, 2), the world position of the view's top left corner.
         noise: standard deviation of the sensor's noise, grey levels.
         seed: seed of the noise.
+        sizes: how large it is painted.
     """
 
     shots: list[Shot]
     camera_px: NDArray[np.float64]
     noise: float
     seed: int
+    sizes: Sizes = USUAL_SIZES
 
     def picture(self, frame: int) -> NDArray[np.uint8]:
-        """Return one picture: uint8 (VIEW_PX, VIEW_PX, 3)."""
+        """Return one picture: uint8 (view_px, view_px, 3)."""
+        scale, side = self.sizes.scale, self.sizes.view_px
         shot = next(shot for shot in self.shots if shot.first <= frame <= shot.last)
-        world = shot.world.copy()
+        world = enlarge(shot.world, scale).copy()
         for patch in shot.patches:
-            patch.draw(world, frame)
-        top, left = np.rint(self.camera_px[frame]).astype(int)
-        view = world[top : top + VIEW_PX, left : left + VIEW_PX]
+            patch.draw(world, frame, scale)
+        top, left = np.rint(self.camera_px[frame] * scale).astype(int)
+        view = world[top : top + side, left : left + side]
         rng = np.random.default_rng((self.seed, frame))
         grain = np.float32(self.noise) * rng.standard_normal(view.shape, np.float32)
         noisy = view + grain if self.noise else view
         return np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
 
-    def cells(
-        self, patch: Patch, cell_px: int, over: Sequence[Patch] = ()
-    ) -> set[tuple[int, int, int]]:
-        """Return the cells (frame, row, column) in which at least a quarter of a patch is seen.
+    def cells(self, patch: Patch, over: Sequence[Patch] = ()) -> set[tuple[int, int, int]]:
+        """Return the cells (frame, row, column) in which a part of a patch is seen.
+
+        A part is a quarter of the patch, or half of the cell where that is less.
 
         Args:
             patch: one of a shot's, or one that is not drawn and marks a region.
-            cell_px: side of a cell.
             over: patches that are painted later, and hide what is below them.
         """
         found: set[tuple[int, int, int]] = set()
-        least = patch.mask.sum() / 4
+        scale, side, cell = self.sizes.scale, self.sizes.view_px, self.sizes.cell_px
+        mask, grid = enlarge(patch.mask, scale), self.sizes.grid
+        least = min(mask.sum() / 4, cell * cell / 2)
+        world_px = round(WORLD_PX * scale)
         for frame in patch.frames:
-            place = patch.place(frame)
+            place = patch.place(frame, scale)
             if place is None or not 0 <= frame < NUM_FRAMES:
                 continue
-            world = np.zeros((WORLD_PX, WORLD_PX), bool)
-            _mark(world, patch.mask, place[0], place[1], True)
+            world = np.zeros((world_px, world_px), bool)
+            _mark(world, mask, place[0], place[1], True)
             for other in over:
-                at = other.place(frame)
+                at = other.place(frame, scale)
                 if at is not None and at[2] > _HIDING_STRENGTH:
-                    _mark(world, other.mask, at[0], at[1], False)
-            top, left = np.rint(self.camera_px[frame]).astype(int)
-            view = world[top : top + VIEW_PX, left : left + VIEW_PX]
-            side = VIEW_PX // cell_px
-            seen = view.reshape(side, cell_px, side, cell_px).sum(axis=(1, 3))
+                    _mark(world, enlarge(other.mask, scale), at[0], at[1], False)
+            top, left = np.rint(self.camera_px[frame] * scale).astype(int)
+            view = world[top : top + side, left : left + side]
+            seen = view.reshape(grid, cell, grid, cell).sum(axis=(1, 3))
             found |= {(frame, int(row), int(column)) for row, column in np.argwhere(seen >= least)}
         return found
 

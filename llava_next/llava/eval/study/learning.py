@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from llava.constants import IGNORE_INDEX, IMAGE_PLACEHOLDER
 from llava.conversation import DEFAULT_SYSTEM, Turn, encode, expand_placeholders, render
-from llava.eval.study.arms import CELLS, GRID
 from llava.eval.study.config import StudyConfig
 from llava.eval.study.material import TrainingSet, read_training_data
 from llava.eval.study.scenes import KINDS
@@ -72,9 +71,7 @@ def train_model(config: StudyConfig, data: TrainingSet, seed: int) -> Path:
         return folder
     start = config.out / f"start_{seed}"
     if not (start / "llava_processor.json").exists():
-        write_tiny_checkpoint(
-            start, seed=seed, patches_per_side=GRID, texts=_texts(), **config.model_sizes
-        )
+        write_tiny_checkpoint(start, seed=seed, texts=_texts(), **config.model_sizes)
     torch.set_num_threads(1)
     model, processor = load_pretrained(start, device=config.device)
     if config.bfloat16:
@@ -175,7 +172,7 @@ class _Run:
     ) -> tuple[Tensor, Tensor]:
         """Return ids and labels of a sample, int64 (T,) each, or of some of its turns."""
         turns = turns or self._data.conversations[index]
-        counts = [CELLS] * self._data.num_images[index]
+        counts = [self._config.sizes.cells] * self._data.num_images[index]
         pieces = expand_placeholders(
             render(turns, self._processor.template, sample=str(index)), counts, sample=str(index)
         )
@@ -194,7 +191,8 @@ class _Run:
         for step in range(first, self._config.num_steps):
             samples = self._choose(step)
             losses.append(self._step(step, samples))
-            tokens += sum(self._data.num_images[index] for index in samples) * CELLS
+            num_images = sum(self._data.num_images[index] for index in samples)
+            tokens += num_images * self._config.sizes.cells
             done = step + 1
             if done % _LOG_STEPS == 0 or done == self._config.num_steps:
                 seconds = before.seconds + time.monotonic() - started
@@ -258,7 +256,7 @@ class _Run:
         mirrored: NDArray[np.bool_],
     ) -> dict[str, Any]:
         texts = [
-            tuple(map(self._mirror, text)) if flip else text
+            (self._mirror(text[0]), self._mirror(text[1])) if flip else text
             for text, flip in zip(texts, mirrored, strict=True)
         ]
         pad_id = self._processor.pad_token_id

@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 
 from llava.constants import IMAGE_PLACEHOLDER
-from llava.eval.study.arms import ARMS, CELLS, GRID, Shown, asset_config, show
+from llava.eval.study.arms import ARMS, Shown, asset_config, show
 from llava.eval.study.clips import Clip, Composer, Drawable, write_clip
 from llava.eval.study.config import StudyConfig
-from llava.eval.study.drawing import NUM_FRAMES
+from llava.eval.study.drawing import NUM_FRAMES, Sizes
 from llava.eval.study.scenes import KINDS, Question, compose
 from llava.eval.study.semi_real import compose_person
 from llava.visual.batch import VisualSegment
@@ -61,12 +61,17 @@ def test_pairs(config: StudyConfig) -> list[Pair]:
 
 
 def _make(
-    seed: int, pairs: Sequence[Pair], folder: Path, composer: Composer
+    seed: int, pairs: Sequence[Pair], folder: Path, config: StudyConfig
 ) -> tuple[Clip, dict[Pair, Shown]]:
     """Make a clip and what arms show of it; arms that cannot read it are left out."""
-    clip = write_clip(folder / "clips", seed, composer=composer)
+    clip = _clip(config, folder, seed)
     able = [(arm, budget) for arm, budget in pairs if ARMS[arm].reads(clip)]
     return clip, {(arm, budget): show(clip, arm, budget, folder) for arm, budget in able}
+
+
+def _clip(config: StudyConfig, folder: Path, seed: int) -> Clip:
+    """Make a clip, or read it where it exists."""
+    return write_clip(folder / "clips", seed, composer=_composer(config), sizes=config.sizes)
 
 
 def _composer(config: StudyConfig) -> Composer:
@@ -75,10 +80,10 @@ def _composer(config: StudyConfig) -> Composer:
 
 
 def _ask_only(
-    seed: int, composer: Composer, kinds: Sequence[str]
+    seed: int, sizes: Sizes, composer: Composer, kinds: Sequence[str]
 ) -> tuple[Drawable, list[Question], str]:
     """Compose a clip and keep its questions of some kinds."""
-    scene, questions, camera = composer(seed)
+    scene, questions, camera = composer(seed, sizes)
     return scene, [question for question in questions if question.kind in kinds], camera
 
 
@@ -111,6 +116,7 @@ class TrainingSet:
         starts: int (N + 1,), where each sample's patches start.
         patches: uint8 (P, 3 * p * p) of all samples.
         rows: int16 (P, 3) of all samples.
+        stamped: positions are written into the patches as well.
     """
 
     conversations: list[list[dict[str, str]]]
@@ -119,6 +125,7 @@ class TrainingSet:
     starts: NDArray[np.int64]
     patches: NDArray[np.uint8]
     rows: NDArray[np.int16]
+    stamped: bool = True
 
     def __len__(self) -> int:
         return len(self.conversations)
@@ -138,8 +145,10 @@ class TrainingSet:
             patches = patches.reshape(-1, 3, side, side)[..., ::-1].reshape(patches.shape)
             # Whole frames at half resolution: a cell shows two columns, named after the first.
             is_half = not (rows[:, 1:] % 2).any()
-            rows[:, 2] = (GRID - 2 if is_half else GRID - 1) - rows[:, 2]
-        return segment_of_bytes(patches, rows, self.num_images[index], visual)
+            last = visual.patches_per_side - (2 if is_half else 1)
+            rows[:, 2] = last - rows[:, 2]
+        segment = segment_of_bytes(patches, rows, self.num_images[index], visual)
+        return stamp_positions(segment, visual) if self.stamped else segment
 
 
 def segment_of_bytes(
@@ -148,35 +157,36 @@ def segment_of_bytes(
     """Normalise patches that were kept as bytes."""
     mean, std = (torch.tensor(x).view(3, 1) for x in (visual.image_mean, visual.image_std))
     pixels = torch.from_numpy(np.ascontiguousarray(patches)).float().view(len(patches), 3, -1)
-    segment = VisualSegment(
+    return VisualSegment(
         pixels.div_(255).sub_(mean).div_(std).flatten(1),
         torch.from_numpy(rows.astype(np.int64)),
         (len(rows) // num_images,) * num_images,
     )
-    return stamp_positions(segment)
 
 
-def stamp_positions(segment: VisualSegment) -> VisualSegment:
+def stamp_positions(segment: VisualSegment, visual: VisualConfig) -> VisualSegment:
     """Write each patch's (t, h, w) over its first values as well, 60 of 588.
 
-    The encoder learns positions from its rotary embedding alone only in long training. A small one,
-    trained from scratch for minutes, does not: without the stamp, the direction of a ball stays at
-    chance. All arms get it, and a shuffled time is shuffled in both places.
+    The encoder reads positions from its rotary embedding alone, too, but a small one that is
+    trained from scratch for minutes does so later where many kinds of question are asked. All arms
+    get the stamp, and a shuffled time is shuffled in both places.
     """
-    middle = torch.tensor([(NUM_FRAMES - 1) / 2, (GRID - 1) / 2, (GRID - 1) / 2])
+    last = visual.patches_per_side - 1
+    middle = torch.tensor([NUM_FRAMES - 1, last, last]) / 2
     patches = segment.patches.clone()
     patches[:, :60] = ((segment.positions - middle) / (0.6 * middle)).repeat(1, 20)
     return replace(segment, patches=patches)
 
 
-def load_shown(shown: Shown, visual: VisualConfig) -> VisualSegment:
+def load_shown(shown: Shown, visual: VisualConfig, *, stamped: bool = True) -> VisualSegment:
     """Return what an arm shows of a clip, ready for the encoder."""
-    return stamp_positions(load_mosaics(shown.images, shown.positions, visual))
+    segment = load_mosaics(shown.images, shown.positions, visual)
+    return stamp_positions(segment, visual) if stamped else segment
 
 
-def load_bytes(shown: Shown) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
+def load_bytes(shown: Shown, sizes: Sizes) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
     """Return what is shown as patches in bytes, uint8 (P, 3 * p * p), and rows, int16 (P, 3)."""
-    visual = VisualConfig(patches_per_side=GRID)
+    visual = VisualConfig(patches_per_side=sizes.grid)
     segment = load_mosaics(shown.images, shown.positions, visual)
     mean, std = (torch.tensor(x).view(3, 1) for x in (visual.image_mean, visual.image_std))
     pixels = segment.patches.view(len(segment.patches), 3, -1) * std + mean
@@ -186,18 +196,15 @@ def load_bytes(shown: Shown) -> tuple[NDArray[np.uint8], NDArray[np.int16]]:
 
 
 def _make_training(seed: int, config: StudyConfig) -> list[TrainingSample]:
-    clip, shown = _make(
-        seed, training_pairs(config, seed), config.out / "training", _composer(config)
-    )
+    clip, shown = _make(seed, training_pairs(config, seed), config.out / "training", config)
     if not clip.questions:
         return []
     lesson = lesson_pair(config)
-    return [
-        TrainingSample(
-            _turns(clip, what, number), len(what.images), pair == lesson, *load_bytes(what)
-        )
-        for number, (pair, what) in enumerate(shown.items())
-    ]
+    samples: list[TrainingSample] = []
+    for number, (pair, what) in enumerate(shown.items()):
+        turns, arrays = _turns(clip, what, number), load_bytes(what, config.sizes)
+        samples.append(TrainingSample(turns, len(what.images), pair == lesson, *arrays))
+    return samples
 
 
 def _turns(clip: Clip, shown: Shown, number: int) -> list[dict[str, str]]:
@@ -241,14 +248,15 @@ def read_training_data(config: StudyConfig) -> TrainingSet:
         conversations=[turns for turns, _, _ in content],
         num_images=counts,
         lesson=np.flatnonzero([is_lesson for _, _, is_lesson in content]),
-        starts=np.concatenate([[0], np.cumsum(counts)]) * CELLS,
+        starts=np.concatenate([[0], np.cumsum(counts)]) * config.sizes.cells,
         patches=np.load(folder / "patches.npy", mmap_mode="r", allow_pickle=False),
         rows=np.load(folder / "rows.npy", mmap_mode="r", allow_pickle=False),
+        stamped=config.stamps_positions,
     )
 
 
 def _make_test(seed: int, config: StudyConfig) -> tuple[Clip, dict[Pair, Shown]]:
-    return _make(seed, test_pairs(config), config.out / "test", _composer(config))
+    return _make(seed, test_pairs(config), config.out / "test", config)
 
 
 def _find_prices(config: StudyConfig) -> None:
@@ -256,11 +264,11 @@ def _find_prices(config: StudyConfig) -> None:
     sharing = [pair for pair in test_pairs(config) if ARMS[pair[0]].shares_budget]
     if not sharing:
         return
-    folder, composer = config.out / "test", _composer(config)
+    folder = config.out / "test"
     seeds = config.test_seeds[:PRICED_CLIPS]
-    videos = [write_clip(folder / "clips", seed, composer=composer).path for seed in seeds]
+    videos = [_clip(config, folder, seed).path for seed in seeds]
     for arm, num_images in sharing:
-        asset_config(ARMS[arm], num_images, folder, videos)
+        asset_config(ARMS[arm], num_images, config.sizes, folder, videos)
 
 
 def make_test_data(config: StudyConfig) -> list[tuple[Clip, dict[Pair, Shown]]]:
@@ -279,9 +287,9 @@ def measure_preparation(config: StudyConfig) -> dict[str, float]:
     target = config.out / "preparation.json"
     if target.exists():
         return json.loads(target.read_text(encoding="utf-8"))
-    composer, budget = _composer(config), config.middle_budget
+    budget = config.middle_budget
     seeds = [seed for seed in config.test_seeds if seed % 3 != 2][:MEASURED_CLIPS]
-    clips = [write_clip(config.out / "test" / "clips", seed, composer=composer) for seed in seeds]
+    clips = [_clip(config, config.out / "test", seed) for seed in seeds]
     costs: dict[str, float] = {}
     for arm in config.arms:
         if ARMS[arm].shares_budget:

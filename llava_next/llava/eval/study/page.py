@@ -1,7 +1,7 @@
 """The study's page: what each arm reaches at equal visual tokens, winners and losers alike."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -10,11 +10,13 @@ from PIL import Image
 
 from llava.eval.report.significance import Interval
 from llava.eval.study.answers import Outcome, TestData
-from llava.eval.study.arms import ARMS, CELLS, GRID
+from llava.eval.study.arms import ARMS, Shown
+from llava.eval.study.clips import Clip
 from llava.eval.study.config import StudyConfig
+from llava.eval.study.drawing import Sizes
 from llava.eval.study.learning import read_progress
 from llava.eval.study.results import BASE, ORACLE, RESULTS_FILE, Results, Score, chance, score
-from llava.eval.study.scenes import CELL_PX, KINDS
+from llava.eval.study.scenes import KINDS, Cell
 from run_kit.files import replace_file
 from run_kit.pages.charts import Curve, line_chart
 from run_kit.pages.page import figure, page, table
@@ -22,6 +24,7 @@ from run_kit.pages.page import figure, page, table
 ABLATED = "rd_nearest"
 """The arm of which ablations change one thing."""
 _PUBLISHED = ("reference", "mv_residual")
+_STRIPS = "display: grid; grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)); gap: 0 12px"
 
 
 def write_page(
@@ -143,8 +146,8 @@ def _verdict(results: Results, budget: int, kinds: Sequence[str]) -> str:
         group = better if low > 0 else worse if high < 0 else equal
         group.append((arm, 100 * found.difference.mean))
     return (
-        f"<li><b>{budget * CELLS} tokens.</b> Better: {_titles(better)}. Worse: {_titles(worse)}. "
-        f"No difference shown: {_titles(equal)}.</li>"
+        f"<li><b>{results.tokens(budget)} tokens.</b> Better: {_titles(better)}. "
+        f"Worse: {_titles(worse)}. No difference shown: {_titles(equal)}.</li>"
     )
 
 
@@ -164,7 +167,7 @@ def _published(results: Results) -> str:
                 cells.append("" if found is None else _difference(found.difference))
         rows.append([escape(ARMS[arm].title), *cells])
     header = [
-        f"{budget * CELLS} tokens, {what}"
+        f"{results.tokens(budget)} tokens, {what}"
         for budget in results.budgets
         for what in ("in time", "controls")
     ]
@@ -185,9 +188,9 @@ def _budget_table(results: Results) -> str:
         controls = _short_cell(results.score(arm, last, results.controls))
         shown = "not reached" if tokens is None else f"{tokens:.0f}"
         rows.append([escape(ARMS[arm].title), *cells, shown, controls])
-    header = [f"{budget * CELLS} tokens" for budget in results.budgets]
-    header.append(f"tokens for what whole frames reach with {last * CELLS}")
-    header.append(f"controls, {last * CELLS} tokens")
+    header = [f"{results.tokens(budget)} tokens" for budget in results.budgets]
+    header.append(f"tokens for what whole frames reach with {results.tokens(last)}")
+    header.append(f"controls, {results.tokens(last)} tokens")
     guessing = chance([row for row in results.outcomes if row.kind in results.temporal])
     return (
         "<h2>Accuracy at equal visual tokens</h2>"
@@ -228,7 +231,7 @@ def _kind_table(results: Results, budget: int) -> str:
     rows.append(["guessing", *guess])
     names = [_kind_name(name) for name in results.kinds]
     return (
-        f"<h2>By kind of question, {budget * CELLS} tokens</h2>"
+        f"<h2>By kind of question, {results.tokens(budget)} tokens</h2>"
         "<p>Accuracy / ceiling, in %. Controls: static, sign and camera, which codec input should "
         "not help. No selection was tuned with the kinds marked * in view.</p>"
         + table(["arm", *names], rows, set(range(1, len(names) + 1)))
@@ -254,7 +257,7 @@ def _part_table(results: Results, what: str, part: Callable[[Outcome], str]) -> 
         ]
         for arm in results.arms
     ]
-    return f"<h2>By {what}, {budget * CELLS} tokens</h2>" + table(
+    return f"<h2>By {what}, {results.tokens(budget)} tokens</h2>" + table(
         ["arm", *parts], rows, set(range(1, len(parts) + 1))
     )
 
@@ -271,7 +274,7 @@ def _ablation_table(results: Results) -> str:
         rows.append([escape(ARMS[arm].title), tokens, _cell(whole), *cells])
     names = [_kind_name(name) for name in results.kinds]
     return (
-        f"<h2>Changing one thing, {budget * CELLS} tokens</h2>"
+        f"<h2>Changing one thing, {results.tokens(budget)} tokens</h2>"
         "<p>The models were not trained on these. The residual arms read H.264 clips alone.</p>"
         + table(["arm", "tokens", "in time", *names], rows, set(range(1, len(names) + 3)))
     )
@@ -306,48 +309,60 @@ def _cost_tables(
         "<h2>Cost</h2>"
         + table(["step", "seconds", "processor seconds"], steps, {1, 2})
         + trained
-        + f"<p>Preparing one clip, {results.config.middle_budget * CELLS} tokens:</p>"
+        + f"<p>Preparing one clip, {results.tokens(results.config.middle_budget)} tokens:</p>"
         + table(["arm", "processor milliseconds"], rows, {1})
     )
 
 
 def _mosaics(results: Results, data: TestData) -> str:
-    """Show what arms keep of one clip: the cells that show an answer are framed in red."""
+    """Show what arms keep of one clip for every kind: cells that show the answer are framed."""
     budget = results.budgets[0]
-    picked = next(
-        (item for item in data if any(row.kind == "event" for row in item[0].questions)), None
-    )
-    if picked is None:
-        return ""
-    clip, shown = picked
-    event = next(row for row in clip.questions if row.kind == "event")
-    cells = set().union(*event.evidence)
     parts = [
-        "<h2>What is shown of one clip</h2>"
-        f"<p>{budget} mosaics each. Framed: cells that show the event of the question "
-        f"“{escape(KINDS['event'].text)}”.</p>"
+        "<h2>What is shown of a clip</h2>"
+        f"<p>The {budget} mosaics of every arm, one clip for each kind of question. Framed in red: "
+        "cells that show the answer.</p>"
     ]
-    for arm in results.arms:
-        if (what := shown.get((arm, budget))) is None:
-            continue
-        rows = np.load(what.positions, allow_pickle=False)
-        strip = np.concatenate(
-            [np.asarray(Image.open(path).convert("RGB")) for path in what.images], 1
+    for kind in results.kinds:
+        picked = next(
+            (item for item in data if any(row.kind == kind for row in item[0].questions)), None
         )
-        strip = strip.copy()
-        for number, row in enumerate(map(tuple, rows.tolist())):
-            if row in cells:
-                mosaic, cell = divmod(number, CELLS)
-                top, left = cell // GRID * CELL_PX, (mosaic * GRID + cell % GRID) * CELL_PX
-                _frame(strip, top, left)
-        picture = Image.fromarray(strip).resize(
-            (strip.shape[1] * 2, strip.shape[0] * 2), Image.Resampling.NEAREST
-        )
-        parts.append(figure(picture, ARMS[arm].title))
+        if picked is not None:
+            parts.append(_mosaics_of_kind(results, kind, *picked))
     return "\n".join(parts)
 
 
-def _frame(picture: np.ndarray, top: int, left: int) -> None:
-    box = picture[top : top + CELL_PX, left : left + CELL_PX]
+def _mosaics_of_kind(
+    results: Results, kind: str, clip: Clip, shown: Mapping[tuple[str, int], Shown]
+) -> str:
+    question = next(row for row in clip.questions if row.kind == kind)
+    cells = frozenset[Cell]().union(*question.evidence)
+    figures = [
+        figure(_strip(what, cells, clip.sizes), ARMS[arm].title)
+        for arm in results.arms
+        if (what := shown.get((arm, results.budgets[0]))) is not None
+    ]
+    about = f"{_kind_name(kind)}: “{escape(KINDS[kind].text)}” {escape(question.answer)}"
+    is_open = " open" if kind == results.kinds[0] else ""
+    return (
+        f"<details{is_open}><summary>{about}</summary>"
+        f'<div style="{_STRIPS}">{"".join(figures)}</div></details>'
+    )
+
+
+def _strip(shown: Shown, cells: Collection[Cell], sizes: Sizes) -> Image.Image:
+    """Return the mosaics side by side, the cells among ``cells`` framed."""
+    rows = np.load(shown.positions, allow_pickle=False)
+    pictures = [np.asarray(Image.open(path).convert("RGB")) for path in shown.images]
+    strip = np.concatenate(pictures, 1).copy()
+    for number, row in enumerate(map(tuple, rows.tolist())):
+        if row in cells:
+            mosaic, cell = divmod(number, sizes.cells)
+            top, left = cell // sizes.grid, mosaic * sizes.grid + cell % sizes.grid
+            _frame(strip, top * sizes.cell_px, left * sizes.cell_px, sizes.cell_px)
+    return Image.fromarray(strip)
+
+
+def _frame(picture: np.ndarray, top: int, left: int, side: int) -> None:
+    box = picture[top : top + side, left : left + side]
     for edge in (box[:2], box[-2:], box[:, :2], box[:, -2:]):
         edge[:] = (255, 0, 0)

@@ -14,7 +14,7 @@ from llava.eval.report.significance import (
     confidence_interval,
 )
 from llava.eval.study.answers import Outcome
-from llava.eval.study.arms import ARMS, CELLS
+from llava.eval.study.arms import ARMS
 from llava.eval.study.config import StudyConfig
 from llava.eval.study.scenes import KINDS
 
@@ -97,6 +97,10 @@ class Results:
         found = [row for kind in kinds for row in self._rows.get((arm, num_images, kind), ())]
         return found if where is None else [row for row in found if where(row)]
 
+    def tokens(self, num_images: int) -> int:
+        """Return the visual tokens of a budget."""
+        return num_images * self.config.sizes.cells
+
     def score(self, arm: str, num_images: int, kinds: Sequence[str]) -> Score | None:
         """Return how well an arm does at a budget on some kinds of question."""
         return score(self.rows(arm, num_images, kinds))
@@ -177,7 +181,7 @@ class Results:
             for budget in self.budgets:
                 for name, kinds in self._groups().items():
                     if (found := self.score(arm, budget, kinds)) is not None:
-                        rows.append(_row(arm, budget, name, found))
+                        rows.append(_row(arm, self.tokens(budget), name, found))
         return {
             "settings": self.config.to_json(),
             "learnt": self.learnt,
@@ -191,11 +195,11 @@ class Results:
         return groups | {name: [name] for name in self.kinds}
 
 
-def _row(arm: str, budget: int, name: str, found: Score) -> dict[str, Any]:
+def _row(arm: str, budget_tokens: int, name: str, found: Score) -> dict[str, Any]:
     return {
         "arm": arm,
         "title": ARMS[arm].title,
-        "budget_tokens": budget * CELLS,
+        "budget_tokens": budget_tokens,
         "tokens": found.tokens,
         "kind": name,
         "accuracy": found.accuracy.mean,

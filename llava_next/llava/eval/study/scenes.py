@@ -18,15 +18,18 @@ from llava.eval.study.drawing import (
     MARGIN_PX,
     NUM_FRAMES,
     SYMBOLS,
+    USUAL_SIZES,
     VIEW_PX,
     Patch,
     Scene,
     Shot,
+    Sizes,
     glyph,
     landscape,
 )
 
-CELL_PX = 24
+BLOCK_PX = 24
+"""Brief things start inside one block of the view: at the usual sizes a cell."""
 SIDES = ("left", "right", "up", "down")
 _STEPS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
 WHITE, BLACK = (245, 245, 245), (15, 15, 15)
@@ -110,10 +113,10 @@ class Composition:
     def shot_at(self, frame: int) -> Shot:
         return next(shot for shot in self.scene.shots if shot.first <= frame <= shot.last)
 
-    def inside_cell(self, frame: int, size_px: int) -> tuple[float, float]:
-        """Return a random world position at which a thing is within one cell at a frame."""
-        cell = self.rng.integers(0, VIEW_PX // CELL_PX, 2) * CELL_PX
-        return self.to_world(frame, *(cell + self.rng.uniform(1, CELL_PX - size_px - 1, 2)))
+    def inside_block(self, frame: int, size_px: int) -> tuple[float, float]:
+        """Return a random world position at which a thing is within one block at a frame."""
+        cell = self.rng.integers(0, VIEW_PX // BLOCK_PX, 2) * BLOCK_PX
+        return self.to_world(frame, *(cell + self.rng.uniform(1, BLOCK_PX - size_px - 1, 2)))
 
     def to_world(self, frame: int, top_px: float, left_px: float) -> tuple[float, float]:
         """Return the world position of a position in the view at a frame."""
@@ -131,7 +134,7 @@ class Composition:
         return partial(self._seen, shot, len(shot.patches), patch)
 
     def _seen(self, shot: Shot, num_below: int, patch: Patch) -> frozenset[Cell]:
-        return frozenset(self.scene.cells(patch, CELL_PX, shot.patches[num_below:]))
+        return frozenset(self.scene.cells(patch, shot.patches[num_below:]))
 
     def ask(self, kind: str, answer: str, *evidence: Evidence) -> None:
         self.asked.append((kind, answer, evidence))
@@ -177,8 +180,8 @@ def _brief(
     *,
     framed: bool = False,
 ) -> Evidence:
-    """Show a mask for three frames in one cell of the view; return the cells that show it."""
-    top, left = clip.inside_cell(start, max(mask.shape))
+    """Show a mask for three frames in one block of the view; return the cells that show it."""
+    top, left = clip.inside_block(start, max(mask.shape))
     frames = range(start, start + 3)
     return clip.add(Patch(mask, colour, frames, (top,), (left,), framed=framed))
 
@@ -212,7 +215,7 @@ def _count(clip: Composition) -> None:
     answer = _choose(clip.rng, KINDS["count"].choices)
     starts = clip.moments(int(answer), 3, gap_frames=5)
     # Far from the edges at the middle blink: a pan must not carry the lamp out of the view.
-    place = CELL_PX * clip.rng.integers(1, 3, 2) + clip.rng.uniform(2, 10, 2)
+    place = BLOCK_PX * clip.rng.integers(1, 3, 2) + clip.rng.uniform(2, 10, 2)
     top, left = clip.to_world(starts[len(starts) // 2], *place)
     cells = [
         clip.add(Patch(_disc(6), VIOLET, range(start, start + 3), (top,), (left,)))
@@ -243,7 +246,7 @@ def _change(clip: Composition) -> None:
     first, answer = (str(name) for name in clip.rng.permutation(list(COLOURS))[:2])
     shot = max(clip.scene.shots, key=lambda shot: shot.last - shot.first)
     middle = int(clip.rng.integers(shot.first + 8, shot.last - 8))
-    top, left = clip.inside_cell(middle, 16)
+    top, left = clip.inside_block(middle, 16)
     mask = _disc(8)
     mask[5:11, 5:11] = False
     cells = [
@@ -294,7 +297,7 @@ def _vanish(clip: Composition) -> None:
 def _static(clip: Composition) -> None:
     answer = _choose(clip.rng, list(COLOURS))
     shot = clip.scene.shots[0]
-    top, left = clip.inside_cell(0, 16)
+    top, left = clip.inside_block(0, 16)
     frames = range(shot.first, shot.last + 1)
     mask = np.ones((16, 16), bool)
     clip.ask("static", answer, clip.add(Patch(mask, COLOURS[answer], frames, (top,), (left,))))
@@ -303,7 +306,7 @@ def _static(clip: Composition) -> None:
 def _after_cut(clip: Composition) -> None:
     answer = _choose(clip.rng, list(COLOURS))
     shot = clip.scene.shots[1]
-    top, left = clip.inside_cell((shot.first + shot.last) // 2, 16)
+    top, left = clip.inside_block((shot.first + shot.last) // 2, 16)
     frames = range(shot.first, shot.last + 1)
     mask = np.ones((16, 16), bool)
     clip.ask("after_cut", answer, clip.add(Patch(mask, COLOURS[answer], frames, (top,), (left,))))
@@ -313,7 +316,7 @@ def _sign(clip: Composition) -> None:
     answer = _choose(clip.rng, LETTERS)
     shot = clip.scene.shots[0]
     frames = range(shot.first, shot.last + 1)
-    top, left = clip.inside_cell(0, 22)
+    top, left = clip.inside_block(0, 22)
     board = Patch(np.ones((22, 22), bool), WHITE, frames, (top,), (left,))
     clip.add(board)
     clip.ask(
@@ -348,11 +351,12 @@ def _camera(rng: np.random.Generator, way: str) -> np.ndarray:
     return np.clip(path, 2, 2 * MARGIN_PX - 2)
 
 
-def compose(seed: int) -> tuple[Scene, list[Question], str]:
+def compose(seed: int, sizes: Sizes = USUAL_SIZES) -> tuple[Scene, list[Question], str]:
     """Compose one clip.
 
     Args:
-        seed: fixes everything about the clip.
+        seed: fixes everything about the clip but its sizes.
+        sizes: how large it is painted.
 
     Returns:
         The scene to draw, its questions in random order, and a word for the camera: "still",
@@ -369,7 +373,7 @@ def compose(seed: int) -> tuple[Scene, list[Question], str]:
         for first, end in zip(firsts, ends, strict=True)
     ]
     noise = float(rng.choice([0.0, 2.0, 5.0]))
-    scene = Scene(shots, _camera(rng, way), noise, seed)
+    scene = Scene(shots, _camera(rng, way), noise, seed, sizes)
     steady = way in ("still", "sway") and not has_cut
     clip = Composition(scene, rng, steady)
     if rng.random() < 0.6:
@@ -385,11 +389,11 @@ def compose(seed: int) -> tuple[Scene, list[Question], str]:
         _TIMED[str(name)](clip)
     if way in SIDES and not has_cut:
         parts = [range(0, 24), range(40, NUM_FRAMES)]
-        clip.ask("camera", way, *(partial(_whole_frames, part) for part in parts))
+        clip.ask("camera", way, *(partial(_whole_frames, part, sizes) for part in parts))
     camera = "pan" if way in SIDES else way
     return scene, clip.questions(), camera
 
 
-def _whole_frames(frames: Sequence[int]) -> frozenset[Cell]:
-    side = range(VIEW_PX // CELL_PX)
+def _whole_frames(frames: Sequence[int], sizes: Sizes) -> frozenset[Cell]:
+    side = range(sizes.grid)
     return frozenset((frame, row, column) for frame in frames for row in side for column in side)

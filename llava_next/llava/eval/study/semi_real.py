@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from llava.eval.study.drawing import NUM_FRAMES, VIEW_PX, landscape
-from llava.eval.study.scenes import ACTIONS, CELL_PX, Question
+from llava.eval.study.drawing import NUM_FRAMES, USUAL_SIZES, Sizes, enlarge, landscape
+from llava.eval.study.scenes import ACTIONS, Question
 
 FIRST_TRAINING_SEED = 1_000_000
 _FRAME_SECONDS = 1 / 25
@@ -45,17 +45,17 @@ class Person:
     """A rendered clip.
 
     Attributes:
-        pictures: uint8 (NUM_FRAMES, VIEW_PX, VIEW_PX, 3).
+        pictures: uint8 (NUM_FRAMES, height, width, 3).
     """
 
     pictures: NDArray[np.uint8]
 
     def picture(self, frame: int) -> NDArray[np.uint8]:
-        """Return one picture: uint8 (VIEW_PX, VIEW_PX, 3)."""
+        """Return one picture: uint8 (height, width, 3)."""
         return self.pictures[frame]
 
 
-def compose_person(seed: int) -> tuple[Person, list[Question], str]:
+def compose_person(seed: int, sizes: Sizes = USUAL_SIZES) -> tuple[Person, list[Question], str]:
     """Render one clip; the same arguments and results as ``scenes.compose``.
 
     Raises:
@@ -69,18 +69,18 @@ def compose_person(seed: int) -> tuple[Person, list[Question], str]:
     stage.dress(rng, is_training)
     way = ("still", "sway", "pan")[int(rng.integers(3))]
     camera = _camera(rng, way, is_training)
-    backdrop = landscape(rng, flat=rng.random() < 0.5)
+    backdrop = enlarge(landscape(rng, flat=rng.random() < 0.5), sizes.scale)
     noise = float(rng.choice([0.0, 2.0, 4.0]))
     pictures, masks = [], []
     for frame in range(NUM_FRAMES):
         stage.pose(pose.at(frame))
-        picture, is_person, is_sky = stage.render(camera(frame), pose.centre(frame))
-        picture[is_sky] = backdrop[:VIEW_PX, :VIEW_PX][is_sky]
+        picture, is_person, is_sky = stage.render(camera(frame), pose.centre(frame), sizes.view_px)
+        picture[is_sky] = backdrop[: sizes.view_px, : sizes.view_px][is_sky]
         grain = noise * rng.standard_normal(picture.shape, np.float32)
         pictures.append(np.clip(np.rint(picture + grain), 0, 255).astype(np.uint8))
         masks.append(is_person)
-    side = VIEW_PX // CELL_PX
-    share = np.stack(masks).reshape(NUM_FRAMES, side, CELL_PX, side, CELL_PX).mean(axis=(2, 4))
+    side, cell = sizes.grid, sizes.cell_px
+    share = np.stack(masks).reshape(NUM_FRAMES, side, cell, side, cell).mean(axis=(2, 4))
     cells = [(int(t), int(h), int(w)) for t, h, w in np.argwhere(share > _LEAST_SHARE)]
     thirds = [
         frozenset(cell for cell in cells if cell[0] * 3 // NUM_FRAMES == part) for part in range(3)
@@ -215,28 +215,29 @@ class _Stage:
                 engine.resetJointState(self._body, joint, part[0])
 
     def render(
-        self, view: tuple[float, float, float], centre: NDArray[np.float64]
+        self, view: tuple[float, float, float], centre: NDArray[np.float64], size_px: int
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
-        """Return the picture, float32 (VIEW_PX, VIEW_PX, 3), where the person is and where the sky.
+        """Return the picture, float32 (size_px, size_px, 3), where the person is and where the sky.
 
         Args:
             view: yaw and pitch in degrees, distance in metres.
             centre: what the camera looks at, metres.
+            size_px: height and width of the picture.
         """
         engine = self._engine
         yaw, pitch, distance = view
         looks = engine.computeViewMatrixFromYawPitchRoll(centre, distance, yaw, pitch, 0, 2)
         lens = engine.computeProjectionMatrixFOV(48, 1, 0.1, 30)
         _, _, colours, _, parts = engine.getCameraImage(
-            VIEW_PX,
-            VIEW_PX,
+            size_px,
+            size_px,
             looks,
             lens,
             lightDirection=self._light,
             shadow=1,
             renderer=engine.ER_TINY_RENDERER,
         )
-        shape = (VIEW_PX, VIEW_PX)
+        shape = (size_px, size_px)
         picture = np.asarray(colours, np.float32).reshape(*shape, 4)[:, :, :3].copy()
         bodies = np.asarray(parts).reshape(shape)
         return picture, bodies == self._body, bodies < 0

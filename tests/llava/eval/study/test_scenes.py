@@ -5,8 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from llava.eval.study.drawing import NUM_FRAMES, VIEW_PX, WORLD_PX, Patch, Scene, Shot
-from llava.eval.study.scenes import CELL_PX, KINDS, compose
+from llava.eval.study.drawing import NUM_FRAMES, USUAL_SIZES, WORLD_PX, Patch, Scene, Shot, Sizes
+from llava.eval.study.scenes import KINDS, compose
 
 
 def pictures(scene: Scene) -> np.ndarray:
@@ -40,7 +40,7 @@ def test_all_answers_can_be_seen() -> None:
             assert all(question.evidence), f"seed {seed}, {question.kind}"
             for t, h, w in frozenset[tuple[int, int, int]]().union(*question.evidence):
                 assert 0 <= t < NUM_FRAMES
-                assert 0 <= h < VIEW_PX // CELL_PX > w >= 0
+                assert 0 <= h < USUAL_SIZES.grid > w >= 0
 
 
 @pytest.mark.parametrize("kind", ["event", "symbol", "count", "order"])
@@ -56,9 +56,18 @@ def test_evidence_is_where_brief_things_are_drawn(kind: str) -> None:
         shot.patches[:] = [p for p in shot.patches if len(p.frames) > 4]
     for frame in frames:
         changed = abs(before[frame] - scene.picture(frame)).max(axis=2) > 0
-        grid = changed.reshape(VIEW_PX // CELL_PX, CELL_PX, VIEW_PX // CELL_PX, CELL_PX)
+        grid = changed.reshape(4, 24, 4, 24)
         touched = {(frame, *map(int, cell)) for cell in np.argwhere(grid.any(axis=(1, 3)))}
         assert {cell for cell in cells if cell[0] == frame} <= touched
+
+
+def test_a_larger_picture_shows_the_same() -> None:
+    small, large = (compose(5, sizes) for sizes in (USUAL_SIZES, Sizes(view_px=192, cell_px=48)))
+    picture = large[0].picture(30).reshape(96, 2, 96, 2, 3).mean(axis=(1, 3))
+    assert abs(picture - small[0].picture(30)).mean() < 12
+    assert [(row.kind, row.answer) for row in small[1]] == [
+        (row.kind, row.answer) for row in large[1]
+    ]
 
 
 def test_what_another_thing_hides_shows_nothing() -> None:
@@ -69,5 +78,5 @@ def test_what_another_thing_hides_shows_nothing() -> None:
     over = Patch(square, (99, 99, 99), range(1, 2), (50.0,), (50.0,))
     faint = Patch(square, (99, 99, 99), range(2, 3), (48.0,), (48.0,), (0.2,))
     partly = Patch(square, (99, 99, 99), range(3, 4), (56.0,), (48.0,))
-    seen = scene.cells(below, CELL_PX, [over, faint, partly])
+    seen = scene.cells(below, [over, faint, partly])
     assert seen == {(0, 0, 0), (2, 0, 0), (3, 0, 0)}

@@ -9,12 +9,15 @@ import pytest
 import torch
 
 from llava.eval.study.__main__ import main
-from llava.eval.study.arms import CELLS, show
+from llava.eval.study.arms import show
 from llava.eval.study.clips import write_clip
-from llava.eval.study.config import StudyConfig
+from llava.eval.study.config import StudyConfig, read_settings
+from llava.eval.study.drawing import USUAL_SIZES
 from llava.eval.study.learning import only_about
 from llava.eval.study.material import TrainingSet, load_bytes, load_shown
 from llava.visual.config import VisualConfig
+
+GPU_SETTINGS = Path(__file__).parents[4] / "examples" / "learning_study" / "gpu.json"
 
 
 @pytest.mark.slow
@@ -48,8 +51,10 @@ def test_what_is_kept_in_memory_is_what_is_shown(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clips", 0)
     shown = show(clip, "random", 2, tmp_path)
     visual = VisualConfig(patches_per_side=4)
-    patches, rows = load_bytes(shown)
-    data = TrainingSet([[]], [2], np.array([0]), np.array([0, 2 * CELLS]), patches, rows)
+    patches, rows = load_bytes(shown, USUAL_SIZES)
+    data = TrainingSet(
+        [[]], [2], np.array([0]), np.array([0, 2 * USUAL_SIZES.cells]), patches, rows
+    )
     expected = load_shown(shown, visual)
     segment = data.segment(0, visual)
     assert torch.equal(segment.positions, expected.positions)
@@ -58,6 +63,48 @@ def test_what_is_kept_in_memory_is_what_is_shown(tmp_path: Path) -> None:
     assert torch.equal(mirrored.positions[:, 2], 3 - expected.positions[:, 2])
     side = segment.patches.view(-1, 3, 14, 14)[:, :, 6:]
     assert torch.equal(mirrored.patches.view(-1, 3, 14, 14)[:, :, 6:], side.flip(-1))
+
+
+def test_a_settings_file_is_read_and_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads(GPU_SETTINGS.read_text(encoding="utf-8"))
+    config = read_settings(tmp_path, content | {"budgets": [2]})
+    assert (config.sizes.grid, config.budgets) == (16, (2,))
+    path = tmp_path / "settings.json"
+    for text, problem in (
+        ('{"colour": 1}', "unknown settings colour"),
+        ('{"sizes": {"view_px": 100, "cell_px": 24}}', "multiple of twice cell_px"),
+        ('{"sizes": {"side": 1}}', "wrong type"),
+        ("[1]", "must be an object"),
+        ("{", "cannot be read as JSON"),
+    ):
+        path.write_text(text, encoding="utf-8")
+        assert main(["--out", str(tmp_path), "--config", str(path)]) == 2
+        assert problem in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_settings_for_a_gpu_run_on_a_cpu_with_a_small_encoder(tmp_path: Path) -> None:
+    content = json.loads(GPU_SETTINGS.read_text(encoding="utf-8"))
+    small = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 2}
+    content |= {
+        "encoder": content["encoder"] | small | {"num_hidden_layers": 1},
+        "decoder_width": 64,
+        "num_steps": 1,
+        "batch_size": 2,
+        "seeds": [0],
+        "arms": ["reference", "oracle"],
+        "budgets": [2],
+        "device": "cpu",
+        "num_workers": 1,
+    }
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    clips = ["--num_training_clips", "3", "--num_test_clips", "2"]
+    assert main(["--out", str(tmp_path / "out"), "--config", str(path), *clips]) == 0
+    answers = (tmp_path / "out" / "model_0" / "answers" / "reference_2.json").read_text()
+    assert {row["tokens"] for row in json.loads(answers)} == {512}
 
 
 def test_settings_survive_json(tmp_path: Path) -> None:
