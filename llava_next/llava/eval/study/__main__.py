@@ -15,7 +15,7 @@ from typing import Any
 
 from llava.eval.study.answers import answer_all, answer_seed
 from llava.eval.study.arms import ARMS, BUDGETS
-from llava.eval.study.config import StudyConfig, read_settings
+from llava.eval.study.config import StudyConfig, study_config
 from llava.eval.study.learning import choose_steps, model_folder, train_seed
 from llava.eval.study.material import make_test_data, make_training_data, measure_preparation
 from llava.eval.study.page import write_page
@@ -85,7 +85,7 @@ def _config(options: dict[str, Any]) -> StudyConfig:
     path = options.pop("config")
     given = {name: value for name, value in options.items() if value is not None}
     out = given.pop("out").resolve()
-    return read_settings(out, settings | (_read_json(path) if path else {}) | given)
+    return study_config(out, settings | (_read_json(path) if path else {}) | given)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -123,7 +123,7 @@ class StudyConfig:
         return json.loads(json.dumps(content))
 
 
-def read_settings(out: Path, content: Mapping[str, Any]) -> StudyConfig:
+def study_config(out: Path, content: Mapping[str, Any]) -> StudyConfig:
     """Return the configuration of a study from settings by name.
 
     Args:

@@ -11,7 +11,7 @@ import torch
 from llava.eval.study.__main__ import main
 from llava.eval.study.arms import show
 from llava.eval.study.clips import write_clip
-from llava.eval.study.config import StudyConfig, read_settings
+from llava.eval.study.config import StudyConfig, study_config
 from llava.eval.study.drawing import USUAL_SIZES
 from llava.eval.study.learning import only_about
 from llava.eval.study.material import TrainingSet, load_bytes, load_shown
@@ -69,7 +69,7 @@ def test_a_settings_file_is_read_and_checked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = json.loads(GPU_SETTINGS.read_text(encoding="utf-8"))
-    config = read_settings(tmp_path, content | {"budgets": [2]})
+    config = study_config(tmp_path, content | {"budgets": [2]})
     assert (config.sizes.grid, config.budgets) == (16, (2,))
     path = tmp_path / "settings.json"
     for text, problem in (
