@@ -8,6 +8,7 @@
 - ``start``: a data path of ``--lines`` lines, with its index and without: time and memory to open
   it; time to pack it, to plan an epoch, and to resume at its end.
 - ``balance``: padding and waiting that balanced and packed orders save.
+- ``host``: time of one core for each stage of a codec sample of 8 mosaics, and its bytes.
 - ``wait``: how fast pictures load, and how long runs wait for them with 0, 1 and 2 workers.
 
 Ratios are of one run. Weights and pictures are random. ``--size 2b`` (the large encoder with a
@@ -36,7 +37,7 @@ from llava.train.run.flops import FlopCounter, count_flops_of
 from measure import measure
 from onevision_encoder.patches import grid_positions, uniform_slots
 from run_kit.speed import peak_flops
-from train_data import bench_balance, bench_start, bench_wait
+from train_data import bench_balance, bench_host, bench_start, bench_wait
 from train_material import build, make_item, make_items
 
 SIDE = {"tiny": 8, "small": 12, "2b": 36}
@@ -195,6 +196,7 @@ PARTS_OF_BENCH = {
     "start": bench_start,
     "balance": bench_balance,
     "wait": bench_wait,
+    "host": bench_host,
 }
 
 

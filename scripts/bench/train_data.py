@@ -3,17 +3,21 @@
 import argparse
 import json
 import shutil
+import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from llava.constants import IMAGE_TOKEN
-from llava.data.collator import Collator
+from llava.data.collator import Batch, Collator
 from llava.data.dataset import SupervisedDataset
 from llava.data.mixture import Mixture
 from llava.data.sampler import RankBatches, packed_rows, single_rows
@@ -21,6 +25,8 @@ from llava.model.tiny import tiny_tokenizer, write_tiny_checkpoint
 from llava.train.smoke import write_mixture
 from llava.train.train import main as train
 from llava.visual.config import VisualConfig
+from llava.visual.pictures import load_image
+from llava.visual.segments import byte_patches, normalised_patches, resize_mosaic
 from measure import measure
 from run_kit.log import read_log
 
@@ -148,7 +154,55 @@ def bench_wait(args: argparse.Namespace) -> None:
             shutil.rmtree(folder / "run")
 
 
-def _bench_loading(folder: Path) -> None:
+def bench_host(_: argparse.Namespace) -> None:
+    """CPU time of one core for each stage of a codec sample, and the bytes that travel."""
+    with tempfile.TemporaryDirectory() as name:
+        dataset, image_token = _write_clips(Path(name), copies=1)
+        record: Any = dataset.record(0)
+        item = dataset[0]
+        [segment] = item["segments"]
+        collate = Collator(0, image_token)
+        batch = collate([item])
+        images = [load_image(path) for path in record.images]
+        squares = [resize_mosaic(image, GRID, 14) for image in images]
+        config = VisualConfig()
+        stages: list[tuple[str, Callable[[], object]]] = [
+            ("worker: decode the JPEG files", lambda: [load_image(x) for x in record.images]),
+            ("worker: resize to patches", lambda: [resize_mosaic(x, GRID, 14) for x in images]),
+            ("worker: cut into patches", lambda: byte_patches(squares, 14)),
+            ("worker: whole sample", lambda: dataset[0]),
+            ("worker: collate", lambda: collate([item])),
+            ("step: copy all that travels once", lambda: _copied(batch)),
+            ("before: normalise to float32 (worker)", lambda: normalised_patches(squares, config)),
+        ]
+        print(f"\na codec sample of {MOSAICS} mosaics of {MOSAIC_PX} px, ms of one core")
+        for title, stage in stages:
+            print(f"  {title:<40}{_cpu_milliseconds(stage):>8.2f}")
+        floats = segment.normalised().patches
+        print(f"  bytes of its patches: {segment.patches.nbytes:,}, before {floats.nbytes:,}")
+
+
+def _copied(batch: Batch) -> list[Tensor]:
+    """Copy what a step copies to page-locked memory or to the device."""
+    visual, layout = batch["visual"], batch["layout"]
+    assert visual is not None
+    tensors = [visual.patches, visual.positions, visual.cu_seqlens, batch["input_ids"]]
+    return [x.clone() for x in (*tensors, batch["labels"], layout.placeholders, layout.supervised)]
+
+
+def _cpu_milliseconds(stage: Callable[[], object]) -> float:
+    """Return the CPU time of a call, the median of nine after a first."""
+    stage()
+    times: list[float] = []
+    for _ in range(9):
+        started = time.process_time()
+        stage()
+        times.append(time.process_time() - started)
+    return 1e3 * statistics.median(times)
+
+
+def _write_clips(folder: Path, copies: int) -> tuple[SupervisedDataset, int]:
+    """Write a data set of a made codec clip; return it and the image token."""
     random = np.random.default_rng(0)
     names = [f"{number}.jpg" for number in range(MOSAICS)]
     for name in names:
@@ -162,10 +216,15 @@ def _bench_loading(folder: Path) -> None:
     answer = {"from": "gpt", "value": "A clip."}
     turns = [{"from": "human", "value": "<image>" * MOSAICS}, answer]
     entry = {"image": names, "positions_thw": "positions.npy", "conversations": turns}
-    (folder / "real.jsonl").write_text((json.dumps(entry) + "\n") * 48)
+    (folder / "real.jsonl").write_text((json.dumps(entry) + "\n") * copies)
     tokenizer = tiny_tokenizer()
     image_token = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     dataset = SupervisedDataset(folder / "real.jsonl", tokenizer, VisualConfig(), max_length=32768)
+    return dataset, image_token
+
+
+def _bench_loading(folder: Path) -> None:
+    dataset, image_token = _write_clips(folder, copies=48)
     print(f"\ncodec clips of {MOSAICS} mosaics, {MOSAICS * GRID**2} tokens")
     for workers in (0, 1, 2):
         loader = DataLoader(dataset, collate_fn=Collator(0, image_token), num_workers=workers)

@@ -52,8 +52,9 @@ class VisionTower(nn.Module):
 
     def forward(self, visual: VisualBatch) -> Tensor:
         """Encode every segment with its own (t, h, w) positions: features (P, D)."""
+        visual = visual.to(dtype=self.vision_tower.dtype)  # bytes are normalised here
         return self.vision_tower.forward_packed(
-            visual.patches.to(self.vision_tower.dtype),
+            visual.patches,
             visual.positions,
             visual.cu_seqlens,
             output_layer=self.output_layer,

@@ -68,6 +68,7 @@ def _split_samples(visual: VisualBatch, batch_size: int) -> list[list[VisualSegm
                 visual.positions[start:end],
                 ((end - start) // visual.patches_per_token,),
                 visual.patches_per_token,
+                visual.normalisation,
             )
         )
     return samples

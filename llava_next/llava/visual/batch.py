@@ -8,6 +8,7 @@ Axis letters: P patches of the whole batch, S segments, p side of a patch in pix
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,26 +16,55 @@ from torch import Tensor
 from onevision_encoder.checks import check_positions
 
 
+class Normalisation(NamedTuple):
+    """What bytes become before the encoder, per channel: (byte / 255 - mean) / std."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+def normalise_bytes(patches: Tensor, normalisation: Normalisation) -> Tensor:
+    """Return bytes as the encoder takes them, on their device.
+
+    Args:
+        patches: uint8 (P, 3 * p * p), element order (channel, row, column).
+        normalisation: mean and standard deviation of each channel.
+
+    Returns:
+        float32 (P, 3 * p * p).
+    """
+    pixels = patches.unflatten(1, (3, -1)).to(torch.float32).div_(255)
+    # Numbers are arguments of the operations; tensors would have to be copied to the device.
+    for channel, (mean, std) in enumerate(zip(*normalisation, strict=True)):
+        pixels[:, channel].sub_(mean).div_(std)
+    return pixels.flatten(1)
+
+
 @dataclass(frozen=True)
 class VisualSegment:
     """One visual, ready for the encoder.
 
     Attributes:
-        patches: float (P, 3 * p * p), normalised, element order (channel, row, column).
+        patches: uint8 (P, 3 * p * p) with a normalisation, or floating and normalised; element
+            order (channel, row, column). Bytes are a quarter of what floats take, and are
+            normalised on the device.
         positions: int64 (P, 3), rows (t, h, w), all >= 0.
         placeholder_tokens: language tokens that each ``<image>`` of the prompt becomes, in
             order. One entry for an image, one per frame or mosaic otherwise.
         patches_per_token: consecutive patches that become one language token; the sum of
             ``placeholder_tokens`` times this is P.
+        normalisation: of bytes; None for floating patches.
     """
 
     patches: Tensor
     positions: Tensor
     placeholder_tokens: tuple[int, ...]
     patches_per_token: int = 1
+    normalisation: Normalisation | None = None
 
     def __post_init__(self) -> None:
         count = self.patches.shape[0]
+        check_dtype(self.patches, self.normalisation)
         if self.patches.ndim != 2 or self.positions.shape != (count, 3):
             raise ValueError(
                 "a segment needs patches (P, 3*p*p) and positions (P, 3), got "
@@ -49,6 +79,25 @@ class VisualSegment:
         if self.positions.device.type == "cpu":  # elsewhere the host would wait for the values
             check_positions(self.positions, [(count, 3)])
 
+    def normalised(self) -> "VisualSegment":
+        """Return the segment with floating patches."""
+        if self.normalisation is None:
+            return self
+        patches = normalise_bytes(self.patches, self.normalisation)
+        return replace(self, patches=patches, normalisation=None)
+
+
+def check_dtype(patches: Tensor, normalisation: Normalisation | None) -> None:
+    """Refuse bytes without a normalisation, and anything else with one."""
+    expected = torch.uint8 if normalisation is not None else "floating"
+    if (patches.dtype == torch.uint8) != (normalisation is not None) or not (
+        normalisation is not None or patches.is_floating_point()
+    ):
+        raise ValueError(
+            f"patches must be {expected} {'with' if normalisation else 'without'} a normalisation, "
+            f"got {patches.dtype}; bytes need one, floating patches are normalised already"
+        )
+
 
 @dataclass(frozen=True)
 class VisualBatch:
@@ -58,7 +107,7 @@ class VisualBatch:
     place in the sample's prompt.
 
     Attributes:
-        patches: float (P, 3 * p * p).
+        patches: uint8 or floating (P, 3 * p * p), see ``VisualSegment``.
         positions: int64 (P, 3).
         cu_seqlens: int32 (S + 1,), first 0, last P: segment s is rows cu[s]..cu[s + 1].
         sample_index: int64 (S,), the row of the batch that segment s belongs to.
@@ -68,6 +117,7 @@ class VisualBatch:
         segment_lengths: patches of each segment, on the host; None where only ``cu_seqlens`` has
             them. With them the encoder reads nothing back from the device, and takes the positions
             as checked.
+        normalisation: of bytes; None for floating patches.
     """
 
     patches: Tensor
@@ -77,8 +127,10 @@ class VisualBatch:
     source_index: Tensor
     patches_per_token: int = 1
     segment_lengths: tuple[int, ...] | None = None
+    normalisation: Normalisation | None = None
 
     def __post_init__(self) -> None:
+        check_dtype(self.patches, self.normalisation)
         count, segments = self.patches.shape[0], self.sample_index.shape[0]
         if self.positions.shape != (count, 3) or self.cu_seqlens.shape != (segments + 1,):
             raise ValueError(
@@ -105,14 +157,25 @@ class VisualBatch:
         dtype: torch.dtype | None = None,
         non_blocking: bool = False,
     ) -> "VisualBatch":
-        """Copy to a device; ``dtype`` applies to the patches alone."""
+        """Copy to a device.
+
+        Args:
+            device: where to; None leaves everything where it is.
+            dtype: of the patches alone; bytes are normalised after they have been copied. None
+                leaves bytes as they are.
+            non_blocking: do not wait for the copies, where the memory is page-locked.
+        """
 
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(device=device, non_blocking=non_blocking)
 
+        patches, normalisation = move(self.patches), self.normalisation
+        if dtype is not None and normalisation is not None:
+            patches, normalisation = normalise_bytes(patches, normalisation), None
         return replace(
             self,
-            patches=self.patches.to(device=device, dtype=dtype, non_blocking=non_blocking),
+            patches=patches if dtype is None else patches.to(dtype),
+            normalisation=normalisation,
             positions=move(self.positions),
             cu_seqlens=move(self.cu_seqlens),
             sample_index=move(self.sample_index),
@@ -142,6 +205,8 @@ def pack_segments(samples: Sequence[Sequence[VisualSegment]]) -> VisualBatch | N
 
     Raises:
         ValueError: if segments differ in patches per token.
+
+    Bytes stay bytes where all segments have one normalisation.
     """
     rows = [
         (segment, sample_index, source_index)
@@ -153,6 +218,9 @@ def pack_segments(samples: Sequence[Sequence[VisualSegment]]) -> VisualBatch | N
     merged = {segment.patches_per_token for segment, _, _ in rows}
     if len(merged) > 1:
         raise ValueError(f"a batch needs one number of patches per token, got {sorted(merged)}")
+    normalisations = {segment.normalisation for segment, _, _ in rows}
+    if len(normalisations) > 1:
+        rows = [(segment.normalised(), sample, source) for segment, sample, source in rows]
     lengths = tuple(segment.patches.shape[0] for segment, _, _ in rows)
     return VisualBatch(
         patches=torch.cat([segment.patches for segment, _, _ in rows]),
@@ -162,4 +230,5 @@ def pack_segments(samples: Sequence[Sequence[VisualSegment]]) -> VisualBatch | N
         source_index=torch.tensor([source for _, _, source in rows]),
         patches_per_token=merged.pop(),
         segment_lengths=lengths,
+        normalisation=rows[0][0].normalisation,
     )

@@ -12,47 +12,52 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from llava.visual.batch import VisualSegment
+from llava.visual.batch import Normalisation, VisualSegment, normalise_bytes
 from llava.visual.config import VisualConfig
 from llava.visual.pictures import fit_on_canvas, resize, to_rgb
 from llava.visual.sizes import ImagePlan, plan_images
-from onevision_encoder.patches import grid_positions, patchify, uniform_slots
+from onevision_encoder.patches import grid_positions, uniform_slots
 
 
 def normalised_patches(images: Sequence[Image.Image], config: VisualConfig) -> Tensor:
-    """Cut images into normalised patches, image after image, each in raster order.
+    """Return ``byte_patches`` normalised: float32 (P, 3 * p * p)."""
+    patches = byte_patches(images, config.patch_size_px)
+    return normalise_bytes(patches, Normalisation(config.image_mean, config.image_std))
+
+
+def byte_patches(images: Sequence[Image.Image], patch_size_px: int) -> Tensor:
+    """Cut images into patches, image after image, each in raster order.
 
     Args:
         images: 8-bit RGB, both sides whole multiples of the patch size.
-        config: gives patch size, mean and std.
+        patch_size_px: p.
 
     Returns:
-        float32 (P, 3 * p * p), element order (channel, row, column) like a flattened
-        convolution weight.
+        uint8 (P, 3 * p * p), element order (channel, row, column) like a flattened convolution
+        weight.
 
     Raises:
         ValueError: if there is no image, or the side of one is no multiple of the patch size.
     """
-    patch = config.patch_size_px
-    cut: list[Tensor] = []
+    patch = patch_size_px
+    cut: list[NDArray[np.uint8]] = []
     for image in images:
         if image.width % patch or image.height % patch:
             raise ValueError(
                 f"image sides must be multiples of {patch} px, got {image.width} x {image.height}"
             )
-        pixels = torch.from_numpy(np.array(image.convert("RGB")))
-        # (H, W, 3) to the encoder's (B, C, F, H, W) with one frame. Cutting bytes, not floats,
-        # moves a quarter of the memory.
-        cut.append(patchify(pixels.permute(2, 0, 1)[None, :, None], patch)[0])
+        planes = np.stack([np.asarray(band) for band in image.convert("RGB").split()])
+        # The bytes of a row of a patch move as one item: four times as fast as one by one.
+        rows = planes.view(f"V{patch}").reshape(3, -1, patch, image.width // patch)
+        moved = np.ascontiguousarray(rows.transpose(1, 3, 0, 2))
+        cut.append(moved.view(np.uint8).reshape(-1, 3 * patch * patch))
     if not cut:
-        raise ValueError("normalised_patches needs at least one image, got none")
-    std = torch.tensor(config.image_std).view(1, 3, 1)
-    mean = torch.tensor(config.image_mean).view(1, 3, 1)
-    patches = torch.cat(cut).view(-1, 3, patch * patch).to(torch.float32)
-    return patches.div_(255).sub_(mean).div_(std).flatten(1)
+        raise ValueError("patches need at least one image, got none")
+    return torch.from_numpy(np.concatenate(cut))
 
 
 def resize_mosaic(image: Image.Image, grid_patches: int, patch_size_px: int) -> Image.Image:
@@ -193,7 +198,7 @@ def _segment(
     """Images of one size with their raster positions as a segment, blocks of patches together."""
     patch, merge = config.patch_size_px, config.merge_side_patches
     rows, columns = images[0].height // patch, images[0].width // patch
-    patches = normalised_patches(images, config)
+    patches = byte_patches(images, patch)
     if merge > 1:
         order = block_order(len(images), rows, columns, merge)
         patches, positions = patches[order], positions[order]
@@ -202,6 +207,7 @@ def _segment(
         positions=positions,
         placeholder_tokens=(rows * columns // config.patches_per_token,) * len(images),
         patches_per_token=config.patches_per_token,
+        normalisation=Normalisation(config.image_mean, config.image_std),
     )
 
 

@@ -26,7 +26,7 @@ def _item(ids: list[int], *segments: VisualSegment) -> Item:
 
 def _segment(count: int, value: float) -> VisualSegment:
     return VisualSegment(
-        patches=torch.full((count, 12), value),
+        patches=torch.full((count, 12), float(value)),
         positions=torch.zeros(count, 3, dtype=torch.int64),
         placeholder_tokens=(count,),
     )

@@ -159,6 +159,6 @@ def test_published_training_data_becomes_aligned_tokens(tmp_path: Path) -> None:
     with Image.open(reference / "stage2" / entries[0]["image"][3]) as mosaic:
         cells = np.asarray(mosaic, np.float64).reshape(36, 16, 36, 16, 3).mean((1, 3))
     scaled = (cells / 255 - VisualConfig().image_mean) / VisualConfig().image_std
-    means = segment.patches[3 * 1296 : 4 * 1296].reshape(1296, 3, 196).mean(2).double()
+    means = segment.normalised().patches[3 * 1296 : 4 * 1296].reshape(1296, 3, 196).mean(2).double()
     error = (means - torch.from_numpy(scaled.reshape(1296, 3))).abs()
     assert error.mean() < 0.02

@@ -78,7 +78,7 @@ def _brightness(record: VideoRecord) -> list[int]:
         patch_size_px=4, patches_per_side=2, image_mean=(0, 0, 0), image_std=(1 / 255,) * 3
     )
     (segment,) = load_segments(record, raw)
-    values = segment.patches.reshape(record.num_frames, -1).mean(1)
+    values = segment.normalised().patches.reshape(record.num_frames, -1).mean(1)
     return [round((float(value) - 20) / 10) for value in values]
 
 

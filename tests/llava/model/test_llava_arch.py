@@ -3,10 +3,13 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from llava.constants import IGNORE_INDEX
 from llava.model.placeholders import PlaceholderCountError, repeat_samples
 from llava.visual.batch import pack_segments
+from llava.visual.config import VisualConfig
+from llava.visual.segments import image_visual
 from support.llava_types import MixedSamples, TinyModel
 from support.tolerances import FLOAT32
 
@@ -90,6 +93,18 @@ def test_the_layer_that_the_configuration_names_is_read(
         penultimate = tower(visual)
         tower.output_layer = -1
         assert not torch.allclose(penultimate, tower(visual))
+
+
+def test_bytes_and_what_they_are_normalised_to_have_the_same_features(tiny: TinyModel) -> None:
+    picture = Image.effect_noise((56, 42), 90).convert("RGB")
+    segment = image_visual(picture, VisualConfig(image_aspect_ratio="native"))
+    assert segment.patches.dtype == torch.uint8
+    with torch.no_grad():
+        of_bytes, expected = (
+            tiny[0].model.vision_tower(pack_segments([[one]]))
+            for one in (segment, segment.normalised())
+        )
+    assert torch.equal(of_bytes, expected)
 
 
 @pytest.mark.parametrize("extra", [-1, 1])

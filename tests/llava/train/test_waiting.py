@@ -21,14 +21,20 @@ from llava.model.isolation import SDPA_PER_SAMPLE
 from llava.model.tiny import tiny_model, tiny_tokenizer
 from llava.train.batches import to_device
 from llava.train.trainer import LlavaTrainer
-from llava.visual.batch import VisualSegment
+from llava.visual.batch import Normalisation, VisualSegment
 from onevision_encoder.patches import grid_positions, uniform_slots
 from support.waiting import NoWaiting, WaitingOperationError
 
 
 def _item(image_token: int, grids: list[tuple[int, int]], text: int) -> Item:
+    scale = Normalisation((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     segments = [
-        VisualSegment(torch.randn(h * w, 588), grid_positions(uniform_slots(1), h, w), (h * w,))
+        VisualSegment(
+            torch.randint(256, (h * w, 588), dtype=torch.uint8),
+            grid_positions(uniform_slots(1), h, w),
+            (h * w,),
+            normalisation=scale,
+        )
         for h, w in grids
     ]
     patches = sum(h * w for h, w in grids)

@@ -3,12 +3,20 @@
 import pytest
 import torch
 
-from llava.visual.batch import VisualBatch, VisualSegment, pack_segments
+from llava.visual.batch import (
+    Normalisation,
+    VisualBatch,
+    VisualSegment,
+    normalise_bytes,
+    pack_segments,
+)
+
+SCALE = Normalisation((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
 
 def _segment(value: float, *tokens: int) -> VisualSegment:
     count = sum(tokens)
-    patches = torch.full((count, 12), value)
+    patches = torch.full((count, 12), float(value))
     positions = torch.full((count, 3), int(value), dtype=torch.int32)
     return VisualSegment(patches=patches, positions=positions, placeholder_tokens=tokens)
 
@@ -77,3 +85,47 @@ def test_negative_positions_are_refused_before_they_reach_the_device() -> None:
     positions = torch.tensor([[0, 0, 0], [0, -1, 0]])
     with pytest.raises(ValueError, match="finite and >= 0, got values from -1.0 to 0.0"):
         VisualSegment(torch.zeros(2, 12), positions, (2,))
+
+
+def _every_byte() -> torch.Tensor:
+    """Patches of 2 x 2 pixels with every byte in every channel: uint8 (64, 12)."""
+    return torch.arange(256).view(64, 1, 4).expand(-1, 3, -1).flatten(1).to(torch.uint8)
+
+
+def _bytes(value: int, tokens: int, scale: Normalisation = SCALE) -> VisualSegment:
+    patches = torch.full((tokens, 12), value, dtype=torch.uint8)
+    positions = torch.zeros(tokens, 3, dtype=torch.int64)
+    return VisualSegment(patches, positions, (tokens,), normalisation=scale)
+
+
+def test_every_byte_becomes_what_it_was_on_the_host() -> None:
+    """To the bit in float32, and so in bfloat16: the cast comes last."""
+    mean, std = (torch.tensor(values).view(1, 3, 1) for values in SCALE)
+    data = _every_byte()
+    expected = data.view(-1, 3, 4).float().div_(255).sub_(mean).div_(std).flatten(1)
+    assert torch.equal(normalise_bytes(data, SCALE), expected)
+    positions = torch.zeros(64, 3, dtype=torch.int64)
+    batch = pack_segments([[VisualSegment(data, positions, (64,), normalisation=SCALE)]])
+    assert batch is not None
+    assert batch.patches.dtype == torch.uint8 and batch.to("cpu").patches.dtype == torch.uint8
+    half = batch.to(dtype=torch.bfloat16)
+    assert torch.equal(half.patches, expected.to(torch.bfloat16)) and half.normalisation is None
+    assert half.to(dtype=torch.float32).patches.dtype == torch.float32
+
+
+@pytest.mark.parametrize("other", [_segment(2, 3), _bytes(2, 3, SCALE._replace(std=(1, 1, 1)))])
+def test_segments_that_are_normalised_otherwise_become_floats(other: VisualSegment) -> None:
+    batch = pack_segments([[_bytes(51, 2)], [other]])
+    assert batch is not None and batch.normalisation is None
+    expected = [normalise_bytes(_bytes(51, 2).patches, SCALE), other.normalised().patches]
+    assert torch.equal(batch.patches, torch.cat(expected))
+
+
+def test_bytes_need_a_normalisation_and_floats_none() -> None:
+    for patches, scale in (
+        (torch.zeros(2, 12, dtype=torch.uint8), None),
+        (torch.zeros(2, 12), SCALE),
+        (torch.zeros(2, 12, dtype=torch.int64), None),
+    ):
+        with pytest.raises(ValueError, match="bytes need one, floating patches are normalised"):
+            VisualSegment(patches, torch.zeros(2, 3), (2,), normalisation=scale)

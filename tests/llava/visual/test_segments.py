@@ -74,12 +74,13 @@ def test_an_image_of_the_right_size_is_not_resampled() -> None:
     image = _noise(12, 12)
     for mode in ("square", "pad"):
         segment = image_visual(image, replace(TINY, image_aspect_ratio=mode))
-        assert torch.equal(segment.patches, normalised_patches([image], TINY))
+        assert torch.equal(segment.normalised().patches, normalised_patches([image], TINY))
 
 
 def test_pad_keeps_the_aspect_on_black() -> None:
     config = replace(TINY, image_aspect_ratio="pad", image_mean=(0, 0, 0), image_std=(1, 1, 1))
-    patches = image_visual(Image.new("RGB", (30, 10), (255, 255, 255)), config).patches
+    white = image_visual(Image.new("RGB", (30, 10), (255, 255, 255)), config)
+    patches = white.normalised().patches
     # 30 x 10 becomes 12 x 4: the middle row of patches is white, the others are black.
     assert patches[3:6].min() == 1
     assert patches[:3].max() == 0 and patches[6:].max() == 0
@@ -152,7 +153,7 @@ def test_frames_are_one_segment_over_the_virtual_time_line() -> None:
     segment = frames_visual(frames, replace(TINY, image_aspect_ratio="native"))
     assert segment.placeholder_tokens == (9,) * 8
     assert segment.positions[::9, 0].tolist() == [0, 9, 18, 27, 36, 45, 54, 63]
-    assert torch.equal(segment.patches, normalised_patches(frames, TINY))
+    assert torch.equal(segment.normalised().patches, normalised_patches(frames, TINY))
 
 
 @pytest.mark.parametrize("count", [0, 65])
@@ -173,7 +174,7 @@ def test_codec_rows_are_aligned_with_mosaic_cells() -> None:
     config = replace(TINY, image_mean=(0, 0, 0), image_std=(1 / 255, 1 / 255, 1 / 255))
     mosaics, positions = _tiny_clip(cell_px=4)
     segment = codec_visual(mosaics, positions, config)
-    assert segment.patches.mean(1).round().tolist() == [14 * cell for cell in range(18)]
+    assert segment.patches.float().mean(1).round().tolist() == [14 * cell for cell in range(18)]
     assert segment.positions.tolist() == positions.tolist()
     assert segment.placeholder_tokens == (9, 9)
 

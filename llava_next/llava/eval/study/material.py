@@ -22,7 +22,7 @@ from llava.eval.study.config import StudyConfig
 from llava.eval.study.drawing import NUM_FRAMES, Sizes
 from llava.eval.study.scenes import KINDS, Question, compose
 from llava.eval.study.semi_real import compose_person
-from llava.visual.batch import VisualSegment
+from llava.visual.batch import Normalisation, VisualSegment
 from llava.visual.config import VisualConfig
 from llava.visual.loading import load_mosaics
 from run_kit.exits import say
@@ -154,13 +154,12 @@ class TrainingSet:
 def segment_of_bytes(
     patches: NDArray[np.uint8], rows: NDArray[np.int16], num_images: int, visual: VisualConfig
 ) -> VisualSegment:
-    """Normalise patches that were kept as bytes."""
-    mean, std = (torch.tensor(x).view(3, 1) for x in (visual.image_mean, visual.image_std))
-    pixels = torch.from_numpy(np.ascontiguousarray(patches)).float().view(len(patches), 3, -1)
+    """Return patches that were kept as bytes as a segment."""
     return VisualSegment(
-        pixels.div_(255).sub_(mean).div_(std).flatten(1),
+        torch.from_numpy(np.ascontiguousarray(patches)),
         torch.from_numpy(rows.astype(np.int64)),
         (len(rows) // num_images,) * num_images,
+        normalisation=Normalisation(visual.image_mean, visual.image_std),
     )
 
 
@@ -173,6 +172,7 @@ def stamp_positions(segment: VisualSegment, visual: VisualConfig) -> VisualSegme
     """
     last = visual.patches_per_side - 1
     middle = torch.tensor([NUM_FRAMES - 1, last, last]) / 2
+    segment = segment.normalised()
     patches = segment.patches.clone()
     patches[:, :60] = ((segment.positions - middle) / (0.6 * middle)).repeat(1, 20)
     return replace(segment, patches=patches)
@@ -188,11 +188,7 @@ def load_bytes(shown: Shown, sizes: Sizes) -> tuple[NDArray[np.uint8], NDArray[n
     """Return what is shown as patches in bytes, uint8 (P, 3 * p * p), and rows, int16 (P, 3)."""
     visual = VisualConfig(patches_per_side=sizes.grid)
     segment = load_mosaics(shown.images, shown.positions, visual)
-    mean, std = (torch.tensor(x).view(3, 1) for x in (visual.image_mean, visual.image_std))
-    pixels = segment.patches.view(len(segment.patches), 3, -1) * std + mean
-    # The preprocessing starts from bytes: nothing is lost.
-    patches = (pixels * 255).round().to(torch.uint8).flatten(1).numpy()
-    return patches, segment.positions.numpy().astype(np.int16)
+    return segment.patches.numpy(), segment.positions.numpy().astype(np.int16)
 
 
 def _make_training(seed: int, config: StudyConfig) -> list[TrainingSample]:
