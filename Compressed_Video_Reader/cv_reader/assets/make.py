@@ -33,7 +33,6 @@ from cv_reader.assets.files import array_bytes, json_bytes, new_folder
 from cv_reader.assets.freshness import same_source, selection_hash, usable_meta, video_facts
 from cv_reader.assets.metadata import build_meta
 from cv_reader.assets.names import asset_key
-from cv_reader.assets.validation import is_sound
 from cv_reader.errors import AssetError
 from cv_reader.media.frames import frames_at_once
 from cv_reader.reader import ReadOptions
@@ -285,8 +284,12 @@ def is_up_to_date(folder: Path, video: Path, config: AssetConfig, options: ReadO
     meta = usable_meta(
         folder / META, config, backend=options.backend, require_exact=options.require_exact
     )
-    is_same = meta is not None and video.exists() and same_source(meta["source"], video)
-    return is_same and is_sound(folder)
+    if meta is None or not video.exists() or not same_source(meta["source"], video):
+        return False
+    # Imported here: each worker imports this module, and most assets are not there yet.
+    from cv_reader.assets.validation import is_sound
+
+    return is_sound(folder)
 
 
 def write_asset(

@@ -23,7 +23,6 @@ from cv_reader.assets.names import (
     stage1_prefix,
 )
 from cv_reader.assets.samples import BadRow, VideoSample
-from cv_reader.assets.validation import is_sound_selection
 from cv_reader.errors import AssetError, SampleError
 
 
@@ -57,9 +56,13 @@ def is_selected(stage: Stage1, sample: VideoSample) -> bool:
     if stage.overwrite or not path.exists():
         return False
     meta = usable_selection(stage, sample)
+    if meta is None:
+        return False
+    # Imported here: each worker imports this module, and most selections are not there yet.
+    from cv_reader.assets.validation import is_sound_selection
+
     return (
-        meta is not None
-        and meta["key"] == recorded_name(sample.key)
+        meta["key"] == recorded_name(sample.key)
         and same_source(meta["source"], path)
         and is_sound_selection(stage.file(sample, META_SUFFIX))
     )

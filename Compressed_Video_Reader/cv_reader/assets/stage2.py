@@ -24,7 +24,6 @@ from cv_reader.assets.names import META_SUFFIX, image_stem, recorded_name, sampl
 from cv_reader.assets.records import rewrite_conversations
 from cv_reader.assets.samples import BadRow, VideoSample
 from cv_reader.assets.stage1 import Stage1, is_selected, read_selected, write_selection
-from cv_reader.assets.validation import is_sound
 from cv_reader.errors import AssetError, SampleError, SettingsError, StaleAssetError
 from cv_reader.select.config import ALGORITHM_VERSION, AssetConfig
 from cv_reader.select.mosaics import arrange_rows
@@ -123,11 +122,12 @@ def is_packed(stage: Stage2, sample: VideoSample, selected: dict[str, Any]) -> b
         return False
     folder = stage.folder(sample)
     meta = usable_meta(folder / META, packing_config(stage, sample, selected))
-    return (
-        meta is not None
-        and meta.get("selection_hash") == selected.get("selection_hash")
-        and is_sound(folder)
-    )
+    if meta is None:
+        return False
+    # Imported here: each worker imports this module, and most assets are not there yet.
+    from cv_reader.assets.validation import is_sound
+
+    return meta.get("selection_hash") == selected.get("selection_hash") and is_sound(folder)
 
 
 def pack_sample(stage: Stage2, sample: VideoSample | BadRow) -> str:

@@ -4,6 +4,7 @@ It is spawned, and gets functions by name, each with one task.
 """
 
 import contextlib
+import gc
 import importlib
 import multiprocessing
 import os
@@ -143,9 +144,13 @@ def _serve(connection: Connection, module: str) -> None:
     for number in _GROUP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)
+    # Imports make many objects and no garbage: looking for some takes a tenth of the start.
+    gc.disable()
     prepare_process()
     if module:
         importlib.import_module(module)
+    gc.freeze()
+    gc.enable()
     is_limited = False
     with contextlib.suppress(EOFError, OSError):
         while True:

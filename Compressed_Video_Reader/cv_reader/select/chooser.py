@@ -11,16 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cv_reader.media.frames import CodecFrame, VideoIndex
-from cv_reader.select.config import AssetConfig
+from cv_reader.select.config import PIXEL_SIGNALS, AssetConfig
 from cv_reader.select.energy import SUMMED, CellScorer, needs_signals
 from cv_reader.select.geometry import Letterbox, letterbox
 from cv_reader.select.mosaics import Square, square_frame
-from cv_reader.select.peers import PIXEL_SIGNALS, pixel_scores
-from cv_reader.select.rate_distortion.clip import SmallClip, changes, empty_clip, put_square
 from cv_reader.select.selection import repeated_slots, select_cells, select_whole_frames
 
 if TYPE_CHECKING:
     from cv_reader.select.rate_distortion.chains import MotionChains
+    from cv_reader.select.rate_distortion.clip import SmallClip
     from cv_reader.select.rate_distortion.places import FollowedClip
 
 # Every worker imports this module, and few of them choose by rate-distortion: what that needs is
@@ -74,9 +73,14 @@ class Chooser:
         self._has_peer = is_scored and config.signal in PIXEL_SIGNALS
         self._scorer = CellScorer(box, config) if is_scored and not self._has_peer else None
         is_compared = self._has_peer or config.select == "rate_distortion"
-        self._clip = empty_clip(box, len(self.slots)) if is_compared else None
+        self._clip = self._new_clip() if is_compared else None
         self._chains = self._new_chains()
         self._followed: FollowedClip | None = None
+
+    def _new_clip(self) -> "SmallClip":
+        from cv_reader.select.rate_distortion.clip import empty_clip
+
+        return empty_clip(self._box, len(self.slots))
 
     def _new_chains(self) -> "MotionChains | None":
         """Return what follows vectors from slot to slot, where the choice needs it."""
@@ -132,6 +136,8 @@ class Chooser:
         if self._scorer is not None:
             self._scores[slot] = self._scorer.score(frame)
         if self._clip is not None:
+            from cv_reader.select.rate_distortion.clip import put_square
+
             square = square_frame(frame, self._box) if square is None else square
             put_square(self._clip, self.slots.index(slot), square)
 
@@ -145,7 +151,7 @@ class Chooser:
         weights = np.diff([*self.slots, self._config.sequence_length])
         return mosaics_needed(self._compared_clip(), weights, self._config, prices)
 
-    def _compared_clip(self) -> SmallClip:
+    def _compared_clip(self) -> "SmallClip":
         """Return the pictures, turned to places where vectors are followed."""
         assert self._clip is not None
         if self._chains is None:
@@ -167,11 +173,14 @@ class Chooser:
         if config.select == "uniform":
             return self._chosen(select_whole_frames(config), self._scores, config.num_images)
         if self._has_peer and self._clip is not None:
+            from cv_reader.select.peers import pixel_scores
+
             self._scores[self.slots] = pixel_scores(self._clip, config.signal)
         if self._clip is None or self._has_peer:
             rows = select_cells(self._scores, valid, self._repeated, config)
             return self._chosen(rows, self._scores, config.num_images)
         from cv_reader.select.rate_distortion.choice import choose_units
+        from cv_reader.select.rate_distortion.clip import changes
 
         weights = np.diff([*self.slots, config.sequence_length])
         choice = choose_units(self._compared_clip(), weights, config)

@@ -37,6 +37,8 @@ SIGNALS = (
     "rlt",
     "evs",
 )
+PIXEL_SIGNALS = ("rlt", "evs")
+"""Those of ``peers``, which compare pixels of whole clips."""
 SELECTORS = ("topk", "rate_distortion", "uniform")
 DISTORTIONS = ("sharp", "worst", "worst_2", "mean", "power_1.5", "power_2", "power_3")
 DIRECTIONS = ("nearest", "hold")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cv_reader.errors import UnsupportedVideoError
 from cv_reader.media.frames import BLOCK_PX, CELL_PX, CodecFrame
-from cv_reader.select.config import AssetConfig
+from cv_reader.select.config import PIXEL_SIGNALS, AssetConfig
 from cv_reader.select.geometry import Letterbox
 from cv_reader.select.motion import (
     coarse_motion,
@@ -23,7 +23,6 @@ from cv_reader.select.motion import (
     motion_energy,
     whole_pixel_motion,
 )
-from cv_reader.select.peers import PIXEL_SIGNALS
 from cv_reader.select.percentiles import float_percentile, integer_percentile
 from cv_reader.select.pooling import CellPool, SparseMap
 

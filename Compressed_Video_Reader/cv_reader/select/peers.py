@@ -22,8 +22,6 @@ from cv_reader.select.rate_distortion.clip import (
     SmallClip,
 )
 
-PIXEL_SIGNALS = ("rlt", "evs")
-
 
 def pixel_scores(clip: SmallClip, signal: str) -> NDArray[np.float32]:
     """Return how new each cell is relative to the slot before: float32 (T, g, g).
