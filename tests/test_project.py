@@ -95,6 +95,7 @@ FORBIDDEN = [
     ("llava.visual", ["llava.model", "llava.data", "llava.train", "llava.eval"]),
     ("llava.train", ["llava.eval"]),
     ("llava.eval", ["llava.train", "llava.data"]),
+    ("llava.serve", ["llava.train", "llava.data", "llava.eval"]),
 ]
 
 
@@ -156,12 +157,14 @@ ROOMS = {
     "llava.data": "conversation visual",
     "llava.eval": "eval.benchmarks eval.plugin eval.report",
     "llava.eval.benchmarks": "eval",
-    "llava.eval.plugin": "eval eval.benchmarks model visual",
+    "llava.eval.plugin": "eval eval.benchmarks generation model visual",
     "llava.eval.report": "eval eval.benchmarks eval.plugin visual",
     "llava.eval.study": "conversation eval.report model visual",
+    "llava.generation": "",
     "llava.messages": "conversation visual",
     "llava.model": "chat_template conversation messages visual",
     "llava.pictures": "visual",
+    "llava.serve": "generation messages model visual",
     "llava.train": "conversation data model train.report train.run visual",
     "llava.train.report": "train.run",
     "llava.train.run": "data train",

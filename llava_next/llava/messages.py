@@ -126,6 +126,35 @@ def _part(part: Any) -> str | VisualPart:
     return VisualPart(kind, part[names[0]], settings)
 
 
+def join_questions(messages: Sequence[Message]) -> list[Message]:
+    """Leave out answers without text, and join questions that follow each other."""
+    joined: list[Message] = []
+    for message in messages:
+        content = message.get("content")
+        role = message.get("role")
+        if role == "assistant" and not _has_text(content):
+            continue
+        if role == "user" and joined and joined[-1].get("role") == "user":
+            parts = [*_as_parts(joined[-1].get("content")), *_as_parts(content)]
+            joined[-1] = {"role": "user", "content": parts}
+            continue
+        joined.append(message)
+    return joined
+
+
+def _has_text(content: Any) -> bool:
+    parts = _as_parts(content)
+    return any(
+        not isinstance(part, Mapping) or str(part.get("text", "x")).strip() for part in parts
+    )
+
+
+def _as_parts(content: Any) -> list[Any]:
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    return list(content or [])
+
+
 def fill_prompt(
     prompt: str, images: Sequence[VisualSegment], videos: Sequence[VisualSegment]
 ) -> tuple[str, list[VisualSegment]]:

@@ -23,12 +23,12 @@ from llava.data.collator import Collator
 from llava.data.dataset import SupervisedDataset
 from llava.data.validate import main as validate_data
 from llava.eval.plugin.answering import Answerer
-from llava.eval.plugin.generation import GenerationSettings
 from llava.eval.plugin.manifest import RunRecord
 from llava.eval.plugin.preflight import check_assets
 from llava.eval.plugin.requests import Sample
 from llava.eval.plugin.visuals import VisualLoader
 from llava.eval.settings import read_settings
+from llava.generation import GenerationSettings
 from llava.model.loading import load_pretrained
 from llava.model.tiny import write_tiny_checkpoint
 from llava.visual.batch import VisualSegment, pack_segments

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig
 
-from llava.eval.plugin.generation import GenerationSettings, StopAtStrings, cut_at
 from llava.eval.plugin.manifest import RunRecord, describe_visuals
 from llava.eval.plugin.requests import Sample, write_prompt
 from llava.eval.plugin.visuals import Visual, VisualLoader
+from llava.generation import GenerationSettings, StopAtStrings, cut_at
 from llava.model.loading import LlavaForCausalLMMixin
 from llava.model.processing import LlavaProcessor
 from llava.visual.batch import VisualBatch, VisualSegment

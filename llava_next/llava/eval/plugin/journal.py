@@ -15,9 +15,9 @@ from typing import Any
 
 from lmms_eval.api.instance import Instance
 
-from llava.eval.plugin.generation import GenerationSettings
 from llava.eval.plugin.manifest import library_versions
 from llava.eval.settings import EvalSettings
+from llava.generation import GenerationSettings
 from run_kit.files import append_json_lines, read_json_lines
 
 _FILES = "answers_rank*.jsonl"

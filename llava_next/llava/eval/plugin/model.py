@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from llava.eval.environment import local_rank
 from llava.eval.plugin.answering import Answer, Answerer
-from llava.eval.plugin.generation import GenerationSettings, read_generation_settings
+from llava.eval.plugin.generation import read_generation_settings
 from llava.eval.plugin.journal import AnswerJournal, run_key
 from llava.eval.plugin.manifest import NAME, RunRecord, build_manifest, merge, write_manifest
 from llava.eval.plugin.preflight import check_assets
@@ -32,6 +32,7 @@ from llava.eval.plugin.requests import (
 )
 from llava.eval.plugin.visuals import VisualLoader
 from llava.eval.settings import read_settings
+from llava.generation import GenerationSettings
 from llava.model.loading import load_pretrained
 from llava.model.processing import LlavaProcessor
 from llava.model.weights import resolve_folder

@@ -1,15 +1,9 @@
-"""A task's generation settings, and answers that end at stop strings."""
+"""A task's generation settings."""
 
 import pytest
-import torch
 
-from llava.eval.plugin.generation import (
-    GenerationSettings,
-    StopAtStrings,
-    cut_at,
-    read_generation_settings,
-)
-from llava.model.tiny import tiny_tokenizer
+from llava.eval.plugin.generation import read_generation_settings
+from llava.generation import GenerationSettings
 
 
 def test_defaults_are_greedy() -> None:
@@ -51,23 +45,3 @@ def test_until_is_a_string_or_a_list(until: object, expected: tuple[str, ...]) -
 def test_until_of_another_type_is_refused() -> None:
     with pytest.raises(ValueError, match="until must be a string or a list of strings, got 5"):
         read_generation_settings({"until": 5}, 1)
-
-
-def test_text_ends_at_the_first_stop_string() -> None:
-    assert cut_at("A. because\n\nB", ["\n\n", "."]) == "A"
-    assert cut_at("no stop", ["\n"]) == "no stop"
-
-
-def test_generation_stops_when_the_answer_holds_the_string() -> None:
-    tokenizer = tiny_tokenizer()  # one token per byte
-    prompt = tokenizer.encode("say END ")
-    answers = ["xéEND", "xxENDE"[:5] + "?", "ENxxxx"]
-    rows = [tokenizer.encode(answer) for answer in answers]
-    assert len({len(row) for row in rows}) == 1
-    criteria = StopAtStrings(["END"], tokenizer, len(prompt))
-    done_at = [
-        [bool(flag) for flag in criteria(torch.tensor([prompt + row[:n] for row in rows]), None)]
-        for n in (1, 5, 6)
-    ]
-    # "END" of the prompt does not count; the first answer holds it at 6 bytes, the second at 5.
-    assert done_at == [[False] * 3, [False, True, False], [True, True, False]]

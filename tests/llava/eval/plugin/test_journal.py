@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from lmms_eval.api.instance import Instance
 
-from llava.eval.plugin.generation import GenerationSettings
 from llava.eval.plugin.journal import AnswerJournal, run_key
 from llava.eval.settings import EvalSettings
+from llava.generation import GenerationSettings
 
 GREEDY = GenerationSettings(max_new_tokens=6)
 

@@ -1,0 +1,305 @@
+"""One engine for chat, server and scripts: messages in, text out while it is generated.
+
+Requests are served in the order in which they come, by one thread that runs the model. Reading
+videos is done by the thread that asks, so that it delays no other answer.
+
+``Conversation(Engine.load(folder))`` is a conversation: ``show`` prepares a video once, ``ask``
+answers questions about it and reads neither the video nor answered questions again.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, StoppingCriteriaList
+
+from llava.generation import GenerationSettings, StopWhen, TextStream, TokenSink
+from llava.messages import Message, VisualPart, join_questions, to_turns, visual_parts
+from llava.model.loading import load_pretrained
+from llava.model.processing import LlavaProcessor
+from llava.serve.answer import Answer, Usage
+from llava.serve.memory import PrefixMemory, Shown, VisualStore, visual_key
+from llava.visual.batch import pack_segments
+
+
+class Engine:
+    """A loaded model that answers messages.
+
+    Attributes:
+        model: the model in evaluation mode.
+        processor: its processor.
+        store: the visuals that were read.
+        totals: counts over all answers: ``answers``, ``prompt_tokens``, ``visual_tokens``,
+            ``reused_tokens``, ``new_tokens``, ``encoded_visuals`` (visuals that the encoder saw).
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: LlavaProcessor,
+        *,
+        videos_kwargs: Mapping[str, Any] | None = None,
+        store: VisualStore | None = None,
+    ) -> None:
+        """Take over a model.
+
+        Args:
+            model: on its device.
+            processor: of its checkpoint.
+            videos_kwargs: how videos are shown by default, see ``ClipSettings``.
+            store: keeps visuals between requests.
+        """
+        self.model = model
+        self.processor = processor
+        self.store = VisualStore() if store is None else store
+        self.totals = dict.fromkeys(
+            ("answers", "prompt_tokens", "visual_tokens", "reused_tokens", "new_tokens"), 0
+        ) | {"encoded_visuals": 0}
+        self._videos_kwargs = dict(videos_kwargs or {})
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="llava-engine")
+
+    @classmethod
+    def load(
+        cls,
+        model_path: str | Path,
+        device: str | None = None,
+        *,
+        dtype: str = "auto",
+        videos_kwargs: Mapping[str, Any] | None = None,
+    ) -> "Engine":
+        """Load a checkpoint folder.
+
+        Args:
+            model_path: folder or repository of a checkpoint.
+            device: such as ``cuda:1``; None takes a GPU where there is one, else the CPU.
+            dtype: dtype of the weights; ``auto`` takes the checkpoint's.
+            videos_kwargs: see the constructor.
+
+        Raises:
+            ValueError: if it holds no checkpoint of this project.
+        """
+        chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(
+            *load_pretrained(model_path, device=chosen, dtype=dtype), videos_kwargs=videos_kwargs
+        )
+
+    def show(self, messages: Sequence[Message]) -> list[Shown]:
+        """Read the pictures and videos of messages, in order.
+
+        Raises:
+            ValueError: if one cannot be read.
+        """
+        parts = visual_parts(messages)
+        images = [part for part in parts if part.kind == "image"]
+        keys = [visual_key(part, self._videos_kwargs) for part in parts]
+        # Several images of a conversation are sized together: each depends on the others.
+        together = tuple(visual_key(part, {}) for part in images)
+        return [
+            self.store.get(
+                (key, together) if part.kind == "image" else key,
+                lambda index=index: self._read(parts, index),
+            )
+            for index, (part, key) in enumerate(zip(parts, keys, strict=True))
+        ]
+
+    def _read(self, parts: Sequence[VisualPart], index: int) -> Any:
+        if parts[index].kind == "video":
+            return self.processor.load_visuals([parts[index]], self._videos_kwargs)[0]
+        images = [part for part in parts if part.kind == "image"]
+        number = sum(part.kind == "image" for part in parts[:index])
+        return self.processor.load_visuals(images)[number]
+
+    def stream(
+        self,
+        messages: Sequence[Message],
+        settings: GenerationSettings | None = None,
+        *,
+        memory: PrefixMemory | None = None,
+        then: Callable[[str], None] | None = None,
+    ) -> Answer:
+        """Answer a conversation that ends with a question.
+
+        Args:
+            messages: see ``llava.messages``. Answers without text are left out, and questions that
+                then follow each other are joined.
+            settings: greedy and at most 1024 tokens by default.
+            memory: of this conversation; what its prompts have in common is read once.
+            then: called once with the whole answer, see ``Answer``.
+
+        Returns:
+            The answer; the model may still be working on it.
+
+        Raises:
+            ValueError: if messages cannot be rendered, a visual cannot be read, or the prompt is
+                longer than the model allows.
+        """
+        started = time.perf_counter()
+        settings = settings or GenerationSettings()
+        messages = join_questions(messages)
+        shown = self.show(messages)
+        usage = Usage(seconds={"visuals": time.perf_counter() - started})
+        ids = self._ids(messages, shown)
+        usage.prompt_tokens = len(ids)
+        usage.visual_tokens = sum(item.tokens for item in shown)
+        room = self.model.config.max_position_embeddings - len(ids)
+        if room < 1:
+            raise ValueError(
+                f"the conversation has {len(ids)} tokens ({usage.visual_tokens} visual) and leaves "
+                f"no room in the {room + len(ids)} of the model; show less, or begin a new one"
+            )
+        if settings.num_beams != 1:
+            raise ValueError(
+                f"num_beams must be 1 for text that comes in pieces, got {settings.num_beams}"
+            )
+        settings = replace(settings, max_new_tokens=min(settings.max_new_tokens, room))
+        answer = Answer(usage, then)
+        own = PrefixMemory() if memory is None else memory
+        self._worker.submit(self._answer, answer, ids, shown, settings, own, time.perf_counter())
+        return answer
+
+    def prefill(self, messages: Sequence[Message], memory: PrefixMemory) -> Usage:
+        """Let the model read a question up to its last visual, before its text is known.
+
+        Args:
+            messages: a conversation that ends with a question; its text does not matter.
+            memory: keeps the keys and values.
+
+        Returns:
+            What it took.
+
+        Raises:
+            ValueError: as ``stream``.
+        """
+        started = time.perf_counter()
+        shown = self.show(messages)
+        read = time.perf_counter()
+        ids = self._ids(messages, shown)
+        image_token = self.model.config.image_token_id
+        while ids and ids[-1] != image_token:
+            ids.pop()
+        usage = Usage(visual_tokens=sum(item.tokens for item in shown), prompt_tokens=len(ids))
+        self._worker.submit(self._prefill, ids, shown, memory, usage).result()
+        usage.seconds = {"visuals": read - started, "prompt": time.perf_counter() - read}
+        return usage
+
+    def _ids(self, messages: Sequence[Message], shown: Sequence[Shown]) -> list[int]:
+        segments = [item.segment for item in shown]
+        inputs = self.processor.prepare(
+            [to_turns(messages, segments)], [segments], return_tensors=None, padding=False
+        )
+        return inputs["input_ids"][0]
+
+    def close(self) -> None:
+        """Wait for the current answer and end the thread."""
+        self._worker.shutdown(cancel_futures=True)
+
+    # What follows runs in the engine's own thread.
+
+    def _answer(
+        self,
+        answer: Answer,
+        ids: list[int],
+        shown: Sequence[Shown],
+        settings: GenerationSettings,
+        memory: PrefixMemory,
+        asked: float,
+    ) -> None:
+        try:
+            if answer.is_stopped:
+                answer.usage.finish = "cancelled"
+            else:
+                answer.usage.seconds["wait"] = time.perf_counter() - asked
+                self._generate(answer, ids, shown, settings, memory)
+        except Exception as error:  # noqa: BLE001  (the reader of the answer raises it)
+            memory.forget()
+            answer.end(error)
+        else:
+            answer.end()
+
+    @torch.inference_mode()
+    def _generate(
+        self,
+        answer: Answer,
+        ids: list[int],
+        shown: Sequence[Shown],
+        settings: GenerationSettings,
+        memory: PrefixMemory,
+    ) -> None:
+        model, usage = self.model, answer.usage
+        text = TextStream(self.processor.tokenizer, settings.until)
+        new: list[int] = []
+        started = time.perf_counter()
+
+        def take(tokens: list[int]) -> None:
+            new.append(tokens[0])
+            usage.seconds.setdefault("prompt", time.perf_counter() - started)
+            answer.put(text.add(tokens[0]))
+
+        usage.reused_tokens, _ = self._begin(memory, ids, shown)
+        config = GenerationConfig(
+            **settings.to_generate(),
+            eos_token_id=model.generation_config.eos_token_id,
+            pad_token_id=self.processor.pad_token_id,
+        )
+        stop = StopWhen(lambda: answer.is_stopped or text.is_stopped)
+        model.generate(
+            **self._inputs(ids, shown),
+            past_key_values=memory.cache,
+            generation_config=config,
+            stopping_criteria=StoppingCriteriaList([stop]),
+            streamer=TokenSink(take),
+        )
+        answer.put(text.end())
+        memory.keep([*ids, *new], shown)
+        usage.seconds["answer"] = time.perf_counter() - started - usage.seconds["prompt"]
+        usage.new_tokens = len(new)
+        ends = model.generation_config.eos_token_id
+        has_ended = text.is_stopped or new[-1] in (ends if isinstance(ends, list) else [ends])
+        if not has_ended:
+            usage.finish = "cancelled" if answer.is_stopped else "length"
+        self._count(usage)
+
+    @torch.inference_mode()
+    def _prefill(
+        self, ids: list[int], shown: Sequence[Shown], memory: PrefixMemory, usage: Usage
+    ) -> None:
+        kept, known = self._begin(memory, [*ids, -1], shown)
+        usage.reused_tokens = kept
+        if kept < len(ids):
+            inputs = self._inputs(ids, shown[known:])
+            inputs["input_ids"] = inputs["input_ids"][:, kept:]
+            self.model(**inputs, past_key_values=memory.cache, use_cache=True, logits_to_keep=1)
+        memory.keep(ids, shown)
+        self.totals["reused_tokens"] += kept
+
+    def _begin(
+        self, memory: PrefixMemory, ids: Sequence[int], shown: Sequence[Shown]
+    ) -> tuple[int, int]:
+        """Cut the memory to the prompt; return the tokens and visuals that are in it."""
+        image_token = self.model.config.image_token_id
+        kept = memory.begin(ids, shown, image_token, self.model.config)
+        tokens, known = ids[:kept].count(image_token), 0
+        while known < len(shown) and tokens > 0:
+            tokens -= shown[known].tokens
+            known += 1
+        self.totals["encoded_visuals"] += len(shown) - known
+        return kept, known
+
+    def _inputs(self, ids: list[int], shown: Sequence[Shown]) -> dict[str, Any]:
+        device = self.model.device
+        visual = pack_segments([[item.segment for item in shown]])
+        input_ids = torch.tensor([ids], device=device)
+        return {
+            "input_ids": input_ids,
+            "attention_mask": torch.ones_like(input_ids),
+            "visual": None if visual is None else visual.to(device),
+        }
+
+    def _count(self, usage: Usage) -> None:
+        self.totals["answers"] += 1
+        for name in ("prompt_tokens", "visual_tokens", "reused_tokens", "new_tokens"):
+            self.totals[name] += getattr(usage, name)
