@@ -30,7 +30,7 @@ class Usage:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-class Answer:
+class AnswerStream:
     """The text of an answer while it is generated.
 
     Iterate over it for pieces of text; all of them together are ``text``. Leaving the loop early

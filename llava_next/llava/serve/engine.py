@@ -3,7 +3,7 @@
 Requests are served in the order in which they come, by one thread that runs the model. Reading
 videos is done by the thread that asks, so that it delays no other answer.
 
-``Conversation(Engine.load(folder))`` is a conversation: ``show`` prepares a video once, ``ask``
+``ChatSession(Engine.load(folder))`` is a conversation: ``show`` prepares a video once, ``ask``
 answers questions about it and reads neither the video nor answered questions again.
 """
 
@@ -21,8 +21,8 @@ from llava.generation import GenerationSettings, StopWhen, TextStream, TokenSink
 from llava.messages import Message, VisualPart, join_questions, to_turns, visual_parts
 from llava.model.loading import load_pretrained
 from llava.model.processing import LlavaProcessor
-from llava.serve.answer import Answer, Usage
-from llava.serve.memory import PrefixMemory, Shown, VisualStore, visual_key
+from llava.serve.answer import AnswerStream, Usage
+from llava.serve.memory import PrefixMemory, ShownVisual, VisualStore, visual_key
 from llava.visual.batch import pack_segments
 
 
@@ -87,7 +87,7 @@ class Engine:
             *load_pretrained(model_path, device=chosen, dtype=dtype), videos_kwargs=videos_kwargs
         )
 
-    def show(self, messages: Sequence[Message]) -> list[Shown]:
+    def show(self, messages: Sequence[Message]) -> list[ShownVisual]:
         """Read the pictures and videos of messages, in order.
 
         Raises:
@@ -120,15 +120,15 @@ class Engine:
         *,
         memory: PrefixMemory | None = None,
         then: Callable[[str], None] | None = None,
-    ) -> Answer:
-        """Answer a conversation that ends with a question.
+    ) -> AnswerStream:
+        """AnswerStream a conversation that ends with a question.
 
         Args:
             messages: see ``llava.messages``. Answers without text are left out, and questions that
                 then follow each other are joined.
             settings: greedy and at most 1024 tokens by default.
             memory: of this conversation; what its prompts have in common is read once.
-            then: called once with the whole answer, see ``Answer``.
+            then: called once with the whole answer, see ``AnswerStream``.
 
         Returns:
             The answer; the model may still be working on it.
@@ -156,7 +156,7 @@ class Engine:
                 f"num_beams must be 1 for text that comes in pieces, got {settings.num_beams}"
             )
         settings = replace(settings, max_new_tokens=min(settings.max_new_tokens, room))
-        answer = Answer(usage, then)
+        answer = AnswerStream(usage, then)
         own = PrefixMemory() if memory is None else memory
         self._worker.submit(self._answer, answer, ids, shown, settings, own, time.perf_counter())
         return answer
@@ -186,7 +186,7 @@ class Engine:
         usage.seconds = {"visuals": read - started, "prompt": time.perf_counter() - read}
         return usage
 
-    def _ids(self, messages: Sequence[Message], shown: Sequence[Shown]) -> list[int]:
+    def _ids(self, messages: Sequence[Message], shown: Sequence[ShownVisual]) -> list[int]:
         segments = [item.segment for item in shown]
         inputs = self.processor.prepare(
             [to_turns(messages, segments)], [segments], return_tensors=None, padding=False
@@ -201,9 +201,9 @@ class Engine:
 
     def _answer(
         self,
-        answer: Answer,
+        answer: AnswerStream,
         ids: list[int],
-        shown: Sequence[Shown],
+        shown: Sequence[ShownVisual],
         settings: GenerationSettings,
         memory: PrefixMemory,
         asked: float,
@@ -223,9 +223,9 @@ class Engine:
     @torch.inference_mode()
     def _generate(
         self,
-        answer: Answer,
+        answer: AnswerStream,
         ids: list[int],
-        shown: Sequence[Shown],
+        shown: Sequence[ShownVisual],
         settings: GenerationSettings,
         memory: PrefixMemory,
     ) -> None:
@@ -265,7 +265,7 @@ class Engine:
 
     @torch.inference_mode()
     def _prefill(
-        self, ids: list[int], shown: Sequence[Shown], memory: PrefixMemory, usage: Usage
+        self, ids: list[int], shown: Sequence[ShownVisual], memory: PrefixMemory, usage: Usage
     ) -> None:
         kept, known = self._begin(memory, [*ids, -1], shown)
         usage.reused_tokens = kept
@@ -277,7 +277,7 @@ class Engine:
         self.totals["reused_tokens"] += kept
 
     def _begin(
-        self, memory: PrefixMemory, ids: Sequence[int], shown: Sequence[Shown]
+        self, memory: PrefixMemory, ids: Sequence[int], shown: Sequence[ShownVisual]
     ) -> tuple[int, int]:
         """Cut the memory to the prompt; return the tokens and visuals that are in it."""
         image_token = self.model.config.image_token_id
@@ -289,7 +289,7 @@ class Engine:
         self.totals["encoded_visuals"] += len(shown) - known
         return kept, known
 
-    def _inputs(self, ids: list[int], shown: Sequence[Shown]) -> dict[str, Any]:
+    def _inputs(self, ids: list[int], shown: Sequence[ShownVisual]) -> dict[str, Any]:
         device = self.model.device
         visual = pack_segments([[item.segment for item in shown]])
         input_ids = torch.tensor([ids], device=device)

@@ -20,7 +20,7 @@ from llava.messages import VisualPart
 from llava.visual.batch import VisualSegment
 
 
-class Shown(NamedTuple):
+class ShownVisual(NamedTuple):
     """A visual of a conversation.
 
     Attributes:
@@ -52,7 +52,7 @@ class PrefixMemory:
         self._keys: list[Hashable] = []
 
     def begin(
-        self, ids: Sequence[int], shown: Sequence[Shown], image_token_id: int, config: Any
+        self, ids: Sequence[int], shown: Sequence[ShownVisual], image_token_id: int, config: Any
     ) -> int:
         """Cut the memory to what a new prompt begins with; return the tokens that it need not read.
 
@@ -96,7 +96,7 @@ class PrefixMemory:
             place += 1
         return place - start
 
-    def keep(self, ids: Sequence[int], shown: Sequence[Shown]) -> None:
+    def keep(self, ids: Sequence[int], shown: Sequence[ShownVisual]) -> None:
         """Remember what the cache now holds: as many of the tokens as it has keys of."""
         length = self.cache.get_seq_length()
         self._ids = list(ids[:length])
@@ -120,19 +120,19 @@ class VisualStore:
         self._lock = threading.Lock()
         self.reads = 0
 
-    def get(self, key: Hashable, read: Callable[[], VisualSegment]) -> Shown:
+    def get(self, key: Hashable, read: Callable[[], VisualSegment]) -> ShownVisual:
         """Return a visual, read by ``read`` if it is not here."""
         with self._lock:
             if key in self._items:
                 self._items.move_to_end(key)
-                return Shown(key, self._items[key])
+                return ShownVisual(key, self._items[key])
         segment = read()
         with self._lock:
             self.reads += 1
             self._items[key] = segment
             while len(self._items) > 1 and self.size_bytes > self._max_bytes:
                 self._items.popitem(last=False)
-        return Shown(key, segment)
+        return ShownVisual(key, segment)
 
     @property
     def size_bytes(self) -> int:

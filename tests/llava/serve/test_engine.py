@@ -10,8 +10,8 @@ from llava.ask import Assistant
 from llava.generation import GenerationSettings
 from llava.messages import join_questions
 from llava.model.tiny import write_tiny_checkpoint
-from llava.serve.conversation import Conversation
 from llava.serve.engine import Engine
+from llava.serve.session import ChatSession
 from support.media import moving_square, texture, write_video
 
 SHORT = GenerationSettings(max_new_tokens=8)
@@ -48,7 +48,7 @@ def test_the_engine_gives_the_answer_of_ask(engine: Engine, folder: Path) -> Non
     for name in ("a.mp4", "p.png"):
         path = folder / name
         expected = assistant.ask(path, "What moves?", max_new_tokens=8, **VIDEO)
-        conversation = Conversation(engine)
+        conversation = ChatSession(engine)
         conversation.show(path)
         answer = conversation.ask("What moves?", SHORT)
         assert list(answer) and answer.text == expected
@@ -58,7 +58,7 @@ def test_the_engine_gives_the_answer_of_ask(engine: Engine, folder: Path) -> Non
 
 
 def test_a_second_question_reads_and_encodes_nothing_again(engine: Engine, folder: Path) -> None:
-    conversation = Conversation(engine)
+    conversation = ChatSession(engine)
     usage = conversation.show(folder / "a.mp4")
     assert usage.visual_tokens == 2 * 64
     assert usage.seconds.keys() == {"visuals", "prompt"}
@@ -78,7 +78,7 @@ def test_a_second_question_reads_and_encodes_nothing_again(engine: Engine, folde
 
 
 def test_another_video_may_follow(engine: Engine, folder: Path) -> None:
-    conversation = Conversation(engine)
+    conversation = ChatSession(engine)
     conversation.show(folder / "a.mp4")
     conversation.ask("What moves?", SHORT).read()
     conversation.show(folder / "b.mp4")
@@ -89,23 +89,23 @@ def test_another_video_may_follow(engine: Engine, folder: Path) -> None:
 
 
 def test_conversations_do_not_see_each_other(engine: Engine, folder: Path) -> None:
-    one, other = Conversation(engine), Conversation(engine)
+    one, other = ChatSession(engine), ChatSession(engine)
     one.show(folder / "a.mp4")
     other.show(folder / "b.mp4")
     answers = [one.ask("What moves?", SHORT), other.ask("What moves?", SHORT)]
     texts = [answer.read() for answer in answers]
     for name, text, conversation in zip("ab", texts, (one, other), strict=True):
-        alone = Conversation(Engine(engine.model, engine.processor, videos_kwargs=VIDEO))
+        alone = ChatSession(Engine(engine.model, engine.processor, videos_kwargs=VIDEO))
         alone.show(folder / f"{name}.mp4")
         assert alone.ask("What moves?", SHORT).read() == text
         assert len(conversation.messages) == 2
-    fresh = Conversation(engine)
+    fresh = ChatSession(engine)
     assert fresh.ask("What moves?", SHORT).usage.reused_tokens == 0
 
 
 def test_equal_tokens_of_another_picture_are_not_reused(engine: Engine, folder: Path) -> None:
     """Placeholders are equal; what they stand for is not."""
-    conversation = Conversation(engine)
+    conversation = ChatSession(engine)
     conversation.show(folder / "a.mp4")
     memory = conversation.memory
     messages = [_message({"type": "video", "video": str(folder / "b.mp4")}, _text("Q"))]
@@ -125,7 +125,7 @@ def test_a_changed_file_is_read_again(engine: Engine, folder: Path, tmp_path: Pa
 
 
 def test_stopping_ends_an_answer_and_the_conversation_goes_on(engine: Engine) -> None:
-    conversation = Conversation(engine)
+    conversation = ChatSession(engine)
     engine.model.generation_config.eos_token_id = []
     answer = conversation.ask("Tell.", GenerationSettings(max_new_tokens=5000))
     next(iter(answer))
@@ -154,7 +154,7 @@ def test_errors_reach_the_asker_and_the_engine_goes_on(
     engine: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ValueError, match="no.mp4"):
-        Conversation(engine).show(folder / "no.mp4")
+        ChatSession(engine).show(folder / "no.mp4")
     with pytest.raises(ValueError, match="leaves no room in the 32768 of the model"):
         engine.stream([_message(_text("x" * 40_000))])
     with monkeypatch.context() as patch:

@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from llava.eval.environment import local_rank
 from llava.eval.plugin.answering import Answer, Answerer
-from llava.eval.plugin.generation import read_generation_settings
 from llava.eval.plugin.journal import AnswerJournal, run_key
 from llava.eval.plugin.manifest import NAME, RunRecord, build_manifest, merge, write_manifest
 from llava.eval.plugin.preflight import check_assets
@@ -26,6 +25,7 @@ from llava.eval.plugin.requests import (
     default_stop,
     is_padding,
     judged_tasks,
+    read_generation_settings,
     read_request,
     results_folder,
     shows_stored_images,

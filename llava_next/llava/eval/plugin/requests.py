@@ -1,4 +1,4 @@
-"""lmms-eval's requests as plain samples: prompt, visuals, name, and the folder of results.
+"""lmms-eval's requests as plain samples: prompt, visuals, settings, and the folder of results.
 
 A request of a simple model carries ``(context, generation settings or target, doc_to_visual,
 doc_id, task, split)``; an unconditional one ``(context, continuation)`` alone.
@@ -18,10 +18,13 @@ from lmms_eval.api.task import Task
 from lmms_eval.utils import sanitize_model_name
 
 from llava.constants import IMAGE_PLACEHOLDER
+from llava.generation import GenerationSettings
 from llava.visual.batch import VisualSegment
 from llava.visual.loading import is_video
 
 _JUDGES = ("lmms_eval.llm_judge", "openai", "anthropic", "requests", "httpx")
+
+_NUMBERS = ("max_new_tokens", "temperature", "top_p", "top_k", "num_beams", "repetition_penalty")
 
 Documents = Mapping[str, Mapping[str, Sequence[Any]]]
 """lmms-eval's ``task_dict``: task, split, document number."""
@@ -178,3 +181,42 @@ def _as_list(visuals: Any) -> list[Any]:
     if visuals is None:
         return []
     return list(visuals) if isinstance(visuals, list | tuple) else [visuals]
+
+
+def read_generation_settings(
+    task_settings: Mapping[str, Any], max_new_tokens: int
+) -> tuple[GenerationSettings, dict[str, Any]]:
+    """Read a task's ``generation_kwargs``.
+
+    Args:
+        task_settings: ``generation_kwargs`` of the task.
+        max_new_tokens: limit where the task states none.
+
+    Returns:
+        The settings, and those of the task that have no meaning here (``image_aspect_ratio``: the
+        checkpoint decides; ``do_sample``: the temperature does).
+
+    Raises:
+        ValueError: if ``until`` is neither a string nor a list of strings.
+    """
+    values = {name: task_settings[name] for name in _NUMBERS if task_settings.get(name) is not None}
+    ignored = {
+        name: value for name, value in task_settings.items() if name not in (*_NUMBERS, "until")
+    }
+    settings = GenerationSettings(
+        **{"max_new_tokens": max_new_tokens, **values}, until=_stop_strings(task_settings)
+    )
+    if ignored.get("do_sample") == (settings.temperature > 0):
+        del ignored["do_sample"]
+    return settings, ignored
+
+
+def _stop_strings(task_settings: Mapping[str, Any]) -> tuple[str, ...]:
+    until = task_settings.get("until") or []
+    texts = [until] if isinstance(until, str) else until
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(
+            f"generation_kwargs.until must be a string or a list of strings, got {until!r}; "
+            "correct the task's YAML"
+        )
+    return tuple(text for text in texts if text)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llava.eval.plugin.generation import read_generation_settings
+from llava.eval.plugin.requests import read_generation_settings
 from llava.generation import GenerationSettings
 
 

@@ -5,13 +5,13 @@ from typing import Any
 
 from llava.generation import GenerationSettings
 from llava.messages import Message
-from llava.serve.answer import Answer, Usage
+from llava.serve.answer import AnswerStream, Usage
 from llava.serve.engine import Engine
 from llava.serve.memory import PrefixMemory
 from llava.visual.loading import is_video
 
 
-class Conversation:
+class ChatSession:
     """Questions about what was shown, each answered in the light of those before.
 
     Attributes:
@@ -24,7 +24,7 @@ class Conversation:
         self.memory = PrefixMemory()
         self._engine = engine
         self._pending: list[dict[str, Any]] = []
-        self._last: Answer | None = None
+        self._last: AnswerStream | None = None
 
     def show(self, path: str | Path, **settings: Any) -> Usage:
         """Prepare a video or a picture for the next question: read, encode, prefill.
@@ -48,8 +48,8 @@ class Conversation:
         self._pending = shown
         return usage
 
-    def ask(self, question: str, settings: GenerationSettings | None = None) -> Answer:
-        """Answer a question about all that was shown.
+    def ask(self, question: str, settings: GenerationSettings | None = None) -> AnswerStream:
+        """AnswerStream a question about all that was shown.
 
         Args:
             question: plain text.
