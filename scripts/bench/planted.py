@@ -139,13 +139,21 @@ SCENES: dict[str, tuple[Callable[[int, NDArray[np.float32]], NDArray[np.float32]
 """Name -> what a frame shows, and the key interval."""
 
 
-def made_scene(folder: Path, name: str, crf: int = 23) -> Path:
-    """One of the twelve clips, encoded once and kept in the folder; crf 0 = without loss."""
-    lossless = "" if crf else "_lossless"
-    path = folder / f"{name.replace(' ', '_').replace(',', '')}{lossless}.mp4"
+def made_scene(folder: Path, name: str, crf: int = 23, key_interval: int = 0) -> Path:
+    """Return one of the twelve clips, encoded once and kept in the folder.
+
+    Args:
+        folder: holds the clips.
+        name: one of ``SCENES``.
+        crf: quality; 0 = without loss.
+        key_interval: other key frames than the scene's own; 0 = those.
+    """
+    content, own_interval = SCENES[name]
+    suffix = ("" if crf else "_lossless") + (f"_keys_{key_interval}" if key_interval else "")
+    path = folder / f"{name.replace(' ', '_').replace(',', '')}{suffix}.mp4"
     if path.exists():
         return path
-    content, key_interval = SCENES[name]
+    key_interval = key_interval or own_interval
     return write_clip(path, _frames(content), key_interval, crf)
 
 

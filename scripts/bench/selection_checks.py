@@ -1,0 +1,112 @@
+"""Checks of selections beside what they show: brief events, other key frames, and time."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+from cv_reader.assets.make import select_from_video
+from cv_reader.reader import ReadOptions, open_video
+from cv_reader.select.config import AssetConfig
+from cv_reader.views.rebuilt import score_rows
+from cv_reader.views.selections import read_pictures
+from planted import EVENT_SIDE_PX, EVENT_SLOTS, SCENES, made_scene, planted_clip
+
+MOVING = ("hold, motion followed", "nearest, motion followed")
+NO_FIRST = {"keep_first_full_frame": False}
+RATE = {"select": "rate_distortion"}
+MEAN = RATE | NO_FIRST | {"distortion": "mean"}
+
+MIN_EVENTS = 0.97
+MAX_CHANGED = 0.05
+MAX_TIME = 0.15
+OFTEN, SELDOM = 12, 250
+"""Intervals of key frames."""
+
+
+def goal(what: str, wanted: str, found: str, *, is_reached: bool) -> None:
+    """Print a goal next to what was reached."""
+    print(f"  goal {what}: {wanted}; {found}: {'reached' if is_reached else 'MISSED'}", flush=True)
+
+
+def show_planted(folder: Path, count: int) -> None:
+    """Print the share of planted brief events that a kept cell shows."""
+    sizes = {"sequence_length": EVENT_SLOTS, "square_size": EVENT_SIDE_PX, "num_images": 2}
+    choices = {
+        "uniform": {"select": "uniform"},
+        "reference": {},
+        "mv_residual": {"signal": "mv_residual"},
+        "bits": {"signal": "bits"},
+        "framediff": {"signal": "framediff"},
+        "rlt": {"signal": "rlt"},
+        "evs": {"signal": "evs"},
+        "rd mean": MEAN,
+        "rd worst": RATE | NO_FIRST | {"distortion": "worst"},
+        "rd power_3": RATE | NO_FIRST | {"distortion": "power_3"},
+        "rd sharp": RATE | NO_FIRST,
+        "rd sharp, hold": RATE | NO_FIRST | {"direction": "hold"},
+        "rd sharp, first frame whole": RATE,
+    }
+    hits = dict.fromkeys(choices, 0)
+    for seed in range(count):
+        path, event = planted_clip(folder, seed)
+        for name, settings in choices.items():
+            config = AssetConfig(**{**sizes, **settings})
+            rows = select_from_video(path, config, ReadOptions()).rows
+            kept = np.zeros((EVENT_SLOTS, config.grid, config.grid), bool)
+            kept[tuple(rows.T)] = True
+            hits[name] += bool(kept[event.cells(config.patch_size)].any())
+    print(f"\nPlanted events of 3 of 64 frames, 72 of 2304 cells, {count} clips")
+    for name, found in hits.items():
+        print(f"  {name:28s} {100 * found / count:5.1f} % kept")
+    share, wanted = hits["rd sharp"] / count, f">= {100 * MIN_EVENTS:.0f} %"
+    goal("sharp", wanted, f"{100 * share:.1f} %", is_reached=share >= MIN_EVENTS)
+
+
+def show_key_frames(folder: Path) -> None:
+    """Print how much of a choice changes where the same pictures have other key frames."""
+    print(f"\nThe same pictures, encoded with key frames every {SELDOM} and every {OFTEN}")
+    for name in [name for name, (_, interval) in SCENES.items() if interval == SELDOM]:
+        paths = [made_scene(folder, name, key_interval=interval) for interval in (OFTEN, SELDOM)]
+        for label, settings in (("reference", {}), ("rd sharp (default)", RATE)):
+            path, config = paths[1], AssetConfig(**settings)
+            choices = [select_from_video(path, config, ReadOptions()) for path in paths]
+            kept = [set(map(tuple, choice.rows.tolist())) for choice in choices]
+            changed = 1 - len(kept[0] & kept[1]) / len(kept[0])
+            clip, _, seconds = read_pictures(path, choices[1].frame_ids, config, ReadOptions())
+            scores = [score_rows(clip, choice.rows, seconds).rebuilt for choice in choices]
+            other, own = (score[MOVING[1]].psnr_db for score in scores)
+            text = f"{100 * changed:.1f} % changed, {own:.2f} dB, by the other choice {other:.2f}"
+            wanted = f"< {100 * MAX_CHANGED:.0f} % changed"
+            goal(f"{name}, {label}", wanted, text, is_reached=changed < MAX_CHANGED)
+
+
+def show_time(path: Path) -> None:
+    """Print processor seconds of choosing next to those of decoding the same frames."""
+    seconds: list[float] = []
+    for signals in (True, False):
+        started = time.process_time()
+        with open_video(path) as video:
+            ids = np.unique(np.linspace(0, video.index.num_frames - 1, 64).astype(int)).tolist()
+            for _ in video.frames(ids, signals=signals):
+                pass
+        seconds.append(time.process_time() - started)
+    decoding, pixels = seconds
+    print(f"\n{path.name}: decoding 64 frames {decoding:.2f} s cpu, pixels alone {pixels:.2f} s")
+    for name, settings in (
+        ("reference", {}),
+        ("rd mean, still", MEAN | {"predict": "still"}),
+        ("rd mean", MEAN),
+        ("rd sharp (default)", RATE),
+    ):
+        started = time.process_time()
+        select_from_video(path, AssetConfig(**settings), ReadOptions(), keep_pictures=True)
+        spent = time.process_time() - started
+        needed = decoding if name == "reference" else pixels
+        ratio = (spent - needed) / decoding
+        goal(
+            f"{name}: all but decoding, relative to decoding",
+            f"<= {MAX_TIME}",
+            f"{ratio:.2f} ({spent:.2f} s in all)",
+            is_reached=ratio <= MAX_TIME,
+        )
