@@ -125,7 +125,7 @@ class Measured:
         return self.scores[choice].rebuilt[way].psnr_db
 
     def bound(self, choice: str, *, along: bool = False) -> str:
-        """Return what no choice of as many tokens can exceed (nearest, plain or along the vectors)."""
+        """Return what no choice of as many tokens exceeds (nearest, plain or along vectors)."""
         clip = self.followed if along and self.followed is not None else self.clip
         most = most_decibels(clip, self.scores[choice].num_tokens, self.prices[choice])
         return f"no choice of as many tokens can show more than {most:.2f} dB"
