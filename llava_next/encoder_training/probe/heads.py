@@ -80,8 +80,9 @@ class ProbeHeads(nn.Module):
         self.query = stacked(torch.randn(width, generator=random))
         in_weight = torch.empty(3 * width, width)
         nn.init.xavier_uniform_(in_weight, generator=random)
-        self.in_weight = stacked(in_weight)
-        self.in_bias = stacked(torch.zeros(3 * width))
+        # A bias of the keys would add the same to all scores of a clip: without effect, left out.
+        self.query_weight, self.key_weight, self.value_weight = map(stacked, in_weight.chunk(3))
+        self.query_bias, self.value_bias = stacked(torch.zeros(width)), stacked(torch.zeros(width))
         self.out_weight, self.out_bias = stacked(linear(width, width)), stacked(torch.zeros(width))
         self.norm_weight = stacked(torch.ones(width))
         self.fc1_weight, self.fc1_bias = stacked(linear(mlp, width)), stacked(torch.zeros(mlp))
@@ -116,12 +117,18 @@ class ProbeHeads(nn.Module):
             pooled.append(self._pooled(own, scorers[number], mask))
         return self._classify(torch.cat(pooled, dim=1))
 
+    @torch.no_grad()
+    def copy_to(self, number: int, other: "ProbeHeads") -> None:
+        """Copy head ``number`` into the only head of another module."""
+        for own, theirs in zip(self.parameters(), other.parameters(), strict=True):
+            theirs[0].copy_(own[number])
+
     def _scorers(self) -> Tensor:
         """Return u of every head and head of attention, (N * A, D)."""
         width, heads = self.shape.width, self.shape.num_attention_heads
-        query = self.in_weight[:, :width] @ self.query[..., None] + self.in_bias[:, :width, None]
+        query = (self.query_weight @ self.query[..., None])[..., 0] + self.query_bias
         query = query.view(self.num_probes, heads, 1, -1) * (width // heads) ** -0.5
-        keys = self.in_weight[:, width : 2 * width].unflatten(1, (heads, -1))
+        keys = self.key_weight.unflatten(1, (heads, -1))
         return (query @ keys).flatten(0, 2)
 
     def _pooled(self, tokens: Tensor, scorers: Tensor, mask: Tensor | None) -> Tensor:
@@ -138,10 +145,10 @@ class ProbeHeads(nn.Module):
     def _classify(self, pooled: Tensor) -> Tensor:
         """Turn averages (B, N * A, D) into logits (N, B, C)."""
         width, heads = self.shape.width, self.shape.num_attention_heads
-        values = self.in_weight[:, 2 * width :].unflatten(1, (heads, -1))
+        values = self.value_weight.unflatten(1, (heads, -1))
         pooled = pooled.unflatten(1, (self.num_probes, heads)).permute(1, 2, 0, 3)
         mixed = (pooled @ values.transpose(2, 3)).transpose(1, 2).flatten(2)
-        mixed = mixed + self.in_bias[:, None, 2 * width :]
+        mixed = mixed + self.value_bias[:, None]
         state = _linear(mixed, self.out_weight, self.out_bias)
         inner = _rms_norm(state, self.norm_weight)
         inner = F.gelu(_linear(inner, self.fc1_weight, self.fc1_bias))

@@ -1,0 +1,148 @@
+"""Probes from clips to the result, on made clips and a tiny encoder."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from encoder_training.probe import __main__ as command
+from encoder_training.probe.__main__ import main
+from encoder_training.probe.state import load_head
+from support.pretrain_runs import flags
+from support.probe_runs import make_clips, make_encoder, probe_settings, score_on_rank
+from support.process_group import on_ranks
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clips")
+    make_clips(folder)
+    make_encoder(folder / "encoder")
+    return folder
+
+
+def _run(settings: dict[str, Any], code: int = 0) -> dict[str, Any]:
+    assert main(flags(settings)) == code
+    path = Path(settings["output_dir"]) / "probe.json"
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def finished(material: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return _run(probe_settings(material, tmp_path_factory.mktemp("run") / "cached"))
+
+
+def test_a_probe_learns_what_clips_look_like(finished: dict[str, Any]) -> None:
+    assert finished["score"]["num_clips"] == 7
+    assert finished["score"]["top1"] > 80
+    assert finished["cost"]["tokens_per_clip"] == 16
+    folder = Path(finished["settings"]["output_dir"])
+    rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    assert [row["video"] for row in rows] == [f"class{n % 3}/val{n:03d}.mp4" for n in range(7)]
+    hits = sum(row["classes"][0] in row["labels"] for row in rows)
+    assert finished["score"]["top1"] == 100 * hits / 7
+    assert "Hardest classes" in (folder / "report.html").read_text(encoding="utf-8")
+    assert load_head(folder / "head.safetensors").shape.num_classes == 3
+
+
+@pytest.mark.slow
+def test_streamed_features_equal_cached_ones(
+    material: Path, tmp_path: Path, finished: dict[str, Any]
+) -> None:
+    streamed = _run(probe_settings(material, tmp_path / "run", features="streamed"))
+    for name in ("score", "history", "chosen", "per_class"):
+        assert streamed[name] == finished[name]
+
+
+@pytest.mark.slow
+def test_permuted_labels_fall_to_chance(material: Path, tmp_path: Path) -> None:
+    found = []
+    for seed in range(4):
+        settings = probe_settings(
+            material,
+            tmp_path / str(seed),
+            shuffle_labels=True,
+            seed=seed,
+            feature_dir=str(tmp_path / "features"),
+        )
+        found.append(_run(settings)["score"]["top1"])
+    assert sum(found) / 4 < 60
+
+
+@pytest.mark.slow
+def test_a_stopped_probe_continues_to_the_same_result(
+    material: Path, tmp_path: Path, finished: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = probe_settings(material, tmp_path / "run", save_steps=2)
+    save, saved = command.save_checkpoint, []
+
+    def stop_in_epoch_three(*arguments: Any) -> None:
+        save(*arguments)
+        saved.append(arguments)
+        if len(saved) == 8:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "save_checkpoint", stop_in_epoch_three)
+        assert main(flags(settings)) == 130
+    assert not (tmp_path / "run" / "probe.json").exists()
+    continued = _run(settings)
+    assert continued["cost"]["encoded_clips"] == 0
+    for name in ("score", "history", "chosen"):
+        assert continued[name] == finished[name]
+    with pytest.raises(SystemExit) as failure:
+        main(flags(settings | {"label_smoothing": 0.2}))
+    assert failure.value.code == 2
+
+
+def test_a_broken_clip_is_named_and_counted(
+    material: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "clips"
+    shutil.copytree(material, folder)
+    whole = (folder / "class1" / "val001.mp4").read_bytes()
+    (folder / "class1" / "val001.mp4").write_bytes(whole[:300])
+    (folder / "class0" / "train000.mp4").unlink()
+    settings = probe_settings(folder, tmp_path / "run", save_report=str(tmp_path / "reports"))
+    with pytest.raises(SystemExit) as failure:
+        main(flags(settings))
+    assert failure.value.code == 1
+    message = capsys.readouterr().err
+    assert "2 clips cannot be read" in message and "class0/train000.mp4: " in message
+    skipped = _run(settings | {"on_broken": "skip"}, code=1)
+    assert skipped["score"]["num_clips"] == 6
+    assert sorted(skipped["broken"]) == ["class0/train000.mp4", "class1/val001.mp4"]
+    line = (tmp_path / "reports" / "report_attentive_probe_encoder.txt").read_text()
+    assert line == f"custom {skipped['score']['top1']}\n"
+    # A repaired clip is encoded again, with its shard alone.
+    (folder / "class1" / "val001.mp4").write_bytes(whole)
+    shutil.copy(material / "class0" / "train000.mp4", folder / "class0")
+    repaired = _run(
+        settings
+        | {"output_dir": str(tmp_path / "again"), "feature_dir": str(tmp_path / "run" / "features")}
+    )
+    assert repaired["score"]["num_clips"] == 7 and repaired["cost"]["encoded_clips"] == 8
+
+
+@pytest.mark.slow
+def test_any_number_of_ranks_gives_the_same_score(material: Path, tmp_path: Path) -> None:
+    found = []
+    for size in (1, 2, 3):
+        settings = probe_settings(
+            material, tmp_path / str(size), batch_size=6 // size, default_epoch=4,
+            features="streamed" if size == 2 else "cached",
+        )  # fmt: skip
+        answers = on_ranks(score_on_rank, size, settings)
+        for answer in answers[1:]:
+            assert torch.equal(answer["predictions"], answers[0]["predictions"])
+        found.append(answers[0])
+    # Of the same head, every bit of every prediction; training adds gradients in another order.
+    assert found[0]["indices"] == list(range(7))
+    for other in found[1:]:
+        assert other["indices"] == found[0]["indices"]
+        assert torch.equal(other["predictions"], found[0]["predictions"])
+        assert other["score"] == found[0]["score"]
+        torch.testing.assert_close(torch.tensor(other["losses"]), torch.tensor(found[0]["losses"]))
