@@ -29,16 +29,16 @@ FAMILIES = ("ov_encoder", "picture", "naflex", "vjepa2", "videomae")
 """How an encoder is called; ``picture`` is every model that returns tokens of single pictures."""
 
 
-class Normalisation(NamedTuple):
+class PixelNormalisation(NamedTuple):
     """Mean and standard deviation of RGB in [0, 1]."""
 
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
 
 
-_CLIP = Normalisation(MEAN, STANDARD_DEVIATION)
-_HALF = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-_IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_CLIP = PixelNormalisation(MEAN, STANDARD_DEVIATION)
+_HALF = PixelNormalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+_IMAGENET = PixelNormalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _NORMALISATIONS = {
     "onevision_encoder": _CLIP, "clip": _CLIP, "clip_vision_model": _CLIP, "metaclip_2": _CLIP,
     "aimv2": _CLIP, "aimv2_vision_model": _CLIP, "siglip": _HALF, "siglip_vision_model": _HALF,
@@ -64,7 +64,7 @@ class FrozenEncoder(ABC):
     family: str
     num_other_tokens = 0
 
-    def __init__(self, model: nn.Module, name: str, normalisation: Normalisation) -> None:
+    def __init__(self, model: nn.Module, name: str, normalisation: PixelNormalisation) -> None:
         self.model = model.eval().requires_grad_(False)
         self.name, self.normalisation = name, normalisation
         config: Any = model.config
@@ -137,7 +137,7 @@ class _Peer(FrozenEncoder):
         self,
         model: nn.Module,
         name: str,
-        normalisation: Normalisation,
+        normalisation: PixelNormalisation,
         *,
         size_px: int = 0,
         keeps_cls: bool = False,
@@ -159,7 +159,7 @@ class PicturePeer(_Peer):
         self,
         model: nn.Module,
         name: str,
-        normalisation: Normalisation,
+        normalisation: PixelNormalisation,
         *,
         size_px: int = 0,
         keeps_cls: bool = False,
@@ -221,8 +221,8 @@ class VideoPeer(_Peer):
     """A model of whole clips: V-JEPA 2 or VideoMAE."""
 
     def __init__(self, *args: Any, family: str, **settings: Any) -> None:
-        super().__init__(*args, **settings)
         self.family = family
+        super().__init__(*args, **settings)
 
     def check_frames(self, num_frames: int) -> None:
         """Refuse a number of frames that the encoder cannot take."""
@@ -304,12 +304,12 @@ def load_encoder(
     return PicturePeer(model, name, normalisation, **settings)
 
 
-def _normalisation(weights: str, model_type: str) -> Normalisation:
+def _normalisation(weights: str, model_type: str) -> PixelNormalisation:
     path = Path(weights) / "preprocessor_config.json"
     if path.is_file():
         content: Any = json.loads(path.read_text(encoding="utf-8"))
         if "image_mean" in content and "image_std" in content:
-            return Normalisation(tuple(content["image_mean"]), tuple(content["image_std"]))
+            return PixelNormalisation(tuple(content["image_mean"]), tuple(content["image_std"]))
     return _NORMALISATIONS.get(model_type, _IMAGENET)
 
 
