@@ -5,7 +5,7 @@
 #   source scripts/environment.sh            also leaves $VENV
 # PYTHON   the interpreter to create it with (3.10 to 3.13; default python3)
 # VENV     its folder (default .venv in the project's root)
-# EXTRAS   the extras of pyproject.toml to install (default train,eval,pretrain,dev; may be empty)
+# EXTRAS   the extras of pyproject.toml to install (default train,eval,pretrain,serve,dev; may be empty)
 # NATIVE   1: also build the native reader (needs a C compiler and nasm), or fail
 #          auto: build it if the tools are there; otherwise say in one line what is missing
 # FLASH    1: also build flash-attn (needs the CUDA compiler; up to an hour; MAX_JOBS= limits its memory)
@@ -13,7 +13,7 @@
 
 project_root="$(cd -P "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV="${VENV:-$project_root/.venv}"
-EXTRAS="${EXTRAS-train,eval,pretrain,dev}"
+EXTRAS="${EXTRAS-train,eval,pretrain,serve,dev}"
 
 _fail() { echo "error: $*" >&2; exit 2; }
 

@@ -24,9 +24,14 @@ _CONTROL_ESCAPES = {
 """Control characters of paths, but for tab and line feed, which terminals would obey."""
 
 
+def without_controls(text: str) -> str:
+    """Return text with control characters spelled out, but for tab and line feed."""
+    return text.translate(_CONTROL_ESCAPES)
+
+
 def say(text: str) -> None:
     """Write a line for people to standard error, apart from a command's results."""
-    sys.stderr.write(f"{text.translate(_CONTROL_ESCAPES)}\n")
+    sys.stderr.write(f"{without_controls(text)}\n")
     sys.stderr.flush()
 
 

@@ -21,7 +21,7 @@ def venv(tmp_path: Path) -> Path:
     files = [str(ROOT / name) for name in ("pyproject.toml", "constraints.txt")]
     content = b"".join(Path(name).read_bytes() for name in files)
     checksum = subprocess.run(["cksum"], input=content, capture_output=True, check=True)
-    stamp = f"{checksum.stdout.decode()}{ROOT} train,eval,pretrain,dev 0\n"
+    stamp = f"{checksum.stdout.decode()}{ROOT} train,eval,pretrain,serve,dev 0\n"
     (folder / "installed.stamp").write_text(stamp, encoding="utf-8")
     return folder
 

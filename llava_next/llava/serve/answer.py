@@ -85,6 +85,11 @@ class AnswerStream:
         """Whether no more text will come."""
         return self._over.is_set()
 
+    @property
+    def is_read(self) -> bool:
+        """Whether an iteration has come to the end."""
+        return self._ended
+
     def read(self) -> str:
         """Wait for the end and return the whole text."""
         for _ in self:
