@@ -1,30 +1,32 @@
 """The study's page: what each arm reaches at equal visual tokens, winners and losers alike."""
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from llava.eval.report.significance import Interval
 from llava.eval.study.answers import Outcome, TestData
-from llava.eval.study.arms import ARMS, Shown
-from llava.eval.study.clips import Clip
+from llava.eval.study.arms import ARMS
 from llava.eval.study.config import StudyConfig
-from llava.eval.study.drawing import Sizes
 from llava.eval.study.learning import read_progress
+from llava.eval.study.mosaics import STRIPS_STYLE, mosaics_section
 from llava.eval.study.results import BASE, ORACLE, RESULTS_FILE, Results, Score, chance, score
-from llava.eval.study.scenes import KINDS, Cell
+from llava.eval.study.scenes import KINDS
 from run_kit.files import replace_file
 from run_kit.pages.charts import Curve, line_chart
-from run_kit.pages.page import figure, page, table
+from run_kit.pages.page import page, table
 
 ABLATED = "rd_nearest"
 """The arm of which ablations change one thing."""
 _PUBLISHED = ("reference", "mv_residual")
-_STRIPS = "display: grid; grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)); gap: 0 12px"
+_STYLE = """
+.compact { font-size: .82rem; }
+.compact td:first-child, .compact th.number { white-space: normal; }
+.compact td:first-child { min-width: 11rem; }
+"""
+_LOSS_FROM_STEP = 100
+"""The loss falls so far before that the rest of its curve would be flat."""
 
 
 def write_page(
@@ -45,9 +47,11 @@ def write_page(
     """
     results = Results(config, outcomes)
     parts = [
+        f"<style>{_STYLE}{STRIPS_STYLE}</style>",
         _conclusion(results),
         _budget_table(results),
         _curves(results),
+        _published(results),
         *(_kind_table(results, budget) for budget in results.budgets),
         _part_table(results, "motion of the camera", lambda row: row.camera),
         _part_table(
@@ -56,7 +60,7 @@ def write_page(
         _ablation_table(results),
         _learning_curves(config),
         _cost_tables(results, seconds, preparation),
-        _mosaics(results, data),
+        mosaics_section(results, data),
         f"<h2>Settings</h2><pre>{escape(json.dumps(config.to_json(), indent=1))}</pre>",
     ]
     with replace_file(config.out / RESULTS_FILE) as partial:
@@ -131,7 +135,7 @@ def _conclusion(results: Results) -> str:
             f"<p>Controls ({_names(results.controls)}), which codec input should not help:</p>"
             f"<ul>{''.join(items)}</ul>"
         )
-    return "".join(lines) + _published(results)
+    return "".join(lines)
 
 
 def _verdict(results: Results, budget: int, kinds: Sequence[str]) -> str:
@@ -139,7 +143,7 @@ def _verdict(results: Results, budget: int, kinds: Sequence[str]) -> str:
     worse: list[tuple[str, float]] = []
     equal: list[tuple[str, float]] = []
     for arm in results.arms:
-        found = None if arm == BASE else results.against(arm, BASE, budget, kinds)
+        found = None if arm in (BASE, ORACLE) else results.against(arm, BASE, budget, kinds)
         if found is None:
             continue
         low, high = found.difference.low or 0.0, found.difference.high or 0.0
@@ -156,40 +160,47 @@ def _published(results: Results) -> str:
     base = next((arm for arm in _PUBLISHED if arm in results.arms), None)
     if base is None:
         return ""
-    rows: list[list[str]] = []
-    for arm in results.arms:
-        if arm == base:
-            continue
-        cells: list[str] = []
-        for budget in results.budgets:
-            for kinds in (results.temporal, results.controls):
-                found = results.against(arm, base, budget, kinds)
-                cells.append("" if found is None else _difference(found.difference))
-        rows.append([escape(ARMS[arm].title), *cells])
-    header = [
-        f"{results.tokens(budget)} tokens, {what}"
-        for budget in results.budgets
-        for what in ("in time", "controls")
-    ]
-    return (
+    parts = [
         f"<h2>Compared with the default, {escape(ARMS[base].title)}</h2>"
         "<p>Points of accuracy on the same questions of the same models, with the 95 % interval of "
-        "the difference.</p>" + table(["arm", *header], rows, set(range(1, len(header) + 1)))
-    )
+        "the difference.</p>"
+    ]
+    for what, kinds in (("in time", results.temporal), ("controls", results.controls)):
+        rows = [
+            [escape(ARMS[arm].title)]
+            + [_against(results, arm, base, budget, kinds) for budget in results.budgets]
+            for arm in results.arms
+            if arm != base
+        ]
+        header = [f"{what}, {results.tokens(budget)} tokens" for budget in results.budgets]
+        parts.append(_table(["arm", *header], rows))
+    return "".join(parts)
+
+
+def _against(results: Results, arm: str, base: str, budget: int, kinds: Sequence[str]) -> str:
+    found = None if arm == base else results.against(arm, base, budget, kinds)
+    return "" if found is None else _difference(found.difference)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table of small letters; all columns but the first are numbers."""
+    numbers = set(range(1, len(header)))
+    return f'<div class="compact">{table(header, rows, numbers)}</div>'
 
 
 def _budget_table(results: Results) -> str:
     last = results.budgets[-1]
-    goal = results.score(BASE, last, results.temporal) if BASE in results.arms else None
+    goals = [arm for arm in (BASE, *_PUBLISHED[:1]) if arm in results.arms]
     rows: list[list[str]] = []
     for arm in results.arms:
         cells = [_cell(results.score(arm, budget, results.temporal)) for budget in results.budgets]
-        tokens = None if goal is None else results.tokens_to_reach(arm, goal.accuracy.mean)
+        cells += [_tokens_to_reach(results, arm, goal) for goal in goals]
         controls = _short_cell(results.score(arm, last, results.controls))
-        shown = "not reached" if tokens is None else f"{tokens:.0f}"
-        rows.append([escape(ARMS[arm].title), *cells, shown, controls])
+        rows.append([escape(ARMS[arm].title), *cells, controls])
     header = [f"{results.tokens(budget)} tokens" for budget in results.budgets]
-    header.append(f"tokens for what whole frames reach with {results.tokens(last)}")
+    header += [
+        f"tokens for what {ARMS[goal].title} reach with {results.tokens(last)}" for goal in goals
+    ]
     header.append(f"controls, {results.tokens(last)} tokens")
     guessing = chance([row for row in results.outcomes if row.kind in results.temporal])
     return (
@@ -197,8 +208,20 @@ def _budget_table(results: Results) -> str:
         "<p>Questions whose answer depends on time, mean over kinds and models, in %. In brackets "
         "the 95 % interval (clips drawn as wholes); then the ceiling: what a perfect reader of the "
         f"same tokens could reach. Guessing reaches {_percent(guessing)}.</p>"
-        + table(["arm", *header], rows, set(range(1, len(header) + 1)))
+        + _table(["arm", *header], rows)
     )
+
+
+def _tokens_to_reach(results: Results, arm: str, goal: str) -> str:
+    """Return the tokens at which an arm is as good as another at the largest budget."""
+    wanted = results.score(goal, results.budgets[-1], results.temporal)
+    if wanted is None:
+        return ""
+    tokens = results.tokens_to_reach(arm, wanted.accuracy.mean)
+    if tokens is None:
+        return "not reached"
+    fewest = results.curve(arm)[0][0]
+    return f"{tokens:.0f}" if tokens > fewest else f"{tokens:.0f} or fewer"
 
 
 def _curves(results: Results) -> str:
@@ -211,10 +234,12 @@ def _curves(results: Results) -> str:
     for title, arms in groups.items():
         shown = [arm for arm in (*dict.fromkeys((BASE, *arms)), ORACLE) if arm in results.arms]
         lines: list[Curve] = []
-        for number, arm in enumerate(shown):
+        for number, arm in enumerate(shown, 1):
+            # Whole frames and the oracle have the same colour in every chart.
+            colour = {BASE: 0, ORACLE: 1}.get(arm, number)
             if points := results.curve(arm):
                 tokens, values = zip(*points, strict=True)
-                lines.append(Curve(ARMS[arm].title, list(tokens), list(values), number))
+                lines.append(Curve(ARMS[arm].title, list(tokens), list(values), colour))
         charts.append(line_chart(f"Accuracy, {title}", lines, smooth=False, axis="visual tokens"))
     return f'<div class="charts">{"".join(charts)}</div>'
 
@@ -234,7 +259,7 @@ def _kind_table(results: Results, budget: int) -> str:
         f"<h2>By kind of question, {results.tokens(budget)} tokens</h2>"
         "<p>Accuracy / ceiling, in %. Controls: static, sign and camera, which codec input should "
         "not help. No selection was tuned with the kinds marked * in view.</p>"
-        + table(["arm", *names], rows, set(range(1, len(names) + 1)))
+        + _table(["arm", *names], rows)
     )
 
 
@@ -257,9 +282,7 @@ def _part_table(results: Results, what: str, part: Callable[[Outcome], str]) -> 
         ]
         for arm in results.arms
     ]
-    return f"<h2>By {what}, {results.tokens(budget)} tokens</h2>" + table(
-        ["arm", *parts], rows, set(range(1, len(parts) + 1))
-    )
+    return f"<h2>By {what}, {results.tokens(budget)} tokens</h2>" + _table(["arm", *parts], rows)
 
 
 def _ablation_table(results: Results) -> str:
@@ -267,29 +290,34 @@ def _ablation_table(results: Results) -> str:
         return ""
     budget = results.config.middle_budget
     rows: list[list[str]] = []
-    for arm in [ABLATED if ABLATED in results.arms else BASE, *results.ablations]:
+    base = ABLATED if ABLATED in results.arms else BASE
+    for arm in [base, *results.ablations]:
         whole = results.score(arm, budget, results.temporal)
-        cells = [_short_cell(results.score(arm, budget, [kind])) for kind in results.kinds]
+        cells = [_short_cell(results.score(arm, budget, [kind])) for kind in results.learnt]
         tokens = "" if whole is None else f"{whole.tokens:.0f}"
-        rows.append([escape(ARMS[arm].title), tokens, _cell(whole), *cells])
-    names = [_kind_name(name) for name in results.kinds]
+        change = _against(results, arm, base, budget, results.temporal)
+        rows.append([escape(ARMS[arm].title), tokens, _cell(whole), change, *cells])
+    names = [_kind_name(name) for name in results.learnt]
     return (
         f"<h2>Changing one thing, {results.tokens(budget)} tokens</h2>"
-        "<p>The models were not trained on these. The residual arms read H.264 clips alone.</p>"
-        + table(["arm", "tokens", "in time", *names], rows, set(range(1, len(names) + 3)))
+        "<p>The models were not trained on these. The residual arms read H.264 clips alone. Where "
+        "clips share their budget, each has its own and the mean is given. Learnt kinds alone.</p>"
+        + _table(["arm", "tokens", "in time", "difference", *names], rows)
     )
 
 
 def _learning_curves(config: StudyConfig) -> str:
     lines: list[Curve] = []
     for number, seed in enumerate(config.seeds):
-        if log := read_progress(config, seed):
+        log = read_progress(config, seed)
+        if log := [row for row in log if row.step >= _LOSS_FROM_STEP] or log:
             steps, losses = [row.step for row in log], [row.loss for row in log]
             lines.append(Curve(f"seed {seed}", steps, losses, number))
     lesson = config.lesson_share * config.num_steps
-    return "<h2>Training</h2>" + line_chart(
-        "Training loss against optimiser steps", lines, marks=[(lesson, "all arms from here")]
+    chart = line_chart(
+        f"Training loss, from step {_LOSS_FROM_STEP}", lines, marks=[(lesson, "all arms from here")]
     )
+    return f'<h2>Training</h2><div class="charts">{chart}</div>'
 
 
 def _cost_tables(
@@ -297,72 +325,22 @@ def _cost_tables(
     seconds: Mapping[str, tuple[float, float]],
     preparation: Mapping[str, float],
 ) -> str:
+    budget = results.config.middle_budget
     steps = [[escape(name), f"{wall:.0f}", f"{cpu:.0f}"] for name, (wall, cpu) in seconds.items()]
-    rows = [[escape(ARMS[arm].title), f"{1000 * cost:.0f}"] for arm, cost in preparation.items()]
-    logs = [log for seed in results.config.seeds if (log := read_progress(results.config, seed))]
-    trained = "".join(
-        f"<p>Seed {seed}: {log[-1].step} steps, {log[-1].visual_tokens:,} visual tokens, "
-        f"{log[-1].cpu_seconds:.0f} processor seconds.</p>"
-        for seed, log in zip(results.config.seeds, logs, strict=False)
-    )
+    rows: list[list[str]] = []
+    for arm, cost in preparation.items():
+        found = results.score(arm, budget, results.kinds)
+        tokens = "" if found is None else f"{found.tokens:.0f}"
+        rows.append([escape(ARMS[arm].title), tokens, f"{cost:.3f}"])
+    trained: list[list[str]] = []
+    for seed in results.config.seeds:
+        if log := read_progress(results.config, seed):
+            last = log[-1]
+            counts = [f"{last.step}", f"{last.visual_tokens:,}", f"{last.cpu_seconds:.0f}"]
+            trained.append([f"seed {seed}", *counts])
     return (
-        "<h2>Cost</h2>"
-        + table(["step", "seconds", "processor seconds"], steps, {1, 2})
-        + trained
-        + f"<p>Preparing one clip, {results.tokens(results.config.middle_budget)} tokens:</p>"
-        + table(["arm", "processor milliseconds"], rows, {1})
+        "<h2>Cost</h2><p>All arms train one model together: equal tokens cost equal time there.</p>"
+        + _table(["step", "seconds", "processor seconds"], steps)
+        + _table(["model", "steps", "visual tokens", "processor seconds of training"], trained)
+        + _table(["arm", "tokens of a clip", "processor seconds to prepare a clip"], rows)
     )
-
-
-def _mosaics(results: Results, data: TestData) -> str:
-    """Show what arms keep of one clip for every kind: cells that show the answer are framed."""
-    budget = results.budgets[0]
-    parts = [
-        "<h2>What is shown of a clip</h2>"
-        f"<p>The {budget} mosaics of every arm, one clip for each kind of question. Framed in red: "
-        "cells that show the answer.</p>"
-    ]
-    for kind in results.kinds:
-        picked = next(
-            (item for item in data if any(row.kind == kind for row in item[0].questions)), None
-        )
-        if picked is not None:
-            parts.append(_mosaics_of_kind(results, kind, *picked))
-    return "\n".join(parts)
-
-
-def _mosaics_of_kind(
-    results: Results, kind: str, clip: Clip, shown: Mapping[tuple[str, int], Shown]
-) -> str:
-    question = next(row for row in clip.questions if row.kind == kind)
-    cells = frozenset[Cell]().union(*question.evidence)
-    figures = [
-        figure(_strip(what, cells, clip.sizes), ARMS[arm].title)
-        for arm in results.arms
-        if (what := shown.get((arm, results.budgets[0]))) is not None
-    ]
-    about = f"{_kind_name(kind)}: “{escape(KINDS[kind].text)}” {escape(question.answer)}"
-    is_open = " open" if kind == results.kinds[0] else ""
-    return (
-        f"<details{is_open}><summary>{about}</summary>"
-        f'<div style="{_STRIPS}">{"".join(figures)}</div></details>'
-    )
-
-
-def _strip(shown: Shown, cells: Collection[Cell], sizes: Sizes) -> Image.Image:
-    """Return the mosaics side by side, the cells among ``cells`` framed."""
-    rows = np.load(shown.positions, allow_pickle=False)
-    pictures = [np.asarray(Image.open(path).convert("RGB")) for path in shown.images]
-    strip = np.concatenate(pictures, 1).copy()
-    for number, row in enumerate(map(tuple, rows.tolist())):
-        if row in cells:
-            mosaic, cell = divmod(number, sizes.cells)
-            top, left = cell // sizes.grid, mosaic * sizes.grid + cell % sizes.grid
-            _frame(strip, top * sizes.cell_px, left * sizes.cell_px, sizes.cell_px)
-    return Image.fromarray(strip)
-
-
-def _frame(picture: np.ndarray, top: int, left: int, side: int) -> None:
-    box = picture[top : top + side, left : left + side]
-    for edge in (box[:2], box[-2:], box[:, :2], box[:, -2:]):
-        edge[:] = (255, 0, 0)
