@@ -214,6 +214,7 @@ SHARED_NAMES = {
     "build_page": "the pages of llava.train.report and llava.eval.report, with one interface",
     "probe": "one interface of all backends",
     "read": "one interface of all backends",
+    "run_tasks": "one interface of all engines",
     "figure": "cv_reader has its own kit of pages: it needs no other package",
     "table": "cv_reader has its own kit of pages: it needs no other package",
     "replace_file": "cv_reader and run_kit write files alike; cv_reader needs no other package",

@@ -44,6 +44,7 @@ from cv_reader.commands.progress import (
     looked_over,
     run_samples,
 )
+from cv_reader.engines.choice import check_engine
 from cv_reader.errors import AssetError, SampleError, SettingsError
 from cv_reader.exits import run_command, say
 
@@ -130,6 +131,7 @@ def _run(args: argparse.Namespace) -> int:
     from cv_reader.pricing import priced_config
 
     check_shards(args)
+    check_engine(args)
     work = Precompute(
         config=config_from(args),
         options=read_options_from(args),

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import json
 import os
+import platform
 import random
 import tempfile
 import time
@@ -15,12 +16,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+import av
+import numpy as np
+import PIL
+
 from cv_reader.assets.files import temporary_path, write_json, writing
+from cv_reader.backends import native
 from cv_reader.engines import local
-from cv_reader.engines.tasks import Failure, Limits, TaskOutcome
+from cv_reader.engines.choice import limits_from, run_by_engine
+from cv_reader.engines.tasks import Failure, TaskOutcome
 from cv_reader.errors import CvReaderError, OutputError, SettingsError
 from cv_reader.exits import FAILED_SAMPLES, OK, say, shortened
-from cv_reader.select.config import AssetConfig
+from cv_reader.select.config import ALGORITHM_VERSION, AssetConfig
 
 T = TypeVar("T")
 
@@ -176,13 +183,21 @@ def run_samples(
     function: Callable[[Any], Any], tasks: Iterable[Any], args: argparse.Namespace
 ) -> Iterable[TaskOutcome[Any, Any]]:
     """Run tasks by the command's engine and limits; outcomes come in the order of the tasks."""
-    limits = Limits(
-        num_workers=args.num_workers,
-        timeout_seconds=args.timeout_seconds,
-        memory_mib=args.memory_limit_mib,
-        tasks_per_worker=args.maxtasks_per_child,
-    )
-    return local.run_tasks(function, tasks, limits)
+    return run_by_engine(function, tasks, args, versions)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what decides over the bytes of the output; nodes must agree."""
+    libraries = ("libavcodec", "libavformat", "libswscale")
+    found = {
+        "python": ".".join(platform.python_version_tuple()[:2]),
+        "cv_reader's algorithm_version": str(ALGORITHM_VERSION),
+        "the native backend": native.describe_build() if native.is_installed() else "missing",
+        "numpy": np.__version__,
+        "Pillow": PIL.__version__,
+        "PyAV": av.__version__,
+    }
+    return found | {name: ".".join(map(str, av.library_versions[name])) for name in libraries}
 
 
 def announce(name: str, total: int, args: Any) -> None:
@@ -253,7 +268,9 @@ def _estimate(
     name: str, count: int, picked: list[Any], trial: Callable[[Path, Any], object], args: Any
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        outcomes = list(run_samples(partial(_timed, trial, Path(folder)), picked, args))
+        tried = partial(_timed, trial, Path(folder))
+        # Here, whatever the engine: other machines do not see the scratch folder.
+        outcomes = list(local.run_tasks(tried, picked, limits_from(args)))
         seconds = [float(outcome.value or 0) for outcome in outcomes if outcome.failure is None]
         sizes = [path.stat().st_size for path in Path(folder).rglob("*") if path.is_file()]
     failed = [outcome.failure.reason for outcome in outcomes if outcome.failure]

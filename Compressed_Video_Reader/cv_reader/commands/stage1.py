@@ -40,6 +40,7 @@ from cv_reader.commands.progress import (
     looked_over,
     run_samples,
 )
+from cv_reader.engines.choice import check_engine
 from cv_reader.errors import SampleError, SettingsError
 from cv_reader.exits import FAILED_SAMPLES, OK, run_command, say
 
@@ -113,6 +114,7 @@ def with_price(stage: Stage1, args: argparse.Namespace) -> Stage1:
 
 def _run(args: argparse.Namespace) -> int:
     check_shards(args)
+    check_engine(args)
     if args.out_root is None:
         raise SettingsError("--out_root is required")
     stage = with_price(stage1_from(args, args.out_root), args)

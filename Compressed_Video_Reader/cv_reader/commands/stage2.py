@@ -58,6 +58,7 @@ from cv_reader.commands.stage1 import (
     stage1_from,
     with_price,
 )
+from cv_reader.engines.choice import check_engine
 from cv_reader.engines.tasks import Failure
 from cv_reader.errors import SampleError, SettingsError
 from cv_reader.exits import run_command
@@ -149,6 +150,7 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     check_shards(args)
+    check_engine(args)
     if args.layout == "spatial":
         raise SettingsError(
             "--layout spatial is not supported: cells of one row and column overwrite each other, "
@@ -299,6 +301,7 @@ def _parser_of_both() -> argparse.ArgumentParser:
 
 def _run_both(args: argparse.Namespace) -> int:
     check_shards(args)
+    check_engine(args)
     first = with_price(stage1_from(args, args.visidx_root), args)
     plain = AssetConfig()
     # Stage 1 does not know how stage 2 will pack; its files record the defaults.

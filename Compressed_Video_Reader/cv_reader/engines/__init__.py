@@ -1,6 +1,6 @@
 """Run tasks apart from the command, so that a crash, a hang or a bomb costs one task.
 
-``tasks`` has what every engine shares. ``local`` is the engine: ``run_tasks(function, tasks,
-limits)`` yields one ``TaskOutcome`` per task, in the order of the tasks. A further engine is a
-module with a function of the same signature and promise, chosen in ``cv_reader.commands.progress``.
+``tasks`` has what every engine shares. An engine is a module with a function ``run_tasks(function,
+tasks, limits, ...)`` that yields one ``TaskOutcome`` per task, in the order of the tasks: ``local``
+runs them on this machine, ``on_ray`` on a cluster. ``choice`` knows them by name.
 """

@@ -11,10 +11,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from multiprocessing.connection import wait
-from pickle import PicklingError
 from typing import Generic, TypeVar
 
-from cv_reader.engines.tasks import Failure, Limits, TaskOutcome
+from cv_reader.engines.tasks import UNSENDABLE, Failure, Limits, TaskOutcome
 from cv_reader.engines.worker_process import Worker, new_worker, stop_workers
 
 _LOOK_AHEAD_TASKS = 256
@@ -39,15 +38,26 @@ def run_tasks(
     Yields:
         One outcome per task, in the order of the tasks.
     """
-    pool: _Pool[T, V] = _Pool(function, limits)
+    pool: WorkerPool[T, V] = WorkerPool(function, limits)
     try:
         yield from pool.run(tasks)
     finally:
         pool.stop()
 
 
-class _Pool(Generic[T, V]):
-    def __init__(self, function: Callable[[T], V], limits: Limits) -> None:
+class WorkerPool(Generic[T, V]):
+    """Worker processes that serve several runs of one function, until they are stopped.
+
+    Args:
+        function: as for ``run_tasks``.
+        limits: resources of the runs.
+        ends_with_parent: the system ends a worker with this process, however this process ends.
+    """
+
+    def __init__(
+        self, function: Callable[[T], V], limits: Limits, *, ends_with_parent: bool = False
+    ) -> None:
+        self._ends_with_parent = ends_with_parent
         self._function, self._num_workers = function, max(limits.num_workers, 1)
         self._timeout_seconds = limits.timeout_seconds or float("inf")
         self._memory_bytes = limits.memory_mib * _BYTES_PER_MIB
@@ -59,6 +69,8 @@ class _Pool(Generic[T, V]):
         self._tried: set[int] = set()
 
     def run(self, tasks: Iterable[T]) -> Iterator[TaskOutcome[T, V]]:
+        """Yield the outcome of every task, in their order; an earlier run must have ended."""
+        self._tried.clear()
         numbered = enumerate(tasks)
         emitted = 0
         while True:
@@ -71,6 +83,7 @@ class _Pool(Generic[T, V]):
                 emitted += 1
 
     def stop(self) -> None:
+        """End the worker processes."""
         stop_workers(self._workers)
         self._workers.clear()
 
@@ -94,7 +107,7 @@ class _Pool(Generic[T, V]):
             worker.connection.send((self._function, self._tasks[number], self._memory_bytes))
         except OSError:
             self._replace_dead(worker)
-        except (RecursionError, ValueError, TypeError, AttributeError, PicklingError) as error:
+        except UNSENDABLE as error:
             # It cannot be pickled; nothing was sent.
             reason = f"cannot be sent to a worker: {type(error).__name__}: {error}"
             self._finish(worker, None, Failure(type(error).__name__, reason))
@@ -108,7 +121,7 @@ class _Pool(Generic[T, V]):
                 if worker.process.is_alive() and worker.tasks_done < self._tasks_per_worker:
                     return worker
                 self._discard(worker)
-        worker = new_worker()
+        worker = new_worker(ends_with_parent=self._ends_with_parent)
         self._workers.append(worker)
         return worker
 

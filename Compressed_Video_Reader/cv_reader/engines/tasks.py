@@ -3,12 +3,16 @@
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from pickle import PicklingError
 from typing import Any, Generic, TypeVar
 
 from cv_reader.errors import CvReaderError
 
 T = TypeVar("T")
 V = TypeVar("V")
+
+UNSENDABLE = (RecursionError, ValueError, TypeError, AttributeError, PicklingError)
+"""What pickling raises for a task that cannot be sent to another process."""
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,14 @@ It is spawned, and gets functions by name, each with one task.
 """
 
 import contextlib
+import ctypes
 import gc
 import importlib
 import multiprocessing
 import os
 import resource
 import signal
+import sys
 import time
 from collections.abc import Generator, Sequence
 from multiprocessing.connection import Connection
@@ -25,6 +27,9 @@ _ADDRESS_SPACE_FACTOR = 2
 _SILENT = -8
 """FFmpeg's level ``AV_LOG_QUIET``."""
 
+_PR_SET_PDEATHSIG = 1
+"""Linux's ``prctl``: the signal that this process gets when its parent ends."""
+
 _GROUP_SIGNALS = (signal.SIGINT, signal.SIGHUP)
 """Signals that a terminal sends to all processes; only the parent decides what they mean."""
 
@@ -34,12 +39,16 @@ class Worker:
 
     Args:
         module: module that it imports before its first task; "" = none.
+        ends_with_parent: the system ends it with the thread that starts it (Linux), even in the
+            middle of a task. Otherwise it ends after its task.
     """
 
-    def __init__(self, module: str = "") -> None:
+    def __init__(self, module: str = "", *, ends_with_parent: bool = False) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, child = context.Pipe()
-        self.process = context.Process(target=_serve, args=(child, module), daemon=True)
+        self.process = context.Process(
+            target=_serve, args=(child, module, ends_with_parent), daemon=True
+        )
         # The process inherits the mask, so that Ctrl-C cannot meet its start either. The library's
         # tracker would be started with the first process, and unblocks SIGINT when it is.
         ensure_running()
@@ -101,12 +110,12 @@ def early_worker(module: str) -> Generator[None]:
         _early.clear()
 
 
-def new_worker() -> Worker:
+def new_worker(*, ends_with_parent: bool = False) -> Worker:
     """Return the worker that was started early, or a new one."""
-    while _early:
+    while _early and not ends_with_parent:
         if (worker := _early.pop()).process.is_alive():
             return worker
-    return Worker()
+    return Worker(ends_with_parent=ends_with_parent)
 
 
 def _memory_bytes(pid: int | str | None, field: int) -> int:
@@ -139,8 +148,16 @@ def _exit_reason(code: int | None) -> str:
     return f"its process ended by itself with exit code {code}"
 
 
-def _serve(connection: Connection, module: str) -> None:
+def _end_with_parent() -> None:
+    """Have the kernel end this process when its parent ends; only Linux can."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _serve(connection: Connection, module: str, ends_with_parent: bool) -> None:
     """Run one task after the other in the worker, until the pipe closes."""
+    if ends_with_parent:
+        _end_with_parent()
     for number in _GROUP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)

@@ -46,6 +46,7 @@ from cv_reader.commands.arguments import (
 )
 from cv_reader.commands.index.pickles import read_pickle
 from cv_reader.commands.progress import Report, announce, run_samples
+from cv_reader.engines.choice import check_engine
 from cv_reader.errors import AssetError, SampleError, SettingsError, StaleAssetError
 from cv_reader.exits import run_command
 from cv_reader.reader import ReadOptions
@@ -108,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(args: argparse.Namespace) -> int:
     check_suffix(args.out)
+    check_engine(args)
     for name, default in (("num_shards", 1), ("dry_run", False), ("mean_num_images", 0.0)):
         if getattr(args, name) != default:
             raise SettingsError(f"--{name} is not supported here: one run writes one file")

@@ -1,0 +1,98 @@
+"""The engines by name: their arguments, early checks, and the call of the chosen one."""
+
+import argparse
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from cv_reader.engines import local, on_ray
+from cv_reader.engines.tasks import Limits, TaskOutcome
+from cv_reader.errors import SettingsError
+
+ENGINES = ("local", "ray")
+
+_PLACES = ("dataset_path", "video_root", "out_root", "out_image_root", "visidx_root")
+"""Arguments of commands that name files and folders which every node must see."""
+
+
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add where tasks run."""
+    group = parser.add_argument_group("engine")
+    group.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="local",
+        help="what runs the workers: processes of this machine, or a Ray cluster",
+    )
+    group.add_argument(
+        "--address",
+        default="auto",
+        help="Ray cluster: auto (this machine is a node of it), HOST or HOST:PORT of the head node,"
+        " or local (start Ray here for this run)",
+    )
+    group.add_argument(
+        "--task_cpus", type=float, default=1.0, help="number of CPUs that Ray reserves for a sample"
+    )
+    group.add_argument(
+        "--task_memory_mib",
+        type=int,
+        default=0,
+        help="memory that Ray reserves for a sample, in MiB; 0 = none",
+    )
+
+
+def check_engine(args: argparse.Namespace) -> None:
+    """Refuse an engine that cannot work, before a run looks at its data.
+
+    Raises:
+        SettingsError: It is not installed, not reachable, or its settings make no sense.
+    """
+    if args.engine == "ray":
+        if args.task_cpus < 0 or args.task_memory_mib < 0:
+            raise SettingsError(
+                "--task_cpus and --task_memory_mib must be at least 0, got "
+                f"{args.task_cpus:g} and {args.task_memory_mib}"
+            )
+        on_ray.check_ray(args.address)
+        return
+    for name, default in (("address", "auto"), ("task_cpus", 1.0), ("task_memory_mib", 0)):
+        if getattr(args, name) != default:
+            raise SettingsError(f"--{name} has no meaning without --engine ray; drop it")
+
+
+def run_by_engine(
+    function: Callable[[Any], Any],
+    tasks: Iterable[Any],
+    args: argparse.Namespace,
+    versions: Callable[[], on_ray.Versions],
+) -> Iterable[TaskOutcome[Any, Any]]:
+    """Run tasks by the engine and limits of a command; outcomes come in the order of the tasks.
+
+    Args:
+        function: importable by name.
+        tasks: consumed lazily.
+        args: arguments of the command; those of no engine mean ``local``.
+        versions: importable by name; names of what decides over bytes to their versions.
+    """
+    limits = limits_from(args)
+    if getattr(args, "engine", "local") == "local":
+        return local.run_tasks(function, tasks, limits)
+    places = (getattr(args, name, None) for name in _PLACES)
+    choice = on_ray.RayChoice(
+        address=args.address,
+        task_cpus=args.task_cpus,
+        task_memory_mib=args.task_memory_mib,
+        versions=versions,
+        shared=[Path.cwd(), *(place for place in places if place is not None)],
+    )
+    return on_ray.run_tasks(function, tasks, limits, choice)
+
+
+def limits_from(args: argparse.Namespace) -> Limits:
+    """Return the limits of a command's workers."""
+    return Limits(
+        num_workers=args.num_workers,
+        timeout_seconds=args.timeout_seconds,
+        memory_mib=args.memory_limit_mib,
+        tasks_per_worker=args.maxtasks_per_child,
+    )
