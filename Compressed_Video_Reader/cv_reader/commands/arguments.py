@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cv_reader.backends import BACKEND_NAMES
-from cv_reader.engines.choice import add_engine_arguments
+from cv_reader.engines.choice import add_scheduler_arguments
 from cv_reader.errors import SettingsError
 from cv_reader.reader import ReadOptions, available_cores
 from cv_reader.select.config import CHOICES, AssetConfig
@@ -247,7 +247,7 @@ def add_packing_arguments(parser: argparse.ArgumentParser) -> None:
 def add_run_arguments(parser: argparse.ArgumentParser, log_every: int, num_workers: int) -> None:
     """Add the settings of the run that change no byte of the output."""
     add_worker_arguments(parser, num_workers, timeout_seconds=1800.0, tasks_per_worker=2000)
-    add_engine_arguments(parser)
+    add_scheduler_arguments(parser)
     add_reading_arguments(parser, has_exact=True, has_threads=False)
     group = parser.add_argument_group("run")
     group.add_argument(

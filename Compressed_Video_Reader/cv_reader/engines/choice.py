@@ -15,7 +15,7 @@ _PLACES = ("dataset_path", "video_root", "out_root", "out_image_root", "visidx_r
 """Arguments of commands that name files and folders which every node must see."""
 
 
-def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+def add_scheduler_arguments(parser: argparse.ArgumentParser) -> None:
     """Add where tasks run."""
     group = parser.add_argument_group("engine")
     group.add_argument(
