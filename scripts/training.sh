@@ -123,7 +123,7 @@ launch() {
     fi
     if [ -z "${HOSTFILE:-}" ] && [ "${USE_CPU:-}" != true ] && ! _has_gpu; then
         local trial="the script with SMOKE=1 (a tiny model on the CPU, a minute)"
-        if [ "$train_module" != llava.train.train ]; then
+        if [ "$train_module" = encoder_training.pretrain.train ]; then
             trial="scripts/encoder/ov_encoder_base_stage1_si_dry_run.sh (a tiny model on the CPU, a few minutes)"
         fi
         fail "no GPU found on this machine; try $trial, or train on the CPU with NUM_GPUS=1 USE_CPU=true"

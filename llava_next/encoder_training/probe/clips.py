@@ -284,7 +284,15 @@ def augment(pixels: Tensor, random: np.random.Generator) -> Tensor:
     return colours.round_().clamp_(0, 255).to(torch.uint8).view(pixels.shape)
 
 
-def check_index(path: str, videos: Sequence[str], root: Path, how: ClipInput, repair: str) -> None:
+def check_index(
+    path: str,
+    videos: Sequence[str],
+    root: Path,
+    how: ClipInput,
+    repair: str,
+    *,
+    is_selection_given: bool = False,
+) -> AssetConfig:
     """Check that an index has what every video of a run needs.
 
     Args:
@@ -293,6 +301,11 @@ def check_index(path: str, videos: Sequence[str], root: Path, how: ClipInput, re
         root: folder that they start from.
         how: the input; its settings and budget must be those of the index.
         repair: command that makes the index.
+        is_selection_given: whether the run asks for the selection of ``how``; else the index's
+            own counts.
+
+    Returns:
+        The selection of the index.
 
     Raises:
         ValueError: if it is of other settings, or entries are missing or older than their videos,
@@ -310,6 +323,11 @@ def check_index(path: str, videos: Sequence[str], root: Path, how: ClipInput, re
                 raise ValueError(
                     f"{path} has {theirs} {name}, this run needs {ours}; make one with\n  {repair}"
                 )
+        if is_selection_given and header.config != how.config:
+            raise ValueError(
+                f"{path} was made with another selection than --selection; leave it out, or make "
+                f"an index with\n  {repair}"
+            )
         missing = [video for video in videos if video not in index]
         stale = [
             video
@@ -326,3 +344,4 @@ def check_index(path: str, videos: Sequence[str], root: Path, how: ClipInput, re
             f"{path} lacks {len(missing)} of {len(videos)} videos, and {len(stale)} have changed "
             f"since it was made ({some}); repair it with\n  {repair}"
         )
+    return header.config

@@ -1,6 +1,7 @@
 """What a run works with: lists, labels, encoder and input, read and checked before it starts."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,7 +84,11 @@ def read_material(settings: ProbeSettings, device: torch.device) -> Material:
     if index is not None:
         for part in (train, val):
             videos = [clip.video for clip in part.clips]
-            check_index(str(index), videos, root, how, _repair(settings, part, index))
+            config = check_index(
+                str(index), videos, root, how, _repair(settings, part, index),
+                is_selection_given=bool(settings.selection),
+            )  # fmt: skip
+            how = replace(how, config=config)
     return Material(train, val, classes, count, encoder, how)
 
 

@@ -1,0 +1,189 @@
+"""Draw clips of actions that only motion tells apart, to try the probe without a download.
+
+    python -m encoder_training.probe.proof.actions OUT [--train 2800] [--val 980] [--size_px 48]
+
+writes ``OUT/<class>/*.mp4``, ``OUT/train_new.csv``, ``OUT/val_new.csv`` and ``OUT/classes.txt``, a
+custom data set of the probe. A clip shows a textured thing on a cluttered ground; what it does is
+its class, all else varies freely. Fourteen classes come in seven pairs: each frame of one occurs as
+often in the other, in another order or another number of times. Two more are appearance controls:
+nothing moves but the noise, and the shape is the class.
+
+Exit codes, see ``run_kit.exits``: 0 done; 2 usage or an existing folder.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoder_training.pretrain.data.made import (
+    ENCODER_OPTIONS,
+    HUES,
+    SHAPES,
+    TEXTURES,
+    Look,
+    MadeScene,
+    Pose,
+)
+from onevision_encoder import OneVisionEncoderConfig, OneVisionEncoderModel
+from run_kit.clips import encode_clip
+from run_kit.exits import OK, USAGE, ExitOnError
+from run_kit.files import write_text
+
+Pixels = NDArray[np.uint8]
+
+ACTIONS = (
+    "left", "right", "up", "down", "clockwise", "anticlockwise", "grow", "shrink", "appear",
+    "vanish", "one_swing", "three_swings", "left_then_right", "right_then_left",
+)  # fmt: skip
+"""In pairs of which no set of frames tells one from the other; of the swings their number does."""
+CONTROLS = ("still_bar", "still_ring")
+CLASSES = ACTIONS + CONTROLS
+
+_TURNING = (1, 2, 5, 6, 8)
+"""Shapes whose rotation shows."""
+
+
+def draw_action(
+    action: str, random: np.random.Generator, size_px: int, num_frames: int
+) -> Iterator[Pixels]:
+    """Yield the frames of a clip, uint8 (H, W, 3)."""
+    shape = int(random.choice(_TURNING))
+    if action in CONTROLS:
+        shape = SHAPES.index(action.removeprefix("still_"))
+    look = Look(shape, int(random.integers(len(TEXTURES))), int(random.integers(len(HUES))))
+    scene = MadeScene(look, random, size_px)
+    radius, turn = random.uniform(0.13, 0.2), random.uniform(-0.06, 0.06)
+    x, y = random.uniform(0.3, 0.7, 2)
+    start, length = random.uniform(0.15, 0.3), random.uniform(0.4, 0.55)
+    first, span = random.uniform(0.1, 0.35), random.uniform(0.4, 0.5)
+    pose = Pose(x, y, radius, turn)
+    for number in range(num_frames):
+        time = number / (num_frames - 1)
+        # The action takes a part of the clip; before and after it nothing moves.
+        done = float(np.clip((time - first) / span, 0, 1))
+        yield scene.draw(_POSES[action](pose, done, start, length))
+
+
+def _moved(pose: Pose, done: float, start: float, length: float) -> Pose:
+    return pose._replace(x=1 - (start + length * done))
+
+
+def _raised(pose: Pose, done: float, start: float, length: float) -> Pose:
+    return pose._replace(y=1 - (start + length * done))
+
+
+def _turned(pose: Pose, done: float, start: float, length: float) -> Pose:
+    return pose._replace(turn=pose.turn + 0.75 * done)
+
+
+def _grown(pose: Pose, done: float, start: float, length: float) -> Pose:
+    return pose._replace(radius=0.1 + 0.2 * done)
+
+
+def _shown(pose: Pose, done: float, start: float, length: float) -> Pose:
+    return pose._replace(radius=pose.radius if done > 0.5 else 1e-3)
+
+
+def _swung(pose: Pose, done: float, count: int) -> Pose:
+    return pose._replace(y=0.5 + 0.25 * float(np.sin(2 * np.pi * count * done)))
+
+
+def _sidestep(pose: Pose, done: float, sign: float) -> Pose:
+    """Go to one side and back, then to the other and back."""
+    return pose._replace(x=0.5 + sign * 0.25 * float(np.sin(2 * np.pi * done)))
+
+
+Move = Callable[[Pose, float, float, float], Pose]
+
+
+def _reversed(move: Move) -> Move:
+    return lambda pose, done, start, length: move(pose, 1 - done, start, length)
+
+
+_POSES: dict[str, Move] = {
+    "left": _moved,
+    "right": _reversed(_moved),
+    "up": _raised,
+    "down": _reversed(_raised),
+    "clockwise": _turned,
+    "anticlockwise": _reversed(_turned),
+    "grow": _grown,
+    "shrink": _reversed(_grown),
+    "appear": _shown,
+    "vanish": _reversed(_shown),
+    "one_swing": lambda pose, done, start, length: _swung(pose, done, 1),
+    "three_swings": lambda pose, done, start, length: _swung(pose, done, 3),
+    "left_then_right": lambda pose, done, start, length: _sidestep(pose, done, -1),
+    "right_then_left": lambda pose, done, start, length: _sidestep(pose, done, 1),
+    **{name: lambda pose, done, start, length: pose for name in CONTROLS},
+}
+
+
+def write_actions(
+    out: Path,
+    *,
+    train: int,
+    val: int,
+    size_px: int = 48,
+    num_frames: int = 64,
+    seed: int = 0,
+    classes: Sequence[str] = CLASSES,
+) -> None:
+    """Write clips and lists of a custom data set; classes come in turn.
+
+    Raises:
+        ValueError: if the folder is there and not empty.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} must be a new or an empty folder")
+    for role, count in (("train", train), ("val", val)):
+        lines: list[str] = []
+        for number in range(count):
+            label = number % len(classes)
+            random = np.random.default_rng([seed, len(role), number])
+            name = f"{classes[label]}/{role}_{number:05d}.mp4"
+            frames = draw_action(classes[label], random, size_px, num_frames)
+            encode_clip(out / name, frames, options=ENCODER_OPTIONS)
+            lines.append(f"{name},{label}\n")
+        write_text(out / f"{role}_new.csv", "".join(lines))
+    write_text(out / "classes.txt", "".join(f"{name}\n" for name in classes))
+
+
+def write_tiny_encoder(out: Path, *, size_px: int, patch_size: int) -> None:
+    """Write an encoder of two blocks with random weights, for trials."""
+    config = OneVisionEncoderConfig(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
+        patch_size=patch_size, image_size=size_px, use_head=False,
+    )  # fmt: skip
+    OneVisionEncoderModel(config).save_pretrained(out)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m encoder_training.probe.proof.actions",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("out", type=Path, help="new folder")
+    parser.add_argument("--train", type=int, default=2800, help="clips to train on")
+    parser.add_argument("--val", type=int, default=980, help="clips to score")
+    parser.add_argument("--size_px", type=int, default=48, help="side of a picture; even")
+    parser.add_argument("--num_frames", type=int, default=64, help="frames of a clip")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random")
+    parser.add_argument("--encoder", type=Path, help="also write a tiny random encoder to try with")
+    values = vars(parser.parse_args(argv))
+    with ExitOnError(USAGE):
+        encoder: Path | None = values.pop("encoder")
+        write_actions(**values)
+        if encoder is not None:
+            write_tiny_encoder(encoder, size_px=values["size_px"], patch_size=8)
+    return OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())
