@@ -234,16 +234,17 @@ class Scene:
         mask, grid = enlarge(patch.mask, scale), self.sizes.grid
         least = min(mask.sum() / 4, cell * cell / 2)
         world_px = round(WORLD_PX * scale)
+        covers = [(other, enlarge(other.mask, scale)) for other in over]
         for frame in patch.frames:
             place = patch.place(frame, scale)
             if place is None or not 0 <= frame < NUM_FRAMES:
                 continue
             world = np.zeros((world_px, world_px), bool)
             _mark(world, mask, place[0], place[1], True)
-            for other in over:
+            for other, cover in covers:
                 at = other.place(frame, scale)
                 if at is not None and at[2] > _HIDING_STRENGTH:
-                    _mark(world, enlarge(other.mask, scale), at[0], at[1], False)
+                    _mark(world, cover, at[0], at[1], False)
             top, left = np.rint(self.camera_px[frame] * scale).astype(int)
             view = world[top : top + side, left : left + side]
             seen = view.reshape(grid, cell, grid, cell).sum(axis=(1, 3))
