@@ -80,7 +80,7 @@ if [ "${SMOKE:-0}" = 1 ]; then
     : "${LEARNING_RATE:=2e-3}" "${MM_VISION_TOWER_LR:=2e-3}" "${MAX_STEPS:=6}" "${SAVE_STRATEGY:=no}"
     : "${PER_DEVICE_TRAIN_BATCH_SIZE:=2}" "${GRADIENT_ACCUMULATION_STEPS:=1}"
     : "${BF16:=false}" "${TF32:=false}" "${GRADIENT_CHECKPOINTING:=false}" "${USE_CPU:=true}"
-    : "${DATALOADER_NUM_WORKERS:=0}" "${NUM_GPUS:=1}" "${OMP_NUM_THREADS:=1}"
+    : "${DATALOADER_NUM_WORKERS:=0}" "${DATALOADER_DROP_LAST:=false}" "${NUM_GPUS:=1}" "${OMP_NUM_THREADS:=1}"
     [ "${DRY_RUN:-0}" = 1 ] || python -m llava.train.smoke --out "$smoke_files"
 fi
 

@@ -90,6 +90,7 @@ def test_a_dry_run_prints_a_command_that_the_trainer_understands(
     flags.pop("--deepspeed", None)
     arguments = parse_arguments([word for pair in flags.items() for word in pair])
     assert arguments[2].output_dir == str(tmp_path)
+    assert not arguments[2].dataloader_drop_last  # data of a single sample run, too
     assert not any(tmp_path.iterdir())
 
 

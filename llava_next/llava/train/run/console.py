@@ -24,7 +24,7 @@ class ConsoleTable(TrainerCallback):
 
     def __init__(self, set_names: Sequence[str], stream: TextIO | None = None) -> None:
         self._stream = sys.stderr if stream is None else stream
-        self._sets = tuple(set_names) if 1 < len(set_names) <= _MOST_SETS else ()
+        self._sets = _titles(set_names) if 1 < len(set_names) <= _MOST_SETS else {}
         self._lines = 0
         self._started, self._first_step = 0.0, 0
 
@@ -35,8 +35,11 @@ class ConsoleTable(TrainerCallback):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        """Start the clock."""
+        """Start the clock, and say which data sets the cut titles mean."""
         self._started, self._first_step = time.perf_counter(), state.global_step
+        cut = [f"{title} = {name}" for name, title in self._sets.items() if title != name]
+        if cut and state.is_world_process_zero:
+            self._print(f"losses of data sets: {', '.join(cut)}")
 
     def on_log(
         self,
@@ -84,14 +87,23 @@ class ConsoleTable(TrainerCallback):
             (title, _cell(logs.get(name), show, width)) for title, width, name, show in _FIGURES
         ]
         columns += [
-            (name[:_NAME_WIDTH], _cell(logs.get(f"loss_{name}"), "{:.4f}".format, _NAME_WIDTH))
-            for name in self._sets
+            (title, _cell(logs.get(f"loss_{name}"), "{:.4f}".format, _NAME_WIDTH))
+            for name, title in self._sets.items()
         ]
         return [*columns, ("left", f"{duration_text(left):>11}")]
 
     def _print(self, line: str) -> None:
         self._stream.write(line + "\n")
         self._stream.flush()
+
+
+def _titles(names: Sequence[str]) -> dict[str, str]:
+    """Return a title of at most `_NAME_WIDTH` characters for each name, all of them different."""
+    cut = [name[:_NAME_WIDTH] for name in names]
+    return {
+        name: title if cut.count(title) == 1 else f"{name[: _NAME_WIDTH - 2]}~{number}"
+        for number, (name, title) in enumerate(zip(names, cut, strict=True), 1)
+    }
 
 
 def _validation_line(step: int, logs: Mapping[str, Any]) -> str:

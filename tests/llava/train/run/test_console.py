@@ -52,5 +52,15 @@ def test_many_data_sets_and_a_single_one_have_no_columns_and_titles_come_again()
     assert len({len(line) for line in lines[:-1]}) == 1
 
 
+def test_titles_of_long_names_differ_and_are_explained() -> None:
+    names = ("0_30_s_academic", "0_30_s_academic_oe", "text")
+    explained, head, line, _ = _print(LOGS | {"loss_0_30_s_academic_oe": 3.0}, sets=names)
+    assert explained == (
+        "losses of data sets: 0_30_s~1 = 0_30_s_academic, 0_30_s~2 = 0_30_s_academic_oe"
+    )
+    stop = head.index("0_30_s~2") + len("0_30_s~2")
+    assert line[:stop].split()[-2:] == ["-", "3.0000"]
+
+
 def test_other_ranks_are_silent() -> None:
     assert _print(LOGS, rank_0=False) == []
