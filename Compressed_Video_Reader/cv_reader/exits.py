@@ -4,7 +4,6 @@
 traceback: one line on standard error says what happened and what to do.
 """
 
-import argparse
 import atexit
 import contextlib
 import signal
@@ -13,6 +12,7 @@ import threading
 from collections.abc import Callable, Generator
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from cv_reader.errors import (
     CONTROL_ESCAPES,
@@ -22,6 +22,9 @@ from cv_reader.errors import (
     SettingsError,
     VideoError,
 )
+
+if TYPE_CHECKING:  # every worker imports this module, and parses nothing
+    import argparse
 
 OK = 0
 """Everything was done."""
@@ -54,7 +57,7 @@ def shortened(text: str, max_chars: int) -> str:
     return text[:half] + note + text[len(text) - half :]
 
 
-def run_command(body: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+def run_command(body: "Callable[[argparse.Namespace], int]", args: "argparse.Namespace") -> int:
     """Run a command's body, and turn what stops it into one message and an exit code."""
     try:
         with interrupts():

@@ -33,7 +33,7 @@ from cv_reader.assets.files import array_bytes, json_bytes, new_folder
 from cv_reader.assets.freshness import same_source, selection_hash, usable_meta, video_facts
 from cv_reader.assets.metadata import build_meta
 from cv_reader.assets.names import asset_key
-from cv_reader.errors import AssetError
+from cv_reader.errors import AssetError, SampleError
 from cv_reader.media.frames import frames_at_once
 from cv_reader.reader import ReadOptions
 from cv_reader.select.cheap import sampled_frames
@@ -78,6 +78,32 @@ class RunSettings:
     def video(self, sample: _NamesVideo) -> Path:
         """Return the path of a sample's video."""
         return (self.video_root or self.data_file.parent) / sample.video
+
+
+@dataclass(frozen=True)
+class EvaluationVideo:
+    """A video of a list, whose asset is to be made.
+
+    Attributes:
+        where: file and line.
+        key: name of its asset's folder; "" where the line is left out or has a fault.
+        video: path as written.
+        reason: the fault, where it has one.
+    """
+
+    where: str
+    key: str
+    video: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRun(RunSettings):
+    """Settings that are the same for all assets of a list."""
+
+    def folder(self, line: EvaluationVideo) -> Path:
+        """Return the path of a line's asset."""
+        return self.out_root / "assets" / line.key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,6 +253,38 @@ def pack_pictures(
             latest = slot
         if slot in used:
             yield from packer.add(slot, selection.squares[latest])
+
+
+def is_made(run: EvaluationRun, line: EvaluationVideo) -> bool:
+    """Return whether a line's asset need not be made."""
+    if run.overwrite:
+        return False
+    return is_up_to_date(run.folder(line), run.video(line), run.config, run.options)
+
+
+def make_evaluation_asset(run: EvaluationRun, line: EvaluationVideo) -> str:
+    """Make one video's asset.
+
+    Returns:
+        ``made``, ``remade`` (damaged or outdated before) or ``kept`` (up to date).
+    """
+    if line.reason:
+        raise SampleError(line.reason)
+    if is_made(run, line):
+        return "kept"
+    was_there = run.folder(line).exists() and not run.overwrite
+    write_evaluation_asset(
+        run.video(line),
+        key=line.key,
+        out_root=run.out_root,
+        config=run.config,
+        backend=run.options.backend,
+        require_exact=run.options.require_exact,
+        num_threads=run.options.num_threads,
+        video=line.video,
+        overwrite=True,
+    )
+    return "remade" if was_there else "made"
 
 
 def write_evaluation_asset(

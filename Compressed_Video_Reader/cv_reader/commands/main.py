@@ -28,7 +28,16 @@ COMMANDS = MappingProxyType(
 )
 """Sub-command to what it does; each is a module of this folder with a ``main(argv)``."""
 
-_AT_WORK = ("stage1", "stage2", "precompute", "index")
+WORKER_MODULES = MappingProxyType(
+    {
+        "stage1": "cv_reader.assets.stage1",
+        "stage2": "cv_reader.assets.stage2",
+        "precompute": "cv_reader.assets.make",
+        "index": "cv_reader.commands.index",
+    }
+)
+"""Commands with workers, and the module that a worker imports at its start: not the command's own,
+whose arguments and messages no worker needs."""
 _ALONE = frozenset({"-h", "--help", "--dry_run"})
 """Arguments with which these commands need no worker."""
 
@@ -67,11 +76,11 @@ def _run(arguments: list[str]) -> int:
         print(f"cv_reader: unknown command {name!r}\n\n{_usage()}", file=sys.stderr)
         return USAGE
     module_name = f"cv_reader.commands.{name}"
-    starts_work = name in _AT_WORK and not _ALONE.intersection(arguments)
+    starts_work = name in WORKER_MODULES and not _ALONE.intersection(arguments)
     if starts_work:
         # numpy's algebra is hardly used, but would start threads in every worker.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    with early_worker(module_name) if starts_work else nullcontext():
+    with early_worker(WORKER_MODULES[name]) if starts_work else nullcontext():
         return int(importlib.import_module(module_name).main(arguments[1:]))
 
 

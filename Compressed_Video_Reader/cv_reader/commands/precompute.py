@@ -9,13 +9,18 @@ line without a key gets the one that the evaluator derives from the path.
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from cv_reader.assets.claims import claimed_output
 from cv_reader.assets.freshness import refuse_other_settings, usable_meta
-from cv_reader.assets.make import RunSettings, is_up_to_date, write_evaluation_asset
+from cv_reader.assets.make import (
+    EvaluationRun,
+    EvaluationVideo,
+    is_made,
+    make_evaluation_asset,
+)
 from cv_reader.assets.metadata import META
 from cv_reader.assets.names import asset_key, evaluation_key
 from cv_reader.assets.rows import Row, read_rows
@@ -49,39 +54,13 @@ from cv_reader.errors import AssetError, SampleError, SettingsError
 from cv_reader.exits import run_command, say
 
 
-@dataclass(frozen=True)
-class Line:
-    """One video to work on.
-
-    Attributes:
-        where: file and line.
-        key: name of its asset's folder; "" where the line is left out or has a fault.
-        video: path as written.
-        reason: the fault, where it has one.
-    """
-
-    where: str
-    key: str
-    video: str
-    reason: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Precompute(RunSettings):
-    """Settings that are the same for all lines."""
-
-    def folder(self, line: Line) -> Path:
-        """Return the path of a line's asset."""
-        return self.out_root / "assets" / line.key
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     choice = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     choice.add_argument("--stage", choices=_STAGES)
     chosen, rest = choice.parse_known_args(argv)
     if chosen.stage:
-        # Imported here: evaluation assets need neither, and each worker imports this module.
+        # Imported here: evaluation assets need neither.
         from cv_reader.commands import stage1, stage2
 
         main_of = {"1": stage1.main, "2": stage2.main, "1,2": stage2.main_of_both}
@@ -132,7 +111,7 @@ def _run(args: argparse.Namespace) -> int:
 
     check_shards(args)
     check_engine(args)
-    work = Precompute(
+    work = EvaluationRun(
         config=config_from(args),
         options=read_options_from(args),
         data_file=args.dataset_path,
@@ -157,8 +136,8 @@ def _run(args: argparse.Namespace) -> int:
         Report("precompute", fail_path, args.log_every, total) as report,
     ):
         announce("precompute", total, args)
-        for outcome in run_samples(partial(make_asset, work), _shard(args), args):
-            line: Line = outcome.task
+        for outcome in run_samples(partial(make_evaluation_asset, work), _shard(args), args):
+            line: EvaluationVideo = outcome.task
             if outcome.failure:
                 report.fail(outcome.failure, key=line.key, video=line.video, where=line.where)
             else:
@@ -166,7 +145,7 @@ def _run(args: argparse.Namespace) -> int:
         return report.finish(args.out_root / f"summary.{suffix}.json", work.config)
 
 
-def _lines(args: argparse.Namespace) -> Iterator[Line]:
+def _lines(args: argparse.Namespace) -> Iterator[EvaluationVideo]:
     """Return every line of the file, those of other shards too."""
     for number, (where, row) in enumerate(read_rows(args.dataset_path)):
         if args.max_samples and number >= args.max_samples:
@@ -174,27 +153,29 @@ def _lines(args: argparse.Namespace) -> Iterator[Line]:
         yield _line(row, where, args.video_root)
 
 
-def _line(row: Row | SampleError, where: str, video_root: Path | None) -> Line:
+def _line(row: Row | SampleError, where: str, video_root: Path | None) -> EvaluationVideo:
     if isinstance(row, SampleError):
-        return Line(where, "", "", str(row))
+        return EvaluationVideo(where, "", "", str(row))
     video, key = row.get("video"), row.get("key")
     if fault := video_fault(video):
-        return Line(where, "", "", f"{where}: {fault}")
+        return EvaluationVideo(where, "", "", f"{where}: {fault}")
     video = str(video)
     if row.get("exists") is False:
-        return Line(where, "", video)
+        return EvaluationVideo(where, "", video)
     if isinstance(key, int) and not isinstance(key, bool):
         key = str(key)
     if key is not None and (not isinstance(key, str) or not key):
         reason = f"{where}: key must be a string or a number, got {key!r}; leave it out"
-        return Line(where, "", video, reason)
+        return EvaluationVideo(where, "", video, reason)
     try:
-        return Line(where, asset_key(key) if key else evaluation_key(video, video_root), video)
+        return EvaluationVideo(
+            where, asset_key(key) if key else evaluation_key(video, video_root), video
+        )
     except AssetError as error:
-        return Line(where, "", video, f"{where}: {error}")
+        return EvaluationVideo(where, "", video, f"{where}: {error}")
 
 
-def _shard(args: argparse.Namespace) -> Iterator[Line]:
+def _shard(args: argparse.Namespace) -> Iterator[EvaluationVideo]:
     """Return this shard's lines: one per key, without those that say their video is missing."""
     done: set[int] = set()
     for number, line in enumerate(_lines(args)):
@@ -207,7 +188,7 @@ def _shard(args: argparse.Namespace) -> Iterator[Line]:
             yield line
 
 
-def _check_lines(work: Precompute, args: argparse.Namespace) -> int:
+def _check_lines(work: EvaluationRun, args: argparse.Namespace) -> int:
     """Refuse to start where keys collide, or where output was made with other settings.
 
     Returns:
@@ -236,7 +217,7 @@ def _check_lines(work: Precompute, args: argparse.Namespace) -> int:
     return sum(1 for _ in _shard(args))
 
 
-def _refuse_shared_key(line: Line, args: argparse.Namespace) -> None:
+def _refuse_shared_key(line: EvaluationVideo, args: argparse.Namespace) -> None:
     for first in _lines(args):
         if first.key == line.key and first.video != line.video:
             raise SettingsError(
@@ -245,7 +226,7 @@ def _refuse_shared_key(line: Line, args: argparse.Namespace) -> None:
             )
 
 
-def _usable(work: Precompute, line: Line) -> object:
+def _usable(work: EvaluationRun, line: EvaluationVideo) -> object:
     options = work.options
     return usable_meta(
         work.folder(line) / META,
@@ -255,43 +236,12 @@ def _usable(work: Precompute, line: Line) -> object:
     )
 
 
-def _state(work: Precompute, line: Line) -> str:
+def _state(work: EvaluationRun, line: EvaluationVideo) -> str:
     if line.reason:
         raise SampleError(line.reason)
     check_video(work.video(line))
-    return "kept" if _is_done(work, line) else "make"
+    return "kept" if is_made(work, line) else "make"
 
 
-def _trial(work: Precompute, folder: Path, line: Line) -> None:
-    make_asset(replace(work, out_root=folder, overwrite=True), line)
-
-
-def _is_done(work: Precompute, line: Line) -> bool:
-    if work.overwrite:
-        return False
-    return is_up_to_date(work.folder(line), work.video(line), work.config, work.options)
-
-
-def make_asset(work: Precompute, line: Line) -> str:
-    """Make one video's asset.
-
-    Returns:
-        ``made``, ``remade`` (damaged or outdated before) or ``kept`` (up to date).
-    """
-    if line.reason:
-        raise SampleError(line.reason)
-    if _is_done(work, line):
-        return "kept"
-    was_there = work.folder(line).exists() and not work.overwrite
-    write_evaluation_asset(
-        work.video(line),
-        key=line.key,
-        out_root=work.out_root,
-        config=work.config,
-        backend=work.options.backend,
-        require_exact=work.options.require_exact,
-        num_threads=work.options.num_threads,
-        video=line.video,
-        overwrite=True,
-    )
-    return "remade" if was_there else "made"
+def _trial(work: EvaluationRun, folder: Path, line: EvaluationVideo) -> None:
+    make_evaluation_asset(replace(work, out_root=folder, overwrite=True), line)

@@ -40,6 +40,18 @@ def test_the_first_worker_starts_before_anything_heavy_is_imported() -> None:
     assert shown.stdout == "set()\n"
 
 
+def test_a_worker_imports_no_parser_and_no_check_of_existing_assets() -> None:
+    modules = "cv_reader.commands.main, " + ", ".join(
+        main.WORKER_MODULES[name] for name in ("stage1", "stage2", "precompute")
+    )
+    code = f"import sys, {modules}; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = run.stdout.split()
+    assert "cv_reader.assets.stage2" in imported
+    unwanted = ("argparse", "cv_reader.commands.arguments", "cv_reader.assets.validation", "torch")
+    assert not [name for name in imported if name.startswith(unwanted)]
+
+
 def test_doctor_tells_what_each_codec_gives(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
