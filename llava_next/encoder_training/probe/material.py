@@ -1,6 +1,7 @@
 """What a run works with: lists, labels, encoder and input, read and checked before it starts."""
 
 import hashlib
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,10 +69,6 @@ def read_material(settings: ProbeSettings, device: torch.device) -> Material:
         raise ValueError(
             f"{train.path} and {val.path} number their classes differently; see the lines above"
         )
-    index = settings.index_file()
-    if index is not None and not index.is_file():
-        command = _repair(settings, train, index)
-        raise ValueError(f"--cache_dir: {index} does not exist; make it with\n  {command}")
     encoder = load_encoder(
         settings.model_weight,
         dtype=torch.bfloat16 if settings.bf16 else torch.float32,
@@ -80,15 +77,10 @@ def read_material(settings: ProbeSettings, device: torch.device) -> Material:
         size_px=settings.input_size,
         keeps_cls=settings.cls_token == "keep",
     )
+    index = settings.index_file()
     how = settings.clip_input(encoder, str(index or ""))
     if index is not None:
-        for part in (train, val):
-            videos = [clip.video for clip in part.clips]
-            config = check_index(
-                str(index), videos, root, how, _repair(settings, part, index),
-                is_selection_given=bool(settings.selection),
-            )  # fmt: skip
-            how = replace(how, config=config)
+        how = _with_index(settings, index, how, train, val)
     return Material(train, val, classes, count, encoder, how)
 
 
@@ -106,15 +98,26 @@ def _check_clips(data_set: DataSet, train: ClipList, val: ClipList) -> None:
         )
 
 
-def _repair(settings: ProbeSettings, part: ClipList, index: Path) -> str:
-    """Return the command that makes the index of a list."""
-    _, count = settings.kind_and_count()
-    flags = "".join(f" --{word.replace('=', ' ', 1)}" for word in settings.selection)
-    return (
-        f"cat LISTS > all.csv && cv_reader index --dataset_path all.csv --out {index} "
-        f"--video_root {part.root} --K_keep {count}{flags}   "
-        "(LISTS: the training and the scored list)"
+def _with_index(
+    settings: ProbeSettings, index: Path, how: ClipInput, train: ClipList, val: ClipList
+) -> ClipInput:
+    """Return the input with the selection of an index that has all clips of the run."""
+    config = how.config
+    assert config is not None
+    flags = ["--square_size", str(config.square_size), "--patch_size", str(config.patch_size)]
+    flags += config.to_flags(("square_size", "patch_size", "num_images"))
+    words = ["--out", str(index), "--video_root", str(train.root), "--K_keep", str(how.count)]
+    command = (
+        f"cat {shlex.join([str(train.path), str(val.path)])} > all.csv && "
+        f"cv_reader index --dataset_path all.csv {shlex.join([*words, *flags])}"
     )
+    if not index.is_file():
+        raise ValueError(f"--cache_dir: {index} does not exist; make it with\n  {command}")
+    videos = [clip.video for part in (train, val) for clip in part.clips]
+    found = check_index(
+        str(index), videos, train.root, how, command, is_selection_given=bool(settings.selection)
+    )
+    return replace(how, config=found)
 
 
 def label_table(part: ClipList, num_classes: int) -> Tensor:

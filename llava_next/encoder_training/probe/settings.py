@@ -123,7 +123,11 @@ class ProbeSettings:
         "Give the training clips each other's labels, as a control.", False
     )
 
-    output_dir: str = _flag("Folder of the run.", "")
+    output_dir: str = _flag(
+        "Folder of the run; empty: the data set's name below --save_report, or below "
+        "results/attentive_probe.",
+        "",
+    )
     save_report: str = _flag("Folder to append the published line to: data set and top-1.", "")
     resume: bool = _flag("Continue the run that --output_dir holds.", True)
     save_steps: int = _flag("Steps between checkpoints; 0: at the end of each epoch.", 0)
@@ -135,6 +139,8 @@ class ProbeSettings:
             if not holds:
                 raise ValueError(f"--{name} must be {rule}, got {getattr(self, name)!r}")
         data_set = self.data_set()
+        if not self.output_dir:
+            self.output_dir = f"{self.save_report or 'results/attentive_probe'}/{data_set.name}"
         self.default_epoch = self.default_epoch or data_set.epochs
         self.batch_size = self.batch_size or data_set.batch_size
         kind, count = self.kind_and_count()
@@ -156,7 +162,6 @@ class ProbeSettings:
         streams = self.features == "streamed"
         rules = [
             ("dataset", "given", bool(self.dataset)),
-            ("output_dir", "a folder", bool(self.output_dir)),
             ("model_weight", "a folder or a name on the Hub", bool(self.model_weight)),
             ("train_list", "given with --dataset custom", self._has_lists()),
             ("schedule", f"one of {', '.join(SCHEDULES)}", self.schedule in SCHEDULES),

@@ -92,7 +92,8 @@ def test_scores_against_counting_by_hand() -> None:
     labels[torch.arange(40), torch.arange(40) % 7] = True
     found = score_clips(predictions, labels, has_several_labels=True)
     top1 = top5 = 0
-    for row, truth in zip(predictions.tolist(), labels.tolist(), strict=True):
+    pairs: Any = zip(predictions.tolist(), labels.tolist(), strict=True)
+    for row, truth in pairs:
         ranked = sorted(range(7), key=lambda label: -row[label])
         top1 += truth[ranked[0]]
         top5 += any(truth[label] for label in ranked[:5])

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -146,3 +148,29 @@ def test_any_number_of_ranks_gives_the_same_score(material: Path, tmp_path: Path
         assert torch.equal(other["predictions"], found[0]["predictions"])
         assert other["score"] == found[0]["score"]
         torch.testing.assert_close(torch.tensor(other["losses"]), torch.tensor(found[0]["losses"]))
+
+
+@pytest.mark.slow
+def test_the_repair_command_makes_the_index_that_the_run_asks_for(
+    material: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    codec = {"input": "codec:12", "num_frames": 16, "save_report": str(tmp_path)}
+    codec["selection"] = ["signal=framediff"]
+    with_index = codec | {"cache_dir": str(tmp_path)}
+    settings = probe_settings(material, tmp_path / "indexed", **with_index)
+    with pytest.raises(SystemExit) as failure:
+        main(flags(settings))
+    assert failure.value.code == 2
+    message = capsys.readouterr().err
+    assert f"{tmp_path / 'custom.jsonl'} does not exist; make it with" in message
+    command_line = message.rpartition("make it with\n")[2].strip()
+    command_line = command_line.replace(
+        "cv_reader index", f"{sys.executable} -m cv_reader.commands.main index"
+    )
+    subprocess.run(f"{command_line} --num_workers 1", shell=True, check=True, cwd=tmp_path)
+    indexed = _run(settings)
+    computed = _run(probe_settings(material, tmp_path / "computed", **codec))
+    assert indexed["history"] == computed["history"]
+    assert indexed["cost"]["tokens_per_clip"] == 12
+    lines = (tmp_path / "report_attentive_probe_encoder_12.txt").read_text().splitlines()
+    assert lines == [f"custom {indexed['score']['top1']}"] * 2
