@@ -54,6 +54,7 @@ class AnswerStream:
         self._pieces: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._stopped, self._over, self._ended = threading.Event(), threading.Event(), False
         self._generated = ""
+        self._notify: Callable[[], None] = lambda: None
 
     def __iter__(self) -> Iterator[str]:
         """Yield pieces of text.
@@ -96,11 +97,35 @@ class AnswerStream:
             pass
         return self.text
 
+    def listen(self, notify: Callable[[], None]) -> None:
+        """Call a function, from the engine's thread, whenever ``poll`` may have something new."""
+        self._notify = notify
+        notify()
+
+    def poll(self) -> list[str]:
+        """Return the pieces that have come, without waiting; for event loops.
+
+        Raises:
+            RuntimeError, ValueError: as iterating does.
+        """
+        pieces: list[str] = []
+        while not self._ended and not self._pieces.empty():
+            piece = self._pieces.get()
+            if isinstance(piece, str):
+                self.text += piece
+                pieces.append(piece)
+                continue
+            self._ended = True
+            if piece is not None:
+                raise piece
+        return pieces
+
     def put(self, piece: str) -> None:
         """Add text."""
         if piece:
             self._generated += piece
             self._pieces.put(piece)
+            self._notify()
 
     def end(self, error: Exception | None = None) -> None:
         """End it, by an error if there is one."""
@@ -108,3 +133,4 @@ class AnswerStream:
             self._then(self._generated)
         self._over.set()
         self._pieces.put(error)
+        self._notify()

@@ -118,6 +118,7 @@ class Engine:
         messages: Sequence[Message],
         settings: GenerationSettings | None = None,
         *,
+        shown: Sequence[ShownVisual] | None = None,
         memory: PrefixMemory | None = None,
         then: Callable[[str], None] | None = None,
     ) -> AnswerStream:
@@ -127,6 +128,7 @@ class Engine:
             messages: see ``llava.messages``. Answers without text are left out, and questions that
                 then follow each other are joined.
             settings: greedy and at most 1024 tokens by default.
+            shown: what ``show`` returned for these messages, if it was called.
             memory: of this conversation; what its prompts have in common is read once.
             then: called once with the whole answer, see ``AnswerStream``.
 
@@ -140,7 +142,7 @@ class Engine:
         started = time.perf_counter()
         settings = settings or GenerationSettings()
         messages = join_questions(messages)
-        shown = self.show(messages)
+        shown = self.show(messages) if shown is None else shown
         usage = Usage(seconds={"visuals": time.perf_counter() - started})
         ids = self._ids(messages, shown)
         usage.prompt_tokens = len(ids)

@@ -8,7 +8,7 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,17 @@ from cv_reader.assets.make import write_evaluation_asset
 from cv_reader.reader import available_cores
 from llava.visual.batch import VisualSegment
 from llava.visual.config import VisualConfig
+from llava.visual.fetch import fetch, is_url
 from llava.visual.loading import load_asset, load_frame_folder, load_video
 from llava.visual.pictures import load_image, to_rgb
 from llava.visual.segments import frames_visual
+from llava.visual.video_process import make_asset_within
 
 VIDEO_INPUTS = ("codec", "frames")
 CELL_PX = 16
 """Side of a mosaic's cell in pixels; the encoder sees each cell as one patch."""
 
+_DOWNLOAD_SECONDS = 600.0
 _ALIASES = {"num_frames": "num_images", "video_input": "input"}
 _ASSET_SETTINGS = frozenset(item.name for item in fields(AssetConfig)) - {"num_images"}
 
@@ -42,6 +45,7 @@ class ClipSettings:
         cache: folder that keeps computed assets, ``assets/KEY`` below a folder per settings, as
             evaluation does; None computes them anew in each call.
         num_threads: threads that decode; 0 takes every core.
+        time_limit_seconds: end the reading of a video after this time; 0 sets no limit.
         asset: further settings of ``cv_reader.assets.AssetConfig``, such as ``quality_db``.
     """
 
@@ -50,6 +54,7 @@ class ClipSettings:
     max_patches: int = 0
     cache: Path | None = None
     num_threads: int = 0
+    time_limit_seconds: float = 0.0
     asset: Mapping[str, Any]
 
     @classmethod
@@ -68,14 +73,18 @@ class ClipSettings:
         if unknown:
             raise ValueError(
                 f"{', '.join(unknown)} is no setting of a video; accepted are input, num_images, "
-                f"max_patches, cache, num_threads and {', '.join(sorted(_ASSET_SETTINGS))}"
+                "max_patches, cache, num_threads, time_limit_seconds and "
+                f"{', '.join(sorted(_ASSET_SETTINGS))}"
             )
         if own.get("input", "codec") not in VIDEO_INPUTS:
             raise ValueError(f"video_input must be codec or frames, got {own['input']!r}")
         for name, least in (("num_images", 1), ("max_patches", 0), ("num_threads", 0)):
             value = own.get(name, least)
+            if isinstance(value, str) and value.isascii() and value.isdecimal():
+                value = own[name] = int(value[:9])
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{name} must be a whole number from {least}, got {value!r}")
+        own["time_limit_seconds"] = float(own.get("time_limit_seconds", 0))
         if own.get("cache") is not None:
             own["cache"] = Path(own["cache"])
         parsed = {name: AssetConfig.parse(name, value) for name, value in asset.items()}
@@ -120,8 +129,8 @@ def load_clip(source: Any, visual: VisualConfig, settings: ClipSettings) -> Visu
     """Read a video as one segment.
 
     Args:
-        source: path of a video file, of an asset folder or of a folder of frames; or the frames
-            themselves, in order: PIL images or paths of images.
+        source: path or web address of a video file, path of an asset folder or of a folder of
+            frames; or the frames themselves, in order: PIL images or paths of images.
         visual: the preprocessing settings.
         settings: how it is shown. An asset folder is shown as it is, and frames that are given
             one by one are all shown.
@@ -136,13 +145,19 @@ def load_clip(source: Any, visual: VisualConfig, settings: ClipSettings) -> Visu
             "a video must be a path or a list of pictures, got "
             f"{type(source).__name__}; write decoded frames as PIL images"
         )
+    if is_url(source):
+        with tempfile.TemporaryDirectory(prefix="llava_clip_") as folder:
+            target = Path(folder) / "video"
+            fetch(str(source), target, limit_seconds=_DOWNLOAD_SECONDS)
+            return load_clip(target, visual, replace(settings, cache=None))
     path = Path(source)
     if path.is_dir():
         if (path / META).is_file():
             return load_asset(path, visual)
         return load_frame_folder(path, settings.images(visual), visual)
     if settings.input == "frames":
-        return load_video(path, settings.images(visual), visual)
+        limit = settings.time_limit_seconds or None
+        return load_video(path, settings.images(visual), visual, time_limit_seconds=limit)
     return _load_codec(path, visual, settings)
 
 
@@ -160,11 +175,13 @@ def _load_codec(path: Path, visual: VisualConfig, settings: ClipSettings) -> Vis
         else:
             out_root = settings.cache / config.fingerprint
             key = evaluation_key(os.path.abspath(path), "/")
-        asset = write_evaluation_asset(
-            path,
-            key=key,
-            out_root=out_root,
-            config=config,
-            num_threads=settings.num_threads or available_cores(),
-        )
-        return load_asset(asset.folder, visual)
+        target: dict[str, Any] = {
+            "key": key,
+            "out_root": out_root,
+            "config": config,
+            "num_threads": settings.num_threads or available_cores(),
+        }
+        if settings.time_limit_seconds:
+            make_asset_within(path, settings.time_limit_seconds, **target)
+            return load_asset(out_root / "assets" / key, visual)
+        return load_asset(write_evaluation_asset(path, **target).folder, visual)

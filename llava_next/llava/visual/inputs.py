@@ -1,14 +1,18 @@
 """What passes to the model by name, and the pictures in it: by the conventions of transformers."""
 
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from transformers import BatchFeature
 from transformers.image_processing_base import ImageProcessingMixin
 
 from llava.visual.batch import VisualBatch, VisualSegment, pack_segments
 from llava.visual.config import VisualConfig
+from llava.visual.fetch import fetch, is_url
 from llava.visual.pictures import read_picture
 from llava.visual.segments import image_visual
 from llava.visual.sizes import plan_images
@@ -54,7 +58,7 @@ class LlavaImageProcessor(ImageProcessingMixin):
         Raises:
             ValueError: if a picture cannot be read or has no size that fits.
         """
-        pictures = [read_picture(image) for image in images]
+        pictures = [_read(image) for image in images]
         plans = plan_images([picture.size for picture in pictures], self.visual)
         return [
             image_visual(picture, self.visual, plan)
@@ -64,3 +68,13 @@ class LlavaImageProcessor(ImageProcessingMixin):
     def to_dict(self) -> dict[str, Any]:
         """Return the settings by name."""
         return {"image_processor_type": type(self).__name__, **self.visual.to_dict()}
+
+
+def _read(image: Any) -> Image.Image:
+    """Read a picture, from the web if it is an address."""
+    if not is_url(image):
+        return read_picture(image)
+    with tempfile.TemporaryDirectory(prefix="llava_image_") as folder:
+        target = Path(folder) / "image"
+        fetch(image, target)
+        return read_picture(target)

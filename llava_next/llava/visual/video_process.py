@@ -1,4 +1,4 @@
-"""Read uniform frames of videos in a process of its own, which can be ended when one hangs.
+"""Read videos in a process of its own, which can be ended when one hangs: frames, or an asset.
 
 A decoder that hangs inside C code cannot be interrupted by its own process. Each process that loads
 data therefore starts one reader, sends it paths, and ends it when an answer takes too long. Run as
@@ -16,8 +16,10 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -62,10 +64,8 @@ class _Reader:
             )
         self._connection = Connection(ours.detach())
 
-    def ask(
-        self, path: str | Path, num_frames: int, sampling: str, limit_seconds: float
-    ) -> np.ndarray:
-        """Return frames, uint8 (F, H, W, 3).
+    def ask(self, limit_seconds: float, **request: Any) -> np.ndarray | None:
+        """Return the frames of a request, uint8 (F, H, W, 3); None where it asks for an asset.
 
         Raises:
             ValueError: what is wrong with the video.
@@ -73,13 +73,15 @@ class _Reader:
             EOFError: if the reader ended.
             OSError: if it ended before it was asked.
         """
-        request = json.dumps([str(path), num_frames, sampling, limit_seconds])
-        self._connection.send_bytes(request.encode())
+        text = json.dumps({"limit_seconds": limit_seconds, **request})
+        self._connection.send_bytes(text.encode())
         if not self._connection.poll(limit_seconds):
             raise TimeoutError
         answer = json.loads(self._connection.recv_bytes())
         if "error" in answer:
             raise ValueError(answer["error"])
+        if "shape" not in answer:
+            return None
         pixels = self._connection.recv_bytes()
         return np.frombuffer(pixels, np.uint8).reshape(answer["shape"])
 
@@ -103,12 +105,40 @@ def read_within(
     Raises:
         ValueError: if the video cannot be read, or not in time; the message names it.
     """
+    request = {"path": str(path), "num_frames": num_frames, "sampling": sampling}
+    frames = _ask_reader(path, limit_seconds, request)
+    assert frames is not None
+    return frames
+
+
+def make_asset_within(
+    path: str | Path,
+    limit_seconds: float,
+    *,
+    key: str,
+    out_root: str | Path,
+    config: AssetConfig,
+    num_threads: int,
+) -> None:
+    """Make an asset like ``write_evaluation_asset``, but give up after ``limit_seconds``.
+
+    Raises:
+        ValueError: if the video cannot be read, or not in time; the message names it.
+    """
+    asset = {"key": key, "out_root": str(out_root), "num_threads": num_threads}
+    request = {"path": str(path), "asset": {**asset, "config": config.to_dict()}}
+    _ask_reader(path, limit_seconds, request)
+
+
+def _ask_reader(
+    path: str | Path, limit_seconds: float, request: Mapping[str, Any]
+) -> np.ndarray | None:
     with _lock:
         if not _readers or _readers[-1].owner != os.getpid():
             _readers[:] = [_Reader()]
         reader, answered = _readers[0], False
         try:
-            frames = reader.ask(path, num_frames, sampling, limit_seconds)
+            frames = reader.ask(limit_seconds, **request)
             answered = True
             return frames
         except TimeoutError:
@@ -139,23 +169,38 @@ def _end_own_reader() -> None:
 atexit.register(_end_own_reader)
 
 
+def _read(request: Mapping[str, Any]) -> np.ndarray | None:
+    """Return the frames that a request asks for, or make its asset and return None."""
+    asset = request.get("asset")
+    if asset is None:
+        return read_uniform_frames(request["path"], request["num_frames"], request["sampling"])
+    from cv_reader.assets.make import write_evaluation_asset
+
+    config = AssetConfig(**asset.pop("config"))
+    write_evaluation_asset(request["path"], config=config, **asset)
+    return None
+
+
 def _serve(connection: Connection) -> None:
     """Answer requests until the other side closes the connection."""
     # Ctrl-C reaches every process of a terminal: the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     while True:
         try:
-            path, num_frames, sampling, limit_seconds = json.loads(connection.recv_bytes())
+            request = json.loads(connection.recv_bytes())
         except (EOFError, OSError):
             return
         # The default action of this signal ends the process, even inside a decoder that hangs
         # while its parent is gone.
-        signal.alarm(int(limit_seconds) + _GRACE_SECONDS)
+        signal.alarm(int(request["limit_seconds"]) + _GRACE_SECONDS)
         try:
-            frames = read_uniform_frames(path, num_frames, sampling)
+            frames = _read(request)
         except (ValueError, OSError, MemoryError) as error:
             connection.send_bytes(json.dumps({"error": str(error) or repr(error)}).encode())
         else:
+            if frames is None:
+                connection.send_bytes(b"{}")
+                continue
             connection.send_bytes(json.dumps({"shape": frames.shape}).encode())
             connection.send_bytes(np.ascontiguousarray(frames).data.cast("B"))
         finally:

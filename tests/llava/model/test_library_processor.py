@@ -158,6 +158,7 @@ def test_budgets_and_settings_are_given_in_the_part_or_the_call(
 
     assert tokens({"max_patches": 3 * CELLS - 1}) == 2 * CELLS
     assert tokens({}, videos_kwargs={"input": "frames", "num_frames": 3}) == 3 * CELLS
+    assert tokens({"num_images": "1", "time_limit_seconds": 60}) == CELLS
     assert tokens({"num_images": 1}, processor_kwargs={"videos_kwargs": {"num_images": 4}}) == CELLS
     assert tokens({"quality_db": 20}) < 8 * CELLS
     for part, message in (

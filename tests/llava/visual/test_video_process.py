@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cv_reader.assets import AssetConfig, read_asset
+from cv_reader.assets.make import write_evaluation_asset
 from llava.visual import video_process
-from llava.visual.video_process import read_uniform_frames, read_within
+from llava.visual.video_process import make_asset_within, read_uniform_frames, read_within
 from support.media import write_video
 
 
@@ -30,6 +32,20 @@ def test_the_process_gives_the_frames_of_a_direct_reading_and_names_bad_files(
         with pytest.raises(ValueError, match=name):
             read_within(tmp_path / name, 4, 60)
     assert np.array_equal(read_within(video, 4, 60), expected)  # in the same process
+
+
+def test_the_process_makes_the_asset_that_a_call_makes(video: Path, tmp_path: Path) -> None:
+    config = AssetConfig(square_size=64, num_images=2, sequence_length=8)
+    made = {"key": "k", "config": config, "num_threads": 1}
+    make_asset_within(video, 60, out_root=tmp_path / "process", **made)
+    expected = write_evaluation_asset(video, out_root=tmp_path / "call", **made)
+    found = read_asset(tmp_path / "process" / "assets" / "k", expected=config)
+    assert np.array_equal(found.positions, expected.positions)
+    assert [path.read_bytes() for path in found.images] == [
+        path.read_bytes() for path in expected.images
+    ]
+    with pytest.raises(ValueError, match="lost.mp4"):
+        make_asset_within(tmp_path / "lost.mp4", 60, out_root=tmp_path / "process", **made)
 
 
 def test_a_video_that_hangs_costs_one_sample(video: Path, tmp_path: Path) -> None:
