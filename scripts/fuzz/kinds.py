@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 _NUM_FRAMES = 14
 _SIZE_PX = (96, 64)
 _LARGE_SET_BYTES = 20_000
-_ENCODER_SECONDS = 20
-_TRIES = 4
+_PATIENCE_SECONDS = (3, 6, 12, 24, 48)
+"""How long each try to encode may take, as in the tests' ``support.native.clips``."""
 
 _QUIET = {
     "libx264": ("x264-params", "log-level=none:asm=0:keyint=6:scenecut=0:bframes=2"),
@@ -65,17 +65,17 @@ def _written(path: Path, data: bytes) -> Path:
 
 def _encode(path: Path, codec: str, params: str = "", pixel_format: str = "yuv420p") -> Path:
     """Encode in a process of its own: the thread pool of x265 may wait for itself forever."""
-    for _ in range(_TRIES):
+    for seconds in _PATIENCE_SECONDS:
         process = get_context("fork").Process(
             target=_write, args=(path, codec, params, pixel_format)
         )
         process.start()
-        process.join(_ENCODER_SECONDS)
+        process.join(seconds)
         if process.exitcode == 0:
             return path
         process.kill()
         process.join()
-    raise RuntimeError(f"the encoder did not finish {path.name} in {_TRIES} tries")
+    raise RuntimeError(f"the encoder did not finish {path.name} in {len(_PATIENCE_SECONDS)} tries")
 
 
 def _write(path: Path, codec: str, params: str, pixel_format: str) -> None:

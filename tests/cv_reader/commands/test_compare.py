@@ -1,6 +1,5 @@
-"""Selections made elsewhere are held against ours: counts, reasons, pictures, refusals."""
+"""Selections made elsewhere are compared with ours: counts, reasons, pictures, refusals."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +12,9 @@ from cv_reader.commands.compare import main, shown_slots
 from cv_reader.reader import ReadOptions
 from cv_reader.views.agreement import OURS, Agreement, compare
 from cv_reader.views.selections import find_chosen, read_chosen
+from support.made_selection import write_selection
 from support.media import moving_square, write_video
 from support.paths import require_shared_data
-
-META = {
-    "video": "videos/clip.mp4",
-    "T": 8,
-    "square_size": 64,
-    "patch": 8,
-    "keep_frames_equiv": 2,
-    "padding_policy": "zero",
-    "keep_first_full_frame": True,
-    "keep_uniform_first": False,
-}
 
 
 @pytest.fixture(scope="module")
@@ -34,21 +23,12 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_video(tmp_path_factory.mktemp("videos") / "clip.mp4", frames)
 
 
-def _write(folder: Path, rows: np.ndarray, frame_ids: np.ndarray, **changes: object) -> Path:
-    folder.mkdir(exist_ok=True)
-    np.save(folder / "sample.visidx_thw.npy", rows.astype(np.int32))
-    np.save(folder / "sample.frame_ids.npy", frame_ids.astype(np.int32))
-    path = folder / "sample.meta.json"
-    path.write_text(json.dumps(META | changes), encoding="utf-8")
-    return path
-
-
 @pytest.fixture
 def same(clip: Path, tmp_path: Path) -> Path:
     """A folder with exactly what is selected here."""
-    empty = _write(tmp_path / "same", np.zeros((0, 3)), np.zeros(8))
+    empty = write_selection(tmp_path / "same", np.zeros((0, 3)), np.zeros(8))
     selection = select_from_video(clip, read_chosen(empty).config, ReadOptions())
-    _write(tmp_path / "same", selection.rows, selection.frame_ids)
+    write_selection(tmp_path / "same", selection.rows, selection.frame_ids)
     return tmp_path / "same"
 
 
@@ -82,7 +62,7 @@ def test_cells_are_counted_and_told_apart(same: Path, clip: Path) -> None:
         bool(np.any(residuals[t][(h - 1) * 8 : h * 8, w * 8 : w * 8 + 8])) for t, h, w in others
     ]
     swapped = np.concatenate([rows[:-10], np.array(others[:10])])
-    agreement = _agreement(_write(same, swapped, frame_ids).parent, clip)
+    agreement = _agreement(write_selection(same, swapped, frame_ids).parent, clip)
     assert agreement.shared == pytest.approx(54 / 64)
     assert agreement.jaccard == pytest.approx(54 / 74)
     there_alone = agreement.shares()["the true luma residual is exactly 0"][2]
@@ -122,7 +102,7 @@ def test_what_cannot_be_compared_is_told(
         ({"patch": None}, np.arange(8), "not the metadata"),
         ({"video": "none.mp4"}, np.arange(8), "no such file"),
     ):
-        _write(same, rows, frame_ids, **changes)
+        write_selection(same, rows, frame_ids, **changes)
         assert main([str(same), *arguments]) == 2
         assert reason in capsys.readouterr().err
     assert main([str(tmp_path), *arguments]) == 2

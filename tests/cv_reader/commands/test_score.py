@@ -10,6 +10,7 @@ import pytest
 from cv_reader.assets.make import write_evaluation_asset
 from cv_reader.commands.score import main
 from cv_reader.select.config import AssetConfig
+from support.made_selection import write_selection
 from support.media import moving_square, write_video
 
 CONFIG = AssetConfig(square_size=64, patch_size=8, sequence_length=8, num_images=2)
@@ -48,24 +49,12 @@ def test_choices_are_made_and_measured_side_by_side(
 def test_assets_selections_and_rows_give_one_score(clip: Path, tmp_path: Path) -> None:
     asset = write_evaluation_asset(clip, key="a", out_root=tmp_path, config=CONFIG)
     np.save(tmp_path / "rows.npy", asset.positions)
-    meta = {
-        "video": clip.name,
-        "T": 8,
-        "square_size": 64,
-        "patch": 8,
-        "keep_frames_equiv": 2,
-        "padding_policy": "zero",
-        "keep_first_full_frame": True,
-        "keep_uniform_first": False,
-    }
-    (tmp_path / "s.meta.json").write_text(json.dumps(meta))
-    np.save(tmp_path / "s.visidx_thw.npy", asset.positions)
-    np.save(tmp_path / "s.frame_ids.npy", asset.frame_ids)
-    items = [asset.folder, tmp_path / "s.meta.json", tmp_path / "rows.npy"]
+    selection = write_selection(tmp_path, asset.positions, asset.frame_ids, video=clip.name)
+    items = [asset.folder, selection, tmp_path / "rows.npy"]
     code, found = _figures([*items, "--video", clip, *SIZES], tmp_path)
     assert code == 0
     names = [one.pop("name") for one in found]
-    assert names == ["a", "s", "rows"]
+    assert names == ["a", "sample", "rows"]
     assert found[0] == found[1] == found[2]
     code, again = _figures([asset.folder, "--video_root", clip.parent], tmp_path)
     assert again[0]["psnr_db"] == found[0]["psnr_db"]

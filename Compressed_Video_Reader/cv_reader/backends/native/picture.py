@@ -77,8 +77,8 @@ class Layout:
         )
 
     @cached_property
-    def refusal(self) -> str | None:
-        """Why pictures of this kind have no exact maps, or None."""
+    def refused_format(self) -> str | None:
+        """Why pictures of this format have no exact maps, or None."""
         if not self.format.startswith(("yuv", "gray")):
             return f"its pixels are {self.format}, without a luma plane"
         if self.left % CELL_PX or self.top % CELL_PX:
@@ -183,7 +183,7 @@ class NativePicture:
 
     @property
     def pict_type(self) -> int:
-        """FFmpeg's number."""
+        """FFmpeg's number of the picture type."""
         return self.picture.pict_type
 
     @property
@@ -194,7 +194,7 @@ class NativePicture:
             return "it is field-coded (interlaced), and fields have no vectors per frame"
         if flags & FAR_REF:
             return "it refers to a picture more than 32767 frames away"
-        return self.layout.refusal
+        return self.layout.refused_format
 
     @property
     def color(self) -> tuple[int, int]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cv_reader import CodecFrame
 from support.native.clips import FILTERED, TIER2, UNFILTERED, Kind, make
 from support.native.intra_h264 import explained_macroblocks
 from support.native.intra_hevc import IntraOracle
@@ -37,19 +38,13 @@ KINDS = {**UNFILTERED, **FILTERED, **TIER2}
 @pytest.mark.usefixtures("native_reader")
 @pytest.mark.parametrize("name", H264)
 def test_h264_intra_blocks_follow_from_their_neighbours(name: str, clip: Clip) -> None:
-    path = clip(name, KINDS[name])
-    pictures = decoded_luma(path, skip_loop_filter=True)
-    frames = read_or_refusal(path)
-    if isinstance(frames, str):
-        assert name in TIER2
-        pytest.skip(f"refused: {frames}")
     checked = 0
-    for frame in frames:
+    for frame, picture in _frames_and_pictures(name, clip):
         assert frame.motion_ref is not None and frame.residual_y is not None
         inter = (frame.motion_ref != 0).any(0).reshape(6, 4, 8, 4)
         intra = ~inter.any((1, 3))
         if intra.any():
-            explained = explained_macroblocks(pictures[frame.index], frame.residual_y)
+            explained = explained_macroblocks(picture, frame.residual_y)
             assert explained[intra].all(), (frame, np.argwhere(intra & ~explained)[:4].tolist())
             checked += int(intra.sum())
     assert checked >= 48
@@ -58,20 +53,25 @@ def test_h264_intra_blocks_follow_from_their_neighbours(name: str, clip: Clip) -
 @pytest.mark.usefixtures("native_reader")
 @pytest.mark.parametrize("name", HEVC)
 def test_hevc_intra_blocks_follow_from_their_neighbours(name: str, clip: Clip) -> None:
+    checked = 0
+    for frame, picture in _frames_and_pictures(name, clip):
+        assert frame.motion_ref is not None and frame.residual_y is not None
+        intra = ~(frame.motion_ref != 0).any(0)
+        explained = _hevc_oracle(name, picture, frame.residual_y, intra).explained()
+        assert explained[intra].all(), (frame, np.argwhere(intra & ~explained)[:4].tolist())
+        checked += int(intra.sum())
+    assert checked >= 24 * 32
+
+
+def _frames_and_pictures(name: str, clip: Clip) -> list[tuple[CodecFrame, np.ndarray]]:
+    """Return the frames of a clip, each with the stock decoder's luma; skip what is refused."""
     path = clip(name, KINDS[name])
     pictures = decoded_luma(path, skip_loop_filter=True)
     frames = read_or_refusal(path)
     if isinstance(frames, str):
         assert name in TIER2
         pytest.skip(f"refused: {frames}")
-    checked = 0
-    for frame in frames:
-        assert frame.motion_ref is not None and frame.residual_y is not None
-        intra = ~(frame.motion_ref != 0).any(0)
-        explained = _hevc_oracle(name, pictures[frame.index], frame.residual_y, intra).explained()
-        assert explained[intra].all(), (frame, np.argwhere(intra & ~explained)[:4].tolist())
-        checked += int(intra.sum())
-    assert checked >= 24 * 32
+    return [(frame, pictures[frame.index]) for frame in frames]
 
 
 def _hevc_oracle(
