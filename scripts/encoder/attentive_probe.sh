@@ -12,7 +12,9 @@ set -euo pipefail
 script_files=("$(realpath "$0")" scripts/encoder/probing.sh)
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-: "${DATASET=hmdb51}" "${MODEL=lmms-lab-encoder/onevision-encoder-large}" "${INPUT=frames:16}" "${OUTPUT_DIR=results/attentive_probe/run}"
-[ "${SMOKE:-0}" = 1 ] || : "${DATASETS=$DATASET}"
+: "${DATASET=hmdb51}" "${INPUT=frames:16}" "${OUTPUT_DIR=results/attentive_probe/run}"
+if [ "${SMOKE:-0}" != 1 ]; then
+    : "${MODEL=lmms-lab-encoder/onevision-encoder-large}" "${DATASETS=$DATASET}"
+fi
 source scripts/encoder/probing.sh
 launch_probe "$@"

@@ -10,7 +10,7 @@ source scripts/training.sh
 
 if [ "$is_smoke" = 1 ]; then
     : "${OUTPUT_DIR:=outputs/smoke_$(basename "$0" .sh)}"
-    : "${DATASETS:=custom}" "${CLASS_NAMES:=$OUTPUT_DIR/smoke/clips/classes.txt}" "${MODEL:=$OUTPUT_DIR/smoke/encoder}" "${FRAMES_TOKEN_NUM:=4}" "${EPOCHS:=4}" "${BATCH_SIZE:=4}"
+    : "${DATASETS:=custom}" "${CLASS_NAMES:=$OUTPUT_DIR/smoke/clips/classes.txt}" "${MODEL:=$OUTPUT_DIR/smoke/encoder}" "${FRAMES_TOKEN_NUM:=36}" "${EPOCHS:=4}" "${BATCH_SIZE:=8}"
     : "${TRAIN_LIST:=$OUTPUT_DIR/smoke/clips/train_new.csv}" "${VAL_LIST:=$OUTPUT_DIR/smoke/clips/val_new.csv}" "${VIDEO_ROOT:=$OUTPUT_DIR/smoke/clips}"
     : "${USE_CPU:=true}" "${BF16:=false}" "${NUM_GPUS:=1}" "${OMP_NUM_THREADS:=1}" "${NUM_WORKERS:=0}" "${CLIP_SLOTS:=16}"
     case "${INPUT:=frames:8}" in

@@ -96,7 +96,7 @@ def probe_page(runs: Sequence[ProbeRun]) -> str:
     lost = [[escape(run.name), escape(v), escape(why)] for run in runs
             for v, why in sorted(run.result["broken"].items())]  # fmt: skip
     parts.append(table(("run", "clip", "why"), lost, set()) if lost else "<p>None.</p>")
-    parts += ["<h2>ProbeSettings</h2>", _settings(runs)]
+    parts += ["<h2>Settings</h2>", _settings(runs)]
     return page("Attentive probe: " + ", ".join(run.name for run in runs), "\n".join(parts))
 
 
@@ -263,6 +263,15 @@ def _settings(runs: Sequence[ProbeRun]) -> str:
     return table(("setting", *(run.name for run in runs)), rows, set())
 
 
+def _named(folders: Sequence[Path]) -> list[ProbeRun]:
+    """Read results; those whose folders have one name are told apart by the folders above."""
+    runs = [read_result(folder) for folder in folders]
+    paths = [folder.resolve() for folder in folders]
+    if len({run.name for run in runs}) == len(runs):
+        return runs
+    return [run._replace(name=path.parent.name) for run, path in zip(runs, paths, strict=True)]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(
@@ -275,7 +284,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     with ExitOnError(USAGE):
         out = arguments.out or arguments.runs[0] / "report.html"
-        write_text(out, probe_page([read_result(folder) for folder in arguments.runs]))
+        write_text(out, probe_page(_named(arguments.runs)))
         say(f"wrote {out}")
     return OK
 
