@@ -7,9 +7,10 @@ are. Where a batch comes without it, the model makes it itself.
 Axis letters: B samples (1 where packed), T tokens of a row, V visual tokens, N supervised tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,7 +80,7 @@ def batch_layout(
     visual: VisualBatch | None,
     image_token_id: int,
     labels: Tensor | None = None,
-    attention_mask: Tensor | None = None,
+    attention_mask: Tensor | Mapping[str, Any] | None = None,
     position_ids: Tensor | None = None,
 ) -> BatchLayout:
     """Look at a batch, and check that placeholders and visual tokens are as many.
@@ -89,7 +90,7 @@ def batch_layout(
         visual: the visuals of the batch, or None where it has none.
         image_token_id: the placeholder token.
         labels: int64 (B, T), ``IGNORE_INDEX`` where nothing is supervised.
-        attention_mask: (B, T), 0 at padding.
+        attention_mask: (B, T), 0 at padding; or masks that the library made for a static cache.
         position_ids: (B or 1, T); a sample begins wherever a number is not one more than the
             number before. None, or positions beside a mask: every row is one sample.
 
@@ -111,7 +112,8 @@ def batch_layout(
         ),
         pads_right_only=attention_mask is None
         or (
-            attention_mask.shape == input_ids.shape
+            isinstance(attention_mask, Tensor)
+            and attention_mask.shape == input_ids.shape
             and not bool((attention_mask.int().diff(dim=-1) > 0).any())
         ),
     )

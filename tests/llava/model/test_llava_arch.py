@@ -209,6 +209,15 @@ def test_a_batch_generates_what_its_samples_generate_alone(
         assert together[row, -6:].tolist() == alone[0, -6:].tolist()
 
 
+def test_a_static_cache_gives_the_same_tokens(tiny: TinyModel, mixed_samples: MixedSamples) -> None:
+    model, processor = tiny
+    conversations, segments = mixed_samples
+    inputs = processor(conversations[:1], segments[:1])
+    options = {"max_new_tokens": 4, "min_new_tokens": 4}
+    expected = model.generate(**inputs, **options)
+    assert torch.equal(model.generate(**inputs, **options, cache_implementation="static"), expected)
+
+
 def test_the_tower_runs_for_the_prompt_alone(
     tiny: TinyModel,
     mixed_samples: MixedSamples,

@@ -1,0 +1,225 @@
+"""What all parts share: cases with results that survive a crash, timing, memory, operations."""
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from onevision_encoder import OneVisionEncoderConfig
+from run_kit.files import write_json
+from run_kit.speed import peak_flops
+
+Figures = dict[str, Any]
+DONE, LEFT_OUT, FAILED = "done", "left out", "failed"
+MEMORY, RUNNING, LATER = "out of memory", "running", "no time left"
+
+
+class LeftOutError(Exception):
+    """A case cannot run here; the message says why."""
+
+
+@dataclass
+class Results:
+    """All cases so far, in a file that is written after each of them.
+
+    Attributes:
+        path: the JSON file.
+        machine: description of the machine.
+        cases: per ``part: case`` its status and figures.
+    """
+
+    path: Path
+    machine: Figures = field(default_factory=dict)
+    cases: dict[str, Figures] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> "Results":
+        """Read the file, or start afresh where there is none."""
+        if not path.is_file():
+            return cls(path)
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return cls(path, content["machine"], content["cases"])
+
+    def write(self) -> None:
+        """Write the file at once and whole."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self.path, {"machine": self.machine, "cases": self.cases})
+
+    def is_finished(self, key: str) -> bool:
+        """Return whether a case needs no other try: it has figures, or cannot run here."""
+        return self.cases.get(key, {}).get("status") in (DONE, LEFT_OUT, MEMORY)
+
+
+@dataclass
+class Bench:
+    """One part of the run.
+
+    Attributes:
+        part: its name.
+        device: ``cuda``, ``cpu``, or ``meta``, on which nothing is computed.
+        tiny: whether sizes are those of a trial run.
+        out: folder of results.
+        assets: folder that ``gpu_parts/assets.py`` wrote, with codec assets and data.
+        deadline: ``time.time()`` after which no case starts.
+        results: where figures go.
+        peak: operations per second of the device by its data sheet, None if not known.
+        retry: run cases that failed before.
+    """
+
+    part: str
+    device: torch.device
+    tiny: bool
+    out: Path
+    assets: Path
+    deadline: float
+    results: Results
+    peak: float | None = None
+    retry: bool = False
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """bfloat16 on a GPU, float32 elsewhere."""
+        return torch.bfloat16 if self.device.type == "cuda" else torch.float32
+
+    def case(self, name: str, run: Callable[[], Figures], *, seconds: float = 5.0) -> None:
+        """Run a case unless it has been run, or the time is up; write what came of it.
+
+        Args:
+            name: its name within the part.
+            run: returns the figures.
+            seconds: about how long it takes on a GPU.
+        """
+        key = f"{self.part}: {name}"
+        if self.results.is_finished(key):
+            return
+        before = self.results.cases.get(key, {}).get("status")
+        if before in (RUNNING, FAILED) and not self.retry:
+            if before == RUNNING:  # the process ended within it
+                self._write(key, {"status": FAILED, "why": "the process ended within this case"})
+            return
+        if time.time() + seconds > self.deadline:
+            self._write(key, {"status": LATER, "why": f"needs about {seconds:.0f} s"})
+            return
+        self._write(key, {"status": RUNNING})
+        started = time.perf_counter()
+        try:
+            found = {"status": DONE, **run()}
+        except LeftOutError as error:
+            found = {"status": LEFT_OUT, "why": str(error)}
+        except torch.cuda.OutOfMemoryError as error:
+            found = {"status": MEMORY, "why": str(error).splitlines()[0]}
+        except Exception as error:  # noqa: BLE001  a case must not end those after it
+            found = {"status": FAILED, "why": f"{type(error).__name__}: {error}"[:600]}
+        found["took_seconds"] = round(time.perf_counter() - started, 2)
+        self._write(key, found)
+        if self.device.type == "cuda":
+            with suppress(RuntimeError):
+                torch.cuda.empty_cache()
+
+    def _write(self, key: str, found: Figures) -> None:
+        self.results.cases[key] = found
+        self.results.write()
+        if found["status"] != RUNNING:
+            shown = {name: value for name, value in found.items() if not isinstance(value, list)}
+            print(f"{key}: {json.dumps(shown)}", flush=True)
+
+    def seconds(self, step: Callable[[], object], *, most: int = 10, warm: int = 2) -> float | None:
+        """Return the median seconds of a step; None where nothing is computed."""
+        if self.device.type == "meta":
+            step()
+            return None
+        if self.tiny:
+            most, warm = 1, 1
+        for _ in range(warm):
+            step()
+        self._wait()
+        times: list[float] = []
+        while len(times) < most and (sum(times) < 2.0 or len(times) < 3):
+            started = time.perf_counter()
+            step()
+            self._wait()
+            times.append(time.perf_counter() - started)
+        return statistics.median(times)
+
+    def peak_gigabytes(self, step: Callable[[], object]) -> float | None:
+        """Return the most memory of the device during a step, 10^9 bytes; None elsewhere."""
+        if self.device.type != "cuda":
+            return None
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        torch.cuda.synchronize()
+        return round(torch.cuda.max_memory_allocated() / 1e9, 2)
+
+    def rates(self, seconds: float | None, tokens: int, operations: float) -> Figures:
+        """Return time, tokens per second and the share of the peak (MFU).
+
+        MFU = operations of forward and backward pass / seconds / peak of the data sheet; what is
+        computed again for checkpointed gradients does not count.
+        """
+        if seconds is None:
+            return {"seconds": None, "tokens": tokens, "tflop": round(operations / 1e12, 3)}
+        share = None if self.peak is None else round(operations / seconds / self.peak, 4)
+        return {
+            "seconds": round(seconds, 5),
+            "tokens_per_second": round(tokens / seconds),
+            "tflops": round(operations / seconds / 1e12, 1),
+            "mfu": share,
+        }
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def encoder_operations(
+    config: OneVisionEncoderConfig, lengths: Sequence[int], blocks: int
+) -> float:
+    """Return the operations of a forward pass; a multiply-add counts as two.
+
+    2 x weights x tokens, and for attention 4 x blocks x D x sum of squared segment lengths.
+    """
+    width = config.hidden_size
+    weights = blocks * (4 * width**2 + 2 * width * config.intermediate_size)
+    weights += config.num_channels * config.patch_size**2 * width
+    tokens = sum(lengths)
+    return 2.0 * weights * tokens + 4.0 * blocks * width * sum(length**2 for length in lengths)
+
+
+def need(package: str, what: str) -> None:
+    """Leave a case out where a package is missing.
+
+    Raises:
+        LeftOutError: saying which.
+    """
+    if find_spec(package) is None:
+        raise LeftOutError(f"{what} needs the package {package}, which is not installed")
+
+
+def describe(device: torch.device, given_peak_tflops: float | None) -> Figures:
+    """Return what a reader must know about the machine."""
+    import transformers
+
+    peak = peak_flops(device, given_peak_tflops)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    return {
+        "device": name,
+        "peak_tflops": None if peak is None else peak / 1e12,
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "transformers": transformers.__version__,
+        "cores": len(os.sched_getaffinity(0)),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "packages": {
+            package: find_spec(package) is not None
+            for package in ("deepspeed", "flash_attn", "liger_kernel", "triton", "av")
+        },
+    }

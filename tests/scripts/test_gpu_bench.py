@@ -1,0 +1,158 @@
+"""The script for a GPU, tried without one: every part but training on meta and on the CPU."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from support.paths import ROOT
+
+SCRIPT = ROOT / "scripts" / "bench" / "gpu.py"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _paths() -> Any:
+    folder = str(SCRIPT.parent)
+    sys.path.insert(0, folder)
+    yield
+    sys.path.remove(folder)
+
+
+def _bench(folder: Path, part: str, device: str = "meta", **options: Any) -> Any:
+    module = import_module("gpu_parts.bench")
+    results = module.Results.read(folder / "gpu.json")
+    settings = {"deadline": time.time() + 600, **options}
+    return module.Bench(
+        part=part,
+        device=torch.device(device),
+        tiny=True,
+        out=folder,
+        assets=folder / "assets",
+        results=results,
+        **settings,
+    )
+
+
+def _cases(folder: Path) -> dict[str, dict[str, Any]]:
+    return json.loads((folder / "gpu.json").read_text(encoding="utf-8"))["cases"]
+
+
+def test_encoder_and_step_run_on_meta_and_count_what_a_gpu_would_do(tmp_path: Path) -> None:
+    import_module("gpu_parts.assets").write_data(tmp_path / "assets", tiny=True)
+    import_module("gpu_parts.encoder").run(_bench(tmp_path, "encoder"))
+    import_module("gpu_parts.step").run(_bench(tmp_path, "step"))
+    cases = _cases(tmp_path)
+    assert {case["status"] for case in cases.values()} == {"done", "left out"}
+    done = [key for key, case in cases.items() if case["status"] == "done"]
+    for backend in ("varlen", "sdpa"):
+        for shape in ("1 x 10368", "8 x 1296", "mixed"):
+            assert f"encoder: large, {shape}, {backend}" in done
+    assert {"step: 1.7b, plain", "step: 1.7b, checkpointed", "step: 1.7b, selective"} <= set(done)
+    assert cases["step: 1.7b, plain"]["tokens"] > 900
+    assert "flash-attn is not installed" in cases["encoder: large, mixed, flash_attention_2"]["why"]
+
+
+def test_the_encoders_operations_are_those_of_its_matrices() -> None:
+    from onevision_encoder import OneVisionEncoderConfig
+
+    count = import_module("gpu_parts.bench").encoder_operations
+    config = OneVisionEncoderConfig(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=2
+    )
+    # Per token: the patch embedding, then 2 blocks of 4 square matrices and the two of the MLP.
+    linear = 2 * (588 * 64 + 2 * (4 * 64 * 64 + 2 * 64 * 128)) * 7
+    # Scores and weighted sums of segments of 5 and 2 tokens.
+    attention = 2 * 2 * 2 * 64 * (5**2 + 2**2)
+    assert count(config, [5, 2], 2) == linear + attention
+
+
+def test_finished_cases_are_not_run_again_and_failed_ones_only_when_asked(tmp_path: Path) -> None:
+    calls: list[str] = []
+
+    def fails() -> dict[str, Any]:
+        calls.append("fails")
+        raise KeyError("broken")
+
+    def works() -> dict[str, Any]:
+        calls.append("works")
+        return {"seconds": 1.0}
+
+    def run(**options: Any) -> None:
+        bench = _bench(tmp_path, "part", **options)
+        bench.case("a", works)
+        bench.case("b", fails)
+        bench.case("c", works, seconds=1e9)
+
+    run()
+    assert _cases(tmp_path)["part: c"]["status"] == "no time left"
+    assert _cases(tmp_path)["part: b"]["why"] == "KeyError: 'broken'"
+    run()
+    run(retry=True)
+    assert calls == ["works", "fails", "fails"]
+
+
+def test_a_case_in_which_the_process_ended_is_reported(tmp_path: Path) -> None:
+    bench = _bench(tmp_path, "part")
+    bench.results.cases["part: a"] = {"status": "running"}
+    bench.case("a", dict)
+    assert _cases(tmp_path)["part: a"]["why"] == "the process ended within this case"
+
+
+@pytest.mark.parametrize(
+    ("kernel", "family"),
+    [
+        ("void pytorch_flash::flash_fwd_kernel<...>", "attention"),
+        ("nvjet_tst_192x192_64x4_2x1_v_bz_coopB_TNT", "matrix products"),
+        ("sm90_xmma_gemm_bf16bf16_bf16f32_f32_tn_n_tilesize128x128x64", "matrix products"),
+        ("void at::native::vectorized_layer_norm_kernel<float>", "norms"),
+        ("Memcpy HtoD (Pinned -> Device)", "copies"),
+        ("void at::native::vectorized_elementwise_kernel<4, GeluCUDA>", "element-wise"),
+    ],
+)
+def test_kernels_have_families(kernel: str, family: str) -> None:
+    assert import_module("gpu_parts.step").family(kernel) == family
+
+
+def test_the_report_says_what_goals_became(tmp_path: Path) -> None:
+    results = _bench(tmp_path, "sft").results
+    rates = {"seconds": 0.1, "tokens_per_second": 100, "mfu": 0.5}
+    results.cases = {
+        "encoder: large, 1 x 10368, varlen": {"status": "done", "forward and backward": rates},
+        "sft: 1.7b, packed, checkpointed": {"status": "done", "mfu": 0.3, "tokens_per_second": 90},
+        "sft: 1.7b, one sample a step, checkpointed": {"status": "done", "tokens_per_second": 45},
+        "step: loss, Liger": {"status": "left out", "why": "needs <liger>"},
+    }
+    report = import_module("gpu_parts.report")
+    text, page = report.text(results), report.build_page(results)
+    assert "forward and backward: mfu 45%: reached, 50.0%" in text
+    assert "packed, checkpointed: mfu 40%: missed, 30.0%" in text
+    assert "1.7b, packed: mfu 40%: not measured" in text
+    assert "2.00 times (goal 1.5)" in text
+    assert "needs &lt;liger&gt;" in page
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_the_whole_script_runs_without_a_gpu(device: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(SCRIPT), "--device", device, "--out", str(tmp_path)]
+    for again in (False, True):
+        run = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert run.returncode == 0, run.stdout + run.stderr
+        cases = _cases(tmp_path)
+        assert {case["status"] for case in cases.values()} == {"done", "left out"}
+        parts = {key.partition(":")[0] for key in cases}
+        assert parts == {"encoder", "step", "sft", "correctness", "generation"}
+        assert ("took_seconds" in run.stdout) is not again
+    assert (tmp_path / "gpu.html").is_file()
+    if device == "cpu":
+        assert cases["sft: 1.7b, packed"]["tokens_per_second"] > 0
+        assert cases["correctness: tests marked gpu"]["failures"] == 0
