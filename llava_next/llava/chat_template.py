@@ -22,7 +22,7 @@ _CONTENT = (
     "{%- endfor -%}{%- endif -%}"
     "{%- endmacro -%}"
 )
-_CHAT_TEMPLATES = {
+CHAT_TEMPLATES = {
     "qwen_1_5": (
         _CONTENT + "{%- if not messages or messages[0]['role'] != 'system' -%}"
         f"{{{{- '{IM_START}system\\n{DEFAULT_SYSTEM}{IM_END}\\n' -}}}}{{%- endif -%}}"
@@ -57,6 +57,6 @@ def chat_template(template: str) -> str:
     Raises:
         ValueError: The template is unknown.
     """
-    if template not in _CHAT_TEMPLATES:
-        raise ValueError(f"unknown template {template!r}; known: {', '.join(_CHAT_TEMPLATES)}")
-    return _CHAT_TEMPLATES[template]
+    if template not in CHAT_TEMPLATES:
+        raise ValueError(f"unknown template {template!r}; known: {', '.join(CHAT_TEMPLATES)}")
+    return CHAT_TEMPLATES[template]

@@ -16,7 +16,7 @@ that spells ``<|im_start|>`` or ``<|image_pad|>`` is encoded as the plain charac
 ``<image>`` is a placeholder in human turns alone; in an answer it is text.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
@@ -87,14 +87,12 @@ def render(
     if template not in TEMPLATES:
         raise ValueError(f"unknown template {template!r}; known: {', '.join(TEMPLATES)}")
     _check_turns(turns, sample, add_generation_prompt)
-    pieces = TEMPLATES[template](turns, sample)
-    if add_generation_prompt and template == "qwen_1_5":
-        pieces += [Piece(IM_START, special=True), Piece("assistant\n")]
+    rules = TEMPLATES[template]
+    pieces = rules.lay_out(turns, sample)
+    if add_generation_prompt:
+        pieces += rules.answer_header
     if continue_final_message:
-        # An answer ends with a special token and a newline in ChatML, else with the newline alone.
-        last = pieces[-1]
-        is_plain = template == "plain"
-        pieces = [*pieces[:-1], last._replace(text=last.text[:-1])] if is_plain else pieces[:-2]
+        pieces = pieces[: -rules.answer_end_pieces]
     return pieces
 
 
@@ -166,10 +164,31 @@ def _render_plain(turns: Sequence[Turn], sample: str) -> list[Piece]:
     pieces = [piece for piece in _with_placeholders(human["value"]) if piece.special]
     if not pieces:
         raise ValueError(f"{sample}: template 'plain' needs an <image>, got none; use qwen_1_5")
-    return pieces + [Piece(f"{answer['value']}\n", supervised=True) for answer in answers]
+    for answer in answers:
+        pieces += [Piece(answer["value"], supervised=True), Piece("\n", supervised=True)]
+    return pieces
 
 
-TEMPLATES = {"qwen_1_5": _render_chatml, "plain": _render_plain}
+class Template(NamedTuple):
+    """How conversations are laid out.
+
+    Attributes:
+        lay_out: turns and the name of the sample to pieces.
+        answer_header: pieces before an answer that is to be generated.
+        answer_end_pieces: number of pieces behind the text of an answer, at least 1.
+    """
+
+    lay_out: Callable[[Sequence[Turn], str], list[Piece]]
+    answer_header: tuple[Piece, ...]
+    answer_end_pieces: int
+
+
+TEMPLATES = {
+    "qwen_1_5": Template(
+        _render_chatml, (Piece(IM_START, special=True), Piece("assistant\n")), answer_end_pieces=2
+    ),
+    "plain": Template(_render_plain, (), answer_end_pieces=1),
+}
 
 
 def expand_placeholders(

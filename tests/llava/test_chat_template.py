@@ -10,8 +10,8 @@ from PIL import Image
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from llava.chat_template import chat_template
-from llava.conversation import encode, expand_placeholders, render
+from llava.chat_template import CHAT_TEMPLATES, chat_template
+from llava.conversation import TEMPLATES, encode, expand_placeholders, render
 from llava.model.processing import LlavaProcessor
 from llava.visual.config import VisualConfig
 from support.tokenizer import SPECIAL_TOKENS, byte_tokenizer
@@ -87,6 +87,10 @@ def _compare(tokenizer: PreTrainedTokenizerBase, count: int) -> None:
             asks = turns[-1]["from"] == "human"
             ours = _ours(turns, template, tokenizer, asks=asks)
             assert _theirs(turns, template, tokenizer, asks=asks) == ours, turns
+
+
+def test_every_template_has_its_jinja() -> None:
+    assert set(CHAT_TEMPLATES) == set(TEMPLATES)
 
 
 def test_the_template_gives_the_tokens_of_the_rendering() -> None:

@@ -58,7 +58,8 @@ BACKENDS = (
 )
 """Best first: the order in which ``auto`` tries them."""
 
-BACKEND_NAMES = ("auto", native.NAME, pyav.NAME, estimated.NAME)
+BACKEND_NAMES = tuple(dict.fromkeys(["auto", native.NAME, *(one.name for one in BACKENDS)]))
+"""Names that callers may give; ``native`` is one also where it is not installed."""
 
 
 def open_source(

@@ -183,8 +183,8 @@ class LlavaProcessor(ProcessorMixin):
                 add_generation_prompt=bool(is_asked),
                 continue_final_message=continue_final_message,
             )
-            if is_asked and not add_generation_prompt and self.template == "qwen_1_5":
-                pieces = pieces[:-2]
+            if is_asked and not add_generation_prompt:
+                pieces = pieces[: len(pieces) - len(TEMPLATES[self.template].answer_header)]
             counts = [count for segment in visuals for count in segment.placeholder_tokens]
             ids, supervised = encode(
                 expand_placeholders(pieces, counts, sample=sample), self.tokenizer

@@ -16,6 +16,7 @@ from llava.conversation import TEMPLATES
 from llava.data.dataset import ON_BAD_SAMPLE
 from llava.model.adapters import LoraSettings
 from llava.model.assemble import ModelSource
+from llava.model.projector import PROJECTOR_TYPES
 from llava.train.distributed import prepare_deepspeed
 from llava.train.parts import PARTS, PROJECTOR, VISION_TOWER, parse_parts
 from llava.visual.config import parse_pinpoints
@@ -36,7 +37,9 @@ class ModelArguments:
     )
     mm_projector_type: str | None = field(
         default=None,
-        metadata={"help": "linear, mlp2x_gelu (default) or spatial_merge; for a new projector"},
+        metadata={
+            "help": f"{', '.join(PROJECTOR_TYPES)} (default mlp2x_gelu); for a new projector"
+        },
     )
     mm_vision_select_layer: int | None = field(
         default=None, metadata={"help": "encoder layer whose output is used: -2 (default) or -1"}

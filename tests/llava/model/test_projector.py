@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from llava.model.projector import build_projector
+from llava.model.projector import PROJECTOR_TYPES, build_projector
 
 
 def test_mlp2x_gelu_is_linear_gelu_linear() -> None:
@@ -32,6 +32,6 @@ def test_spatial_merge_joins_consecutive_rows_after_the_norm() -> None:
 
 @pytest.mark.parametrize("name", ["mlp3x_gelu", ""])
 def test_other_types_are_refused_by_name(name: str) -> None:
-    known = "linear, mlp2x_gelu, spatial_merge"
+    known = ", ".join(PROJECTOR_TYPES)
     with pytest.raises(ValueError, match=f"must be one of {known}, got '{name}'"):
         build_projector(name, 6, 4)
