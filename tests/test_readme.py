@@ -85,7 +85,7 @@ def test_python_lines_answer_a_question(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     [lines] = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len([line for line in lines.splitlines() if line]) == 3
+    assert len([line for line in lines.splitlines() if line]) == 5
     write_tiny_checkpoint(tmp_path / "checkpoints" / "my_model")
     write_video(tmp_path / "clip.mp4", moving_square(70, 64, 96, (1, 1)))
     monkeypatch.chdir(tmp_path)

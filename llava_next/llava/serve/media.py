@@ -6,6 +6,7 @@ and then only public ones. No error says whether a file exists.
 """
 
 import os
+import shutil
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -180,9 +181,11 @@ class MediaReader:
 
     def _keep(self, content: bytes, files: list[Path]) -> Path:
         """Write the file of a request, or share it with requests that brought the same."""
-        path = Path(self._folder.name) / sha256(content).hexdigest()
+        # A folder of its own: FFmpeg lets a play list name the files next to it.
+        path = Path(self._folder.name) / sha256(content).hexdigest() / "file"
         with self._lock:
             if path not in self._users:
+                path.parent.mkdir()
                 path.write_bytes(content)
                 os.utime(path, (0, 0))
             self._users[path] = self._users.get(path, 0) + 1
@@ -194,7 +197,7 @@ class MediaReader:
             self._users[path] -= 1
             if not self._users[path]:
                 del self._users[path]
-                path.unlink(missing_ok=True)
+                shutil.rmtree(path.parent, ignore_errors=True)
 
     def _check_image(self, path: Path) -> None:
         """Refuse a picture by its header, before any pixel takes memory."""

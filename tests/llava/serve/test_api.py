@@ -129,6 +129,7 @@ def test_a_conversation_by_key_is_read_once(client: TestClient, engine: Engine) 
 def _hostile(folder: Path) -> list[tuple[Any, int]]:
     """Requests and the status of their refusal."""
     bomb = _png(5000, 5000)
+    path = folder / "media" / "a.mp4"
     noise = np.random.default_rng(0).bytes(2000)
     urls = [
         *("/etc/passwd", "file:///etc/passwd", "../secret.txt", "../../../etc/passwd"),
@@ -136,6 +137,7 @@ def _hostile(folder: Path) -> list[tuple[Any, int]]:
         *("a" * 5000, "file:///dev/zero", "/proc/self/environ", "~/x", "no_such_file.mp4"),
         *("http://127.0.0.1:1/", "https://169.254.169.254/latest", "ftp://host/x", "gopher://x"),
         *("data:", "data:video/mp4;base64,%%%", "data:video/mp4,abc", _data_url(b"")),
+        *(_data_url(f"ffconcat version 1.0\nfile {name}\n".encode()) for name in (path, "file")),
         *(_data_url(noise), _data_url(b"\x89PNG\r\n\x1a\n" + noise)),
     ]
     parts = [
