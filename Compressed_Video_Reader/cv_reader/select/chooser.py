@@ -157,10 +157,14 @@ class Chooser:
         if self._chains is None:
             return self._clip
         if self._followed is None:
+            from cv_reader.select.rate_distortion.clip import changes
             from cv_reader.select.rate_distortion.places import follow_motion
 
+            self._scores[self.slots] = changes(self._clip)
             links = self._chains.finish()
             self._followed = follow_motion(self._clip, links, self._config.block_cells)
+            # Long clips take much memory, and are not needed twice.
+            self._clip = self._followed
         return self._followed
 
     def choose(self) -> Chosen:
@@ -184,7 +188,8 @@ class Chooser:
 
         weights = np.diff([*self.slots, config.sequence_length])
         choice = choose_units(self._compared_clip(), weights, config)
-        self._scores[self.slots] = changes(self._clip)
+        if self._followed is None:
+            self._scores[self.slots] = changes(self._clip)
         side = config.grid // config.block_cells
         shape = (config.sequence_length, side, side)
         gains, kept = np.zeros(shape, np.float32), np.zeros(shape, np.bool_)

@@ -196,12 +196,6 @@ class AssetConfig:
             self.quality_db,
             f"0 where sequence_length is above {EXACT_SLOTS}; use token_price",
         )
-        _require(
-            self.sequence_length <= EXACT_SLOTS or not self.follows_vectors,
-            "predict",
-            self.predict,
-            f"search or still where sequence_length is above {EXACT_SLOTS}",
-        )
         if self.select == "uniform":
             for name in ("keep_mid_full_frame", "keep_uniform_first"):
                 _require(not getattr(self, name), name, True, "off where select is 'uniform'")

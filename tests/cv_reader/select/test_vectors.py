@@ -105,13 +105,29 @@ def test_vectors_that_are_not_exact_are_refused_by_name(pan: Path, backend: str)
         select_from_video(pan, VECTORS, ReadOptions(backend=backend))
 
 
-def test_long_clips_and_streams_are_refused() -> None:
-    with pytest.raises(SettingsError, match="predict must be search or still"):
-        AssetConfig(sequence_length=97, select="rate_distortion", predict="vectors")
+@pytest.mark.parametrize("direction", ["hold", "nearest"])
+def test_long_clips_are_followed_window_by_window(
+    pan: Path, direction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cv_reader.select.rate_distortion.choice.EXACT_SLOTS", 8)
+    monkeypatch.setattr("cv_reader.select.rate_distortion.windows.WINDOW_SLOTS", 6)
+    chosen = [
+        select_from_video(
+            pan, AssetConfig(**SETTINGS, predict=predict, direction=direction), ReadOptions()
+        )
+        for predict in ("search", "vectors")
+    ]
+    ids = chosen[0].frame_ids
+    clip, _, seconds = read_pictures(pan, ids, VECTORS, ReadOptions())
+    followed = read_followed(pan, ids, clip, VECTORS, ReadOptions())
+    scores = score_all(clip, [one.rows for one in chosen], seconds, followed=followed)
+    search, vectors = (score.rebuilt[f"{direction}, along the vectors"] for score in scores)
+    assert vectors.psnr_db > search.psnr_db + 1
+
+
+def test_streams_are_refused() -> None:
     with pytest.raises(SettingsError, match="predict must be still or search"):
         StreamSettings(config=live_config(predict="vectors"))
-    # Without effect, and so without harm.
-    assert AssetConfig(sequence_length=97, predict="vectors").select == "topk"
 
 
 def test_a_picture_thinner_than_a_cell_has_no_vectors_to_follow(tmp_path: Path) -> None:

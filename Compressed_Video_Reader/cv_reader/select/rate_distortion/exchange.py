@@ -141,10 +141,12 @@ def _look_again(
     empty: Cells = np.logical_not(kept[changed].any(axis=1))
     best[empty] = before[changed[empty]]
     shown.best[changed], shown.second[changed], shown.source[changed] = best, second, source
+    floor = np.where(empty, np.float32(-np.inf), np.float32(0))[:, None, None]
+    spared = np.empty((_GROUP_UNITS, *between.shape[1:]), np.float32)
     for first in range(0, len(changed), _GROUP_UNITS):
         here = slice(first, first + _GROUP_UNITS)
-        spared = best[here, None] - between[changed[here]]
+        some = spared[: len(changed[here])]
+        np.subtract(best[here, None], between[changed[here]], out=some)
         # The first kept slot of a unit is shown everywhere, better or not.
-        floor = np.where(empty[here], np.float32(-np.inf), np.float32(0))
-        np.maximum(spared, floor[:, None, None], out=spared)
-        shown.gain[changed[here]] = spared.sum(axis=2)
+        np.maximum(some, floor[here], out=some)
+        shown.gain[changed[here]] = some.sum(axis=2)

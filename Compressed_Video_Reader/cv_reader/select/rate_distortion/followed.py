@@ -30,6 +30,7 @@ from cv_reader.select.rate_distortion.places import (
     CHROMA_PHASES,
     LUMA_PHASES,
     FollowedClip,
+    Planes,
     Steps,
     Whole,
 )
@@ -73,14 +74,14 @@ def follow_vectors(
     by_cell = least.reshape(-1, parts**2, *least.shape[1:])
     moving = np.flatnonzero(by_cell.max(axis=(1, 2, 3)) > _STILL * CELL_WEIGHT / parts**2)
     across: Whole = np.arange(clip.width, dtype=np.intp)[columns]
-    inner = CELL_UNITS // parts
+    inner, planes = CELL_UNITS // parts, clip.planes(slots)
     for first in range(0, len(moving), _GROUP_CELLS):
         cells = moving[first : first + _GROUP_CELLS]
         places = _places(clip, slots, np.full(len(cells), row), across[cells])
         there = _targets(clip, row, slots, across[cells])
         found = by_cell[cells].transpose(2, 3, 1, 0).copy()
         for targets, sources, steps in _chains(clip, slots, places):
-            shown = _shown(clip, slots.start + sources, _within(places, targets, sources, steps))
+            shown = _shown(planes, sources, _within(places, targets, sources, steps))
             step = there[..., targets[0] : targets[-1] + 1, :] - shown
             np.square(step, out=step)
             errors = step[:_UNIT_LUMA].sum(axis=0) + CHROMA_WEIGHT * step[_UNIT_LUMA:].sum(axis=0)
@@ -106,7 +107,7 @@ def shown_along(
     shape = (CELL_UNITS, CELL_UNITS, 1, len(wanted))
     none = np.zeros((2, *shape), np.int32)
     shown = np.zeros((_UNIT_LUMA + 2 * _UNIT_CHROMA, *shape), np.uint8)
-    steps = none
+    steps, planes = none, clip.planes(slice(0, clip.num_slots))
     for way, source in _around(slot, clip.num_slots):
         if abs(source - slot) <= 1:
             steps = none
@@ -117,7 +118,7 @@ def shown_along(
         cells = wanted == source
         if cells.any():
             end = np.array([source])
-            shown[..., cells] = _shown(clip, end, _within(places, here, end, steps))[..., cells]
+            shown[..., cells] = _shown(planes, end, _within(places, here, end, steps))[..., cells]
     sides = (LUMA_PX // CELL_UNITS, CHROMA_PX // CELL_UNITS)
     luma, chroma = (
         # (planes, y, x, unit rows, unit columns, h, w) to (planes, h, unit rows, y, w, ...).
@@ -230,15 +231,15 @@ def _within(places: _Places, targets: Whole, sources: Whole, steps: Steps) -> tu
     return found[0], found[1]
 
 
-def _shown(clip: FollowedClip, sources: Whole, corners: tuple[Steps, Steps]) -> Samples:
+def _shown(pictures: Planes, sources: Whole, corners: tuple[Steps, Steps]) -> Samples:
     """Return the samples of units at corners (U, U, m, k) in pictures of source slots (m,): uint8
     (samples of a unit, U, U, m, k), those of luma first, then of each colour difference."""
     found = np.empty((_UNIT_LUMA + 2 * _UNIT_CHROMA, *corners[0].shape), np.uint8)
-    number, chroma = 0, clip.chroma_planes
+    number = 0
     for planes, side, steps in (
-        (clip.luma_planes[None], LUMA_PX, STEPS // LUMA_PHASES),
+        (pictures.luma[None], LUMA_PX, STEPS // LUMA_PHASES),
         # A sample of colour is twice as wide.
-        (chroma, CHROMA_PX, 2 * STEPS // CHROMA_PHASES),
+        (pictures.chroma, CHROMA_PX, 2 * STEPS // CHROMA_PHASES),
     ):
         inner = range(side // CELL_UNITS)
         first, width = _flat(planes.shape[1:], sources[:, None], corners, steps, len(inner))

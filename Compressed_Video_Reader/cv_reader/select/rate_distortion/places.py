@@ -8,12 +8,13 @@ Axis letters: T slots, h and w rows and columns of content cells, a and b those 
 2 w), u units of a choice along a side of the square.
 """
 
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cv_reader.select.config import EXACT_SLOTS
 from cv_reader.select.rate_distortion.chains import STEPS, UNIT_STEPS, Links
 from cv_reader.select.rate_distortion.clip import (
     CHROMA_PX,
@@ -43,6 +44,18 @@ Steps = NDArray[np.int32]
 Whole = NDArray[np.intp]
 
 
+class Planes(NamedTuple):
+    """Pictures of W slots at places between their samples, before turning.
+
+    Attributes:
+        luma: uint8 (W, 16, rows, columns), at every quarter of a sample.
+        chroma: uint8 (2, W, 4, rows, columns), at every half of a sample.
+    """
+
+    luma: Samples
+    chroma: Samples
+
+
 @dataclass(frozen=True, kw_only=True)
 class FollowedClip(SmallClip):
     """A clip whose content is turned to places, with the motion between its slots.
@@ -51,18 +64,36 @@ class FollowedClip(SmallClip):
         turns: intp (T, 2), cells (down, right) by which content is turned.
         links: int16 (2, T, a, b, 2), displacement of every unit (down, right) in sixteenths of a
             sample, before turning: [0] to the slot before, [1] to the slot after.
-        luma_planes: uint8 (T, 16, rows, columns), before turning, at every quarter of a sample.
-        chroma_planes: uint8 (2, T, 4, rows, columns), at every half of a sample.
         num_pictures: pictures whose vectors were followed.
         known_share: share of units, but those of slot 0, that vectors led to the slot before.
     """
 
     turns: Whole
     links: NDArray[np.int16]
-    luma_planes: Samples
-    chroma_planes: Samples
     num_pictures: int
     known_share: float
+    latest: dict[tuple[int, int], Planes] = field(
+        default_factory=dict[tuple[int, int], Planes], repr=False, compare=False
+    )
+
+    def planes(self, slots: slice) -> Planes:
+        """Return the interpolated pictures of some slots, of which the latest are remembered: those
+        of all slots of a long clip would not fit into memory."""
+        key = slots.start, slots.stop
+        if key not in self.latest:
+            self.latest.clear()
+            luma, chroma = (
+                np.stack([np.roll(one, (-side * y, -side * x), (-2, -1)) for one, (y, x) in there])
+                for there, side in (
+                    (list(zip(part, self.turns[slots].tolist(), strict=True)), side)
+                    for part, side in ((self.luma[slots], LUMA_PX), (self.chroma[slots], CHROMA_PX))
+                )
+            )
+            self.latest[key] = Planes(
+                _between_samples(luma, LUMA_PHASES),
+                _between_samples(chroma, CHROMA_PHASES).swapaxes(0, 1).copy(),
+            )
+        return self.latest[key]
 
     def facts(self) -> dict[str, Any]:
         """Return what was followed, ready for JSON."""
@@ -97,11 +128,12 @@ def follow_motion(clip: SmallClip, links: Links, block: int) -> FollowedClip:
     Raises:
         ValueError: if the interpolated pictures would need more than a GiB.
     """
-    size = clip.luma.size * LUMA_PHASES**2 + clip.chroma.size * CHROMA_PHASES**2
+    slots = min(clip.num_slots, EXACT_SLOTS)
+    size = clip.luma[:slots].size * LUMA_PHASES**2 + clip.chroma[:slots].size * CHROMA_PHASES**2
     if size > MAX_CLIP_BYTES:
         raise ValueError(
-            f"{clip.num_slots} slots of {clip.height} x {clip.width} cells need {size} bytes to "
-            f"follow vectors, more than {MAX_CLIP_BYTES}; use fewer slots or larger patches"
+            f"{slots} slots of {clip.height} x {clip.width} cells need {size} bytes to follow "
+            f"vectors, more than {MAX_CLIP_BYTES}; use fewer slots or larger patches"
         )
     steps, cameras = _completed(clip, links)
     ahead = np.zeros_like(steps)
@@ -113,7 +145,7 @@ def follow_motion(clip: SmallClip, links: Links, block: int) -> FollowedClip:
     turn_steps = LUMA_PX * STEPS * block
     turns = (cameras.cumsum(axis=0) + turn_steps // 2) // turn_steps * block * is_whole
     whole: list[list[int]] = turns.tolist()
-    own = {field.name: getattr(clip, field.name) for field in fields(SmallClip)}
+    own = {one.name: getattr(clip, one.name) for one in fields(SmallClip)}
     own["luma"] = np.stack(
         [
             np.roll(clip.luma[t], (LUMA_PX * y, LUMA_PX * x), (0, 1))
@@ -130,8 +162,6 @@ def follow_motion(clip: SmallClip, links: Links, block: int) -> FollowedClip:
         **own,
         turns=turns.astype(np.intp),
         links=np.stack([steps, ahead]),
-        luma_planes=_between_samples(clip.luma, LUMA_PHASES),
-        chroma_planes=_between_samples(clip.chroma, CHROMA_PHASES).swapaxes(0, 1).copy(),
         num_pictures=links.num_pictures,
         known_share=float(links.is_known[1:].mean()) if clip.num_slots > 1 else 1.0,
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cv_reader.select.rate_distortion.shortest_path import Spans
+from cv_reader.select.rate_distortion.shortest_path import Spans, best_choice
 
 LEAST_PRICE = 1e-9
 _PRICE_RATIO = 1.001
@@ -64,6 +64,42 @@ def bracketed(
     while high > low * _PRICE_RATIO:
         middle = math.sqrt(low * high)
         low, high = (low, middle) if is_enough(middle) else (middle, high)
+    return low, high
+
+
+def fitting_prices(
+    costs: Spans, budget: int, highest: float, lowest: float, *, unit: float
+) -> tuple[float, float]:
+    """Return two neighbouring prices: the second is the least whose kept units fit a budget.
+
+    A unit of which two prices keep equally many slots keeps as many at all prices between: it need
+    not be looked at again.
+
+    Args:
+        costs: of all units.
+        budget: slots of units that may be kept.
+        highest: a price at which few enough are kept.
+        lowest: the least that may be asked for.
+        unit: cells that a unit counts as.
+    """
+    low, high = lowest, max(lowest, highest)
+    more = best_choice(costs, low * unit, with_slots=False).counts
+    if int(more.sum()) <= budget:
+        return low, low
+    fewer, settled = None, 0
+    while high > low * _PRICE_RATIO:
+        middle = math.sqrt(low * high)
+        counts = best_choice(costs, middle * unit, with_slots=False).counts
+        if settled + int(counts.sum()) <= budget:
+            high, fewer = middle, counts
+        else:
+            low, more = middle, counts
+        if fewer is None:
+            continue
+        is_open = more != fewer
+        if 2 * int(is_open.sum()) < len(is_open):
+            settled += int(more[~is_open].sum())
+            costs, more, fewer = costs.of_units(is_open), more[is_open], fewer[is_open]
     return low, high
 
 

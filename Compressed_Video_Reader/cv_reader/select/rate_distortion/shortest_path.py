@@ -49,6 +49,10 @@ class Spans:
         after[:slot, slot + 1 :] = np.inf
         return Spans(start, after, self.keeping)
 
+    def of_units(self, which: NDArray[np.bool_]) -> "Spans":
+        """Return the segments of some units: bool (n,), which."""
+        return Spans(self.start[:, which], self.after[:, :, which], self.keeping)
+
     def without(self, repeats: NDArray[np.bool_]) -> "Spans":
         """Return segments of which no path keeps two slots in turn that show the same.
 

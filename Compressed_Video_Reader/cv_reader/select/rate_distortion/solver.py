@@ -23,6 +23,7 @@ from cv_reader.select.rate_distortion.prices import (
     LEAST_PRICE,
     bracketed,
     first_fit,
+    fitting_prices,
     highest_price,
     price_between,
     rounded,
@@ -178,12 +179,8 @@ class Solver:
         self, costs: Spans, budget: int, highest: float, lowest: float
     ) -> tuple[float, float]:
         """Return two neighbouring prices: the second is the least whose units fit a budget."""
-
-        def fits(price: float) -> bool:
-            found = best_choice(costs, self.unit_price(price), with_slots=False)
-            return int(found.counts.sum()) <= budget
-
-        return bracketed(fits, highest, lowest)
+        unit = self.unit_price(1.0)
+        return fitting_prices(costs, budget, highest, lowest, unit=unit)
 
     def _price_of_quality(self, news: Spans, costs: Spans) -> tuple[float, Spans]:
         """Return the highest price that shows the quality asked for, and its costs: those that keep

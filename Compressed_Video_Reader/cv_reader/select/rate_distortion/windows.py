@@ -125,29 +125,28 @@ def cell_window(
     """
     measure = measure or MEASURES[config.distortion]
     follow = 0 if config.predict == "still" else SEARCH_EIGHTHS
-    found: list[Distances] = []
+    ways, num_slots = 1 if carried is None else len(carried), slots.stop - slots.start
+    between = np.empty((units.num_inside, num_slots, num_slots), np.float32)
+    before = np.empty((ways, units.num_inside, num_slots), np.float32)
     for number, unit_row in enumerate(units.rows):
         inside = slice(number * len(units.columns), (number + 1) * len(units.columns))
         shown = None if carried is None else _cells_of(carried[:, inside], clip, units)
-        total: Distances | None = None
+        total: list[Distances] = []
         for row in range(unit_row * units.block, (unit_row + 1) * units.block):
             if not clip.rows.start <= row < clip.rows.stop:
                 continue
             line = row - clip.rows.start
             cells = _with_grey(clip, line, slots, measure, follow, shown)
-            total = cells if total is None else total + cells
-        assert total is not None
-        found.append(_columns_summed(total, clip, units))
-    stacked = np.concatenate(found)
-    ways = 1 if carried is None else len(carried)
-    before = np.ascontiguousarray(stacked[:, :ways].transpose(1, 0, 2))
-    return Window(np.ascontiguousarray(stacked[:, ways:]), before, carried is not None)
+            total = [a + b for a, b in zip(total, cells, strict=True)] if total else [*cells]
+        earlier, among = (_columns_summed(one, clip, units) for one in total)
+        before[:, inside], between[inside] = earlier.transpose(1, 0, 2), among
+    return Window(between, before, carried is not None)
 
 
 def _with_grey(
     clip: SmallClip, line: int, slots: slice, measure: Measure, follow: int, shown: Slots | None
-) -> Distances:
-    """Return the distortions of a row of cells, those of what was before first: (w, c + W, W)."""
+) -> tuple[Distances, Distances]:
+    """Return the distortions of a row of cells: of what was before, (w, c, W), and (w, W, W)."""
     squared = squared_distances(
         clip,
         line,
@@ -158,18 +157,18 @@ def _with_grey(
         carried=None if shown is None else np.maximum(shown, 0),
     )
     if isinstance(clip, FollowedClip):
-        assert shown is None
-        follow_vectors(clip, line, slots, squared, parts=measure.parts)
+        # What was carried in came from slots that no chain of the window leads to.
+        among = squared[:, 0 if shown is None else len(shown) :]
+        follow_vectors(clip, line, slots, among, parts=measure.parts)
     found = distortions(squared, measure)
+    ways = 0 if shown is None else len(shown)
     if shown is not None and (shown != NO_SLOT).all():
-        return found
+        return found[:, :ways], found[:, ways:]
     grey = distortions(grey_distances(clip, line, slots, parts=measure.parts), measure)[:, None]
     if shown is None:
-        return np.concatenate([grey, found], axis=1)
-    ways = len(shown)
+        return grey, found
     is_grey = (shown == NO_SLOT).T[..., None]
-    found[:, :ways] = np.where(is_grey, grey, found[:, :ways])
-    return found
+    return np.where(is_grey, grey, found[:, :ways]), found[:, ways:]
 
 
 def _cells_of(carried: Slots, clip: SmallClip, units: Units) -> Slots:

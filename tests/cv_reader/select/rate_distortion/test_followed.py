@@ -169,6 +169,19 @@ def test_distances_are_only_lowered_and_still_cells_left_alone(clip: SmallClip) 
     assert least[3].min() < 2e6 and least[3].max() == np.float32(2e6)
 
 
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_window_compares_its_slots_as_the_whole_clip_does(clip: SmallClip, parts: int) -> None:
+    window, count = slice(2, 6), GRID * parts**2
+    whole = np.full((count, SLOTS, SLOTS), 2e6, np.float32)
+    # What a window carries in comes first, and no chain leads there: it stays as it is.
+    part = np.full((count, 5, 4), 2e6, np.float32)
+    follow_vectors(clip, 1, slice(0, SLOTS), whole, parts=parts)
+    follow_vectors(clip, 1, window, part[:, 1:], parts=parts)
+    assert (part[:, 0] == 2e6).all()
+    np.testing.assert_array_equal(part[:, 1:], whole[:, window, window])
+    assert part[:, 1:].min() < 2e6
+
+
 def test_pictures_shown_are_those_that_distances_are_of(clip: SmallClip, before: Any) -> None:
     generator = np.random.default_rng(5)
     for target in (0, 4):
