@@ -30,7 +30,7 @@ from cv_reader.select.rate_distortion.places import (
     CHROMA_PHASES,
     LUMA_PHASES,
     FollowedClip,
-    Planes,
+    FinePictures,
     Steps,
     Whole,
 )
@@ -231,7 +231,7 @@ def _within(places: _Places, targets: Whole, sources: Whole, steps: Steps) -> tu
     return found[0], found[1]
 
 
-def _shown(pictures: Planes, sources: Whole, corners: tuple[Steps, Steps]) -> Samples:
+def _shown(pictures: FinePictures, sources: Whole, corners: tuple[Steps, Steps]) -> Samples:
     """Return the samples of units at corners (U, U, m, k) in pictures of source slots (m,): uint8
     (samples of a unit, U, U, m, k), those of luma first, then of each colour difference."""
     found = np.empty((_UNIT_LUMA + 2 * _UNIT_CHROMA, *corners[0].shape), np.uint8)

@@ -44,7 +44,7 @@ Steps = NDArray[np.int32]
 Whole = NDArray[np.intp]
 
 
-class Planes(NamedTuple):
+class FinePictures(NamedTuple):
     """Pictures of W slots at places between their samples, before turning.
 
     Attributes:
@@ -72,11 +72,11 @@ class FollowedClip(SmallClip):
     links: NDArray[np.int16]
     num_pictures: int
     known_share: float
-    latest: dict[tuple[int, int], Planes] = field(
-        default_factory=dict[tuple[int, int], Planes], repr=False, compare=False
+    latest: dict[tuple[int, int], FinePictures] = field(
+        default_factory=dict[tuple[int, int], FinePictures], repr=False, compare=False
     )
 
-    def planes(self, slots: slice) -> Planes:
+    def planes(self, slots: slice) -> FinePictures:
         """Return the interpolated pictures of some slots, of which the latest are remembered: those
         of all slots of a long clip would not fit into memory."""
         key = slots.start, slots.stop
@@ -89,7 +89,7 @@ class FollowedClip(SmallClip):
                     for part, side in ((self.luma[slots], LUMA_PX), (self.chroma[slots], CHROMA_PX))
                 )
             )
-            self.latest[key] = Planes(
+            self.latest[key] = FinePictures(
                 _between_samples(luma, LUMA_PHASES),
                 _between_samples(chroma, CHROMA_PHASES).swapaxes(0, 1).copy(),
             )
