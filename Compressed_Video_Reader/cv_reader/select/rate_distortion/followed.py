@@ -29,8 +29,8 @@ from cv_reader.select.rate_distortion.places import (
     BORDER,
     CHROMA_PHASES,
     LUMA_PHASES,
-    FollowedClip,
     FinePictures,
+    FollowedClip,
     Steps,
     Whole,
 )
