@@ -150,7 +150,7 @@ ROOMS = {
     "encoder_training.pretrain.concepts": "pretrain.data",
     "encoder_training.pretrain.data": "",
     "encoder_training.pretrain.proof": "pretrain pretrain.concepts pretrain.data",
-    "encoder_training.probe": "pretrain.data",
+    "encoder_training.probe": "pretrain pretrain.data",
     "llava.ask": "model visual",
     "llava.chat_template": "conversation",
     "llava.conversation": "",

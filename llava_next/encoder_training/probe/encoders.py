@@ -97,7 +97,7 @@ class FrozenEncoder(ABC):
     def encode(self, clips: Sequence[ClipPixels]) -> list[Tensor]:
         """Return the tokens (T, D) of each clip."""
 
-    def _pixels(self, pixels: Tensor) -> Tensor:
+    def normalised(self, pixels: Tensor) -> Tensor:
         """Normalise uint8 frames (F, 3, H, W), or patches (P, 3 * p * p), on the device."""
         values = pixels.to(self.device, non_blocking=True)
         flat = values.reshape(len(values), 3, -1).to(torch.float32)
@@ -113,21 +113,23 @@ class OneVisionProbeEncoder(FrozenEncoder):
     family = "ov_encoder"
     model: OneVisionEncoderModel
 
+    def patches(self, clip: ClipPixels) -> tuple[Tensor, Tensor]:
+        """Return a clip as patches, uint8 (P, 3 * p * p), with their positions (P, 3)."""
+        pixels, rows = clip
+        if pixels.dim() == 2:
+            return pixels, rows
+        sides = pixels.shape[2] // self.patch_size, pixels.shape[3] // self.patch_size
+        cut = patchify(pixels.transpose(0, 1)[None], self.patch_size)[0]
+        return cut, grid_positions(rows, *sides)
+
     def encode(self, clips: Sequence[ClipPixels]) -> list[Tensor]:
         """Return the tokens (T, D) of each clip, by the packed entry."""
-        patches, positions, lengths = [], [], [0]
-        for clip in clips:
-            pixels, rows = clip
-            if pixels.dim() == 4:
-                sides = pixels.shape[2] // self.patch_size, pixels.shape[3] // self.patch_size
-                rows = grid_positions(rows, *sides)
-                pixels = patchify(pixels.transpose(0, 1)[None], self.patch_size)[0]
-            patches.append(self._pixels(pixels))
-            positions.append(rows.to(self.device))
-            lengths.append(len(pixels))
-        bounds = torch.tensor(lengths).cumsum(0).to(torch.int32)
-        tokens = self.model.forward_packed(torch.cat(patches), torch.cat(positions), bounds)
-        return list(tokens.split(lengths[1:]))
+        parts = [self.patches(clip) for clip in clips]
+        lengths = [len(rows) for _, rows in parts]
+        patches = torch.cat([self.normalised(pixels) for pixels, _ in parts])
+        positions = torch.cat([rows for _, rows in parts]).to(self.device)
+        bounds = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+        return list(self.model.forward_packed(patches, positions, bounds).split(lengths))
 
 
 class _Peer(FrozenEncoder):
@@ -147,7 +149,7 @@ class _Peer(FrozenEncoder):
         self._keeps_cls = keeps_cls
 
     def _frames(self, clips: Sequence[ClipPixels]) -> Tensor:
-        return torch.cat([self._pixels(clip.pixels) for clip in clips])
+        return torch.cat([self.normalised(clip.pixels) for clip in clips])
 
 
 class PicturePeer(_Peer):
@@ -239,7 +241,7 @@ class VideoPeer(_Peer):
 
     def encode(self, clips: Sequence[ClipPixels]) -> list[Tensor]:
         """Return the tokens of each clip."""
-        videos = torch.stack([self._pixels(clip.pixels) for clip in clips])
+        videos = torch.stack([self.normalised(clip.pixels) for clip in clips])
         if self.family == "vjepa2":
             output: Any = self.model(pixel_values_videos=videos, skip_predictor=True)
         else:

@@ -14,6 +14,7 @@ from encoder_training.probe.settings import ProbeSettings
 from support.paths import ROOT
 
 FOLDER = ROOT / "scripts" / "encoder"
+_LAUNCH = {"NUM_GPUS", "OMP_NUM_THREADS"}
 SCRIPTS = ("attentive_probe.sh", *sorted(path.name for path in FOLDER.glob("eval_ov_encoder_*.sh")))
 
 
@@ -55,7 +56,8 @@ def test_help_lists_every_variable_of_the_probe(script: str) -> None:
     used: set[str] = set()
     for path in (FOLDER / script, FOLDER / "probing.sh"):
         used |= set(re.findall(r"\$\{?([A-Z][A-Z0-9_]+)", path.read_text(encoding="utf-8")))
-    assert used - {"VENV", "PATH", "BASH_SOURCE", "DRY_RUN", "OMP_NUM_THREADS"} <= set(listed)
+    assert used - {"VENV", "PATH", "BASH_SOURCE", "DRY_RUN", *_LAUNCH} <= set(listed)
+    assert all(name in text for name in _LAUNCH)
 
 
 def test_the_probe_recipes_are_the_published_ones() -> None:

@@ -32,6 +32,11 @@ def _run(settings: dict[str, Any], code: int = 0) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def _rows(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
 @pytest.fixture(scope="module")
 def finished(material: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return _run(probe_settings(material, tmp_path_factory.mktemp("run") / "cached"))
@@ -42,7 +47,7 @@ def test_a_probe_learns_what_clips_look_like(finished: dict[str, Any]) -> None:
     assert finished["score"]["top1"] > 80
     assert finished["cost"]["tokens_per_clip"] == 16
     folder = Path(finished["settings"]["output_dir"])
-    rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    rows = _rows(folder)
     assert [row["video"] for row in rows] == [f"class{n % 3}/val{n:03d}.mp4" for n in range(7)]
     hits = sum(row["classes"][0] in row["labels"] for row in rows)
     assert finished["score"]["top1"] == 100 * hits / 7
@@ -108,7 +113,9 @@ def test_a_broken_clip_is_named_and_counted(
     whole = (folder / "class1" / "val001.mp4").read_bytes()
     (folder / "class1" / "val001.mp4").write_bytes(whole[:300])
     (folder / "class0" / "train000.mp4").unlink()
-    settings = probe_settings(folder, tmp_path / "run", save_report=str(tmp_path / "reports"))
+    settings = probe_settings(
+        folder, tmp_path / "run", save_report=str(tmp_path / "reports"), default_epoch=1
+    )
     with pytest.raises(SystemExit) as failure:
         main(flags(settings))
     assert failure.value.code == 1
@@ -174,3 +181,21 @@ def test_the_repair_command_makes_the_index_that_the_run_asks_for(
     assert indexed["cost"]["tokens_per_clip"] == 12
     lines = (tmp_path / "report_attentive_probe_encoder_12.txt").read_text().splitlines()
     assert lines == [f"custom {indexed['score']['top1']}"] * 2
+
+
+@pytest.mark.slow
+def test_several_labels_views_blocks_and_stored_views(material: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "charadesego"
+    shutil.copytree(material, folder)
+    for role in ("train", "val"):
+        path = folder / f"{role}_new.csv"
+        path.write_text(path.read_text().replace(",2", ",2;1"))
+    settings = probe_settings(
+        material, tmp_path / "run", dataset="charadesego", data_root=str(tmp_path), num_classes=3,
+        train_list="", val_list="", video_root="", val_segments=2, val_crops=3, head_blocks=2,
+        augmentation="reference", train_views=2, default_epoch=4,
+    )  # fmt: skip
+    result = _run({name: value for name, value in settings.items() if value != ""})
+    assert result["score"]["mean_average_precision"] > 60
+    assert result["cost"]["encoded_clips"] == 24 * 2 + 7 * 2 * 3
+    assert [row["labels"] for row in _rows(tmp_path / "run")][2] == [1, 2]

@@ -1,0 +1,64 @@
+"""The made actions, and the proof on a few of them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from encoder_training.probe.datasets import read_clips
+from encoder_training.probe.proof.__main__ import QUICK, arms, interval, main
+from encoder_training.probe.proof.actions import ACTIONS, CLASSES, draw_action, write_actions
+
+
+def _centres(action: str) -> np.ndarray:
+    """Return where a clip differs most from its mean picture, frame by frame."""
+    frames = np.stack(list(draw_action(action, np.random.default_rng(5), 48, 24))).astype(float)
+    changes = np.abs(frames - np.median(frames, axis=0)).sum(-1)
+    strong = changes * (changes > 60)
+    grid = np.indices((48, 48))
+    return (strong[:, None] * grid).sum((2, 3)) / np.maximum(strong.sum((1, 2)), 1)[:, None]
+
+
+def test_pairs_are_each_other_in_reverse() -> None:
+    assert len(ACTIONS) == 14 and len(set(CLASSES)) == 16
+    for first, second in (("left", "right"), ("grow", "shrink"), ("appear", "vanish")):
+        pictures = [
+            np.stack(list(draw_action(name, np.random.default_rng(1), 32, 9))).astype(int)
+            for name in (first, second)
+        ]
+        # The same thing on the same ground: the last frame of one is the first of the other.
+        noise = np.abs(pictures[0][-1] - pictures[1][0]).mean()
+        assert noise < 6 and np.abs(pictures[0][0] - pictures[0][-1]).mean() > noise + 1.5
+
+
+def test_a_thing_that_goes_left_moves_left() -> None:
+    columns = _centres("left")[:, 1]
+    assert columns[2] - columns[-2] > 10
+
+
+def test_the_lists_name_every_class(tmp_path: Path) -> None:
+    write_actions(tmp_path / "clips", train=3, val=2, size_px=16, num_frames=3)
+    part = read_clips(tmp_path / "clips" / "train_new.csv", tmp_path / "clips")
+    assert [clip.video for clip in part.clips][1:] == [
+        "right/train_00001.mp4", "up/train_00002.mp4",
+    ]  # fmt: skip
+    assert part.file(2).is_file()
+    with pytest.raises(ValueError, match="must be a new or an empty folder"):
+        write_actions(tmp_path / "clips", train=1, val=1)
+
+
+def test_all_inputs_have_the_same_tokens() -> None:
+    found = {name: values["input"] for name, values in arms(QUICK).items()}
+    assert QUICK.tokens == 64 and found == {
+        "frames": "frames:4", "codec, published": "codec:64",
+        "codec, rate-distortion": "codec:64", "random patches": "random:64",
+    }  # fmt: skip
+    assert interval([1.0, 2.0, 3.0]) == pytest.approx((2.0, 2 - 2.483, 2 + 2.483), abs=1e-3)
+
+
+@pytest.mark.slow
+def test_the_proof_writes_its_table(tmp_path: Path) -> None:
+    sizes = ["--train", "64", "--val", "32", "--steps", "3", "--epochs", "1", "--batch", "8"]
+    assert main([str(tmp_path), "--quick", *sizes]) == 0
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Inputs at equal tokens" in text and "codec, rate-distortion" in text
