@@ -57,6 +57,11 @@ def usable_meta(
     return meta
 
 
+def asked_for(config: AssetConfig, backend: str = "auto", require_exact: bool = False) -> str:
+    """Return a text that differs where ``usable_meta`` could answer differently."""
+    return f"{config.fingerprint} {backend}{' exact' * require_exact}"
+
+
 def refuse_other_settings(check: Callable[[], object]) -> None:
     """Run a check of existing output before a run; only what was made otherwise stops it.
 

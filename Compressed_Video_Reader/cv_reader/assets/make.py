@@ -30,7 +30,13 @@ from cv_reader.assets.contract import (
     read_asset,
 )
 from cv_reader.assets.files import array_bytes, json_bytes, new_folder
-from cv_reader.assets.freshness import same_source, selection_hash, usable_meta, video_facts
+from cv_reader.assets.freshness import (
+    asked_for,
+    same_source,
+    selection_hash,
+    usable_meta,
+    video_facts,
+)
 from cv_reader.assets.metadata import build_meta
 from cv_reader.assets.names import asset_key
 from cv_reader.errors import AssetError, SampleError
@@ -74,6 +80,11 @@ class RunSettings:
     video_root: Path | None
     out_root: Path
     overwrite: bool
+
+    @property
+    def asked(self) -> str:
+        """Return what decides whether finished output is what this run would make."""
+        return asked_for(self.config, self.options.backend, self.options.require_exact)
 
     def video(self, sample: _NamesVideo) -> Path:
         """Return the path of a sample's video."""

@@ -126,7 +126,8 @@ def video_fault(video: object) -> str:
     except UnicodeEncodeError:
         encoded = b"\0"
     longest = max(map(len, encoded.split(b"/")))
-    names_file = PurePosixPath(video).name not in ("", "..")
+    last = video.rpartition("/")[2]
+    names_file = last not in ("", ".", "..") or PurePosixPath(video).name not in ("", "..")
     if b"\0" in encoded or longest > _MAX_NAME_BYTES or not names_file:
         return f"video must name a file, got {video!r}; correct it or remove the sample"
     return ""

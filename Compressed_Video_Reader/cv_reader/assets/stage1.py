@@ -30,10 +30,19 @@ from cv_reader.errors import AssetError, SampleError
 class Stage1(RunSettings):
     """Settings of stage 1 that are the same for all samples."""
 
+    def name(self, sample: VideoSample) -> str:
+        """Return what the names of a sample's three files begin with."""
+        return stage1_prefix(sample.sample_id, sample.video, sample.key, self.config)
+
     def file(self, sample: VideoSample, suffix: str) -> Path:
         """Return the path of one of a sample's three files."""
-        name = stage1_prefix(sample.sample_id, sample.video, sample.key, self.config)
-        return self.out_root / (name + suffix)
+        return self.out_root / (self.name(sample) + suffix)
+
+    def files(self, sample: VideoSample) -> list[str]:
+        """Return the paths of a sample's three files."""
+        suffixes = (ROWS_SUFFIX, FRAME_IDS_SUFFIX, META_SUFFIX)
+        prefix = f"{self.out_root}/{self.name(sample)}"
+        return [prefix + suffix for suffix in suffixes]
 
 
 def usable_selection(stage: Stage1, sample: VideoSample) -> dict[str, Any] | None:

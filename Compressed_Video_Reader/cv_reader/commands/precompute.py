@@ -8,6 +8,7 @@ line without a key gets the one that the evaluator derives from the path.
 """
 
 import argparse
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from cv_reader.assets.claims import claimed_output
 from cv_reader.assets.freshness import refuse_other_settings, usable_meta
+from cv_reader.assets.ledger import Ledger, Place, ledger_path
 from cv_reader.assets.make import (
     EvaluationRun,
     EvaluationVideo,
@@ -47,7 +49,7 @@ from cv_reader.commands.progress import (
     check_writable,
     dry_run,
     looked_over,
-    run_samples,
+    run_unfinished,
 )
 from cv_reader.engines.choice import check_engine
 from cv_reader.errors import AssetError, SampleError, SettingsError
@@ -133,10 +135,12 @@ def _run(args: argparse.Namespace) -> int:
     folders = (args.out_root, args.out_root / "assets")
     with (
         claimed_output(args.out_root, suffix, *folders),
+        Ledger(ledger_path(args.out_root, suffix), work.asked) as ledger,
         Report("precompute", fail_path, args.log_every, total) as report,
     ):
         announce("precompute", total, args)
-        for outcome in run_samples(partial(make_evaluation_asset, work), _shard(args), args):
+        function, places = partial(make_evaluation_asset, work), partial(_place, work)
+        for outcome in run_unfinished(function, _shard(args), args, ledger, places):
             line: EvaluationVideo = outcome.task
             if outcome.failure:
                 report.fail(outcome.failure, key=line.key, video=line.video, where=line.where)
@@ -198,23 +202,30 @@ def _check_lines(work: EvaluationRun, args: argparse.Namespace) -> int:
         SettingsError: naming two lines with one key and different videos.
         StaleAssetError: naming the first output made with other settings.
     """
+    known = Ledger(ledger_path(work.out_root, shard_suffix(args)), work.asked, is_read_only=True)
     # Hashes in place of names: a list may be long, and only its collisions need to be read again.
     videos: dict[int, int] = {}
-    left_out = 0
-    for line in looked_over("precompute", _lines(args)):
+    mine: set[int] = set()
+    left_out = faults = 0
+    for number, line in enumerate(looked_over("precompute", _lines(args))):
+        is_mine = number % args.num_shards == args.shard_id
+        faults += bool(line.reason) and is_mine
         left_out += not line.key and not line.reason
         if not line.key:
             continue
         key, video = hash(line.key), hash(line.video)
+        if is_mine:
+            mine.add(key)
         if key not in videos:
             videos[key] = video
-            if not work.overwrite:
+            if not work.overwrite and not known.is_known(line.key):
                 refuse_other_settings(partial(_usable, work, line))
         elif videos[key] != video:
             _refuse_shared_key(line, args)
+    known.close()
     if left_out:
         say(f"precompute: left out {left_out} lines that say that their video does not exist")
-    return sum(1 for _ in _shard(args))
+    return len(mine) + faults
 
 
 def _refuse_shared_key(line: EvaluationVideo, args: argparse.Namespace) -> None:
@@ -243,5 +254,48 @@ def _state(work: EvaluationRun, line: EvaluationVideo) -> str:
     return "kept" if is_made(work, line) else "make"
 
 
+<<<<<<< HEAD
 def _trial(work: EvaluationRun, folder: Path, line: EvaluationVideo) -> None:
     make_evaluation_asset(replace(work, out_root=folder, overwrite=True), line)
+=======
+def _place(work: EvaluationRun, line: EvaluationVideo) -> Place | None:
+    if line.reason:
+        return None
+    video = os.path.join(work.video_root or work.data_file.parent, line.video)
+    return Place(line.key, [video], [f"{work.out_root}/assets/{line.key}/"])
+
+
+def _trial(work: Precompute, folder: Path, line: Line) -> None:
+    make_asset(replace(work, out_root=folder, overwrite=True), line)
+
+
+def _is_done(work: Precompute, line: Line) -> bool:
+    if work.overwrite:
+        return False
+    return is_up_to_date(work.folder(line), work.video(line), work.config, work.options)
+
+
+def make_asset(work: Precompute, line: Line) -> str:
+    """Make one video's asset.
+
+    Returns:
+        ``made``, ``remade`` (damaged or outdated before) or ``kept`` (up to date).
+    """
+    if line.reason:
+        raise SampleError(line.reason)
+    if _is_done(work, line):
+        return "kept"
+    was_there = work.folder(line).exists() and not work.overwrite
+    write_evaluation_asset(
+        work.video(line),
+        key=line.key,
+        out_root=work.out_root,
+        config=work.config,
+        backend=work.options.backend,
+        require_exact=work.options.require_exact,
+        num_threads=work.options.num_threads,
+        video=line.video,
+        overwrite=True,
+    )
+    return "remade" if was_there else "made"
+>>>>>>> a3dae08 (assets: a ledger of finished and failed samples, settled before anything is handed to a worker)

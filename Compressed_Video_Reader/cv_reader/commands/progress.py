@@ -8,7 +8,7 @@ import platform
 import random
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
@@ -21,10 +21,11 @@ import numpy as np
 import PIL
 
 from cv_reader.assets.files import temporary_path, write_json, writing
+from cv_reader.assets.ledger import FINISHED, Ledger, Place, Record
 from cv_reader.backends import native
 from cv_reader.engines import local
 from cv_reader.engines.choice import limits_from, run_by_engine
-from cv_reader.engines.tasks import Failure, TaskOutcome
+from cv_reader.engines.tasks import Failure, Settled, TaskOutcome
 from cv_reader.errors import CvReaderError, OutputError, SettingsError
 from cv_reader.exits import FAILED_SAMPLES, OK, say, shortened
 from cv_reader.select.config import ALGORITHM_VERSION, AssetConfig
@@ -184,6 +185,58 @@ def run_samples(
 ) -> Iterable[TaskOutcome[Any, Any]]:
     """Run tasks by the command's engine and limits; outcomes come in the order of the tasks."""
     return run_by_engine(function, tasks, args, versions)
+
+
+def run_unfinished(
+    function: Callable[[Any], Any],
+    tasks: Iterable[Any],
+    args: argparse.Namespace,
+    ledger: Ledger,
+    place_of: Callable[[Any], Place | None],
+) -> Iterator[TaskOutcome[Any, Any]]:
+    """Run the tasks that a ledger does not know as finished, and record what becomes of them.
+
+    Args:
+        function: returns ``made``, ``remade``, ``kept`` or ``skipped``.
+        tasks: consumed lazily.
+        args: arguments of the command.
+        ledger: of this shard.
+        place_of: the place of a task's files; None for a task that has none.
+
+    Yields:
+        One outcome per task, in the order of the tasks; ``kept`` for those that are finished.
+    """
+    settled: deque[TaskOutcome[Any, Any]] = deque()
+
+    def unsettled() -> Iterator[Any]:
+        for task in tasks:
+            place = None if args.overwrite else place_of(task)
+            record = None if place is None else ledger.find(place)
+            outcome = None if record is None else _settle(task, record, args.max_tries)
+            if outcome is None:
+                yield task
+            else:
+                settled.append(outcome)
+                yield Settled(outcome)
+
+    for outcome in run_samples(function, unsettled(), args):
+        if settled and settled[0] is outcome:
+            settled.popleft()
+        elif (place := place_of(outcome.task)) is not None:
+            if outcome.failure is not None:
+                ledger.fail(place, outcome.failure.kind, outcome.failure.reason)
+            elif outcome.value != "skipped":
+                ledger.finish(place)
+        yield outcome
+
+
+def _settle(task: Any, record: Record, max_tries: int) -> TaskOutcome[Any, Any] | None:
+    if record.state == FINISHED:
+        return TaskOutcome(task, "kept", None)
+    if max_tries and record.tries >= max_tries:
+        reason = f"{record.reason} (not tried again: failed in {record.tries} runs, --max_tries)"
+        return TaskOutcome(task, None, Failure(record.kind, reason))
+    return None
 
 
 def versions() -> dict[str, str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from cv_reader.assets.claims import claimed_output
 from cv_reader.assets.files import new_file
 from cv_reader.assets.freshness import refuse_other_settings
+from cv_reader.assets.ledger import Ledger, Place, ledger_path
 from cv_reader.assets.samples import BadRow, VideoSample, check_video, describe_sample, read_samples
 from cv_reader.assets.stage1 import Stage1, is_selected, make_selection, usable_selection
 from cv_reader.commands.arguments import (
@@ -38,7 +39,7 @@ from cv_reader.commands.progress import (
     check_writable,
     dry_run,
     looked_over,
-    run_samples,
+    run_unfinished,
 )
 from cv_reader.engines.choice import check_engine
 from cv_reader.errors import SampleError, SettingsError
@@ -128,10 +129,12 @@ def _run(args: argparse.Namespace) -> int:
     check_writable(args.out_root)
     with (
         claimed_output(args.out_root, suffix, args.out_root),
+        Ledger(ledger_path(args.out_root, suffix), stage.asked) as ledger,
         Report("stage1", fail_path, args.log_every, total) as report,
     ):
         announce("stage1", total, args)
-        for outcome in run_samples(partial(make_selection, stage), samples_of(args), args):
+        function, places = partial(make_selection, stage), partial(_place, stage)
+        for outcome in run_unfinished(function, samples_of(args), args, ledger, places):
             if outcome.failure:
                 report.fail(outcome.failure, **describe_sample(outcome.task))
             else:
@@ -160,11 +163,21 @@ def check_selections(stage: Stage1, args: argparse.Namespace) -> int:
         SettingsError, SampleError: if the data set cannot be read.
     """
     total = 0
-    for sample in looked_over("stage1", samples_of(args)):
-        total += 1
-        if isinstance(sample, VideoSample) and not stage.overwrite:
-            refuse_other_settings(partial(usable_selection, stage, sample))
+    path = ledger_path(stage.out_root, shard_suffix(args))
+    with Ledger(path, stage.asked, is_read_only=True) as known:
+        for sample in looked_over("stage1", samples_of(args)):
+            total += 1
+            if not isinstance(sample, VideoSample) or stage.overwrite:
+                continue
+            if not known.is_known(stage.name(sample)):
+                refuse_other_settings(partial(usable_selection, stage, sample))
     return total
+
+
+def _place(stage: Stage1, sample: VideoSample | BadRow) -> Place | None:
+    if isinstance(sample, BadRow):
+        return None
+    return Place(stage.name(sample), [str(stage.video(sample))], stage.files(sample))
 
 
 def _state(stage: Stage1, sample: VideoSample | BadRow) -> str:

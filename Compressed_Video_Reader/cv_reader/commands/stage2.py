@@ -16,6 +16,7 @@ from typing import Any
 
 from cv_reader.assets.claims import claimed_file, claimed_output
 from cv_reader.assets.freshness import refuse_other_settings, usable_meta
+from cv_reader.assets.ledger import Ledger, Place, ledger_path
 from cv_reader.assets.metadata import META, read_meta
 from cv_reader.assets.names import META_SUFFIX
 from cv_reader.assets.samples import BadRow, VideoSample, check_video, describe_sample
@@ -49,7 +50,7 @@ from cv_reader.commands.progress import (
     check_writable,
     dry_run,
     looked_over,
-    run_samples,
+    run_unfinished,
 )
 from cv_reader.commands.stage1 import (
     add_selection_arguments,
@@ -62,7 +63,7 @@ from cv_reader.engines.choice import check_engine
 from cv_reader.engines.tasks import Failure
 from cv_reader.errors import SampleError, SettingsError
 from cv_reader.exits import run_command
-from cv_reader.select.config import AssetConfig
+from cv_reader.select.config import ALGORITHM_VERSION, AssetConfig
 
 _BOTH_TEXT = """``cv_reader precompute --stage 1,2``: both stages, one decode pass per video.
 
@@ -179,10 +180,14 @@ def _run(args: argparse.Namespace) -> int:
         state, trial = partial(_state, stage), partial(_trial, stage)
         return dry_run("stage2", samples_of(args), state, trial, args)
     total = 0
-    for sample in looked_over("stage2", samples_of(args)):
-        total += 1
-        if is_packing and isinstance(sample, VideoSample):
-            refuse_other_settings(partial(_check_existing, stage, sample))
+    path = ledger_path(stage.out_image_root, shard_suffix(args))
+    with Ledger(path, _asked(stage, pack_sample), is_read_only=True) as known:
+        for sample in looked_over("stage2", samples_of(args)):
+            total += 1
+            if not is_packing or not isinstance(sample, VideoSample):
+                continue
+            if not known.is_known(stage.folder(sample).name):
+                refuse_other_settings(partial(_check_existing, stage, sample))
     return write_jsonl("stage2", stage, pack_sample if is_packing else find_packed, args, total)
 
 
@@ -227,11 +232,15 @@ def write_jsonl(name: str, stage: Stage2, work: Work, args: argparse.Namespace, 
     folders = stage.out_image_root / stage.shard_folder
     with (
         claimed_output(stage.out_image_root, suffix, folders),
+        Ledger(ledger_path(stage.out_image_root, suffix), _asked(stage, work)) as ledger,
         Report(name, fail_path, args.log_every, total) as report,
     ):
         announce(name, total, args)
         with claimed_file(out_jsonl) as lines:
-            for outcome in run_samples(partial(work, stage), samples_of(args), args):
+            places = partial(_place, stage, work)
+            for outcome in run_unfinished(
+                partial(work, stage), samples_of(args), args, ledger, places
+            ):
                 failure, line = outcome.failure, ""
                 if failure is None and outcome.value != "skipped":
                     line, failure = _line_of(stage, outcome.task, args)
@@ -241,6 +250,23 @@ def write_jsonl(name: str, stage: Stage2, work: Work, args: argparse.Namespace, 
                 lines.write(line)
                 report.count(str(outcome.value))
         return report.finish(Path(f"{out_jsonl}.summary.json"), stage.packing(stage.first.config))
+
+
+def _asked(stage: Stage2, work: Work) -> str:
+    """Return what decides whether a finished folder is what this run would make."""
+    asked = f"{ALGORITHM_VERSION} {stage.order} {stage.jpg_quality} {stage.first_full}"
+    return f"{asked} {stage.first.asked}" if work is make_both else asked
+
+
+def _place(stage: Stage2, work: Work, sample: VideoSample | BadRow) -> Place | None:
+    if isinstance(sample, BadRow) or work is find_packed:
+        return None
+    first, folder = stage.first, stage.folder(sample)
+    if work is make_both:
+        outputs = [f"{folder}/", *first.files(sample)]
+        return Place(folder.name, [str(first.video(sample))], outputs)
+    inputs = [str(first.video(sample)), str(first.file(sample, META_SUFFIX))]
+    return Place(folder.name, inputs, [f"{folder}/"])
 
 
 def _line_of(
@@ -312,11 +338,16 @@ def _run_both(args: argparse.Namespace) -> int:
         state, trial = partial(_state_of_both, stage), partial(_trial_of_both, stage)
         return dry_run("precompute", samples_of(args), state, trial, args)
     total = check_selections(first, args)
+    path = ledger_path(stage.out_image_root, shard_suffix(args))
+    known = Ledger(path, _asked(stage, make_both), is_read_only=True)
     if not args.overwrite:
         for sample in looked_over("precompute", samples_of(args)):
             if isinstance(sample, VideoSample):
                 packing = stage.packing(config)
+                if known.is_known(stage.folder(sample).name):
+                    continue
                 refuse_other_settings(partial(usable_meta, stage.folder(sample) / META, packing))
+    known.close()
     check_writable(args.visidx_root)
     with claimed_output(args.visidx_root, shard_suffix(args), args.visidx_root):
         return write_jsonl("precompute", stage, make_both, args, total)

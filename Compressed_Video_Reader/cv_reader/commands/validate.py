@@ -11,14 +11,33 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
-from cv_reader.assets.claims import claimed_file
-from cv_reader.assets.validation import Checks, Target, check_target, find_targets
+from cv_reader.assets.claims import claimed_file, claimed_output
+from cv_reader.assets.ledger import (
+    FAILED,
+    FINISHED,
+    STALE,
+    Ledger,
+    Place,
+    digest_of,
+    ledger_path,
+)
+from cv_reader.assets.metadata import META, read_meta
+from cv_reader.assets.names import FRAME_IDS_SUFFIX, META_SUFFIX, ROWS_SUFFIX
+from cv_reader.assets.validation import (
+    ASSET,
+    SELECTION,
+    Checks,
+    Target,
+    check_target,
+    find_targets,
+)
 from cv_reader.commands.arguments import (
     add_worker_arguments,
     new_parser,
 )
 from cv_reader.commands.progress import check_writable, run_samples
-from cv_reader.errors import SettingsError
+from cv_reader.engines.tasks import Failure
+from cv_reader.errors import AssetError, SettingsError
 from cv_reader.exits import FAILED_SAMPLES, OK, run_command, say
 
 STALE_KIND = "StaleAssetError"
@@ -55,6 +74,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--report", metavar="FILE", type=Path, help="file for one JSON line per problem"
     )
+    parser.add_argument(
+        "--write_ledger",
+        action="store_true",
+        help="write what is found to the ledger of the folder, the --out_root of precompute or"
+        " stage1: their next run (of one shard) looks at no finished sample in full",
+    )
     add_worker_arguments(parser, num_workers=2, timeout_seconds=600.0)
     return parser
 
@@ -64,13 +89,19 @@ def _run(args: argparse.Namespace) -> int:
         raise SettingsError(f"{args.place}: no such file or folder")
     if args.report:
         check_writable(args.report.parent)
+    if args.write_ledger and not args.place.is_dir():
+        raise SettingsError(f"{args.place}: --write_ledger needs an output folder")
     checks = Checks(is_deep=args.deep, video_root=args.video_root, image_folder=args.image_folder)
     states: Counter[tuple[str, str]] = Counter()
     makers: Counter[str] = Counter()
     num_problems = 0
-    with claimed_file(args.report) if args.report else contextlib.nullcontext() as lines:
+    with contextlib.ExitStack() as stack:
+        lines = stack.enter_context(claimed_file(args.report)) if args.report else None
+        ledger = stack.enter_context(_NewLedger(args.place)) if args.write_ledger else None
         for outcome in run_samples(partial(check_target, checks), find_targets(args.place), args):
             target: Target = outcome.task
+            if ledger is not None:
+                ledger.put(target, outcome.failure)
             if outcome.failure is None:
                 states[target.kind, "sound"] += 1
                 makers[str(outcome.value)] += 1
@@ -90,6 +121,44 @@ def _run(args: argparse.Namespace) -> int:
         say(f"validate: and {num_problems - args.max_shown} more; --report FILE lists all")
     print("\n".join(_table(states, makers)))
     return FAILED_SAMPLES if num_problems else OK
+
+
+class _NewLedger(contextlib.ExitStack):
+    """The ledger of a folder, begun again from what is found.
+
+    Args:
+        folder: the output; no run may be at work on it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        part = "shard00of01"
+        self.enter_context(claimed_output(folder, part, folder))
+        path = ledger_path(folder, part)
+        path.unlink(missing_ok=True)
+        self._ledger = self.enter_context(Ledger(path, ""))
+
+    def put(self, target: Target, failure: Failure | None) -> None:
+        """Record a sample; what has no readable metadata is left to the next run."""
+        path = Path(target.where)
+        if target.kind not in (ASSET, SELECTION):
+            return
+        try:
+            meta = read_meta(path if target.kind == SELECTION else path / META)
+            source, asked = meta["source"], f"{meta['fingerprint']} auto"
+            facts = (Path(meta["video"]).name, int(source["size_bytes"]), int(source["mtime_ns"]))
+        except (AssetError, KeyError, TypeError, ValueError):
+            return
+        if target.kind == SELECTION:
+            prefix = str(path).removesuffix(META_SUFFIX)
+            suffixes = (ROWS_SUFFIX, FRAME_IDS_SUFFIX, META_SUFFIX)
+            place = Place(Path(prefix).name, [], [prefix + suffix for suffix in suffixes])
+        else:
+            place = Place(path.name, [], [f"{path}/"])
+        state, reason = FINISHED, ""
+        if failure is not None:
+            state, reason = STALE if failure.kind == STALE_KIND else FAILED, failure.reason
+        self._ledger.put_state(place, asked, state, digest_of([facts]), reason)
 
 
 def _table(states: Counter[tuple[str, str]], makers: Counter[str]) -> list[str]:

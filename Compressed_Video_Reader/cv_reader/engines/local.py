@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from multiprocessing.connection import wait
 from typing import Generic, TypeVar
 
-from cv_reader.engines.tasks import UNSENDABLE, Failure, Limits, TaskOutcome
+from cv_reader.engines.tasks import UNSENDABLE, Failure, Limits, Settled, TaskOutcome
 from cv_reader.engines.worker_process import Worker, new_worker, stop_workers
 
 _LOOK_AHEAD_TASKS = 256
@@ -26,13 +26,13 @@ V = TypeVar("V")
 
 
 def run_tasks(
-    function: Callable[[T], V], tasks: Iterable[T], limits: Limits
+    function: Callable[[T], V], tasks: Iterable[T | Settled], limits: Limits
 ) -> Generator[TaskOutcome[T, V], None, None]:
     """Run ``function`` on every task in worker processes.
 
     Args:
         function: importable by name; it, tasks and values can be pickled.
-        tasks: consumed lazily.
+        tasks: consumed lazily; settled ones are passed on.
         limits: resources of the run.
 
     Yields:
@@ -67,17 +67,19 @@ class WorkerPool(Generic[T, V]):
         self._outcomes: dict[int, TaskOutcome[T, V]] = {}
         self._again: deque[int] = deque()
         self._tried: set[int] = set()
+        self._num_taken = 0
 
-    def run(self, tasks: Iterable[T]) -> Iterator[TaskOutcome[T, V]]:
+    def run(self, tasks: Iterable[T | Settled]) -> Iterator[TaskOutcome[T, V]]:
         """Yield the outcome of every task, in their order; an earlier run must have ended."""
         self._tried.clear()
         numbered = enumerate(tasks)
-        emitted = 0
+        self._num_taken = emitted = 0
         while True:
             self._hand_out(numbered, emitted)
             if not self._tasks and not self._outcomes:
                 return
-            self._collect()
+            if emitted not in self._outcomes:
+                self._collect()
             while emitted in self._outcomes:
                 yield self._outcomes.pop(emitted)
                 emitted += 1
@@ -87,16 +89,19 @@ class WorkerPool(Generic[T, V]):
         stop_workers(self._workers)
         self._workers.clear()
 
-    def _hand_out(self, numbered: Iterator[tuple[int, T]], emitted: int) -> None:
+    def _hand_out(self, numbered: Iterator[tuple[int, T | Settled]], emitted: int) -> None:
         while self._again:
             self._give(self._again.popleft())
-        while len(self._tasks) < self._num_workers:
-            if emitted + _LOOK_AHEAD_TASKS <= max(self._outcomes, default=0):
-                return
+        ahead = max(_LOOK_AHEAD_TASKS, 2 * self._num_workers)
+        while len(self._tasks) < self._num_workers and self._num_taken < emitted + ahead:
             upcoming = next(numbered, None)
             if upcoming is None:
                 return
             number, task = upcoming
+            self._num_taken += 1
+            if isinstance(task, Settled):
+                self._outcomes[number] = task.outcome
+                continue
             self._tasks[number] = task
             self._give(number)
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cv_reader.engines.local import WorkerPool
-from cv_reader.engines.tasks import Failure, Limits, TaskOutcome
+from cv_reader.engines.tasks import UNSENDABLE, Failure, Limits, Settled, TaskOutcome
 from cv_reader.errors import SettingsError
 from cv_reader.exits import say
 
@@ -97,13 +97,16 @@ def _host_and_port(address: str) -> tuple[str, int]:
 
 
 def run_tasks(
-    function: Callable[[T], V], tasks: Iterable[T], limits: Limits, choice: RayChoice
+    function: Callable[[T], V],
+    tasks: Iterable[T | Settled],
+    limits: Limits,
+    choice: RayChoice,
 ) -> Generator[TaskOutcome[T, V], None, None]:
     """Run ``function`` on every task on the nodes of a cluster.
 
     Args:
         function: importable by name on every node; it, tasks and values can be pickled.
-        tasks: consumed lazily.
+        tasks: consumed lazily; settled ones are passed on.
         limits: resources of the run; ``num_workers`` is the number of tasks at a time on all nodes.
         choice: the cluster.
 
@@ -252,19 +255,24 @@ class _Driver:
 
     def run(self, tasks: Iterable[Any]) -> Iterator[TaskOutcome[Any, Any]]:
         numbered = enumerate(tasks)
-        emitted = 0
+        taken = emitted = 0
+        ahead = max(_LOOK_AHEAD_TASKS, 2 * self._at_once)
         while True:
-            while len(self._running) < self._at_once and (
-                emitted + _LOOK_AHEAD_TASKS > max(self._outcomes, default=0)
-            ):
+            while len(self._running) < self._at_once and taken < emitted + ahead:
                 upcoming = next(numbered, None)
                 if upcoming is None:
                     break
-                self._tasks[upcoming[0]] = upcoming[1]
-                self._submit(upcoming[0])
+                number, task = upcoming
+                taken += 1
+                if isinstance(task, Settled):
+                    self._outcomes[number] = task.outcome
+                    continue
+                self._tasks[number] = task
+                self._submit(number)
             if not self._running and not self._outcomes:
                 return
-            self._collect()
+            if emitted not in self._outcomes:
+                self._collect()
             while emitted in self._outcomes:
                 yield self._outcomes.pop(emitted)
                 emitted += 1
@@ -272,13 +280,7 @@ class _Driver:
     def _submit(self, number: int) -> None:
         try:
             content = pickle.dumps(self._tasks[number])
-        except (
-            RecursionError,
-            ValueError,
-            TypeError,
-            AttributeError,
-            pickle.PicklingError,
-        ) as error:
+        except UNSENDABLE as error:
             reason = f"cannot be sent to a worker: {type(error).__name__}: {error}"
             self._finish(number, None, Failure(type(error).__name__, reason))
             return

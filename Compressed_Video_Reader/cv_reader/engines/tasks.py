@@ -39,6 +39,13 @@ class TaskOutcome(Generic[T, V]):
     failure: Failure | None
 
 
+@dataclass(frozen=True)
+class Settled:
+    """A task among others that needs no work: an engine passes its outcome on, in its place."""
+
+    outcome: TaskOutcome[Any, Any]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """Resources of a run; 0 = no limit, except for ``num_workers``.

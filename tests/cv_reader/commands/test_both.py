@@ -42,7 +42,7 @@ def _tree(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and not any(word in path.name for word in ("summary", "fail"))
+        if path.is_file() and not any(word in path.name for word in ("summary", "fail", "ledger"))
     }
 
 

@@ -202,7 +202,8 @@ def test_a_clean_run_leaves_output_alone(corpus: Corpus, tmp_path: Path) -> None
     data = corpus.write(tmp_path / "v.jsonl", {"video": str(corpus.root / "short.mp4")})
     assert _precompute(data, tmp_path / "out") == 0
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == ["assets", "summary.shard00of01.json"]
+    ledger = ".cv_reader.ledger.shard00of01.sqlite"
+    assert names == [ledger, "assets", "summary.shard00of01.json"]
 
 
 def test_numbers_may_be_keys(corpus: Corpus, tmp_path: Path) -> None:

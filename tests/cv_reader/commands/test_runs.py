@@ -134,7 +134,7 @@ def _tree(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and "summary" not in path.name
+        if path.is_file() and not any(word in path.name for word in ("summary", "ledger"))
     }
 
 

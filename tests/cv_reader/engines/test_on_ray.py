@@ -101,7 +101,7 @@ def _tree(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and not path.name.startswith("summary")
+        if path.is_file() and not path.name.startswith(("summary", ".cv_reader.ledger"))
     }
 
 

@@ -1,0 +1,135 @@
+"""What preparing many videos costs beside decoding: starting again, overhead of a task, engines.
+
+    python scripts/bench/prepare.py restart [--samples 1000000] [--folder FOLDER]
+    python scripts/bench/prepare.py tasks [--samples 20000] [--engines local ray] [--num_workers 2]
+    python scripts/bench/prepare.py engines [--copies 40] [--engines local ray] [--num_workers 2]
+
+``restart`` makes an output of so many finished samples, with a ledger, and runs ``precompute`` on
+it again. The samples are links to a thousand folders of one asset's files, so that each costs the
+system calls of a folder of its own, and not its space.
+
+``tasks`` runs so many empty tasks through each engine: time per task, memory of the driver.
+
+``engines`` makes a clip of 360p, and prepares copies of it by each engine: videos per second, the
+start of the engine apart, as ratios to ``local``.
+"""
+
+import argparse
+import json
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from clips import made_clip
+from cv_reader.assets.freshness import asked_for
+from cv_reader.assets.ledger import Ledger, Place, ledger_path
+from cv_reader.assets.make import write_evaluation_asset
+from cv_reader.commands.progress import versions
+from cv_reader.engines import local, on_ray
+from cv_reader.engines.tasks import Limits
+from cv_reader.select.config import AssetConfig
+from measure import measure
+
+CONFIG = AssetConfig(square_size=64, num_images=8, sequence_length=16)
+ARGUMENTS = ["--square_size", "64", "--num_images", "8", "--seq_len_frames", "16"]
+PRECOMPUTE = [sys.executable, "-m", "cv_reader.commands.main", "precompute"]
+NUM_FOLDERS = 1000
+
+
+def main() -> None:
+    """Run one of the three measurements."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("restart", "tasks", "engines"))
+    parser.add_argument("--samples", type=int, default=20_000)
+    parser.add_argument("--copies", type=int, default=40)
+    parser.add_argument("--num_workers", type=int, default=2)
+    parser.add_argument("--engines", nargs="+", default=["local", "ray"])
+    parser.add_argument("--folder", type=Path, help="where to work (default: the system's)")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        {"restart": _restart, "tasks": _tasks, "engines": _engines}[args.what](Path(folder), args)
+
+
+def _restart(folder: Path, args: argparse.Namespace) -> None:
+    clip = made_clip(folder, "h264", 96, 128, 32)
+    out, models = folder / "out", folder / "models"
+    write_evaluation_asset(clip, key="0", out_root=models, config=CONFIG)
+    first = models / "assets" / "0"
+    for number in range(1, NUM_FOLDERS):
+        (models / "assets" / str(number)).mkdir()
+        for path in first.iterdir():
+            os.link(path, models / "assets" / str(number) / path.name)
+    (out / "assets").mkdir(parents=True)
+    data = folder / "videos.jsonl"
+    with data.open("w") as lines, Ledger(_ledger(out), asked_for(CONFIG)) as ledger:
+        for number in range(args.samples):
+            key = f"sample{number:09d}"
+            os.symlink(models / "assets" / str(number % NUM_FOLDERS), out / "assets" / key)
+            lines.write(json.dumps({"video": str(clip), "key": key}) + "\n")
+            ledger.finish(Place(key, [str(clip)], [f"{out}/assets/{key}/"]))
+    for workers in (1, 2):
+        command = [*PRECOMPUTE, "--jsonl", str(data), "--out_root", str(out), *ARGUMENTS]
+        took = measure([*command, "--num_workers", str(workers), "--log_every", "1000000"])
+        print(
+            f"restart over {args.samples} finished samples, {workers} workers: "
+            f"{took.wall_seconds:.1f} s, {took.cpu_seconds:.1f} CPU s, "
+            f"{took.peak_rss_bytes / 2**20:.0f} MiB; ledger "
+            f"{_ledger(out).stat().st_size / args.samples:.0f} bytes a sample"
+        )
+
+
+def _ledger(out: Path) -> Path:
+    return ledger_path(out, "shard00of01")
+
+
+def _tasks(_folder: Path, args: argparse.Namespace) -> None:
+    limits = Limits(num_workers=args.num_workers)
+    for engine in args.engines:
+        outcomes = _empty(engine, args.samples, limits)
+        next(outcomes)  # the engine has started
+        started = time.perf_counter()
+        count = sum(1 for _ in outcomes)
+        seconds = time.perf_counter() - started
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(
+            f"{engine}: {count} empty tasks, {1e3 * seconds / count:.3f} ms a task, driver's peak "
+            f"so far {peak:.0f} MiB"
+        )
+
+
+def _empty(engine: str, count: int, limits: Limits) -> Iterator[object]:
+    if engine == "local":
+        return local.run_tasks(abs, range(count), limits)
+    choice = on_ray.RayChoice(address="local", versions=versions)
+    return on_ray.run_tasks(abs, range(count), limits, choice)
+
+
+def _engines(folder: Path, args: argparse.Namespace) -> None:
+    clip = made_clip(folder, "h264", 360, 640, 300)
+    rates: dict[str, float] = {}
+    for engine in args.engines:
+        seconds = []
+        for copies in (args.num_workers, args.copies + args.num_workers):
+            data = folder / "videos.jsonl"
+            rows = [{"video": str(clip), "key": f"k{number}"} for number in range(copies)]
+            data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            out = folder / f"{engine}{copies}"
+            command = [*PRECOMPUTE, "--jsonl", str(data), "--out_root", str(out)]
+            command += ["--num_workers", str(args.num_workers), "--num_threads", "1"]
+            if engine == "ray":
+                command += ["--engine", "ray", "--address", "local"]
+            seconds.append(measure(command).wall_seconds)
+        rates[engine] = args.copies / (seconds[1] - seconds[0])
+        ratio = rates[engine] / rates[args.engines[0]]
+        print(
+            f"{engine}: {rates[engine]:.2f} videos/s once started ({ratio:.2f} of "
+            f"{args.engines[0]}), start and {args.num_workers} videos {seconds[0]:.1f} s"
+        )
+
+
+if __name__ == "__main__":
+    main()
