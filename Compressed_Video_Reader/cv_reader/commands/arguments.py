@@ -260,10 +260,10 @@ def add_run_arguments(parser: argparse.ArgumentParser, log_every: int, num_worke
         "--max_samples", type=int, default=0, help="number of rows to read, from the first; 0 = all"
     )
     group.add_argument(
-        "--max_tries",
-        type=int,
-        default=0,
-        help="number of runs in which a sample may fail before it is left alone; 0 = any",
+        "--max_tries", type=int, default=0, help="number of runs that try a sample; 0 = any"
+    )
+    group.add_argument(
+        "--trust_ledger", action="store_true", help="do not look at files of finished samples"
     )
     group.add_argument(
         "--num_shards", type=int, default=1, help="number of runs that share the data set"

@@ -211,8 +211,8 @@ def run_unfinished(
     def unsettled() -> Iterator[Any]:
         for task in tasks:
             place = None if args.overwrite else place_of(task)
-            record = None if place is None else ledger.find(place)
-            outcome = None if record is None else _settle(task, record, args.max_tries)
+            record = place and ledger.find(place, is_trusted=args.trust_ledger)
+            outcome = record and _settle(task, record, args.max_tries)
             if outcome is None:
                 yield task
             else:

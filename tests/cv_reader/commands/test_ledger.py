@@ -127,3 +127,18 @@ def test_validate_writes_the_ledger_again(
     assert run(data, out) == 1
     assert "0 made, 2 kept" in capsys.readouterr().err
     assert not [call for call in real_calls if "short.mp4" in call or "good.mp4" in call]
+
+
+def test_a_trusted_ledger_stands_in_for_the_files(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert _precompute(data, out) == 1
+    positions = next(out.rglob("positions_thw.npy"))
+    whole = positions.read_bytes()
+    positions.write_bytes(whole[:-1])
+    assert _precompute(data, out, "--trust_ledger") == 1
+    assert "0 made, 2 kept" in capsys.readouterr().err.splitlines()[-2]
+    assert positions.read_bytes() == whole[:-1]
+    assert _precompute(data, out) == 1
+    assert positions.read_bytes() == whole
