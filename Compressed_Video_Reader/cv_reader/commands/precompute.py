@@ -254,10 +254,6 @@ def _state(work: EvaluationRun, line: EvaluationVideo) -> str:
     return "kept" if is_made(work, line) else "make"
 
 
-<<<<<<< HEAD
-def _trial(work: EvaluationRun, folder: Path, line: EvaluationVideo) -> None:
-    make_evaluation_asset(replace(work, out_root=folder, overwrite=True), line)
-=======
 def _place(work: EvaluationRun, line: EvaluationVideo) -> Place | None:
     if line.reason:
         return None
@@ -265,37 +261,5 @@ def _place(work: EvaluationRun, line: EvaluationVideo) -> Place | None:
     return Place(line.key, [video], [f"{work.out_root}/assets/{line.key}/"])
 
 
-def _trial(work: Precompute, folder: Path, line: Line) -> None:
-    make_asset(replace(work, out_root=folder, overwrite=True), line)
-
-
-def _is_done(work: Precompute, line: Line) -> bool:
-    if work.overwrite:
-        return False
-    return is_up_to_date(work.folder(line), work.video(line), work.config, work.options)
-
-
-def make_asset(work: Precompute, line: Line) -> str:
-    """Make one video's asset.
-
-    Returns:
-        ``made``, ``remade`` (damaged or outdated before) or ``kept`` (up to date).
-    """
-    if line.reason:
-        raise SampleError(line.reason)
-    if _is_done(work, line):
-        return "kept"
-    was_there = work.folder(line).exists() and not work.overwrite
-    write_evaluation_asset(
-        work.video(line),
-        key=line.key,
-        out_root=work.out_root,
-        config=work.config,
-        backend=work.options.backend,
-        require_exact=work.options.require_exact,
-        num_threads=work.options.num_threads,
-        video=line.video,
-        overwrite=True,
-    )
-    return "remade" if was_there else "made"
->>>>>>> a3dae08 (assets: a ledger of finished and failed samples, settled before anything is handed to a worker)
+def _trial(work: EvaluationRun, folder: Path, line: EvaluationVideo) -> None:
+    make_evaluation_asset(replace(work, out_root=folder, overwrite=True), line)

@@ -53,7 +53,7 @@ def data(corpus: Corpus, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("run", "module", "function", "failed"),
     [
-        (_precompute, precompute, "make_asset", 2),
+        (_precompute, precompute, "make_evaluation_asset", 2),
         (_stage1, stage1, "make_selection", 2),
         (_both, stage2, "make_both", 2),
     ],
@@ -119,7 +119,7 @@ def test_validate_writes_the_ledger_again(
     ledger_path(root, PART).unlink()
     assert validate.main([str(root), "--write_ledger"]) == 0
     assert ledger_path(root, PART).exists()
-    module = "commands.precompute" if run is _precompute else "assets.stage1"
+    module = "assets.make" if run is _precompute else "assets.stage1"
     target = f"cv_reader.{module}.{'is_up_to_date' if run is _precompute else 'is_selected'}"
     real_calls: list[str] = []
     monkeypatch.setattr(target, lambda *args: real_calls.append(str(args)) or False)
