@@ -50,7 +50,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Record:
+class LedgerEntry:
     """What the ledger says of a sample whose inputs have not changed.
 
     Attributes:
@@ -142,7 +142,7 @@ class Ledger(contextlib.AbstractContextManager["Ledger"]):
         row = self._row(name)
         return row is not None and row[0] == FINISHED
 
-    def find(self, place: Place, *, is_trusted: bool = False) -> Record | None:
+    def find(self, place: Place, *, is_trusted: bool = False) -> LedgerEntry | None:
         """Return what is recorded of a sample whose inputs, and outputs if finished, are the same.
 
         Args:
@@ -161,7 +161,7 @@ class Ledger(contextlib.AbstractContextManager["Ledger"]):
         is_open = state == FINISHED and not is_trusted
         if is_open and (outputs is None or outputs != digest(place.outputs)):
             return None
-        return Record(state, tries, kind or "", reason or "")
+        return LedgerEntry(state, tries, kind or "", reason or "")
 
     def _row(self, name: str) -> tuple[Any, ...] | None:
         if self._connection is None or self._settings < 0:

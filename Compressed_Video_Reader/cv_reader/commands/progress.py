@@ -21,7 +21,7 @@ import numpy as np
 import PIL
 
 from cv_reader.assets.files import temporary_path, write_json, writing
-from cv_reader.assets.ledger import FINISHED, Ledger, Place, Record
+from cv_reader.assets.ledger import FINISHED, Ledger, LedgerEntry, Place
 from cv_reader.backends import native
 from cv_reader.engines import local
 from cv_reader.engines.choice import limits_from, run_by_engine
@@ -230,7 +230,7 @@ def run_unfinished(
         yield outcome
 
 
-def _settle(task: Any, record: Record, max_tries: int) -> TaskOutcome[Any, Any] | None:
+def _settle(task: Any, record: LedgerEntry, max_tries: int) -> TaskOutcome[Any, Any] | None:
     if record.state == FINISHED:
         return TaskOutcome(task, "kept", None)
     if max_tries and record.tries >= max_tries:
