@@ -26,11 +26,11 @@ from pathlib import Path
 
 from clips import made_clip
 from cv_reader.assets.freshness import asked_for
-from cv_reader.assets.ledger import Ledger, Place, ledger_path
 from cv_reader.assets.make import write_evaluation_asset
 from cv_reader.commands.progress import versions
 from cv_reader.engines import local, on_ray
 from cv_reader.engines.tasks import Limits
+from cv_reader.ledger import Ledger, Place, ledger_path
 from cv_reader.select.config import AssetConfig
 from measure import measure
 

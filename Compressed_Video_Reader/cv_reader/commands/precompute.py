@@ -16,7 +16,6 @@ from pathlib import Path
 
 from cv_reader.assets.claims import claimed_output
 from cv_reader.assets.freshness import refuse_other_settings, usable_meta
-from cv_reader.assets.ledger import Ledger, Place, ledger_path
 from cv_reader.assets.make import (
     EvaluationRun,
     EvaluationVideo,
@@ -54,6 +53,7 @@ from cv_reader.commands.progress import (
 from cv_reader.engines.choice import check_engine
 from cv_reader.errors import AssetError, SampleError, SettingsError
 from cv_reader.exits import run_command, say
+from cv_reader.ledger import Ledger, Place, ledger_path
 
 
 def main(argv: list[str] | None = None) -> int:

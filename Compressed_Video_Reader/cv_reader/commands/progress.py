@@ -21,13 +21,13 @@ import numpy as np
 import PIL
 
 from cv_reader.assets.files import temporary_path, write_json, writing
-from cv_reader.assets.ledger import FINISHED, Ledger, LedgerEntry, Place
 from cv_reader.backends import native
 from cv_reader.engines import local
 from cv_reader.engines.choice import limits_from, run_by_engine
 from cv_reader.engines.tasks import Failure, Settled, TaskOutcome
 from cv_reader.errors import CvReaderError, OutputError, SettingsError
 from cv_reader.exits import FAILED_SAMPLES, OK, say, shortened
+from cv_reader.ledger import FINISHED, Ledger, LedgerEntry, Place
 from cv_reader.select.config import ALGORITHM_VERSION, AssetConfig
 
 T = TypeVar("T")

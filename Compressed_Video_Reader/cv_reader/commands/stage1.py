@@ -15,7 +15,6 @@ from pathlib import Path
 from cv_reader.assets.claims import claimed_output
 from cv_reader.assets.files import new_file
 from cv_reader.assets.freshness import refuse_other_settings
-from cv_reader.assets.ledger import Ledger, Place, ledger_path
 from cv_reader.assets.samples import BadRow, VideoSample, check_video, describe_sample, read_samples
 from cv_reader.assets.stage1 import Stage1, is_selected, make_selection, usable_selection
 from cv_reader.commands.arguments import (
@@ -44,6 +43,7 @@ from cv_reader.commands.progress import (
 from cv_reader.engines.choice import check_engine
 from cv_reader.errors import SampleError, SettingsError
 from cv_reader.exits import FAILED_SAMPLES, OK, run_command, say
+from cv_reader.ledger import Ledger, Place, ledger_path
 
 
 def main(argv: list[str] | None = None) -> int:

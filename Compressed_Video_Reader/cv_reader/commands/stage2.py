@@ -16,7 +16,6 @@ from typing import Any
 
 from cv_reader.assets.claims import claimed_file, claimed_output
 from cv_reader.assets.freshness import refuse_other_settings, usable_meta
-from cv_reader.assets.ledger import Ledger, Place, ledger_path
 from cv_reader.assets.metadata import META, read_meta
 from cv_reader.assets.names import META_SUFFIX
 from cv_reader.assets.samples import BadRow, VideoSample, check_video, describe_sample
@@ -63,6 +62,7 @@ from cv_reader.engines.choice import check_engine
 from cv_reader.engines.tasks import Failure
 from cv_reader.errors import SampleError, SettingsError
 from cv_reader.exits import run_command
+from cv_reader.ledger import Ledger, Place, ledger_path
 from cv_reader.select.config import ALGORITHM_VERSION, AssetConfig
 
 _BOTH_TEXT = """``cv_reader precompute --stage 1,2``: both stages, one decode pass per video.

@@ -12,15 +12,6 @@ from functools import partial
 from pathlib import Path
 
 from cv_reader.assets.claims import claimed_file, claimed_output
-from cv_reader.assets.ledger import (
-    FAILED,
-    FINISHED,
-    STALE,
-    Ledger,
-    Place,
-    digest_of,
-    ledger_path,
-)
 from cv_reader.assets.metadata import META, read_meta
 from cv_reader.assets.names import FRAME_IDS_SUFFIX, META_SUFFIX, ROWS_SUFFIX
 from cv_reader.assets.validation import (
@@ -39,6 +30,15 @@ from cv_reader.commands.progress import check_writable, run_samples
 from cv_reader.engines.tasks import Failure
 from cv_reader.errors import AssetError, SettingsError
 from cv_reader.exits import FAILED_SAMPLES, OK, run_command, say
+from cv_reader.ledger import (
+    FAILED,
+    FINISHED,
+    STALE,
+    Ledger,
+    Place,
+    digest_of,
+    ledger_path,
+)
 
 STALE_KIND = "StaleAssetError"
 

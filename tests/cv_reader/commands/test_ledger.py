@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from cv_reader.assets.ledger import ledger_path
 from cv_reader.commands import precompute, stage1, stage2, validate
+from cv_reader.ledger import ledger_path
 from support.corpus import Corpus
 
 SIZE = ["--square_size", "64", "--num_images", "2", "--sequence_length", "8"]

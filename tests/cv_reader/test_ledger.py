@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cv_reader.assets.ledger import FAILED, FINISHED, Ledger, Place, ledger_path
+from cv_reader.ledger import FAILED, FINISHED, Ledger, Place, ledger_path
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_a_killed_run_leaves_what_was_committed(tmp_path: Path, place: Place) ->
     program = (
         "import os, sys\n"
         "from pathlib import Path\n"
-        "from cv_reader.assets import ledger as rooms\n"
+        "from cv_reader import ledger as rooms\n"
         "path, video, asset = sys.argv[1:]\n"
         "rooms._COMMIT_RECORDS = 100\n"
         "ledger = rooms.Ledger(Path(path), 's')\n"
