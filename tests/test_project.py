@@ -133,8 +133,8 @@ ROOMS = {
     "cv_reader.assets": "media reader select",
     "cv_reader.backends": "media",
     "cv_reader.codec_index": "assets select",
-    "cv_reader.commands": "assets backends codec_index engines ledger media pricing reader select streams"
-    " video_lists views",
+    "cv_reader.commands": "assets backends codec_index engines ledger media pricing reader select"
+    " streams video_lists views",
     "cv_reader.compat": "media reader",
     "cv_reader.engines": "",
     "cv_reader.exits": "errors",
