@@ -24,13 +24,6 @@ _TONE_MAPPED = (
 )
 
 
-def available_cores() -> int:
-    """Return how many processor cores this process may use, at least 1."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 class Video:
     """An open video; use it as a context manager.
 

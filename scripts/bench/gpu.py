@@ -49,19 +49,20 @@ def run_part(args: argparse.Namespace) -> int:
     torch.set_float32_matmul_precision("highest")
     if device.type != "cuda":
         torch.set_num_threads(1)
+    tiny = device.type != "cuda" or args.tiny
     bench = Bench(
         part=args.child,
         device=device,
-        tiny=device.type != "cuda" or args.tiny,
+        tiny=tiny,
         out=args.out,
-        assets=args.assets,
+        assets=args.out / "trial_assets" if tiny else args.assets,
         deadline=args.deadline,
         results=results,
         peak=peak_flops(device, args.peak_tflops),
         retry=args.retry,
     )
-    if bench.tiny and not (args.assets / "mixture.jsonl").is_file():
-        import_module("gpu_parts.assets").write_data(args.assets, tiny=True)
+    if tiny and not (bench.assets / "mixture.jsonl").is_file():
+        import_module("gpu_parts.assets").write_data(bench.assets, tiny=True)
     import_module(f"gpu_parts.{args.child}").run(bench)
     return 0
 

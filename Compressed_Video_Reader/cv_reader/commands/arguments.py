@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cv_reader.backends import BACKEND_NAMES
+from cv_reader.cores import available_cores
 from cv_reader.engines.choice import add_scheduler_arguments
 from cv_reader.errors import SettingsError
-from cv_reader.reader import ReadOptions, available_cores
+from cv_reader.reader import ReadOptions
 from cv_reader.select.config import CHOICES, AssetConfig
 
 HDR_HELP = "how HDR video (PQ, HLG) is read: shown as SDR (tonemap), refused, or as raw samples"

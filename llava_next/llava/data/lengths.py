@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from cv_reader.reader import available_cores
+from cv_reader.cores import available_cores
 from llava.data.dataset import BadSample, SupervisedDataset
 from llava.data.encoding import Measured
 from llava.data.records import RecordError

@@ -15,8 +15,7 @@ from typing import Any
 from PIL import Image
 
 from cv_reader.assets import META, AssetConfig, evaluation_key
-from cv_reader.assets.make import write_evaluation_asset
-from cv_reader.reader import available_cores
+from cv_reader.cores import available_cores
 from llava.visual.batch import VisualSegment
 from llava.visual.config import VisualConfig
 from llava.visual.fetch import fetch, is_url
@@ -184,4 +183,6 @@ def _load_codec(path: Path, visual: VisualConfig, settings: ClipSettings) -> Vis
         if settings.time_limit_seconds:
             make_asset_within(path, settings.time_limit_seconds, **target)
             return load_asset(out_root / "assets" / key, visual)
+        from cv_reader.assets.make import write_evaluation_asset  # needs PyAV
+
         return load_asset(write_evaluation_asset(path, **target).folder, visual)

@@ -23,8 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from cv_reader import open_video
-from cv_reader.assets import AssetConfig, sampled_frames
+from cv_reader.assets import AssetConfig
 
 _GRACE_SECONDS = 30
 
@@ -43,6 +42,10 @@ def read_uniform_frames(path: str | Path, num_frames: int, sampling: str = "unif
     Raises:
         ValueError: if the video cannot be read.
     """
+    # They need PyAV, which other kinds of input do not.
+    from cv_reader import open_video
+    from cv_reader.assets import sampled_frames
+
     with open_video(path) as video:
         config = AssetConfig(sequence_length=num_frames, num_images=1, frames=sampling)
         ids: list[int] = sampled_frames(video.index, config)[0].tolist()

@@ -36,7 +36,7 @@ def _write_visuals(out: Path) -> dict[str, list[dict[str, Any]]]:
 
     from clips import made_clip
     from cv_reader.assets.make import write_evaluation_asset
-    from cv_reader.select import AssetConfig
+    from cv_reader.select.config import AssetConfig
 
     made: dict[str, list[dict[str, Any]]] = {"codec": [], "few": [], "frames": [], "image": []}
     with tempfile.TemporaryDirectory() as name:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from cv_reader.assets import AssetConfig, check_files, read_asset
 from cv_reader.assets.make import write_evaluation_asset
-from cv_reader.reader import available_cores
+from cv_reader.cores import available_cores
 from llava.eval.plugin.asset_index import AssetEntry, AssetIndex
 from llava.eval.settings import EvalSettings
 from llava.visual.batch import VisualSegment
