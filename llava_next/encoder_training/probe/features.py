@@ -13,7 +13,8 @@ import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -90,15 +91,23 @@ class StreamedFeatures:
         """Yield the tokens (T, D) of each clip of each batch; None for clips that are broken."""
         if not batches:
             return
+        reader, done = _Reader(self.clips, self.how), 0
         loader: Any = DataLoader(
-            _Reader(self.clips, self.how),
+            reader,
             batch_sampler=cast("Any", [list(batch) for batch in batches]),
             num_workers=min(self._num_workers, len(batches)),
             collate_fn=list,
-            pin_memory=False,
         )
-        for found in loader:
-            yield self._encoded(found)
+        try:
+            for found in loader:
+                yield self._encoded(found)
+                done += 1
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            # A clip has ended the process that read it: find it, one clip at a time.
+            for batch in batches[done:]:
+                yield self._encoded(_read_apart(reader, batch))
 
     def _encoded(self, found: Sequence[ClipPixels | BrokenClipError]) -> list[Tensor | None]:
         for error in found:
@@ -120,12 +129,31 @@ class _Reader(Dataset[Any]):
     def __init__(self, clips: ClipList, how: ClipInput) -> None:
         self._clips, self._how = clips, how
 
+    def video(self, key: Key) -> str:
+        """Return the path of a clip in its list."""
+        return self._clips.clips[key.clip].video
+
     def __getitem__(self, key: Key) -> ClipPixels | BrokenClipError:
-        video = self._clips.clips[key.clip].video
+        video = self.video(key)
         try:
             return read_view(self._clips.file(key.clip), video, self._how, key.view)
         except BrokenClipError as error:
             return error
+
+
+def _read_apart(reader: _Reader, batch: Sequence[Key]) -> list[ClipPixels | BrokenClipError]:
+    """Read views in a process of their own, which a clip may end; then that clip is broken."""
+    found: list[ClipPixels | BrokenClipError] = []
+    pool = ProcessPoolExecutor(1)
+    for key in batch:
+        try:
+            found.append(pool.submit(reader.__getitem__, key).result())
+        except BrokenProcessPool:
+            reason = "the process that read it ended: the decoder crashed, or memory ran out"
+            found.append(BrokenClipError(reader.video(key), reason))
+            pool = ProcessPoolExecutor(1)
+    pool.shutdown()
+    return found
 
 
 class CachedFeatures:

@@ -1,6 +1,7 @@
 """Probes from clips to the result, on made clips and a tiny encoder."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,9 @@ import pytest
 import torch
 
 from encoder_training.probe import __main__ as command
+from encoder_training.probe import features
 from encoder_training.probe.__main__ import main
+from encoder_training.probe.clips import ClipInput, ClipPixels, ClipView, read_view
 from encoder_training.probe.state import load_head
 from support.pretrain_runs import flags
 from support.probe_runs import make_clips, make_encoder, probe_settings, score_on_rank
@@ -199,3 +202,21 @@ def test_several_labels_views_blocks_and_stored_views(material: Path, tmp_path: 
     assert result["score"]["mean_average_precision"] > 60
     assert result["cost"]["encoded_clips"] == 24 * 2 + 7 * 2 * 3
     assert [row["labels"] for row in _rows(tmp_path / "run")][2] == [1, 2]
+
+
+def _crash_at(path: Path, video: str, how: ClipInput, view: ClipView) -> ClipPixels:
+    if video == "class1/val004.mp4":
+        os._exit(3)
+    return read_view(path, video, how, view)
+
+
+@pytest.mark.slow
+def test_a_clip_that_ends_its_process_is_named(
+    material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "read_view", _crash_at)  # reaches the forked readers
+    settings = probe_settings(material, tmp_path / "run", num_workers=1, on_broken="skip")
+    result = _run(settings, code=1)
+    assert list(result["broken"]) == ["class1/val004.mp4"]
+    assert "the decoder crashed" in result["broken"]["class1/val004.mp4"]
+    assert result["score"]["num_clips"] == 6
