@@ -253,6 +253,7 @@ SMALL_MODULES = {
     "llava.eval.plugin.entry": "the entry point of lmms_eval.models in pyproject.toml",
     "llava.model.merge": "a documented command, python -m llava.model.merge",
     "llava.pictures": "the old path of the picture helpers, which users import",
+    "llava.serve.web": "a documented command, python -m llava.serve.web",
     "llava.visuals": "the old path of the segment helpers, which users import",
     "onevision_encoder.block_mask": "loaded for a GPU only; the modeling file is long enough",
 }

@@ -11,7 +11,7 @@ web.
 import argparse
 import os
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -95,9 +95,9 @@ def build_app(engine: Engine, settings: ServerSettings) -> FastAPI:
     return app
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(module: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "python -m llava.serve.api",
+        f"python -m {module}",
         description="Serve a checkpoint by the protocol of the OpenAI chat completions. "
         f"If {API_KEY_VARIABLE} is set, requests must bring it as their API key.",
     )
@@ -168,18 +168,35 @@ def server_settings(args: argparse.Namespace) -> ServerSettings:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until the process is ended; return the exit code."""
-    args = _parser().parse_args(argv)
+def serve(
+    argv: Sequence[str] | None, module: str, extend: Callable[[FastAPI], None] = lambda _: None
+) -> int:
+    """Serve until the process is ended.
+
+    Args:
+        argv: arguments of the command; None takes the process's own.
+        module: name of the command.
+        extend: adds to the application.
+
+    Returns:
+        The exit code.
+    """
+    args = _parser(module).parse_args(argv)
     try:
         settings = server_settings(args)
         app = build_app(load_engine(args), settings)
     except ValueError as error:
         say(f"error: {error}")
         return USAGE
-    say(f"serving {settings.name} at http://{args.host}:{args.port}/v1")
+    extend(app)
+    say(f"serving {settings.name} at http://{args.host}:{args.port}")
     uvicorn.run(app, host=args.host, port=args.port, log_level="warning", timeout_keep_alive=10)
     return OK
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until the process is ended; return the exit code."""
+    return serve(argv, "llava.serve.api")
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def test_the_python_of_the_page_runs(folder: Path) -> None:
     library, session, client = PYTHON
     assert _run(library, folder).strip()
     assert _run(session, folder).startswith("256\n")
-    chat, server = COMMANDS
+    chat, _, server = COMMANDS
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = str(found.getsockname()[1])
