@@ -356,6 +356,21 @@ def test_every_argument_has_a_help_text() -> None:
     assert not silent
 
 
+def test_every_command_says_how_it_is_started() -> None:
+    """Without a name argparse shows that of the file, which cannot be typed as it is."""
+    nameless = [
+        f"{path.relative_to(ROOT)}:{call.lineno}"
+        for package in PACKAGES
+        for path in python_files(package)
+        for call in ast.walk(tree(path))
+        if isinstance(call, ast.Call)
+        and ast.unparse(call.func).endswith("ArgumentParser")
+        and not call.args
+        and not {keyword.arg for keyword in call.keywords} & {"prog", "add_help"}
+    ]
+    assert not nameless
+
+
 def pinned_versions() -> dict[str, str]:
     pins = {}
     for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():

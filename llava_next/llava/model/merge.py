@@ -16,7 +16,9 @@ from run_kit.exits import OK, USAGE, say
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    parser = argparse.ArgumentParser(description="Merge adapters into their base model.")
+    parser = argparse.ArgumentParser(
+        "python -m llava.model.merge", description="Merge adapters into their base model."
+    )
     parser.add_argument("--adapters", type=Path, required=True, help="folder that training wrote")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     args = parser.parse_args(argv)

@@ -194,7 +194,9 @@ def write_tiny_checkpoint(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description="Write a tiny random LLaVA checkpoint.")
+    parser = argparse.ArgumentParser(
+        "python -m llava.model.tiny", description="Write a tiny random LLaVA checkpoint."
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the random weights (default %(default)s)"

@@ -108,7 +108,9 @@ _KINDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    parser = argparse.ArgumentParser(description="Write the files of a smoke run.")
+    parser = argparse.ArgumentParser(
+        "python -m llava.train.smoke", description="Write the files of a smoke run."
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     args = parser.parse_args(argv)
     write_tiny_checkpoint(args.out / "model", patches_per_side=GRID_PATCHES)
