@@ -1,4 +1,4 @@
-"""Lists of labelled videos: one per line, in one of three dialects, which are told apart and named.
+"""Lists of labelled videos: one per line, in one of three formats, which are recognised and named.
 
     comma     relative/path.mp4,12        the reference; several labels as 12;40
     space     relative/path.mp4 12        V-JEPA's

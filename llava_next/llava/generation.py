@@ -107,7 +107,7 @@ class TokenSink(BaseStreamer):
         self._has_prompt = True
 
     def end(self) -> None:
-        """Do nothing: whoever called ``generate`` knows when it ends."""
+        """Do nothing: the caller of ``generate`` knows when it ends."""
 
 
 class TextStream:

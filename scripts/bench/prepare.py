@@ -1,4 +1,4 @@
-"""What preparing many videos costs beside decoding: starting again, overhead of a task, engines.
+"""What preparing many videos costs besides decoding: starting again, overhead of a task, engines.
 
     python scripts/bench/prepare.py restart [--samples 1000000] [--folder FOLDER]
     python scripts/bench/prepare.py tasks [--samples 20000] [--engines local ray] [--num_workers 2]

@@ -1,4 +1,4 @@
-"""Checks of selections beside what they show: brief events, other key frames, and time."""
+"""Checks of selections besides what they show: brief events, other key frames, and time."""
 
 import time
 from pathlib import Path

@@ -53,7 +53,7 @@ class _NoLists(TorchFunctionMode):
 
 
 class NoWaiting(TorchDispatchMode):
-    """Refuses operations that read values, whatever device the tensors are on.
+    """Refuses operations that read values, for tensors of any device.
 
     Args:
         is_allowed: called with the innermost lines of the stack, ``file:function``; for code whose

@@ -322,7 +322,7 @@ def _estimate(
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         tried = partial(_timed, trial, Path(folder))
-        # Here, whatever the engine: other machines do not see the scratch folder.
+        # In this process, with every engine: other machines do not see the scratch folder.
         outcomes = list(local.run_tasks(tried, picked, limits_from(args)))
         seconds = [float(outcome.value or 0) for outcome in outcomes if outcome.failure is None]
         sizes = [path.stat().st_size for path in Path(folder).rglob("*") if path.is_file()]

@@ -264,7 +264,7 @@ def _settings(runs: Sequence[ProbeRun]) -> str:
 
 
 def _named(folders: Sequence[Path]) -> list[ProbeRun]:
-    """Read results; those whose folders have one name are told apart by the folders above."""
+    """Read results; those whose folders have the same name are named by the folders above, too."""
     runs = [read_result(folder) for folder in folders]
     paths = [folder.resolve() for folder in folders]
     if len({run.name for run in runs}) == len(runs):

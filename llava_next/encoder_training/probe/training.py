@@ -176,7 +176,7 @@ class ProbeTraining:
         for number in range(self.steps_per_epoch):
             start = (number * size + rank) * step
             part = order[start : start + step].tolist()
-            if draws and len(views) == 1:  # streamed: drawn anew in every epoch
+            if draws and len(views) == 1:  # streamed: drawn again in every epoch
                 view = views[0]._replace(draw=epoch)
             else:
                 view = views[epoch % len(views)]

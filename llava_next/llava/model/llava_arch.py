@@ -121,7 +121,7 @@ class LlavaModelMixin(IsolatesSamples, _Decoder):
             visual: the batch's visuals, or None where it has none.
             always_run_tower: run the tower also for a batch without visuals, with zero weight, so
                 that all ranks run the same modules and gather the same parameters.
-            layout: where the placeholders are, checked by whoever made it; None looks here.
+            layout: where the placeholders are, checked by its maker; None = they are found here.
 
         Returns:
             (B, T, H).

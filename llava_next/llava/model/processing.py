@@ -47,8 +47,8 @@ class LlavaProcessor(ProcessorMixin):
         pad_token_id: padding token of the tokenizer.
         template: name of the prompt template.
         chat_template: the same template in Jinja.
-        image_token: stands for a picture in a prompt that is given as text.
-        video_token: stands for a video there.
+        image_token: placeholder of a picture in a prompt that is given as text.
+        video_token: placeholder of a video there.
     """
 
     def __init__(

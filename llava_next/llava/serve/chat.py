@@ -66,7 +66,7 @@ class TerminalChat:
         self._note(f"{path}: {usage.visual_tokens} visual tokens; {_steps(usage)}")
 
     def say(self, line: str) -> bool:
-        """Answer a line or obey it; return whether the conversation goes on."""
+        """Answer a line or obey it; return whether the conversation continues."""
         command, _, rest = line.strip().partition(" ")
         if command in ("/quit", "/exit"):
             return False

@@ -204,7 +204,7 @@ class MediaReader:
         try:
             with Image.open(path) as image:
                 pixels = image.width * image.height
-        except Exception as error:  # noqa: BLE001  (Pillow's plug-ins raise whatever they meet)
+        except Exception as error:  # noqa: BLE001  (Pillow's plug-ins raise errors of any type)
             raise MediaError("a picture cannot be read: damaged, or of an unknown kind") from error
         if pixels > self._limits.max_image_pixels:
             raise MediaError(f"a picture may have {self._limits.max_image_pixels} pixels")

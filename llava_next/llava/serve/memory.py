@@ -62,7 +62,7 @@ class PrefixMemory:
         Args:
             ids: the prompt.
             shown: its visuals, in order.
-            image_token_id: stands for one visual token in ``ids``.
+            image_token_id: placeholder of one visual token in ``ids``.
             config: the model's configuration, for a new cache.
         """
         kept, known = 0, iter(self._keys)

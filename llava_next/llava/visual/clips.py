@@ -42,7 +42,7 @@ class ClipSettings:
         num_images: mosaics or frames; the visual tokens grow with it.
         max_patches: budget in patches instead of ``num_images``; 0 leaves that as it is.
         cache: folder that keeps computed assets, ``assets/KEY`` below a folder per settings, as
-            evaluation does; None computes them anew in each call.
+            evaluation does; None computes them again in each call.
         num_threads: threads that decode; 0 takes every core.
         time_limit_seconds: end the reading of a video after this time; 0 sets no limit.
         asset: further settings of ``cv_reader.assets.AssetConfig``, such as ``quality_db``.

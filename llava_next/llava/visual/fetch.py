@@ -39,7 +39,7 @@ def fetch(
     Args:
         url: address, http or https.
         target: file to write.
-        max_bytes: larger files are refused, whatever their header says.
+        max_bytes: larger files are refused, even if their header says less.
         limit_seconds: limit of the whole download.
         public_only: refuse hosts of private, local and reserved networks.
 

@@ -92,7 +92,7 @@ def batch_layout(
         labels: int64 (B, T), ``IGNORE_INDEX`` where nothing is supervised.
         attention_mask: (B, T), 0 at padding; or masks that the library made for a static cache.
         position_ids: (B or 1, T); a sample begins wherever a number is not one more than the
-            number before. None, or positions beside a mask: every row is one sample.
+            number before. None, or positions together with a mask: every row is one sample.
 
     Raises:
         PlaceholderCountError: naming the row, both counts and the remedy.

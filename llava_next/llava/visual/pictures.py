@@ -47,7 +47,7 @@ def load_image(path: str | Path) -> Image.Image:
 
 
 def read_picture(source: Any) -> Image.Image:
-    """Read a picture from whatever holds one, as upright 8-bit RGB.
+    """Read a picture from any source, as upright 8-bit RGB.
 
     Args:
         source: a PIL image, uint8 pixels (H, W, 3) or (H, W), a path, the content of an image file,

@@ -1,4 +1,4 @@
-"""Tasks on a Ray cluster: refusals by name, and equal bytes whatever is killed meanwhile."""
+"""Tasks on a Ray cluster: refusals by name, and equal bytes although nodes are killed meanwhile."""
 
 import json
 import os

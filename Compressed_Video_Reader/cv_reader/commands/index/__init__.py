@@ -65,7 +65,7 @@ class Work:
         header: settings and budget.
         options: how videos are read.
         root: folder that the paths start from.
-        pickles: video to the pickle to convert; empty = select anew.
+        pickles: video to the pickle to convert; empty = choose here.
     """
 
     header: IndexHeader

@@ -102,7 +102,7 @@ def read_pickle(path: Path) -> NDArray[np.int64]:
         raise AssetError(f"{path}: cannot be read ({error.strerror})") from error
     except AssetError:
         raise
-    # The parser meets arbitrary bytes: whatever it raises says that they are no such pickle.
+    # The parser meets arbitrary bytes: any exception says that they are no such pickle.
     except Exception as error:  # noqa: BLE001
         raise AssetError(
             f"{path}: must be a pickle of one plain array of whole numbers ({error}); nothing in "

@@ -83,7 +83,7 @@ def _snapshot(benchmark: Benchmark) -> Path:
 
 
 def _check_content(benchmark: Benchmark, snapshot: Path) -> None:
-    """Hold every large file against its SHA-256, which is the name it is stored under."""
+    """Compare every large file with its SHA-256, which is the name it is stored under."""
     for path in sorted(snapshot.rglob("*")):
         stored = path.resolve()
         if not _SHA256.fullmatch(stored.name):
