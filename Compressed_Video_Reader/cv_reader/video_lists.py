@@ -4,7 +4,7 @@
     space     relative/path.mp4 12        V-JEPA's
     colons    relative/path.mp4::12       V-JEPA's, where paths have spaces
 
-A list is of one dialect from its first line to its last. The label is what follows the last
+All lines of a list are of one format, its dialect. The label is what follows the last
 separator; a path may contain separators, too.
 """
 
@@ -44,7 +44,7 @@ def read_list(path: Path) -> tuple[str, list[LabelledVideo]]:
 
     Raises:
         SettingsError: if it cannot be read, or is empty.
-        SampleError: if its lines are of no one dialect, or a path occurs twice; naming the line.
+        SampleError: if its lines do not share a dialect, or a path occurs twice; naming the line.
     """
     lines = list(_lines(path))
     fitting = [

@@ -108,7 +108,7 @@ def call_kernel(
     scaling: float,
     is_causal: bool,
 ) -> Tensor:
-    """Call the kernel in the words of the torch that is installed.
+    """Call the kernel with the arguments that the installed torch takes.
 
     torch 2.10 takes ``is_causal`` and has neither ``enable_gqa`` nor ``window_size``.
 

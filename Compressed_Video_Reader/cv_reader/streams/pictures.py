@@ -172,7 +172,7 @@ class PictureReader:
         counters.pictures += 1
 
     def _seconds(self, frame: VideoFrame, stream: VideoStream) -> float | None:
-        """Return a picture's time; None where it comes behind its turn."""
+        """Return a picture's time; None where it is out of order."""
         last, limit = self._last_seconds, self._settings.max_gap_seconds
         pts = cast("int | None", frame.pts)
         is_first = last is None or self._break in ("start", "reconnect")

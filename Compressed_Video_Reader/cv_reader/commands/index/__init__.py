@@ -59,7 +59,7 @@ _REPAIR = "choose another --out, or pass --overwrite to make it again"
 
 @dataclass(frozen=True)
 class Work:
-    """What making an entry needs.
+    """Settings that are the same for all entries.
 
     Attributes:
         header: settings and budget.
@@ -150,7 +150,7 @@ def _run(args: argparse.Namespace) -> int:
 def _start_journal(
     journal: Path, header: IndexHeader, old: list[CodecIndex], missing: set[str]
 ) -> None:
-    """Write the journal of this run: what the one before it holds, without what is made again."""
+    """Write the journal of this run: the entries of the one before it, without those that are made again."""
     kept = (
         index.line(video)
         for index in old
@@ -292,7 +292,7 @@ def _drop_cut_line(journal: Path) -> None:
 
 
 def _check_keep(config: AssetConfig, keep: int) -> None:
-    """Refuse a budget that is no beginning of a choice from the best cell down.
+    """Refuse a budget whose cells would not be the first ones of the whole choice.
 
     ``topk`` orders all cells but those of whole frames by score. Every other choice belongs to its
     budget in whole frames: a beginning of it would be its first slots.

@@ -70,7 +70,7 @@ class FeatureRows:
 
 @dataclass
 class KMeansState:
-    """Centres on their way.
+    """The state of k-means: the centres so far, and what led to them.
 
     Attributes:
         centres: float32 (k, d), of length one.
