@@ -1,6 +1,6 @@
 """Packets that are missing from an H.264 stream.
 
-Decoders conceal a lost picture, even a lost key frame, and report nothing. Rule: ITU-T H.264, 7.4.3:
+Decoders conceal a lost picture, even a lost key frame, in silence. Rule: ITU-T H.264, 7.4.3:
 ``frame_num`` is that of the reference picture before, or one more; 0 in an IDR picture; encoders
 that leave out numbers on purpose say so in the sequence parameter set.
 """

@@ -150,7 +150,7 @@ def _run(args: argparse.Namespace) -> int:
 def _start_journal(
     journal: Path, header: IndexHeader, old: list[CodecIndex], missing: set[str]
 ) -> None:
-    """Write the journal of this run: the entries of the one before it, without those that are made again."""
+    """Write this run's journal: the earlier entries, without those that are made again."""
     kept = (
         index.line(video)
         for index in old

@@ -262,7 +262,7 @@ def _shuffle_times(positions: Path, seed: int) -> Path:
 
 
 def _write_own(clip: Clip, arm: Arm, num_images: int, folder: Path) -> None:
-    """Pack rows that are chosen here; the positions are written last and mark the asset as complete."""
+    """Pack rows that are chosen here; the positions, written last, mark the asset complete."""
     with open_video(clip.path) as video:
         frames = np.stack([frame.rgb() for frame in video.frames()])
     grid, cell_px, view_px = clip.sizes.grid, clip.sizes.cell_px, clip.sizes.view_px

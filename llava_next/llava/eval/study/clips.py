@@ -70,7 +70,7 @@ class Clip:
 
 
 def choose_encoding(seed: int, key_frame_interval: int | None = None) -> Encoding:
-    """Return the encoding of a clip: two thirds H.264, one third HEVC, every interval equally often.
+    """Return the encoding of a clip: two thirds H.264, one third HEVC, intervals equally often.
 
     Args:
         seed: seed of the clip.
