@@ -45,6 +45,7 @@ launch \
     --bf16 "${BF16:-true}" \
     --tf32 "${TF32:-true}" \
     --gradient_checkpointing "${GRADIENT_CHECKPOINTING:-true}" \
+    ${CHECKPOINTING_POLICY:+--checkpointing_policy "$CHECKPOINTING_POLICY"} \
     --save_strategy "${SAVE_STRATEGY:-steps}" \
     --save_steps "${SAVE_STEPS:-500}" \
     --save_total_limit "${SAVE_TOTAL_LIMIT:-2}" \

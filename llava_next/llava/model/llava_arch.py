@@ -8,10 +8,16 @@ H language-model width, p side of a patch in pixels.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
 from transformers import Cache
 
 from llava.model.configuration import LlavaConfigFields
@@ -35,6 +41,7 @@ if TYPE_CHECKING:
         generate: Any
         prepare_inputs_for_generation: Any
         _expand_inputs_for_generation: Any
+        _set_gradient_checkpointing: Any
 else:
     _Decoder = _CausalLM = object
 
@@ -153,6 +160,33 @@ class LlavaModelMixin(IsolatesSamples, _Decoder):
         return embeds
 
 
+_ATTENTION = (
+    "_scaled_dot_product_",
+    "_flash_attention_forward",
+    "_efficient_attention_forward",
+    "_varlen_attn",
+    "flex_attention",
+    "flash_attn",
+)
+
+
+def _policy(_: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    """Save attention, and products that are no wider than their input; compute the rest again."""
+    name = operation._schema.name.partition("::")[2]
+    if name.startswith(_ATTENTION):
+        return CheckpointPolicy.MUST_SAVE
+    if name in ("mm", "addmm"):
+        left, right = args[-2:]
+        if right.shape[1] <= left.shape[1]:
+            return CheckpointPolicy.MUST_SAVE
+    return CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def selective_contexts() -> Any:
+    """Return contexts for ``torch.utils.checkpoint`` that save what is costly to compute again."""
+    return create_selective_checkpoint_contexts(_policy)
+
+
 class LlavaForCausalLMMixin(IsolatesSamples, _CausalLM):
     """A language model whose prompt may contain visuals.
 
@@ -176,6 +210,18 @@ class LlavaForCausalLMMixin(IsolatesSamples, _CausalLM):
 
     config: Any
     model: Any
+    selects_saved_operations: bool = False
+    """Whether checkpointed blocks keep costly results: see ``selective_contexts``."""
+
+    def _set_gradient_checkpointing(
+        self, enable: bool = True, gradient_checkpointing_func: Any = checkpoint, **kwargs: Any
+    ) -> None:
+        """Tell the blocks how gradients are checkpointed; see the library."""
+        if enable and self.selects_saved_operations:
+            gradient_checkpointing_func = partial(
+                gradient_checkpointing_func, use_reentrant=False, context_fn=selective_contexts
+            )
+        super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, **kwargs)
 
     def _build(self, decoder_class: type[Any], config: Any) -> None:
         """Hold a decoder that sees, and the head; the library's constructor would hold another."""

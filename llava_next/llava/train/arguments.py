@@ -138,6 +138,9 @@ class DataArguments:
         return parse_pinpoints(self.image_grid_pinpoints)
 
 
+CHECKPOINTING_POLICIES = ("blocks", "selective")
+
+
 @dataclass
 class LlavaTrainingArguments(TrainingArguments):
     """The library's arguments, some with other defaults, and further ones."""
@@ -156,6 +159,14 @@ class LlavaTrainingArguments(TrainingArguments):
             "evenly over the ranks, so that no rank waits for another; the lengths are measured "
             "once and kept next to the data",
             "aliases": ["--group_by_modality_length"],
+        },
+    )
+    checkpointing_policy: str = field(
+        default="blocks",
+        metadata={
+            "help": "what --gradient_checkpointing computes again: blocks, all of each block; or "
+            "selective, all but attention and the products that are no wider than their input, "
+            "for more memory and less time"
         },
     )
     peak_tflops: float | None = field(
@@ -203,6 +214,11 @@ class LlavaTrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         if self.output_dir is None:
             raise ValueError("--output_dir is required: the folder of checkpoints and logs")
+        if self.checkpointing_policy not in CHECKPOINTING_POLICIES:
+            raise ValueError(
+                f"--checkpointing_policy must be one of {', '.join(CHECKPOINTING_POLICIES)}, got "
+                f"{self.checkpointing_policy!r}"
+            )
         if self.remove_unused_columns:
             raise ValueError("--remove_unused_columns must be False: samples are not table columns")
         if self.save_on_each_node:

@@ -71,7 +71,6 @@ def prepare(arguments: Arguments) -> tuple[LlavaTrainer, Path | None]:
     if training_args.local_process_index == 0:
         discard_unfinished(output_dir)
     set_seed(training_args.seed)
-
     lora, adapters = model_args.lora(), None
     model, processor = load_model(
         model_source(arguments),
@@ -79,6 +78,7 @@ def prepare(arguments: Arguments) -> tuple[LlavaTrainer, Path | None]:
         attn_implementation=model_args.attn_implementation,
     )
     model.config.tokenizer_model_max_length = training_args.model_max_length
+    model.selects_saved_operations = training_args.checkpointing_policy == "selective"
     model.config.mm_tunable_parts = model_args.mm_tunable_parts
     parts = parse_parts(model_args.mm_tunable_parts)
     if lora is not None:

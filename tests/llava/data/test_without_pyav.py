@@ -3,11 +3,14 @@
 import subprocess
 import sys
 
+import pytest
+
 from support.paths import ROOT
 
 MODULES = ("llava.train.train", "llava.data.validate", "llava.model.loading", "llava.train.smoke")
 
 
+@pytest.mark.slow
 def test_training_imports_without_pyav() -> None:
     folders = [str(ROOT / "llava_next"), str(ROOT / "Compressed_Video_Reader")]
     program = (

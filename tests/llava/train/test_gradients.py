@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from llava.model.tiny import tiny_model, tiny_tokenizer
 from llava.train.parts import PARTS, set_trainable
@@ -18,6 +19,23 @@ from run_kit.log import read_log
 from support.paths import ROOT
 
 NORM = 0.01
+
+
+class _Operations(TorchDispatchMode):
+    """Counts the operations of attention and the matrix products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.products = 0, 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = func._schema.name
+        is_attention = "_scaled_dot_product" in name and "backward" not in name
+        self.attention += is_attention
+        self.products += name in ("aten::mm", "aten::addmm")
+        return func(*args, **(kwargs or {}))
 
 
 def _gradients(model: torch.nn.Module, checkpointed: bool) -> tuple[list[torch.Tensor], int]:
@@ -53,6 +71,22 @@ def test_checkpointing_runs_layers_again_and_changes_no_gradient(parts: Any) -> 
     # One of the tower's two layers is below the one that is read.
     tower_again = len(model.model.vision_tower.vision_tower.encoder.layers) - 1
     assert more - calls >= len(model.model.layers) + (tower_again if PARTS[0] in parts else 0)
+
+
+def test_selective_checkpointing_computes_attention_once_and_wide_products_again() -> None:
+    counts: dict[str, tuple[int, int]] = {}
+    gradients: dict[str, list[torch.Tensor]] = {}
+    for way in ("plain", "blocks", "selective"):
+        torch.manual_seed(0)
+        model: Any = tiny_model(tiny_tokenizer()).train()
+        model.selects_saved_operations = way == "selective"
+        with _Operations() as seen:
+            gradients[way], _ = _gradients(model, checkpointed=way != "plain")
+        counts[way] = seen.attention, seen.products
+    for way in ("blocks", "selective"):
+        torch.testing.assert_close(gradients[way], gradients["plain"])
+    assert counts["blocks"][0] > counts["selective"][0] == counts["plain"][0]
+    assert counts["blocks"][1] > counts["selective"][1] > counts["plain"][1]
 
 
 @pytest.mark.slow
