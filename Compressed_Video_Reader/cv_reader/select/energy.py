@@ -64,7 +64,7 @@ class CellScorer:
         Raises:
             UnsupportedVideoError: if the frame lacks what the signal needs.
         """
-        return _SIGNALS[self._config.signal](self, frame)
+        return SCORES[self._config.signal](self, frame)
 
     def reference(self, frame: CodecFrame) -> Scores:
         """Return motion and residual as the reference implementation mixes them.
@@ -189,7 +189,7 @@ class CellScorer:
         return self._pools[step_px]
 
 
-_SIGNALS: dict[str, Callable[[CellScorer, CodecFrame], Scores]] = {
+SCORES: dict[str, Callable[[CellScorer, CodecFrame], Scores]] = {
     "reference": CellScorer.reference,
     "mv_residual": CellScorer.mv_residual,
     "mv": CellScorer.mv,

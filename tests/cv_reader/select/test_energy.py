@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from cv_reader.errors import UnsupportedVideoError
-from cv_reader.select.config import AssetConfig
-from cv_reader.select.energy import CellScorer, textured_blocks
+from cv_reader.select.config import PIXEL_SIGNALS, SIGNALS, AssetConfig
+from cv_reader.select.energy import SCORES, CellScorer, textured_blocks
 from cv_reader.select.geometry import letterbox
 from cv_reader.select.motion import (
     coarse_motion,
@@ -43,6 +43,10 @@ def _tiny_frame(**fields: Any) -> SimpleNamespace:
 def _scorer(**settings: Any) -> CellScorer:
     box = letterbox(SIZE, SIZE, square_px=SIZE, patch_px=16)
     return CellScorer(box, _tiny_config(**settings))
+
+
+def test_every_signal_has_its_scores() -> None:
+    assert {*SCORES, *PIXEL_SIGNALS} == set(SIGNALS)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16])
