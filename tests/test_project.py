@@ -34,6 +34,7 @@ READER_BORDER = {
     "cv_reader.cores",
     "cv_reader.pricing",
     "cv_reader.reader",
+    "cv_reader.shards",
     "cv_reader.video_lists",
 }
 """All that other packages may import of the reader."""
@@ -131,11 +132,11 @@ LEAVES = {"errors", "constants", "cores", "exits"}
 
 ROOMS = {
     "cv_reader": "former media reader streams",
-    "cv_reader.assets": "media reader select",
+    "cv_reader.assets": "media reader select shards",
     "cv_reader.backends": "media",
     "cv_reader.codec_index": "assets select",
     "cv_reader.commands": "assets backends codec_index engines ledger media pricing reader select"
-    " streams video_lists views",
+    " shards streams video_lists views",
     "cv_reader.compat": "media reader",
     "cv_reader.engines": "",
     "cv_reader.exits": "errors",
@@ -145,6 +146,7 @@ ROOMS = {
     "cv_reader.pricing": "assets reader select",
     "cv_reader.reader": "backends media",
     "cv_reader.select": "media",
+    "cv_reader.shards": "",
     "cv_reader.streams": "assets backends media select",
     "cv_reader.video_lists": "",
     "cv_reader.views": "assets media reader select",

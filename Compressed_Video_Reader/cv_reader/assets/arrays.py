@@ -4,7 +4,6 @@ Axis letters: N rows, G mosaics.
 """
 
 import re
-import stat
 from math import isqrt, prod
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cv_reader.errors import AssetError
+from cv_reader.shards import file_bytes, open_file
 
 MAX_ARRAY_BYTES = 1 << 28
 """Far above the largest asset: 1,024 mosaics of 72 x 72 cells have 128 MB of positions."""
@@ -36,12 +36,9 @@ def load_array(path: str | Path) -> NDArray[Any]:
             or shorter than its header says.
     """
     try:
-        path = Path(path)
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError("not a file")
-        with path.open("rb") as stream:
-            return _read_array(stream, status.st_size)
+        size_bytes = file_bytes(path)
+        with open_file(path) as stream:
+            return _read_array(stream, size_bytes)
     except AssetError as error:
         raise AssetError(f"{path}: {error}; make the asset again") from error
     except (OSError, ValueError, TypeError, OverflowError) as error:
@@ -72,9 +69,10 @@ def _read_array(stream: BinaryIO, size_bytes: int) -> NDArray[Any]:
     count, left = prod(shape), size_bytes - stream.tell()
     if count * dtype.itemsize > left:
         raise ValueError(f"shape {shape} of {dtype} needs more than the {left} bytes that follow")
-    flat = np.fromfile(stream, dtype, count)
-    if flat.size != count:
-        raise ValueError(f"ends after {flat.size} of {count} elements")
+    content = bytearray(stream.read(count * dtype.itemsize))
+    if len(content) != count * dtype.itemsize:
+        raise ValueError(f"ends after {len(content) // dtype.itemsize} of {count} elements")
+    flat = np.frombuffer(content, dtype)
     if header["order"] == "True":
         return flat.reshape(shape[::-1]).T
     return flat.reshape(shape)

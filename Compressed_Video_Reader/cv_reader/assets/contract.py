@@ -12,7 +12,6 @@ Axis letters: N rows (num_images * grid^2), T slots, G mosaics.
 
 import hashlib
 import re
-import stat
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ from cv_reader.assets.metadata import (
 from cv_reader.assets.names import evaluation_key
 from cv_reader.errors import AssetError
 from cv_reader.select.config import ALGORITHM_VERSION, AssetConfig
+from cv_reader.shards import file_bytes, open_file
 
 __all__ = [
     "ALGORITHM_VERSION",
@@ -169,13 +169,12 @@ def _find_images(folder: Path, meta: dict[str, Any], config: AssetConfig) -> tup
     images = tuple(folder / name for name in _image_names(meta, count))
     for image in images:
         try:
-            opened = Image.open(image, formats=("JPEG",))
+            with open_file(image) as stream, Image.open(stream, formats=("JPEG",)) as opened:
+                size = opened.size
         except PICTURE_ERRORS as error:
             raise AssetError(
                 f"{image}: not a readable JPEG ({error}); make the asset again"
             ) from error
-        size = opened.size
-        opened.close()
         if size != (config.square_size, config.square_size):
             raise AssetError(
                 f"{image}: must be {config.square_size} x {config.square_size} pixels, "
@@ -196,7 +195,7 @@ def file_facts(folder: Path) -> dict[str, dict[str, Any]]:
 def file_hash(path: Path) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal."""
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
+    with open_file(path) as stream:
         while chunk := stream.read(_READ_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
@@ -211,12 +210,10 @@ def check_files(folder: Path, meta: dict[str, Any], *, with_content: bool = Fals
     for name, recorded in meta["files"].items():
         path = folder / name
         try:
-            status = path.stat()
-            if not stat.S_ISREG(status.st_mode):
-                raise AssetError(f"{path}: is no file; make the asset again")
-            if status.st_size != recorded["size_bytes"]:
+            size = file_bytes(path)
+            if size != recorded["size_bytes"]:
                 raise AssetError(
-                    f"{path}: must have {recorded['size_bytes']} bytes, got {status.st_size}; "
+                    f"{path}: must have {recorded['size_bytes']} bytes, got {size}; "
                     "the file is damaged, make the asset again"
                 )
             digest = file_hash(path) if with_content else recorded["sha256"]

@@ -7,12 +7,12 @@ before they are used.
 import hashlib
 import json
 import re
-import stat
 from pathlib import Path
 from typing import Any, cast
 
 from cv_reader.errors import AssetError, SettingsError, StaleAssetError
 from cv_reader.select.config import ALGORITHM_VERSION, AssetConfig
+from cv_reader.shards import file_bytes, open_file
 
 SCHEMA_VERSION = 1
 META = "meta.json"
@@ -71,10 +71,9 @@ def read_meta(path: Path) -> dict[str, Any]:
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_META_BYTES:
+        if file_bytes(path) > MAX_META_BYTES:
             raise ValueError(f"must be a file of at most {MAX_META_BYTES} bytes")
-        with path.open("rb") as stream:
+        with open_file(path) as stream:
             content: Any = json.loads(stream.read(MAX_META_BYTES))
     except (OSError, ValueError, RecursionError) as error:
         raise AssetError(f"{path}: cannot be read ({error}); make the asset again") from error

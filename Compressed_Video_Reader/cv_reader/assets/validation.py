@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+import cv_reader.shards as shards
 from cv_reader.assets.arrays import load_array, read_positions
 from cv_reader.assets.claims import is_of_this_machine
 from cv_reader.assets.contract import (
@@ -38,6 +39,7 @@ from cv_reader.select.config import AssetConfig
 from cv_reader.select.mosaics import arrange_rows
 
 ASSET, SELECTION, LEFTOVER, RECORD = "asset", "selection", "leftover", "record"
+SHARD = "shard"
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Target:
     """One thing to check.
 
     Attributes:
-        kind: ``ASSET``, ``SELECTION``, ``LEFTOVER`` or ``RECORD``.
+        kind: ``ASSET``, ``SELECTION``, ``LEFTOVER``, ``SHARD`` or ``RECORD``.
         where: its path, or file and line.
         row: content of a JSONL line.
         reason: why a line cannot be read.
@@ -79,14 +81,33 @@ def find_targets(place: Path) -> Iterator[Target]:
         if META in files or _looks_like_an_asset(Path(folder), place, [*folders, *files]):
             yield Target(ASSET, folder)
         for name in sorted(files):
-            if name.endswith(META_SUFFIX):
-                yield Target(SELECTION, os.path.join(folder, name))
-            elif name.endswith(ROWS_SUFFIX):
-                meta_name = name.removesuffix(ROWS_SUFFIX) + META_SUFFIX
-                if not os.path.exists(os.path.join(folder, meta_name)):
-                    yield Target(SELECTION, os.path.join(folder, meta_name))
-            elif is_temporary(name):
-                yield Target(LEFTOVER, os.path.join(folder, name))
+            yield from _targets_of_file(Path(folder), name)
+
+
+def _targets_of_file(folder: Path, name: str) -> Iterator[Target]:
+    if name.endswith(".tar"):
+        yield from _targets_of_shard(folder / name)
+    elif name.endswith(META_SUFFIX):
+        yield Target(SELECTION, str(folder / name))
+    elif name.endswith(ROWS_SUFFIX):
+        meta_path = folder / (name.removesuffix(ROWS_SUFFIX) + META_SUFFIX)
+        if not meta_path.exists():
+            yield Target(SELECTION, str(meta_path))
+    elif is_temporary(name):
+        yield Target(LEFTOVER, str(folder / name))
+
+
+def _targets_of_shard(tar: Path) -> Iterator[Target]:
+    """Return a shard, and its samples where they can be found."""
+    if not shards.index_path(tar).is_file() and not tar.name.startswith("shard_"):
+        return  # of another program
+    yield Target(SHARD, str(tar))
+    try:
+        keys = list(shards.read_shard_index(tar).samples)
+    except OSError:
+        return
+    for key in keys:
+        yield Target(ASSET, str(shards.sample_path(tar, key)))
 
 
 def _is_first_visit(folder: str, visited: set[tuple[int, int]]) -> bool:
@@ -135,6 +156,9 @@ def check_target(checks: Checks, target: Target) -> str:
         return _maker(check_asset(Path(target.where), checks).meta)
     if target.kind == SELECTION:
         return _maker(check_selection(Path(target.where), checks))
+    if target.kind == SHARD:
+        shards.check_shard(Path(target.where))
+        return ""
     if target.kind == LEFTOVER:
         is_ours = is_of_this_machine(os.path.basename(target.where))
         remedy = "run the same command again" if is_ours else "remove it once no run is at work"
@@ -157,7 +181,7 @@ def check_asset(folder: Path, checks: Checks) -> Asset:
     config = config_of(asset.meta, folder / META)
     _check_version(asset.meta, config, folder / META)
     _require(
-        asset.meta["key"] == (folder.name or folder.resolve().name),
+        asset.meta["key"] == shards.key_of(folder),
         f"{folder / META}: key {asset.meta['key']!r} must be the name of the folder, by which "
         "evaluation finds it; rename the folder or make the asset again",
     )
@@ -253,7 +277,7 @@ def check_record(target: Target, checks: Checks) -> str:
         return ""
     rows = read_positions(root / str(positions), num_images=max(len(paths), 1))
     folder = (root / str(positions)).parent
-    if (folder / META).exists():
+    if shards.is_file(folder / META):
         asset = check_asset(folder, checks)
         named = [(root / path).resolve() for path in paths]
         _require(
@@ -347,7 +371,7 @@ def _count_padding(rows: NDArray[np.int32], meta: dict[str, Any]) -> int:
 
 def _decode(path: Path) -> None:
     try:
-        with Image.open(path) as image:
+        with shards.open_file(path) as stream, Image.open(stream) as image:
             image.load()
     except PICTURE_ERRORS as error:
         raise AssetError(f"{path}: cannot be decoded ({error}); make the asset again") from error
@@ -362,7 +386,7 @@ def _check_source(meta: dict[str, Any], checks: Checks, where: Path) -> None:
 
 
 def _require_file(path: Path) -> None:
-    _require(path.is_file(), f"{path}: no such file")
+    _require(shards.is_file(path), f"{path}: no such file")
 
 
 def _require(holds: bool, rule: str) -> None:

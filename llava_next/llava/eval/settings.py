@@ -219,8 +219,9 @@ def check_checkpoint(settings: EvalSettings) -> None:
 
 
 def has_assets(folder: Path) -> bool:
-    """Return whether a folder holds at least one codec asset."""
-    return next(folder.glob("[!.]*/meta.json"), None) is not None
+    """Return whether a folder holds at least one codec asset, or a shard of them."""
+    found = (next(folder.glob(pattern), None) for pattern in ("[!.]*/meta.json", "[!.]*.tar"))
+    return any(found)
 
 
 def _check_roots(roots: Sequence[Path]) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from cv_reader.assets import META, AssetConfig, evaluation_key
 from cv_reader.cores import available_cores
+from cv_reader.shards import is_in_shard
 from llava.visual.batch import VisualSegment
 from llava.visual.config import VisualConfig
 from llava.visual.fetch import fetch, is_url
@@ -150,6 +151,8 @@ def load_clip(source: Any, visual: VisualConfig, settings: ClipSettings) -> Visu
             fetch(str(source), target, limit_seconds=_DOWNLOAD_SECONDS)
             return load_clip(target, visual, replace(settings, cache=None))
     path = Path(source)
+    if is_in_shard(path):
+        return load_asset(path, visual)
     if path.is_dir():
         if (path / META).is_file():
             return load_asset(path, visual)

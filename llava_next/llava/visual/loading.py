@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from cv_reader.assets import read_asset, read_positions
+from cv_reader.shards import file_bytes, is_in_shard, open_file
 from llava.visual.batch import VisualSegment
 from llava.visual.config import VisualConfig
 from llava.visual.pictures import load_image, read_image_size
@@ -162,7 +163,7 @@ def check_not_empty(paths: Sequence[Path]) -> None:
     """
     for path in paths:
         try:
-            size = path.stat().st_size
+            size = file_bytes(path) if is_in_shard(path) else path.stat().st_size
         except (OSError, ValueError) as error:
             raise ValueError(f"{path} cannot be read: {error}") from error
         if not size:
@@ -173,13 +174,11 @@ def _count_rows(path: Path) -> int:
     """Return N of a file of positions, integers (N, 3), without reading them."""
     read = np.lib.format
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             version = read.read_magic(file)
             header = read.read_array_header_1_0 if version == (1, 0) else read.read_array_header_2_0
             shape, _, dtype = header(file, max_header_size=_HEADER_BYTES)
-            missing = (
-                file.tell() + math.prod(shape) * dtype.itemsize - os.fstat(file.fileno()).st_size
-            )
+            missing = file.tell() + math.prod(shape) * dtype.itemsize - file_bytes(path)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: {error}; make the asset again") from error
     if dtype.kind not in "iu" or len(shape) != 2 or shape[1] != 3 or missing > 0:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from cv_reader.shards import file_bytes, is_file, is_in_shard, open_file
 from run_kit.files import whole_pictures_only
 
 MAX_PICTURE_PX = 178_956_970
@@ -102,7 +103,7 @@ def load_image_bytes(content: bytes, name: str = "of a message") -> Image.Image:
 
 
 def _read_rgb(source: str | Path | io.BytesIO) -> Image.Image:
-    with Image.open(source) as image:
+    with _opened(source) as image:
         _check_kind(image)
         image.load()
         return to_rgb(image)
@@ -122,12 +123,19 @@ def read_image_size(path: str | Path) -> tuple[int, int]:
 
 
 def _read_size(source: str | Path | io.BytesIO) -> tuple[int, int]:
-    with Image.open(source) as image:
+    with _opened(source) as image:
         _check_kind(image)
         # A PNG may hold its orientation behind the pixels; only what was read so far counts.
         rotated = "exif" in image.info and image.getexif().get(_ORIENTATION, 1) >= 5
         width, height = image.size
     return (height, width) if rotated else (width, height)
+
+
+def _opened(source: str | Path | io.BytesIO) -> Image.Image:
+    """Open a picture in a folder, in a shard (``SHARD.tar#KEY/FILE``) or in memory."""
+    if isinstance(source, io.BytesIO) or not is_in_shard(source):
+        return Image.open(source)
+    return Image.open(open_file(source))
 
 
 def _check_kind(image: Image.Image) -> None:
@@ -147,10 +155,10 @@ def _without_text(path: str | Path, error: ValueError) -> io.BytesIO:
     Raises:
         ValueError: the given error of Pillow, if the file is no PNG.
     """
-    path = Path(path)
-    if not path.is_file() or path.stat().st_size > _MAX_FILE_BYTES:
+    if not is_file(path) or file_bytes(path) > _MAX_FILE_BYTES:
         raise error
-    content = memoryview(path.read_bytes())
+    with open_file(path) as stream:
+        content = memoryview(stream.read())
     if content[:8] != _PNG_SIGNATURE:
         raise error
     kept, start = [content[:8]], 8

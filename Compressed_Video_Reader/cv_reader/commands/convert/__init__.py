@@ -1,7 +1,11 @@
-"""``cv_reader convert``: turn assets into folders of canvases of LLaVA-OneVision-2, and back.
+"""``cv_reader convert``: turn assets into other layouts, and back.
 
-Takes an asset, a folder of canvases, or a folder of many. Exit code 0: all are there; 1: some could
-not be converted, and are named; 2: there is nothing to convert.
+``onevision2`` and ``cv_reader`` write folders of canvases of LLaVA-OneVision-2, and assets from
+them. ``tar`` packs the asset folders of a folder into WebDataset shards with an index, ``folder``
+unpacks shards, and ``index`` writes the index of shards that have none.
+
+Takes an asset, a folder of canvases, a shard, or a folder of many. Exit code 0: all are there;
+1: some could not be converted, and are named; 2: there is nothing to convert.
 """
 
 import argparse
@@ -11,6 +15,12 @@ from pathlib import Path
 from cv_reader.assets.contract import META
 from cv_reader.commands.arguments import new_parser
 from cv_reader.commands.convert.canvases import CANVAS_POSITIONS, read_canvases, write_canvases
+from cv_reader.commands.convert.shards import (
+    add_shard_arguments,
+    pack_folders,
+    unpack_shards,
+    write_indexes,
+)
 from cv_reader.errors import AssetError, SettingsError
 from cv_reader.exits import FAILED_SAMPLES, OK, run_command, say
 
@@ -20,22 +30,29 @@ _LAYOUTS: dict[str, tuple[str, Callable[[Path, Path, bool], str]]] = {
 }
 """Layout to the file by which its input is recognised, and what converts a folder."""
 
+_SHARD_LAYOUTS = {"tar": pack_folders, "folder": unpack_shards, "index": write_indexes}
+"""Layout to what converts all."""
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     parser = new_parser("cv_reader convert", __doc__)
     parser.add_argument("place", type=Path, help="folder to convert, or folder of such folders")
-    parser.add_argument("--to", choices=tuple(_LAYOUTS), required=True, help="layout to write")
+    layouts = (*_LAYOUTS, *_SHARD_LAYOUTS)
+    parser.add_argument("--to", choices=layouts, required=True, help="layout to write")
     parser.add_argument(
         "--out", metavar="FOLDER", type=Path, required=True, help="folder for the new folders"
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="make folders again that are there already"
     )
+    add_shard_arguments(parser)
     return run_command(_run, parser.parse_args(argv))
 
 
 def _run(args: argparse.Namespace) -> int:
+    if args.to in _SHARD_LAYOUTS:
+        return _SHARD_LAYOUTS[args.to](args)
     mark, convert = _LAYOUTS[args.to]
     folders = _folders(args.place, mark, args.to)
     counts = {"made": 0, "kept": 0, "failed": 0}

@@ -20,11 +20,11 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cv_reader.shards import Member
 from encoder_training.pretrain.data.samples import BadSampleError
 from encoder_training.pretrain.data.set_info import SET_FILE, SetInfo, ShardInfo, write_set
 from run_kit.files import replace_file
@@ -36,13 +36,6 @@ LABELS = "labels.npy"
 INDICES = "visidx.npy"
 FRAMES = "frames.npy"
 MAX_MEMBER_BYTES = 2 << 30
-
-
-class Member(NamedTuple):
-    """Bytes of one file inside a shard."""
-
-    offset: int
-    size: int
 
 
 Members = dict[str, Member]

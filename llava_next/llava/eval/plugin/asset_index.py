@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cv_reader.assets import AssetConfig, evaluation_key, read_meta
+from cv_reader.shards import find_shards, is_file, shard_keys
 from llava.eval.settings import SIZE_FLAGS, EvalSettings
 
 META_NAME = "meta.json"
@@ -66,6 +67,8 @@ class AssetIndex:
         """
         self._settings = settings
         self._names: dict[Path, set[str]] = {root: _folders(root) for root in roots}
+        for root in roots:
+            self._names |= _shards(root)
         self._read: dict[Path, AssetEntry] = {}
         self._by_video: dict[str, list[AssetEntry]] | None = None
         self._used_by: dict[Path, str] = {}
@@ -135,7 +138,7 @@ class AssetIndex:
         parents = reversed(Path(path).parents) if root is None else [os.path.abspath(root)]
         for key in (evaluation_key(path, parent) for parent in parents):
             for folder, names in self._names.items():
-                if key in names and (folder / key / META_NAME).is_file():
+                if key in names and is_file(folder / key / META_NAME):
                     yield folder / key
 
     def _made_from(self, path: str) -> list[AssetEntry]:
@@ -144,7 +147,7 @@ class AssetIndex:
             self._by_video = defaultdict(list)
             folders = (root / name for root, names in self._names.items() for name in sorted(names))
             for folder in folders:
-                if (folder / META_NAME).is_file():
+                if is_file(folder / META_NAME):
                     entry = self._entry(folder)
                     self._by_video[os.path.abspath(entry.video)].append(entry)
         return self._by_video.get(path, [])
@@ -218,6 +221,13 @@ def _folders(root: Path) -> set[str]:
             return {item.name for item in items if item.name[0] != "." and item.is_dir()}
     except FileNotFoundError:
         return set()
+
+
+def _shards(root: Path) -> dict[Path, set[str]]:
+    """Return the names in each shard of a root; a shard stands for a folder ``SHARD.tar#``."""
+    if not root.is_dir():
+        return {}
+    return {Path(f"{tar}#"): shard_keys(tar) for tar in find_shards(root)}
 
 
 def _read_entry(folder: Path) -> AssetEntry:

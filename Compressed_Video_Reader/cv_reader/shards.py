@@ -1,0 +1,258 @@
+"""Assets inside WebDataset tar shards, read as if each were a folder.
+
+``images/shard_000123.tar#key`` is the asset ``key`` of a shard, and
+``images/shard_000123.tar#key/positions_thw.npy`` a file of it: such a path can be joined, and named
+in a training JSONL, as any other. In the tar the file is the member ``key.positions_thw.npy``, the
+members of a sample in a row; ``%`` and dots of a key are written as ``%25`` and ``%2E``, as
+WebDataset cuts a name at its first dot. ``shard_000123.index.json`` beside the tar says where each
+member begins, so that one file costs one read.
+"""
+
+import io
+import json
+import os
+import stat
+import tarfile
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, cast
+
+from cv_reader.errors import AssetError
+
+MARK = ".tar#"
+INDEX_SUFFIX = ".index.json"
+_SCHEMA = 1
+_MAX_INDEX_BYTES = 1 << 28
+_BLOCK_BYTES = 512
+
+
+class Member(NamedTuple):
+    """A file inside a shard: where its content begins, and its size in bytes."""
+
+    offset: int
+    size: int
+
+
+class ShardIndex(NamedTuple):
+    """What a shard holds.
+
+    Attributes:
+        tar_bytes: size of the tar.
+        samples: key to file name to place, in the order of the tar.
+    """
+
+    tar_bytes: int
+    samples: dict[str, dict[str, Member]]
+
+
+def is_in_shard(path: str | Path) -> bool:
+    """Return whether a path leads into a shard."""
+    return MARK in str(path)
+
+
+def split_path(path: str | Path) -> tuple[Path, str, str]:
+    """Return the tar, the key and the name of the file, "" for the sample itself.
+
+    Raises:
+        FileNotFoundError: the path names no sample of a shard.
+    """
+    before, _, after = str(path).partition(MARK)
+    key, _, name = after.lstrip("/").partition("/")
+    if not key or "/" in name or "#" in after:
+        raise FileNotFoundError(f"must read SHARD.tar#KEY/FILE, got {str(path)!r}")
+    return Path(f"{before}.tar"), key, name
+
+
+def sample_path(tar: Path, key: str) -> Path:
+    """Return the path of a sample of a shard."""
+    return Path(f"{tar}#{key}")
+
+
+def key_of(folder: Path) -> str:
+    """Return the key of an asset: the name of its folder, or in its shard."""
+    if is_in_shard(folder):
+        return split_path(folder)[1]
+    return folder.name or folder.resolve().name
+
+
+def index_path(tar: Path) -> Path:
+    """Return the path of a shard's index."""
+    return tar.with_name(tar.name.removesuffix(".tar") + INDEX_SUFFIX)
+
+
+def member_name(key: str, name: str) -> str:
+    """Return the name of a file's member in the tar."""
+    return f"{key.replace('%', '%25').replace('.', '%2E')}.{name}"
+
+
+def _key_and_name(member: str) -> tuple[str, str]:
+    key, _, name = member.partition(".")
+    return key.replace("%2E", ".").replace("%25", "%"), name
+
+
+def find_shards(folder: Path) -> list[Path]:
+    """Return the shards of a folder, in order.
+
+    Raises:
+        AssetError: naming a tar that has no index.
+    """
+    found = sorted(path for path in folder.glob("*.tar") if not path.name.startswith("."))
+    for tar in found:
+        if not index_path(tar).is_file():
+            raise AssetError(
+                f"{tar}: has no index {index_path(tar).name}; make the shard again, or write its "
+                f"index with `cv_reader convert {tar} --to index --out {folder}`"
+            )
+    return found
+
+
+def read_shard_index(tar: Path) -> ShardIndex:
+    """Return the index of a shard; the last ones are remembered.
+
+    Raises:
+        OSError: naming the index or the tar that is missing, damaged, or not of the other.
+    """
+    status = os.stat(tar)
+    return _read_shard_index(str(tar), status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=32)
+def _read_shard_index(tar: str, tar_bytes: int, _mtime_ns: int) -> ShardIndex:
+    path = index_path(Path(tar))
+    try:
+        with path.open("rb") as stream:
+            text = stream.read(_MAX_INDEX_BYTES + 1)
+        if len(text) > _MAX_INDEX_BYTES:
+            raise ValueError(f"more than {_MAX_INDEX_BYTES} bytes")
+        found = _parsed(json.loads(text))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"the shard has no index {path.name}") from error
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise OSError(f"{path.name} is damaged ({error}); make the shard again") from error
+    if found.tar_bytes != tar_bytes:
+        raise OSError(
+            f"the tar has {tar_bytes} bytes where {path.name} says {found.tar_bytes}; it is cut or "
+            "another one, make the shard again"
+        )
+    return found
+
+
+def _parsed(content: Any) -> ShardIndex:
+    if content["schema_version"] != _SCHEMA:
+        raise ValueError(f"schema_version must be {_SCHEMA}")
+    tar_bytes = int(content["tar_bytes"])
+    samples: dict[str, dict[str, Member]] = {}
+    for key, files in cast("dict[str, dict[str, list[int]]]", content["samples"]).items():
+        samples[key] = {name: Member(int(o), int(s)) for name, (o, s) in files.items()}
+        for name, (offset, size) in samples[key].items():
+            if offset < _BLOCK_BYTES or size < 0 or offset + size > tar_bytes:
+                raise ValueError(f"{key}: {name} is not inside the tar")
+    return ShardIndex(tar_bytes, samples)
+
+
+def scan_tar(tar: Path) -> ShardIndex:
+    """Return what the headers of a tar say.
+
+    Raises:
+        AssetError: it is cut or damaged, or the members of a sample are not in a row.
+    """
+    samples: dict[str, dict[str, Member]] = {}
+    last = ""
+    try:
+        with tarfile.open(tar, "r:") as stream:
+            for member in stream:
+                if not member.isfile():
+                    raise tarfile.ReadError(f"{member.name!r} is no file")
+                key, name = _key_and_name(member.name)
+                if key != last and key in samples:
+                    raise tarfile.ReadError(f"key {key!r} comes twice")
+                last = key
+                samples.setdefault(key, {})[name] = Member(member.offset_data, member.size)
+            size = tar.stat().st_size
+            if stream.offset + _BLOCK_BYTES > size:
+                raise tarfile.ReadError("it has no end")
+    except (OSError, tarfile.TarError) as error:
+        raise AssetError(f"{tar}: cannot be read ({error}); make the shard again") from error
+    return ShardIndex(size, samples)
+
+
+def index_bytes(index: ShardIndex) -> bytes:
+    """Return the content of an index file."""
+    content = {"schema_version": _SCHEMA, **index._asdict()}
+    return json.dumps(content, separators=(",", ":")).encode() + b"\n"
+
+
+def check_shard(tar: Path) -> None:
+    """Compare the index of a shard with the headers of the tar.
+
+    Raises:
+        AssetError: they differ, or one is damaged.
+    """
+    try:
+        recorded = read_shard_index(tar)
+    except OSError as error:
+        raise AssetError(f"{tar}: {error}") from error
+    if scan_tar(tar) != recorded:
+        raise AssetError(f"{tar}: its index is not that of its headers; make the shard again")
+
+
+def _find_member(path: str | Path) -> tuple[Path, Member]:
+    tar, key, name = split_path(path)
+    member = read_shard_index(tar).samples.get(key, {}).get(name)
+    if member is None:
+        raise FileNotFoundError(f"{tar.name} holds no {name or 'file'} of {key!r}")
+    return tar, member
+
+
+def open_file(path: str | Path) -> BinaryIO:
+    """Open a file, in a folder or in a shard, to read its bytes.
+
+    Raises:
+        OSError: it is missing, or its shard is damaged.
+    """
+    if not is_in_shard(path):
+        return Path(path).open("rb")
+    tar, member = _find_member(path)
+    with tar.open("rb") as stream:
+        stream.seek(member.offset)
+        content = stream.read(member.size)
+    if len(content) != member.size:
+        raise OSError("the tar ends inside it")
+    return io.BytesIO(content)
+
+
+def file_bytes(path: str | Path) -> int:
+    """Return the size of a file, in a folder or in a shard.
+
+    Raises:
+        OSError: it is missing or no file, or its shard is damaged.
+    """
+    if is_in_shard(path):
+        return _find_member(path)[1].size
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError("is no file")
+    return status.st_size
+
+
+def is_file(path: str | Path) -> bool:
+    """Return whether a path leads to a file, in a folder or in a shard."""
+    if not is_in_shard(path):
+        return Path(path).is_file()
+    try:
+        _find_member(path)
+    except OSError:
+        return False
+    return True
+
+
+def shard_keys(tar: Path) -> set[str]:
+    """Return the keys of a shard.
+
+    Raises:
+        AssetError: it has no index, or is damaged.
+    """
+    try:
+        return set(read_shard_index(tar).samples)
+    except OSError as error:
+        raise AssetError(f"{tar}: {error}") from error

@@ -1,0 +1,181 @@
+"""Shards: the same bytes as folders, read by WebDataset, and no damage goes unnoticed."""
+
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cv_reader.assets import read_asset
+from cv_reader.assets.make import write_evaluation_asset
+from cv_reader.commands import convert, validate
+from cv_reader.errors import AssetError
+from cv_reader.select.config import AssetConfig
+from cv_reader.shards import (
+    find_shards,
+    index_path,
+    is_file,
+    member_name,
+    open_file,
+    read_shard_index,
+    sample_path,
+    scan_tar,
+    split_path,
+)
+from support.media import moving_square, write_video
+
+CONFIG = AssetConfig(square_size=64, num_images=2, sequence_length=8)
+KEYS = ["a", "b.c%2E.d", "%2Ehidden", "e" * 120]
+
+
+def _tree(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of four assets, with keys that a tar or WebDataset could trip over."""
+    root = tmp_path_factory.mktemp("made")
+    video = write_video(root / "v.mp4", moving_square(10, 48, 64))
+    for key in KEYS:
+        write_evaluation_asset(video, key=key, out_root=root, config=CONFIG)
+    return root / "assets"
+
+
+@pytest.fixture
+def tars(assets: Path, tmp_path: Path) -> Path:
+    """Shards of three samples at most."""
+    out = tmp_path / "tars"
+    assert (
+        convert.main([str(assets), "--to", "tar", "--out", str(out), "--shard_samples", "3"]) == 0
+    )
+    return out
+
+
+def test_there_and_back_is_the_same(assets: Path, tars: Path, tmp_path: Path) -> None:
+    names = sorted(path.name for path in tars.iterdir())
+    assert names == [
+        "shard_000000.index.json", "shard_000000.tar",
+        "shard_000001.index.json", "shard_000001.tar",
+    ]  # fmt: skip
+    assert [len(read_shard_index(tar).samples) for tar in find_shards(tars)] == [3, 1]
+    back = tmp_path / "back"
+    assert convert.main([str(tars), "--to", "folder", "--out", str(back)]) == 0
+    assert _tree(back) == _tree(assets)
+    again = tmp_path / "again"
+    arguments = ["--to", "tar", "--out", str(again), "--shard_samples", "3"]
+    assert convert.main([str(back), *arguments]) == 0
+    assert _tree(again) == _tree(tars)
+    assert convert.main([str(back), *arguments]) == 2  # nothing is replaced unasked
+
+
+def test_an_asset_of_a_shard_is_read_as_a_folder(assets: Path, tars: Path) -> None:
+    for key in KEYS:
+        (tar,) = [tar for tar in find_shards(tars) if key in read_shard_index(tar).samples]
+        inside = read_asset(sample_path(tar, key), expected=CONFIG)
+        outside = read_asset(assets / key)
+        assert inside.meta == outside.meta
+        assert np.array_equal(inside.positions, outside.positions)
+        for one, other in zip(inside.images, outside.images, strict=True):
+            assert open_file(one).read() == other.read_bytes()
+
+
+def test_webdataset_sees_the_same_samples(assets: Path, tars: Path) -> None:
+    import webdataset
+
+    found: dict[str, dict[str, Any]] = {}
+    for tar in find_shards(tars):
+        for sample in webdataset.WebDataset(str(tar), shardshuffle=False, empty_check=False):
+            found[sample["__key__"]] = sample
+    assert len(found) == len(KEYS)
+    for key in KEYS:
+        sample = found[member_name(key, "")[:-1]]
+        assert sample["positions_thw.npy"] == (assets / key / "positions_thw.npy").read_bytes()
+        assert sample["mosaic_001.jpg"] == (assets / key / "mosaic_001.jpg").read_bytes()
+        assert json.loads(sample["meta.json"])["key"] == key
+
+
+def test_validate_looks_into_shards(tars: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert validate.main([str(tars), "--deep", "--num_workers", "1"]) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert table[1].split() == ["shard", "2", "0", "0"] or table[2].split() == [
+        "shard",
+        "2",
+        "0",
+        "0",
+    ]
+    assert any(line.split() == ["asset", "4", "0", "0"] for line in table)
+    tar = tars / "shard_000000.tar"
+    member = read_shard_index(tar).samples["a"]["mosaic_000.jpg"]
+    content = bytearray(tar.read_bytes())
+    content[member.offset + member.size // 2] ^= 1
+    tar.write_bytes(content)
+    assert validate.main([str(tars), "--deep", "--num_workers", "1"]) == 1
+    assert "mosaic_000.jpg: its content is not what was written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.999])
+def test_a_cut_shard_is_found(tars: Path, share: float) -> None:
+    tar = tars / "shard_000000.tar"
+    whole = tar.read_bytes()
+    tar.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(AssetError, match="it is cut or another one"):
+        read_asset(sample_path(tar, "a"))
+    assert validate.main([str(tars), "--num_workers", "1"]) == 1
+
+
+def test_a_shard_without_index_is_refused_and_gets_one(
+    tars: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tar = tars / "shard_000000.tar"
+    before = index_path(tar).read_bytes()
+    index_path(tar).unlink()
+    with pytest.raises(AssetError, match="has no index shard_000000.index.json.*--to index"):
+        find_shards(tars)
+    with pytest.raises(AssetError, match="no index"):
+        read_asset(sample_path(tar, "a"))
+    assert convert.main([str(tars), "--to", "index", "--out", str(tars)]) == 0
+    assert index_path(tar).read_bytes() == before
+    assert "1 made, 1 kept" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c | {"schema_version": 9}, "schema_version must be 1"),
+        (lambda c: c | {"samples": {"a": {"x": [0, 10]}}}, "not inside the tar"),
+        (lambda c: c | {"samples": {"a": {"x": [512, 1 << 60]}}}, "not inside the tar"),
+        (lambda c: c | {"samples": [1]}, "damaged"),
+        (lambda _: [], "damaged"),
+    ],
+)
+def test_a_hostile_index_is_refused(tars: Path, change: Any, message: str) -> None:
+    path = index_path(tars / "shard_000000.tar")
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    with pytest.raises(AssetError, match=message):
+        read_asset(sample_path(tars / "shard_000000.tar", "a"))
+
+
+def test_paths_that_name_no_file_are_none(tars: Path) -> None:
+    tar = tars / "shard_000000.tar"
+    assert split_path(f"{tar}#/k/f") == (tar, "k", "f")
+    for path in ("", "a/../../x", "a#b/meta.json", "unknown/meta.json", "a/unknown"):
+        assert not is_file(f"{tar}#{path}")
+    assert is_file(f"{tar}#a/meta.json")
+
+
+def test_unpacking_writes_no_foreign_name(tmp_path: Path) -> None:
+    tar = tmp_path / "shard_000000.tar"
+    (tmp_path / "evil").write_bytes(b"x")
+    with tarfile.open(tar, "w") as stream:
+        stream.add(tmp_path / "evil", "key./../../evil")
+    assert convert.main([str(tar), "--to", "index", "--out", str(tmp_path)]) == 0
+    assert convert.main([str(tar), "--to", "folder", "--out", str(tmp_path / "out")]) == 1
+    assert not [p for p in (tmp_path / "out").rglob("*") if p.is_file() and "lock" not in p.name]
+    assert scan_tar(tar).samples
