@@ -70,7 +70,12 @@ def test_the_validator_understands_its_command_with_the_canvases_of_the_second_s
 def test_every_variable_of_the_page_is_one_of_the_scripts() -> None:
     scripts = "".join(
         (ROOT / "scripts" / name).read_text()
-        for name in ("sft_ov_encoder.sh", "pretrain_ov_encoder.sh", "training.sh")
+        for name in (
+            "sft_ov_encoder.sh",
+            "pretrain_ov_encoder.sh",
+            "shared_flags.sh",
+            "training.sh",
+        )
     )
     named = set(re.findall(r"`([A-Z][A-Z_]{3,})\b", TEXT))
     assert named and all(f"{name}" in scripts for name in named)

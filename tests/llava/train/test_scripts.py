@@ -41,7 +41,8 @@ def test_help_explains_the_variables_and_starts_nothing(script: str) -> None:
     text = _bash(script, "--help")
     assert "DRY_RUN=1" in text and "SMOKE=1" in text and "NUM_GPUS" in text
     listed = dict(re.findall(r"^  ([A-Z0-9_]+) +(\S.*)$", text, re.MULTILINE))
-    source = (ROOT / "scripts" / script).read_text()
+    files = [ROOT / "scripts" / name for name in (script, "shared_flags.sh")]
+    source = "".join(path.read_text() for path in files)
     used = set(re.findall(r"\$\{?([A-Z][A-Z0-9_]+)", source)) - {
         "VENV",
         "PATH",
