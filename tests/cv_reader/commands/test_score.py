@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from cv_reader.assets.make import write_evaluation_asset
+from cv_reader.backends import BACKENDS
 from cv_reader.commands.score import main
 from cv_reader.select.config import AssetConfig
 from support.made_selection import write_selection
-from support.media import moving_square, write_video
+from support.media import moving_square, panning, write_video
 
 CONFIG = AssetConfig(square_size=64, patch_size=8, sequence_length=8, num_images=2)
 SIZES = ["--square_size", "64", "--patch_size", "8", "--sequence_length", "8", "--num_images", "2"]
@@ -68,6 +69,28 @@ def test_a_page_or_a_film_is_written(clip: Path, tmp_path: Path, suffix: str, st
     content = output.read_bytes()
     assert content.startswith(start)
     assert suffix != ".html" or content.count(b"data:image/webp") == 2
+
+
+@pytest.mark.skipif(BACKENDS[0].name != "native", reason="needs exact vectors")
+def test_a_pan_is_rebuilt_along_the_vectors(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By 6 pixels from slot to slot: twice as far as a small search reaches."""
+    pan = write_video(tmp_path / "pan.mp4", panning(24, 48, 64, (0, 2)), options={"crf": "12"})
+    arguments = ["--video", pan, *SIZES, "--choose", "uniform", "--rebuild", "vectors"]
+    code, found = _figures(arguments, tmp_path)
+    assert code == 0
+    shown = found[0]["psnr_db"]
+    assert shown["nearest, along the vectors"] > shown["nearest, motion followed"] + 5
+    assert json.loads((tmp_path / "figures.json").read_text())[0]["vectors"]["num_pictures"] == 24
+    page = tmp_path / "page.html"
+    assert main([*map(str, arguments), "-o", str(page)]) == 0
+    content = page.read_text()
+    assert content.count("data:image/webp") == 4
+    assert "nearest, along the vectors: original, rebuilt" in content
+    capsys.readouterr()
+    assert main([*map(str, arguments), "--backend", "pyav"]) == 2
+    assert "exact motion, but backend 'pyav'" in capsys.readouterr().err
 
 
 def test_what_cannot_be_measured_is_named(
