@@ -10,6 +10,7 @@ line without a key gets the one that the evaluator derives from the path.
 import argparse
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from cv_reader.assets.make import (
     EvaluationRun,
     EvaluationVideo,
     is_made,
+    is_up_to_date,
     make_evaluation_asset,
 )
 from cv_reader.assets.metadata import META
@@ -42,6 +44,7 @@ from cv_reader.commands.arguments import (
     shard_suffix,
     with_threads,
 )
+from cv_reader.commands.convert.output import TarOutput, add_output_choice
 from cv_reader.commands.progress import (
     Report,
     announce,
@@ -97,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     add_budget_arguments(parser, is_first_frame_whole=True)
     add_scoring_arguments(parser)
     add_packing_arguments(parser)
+    add_output_choice(parser)
     add_run_arguments(parser, log_every=20, num_workers=8)
     refuse(
         parser,
@@ -137,16 +141,32 @@ def _run(args: argparse.Namespace) -> int:
         claimed_output(args.out_root, suffix, *folders),
         Ledger(ledger_path(args.out_root, suffix), work.asked) as ledger,
         Report("precompute", fail_path, args.log_every, total) as report,
+        _shards(work, args, ledger) as shards,
     ):
         announce("precompute", total, args)
         function, places = partial(make_evaluation_asset, work), partial(_place, work)
-        for outcome in run_unfinished(function, _shard(args), args, ledger, places):
+        for outcome in run_unfinished(function, _shard(args), args, ledger, places, shards):
             line: EvaluationVideo = outcome.task
             if outcome.failure:
                 report.fail(outcome.failure, key=line.key, video=line.video, where=line.where)
             else:
                 report.count(str(outcome.value))
+        if shards:
+            shards.close()
         return report.finish(args.out_root / f"summary.{suffix}.json", work.config)
+
+
+def _shards(
+    work: EvaluationRun, args: argparse.Namespace, ledger: Ledger
+) -> AbstractContextManager[TarOutput | None]:
+    if args.output == "folder":
+        return nullcontext()
+    is_current = partial(_is_current, work)
+    return TarOutput(work.out_root / "assets", args, ledger, is_current)
+
+
+def _is_current(work: EvaluationRun, line: EvaluationVideo, folder: Path) -> bool:
+    return is_up_to_date(folder, work.video(line), work.config, work.options)
 
 
 def _lines(args: argparse.Namespace) -> Iterator[EvaluationVideo]:

@@ -22,6 +22,7 @@ import PIL
 
 from cv_reader.assets.files import temporary_path, write_json, writing
 from cv_reader.backends import native
+from cv_reader.commands.convert.output import TarOutput
 from cv_reader.engines import local
 from cv_reader.engines.choice import limits_from, run_by_engine
 from cv_reader.engines.tasks import Failure, Settled, TaskOutcome
@@ -193,6 +194,7 @@ def run_unfinished(
     args: argparse.Namespace,
     ledger: Ledger,
     place_of: Callable[[Any], Place | None],
+    shards: TarOutput | None = None,
 ) -> Iterator[TaskOutcome[Any, Any]]:
     """Run the tasks that a ledger does not know as finished, and record what becomes of them.
 
@@ -202,6 +204,7 @@ def run_unfinished(
         args: arguments of the command.
         ledger: of this shard.
         place_of: the place of a task's files; None for a task that has none.
+        shards: what finished folders are packed into, if they are.
 
     Yields:
         One outcome per task, in the order of the tasks; ``kept`` for those that are finished.
@@ -211,6 +214,10 @@ def run_unfinished(
     def unsettled() -> Iterator[Any]:
         for task in tasks:
             place = None if args.overwrite else place_of(task)
+            if place and shards and shards.is_kept(task, place, is_trusted=args.trust_ledger):
+                settled.append(TaskOutcome(task, "kept", None))
+                yield Settled(settled[-1])
+                continue
             record = place and ledger.find(place, is_trusted=args.trust_ledger)
             outcome = record and _settle(task, record, args.max_tries)
             if outcome is None:
@@ -220,13 +227,15 @@ def run_unfinished(
                 yield Settled(outcome)
 
     for outcome in run_samples(function, unsettled(), args):
+        place = place_of(outcome.task)
         if settled and settled[0] is outcome:
             settled.popleft()
-        elif (place := place_of(outcome.task)) is not None:
-            if outcome.failure is not None:
-                ledger.fail(place, outcome.failure.kind, outcome.failure.reason)
-            elif outcome.value != "skipped":
-                ledger.finish(place)
+        elif place and outcome.failure is not None:
+            ledger.fail(place, outcome.failure.kind, outcome.failure.reason)
+        elif place and outcome.value != "skipped":
+            ledger.finish(place)
+        if place and shards and outcome.failure is None and outcome.value != "skipped":
+            shards.add(place)
         yield outcome
 
 

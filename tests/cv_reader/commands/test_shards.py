@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from cv_reader.assets import read_asset
-from cv_reader.assets.make import write_evaluation_asset
-from cv_reader.commands import convert, validate
+from cv_reader.assets.make import make_evaluation_asset, write_evaluation_asset
+from cv_reader.commands import convert, precompute, validate
 from cv_reader.errors import AssetError
 from cv_reader.select.config import AssetConfig
 from cv_reader.shards import (
@@ -179,3 +179,93 @@ def test_unpacking_writes_no_foreign_name(tmp_path: Path) -> None:
     assert convert.main([str(tar), "--to", "folder", "--out", str(tmp_path / "out")]) == 1
     assert not [p for p in (tmp_path / "out").rglob("*") if p.is_file() and "lock" not in p.name]
     assert scan_tar(tar).samples
+
+
+SIZE = ["--square_size", "64", "--num_images", "2", "--seq_len_frames", "8"]
+
+
+def _precompute(data: Path, out: Path, *extra: str) -> int:
+    arguments = ["--jsonl", str(data), "--out_root", str(out), *SIZE, "--output", "tar"]
+    return precompute.main([*arguments, "--shard_samples", "3", *extra])
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Seven videos, the fourth of them broken."""
+    lines = []
+    for number in range(7):
+        write_video(tmp_path / f"{number}.mp4", moving_square(9, 48, 64, seed=number))
+        lines.append(json.dumps({"video": f"{number}.mp4", "key": f"k.{number}"}) + "\n")
+    (tmp_path / "3.mp4").write_bytes(b"no video")
+    path = tmp_path / "v.jsonl"
+    path.write_text("".join(lines))
+    return path
+
+
+def _contents(out: Path) -> dict[str, bytes]:
+    return _tree(out / "assets")
+
+
+def test_a_run_packs_what_it_finishes(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, folders = tmp_path / "out", tmp_path / "folders"
+    assert _precompute(data, out) == 1
+    keys = [list(read_shard_index(tar).samples) for tar in find_shards(out / "assets")]
+    assert keys == [["k.0", "k.1", "k.2"], ["k.4", "k.5", "k.6"]]
+    assert not [path for path in (out / "assets").iterdir() if path.is_dir()]
+    assert precompute.main(["--jsonl", str(data), "--out_root", str(folders), *SIZE]) == 1
+    for key in sum(keys, []):
+        (tar,) = [t for t in find_shards(out / "assets") if key in read_shard_index(t).samples]
+        for path in (folders / "assets" / key).iterdir():
+            assert open_file(sample_path(tar, key) / path.name).read() == path.read_bytes()
+    before = _contents(out)
+    capsys.readouterr()
+    assert _precompute(data, out) == 1
+    assert "0 made, 6 kept, 0 skipped, 1 failed" in capsys.readouterr().err
+    assert _contents(out) == before
+    assert _precompute(data, out, "--topk_mode", "time_bucket") == 2
+    assert "topk_mode" in capsys.readouterr().err
+    assert _contents(out) == before
+
+
+def test_a_stopped_run_continues_with_the_same_shards(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert _precompute(data, tmp_path / "whole") == 1
+    for stop in range(1, 7):
+        out, calls = tmp_path / f"out{stop}", []
+
+        def until(run: Any, line: Any, calls: list[str] = calls, stop: int = stop) -> str:
+            calls.append(line.key)
+            if len(calls) > stop:
+                raise KeyboardInterrupt
+            return make_evaluation_asset(run, line)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(precompute, "make_evaluation_asset", until)
+            assert _precompute(data, out) == 130
+        assert _precompute(data, out) == 1
+        assert _contents(out) == _contents(tmp_path / "whole"), stop
+
+
+def test_what_is_cut_or_outdated_is_made_again(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert _precompute(data, out) == 1
+    before = _contents(out)
+    tar = out / "assets" / "shard_000001.tar"
+    tar.write_bytes(tar.read_bytes()[:-700])
+    capsys.readouterr()
+    assert _precompute(data, out) == 1
+    shown = capsys.readouterr().err
+    assert "cut or another one" in shown and "3 made, 3 kept" in shown
+    assert _contents(out) == before
+    write_video(tmp_path / "1.mp4", moving_square(12, 48, 64, seed=9))
+    assert _precompute(data, out) == 1
+    assert "k.1 is damaged or outdated" in (shown := capsys.readouterr().err)
+    assert "1 made, 5 kept" in shown
+    held = {key for tar in find_shards(out / "assets") for key in read_shard_index(tar).samples}
+    assert held == {f"k.{number}" for number in (0, 1, 2, 4, 5, 6)}
+    assert validate.main([str(out), "--deep", "--video_root", str(tmp_path)]) == 0

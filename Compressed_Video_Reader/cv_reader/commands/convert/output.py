@@ -1,0 +1,151 @@
+"""``--output tar``: finished folders become shards, in the order of the tasks, while a run goes on.
+
+Workers write folders as ever. The run appends each one that is finished to the open shard, and
+removes the folders of a shard once it is in place: a run that is killed loses nothing, and the next
+one continues with the next shard.
+"""
+
+import argparse
+import contextlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cv_reader.commands.convert.shards import ShardWriter, check_limits, remove_shard, unpack_sample
+from cv_reader.errors import AssetError
+from cv_reader.exits import say
+from cv_reader.ledger import Ledger, Place
+from cv_reader.shards import sample_path, shard_keys
+
+_BYTES_PER_MIB = 1 << 20
+
+
+def add_output_choice(parser: argparse.ArgumentParser) -> None:
+    """Add what assets are written as."""
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "--output",
+        choices=("folder", "tar"),
+        default="folder",
+        help="write each asset as a folder, or many as one WebDataset tar",
+    )
+    group.add_argument(
+        "--shard_samples", type=int, default=1000, help="number of samples that end a tar"
+    )
+    group.add_argument("--shard_mib", type=int, default=1024, help="size that ends a tar, in MiB")
+
+
+class TarOutput(contextlib.AbstractContextManager["TarOutput"]):
+    """The shards of a run.
+
+    Args:
+        folder: where they are, and the folders that they are made of.
+        args: limits of a shard, the number of this run's part, ``--overwrite``.
+        ledger: of this run.
+        is_current: whether the asset at a path is what a task would make; raises StaleAssetError
+            where it was made with other settings.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        args: argparse.Namespace,
+        ledger: Ledger,
+        is_current: Callable[[Any, Path], bool],
+    ) -> None:
+        check_limits(args)
+        self._folder, self._ledger, self._is_current = folder, ledger, is_current
+        part = f"{args.shard_id:02d}of{args.num_shards:02d}_" if args.num_shards > 1 else ""
+        prefix = f"shard_{part}"
+        self._tars: dict[str, Path] = {}
+        """Key to the shard that holds it, or will."""
+        self._open: dict[str, Place] = {}
+        """What the open shard holds."""
+        number = 0
+        for tar in sorted(folder.glob(f"{prefix}{'[0-9]' * 6}.tar")):
+            if self._take(tar, is_wanted=not args.overwrite):
+                number = int(tar.name.removesuffix(".tar").removeprefix(prefix)) + 1
+        size = args.shard_mib * _BYTES_PER_MIB
+        self._writer = ShardWriter(folder, prefix, args.shard_samples, size, number)
+
+    def _take(self, tar: Path, *, is_wanted: bool) -> bool:
+        try:
+            keys = shard_keys(tar) if is_wanted else set[str]()
+        except AssetError as error:
+            say(f"{error}; it is removed, and its samples are made again")
+            is_wanted = False
+            keys = set[str]()
+        if not is_wanted:
+            remove_shard(tar)
+        self._tars |= dict.fromkeys(keys, tar)
+        return is_wanted
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        self._writer.abandon()
+
+    def path(self, name: str) -> Path:
+        """Return the path of an asset: in the shard that holds it or will, else its folder."""
+        tar = self._tars.get(name)
+        return self._folder / name if tar is None else sample_path(tar, name)
+
+    def is_kept(self, task: Any, place: Place, *, is_trusted: bool) -> bool:
+        """Return whether a task\'s asset is in a shard, and up to date.
+
+        A shard that holds an outdated or damaged one is opened: its other samples are appended to
+        the next shard.
+        """
+        tar = self._tars.get(place.name)
+        if tar is None or place.name in self._open:
+            return tar is not None
+        inside = Place(place.name, place.inputs, [str(tar)])
+        if self._ledger.find(inside, is_trusted=is_trusted):
+            return True
+        if self._is_current(task, sample_path(tar, place.name)):
+            self._ledger.finish(inside)
+            return True
+        self._reopen(tar, without=place.name)
+        return False
+
+    def _reopen(self, tar: Path, without: str) -> None:
+        say(f"{tar}: {without} is damaged or outdated; its other samples go to a new shard")
+        for key in [key for key, holder in self._tars.items() if holder == tar]:
+            del self._tars[key]
+            if key == without:
+                continue
+            try:
+                unpack_sample(sample_path(tar, key), self._folder / key)
+            except AssetError as error:
+                say(f"{error}")
+                continue
+            self.add(Place(key, [], []))
+        remove_shard(tar)
+
+    def add(self, place: Place) -> None:
+        """Append a finished folder to the open shard.
+
+        Raises:
+            AssetError: The folder holds files that are no part of an asset.
+            OutputError: The shard cannot be written.
+        """
+        if place.name in self._tars:
+            return
+        self._tars[place.name], self._open[place.name] = self._writer.tar, place
+        if self._writer.add(place.name, self._folder / place.name):
+            self._settle()
+
+    def close(self) -> None:
+        """Put the last shard in place."""
+        if self._open:
+            self._writer.close()
+            self._settle()
+
+    def _settle(self) -> None:
+        for place in self._open.values():
+            tar = self._tars[place.name]
+            if place.inputs:
+                self._ledger.finish(Place(place.name, place.inputs, [str(tar)]))
+            shutil.rmtree(self._folder / place.name)
+        self._open.clear()
