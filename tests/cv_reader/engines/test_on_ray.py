@@ -98,7 +98,7 @@ def test_a_node_that_differs_is_refused_by_name(
 
 
 def _tree(folder: Path) -> dict[str, bytes]:
-    """All that is finished: what a killed worker left in temporary folders goes with the next run."""
+    """All that is finished: the next run removes what a killed worker left."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
