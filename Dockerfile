@@ -8,7 +8,8 @@ ARG CUDA_IMAGE=nvidia/cuda:13.0.2-devel-ubuntu24.04
 FROM ${CUDA_IMAGE}
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 ENV DEBIAN_FRONTEND=noninteractive PYTHONUNBUFFERED=1 CUDA_HOME=/usr/local/cuda VENV=/opt/venv
-# The native reader, flash-attn and the operators that DeepSpeed builds at first use need the compilers.
+# The native reader and flash-attn need the compilers. Nothing is compiled when a container starts: the
+# DeepSpeed settings of scripts/ use torch's own optimiser.
 # The release of the base image fixes the versions of system packages.
 # hadolint ignore=DL3008
 RUN apt-get update \
@@ -18,7 +19,8 @@ RUN apt-get update \
     && git config --system --add safe.directory '*'
 ENV PATH=/opt/venv/bin:$PATH
 
-ARG FLASH=1
+# 1: also build flash-attn. Attention needs it no longer: torch brings a kernel for packed rows (varlen).
+ARG FLASH=0
 ARG MAX_JOBS=8
 ENV EXTRAS="" FLASH=${FLASH}
 WORKDIR /workspace/OneVision-Encoder

@@ -1,5 +1,6 @@
 """The container files: read and, where no engine is needed, tried; no image is built."""
 
+import json
 import os
 import re
 import shlex
@@ -147,3 +148,23 @@ def test_published_commands_run_in_a_container_that_mounts_llava_next_alone(
             text=True,
         )
         assert done.returncode == 0 and done.stdout, done.stderr
+
+
+def test_flash_attention_is_optional_and_nothing_is_compiled_at_the_start() -> None:
+    arguments = dict(rest.split("=", 1) for rest in _all("encoder", "ARG"))
+    assert arguments["FLASH"] == "0"
+    for stage in (2, 3):
+        settings = json.loads((ROOT / "scripts" / f"zero{stage}.json").read_text(encoding="utf-8"))
+        # DeepSpeed compiles its own optimisers when they are first used.
+        assert "optimizer" not in settings
+        assert "offload_optimizer" not in settings["zero_optimization"]
+
+
+def test_torch_and_the_base_image_are_of_one_cuda_version() -> None:
+    """The pinned torch is made for CUDA 13; its CPU build, which tests use, does not say so."""
+    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    [torch_pin] = re.findall(r"^torch==(\d+)\.(\d+)", pins, re.MULTILINE)
+    cuda = dict(rest.split("=", 1) for rest in _all("encoder", "ARG"))["CUDA_IMAGE"]
+    assert tuple(map(int, torch_pin)) >= (2, 11)  # from there on the index has builds for CUDA 13
+    assert "cuda:13." in cuda
+    assert "a driver for CUDA 13" in README.read_text(encoding="utf-8")
