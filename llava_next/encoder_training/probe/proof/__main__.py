@@ -136,7 +136,7 @@ def train_encoder(out: Path, sizes: ProofSizes, seed: int) -> Path:
         optimiser.step()
         schedule.step()
         if step % 50 == 0:
-            say(f"encoder of seed {seed}: step {step} of {sizes.steps}, loss {float(loss):.3f}")
+            say(f"encoder of seed {seed}: step {step} of {sizes.steps}, loss {loss.item():.3f}")
     encoder.save_pretrained(folder)
     return folder
 
