@@ -15,6 +15,10 @@ import httpx
 
 _CHUNK_BYTES = 1 << 16
 _MAX_REDIRECTS = 5
+_TUNNELS = tuple(
+    map(ipaddress.ip_network, ("64:ff9b::/96", "64:ff9b:1::/48", "2001::/32", "2002::/16"))
+)
+"""IPv6 networks whose addresses stand for IPv4 addresses, which may be private."""
 
 
 class FetchError(ValueError):
@@ -107,6 +111,7 @@ def _public_address(host: str, port: int) -> str:
         raise FetchError("the host of a URL has no address") from error
     for address in addresses:
         inner = getattr(address, "ipv4_mapped", None) or address
-        if not inner.is_global or inner.is_multicast:
+        is_tunnelled = any(inner in network for network in _TUNNELS)
+        if not inner.is_global or inner.is_multicast or is_tunnelled:
             raise FetchError("the host of a URL is not on the public internet")
     return str(addresses[0])
