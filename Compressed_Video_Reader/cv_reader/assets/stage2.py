@@ -116,11 +116,13 @@ def read_stage1_meta(stage: Stage2, sample: VideoSample) -> dict[str, Any]:
     return selected
 
 
-def is_packed(stage: Stage2, sample: VideoSample, selected: dict[str, Any]) -> bool:
-    """Return whether a sample's folder holds what stage 1 chose, content included."""
+def is_packed(
+    stage: Stage2, sample: VideoSample, selected: dict[str, Any], folder: Path | None = None
+) -> bool:
+    """Return whether an asset, by default the sample's folder, is what stage 1 chose."""
     if stage.overwrite:
         return False
-    folder = stage.folder(sample)
+    folder = folder or stage.folder(sample)
     meta = usable_meta(folder / META, packing_config(stage, sample, selected))
     if meta is None:
         return False
@@ -222,10 +224,21 @@ def find_packed(stage: Stage2, sample: VideoSample | BadRow) -> str:
     return "kept"
 
 
-def training_record(stage: Stage2, sample: VideoSample, *, with_positions: bool) -> dict[str, Any]:
-    """Return a line of the training JSONL."""
-    folder, stem = stage.folder(sample), image_stem(sample.video)
-    count = int(read_meta(folder / META)["num_images"])
+def training_record(
+    stage: Stage2, sample: VideoSample, *, with_positions: bool, folder: Path | None = None
+) -> dict[str, Any]:
+    """Return a line of the training JSONL.
+
+    Args:
+        stage: the settings.
+        sample: the sample, whose asset is there.
+        with_positions: name the positions.
+        folder: path in a shard that the line names; None = the sample's folder.
+    """
+    made, stem = stage.folder(sample), image_stem(sample.video)
+    # A shard that is still open has its samples' folders beside it.
+    folder, meta_path = folder or made, made / META
+    count = int(read_meta(meta_path if meta_path.exists() else folder / META)["num_images"])
     record: dict[str, Any] = {
         "id": sample.sample_id,
         "conversations": rewrite_conversations(sample, count),

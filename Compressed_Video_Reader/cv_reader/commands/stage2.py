@@ -9,6 +9,7 @@ of the data set. ``--mode rewrite`` decodes nothing and lists the samples whose 
 import argparse
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -43,6 +44,7 @@ from cv_reader.commands.arguments import (
     shard_suffix,
     with_threads,
 )
+from cv_reader.commands.convert.output import TarOutput, add_output_choice
 from cv_reader.commands.progress import (
     Report,
     announce,
@@ -146,6 +148,7 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="add the shard's suffix to the name of --out_jsonl even if there is only one shard",
     )
+    add_output_choice(parser)
     add_fail_argument(parser)
 
 
@@ -160,6 +163,8 @@ def _run(args: argparse.Namespace) -> int:
     is_packing = args.mode == "pack"
     if is_packing and args.visidx_root is None:
         raise SettingsError("--visidx_root is required to pack")
+    if args.output == "tar" and not is_packing:
+        raise SettingsError("--mode rewrite lists folders; drop --output tar")
     if args.dry_run and not is_packing:
         raise SettingsError("--dry_run counts what there is to pack; drop --mode rewrite")
     first = Stage1(
@@ -234,21 +239,24 @@ def write_jsonl(name: str, stage: Stage2, work: Work, args: argparse.Namespace, 
         claimed_output(stage.out_image_root, suffix, folders),
         Ledger(ledger_path(stage.out_image_root, suffix), _asked(stage, work)) as ledger,
         Report(name, fail_path, args.log_every, total) as report,
+        _shards(stage, work, args, ledger) as shards,
     ):
         announce(name, total, args)
         with claimed_file(out_jsonl) as lines:
             places = partial(_place, stage, work)
             for outcome in run_unfinished(
-                partial(work, stage), samples_of(args), args, ledger, places
+                partial(work, stage), samples_of(args), args, ledger, places, shards
             ):
                 failure, line = outcome.failure, ""
                 if failure is None and outcome.value != "skipped":
-                    line, failure = _line_of(stage, outcome.task, args)
+                    line, failure = _line_of(stage, outcome.task, args, shards)
                 if failure:
                     report.fail(failure, **describe_sample(outcome.task))
                     continue
                 lines.write(line)
                 report.count(str(outcome.value))
+            if shards:
+                shards.close()
         return report.finish(Path(f"{out_jsonl}.summary.json"), stage.packing(stage.first.config))
 
 
@@ -269,11 +277,27 @@ def _place(stage: Stage2, work: Work, sample: VideoSample | BadRow) -> Place | N
     return Place(folder.name, inputs, [f"{folder}/"])
 
 
+def _shards(
+    stage: Stage2, work: Work, args: argparse.Namespace, ledger: Ledger
+) -> AbstractContextManager[TarOutput | None]:
+    if args.output == "folder":
+        return nullcontext()
+    is_current = partial(_is_current, stage, work)
+    return TarOutput(stage.out_image_root / stage.shard_folder, args, ledger, is_current)
+
+
+def _is_current(stage: Stage2, work: Work, sample: VideoSample, folder: Path) -> bool:
+    if work is make_both and not is_selected(stage.first, sample):
+        return False
+    return is_packed(stage, sample, read_stage1_meta(stage, sample), folder)
+
+
 def _line_of(
-    stage: Stage2, sample: VideoSample, args: argparse.Namespace
+    stage: Stage2, sample: VideoSample, args: argparse.Namespace, shards: TarOutput | None
 ) -> tuple[str, Failure | None]:
+    folder = shards.path(stage.folder(sample).name) if shards else None
     try:
-        record = training_record(stage, sample, with_positions=args.write_positions)
+        record = training_record(stage, sample, with_positions=args.write_positions, folder=folder)
         return json.dumps(record, ensure_ascii=False) + "\n", None
     except RecursionError:
         reason = f"{sample.where}: the conversation is nested too deeply; remove what is extra"

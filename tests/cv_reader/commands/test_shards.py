@@ -10,7 +10,7 @@ import pytest
 
 from cv_reader.assets import read_asset
 from cv_reader.assets.make import make_evaluation_asset, write_evaluation_asset
-from cv_reader.commands import convert, precompute, validate
+from cv_reader.commands import convert, precompute, stage2, validate
 from cv_reader.errors import AssetError
 from cv_reader.select.config import AssetConfig
 from cv_reader.shards import (
@@ -24,6 +24,7 @@ from cv_reader.shards import (
     scan_tar,
     split_path,
 )
+from support.corpus import Corpus
 from support.media import moving_square, write_video
 
 CONFIG = AssetConfig(square_size=64, num_images=2, sequence_length=8)
@@ -269,3 +270,40 @@ def test_what_is_cut_or_outdated_is_made_again(
     held = {key for tar in find_shards(out / "assets") for key in read_shard_index(tar).samples}
     assert held == {f"k.{number}" for number in (0, 1, 2, 4, 5, 6)}
     assert validate.main([str(out), "--deep", "--video_root", str(tmp_path)]) == 0
+
+
+def _train(data: Path, out: Path, *extra: str) -> int:
+    return stage2.main_of_both([
+        "--dataset_path", str(data), "--visidx_root", str(out / "1"), "--square_size", "64",
+        "--num_images", "2", "--sequence_length", "8", "--out_image_root", str(out / "2"),
+        "--out_jsonl", str(out / "t.jsonl"), "--write_positions", *extra,
+    ])  # fmt: skip
+
+
+def test_training_lines_name_files_in_shards(
+    tmp_path: Path, corpus: Corpus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["good", "text", "short", "other", "good"]
+    rows = [corpus.row(f"{name}.mp4", id=name) for name in names]
+    data = corpus.write(tmp_path / "d.jsonl", *rows)
+    root = ["--video_root", str(corpus.root)]
+    out, folders = tmp_path / "out", tmp_path / "folders"
+    tar = [*root, "--output", "tar", "--shard_samples", "2"]
+    assert _train(data, out, *tar) == 1
+    assert _train(data, folders, *root) == 1
+    lines = [json.loads(line) for line in (out / "t.jsonl").open()]
+    others = [json.loads(line) for line in (folders / "t.jsonl").open()]
+    assert len(lines) == len(others) == 4
+    for line, other in zip(lines, others, strict=True):
+        for one, two in zip(
+            [line["positions_thw"], *line["image"]], [other["positions_thw"], *other["image"]],
+            strict=True,
+        ):  # fmt: skip
+            assert "/2/shard_00000" in one and ".tar#sample_" in one
+            assert open_file(one).read() == Path(two).read_bytes()
+    assert validate.main([str(out / "t.jsonl"), "--deep"]) == 0
+    before = (out / "t.jsonl").read_bytes(), _tree(out / "2").keys()
+    capsys.readouterr()
+    assert _train(data, out, *tar) == 1
+    assert "0 made, 4 kept, 0 skipped, 1 failed" in capsys.readouterr().err
+    assert ((out / "t.jsonl").read_bytes(), _tree(out / "2").keys()) == before
