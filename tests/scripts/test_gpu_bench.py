@@ -139,6 +139,28 @@ def test_the_report_says_what_goals_became(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_data_of_a_gpu_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real assets of a made clip, and every entry of the mixture."""
+    assets, material = (import_module(f"gpu_parts.{name}") for name in ("assets", "material"))
+    monkeypatch.setattr(assets, "CLIPS", {"h264": ("h264", 180, 320)})
+    monkeypatch.setattr(assets, "CLIP_FRAMES", 160)
+    assets.write_data(tmp_path / "assets", tiny=False)
+    bench = _bench(tmp_path, "step", "cpu")
+    bench.tiny = False
+    lines = [material.dataset(bench, name) for name in ("mixture.jsonl", "generation.jsonl")]
+    assert [len(lines[1][line]["segments"][0].patches) for line in range(3)] == [10368, 2592, 10368]
+    shares = [line["id"].partition("_")[0] for line in map(json.loads, _lines(tmp_path))]
+    assert [shares.count(kind) for kind in ("codec", "image", "text")] == [48, 80, 32]
+    batch = material.packed_batch(bench)
+    assert batch["input_ids"].shape[1] > 0.95 * material.ROW_TOKENS
+    assert 10368 in batch["visual"].segment_lengths
+
+
+def _lines(folder: Path) -> list[str]:
+    return (folder / "assets" / "mixture.jsonl").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_the_whole_script_runs_without_a_gpu(device: str, tmp_path: Path) -> None:

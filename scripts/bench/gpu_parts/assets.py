@@ -49,8 +49,9 @@ def _write_visuals(out: Path) -> dict[str, list[dict[str, Any]]]:
                 )
                 folder = Path(asset.folder).relative_to(out)
                 images = [str(folder / Path(image).name) for image in asset.images]
-                positions = next(Path(asset.folder).glob("*.npy")).name
-                made[kind].append({"image": images, "positions_thw": str(folder / positions)})
+                made[kind].append(
+                    {"image": images, "positions_thw": str(folder / "positions_thw.npy")}
+                )
             with av.open(str(path)) as container:
                 pictures = [frame.to_image() for frame in container.decode(video=0)]
             frames = [f"frames/{key}_{number}.jpg" for number in range(MOSAICS)]

@@ -12,7 +12,6 @@ from gpu_parts.bench import Bench, LeftOutError
 from llava.constants import IMAGE_TOKEN
 from llava.data.collator import Batch, Collator
 from llava.data.dataset import SupervisedDataset
-from llava.data.records import RecordError
 from llava.data.sampler import packed_rows
 from llava.model import LlavaQwen3Config, LlavaQwen3ForCausalLM
 from llava.model.processing import LlavaProcessor
@@ -89,12 +88,7 @@ def dataset(bench: Bench, name: str) -> SupervisedDataset:
 def packed_batch(bench: Bench, row: int = 0) -> Batch:
     """Return a packed row of real collated codec samples, pictures and texts."""
     samples = dataset(bench, "mixture.jsonl")
-    lengths = np.array(
-        [
-            0 if isinstance(found, RecordError) else found.text + found.visual
-            for found in samples.lengths(range(len(samples)))
-        ]
-    )
+    lengths = np.array([sum(samples.length(index)) for index in range(len(samples))])
     most = TINY_ROW_TOKENS if bench.tiny else ROW_TOKENS
     rows = packed_rows(np.flatnonzero(lengths), lengths, most, 0)
     order = sorted(range(len(rows)), key=lambda each: -_tokens(rows, each, lengths))
