@@ -4,6 +4,7 @@ Axis letters: F frames, T frame slots, K patches, g patches along a side, p side
 pixels, H and W pixels.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -252,6 +253,13 @@ def _filled(rows: NDArray[np.int32], how: ClipInput) -> NDArray[np.int32]:
 def _open_index(path: str) -> CodecIndex:
     """Open an index once in each process."""
     return CodecIndex(Path(path))
+
+
+def index_digest(how: ClipInput, video: str) -> str:
+    """Return a digest of what the index says of a video; empty without an index."""
+    if not how.index:
+        return ""
+    return hashlib.sha256(_open_index(how.index).line(video)).hexdigest()
 
 
 def augment(pixels: Tensor, random: np.random.Generator) -> Tensor:

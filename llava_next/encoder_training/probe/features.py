@@ -24,7 +24,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from encoder_training.probe.clips import BrokenClipError, ClipInput, ClipPixels, ClipView, read_view
+from encoder_training.probe.clips import (
+    BrokenClipError,
+    ClipInput,
+    ClipPixels,
+    ClipView,
+    index_digest,
+    read_view,
+)
 from encoder_training.probe.datasets import ClipList
 from encoder_training.probe.encoders import FrozenEncoder
 from run_kit.files import replace_file
@@ -231,9 +238,11 @@ class CachedFeatures:
         for index in self._indices(number):
             path = self._source.clips.file(index)
             status = path.stat() if path.is_file() else None
+            video = self._source.clips.clips[index].video
             facts.append([
-                self._source.clips.clips[index].video,
+                video,
                 None if status is None else [status.st_size, status.st_mtime_ns],
+                index_digest(self._source.how, video),
             ])  # fmt: skip
         return facts
 
@@ -250,7 +259,7 @@ class CachedFeatures:
         return all(found.get(name) == value for name, value in expected.items())
 
     def _write(self, number: int, tokens: Sequence[Tensor | None]) -> None:
-        videos = [video for video, _ in self._facts(number)]
+        videos = [facts[0] for facts in self._facts(number)]
         lengths = torch.tensor([0] + [0 if part is None else len(part) for part in tokens])
         kept = [part.cpu() for part in tokens if part is not None]
         empty = torch.zeros(0, self._source.encoder.width, dtype=self._source.dtype)
@@ -309,7 +318,7 @@ def features_fingerprint(source: StreamedFeatures, views: Sequence[ClipView]) ->
     how, encoder = source.how, source.encoder
     settings = dataclasses.asdict(how)
     settings["config"] = None if how.config is None else how.config.fingerprint
-    settings["index"] = _digest(Path(how.index)) if how.index else ""
+    settings["index"] = bool(how.index)  # each clip's own line is a fact of its shard
     if all(view.draw is None for view in views) and how.kind != "random":
         settings.pop("seed")
         settings.pop("augmentation")
@@ -324,11 +333,3 @@ def features_fingerprint(source: StreamedFeatures, views: Sequence[ClipView]) ->
         "dtype": str(source.dtype),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

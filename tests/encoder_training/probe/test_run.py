@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from encoder_training.probe import __main__ as command
-from encoder_training.probe import features
+from encoder_training.probe import clips, features
 from encoder_training.probe.__main__ import main
 from encoder_training.probe.clips import ClipInput, ClipPixels, ClipView, read_view
 from encoder_training.probe.state import load_head
@@ -182,8 +182,22 @@ def test_the_repair_command_makes_the_index_that_the_run_asks_for(
     computed = _run(probe_settings(material, tmp_path / "computed", **codec))
     assert indexed["history"] == computed["history"]
     assert indexed["cost"]["tokens_per_clip"] == 12
+    again = _run(settings | {"output_dir": str(tmp_path / "again"),
+                             "feature_dir": str(tmp_path / "indexed" / "features")})  # fmt: skip
+    assert again["cost"]["encoded_clips"] == 0
+    # Another choice for one clip: its shard of four clips is encoded again.
+    path = tmp_path / "custom.jsonl"
+    text = path.read_text(encoding="utf-8")
+    line = next(line for line in text.splitlines() if "class0/train000.mp4" in line)
+    content = json.loads(line)
+    content["rows"] = [0] + [1] * 11
+    path.write_text(text.replace(line, json.dumps(content)), encoding="utf-8")
+    clips._open_index.cache_clear()
+    changed = _run(settings | {"output_dir": str(tmp_path / "changed"),
+                               "feature_dir": str(tmp_path / "indexed" / "features")})  # fmt: skip
+    assert changed["cost"]["encoded_clips"] == 4
     lines = (tmp_path / "report_attentive_probe_encoder_12.txt").read_text().splitlines()
-    assert lines == [f"custom {indexed['score']['top1']}"] * 2
+    assert lines[:2] == [f"custom {indexed['score']['top1']}"] * 2
 
 
 @pytest.mark.slow
