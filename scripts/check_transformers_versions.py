@@ -1,6 +1,6 @@
 """Check that the encoder gives the same bits under other versions of transformers.
 
-    python scripts/check_transformers_versions.py [--versions 4.53.1 4.57.6 5.7.0]
+    python scripts/check_transformers_versions.py [--versions 4.53.1 4.57.6 5.7.0 5.24.0]
 
 installs each version into a folder of its own, runs 11 input shapes under it and under the version
 of this environment with the same weights and pixels, and runs the encoder's tests under it; then it
@@ -23,7 +23,7 @@ from torch import Tensor
 from onevision_encoder import OneVisionEncoderConfig, OneVisionEncoderModel, grid_positions
 
 ROOT = Path(__file__).resolve().parents[1]
-VERSIONS = ["4.53.1", "4.57.6", "5.7.0"]
+VERSIONS = ["4.53.1", "4.57.6", "5.7.0", "5.24.0"]
 VARIANTS = {"large": True, "lang": False}
 """Name of a published variant: whether it has a head."""
 
