@@ -1,6 +1,7 @@
 """The processor by the library's conventions: Auto classes, messages, pipelines, padding."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -271,3 +272,30 @@ def test_answers_show_no_pictures(processor: LlavaProcessor, picture: Path) -> N
     messages = [_user(_text("Q")), {"role": "assistant", "content": [part]}]
     with pytest.raises(ValueError, match="only users show pictures"):
         _apply(processor, messages, add_generation_prompt=False)
+
+
+def test_a_saved_processor_comes_back_and_would_be_uploaded(
+    processor: LlavaProcessor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploaded: dict[str, set[str]] = {}
+
+    def upload(_: Any, folder: str, repo_id: str, **__: Any) -> None:
+        uploaded[repo_id] = {path.name for path in Path(folder).iterdir()}
+
+    class Hub:
+        """Stands for the network."""
+
+        def create_repo(self, repo_id: str, **_: Any) -> Any:
+            return SimpleNamespace(repo_id=f"me/{repo_id}")
+
+    card = SimpleNamespace(save=lambda path: Path(path).write_text("card"))
+    monkeypatch.setattr("transformers.utils.hub.hf_api", Hub)
+    monkeypatch.setattr("transformers.utils.hub.create_and_tag_model_card", lambda *_, **__: card)
+    monkeypatch.setattr(LlavaProcessor, "_upload_modified_files", upload)
+    processor.save_pretrained(tmp_path / "mine", push_to_hub=True)
+    written = {path.name for path in (tmp_path / "mine").iterdir()}
+    assert {"llava_processor.json", "tokenizer.json", "chat_template.jinja"} <= written
+    assert uploaded == {"me/mine": written | {"README.md"}}
+    loaded = LlavaProcessor.from_pretrained(tmp_path / "mine")
+    assert loaded.to_dict() == processor.to_dict()
+    assert loaded.chat_template == processor.chat_template
