@@ -214,14 +214,18 @@ class LlavaForCausalLMMixin(IsolatesSamples, _CausalLM):
     """Whether checkpointed blocks keep costly results: see ``selective_contexts``."""
 
     def _set_gradient_checkpointing(
-        self, enable: bool = True, gradient_checkpointing_func: Any = checkpoint, **kwargs: Any
+        self,
+        enable: bool = True,
+        gradient_checkpointing_func: Any = checkpoint,
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
         """Tell the blocks how gradients are checkpointed; see the library."""
         if enable and self.selects_saved_operations:
             gradient_checkpointing_func = partial(
                 gradient_checkpointing_func, use_reentrant=False, context_fn=selective_contexts
             )
-        super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, **kwargs)
+        super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, *args, **kwargs)
 
     def _build(self, decoder_class: type[Any], config: Any) -> None:
         """Hold a decoder that sees, and the head; the library's constructor would hold another."""
