@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from cv_reader.engines import local, on_ray
+from cv_reader.engines import local, on_ray, on_slurm
 from cv_reader.engines.tasks import Limits, TaskOutcome
 from cv_reader.errors import SettingsError
 
-ENGINES = ("local", "ray")
+ENGINES = ("local", "ray", "slurm")
 
 _PLACES = ("dataset_path", "video_root", "out_root", "out_image_root", "visidx_root")
 """Arguments of commands that name files and folders which every node must see."""
@@ -22,7 +22,7 @@ def add_scheduler_arguments(parser: argparse.ArgumentParser) -> None:
         "--engine",
         choices=ENGINES,
         default="local",
-        help="what runs the workers: processes of this machine, or a Ray cluster",
+        help="what runs the workers: processes of this machine, a Ray cluster, or jobs of Slurm",
     )
     group.add_argument(
         "--address",
@@ -31,13 +31,25 @@ def add_scheduler_arguments(parser: argparse.ArgumentParser) -> None:
         " or local (start Ray here for this run)",
     )
     group.add_argument(
-        "--task_cpus", type=float, default=1.0, help="number of CPUs that Ray reserves for a sample"
+        "--task_cpus",
+        type=float,
+        default=1.0,
+        help="number of CPUs that a cluster reserves for a sample",
     )
     group.add_argument(
         "--task_memory_mib",
         type=int,
         default=0,
-        help="memory that Ray reserves for a sample, in MiB; 0 = none",
+        help="memory that a cluster reserves for a sample, in MiB; 0 = its default",
+    )
+    group.add_argument(
+        "--sbatch_arguments",
+        default="",
+        metavar="TEXT",
+        help="further arguments of Slurm's sbatch, such as '--partition=cpu --time=4:00:00'",
+    )
+    group.add_argument(
+        "--chunk_tasks", type=int, default=100, help="number of samples of one job of Slurm"
     )
 
 
@@ -47,17 +59,22 @@ def check_engine(args: argparse.Namespace) -> None:
     Raises:
         SettingsError: It is not installed, not reachable, or its settings make no sense.
     """
-    if args.engine == "ray":
+    if args.engine != "local":
         if args.task_cpus < 0 or args.task_memory_mib < 0:
             raise SettingsError(
                 "--task_cpus and --task_memory_mib must be at least 0, got "
                 f"{args.task_cpus:g} and {args.task_memory_mib}"
             )
-        on_ray.check_ray(args.address)
+        if args.chunk_tasks < 1:
+            raise SettingsError(f"--chunk_tasks must be at least 1, got {args.chunk_tasks}")
+        if args.engine == "slurm":
+            on_slurm.check_slurm()
+        else:
+            on_ray.check_ray(args.address)
         return
     for name, default in (("address", "auto"), ("task_cpus", 1.0), ("task_memory_mib", 0)):
         if getattr(args, name) != default:
-            raise SettingsError(f"--{name} has no meaning without --engine ray; drop it")
+            raise SettingsError(f"--{name} has no meaning with --engine local; drop it")
 
 
 def run_by_engine(
@@ -78,6 +95,16 @@ def run_by_engine(
     if getattr(args, "engine", "local") == "local":
         return local.run_tasks(function, tasks, limits)
     places = (getattr(args, name, None) for name in _PLACES)
+    if args.engine == "slurm":
+        jobs = on_slurm.SlurmChoice(
+            spool=next(Path(place) for place in _outputs(args)),
+            sbatch_arguments=args.sbatch_arguments,
+            chunk_tasks=args.chunk_tasks,
+            task_cpus=args.task_cpus,
+            task_memory_mib=args.task_memory_mib,
+            versions=versions,
+        )
+        return on_slurm.run_tasks(function, tasks, limits, jobs)
     choice = on_ray.RayChoice(
         address=args.address,
         task_cpus=args.task_cpus,
@@ -86,6 +113,12 @@ def run_by_engine(
         shared=[Path.cwd(), *(place for place in places if place is not None)],
     )
     return on_ray.run_tasks(function, tasks, limits, choice)
+
+
+def _outputs(args: argparse.Namespace) -> list[Path]:
+    names = ("out_image_root", "out_root", "out")
+    places: list[Path] = [getattr(args, name) for name in names if getattr(args, name, None)]
+    return [place if place.suffix == "" else place.parent for place in places]
 
 
 def limits_from(args: argparse.Namespace) -> Limits:

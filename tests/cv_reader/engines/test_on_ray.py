@@ -51,7 +51,7 @@ def test_a_missing_extra_is_refused_before_work(
     assert precompute.main(arguments) == 2
     assert "pip install 'onevision-encoder[ray]'" in capsys.readouterr().err
     assert precompute.main([*arguments[:-1], "local", "--address", "10.0.0.1"]) == 2
-    assert "--address has no meaning without --engine ray" in capsys.readouterr().err
+    assert "--address has no meaning with --engine local" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
