@@ -90,6 +90,15 @@ def slurm_node(folder: Path) -> Generator[None, None, None]:
             yield
         finally:
             for name in reversed(_DAEMONS):
-                path = folder / f"{name}.pid"
-                if path.exists():
-                    subprocess.run(["kill", path.read_text().strip()], check=False)
+                _end(folder / f"{name}.pid")
+
+
+def _end(pid_file: Path) -> None:
+    """End a daemon, and wait until it writes nothing any more: it removes its file of the pid."""
+    if not pid_file.exists():
+        return
+    subprocess.run(["kill", pid_file.read_text().strip()], check=False)
+    end = time.monotonic() + 20
+    while pid_file.exists() and time.monotonic() < end:
+        time.sleep(0.2)
+    time.sleep(1.0)
