@@ -234,7 +234,7 @@ def test_a_stopped_run_continues_with_the_same_shards(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert _precompute(data, tmp_path / "whole") == 1
-    for stop in range(1, 7):
+    for stop in (1, 3, 6):
         out, calls = tmp_path / f"out{stop}", []
 
         def until(run: Any, line: Any, calls: list[str] = calls, stop: int = stop) -> str:
