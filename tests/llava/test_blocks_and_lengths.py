@@ -194,6 +194,7 @@ def _loader(folder: Path, **changes: object) -> VisualLoader:
     return VisualLoader(read_settings(_arguments(folder, **changes), {}), processor.visual)
 
 
+@pytest.mark.slow
 def test_the_run_makes_the_assets_that_the_command_makes(folder: Path, tmp_path: Path) -> None:
     offline = _precompute(folder, tmp_path / "offline", [*QUALITY, *BLOCKS])
     loader = _loader(folder, codec_miss="online", codec_cache=tmp_path / "cache", **ASKED)
@@ -227,6 +228,7 @@ def test_the_run_makes_the_assets_that_the_command_makes(folder: Path, tmp_path:
         _loader(folder, codec_root=offline, **{**ASKED, "codec_quality_db": 20}).missing(videos)
 
 
+@pytest.mark.slow
 def test_the_command_of_the_refusal_makes_blocks(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -248,6 +250,7 @@ def test_the_command_of_the_refusal_makes_blocks(
     assert (meta["cfg"]["block_cells"], meta["cfg"]["quality_db"]) == (2, 28.0)
 
 
+@pytest.mark.slow
 def test_a_batch_of_both_is_answered_as_one_by_one(folder: Path, tmp_path: Path) -> None:
     assets = _precompute(folder, tmp_path / "offline", [*QUALITY, *BLOCKS])
     model, processor = load_pretrained(folder / "model")

@@ -56,9 +56,8 @@ def test_block_mask_attention_equals_segments() -> None:
     torch.testing.assert_close(together, torch.cat(apart, dim=2), **FLOAT32)
 
 
-@pytest.mark.parametrize(
-    "attn_implementation", [pytest.param("eager", marks=pytest.mark.slow), "sdpa"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("attn_implementation", ["eager", "sdpa"])
 def test_compiles_without_graph_breaks(tiny_model: Callable, attn_implementation: str) -> None:
     """A graph break is an error under fullgraph; no kernels are generated here."""
     torch._dynamo.reset()

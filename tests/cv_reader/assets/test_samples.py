@@ -248,6 +248,7 @@ def test_a_line_that_never_ends_costs_itself(
     assert last.where == f"{path}:3"
 
 
+@pytest.mark.slow
 def test_a_huge_line_is_not_held(tmp_path: Path) -> None:
     path = tmp_path / "d.jsonl"
     with path.open("wb") as stream:

@@ -272,7 +272,10 @@ def test_huge_ids_are_shortened(
     assert len(failed[0]["id"]) < 1000
 
 
-@pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "name",
+    [signal.SIGINT, signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)],
+)
 def test_a_signal_ends_a_run_in_one_line_and_it_can_continue(
     corpus: Corpus, tmp_path: Path, name: str
 ) -> None:

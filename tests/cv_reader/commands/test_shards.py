@@ -230,6 +230,7 @@ def test_a_run_packs_what_it_finishes(
     assert _contents(out) == before
 
 
+@pytest.mark.slow
 def test_a_stopped_run_continues_with_the_same_shards(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,6 +32,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_outcomes_come_in_order_though_a_job_is_lost(
     programs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,6 +86,7 @@ def test_rtsp_that_loses_a_packet_goes_on_at_the_next_key_frame(clip: Path, tmp_
     assert again.rows[:, 0].min() == 0 and len(again.rows) >= 48  # a whole picture of 6 x 8 cells
 
 
+@pytest.mark.slow
 def test_srt_gives_what_the_file_gives(clip: Path, expected: list[StreamWindow]) -> None:
     port = free_port(socket.SOCK_DGRAM)
     # SRT's live mode drops what waits when the sender ends; its file mode drops nothing.
@@ -98,6 +99,7 @@ def test_srt_gives_what_the_file_gives(clip: Path, expected: list[StreamWindow])
     assert live.counters.pictures == 50
 
 
+@pytest.mark.slow
 def test_a_transport_stream_by_udp_gives_what_the_file_gives(
     clip: Path, expected: list[StreamWindow]
 ) -> None:

@@ -108,6 +108,7 @@ def test_a_stopped_probe_continues_to_the_same_result(
     assert failure.value.code == 2
 
 
+@pytest.mark.slow
 def test_a_broken_clip_is_named_and_counted(
     material: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -68,6 +68,7 @@ def test_every_group_of_evidence_is_needed() -> None:
     assert not covered(question, np.array([[2, 0, 0], [8, 1, 1]]))
 
 
+@pytest.mark.slow
 def test_clips_that_share_a_budget_keep_one_price(tmp_path: Path) -> None:
     (tmp_path / "clips").mkdir()
     clips = [write_clip(tmp_path / "clips", seed) for seed in (0, 1)]
@@ -79,6 +80,7 @@ def test_clips_that_share_a_budget_keep_one_price(tmp_path: Path) -> None:
     assert sum(counts) <= 2 * 4
 
 
+@pytest.mark.slow
 def test_a_larger_picture_has_more_and_smaller_cells(tmp_path: Path) -> None:
     sizes = Sizes(view_px=224, cell_px=14)
     (tmp_path / "clips").mkdir()

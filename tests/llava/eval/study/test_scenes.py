@@ -20,6 +20,7 @@ def test_a_seed_fixes_a_clip() -> None:
     assert not np.array_equal(first[0].picture(20), other[0].picture(20))
 
 
+@pytest.mark.slow
 def test_every_kind_is_asked_and_every_answer_is_about_equally_frequent() -> None:
     answers: dict[str, Counter[str]] = {}
     for seed in range(150):
