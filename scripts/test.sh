@@ -10,4 +10,6 @@ source scripts/environment.sh
 # DeepSpeed and torch each start a thread per core; test processes want one each. Tests that wait for commands and
 # streams leave a core idle, so there is one process more than the two cores of a small machine.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+# Tests start hundreds of commands: without kept bytecode, each would compile the project again.
+unset PYTHONDONTWRITEBYTECODE
 exec python -m pytest --numprocesses "${TEST_PROCESSES:-3}" --dist loadscope "$@"
