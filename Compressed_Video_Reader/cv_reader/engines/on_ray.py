@@ -32,7 +32,7 @@ V = TypeVar("V")
 Versions = Mapping[str, str]
 
 DEFAULT_PORT = 6379
-_PIP_LINE = "pip install 'onevision-encoder[ray]'"
+_PIP_LINE = "pip install -e '.[ray]'"
 _CONNECT_SECONDS = 5.0
 _PROBE_SECONDS = 120.0
 _LOOK_AHEAD_TASKS = 4096

@@ -49,7 +49,7 @@ def test_a_missing_extra_is_refused_before_work(
     data.write_text('{"video": "clip.mp4"}\n')
     arguments = ["--jsonl", str(data), "--out_root", str(tmp_path / "out"), "--engine", "ray"]
     assert precompute.main(arguments) == 2
-    assert "pip install 'onevision-encoder[ray]'" in capsys.readouterr().err
+    assert "pip install -e '.[ray]'" in capsys.readouterr().err
     assert precompute.main([*arguments[:-1], "local", "--address", "10.0.0.1"]) == 2
     assert "--address has no meaning with --engine local" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

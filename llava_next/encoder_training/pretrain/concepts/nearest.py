@@ -52,9 +52,7 @@ def search_by(backend: str, centres: Floats, device: str = "cpu") -> Search:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     has_faiss = find_spec("faiss") is not None
     if backend == "faiss" and not has_faiss:
-        raise ValueError(
-            "backend faiss is not installed: pip install 'onevision-encoder[pretrain]'"
-        )
+        raise ValueError("backend faiss is not installed: pip install -e '.[pretrain]'")
     if backend == "faiss" or (backend == "auto" and has_faiss and device == "cpu"):
         return _faiss_search(centres, device)
     return _torch_search(centres, device)
