@@ -12,7 +12,7 @@ from onevision_encoder import (
     OneVisionEncoderConfig,
     OneVisionEncoderModel,
     index_positions,
-    modeling_onevision_encoder,
+    layers,
 )
 from support.paths import require_shared_data
 from support.tolerances import FLOAT32
@@ -140,7 +140,7 @@ def test_wrong_rotations_give_their_own_numbers(
     monkeypatch: pytest.MonkeyPatch, rotation: Callable, total: float, last: float
 ) -> None:
     """The table tells the published rotary layout from both textbook ones."""
-    monkeypatch.setattr(modeling_onevision_encoder, "rotate", rotation)
+    monkeypatch.setattr(layers, "rotate", rotation)
     shape, indices, *_ = TABLE["D"]
     with torch.no_grad():
         output = _formula_model()(_formula_pixels(shape), torch.tensor([indices]))

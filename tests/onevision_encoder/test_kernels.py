@@ -7,7 +7,7 @@ import torch
 from torch.nn.attention.flex_attention import flex_attention
 
 from onevision_encoder import image_segment, pack
-from onevision_encoder.block_mask import BLOCK_TOKENS, segment_block_mask
+from onevision_encoder.layers import BLOCK_TOKENS, segment_block_mask
 from support.tolerances import FLOAT32
 
 
