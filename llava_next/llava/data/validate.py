@@ -2,7 +2,7 @@
 
 Run: ``python -m llava.data.validate MIXTURE --model_name_or_path DIR [--out DIR]``
 
-Sizes of pictures come from file headers; ``--pixels`` decodes them too. ``--out`` receives
+Sizes of pictures come from file headers; ``--deep`` decodes the pictures, too. ``--out`` receives
 ``report.json``, ``lengths.npz`` (training takes it with ``--lengths_file``) and ``failures.jsonl``,
 one line per broken sample. ``--fix DIR`` writes the data again into ``DIR``: samples that can be
 repaired are, those that cannot are left out, and ``DIR/fixes.jsonl`` says what was done to which.
@@ -232,7 +232,9 @@ def _parser() -> argparse.ArgumentParser:
         help="count rows packed from several samples, as training with this flag makes them",
     )
     _add_run_arguments(parser)
-    parser.add_argument("--pixels", action="store_true", help="also decode every picture and video")
+    parser.add_argument(
+        "--pixels", "--deep", action="store_true", help="also decode every picture and video"
+    )
     parser.add_argument(
         "--workers", type=int, help="number of processes that read (default: as many as save time)"
     )

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from llava.train.trainer import LlavaTrainer
 from run_kit.checkpoints import MARKER_FILE, checkpoints
 from run_kit.log import read_log
+from support.equal_runs import assert_equal_runs
 from support.paths import ROOT
 
 OPTIONS = {
@@ -80,17 +79,7 @@ def test_batches_losses_and_weights_are_the_undisturbed_ones(
     assert train(tmp_path / "broken", **options, resume_from_checkpoint="auto") == 0
     again = len(batches.seen)
     assert len(whole) - KILL_AT <= again < len(whole) and batches.seen == whole[-again:]
-    _assert_equal_runs(tmp_path)
-
-
-def _assert_equal_runs(folder: Path) -> None:
-    whole, broken = (read_log(folder / name) for name in ("whole", "broken"))
-    keys = ("step", "epoch", "loss", "lr", "grad_norm", "tokens", "loss_by_dataset")
-    assert [[row[key] for key in keys] for row in broken] == [
-        [row[key] for key in keys] for row in whole
-    ]
-    one, two = (load_file(folder / name / "model.safetensors") for name in ("whole", "broken"))
-    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert_equal_runs(tmp_path / "whole", tmp_path / "broken")
 
 
 @pytest.mark.slow
@@ -114,4 +103,4 @@ def test_a_run_that_is_killed_goes_on_as_if_nothing_had_happened(
         complete = [path for path in checkpoints(tmp_path / "broken")]
         assert all((path / MARKER_FILE).is_file() for path in complete)
     subprocess.run(command, cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
-    _assert_equal_runs(tmp_path)
+    assert_equal_runs(tmp_path / "whole", tmp_path / "broken")
