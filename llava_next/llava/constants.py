@@ -12,6 +12,10 @@ IMAGE_TOKEN = "<|image_pad|>"
 VIDEO_TOKEN = "<|video_pad|>"
 """A video in the text of a chat template; the processor writes image tokens for it."""
 
+Expansion = int | tuple[int | str, ...]
+"""What one placeholder becomes: so many visual tokens; or runs of them, as numbers, with the text
+before and between them."""
+
 VIRTUAL_FRAMES = 64
 """Length of the virtual time line: t runs over 0..63 for videos of every length."""
 

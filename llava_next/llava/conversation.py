@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from llava.constants import IMAGE_PLACEHOLDER, IMAGE_TOKEN
+from llava.constants import IMAGE_PLACEHOLDER, IMAGE_TOKEN, Expansion
 
 VIDEO_PLACEHOLDER = "<video>"
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
@@ -192,9 +192,9 @@ TEMPLATES = {
 
 
 def expand_placeholders(
-    pieces: Sequence[Piece], token_counts: Sequence[int], *, sample: str
+    pieces: Sequence[Piece], token_counts: Sequence[Expansion], *, sample: str
 ) -> list[Piece]:
-    """Write the n-th placeholder as ``token_counts[n]`` image tokens.
+    """Write the n-th placeholder as ``token_counts[n]`` image tokens, or as its runs of them.
 
     Raises:
         ValueError: if there are not as many placeholders as counts.
@@ -211,10 +211,26 @@ def expand_placeholders(
             )
         )
     counts = iter(token_counts)
+    expanded: list[Piece] = []
+    for piece in pieces:
+        expanded += _expanded(next(counts)) if _is_placeholder(piece) else [piece]
+    return expanded
+
+
+def _expanded(expansion: Expansion) -> list[Piece]:
+    runs = (expansion,) if isinstance(expansion, int) else expansion
     return [
-        Piece(IMAGE_TOKEN, special=True, repeat=next(counts)) if _is_placeholder(piece) else piece
-        for piece in pieces
+        Piece(run) if isinstance(run, str) else Piece(IMAGE_TOKEN, special=True, repeat=run)
+        for run in runs
     ]
+
+
+def count_visual(expansions: Sequence[Expansion]) -> int:
+    """Return the visual tokens of placeholders."""
+    return sum(
+        item if isinstance(item, int) else sum(run for run in item if isinstance(run, int))
+        for item in expansions
+    )
 
 
 def _is_placeholder(piece: Piece) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llava.constants import IMAGE_PLACEHOLDER, IMAGE_TOKEN, VIDEO_TOKEN
-from llava.conversation import Piece, Turn
+from llava.conversation import Piece, Turn, expand_placeholders
 from llava.visual.batch import VisualSegment
 
 Message = Mapping[str, Any]
@@ -175,7 +175,9 @@ def fill_prompt(
 
     def write(match: re.Match[str]) -> str:
         ordered.append(next(queues[match.group()]))
-        return "\n".join(IMAGE_TOKEN * count for count in ordered[-1].placeholder_tokens)
+        pieces = _placeholders(len(ordered[-1].placeholder_tokens))
+        written = expand_placeholders(pieces, ordered[-1].expansions, sample="the prompt")
+        return "".join(piece.text * piece.repeat for piece in written)
 
     return re.sub(f"{re.escape(IMAGE_TOKEN)}|{re.escape(VIDEO_TOKEN)}", write, prompt), ordered
 

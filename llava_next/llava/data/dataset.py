@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from llava.constants import IGNORE_INDEX
+from llava.constants import IGNORE_INDEX, Expansion
 from llava.conversation import TokenCounter
 from llava.data.encoding import (
     Measured,
@@ -132,7 +132,11 @@ class SupervisedDataset(Dataset[Item]):
         settings = {
             "entries": self._entries.fingerprint(),
             "folders": [str(self.image_folder), str(self.video_folder)],
-            "visual": self._visual_config.to_dict(),
+            "visual": {
+                name: value
+                for name, value in self._visual_config.to_dict().items()
+                if name != "time_marks" or value  # so that files of before this setting are found
+            },
             "template": self._template,
             "max_length": self._max_length,
             "tokenizer": _tokenizer_digest(self._tokenizer),
@@ -217,7 +221,7 @@ class SupervisedDataset(Dataset[Item]):
             self._visual_config,
             video_time_limit_seconds=self._video_time_limit_seconds,
         )
-        counts = [count for segment in segments for count in segment.placeholder_tokens]
+        counts = [item for segment in segments for item in segment.expansions]
         input_ids, labels = self._tokenize(record, counts)
         return Item(
             input_ids=input_ids,
@@ -258,13 +262,19 @@ class SupervisedDataset(Dataset[Item]):
             self._counter = TokenCounter(self._tokenizer)
         results: list[RecordError | None] = []
         records: list[AnyRecord] = []
-        token_counts: list[list[int]] = []
+        token_counts: list[list[Expansion]] = []
         for entry in entries:
             try:
                 if isinstance(entry, RecordError):
                     raise entry
                 record = self._parse(*entry)
-                token_counts.append(count_visual_tokens(record, self._visual_config))
+                token_counts.append(
+                    count_visual_tokens(
+                        record,
+                        self._visual_config,
+                        video_time_limit_seconds=self._video_time_limit_seconds,
+                    )
+                )
                 records.append(record)
                 results.append(None)
             except RecordError as error:
@@ -280,7 +290,7 @@ class SupervisedDataset(Dataset[Item]):
         )
         return [next(counted) if result is None else result for result in results]
 
-    def _tokenize(self, record: AnyRecord, counts: list[int]) -> tuple[Tensor, Tensor]:
+    def _tokenize(self, record: AnyRecord, counts: list[Expansion]) -> tuple[Tensor, Tensor]:
         return tokenize(
             record,
             counts,

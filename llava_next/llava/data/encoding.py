@@ -10,8 +10,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from llava.constants import IGNORE_INDEX
-from llava.conversation import Piece, TokenCounter, encode, expand_placeholders, render
+from llava.constants import IGNORE_INDEX, Expansion
+from llava.conversation import (
+    Piece,
+    TokenCounter,
+    count_visual,
+    encode,
+    expand_placeholders,
+    render,
+)
 from llava.data.records import (
     AnyRecord,
     CodecRecord,
@@ -24,9 +31,10 @@ from llava.visual.batch import VisualSegment
 from llava.visual.config import VisualConfig
 from llava.visual.loading import (
     check_not_empty,
-    count_frames,
     count_images,
     count_mosaics,
+    count_stack,
+    count_video,
     load_frames,
     load_images,
     load_mosaics,
@@ -68,8 +76,16 @@ def load_segments(
         raise RecordError(f"{record.name}: {error}") from error
 
 
-def count_visual_tokens(record: AnyRecord, config: VisualConfig) -> list[int]:
-    """Return the language tokens behind each placeholder of a record; no pixel is decoded.
+def count_visual_tokens(
+    record: AnyRecord, config: VisualConfig, *, video_time_limit_seconds: float | None = None
+) -> list[Expansion]:
+    """Return what each placeholder of a record becomes; no pixel is decoded.
+
+    Args:
+        record: names the files.
+        config: the preprocessing settings; with ``time_marks`` also positions and the packets of
+            raw videos are read.
+        video_time_limit_seconds: see ``load_segments``.
 
     Raises:
         RecordError: if a file is missing, or the header of an image or of positions is damaged; the
@@ -80,18 +96,24 @@ def count_visual_tokens(record: AnyRecord, config: VisualConfig) -> list[int]:
             return count_mosaics(record.images, record.positions, config)
         if isinstance(record, FramesRecord):
             check_not_empty(record.images)
-            return count_frames(len(record.images), config)
+            return count_stack(len(record.images), config)
         if isinstance(record, VideoRecord):
             check_not_empty([record.video])
-            return count_frames(record.num_frames, config)
-        return count_images(record.images, config) if isinstance(record, ImageRecord) else []
+            return count_video(
+                record.video,
+                record.num_frames,
+                config,
+                time_limit_seconds=video_time_limit_seconds,
+                sampling=record.frame_sampling,
+            )
+        return [*count_images(record.images, config)] if isinstance(record, ImageRecord) else []
     except ValueError as error:
         raise RecordError(f"{record.name}: {error}") from error
 
 
 def tokenize(
     record: AnyRecord,
-    token_counts: Sequence[int],
+    token_counts: Sequence[Expansion],
     tokenizer: PreTrainedTokenizerBase,
     *,
     template: str,
@@ -101,7 +123,7 @@ def tokenize(
 
     Args:
         record: gives turns and name.
-        token_counts: visual tokens behind each ``<image>``, in order.
+        token_counts: what each ``<image>`` becomes, in order.
         tokenizer: any fast tokenizer that has the special tokens of the template.
         template: see ``llava.conversation``.
         max_length: most tokens of a sample. Nothing is ever cut: a visual cut in two would no
@@ -115,7 +137,7 @@ def tokenize(
             differs, or the sample is longer than ``max_length``; the message names the sample.
     """
     ids, supervised = encode(_pieces(record, token_counts, template), tokenizer)
-    _check_length(record, len(ids), sum(token_counts), max_length)
+    _check_length(record, len(ids), count_visual(token_counts), max_length)
     input_ids = torch.tensor(ids)
     labels = input_ids.masked_fill(~torch.tensor(supervised), IGNORE_INDEX)
     return input_ids, labels
@@ -137,7 +159,7 @@ class Measured(NamedTuple):
 
 def count_tokens(
     records: Sequence[AnyRecord],
-    token_counts: Sequence[Sequence[int]],
+    token_counts: Sequence[Sequence[Expansion]],
     counter: TokenCounter,
     *,
     template: str,
@@ -157,7 +179,7 @@ def count_tokens(
             prompts.append([])
             results.append(error)
         else:
-            results.append(Measured(0, sum(counts), record.notes))
+            results.append(Measured(0, count_visual(counts), record.notes))
     for index, tokens in enumerate(counter.count(prompts)):
         result = results[index]
         if isinstance(result, RecordError):
@@ -171,7 +193,7 @@ def count_tokens(
     return results
 
 
-def _pieces(record: AnyRecord, token_counts: Sequence[int], template: str) -> list[Piece]:
+def _pieces(record: AnyRecord, token_counts: Sequence[Expansion], template: str) -> list[Piece]:
     """Return the expanded prompt of a record.
 
     Raises:

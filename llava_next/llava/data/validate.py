@@ -211,6 +211,11 @@ def _parser() -> argparse.ArgumentParser:
         "--image_grid_pinpoints", help="canvases of anyres, in pixels: '(574,1120),(1120,574)'"
     )
     parser.add_argument(
+        "--time_marks",
+        action=argparse.BooleanOptionalAction,
+        help="tell the times of videos in the prompt (default: as the checkpoint does)",
+    )
+    parser.add_argument(
         "--mm_patches_per_side",
         type=int,
         help="side of a square image, in patches (default: the checkpoint's)",
@@ -302,6 +307,7 @@ def _open(args: argparse.Namespace) -> SupervisedDataset:
         "image_grid_pinpoints": args.image_grid_pinpoints
         and parse_pinpoints(args.image_grid_pinpoints),
         "patches_per_side": args.mm_patches_per_side,
+        "time_marks": args.time_marks,
         "merge_side_patches": args.merge_side_patches,
     }
     return SupervisedDataset(

@@ -47,6 +47,7 @@ class ModelSource:
         patches_per_side: side of a square image in patches.
         image_aspect_ratio: preprocessing mode of images.
         image_grid_pinpoints: canvases of mode ``anyres``, (width, height) in pixels.
+        time_marks: whether prompts tell the times of videos.
         template: prompt template.
         seed: seed of a new projector's weights.
     """
@@ -59,6 +60,7 @@ class ModelSource:
     patches_per_side: int | None = None
     image_aspect_ratio: str | None = None
     image_grid_pinpoints: tuple[tuple[int, int], ...] | None = None
+    time_marks: bool | None = None
     template: str | None = None
     seed: int = 0
 
@@ -88,6 +90,7 @@ def load_model(
     config.mm_patches_per_side = processor.visual.patches_per_side
     config.image_aspect_ratio = processor.visual.image_aspect_ratio
     config.image_grid_pinpoints = [list(pair) for pair in processor.visual.image_grid_pinpoints]
+    config.mm_time_marks = processor.visual.time_marks
     model = _load(config, weights, dtype, attn_implementation)
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
@@ -129,6 +132,7 @@ def _with_overrides(processor: LlavaProcessor, source: ModelSource) -> LlavaProc
         "patches_per_side": source.patches_per_side,
         "image_aspect_ratio": source.image_aspect_ratio,
         "image_grid_pinpoints": source.image_grid_pinpoints,
+        "time_marks": source.time_marks,
     }
     changes = {name: value for name, value in changes.items() if value is not None}
     return LlavaProcessor(

@@ -28,6 +28,7 @@ class LlavaConfigFields:
         mm_tunable_parts: parts that the last training run tuned; a note.
         image_aspect_ratio: preprocessing mode of images; the processor's file decides.
         image_grid_pinpoints: canvases of ``anyres``; the processor's file decides.
+        mm_time_marks: whether prompts tell the times of videos; the processor's file decides.
         tokenizer_model_max_length: longest sequence of the last training run, in tokens.
         tokenizer_padding_side: padding side in training.
     """
@@ -46,6 +47,7 @@ class LlavaConfigFields:
     mm_tunable_parts: str | None = None
     image_aspect_ratio: str = "square"
     image_grid_pinpoints: list[Any] | None = None
+    mm_time_marks: bool = False
     tokenizer_model_max_length: int | None = None
     tokenizer_padding_side: str = "right"
 

@@ -185,7 +185,7 @@ class LlavaProcessor(ProcessorMixin):
             )
             if is_asked and not add_generation_prompt:
                 pieces = pieces[: len(pieces) - len(TEMPLATES[self.template].answer_header)]
-            counts = [count for segment in visuals for count in segment.placeholder_tokens]
+            counts = [item for segment in visuals for item in segment.expansions]
             ids, supervised = encode(
                 expand_placeholders(pieces, counts, sample=sample), self.tokenizer
             )

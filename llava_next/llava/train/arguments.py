@@ -103,6 +103,13 @@ class DataArguments:
     image_grid_pinpoints: str | None = field(
         default=None, metadata={"help": "canvases of anyres in px: '(574,1120),(1120,574)'"}
     )
+    time_marks: bool | None = field(
+        default=None,
+        metadata={
+            "help": "tell the time of a video's visual tokens in the prompt, as <12.3 seconds>; "
+            "default: as the checkpoint does"
+        },
+    )
     on_bad_sample: str = field(
         default="stop", metadata={"help": "stop, or skip: replace the sample and continue"}
     )
@@ -317,6 +324,7 @@ def model_source(arguments: Arguments) -> ModelSource:
         patches_per_side=model_args.mm_patches_per_side,
         image_aspect_ratio=data_args.image_aspect_ratio,
         image_grid_pinpoints=data_args.pinpoints(),
+        time_marks=data_args.time_marks,
         template=model_args.version,
         seed=training_args.seed,
     )

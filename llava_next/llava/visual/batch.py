@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from llava.constants import Expansion
+from llava.visual.time_marks import TimeMark, expansions
 from onevision_encoder.checks import check_positions
 
 
@@ -54,6 +56,7 @@ class VisualSegment:
         patches_per_token: consecutive patches that become one language token; the sum of
             ``placeholder_tokens`` times this is P.
         normalisation: of bytes; None for floating patches.
+        time_marks: texts between the visual tokens, see ``llava.visual.time_marks``.
     """
 
     patches: Tensor
@@ -61,6 +64,7 @@ class VisualSegment:
     placeholder_tokens: tuple[int, ...]
     patches_per_token: int = 1
     normalisation: Normalisation | None = None
+    time_marks: tuple[TimeMark, ...] = ()
 
     def __post_init__(self) -> None:
         count = self.patches.shape[0]
@@ -78,6 +82,11 @@ class VisualSegment:
             )
         if self.positions.device.type == "cpu":  # elsewhere the host would wait for the values
             check_positions(self.positions, [(count, 3)])
+
+    @property
+    def expansions(self) -> list[Expansion]:
+        """What each placeholder of the prompt becomes, in order."""
+        return expansions(self.placeholder_tokens, self.time_marks)
 
     def normalised(self) -> "VisualSegment":
         """Return the segment with floating patches."""

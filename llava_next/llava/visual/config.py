@@ -59,6 +59,8 @@ class VisualConfig:
             2 for the projector ``spatial_merge``. Grids are then whole blocks, and the patches of
             a block follow each other.
         virtual_frames: length of the virtual time line that frames are spread over.
+        time_marks: whether the prompt tells the time of a video's visual tokens, see
+            ``llava.visual.time_marks``.
         image_mean: mean of each channel, on pixels scaled to 0..1.
         image_std: standard deviation of each channel, on pixels scaled to 0..1.
 
@@ -77,6 +79,7 @@ class VisualConfig:
     native_max_pixels: int = 1600 * 1600
     merge_side_patches: int = 1
     virtual_frames: int = VIRTUAL_FRAMES
+    time_marks: bool = False
     image_mean: tuple[float, float, float] = CLIP_IMAGE_MEAN
     image_std: tuple[float, float, float] = CLIP_IMAGE_STD
 
@@ -89,6 +92,8 @@ class VisualConfig:
                 f"patches_per_side must be a multiple of the {self.merge_side_patches} patches "
                 f"that are merged, got {self.patches_per_side}"
             )
+        if not isinstance(self.time_marks, bool):
+            raise ValueError(f"time_marks must be true or false, got {self.time_marks!r}")
         choices = {
             "image_aspect_ratio": IMAGE_MODES,
             "canvas_rule": CANVAS_RULES,
@@ -103,13 +108,7 @@ class VisualConfig:
             raise ValueError(f"max_image_tokens must be at least 0, got {self.max_image_tokens}")
         if self.image_aspect_ratio == "anyres" and not self.image_grid_pinpoints:
             raise ValueError("image_aspect_ratio 'anyres' needs image_grid_pinpoints, got none")
-        patch = self.patch_size_px
-        for width, height in self.image_grid_pinpoints:
-            if min(width, height) < patch or width % patch or height % patch:
-                raise ValueError(
-                    f"image_grid_pinpoints must be multiples of the patch size {patch}, "
-                    f"got ({width}, {height})"
-                )
+        self._check_pinpoints()
         if self.native_max_pixels < self.native_min_pixels:
             raise ValueError(
                 f"native_max_pixels must be at least {self.native_min_pixels} "
@@ -120,6 +119,15 @@ class VisualConfig:
                 "image_mean and image_std must have three values, image_std above 0, "
                 f"got {self.image_mean} and {self.image_std}"
             )
+
+    def _check_pinpoints(self) -> None:
+        patch = self.patch_size_px
+        for width, height in self.image_grid_pinpoints:
+            if min(width, height) < patch or width % patch or height % patch:
+                raise ValueError(
+                    f"image_grid_pinpoints must be multiples of the patch size {patch}, "
+                    f"got ({width}, {height})"
+                )
 
     @property
     def patches_per_token(self) -> int:

@@ -17,12 +17,20 @@ from PIL import Image
 
 from cv_reader.assets import read_asset, read_positions
 from cv_reader.shards import file_bytes, is_in_shard, open_file
+from llava.constants import Expansion
 from llava.visual.batch import VisualSegment
 from llava.visual.config import VisualConfig
 from llava.visual.pictures import load_image, read_image_size
-from llava.visual.segments import check_blocks, codec_visual, frames_visual, image_visual
+from llava.visual.segments import (
+    check_blocks,
+    codec_visual,
+    frames_visual,
+    image_visual,
+    token_slots,
+)
 from llava.visual.sizes import plan_images
-from llava.visual.video_process import read_uniform_frames, read_within
+from llava.visual.time_marks import NO_TIMES, expansions, slot_seconds, time_marks
+from llava.visual.video_process import UniformFrames, read_uniform_frames, read_within
 from onevision_encoder.patches import uniform_slots
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
@@ -92,11 +100,23 @@ def load_video(
     Raises:
         ValueError: if the video cannot be read, or not in time; the message names it.
     """
+    frames = _read_frames(path, num_frames, time_limit_seconds, sampling)
+    assert frames.pixels is not None
+    images = [Image.fromarray(frame) for frame in frames.pixels]
+    return frames_visual(images, config, seconds=frames.seconds)
+
+
+def _read_frames(
+    path: str | Path,
+    num_frames: int,
+    time_limit_seconds: float | None,
+    sampling: str,
+    *,
+    with_pixels: bool = True,
+) -> UniformFrames:
     if time_limit_seconds is None:
-        frames = read_uniform_frames(path, num_frames, sampling)
-    else:
-        frames = read_within(path, num_frames, time_limit_seconds, sampling)
-    return frames_visual([Image.fromarray(frame) for frame in frames], config)
+        return read_uniform_frames(path, num_frames, sampling, with_pixels=with_pixels)
+    return read_within(path, num_frames, time_limit_seconds, sampling, with_pixels=with_pixels)
 
 
 def load_mosaics(images: Sequence[Path], positions: Path, config: VisualConfig) -> VisualSegment:
@@ -106,7 +126,8 @@ def load_mosaics(images: Sequence[Path], positions: Path, config: VisualConfig) 
         ValueError: if a file is missing or damaged, or they do not belong together.
     """
     rows = read_positions(positions, num_images=len(images))
-    return codec_visual([load_image(path) for path in images], rows, config)
+    seconds = slot_seconds(positions.parent) if config.time_marks else None
+    return codec_visual([load_image(path) for path in images], rows, config, seconds=seconds)
 
 
 def load_asset(folder: str | Path, config: VisualConfig) -> VisualSegment:
@@ -116,7 +137,9 @@ def load_asset(folder: str | Path, config: VisualConfig) -> VisualSegment:
         ValueError: if a file is missing, damaged or breaks the contract of assets.
     """
     asset = read_asset(folder)
-    return codec_visual([load_image(path) for path in asset.images], asset.positions, config)
+    seconds = slot_seconds(asset.folder) if config.time_marks else None
+    images = [load_image(path) for path in asset.images]
+    return codec_visual(images, asset.positions, config, seconds=seconds)
 
 
 def count_images(paths: Sequence[Path], config: VisualConfig) -> list[int]:
@@ -129,15 +152,47 @@ def count_images(paths: Sequence[Path], config: VisualConfig) -> list[int]:
     return [plan.rows * plan.columns // config.patches_per_token for plan in plans]
 
 
-def count_frames(num_frames: int, config: VisualConfig) -> list[int]:
-    """Return the language tokens of each frame of a stack."""
+def count_stack(num_frames: int, config: VisualConfig) -> list[Expansion]:
+    """Return the language tokens of each frame of a stack of images.
+
+    Raises:
+        ValueError: if time marks are asked for, which need a video.
+    """
+    if config.time_marks:
+        raise ValueError(NO_TIMES)
     return [config.patches_per_side**2 // config.patches_per_token] * num_frames
 
 
-def count_mosaics(images: Sequence[Path], positions: Path, config: VisualConfig) -> list[int]:
-    """Return the language tokens of each mosaic, from the header of the positions.
+def count_video(
+    path: Path,
+    num_frames: int,
+    config: VisualConfig,
+    *,
+    time_limit_seconds: float | None = None,
+    sampling: str = "uniform",
+) -> list[Expansion]:
+    """Return what the placeholder of each frame of a raw video becomes; see ``load_video``.
 
-    Where patches are merged, the positions are read to check that they may be.
+    The file is opened for time marks alone, and nothing is decoded but its first picture.
+
+    Raises:
+        ValueError: if times are needed, and the video cannot be read; the message names it.
+    """
+    tokens = config.patches_per_side**2 // config.patches_per_token
+    if not config.time_marks:
+        return [tokens] * num_frames
+    frames = _read_frames(path, num_frames, time_limit_seconds, sampling, with_pixels=False)
+    slots: list[int] = uniform_slots(num_frames, config.virtual_frames).tolist()
+    starts = (number * tokens for number in range(num_frames))
+    texts = (text for _, text in time_marks(slots, dict(zip(slots, frames.seconds, strict=True))))
+    return expansions([tokens] * num_frames, list(zip(starts, texts, strict=True)))
+
+
+def count_mosaics(images: Sequence[Path], positions: Path, config: VisualConfig) -> list[Expansion]:
+    """Return what the placeholder of each mosaic becomes, from the header of the positions.
+
+    Where patches are merged, the positions are read to check that they may be; for time marks, they
+    are read for the runs of equal t.
 
     Raises:
         ValueError: if a file is missing or empty, or the positions cannot belong to the mosaics.
@@ -150,9 +205,15 @@ def count_mosaics(images: Sequence[Path], positions: Path, config: VisualConfig)
             f"{positions}: must have grid x grid rows for each of the {len(images)} mosaics, "
             f"got {rows} rows; make the asset again"
         )
-    if config.merge_side_patches > 1:
-        check_blocks(read_positions(positions, num_images=len(images)), len(images), config)
-    return [cells // config.patches_per_token] * len(images)
+    tokens = [cells // config.patches_per_token] * len(images)
+    if config.merge_side_patches == 1 and not config.time_marks:
+        return [*tokens]
+    read = read_positions(positions, num_images=len(images))
+    check_blocks(read, len(images), config)
+    if not config.time_marks:
+        return [*tokens]
+    slots = token_slots(read[:, 0], len(images), config)
+    return expansions(tokens, time_marks(slots, slot_seconds(positions.parent)))
 
 
 def check_not_empty(paths: Sequence[Path]) -> None:

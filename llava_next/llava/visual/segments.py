@@ -8,7 +8,7 @@ Axis letters: F frames, G mosaics, P patches, p side of a patch in pixels.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from llava.visual.batch import Normalisation, VisualSegment, normalise_bytes
 from llava.visual.config import VisualConfig
 from llava.visual.pictures import fit_on_canvas, resize, to_rgb
 from llava.visual.sizes import ImagePlan, plan_images
+from llava.visual.time_marks import NO_TIMES, time_marks
 from onevision_encoder.patches import grid_positions, uniform_slots
 
 
@@ -99,14 +100,25 @@ def image_visual(
     return _segment([image], positions, config)
 
 
-def frames_visual(images: Sequence[Image.Image], config: VisualConfig) -> VisualSegment:
+def frames_visual(
+    images: Sequence[Image.Image],
+    config: VisualConfig,
+    *,
+    seconds: Sequence[float] | None = None,
+) -> VisualSegment:
     """Make uniformly sampled frames ONE segment: t spread over the virtual time line.
 
     Each frame keeps its aspect on a black square of ``patches_per_side``, in every image mode,
     and has a placeholder of its own.
 
+    Args:
+        images: the frames, in order.
+        config: the preprocessing settings.
+        seconds: the time of each frame; needed where ``config`` has ``time_marks``.
+
     Raises:
-        ValueError: if there are no frames, or more than ``virtual_frames``.
+        ValueError: if there are no frames, or more than ``virtual_frames``, or their times are
+            needed and unknown.
     """
     if not 1 <= len(images) <= config.virtual_frames:
         raise ValueError(
@@ -116,11 +128,25 @@ def frames_visual(images: Sequence[Image.Image], config: VisualConfig) -> Visual
     side = grid * config.patch_size_px
     squares = [fit_on_canvas(to_rgb(image), side, side) for image in images]
     slots = uniform_slots(len(images), config.virtual_frames)
-    return _segment(squares, grid_positions(slots, grid, grid), config)
+    times = None if seconds is None else dict(zip(slots.tolist(), seconds, strict=True))
+    return _segment(squares, grid_positions(slots, grid, grid), config, _times(config, times))
+
+
+def _times(config: VisualConfig, seconds: Mapping[int, float] | None) -> Mapping[int, float] | None:
+    """Return the times of slots if the prompt shall tell them."""
+    if not config.time_marks:
+        return None
+    if seconds is None:
+        raise ValueError(NO_TIMES)
+    return seconds
 
 
 def codec_visual(
-    mosaics: Sequence[Image.Image], positions: np.ndarray, config: VisualConfig
+    mosaics: Sequence[Image.Image],
+    positions: np.ndarray,
+    config: VisualConfig,
+    *,
+    seconds: Mapping[int, float] | None = None,
 ) -> VisualSegment:
     """Make all mosaics of one codec clip ONE segment.
 
@@ -129,10 +155,11 @@ def codec_visual(
         positions: integers (N, 3), rows (t, h, w): row ``g * grid**2 + r * grid + c`` is the cell
             at row r, column c of mosaic g, with ``grid = sqrt(N / G)``.
         config: gives patch size, mean and std.
+        seconds: the time of each slot t; needed where ``config`` has ``time_marks``.
 
     Raises:
-        ValueError: if mosaics and positions do not belong together, or patches are merged whose
-            cells are no neighbours in the video.
+        ValueError: if mosaics and positions do not belong together, patches are merged whose
+            cells are no neighbours in the video, or times are needed and unknown.
     """
     if positions.dtype.kind not in "iu" or positions.ndim != 2:
         raise ValueError(
@@ -150,7 +177,8 @@ def codec_visual(
         raise ValueError(f"the mosaics of a clip must have one size, got {sizes}")
     check_blocks(positions, len(mosaics), config)
     squares = [resize_mosaic(to_rgb(image), grid, config.patch_size_px) for image in mosaics]
-    return _segment(squares, torch.from_numpy(positions.astype(np.int64)), config)
+    rows = torch.from_numpy(positions.astype(np.int64))
+    return _segment(squares, rows, config, _times(config, seconds))
 
 
 def check_blocks(positions: np.ndarray, num_images: int, config: VisualConfig) -> None:
@@ -193,7 +221,10 @@ def check_blocks(positions: np.ndarray, num_images: int, config: VisualConfig) -
 
 
 def _segment(
-    images: Sequence[Image.Image], positions: Tensor, config: VisualConfig
+    images: Sequence[Image.Image],
+    positions: Tensor,
+    config: VisualConfig,
+    seconds: Mapping[int, float] | None = None,
 ) -> VisualSegment:
     """Images of one size with their raster positions as a segment, blocks of patches together."""
     patch, merge = config.patch_size_px, config.merge_side_patches
@@ -202,13 +233,29 @@ def _segment(
     if merge > 1:
         order = block_order(len(images), rows, columns, merge)
         patches, positions = patches[order], positions[order]
+    slots: list[int] = positions[:: config.patches_per_token, 0].tolist()
     return VisualSegment(
+        time_marks=() if seconds is None else time_marks(slots, seconds),
         patches=patches,
         positions=positions,
         placeholder_tokens=(rows * columns // config.patches_per_token,) * len(images),
         patches_per_token=config.patches_per_token,
         normalisation=Normalisation(config.image_mean, config.image_std),
     )
+
+
+def token_slots(slots: np.ndarray, num_images: int, config: VisualConfig) -> list[int]:
+    """Return t of each visual token of a codec clip.
+
+    Args:
+        slots: integers (N,), t of each cell in raster order of each mosaic.
+        num_images: mosaics G.
+        config: says which cells are merged.
+    """
+    if config.merge_side_patches > 1:
+        grid = math.isqrt(len(slots) // num_images)
+        slots = slots[block_order(num_images, grid, grid, config.merge_side_patches).numpy()]
+    return slots[:: config.patches_per_token].tolist()
 
 
 def block_order(images: int, rows: int, columns: int, merge: int) -> Tensor:

@@ -19,25 +19,38 @@ import threading
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cv_reader.assets import AssetConfig
+from llava.visual.time_marks import frame_seconds
 
 _GRACE_SECONDS = 30
 
 
-def read_uniform_frames(path: str | Path, num_frames: int, sampling: str = "uniform") -> np.ndarray:
+class UniformFrames(NamedTuple):
+    """Frames of a video, and when they are shown.
+
+    Attributes:
+        pixels: uint8 (F, H, W, 3), RGB; None where only the times were asked for.
+        seconds: F times, see ``llava.visual.time_marks``.
+    """
+
+    pixels: np.ndarray | None
+    seconds: list[float]
+
+
+def read_uniform_frames(
+    path: str | Path, num_frames: int, sampling: str = "uniform", *, with_pixels: bool = True
+) -> UniformFrames:
     """Read the frames floor(linspace(0, N - 1, num_frames)) of a video of N frames.
 
     Args:
         path: a local video file.
         num_frames: F, at least 1; a video with fewer frames repeats some.
         sampling: ``uniform``, or ``cheap`` to move them to near ones that cost little to reach.
-
-    Returns:
-        uint8 (F, H, W, 3), RGB.
+        with_pixels: otherwise nothing is decoded but the first picture.
 
     Raises:
         ValueError: if the video cannot be read.
@@ -49,7 +62,11 @@ def read_uniform_frames(path: str | Path, num_frames: int, sampling: str = "unif
     with open_video(path) as video:
         config = AssetConfig(sequence_length=num_frames, num_images=1, frames=sampling)
         ids: list[int] = sampled_frames(video.index, config)[0].tolist()
-        return np.stack([frame.rgb() for frame in video.at(ids, signals=False)])
+        seconds = frame_seconds(ids, video.index.frame_rate)
+        if not with_pixels:
+            return UniformFrames(None, seconds)
+        pixels = np.stack([frame.rgb() for frame in video.at(ids, signals=False)])
+        return UniformFrames(pixels, seconds)
 
 
 class _Reader:
@@ -67,8 +84,8 @@ class _Reader:
             )
         self._connection = Connection(ours.detach())
 
-    def ask(self, limit_seconds: float, **request: Any) -> np.ndarray | None:
-        """Return the frames of a request, uint8 (F, H, W, 3); None where it asks for an asset.
+    def ask(self, limit_seconds: float, **request: Any) -> UniformFrames | None:
+        """Return the frames of a request; None where it asks for an asset.
 
         Raises:
             ValueError: what is wrong with the video.
@@ -83,10 +100,12 @@ class _Reader:
         answer = json.loads(self._connection.recv_bytes())
         if "error" in answer:
             raise ValueError(answer["error"])
-        if "shape" not in answer:
+        if "seconds" not in answer:
             return None
-        pixels = self._connection.recv_bytes()
-        return np.frombuffer(pixels, np.uint8).reshape(answer["shape"])
+        if answer["shape"] is None:
+            return UniformFrames(None, answer["seconds"])
+        pixels = np.frombuffer(self._connection.recv_bytes(), np.uint8)
+        return UniformFrames(pixels.reshape(answer["shape"]), answer["seconds"])
 
     def end(self) -> int:
         """Kill the process at once; return its exit code."""
@@ -101,14 +120,24 @@ _readers: list[_Reader] = []
 
 
 def read_within(
-    path: str | Path, num_frames: int, limit_seconds: float, sampling: str = "uniform"
-) -> np.ndarray:
+    path: str | Path,
+    num_frames: int,
+    limit_seconds: float,
+    sampling: str = "uniform",
+    *,
+    with_pixels: bool = True,
+) -> UniformFrames:
     """Read like ``read_uniform_frames``, but give up after ``limit_seconds``.
 
     Raises:
         ValueError: if the video cannot be read, or not in time; the message names it.
     """
-    request = {"path": str(path), "num_frames": num_frames, "sampling": sampling}
+    request = {
+        "path": str(path),
+        "num_frames": num_frames,
+        "sampling": sampling,
+        "with_pixels": with_pixels,
+    }
     frames = _ask_reader(path, limit_seconds, request)
     assert frames is not None
     return frames
@@ -135,7 +164,7 @@ def make_asset_within(
 
 def _ask_reader(
     path: str | Path, limit_seconds: float, request: Mapping[str, Any]
-) -> np.ndarray | None:
+) -> UniformFrames | None:
     with _lock:
         if not _readers or _readers[-1].owner != os.getpid():
             _readers[:] = [_Reader()]
@@ -172,11 +201,16 @@ def _end_own_reader() -> None:
 atexit.register(_end_own_reader)
 
 
-def _read(request: Mapping[str, Any]) -> np.ndarray | None:
+def _read(request: Mapping[str, Any]) -> UniformFrames | None:
     """Return the frames that a request asks for, or make its asset and return None."""
     asset = request.get("asset")
     if asset is None:
-        return read_uniform_frames(request["path"], request["num_frames"], request["sampling"])
+        return read_uniform_frames(
+            request["path"],
+            request["num_frames"],
+            request["sampling"],
+            with_pixels=request["with_pixels"],
+        )
     from cv_reader.assets.make import write_evaluation_asset
 
     config = AssetConfig(**asset.pop("config"))
@@ -204,8 +238,12 @@ def _serve(connection: Connection) -> None:
             if frames is None:
                 connection.send_bytes(b"{}")
                 continue
-            connection.send_bytes(json.dumps({"shape": frames.shape}).encode())
-            connection.send_bytes(np.ascontiguousarray(frames).data.cast("B"))
+            pixels = frames.pixels
+            shape = None if pixels is None else pixels.shape
+            answer = {"shape": shape, "seconds": frames.seconds}
+            connection.send_bytes(json.dumps(answer).encode())
+            if pixels is not None:
+                connection.send_bytes(np.ascontiguousarray(pixels).data.cast("B"))
         finally:
             signal.alarm(0)
 

@@ -23,15 +23,15 @@ def video(tmp_path: Path) -> Path:
 def test_the_process_gives_the_frames_of_a_direct_reading_and_names_bad_files(
     video: Path, tmp_path: Path
 ) -> None:
-    expected = read_uniform_frames(video, 4)
+    expected = read_uniform_frames(video, 4).pixels
     assert expected.shape == (4, 32, 48, 3)
     assert [round((float(frame.mean()) - 20) / 10) for frame in expected] == [0, 2, 5, 8]
-    assert np.array_equal(read_within(video, 4, 60), expected)
+    assert np.array_equal(read_within(video, 4, 60).pixels, expected)
     (tmp_path / "bad.mp4").write_bytes(b"nothing")
     for name in ("bad.mp4", "lost.mp4"):
         with pytest.raises(ValueError, match=name):
             read_within(tmp_path / name, 4, 60)
-    assert np.array_equal(read_within(video, 4, 60), expected)  # in the same process
+    assert np.array_equal(read_within(video, 4, 60).pixels, expected)  # in the same process
 
 
 def test_the_process_makes_the_asset_that_a_call_makes(video: Path, tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_a_video_that_hangs_costs_one_sample(video: Path, tmp_path: Path) -> Non
         read_within(hanging, 1, 0.2)
     assert time.monotonic() - started < 10
     assert process.poll() is not None
-    assert read_within(video, 1, 60).shape == (1, 32, 48, 3)
+    assert read_within(video, 1, 60).pixels.shape == (1, 32, 48, 3)
 
 
 def test_a_reader_that_dies_is_replaced(video: Path) -> None:
@@ -67,4 +67,4 @@ def test_a_reader_that_dies_is_replaced(video: Path) -> None:
     video_process._readers[0]._process.kill()
     with pytest.raises(ValueError, match=r"a.mp4 ended the process that read it"):
         read_within(video, 1, 60)
-    assert read_within(video, 1, 60).shape == (1, 32, 48, 3)
+    assert read_within(video, 1, 60).pixels.shape == (1, 32, 48, 3)

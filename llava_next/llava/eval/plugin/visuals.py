@@ -26,6 +26,7 @@ from llava.visual.loading import is_video, load_asset, load_frame_folder, load_v
 from llava.visual.pictures import load_image, to_rgb
 from llava.visual.segments import check_blocks, image_visual
 from llava.visual.sizes import ImagePlan, plan_images
+from llava.visual.time_marks import slot_seconds
 from run_kit.pages.text import duration_text
 from run_kit.ranks import ranks_of_this_machine
 
@@ -132,6 +133,8 @@ class VisualLoader:
                 "the values of the assets, or leave out codec_root"
             )
         asset = read_asset(entry.folder)
+        if self._visual_config.time_marks:
+            slot_seconds(entry.folder)
         try:
             check_blocks(asset.positions, len(asset.images), self._visual_config)
         except ValueError as error:

@@ -119,7 +119,8 @@ def _tiles(visual: dict[str, Any], num_frames: int) -> list[Image.Image]:
     if visual["asset"]:
         return [load_image(path) for path in read_asset(Path(visual["asset"])).images]
     if visual["source"] == "frames":
-        return list(map(Image.fromarray, read_uniform_frames(visual["path"], num_frames)))
+        pixels = read_uniform_frames(visual["path"], num_frames).pixels
+        return [] if pixels is None else list(map(Image.fromarray, pixels))
     if visual["source"] == "image" and visual["path"]:
         return [load_image(visual["path"])]
     return []
