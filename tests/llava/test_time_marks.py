@@ -199,8 +199,9 @@ def test_a_run_with_marks_and_what_follows_it(clip: Path, tmp_path: Path) -> Non
     (tmp_path / "data.jsonl").write_text("\n".join(lines) + "\n")
     out = tmp_path / "trained"
     flags = f"--model_name_or_path {tmp_path}/model --data_path {tmp_path}/data.jsonl"
-    flags += f" --output_dir {out} --use_cpu True --max_steps 2 --time_marks True --disable_tqdm True"
-    assert main([*flags.split(), "--save_strategy", "no", "--report_to", "none"]) == 0
+    flags += f" --output_dir {out} --use_cpu True --max_steps 2 --time_marks True"
+    flags += " --disable_tqdm True --save_strategy no --report_to none"
+    assert main(flags.split()) == 0
     assert json.loads((out / "config.json").read_text())["mm_time_marks"] is True
     losses = [json.loads(line) for line in (out / "train_log.jsonl").read_text().splitlines()]
     assert all(np.isfinite(line["loss"]) for line in losses if "loss" in line)

@@ -58,9 +58,10 @@ def frame_seconds(frame_ids: Sequence[int], frame_rate: object) -> list[float]:
         ValueError: if the rate is no number above 0.
     """
     is_number = isinstance(frame_rate, int | float) and not isinstance(frame_rate, bool)
-    if not is_number or not math.isfinite(frame_rate) or frame_rate <= 0:
+    rate = float(frame_rate) if is_number else math.nan  # pyright: ignore[reportArgumentType]
+    if not (math.isfinite(rate) and rate > 0):
         raise ValueError(f"frame_rate must be a number above 0, got {frame_rate!r}")
-    return [number / frame_rate for number in frame_ids]
+    return [number / rate for number in frame_ids]
 
 
 def time_marks(token_slots: Sequence[int], seconds: Mapping[int, float]) -> tuple[TimeMark, ...]:
