@@ -18,11 +18,13 @@ class Measured(NamedTuple):
         wall_seconds: time that passed.
         cpu_seconds: user and system time, children that have ended included.
         peak_rss_bytes: largest resident memory of any one process.
+        read_bytes: bytes read by system calls, from files and pipes, children included.
     """
 
     wall_seconds: float
     cpu_seconds: float
     peak_rss_bytes: int
+    read_bytes: int
 
 
 def measure(work: Sequence[str] | Callable[[], object]) -> Measured:
@@ -57,11 +59,11 @@ class _Command:
 
 
 def _child(call: Callable[[], object], sender: Connection) -> None:
-    cpu, wall = _cpu_seconds(), time.perf_counter()
+    read, cpu, wall = _read_bytes(), _cpu_seconds(), time.perf_counter()
     call()
-    wall, cpu = time.perf_counter() - wall, _cpu_seconds() - cpu
+    wall, cpu, read = time.perf_counter() - wall, _cpu_seconds() - cpu, _read_bytes() - read
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    sender.send(Measured(wall, cpu, max(memory_bytes("VmHWM"), children)))
+    sender.send(Measured(wall, cpu, max(memory_bytes("VmHWM"), children), read))
 
 
 def memory_bytes(name: str) -> int:
@@ -73,6 +75,11 @@ def memory_bytes(name: str) -> int:
     """
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+
+
+def _read_bytes() -> int:
+    lines = Path("/proc/self/io").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("rchar:"))
 
 
 def _cpu_seconds() -> float:

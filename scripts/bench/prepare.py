@@ -8,7 +8,8 @@
 it again. The samples are links to a thousand folders of one asset's files, so that each costs the
 system calls of a folder of its own, and not its space.
 
-``tasks`` runs so many empty tasks through each engine: time per task, memory of the driver.
+``tasks`` runs so many empty tasks through each engine, in a process of its own: time and the
+driver's processor time per task, and the driver's memory after a thousand tasks and at the end.
 
 ``engines`` makes a clip of 360p, and prepares copies of it by each engine: videos per second, the
 start of the engine apart, as ratios to ``local``.
@@ -16,12 +17,13 @@ start of the engine apart, as ratios to ``local``.
 
 import argparse
 import json
+import multiprocessing
 import os
-import resource
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from clips import made_clip
@@ -32,12 +34,12 @@ from cv_reader.engines import local, on_ray
 from cv_reader.engines.tasks import Limits
 from cv_reader.ledger import Ledger, Place, ledger_path
 from cv_reader.select.config import AssetConfig
-from measure import measure
+from measure import measure, memory_bytes
 
 CONFIG = AssetConfig(square_size=64, num_images=8, sequence_length=16)
 ARGUMENTS = ["--square_size", "64", "--num_images", "8", "--seq_len_frames", "16"]
 PRECOMPUTE = [sys.executable, "-m", "cv_reader.commands.main", "precompute"]
-NUM_FOLDERS = 1000
+NUM_FOLDERS, EARLY_TASKS = 1000, 1000
 
 
 def main() -> None:
@@ -87,18 +89,28 @@ def _ledger(out: Path) -> Path:
 
 
 def _tasks(_folder: Path, args: argparse.Namespace) -> None:
-    limits = Limits(num_workers=args.num_workers)
+    context = multiprocessing.get_context("spawn")
     for engine in args.engines:
-        outcomes = _empty(engine, args.samples, limits)
-        next(outcomes)  # the engine has started
-        started = time.perf_counter()
-        count = sum(1 for _ in outcomes)
-        seconds = time.perf_counter() - started
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(
-            f"{engine}: {count} empty tasks, {1e3 * seconds / count:.3f} ms a task, driver's peak "
-            f"so far {peak:.0f} MiB"
-        )
+        limits = Limits(num_workers=args.num_workers)
+        process = context.Process(target=_run_empty, args=(engine, args.samples, limits))
+        process.start()
+        process.join()
+
+
+def _run_empty(engine: str, count: int, limits: Limits) -> None:
+    outcomes = _empty(engine, count, limits)
+    first = sum(1 for _ in islice(outcomes, EARLY_TASKS))  # the engine has started
+    early = memory_bytes("VmHWM")
+    started, cpu = time.perf_counter(), time.process_time()
+    rest = sum(1 for _ in outcomes)
+    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+    late = memory_bytes("VmHWM")
+    print(
+        f"{engine}: {first + rest} empty tasks, {1e3 * seconds / rest:.3f} ms a task by the clock, "
+        f"{1e3 * cpu / rest:.3f} ms of the driver's processor, which takes {late / 2**20:.0f} MiB "
+        f"at most ({early / 2**20:.0f} MiB after {first} tasks)",
+        flush=True,
+    )
 
 
 def _empty(engine: str, count: int, limits: Limits) -> Iterator[object]:

@@ -40,6 +40,12 @@ def test_command_lines_count_with_their_children(measure: ModuleType) -> None:
     assert measured.cpu_seconds > 0
 
 
+def test_bytes_read_are_those_of_children_too(measure: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(bytes(50 * MEGABYTE))
+    measured = measure.measure(["cat", str(tmp_path / "f")])
+    assert 50 * MEGABYTE <= measured.read_bytes < 51 * MEGABYTE
+
+
 def test_failure_is_reported(measure: ModuleType) -> None:
     with pytest.raises(RuntimeError, match="failed"):
         measure.measure([sys.executable, "-c", "raise SystemExit(3)"])
