@@ -23,6 +23,7 @@ from cv_reader.commands import precompute, stage2, stats, validate, visualize
 from support.corpus import Corpus
 from support.media import moving_square, write_video
 from support.paths import ROOT
+from support.small_disk import remount, small_disk
 
 SMALL = ["--square_size", "64", "--num_images", "2", "--seq_len_frames", "8"]
 TOOL = ROOT / "Compressed_Video_Reader" / "tool" / "offline_precompute_llava_codec_assets.py"
@@ -142,6 +143,10 @@ def _evaluation_command(data: Path, out: Path) -> list[str]:
     return [sys.executable, str(TOOL), *_args(data, out, "--num_workers", "2")]
 
 
+def _packing_command(data: Path, out: Path) -> list[str]:
+    return [*_evaluation_command(data, out), "--output", "tar", "--shard_samples", "6"]
+
+
 def _training_command(data: Path, out: Path) -> list[str]:
     return [
         sys.executable, "-m", "cv_reader.commands.main", "precompute", "--stage", "1,2",
@@ -152,9 +157,12 @@ def _training_command(data: Path, out: Path) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command_of", [_evaluation_command, _training_command])
+@pytest.mark.parametrize(
+    ("command_of", "num_files"),
+    [(_evaluation_command, 40 * 6), (_training_command, 40 * 6), (_packing_command, 7 * 2)],
+)
 def test_kills_at_any_moment_leave_no_trace(
-    corpus: Corpus, tmp_path: Path, command_of: Any
+    corpus: Corpus, tmp_path: Path, command_of: Any, num_files: int
 ) -> None:
     for number in range(40):
         frames = moving_square(20, 48, 64, seed=number)
@@ -183,27 +191,8 @@ def test_kills_at_any_moment_leave_no_trace(
         seconds = time.monotonic() - started
         trees.append(_tree(out))
     assert trees[0] == trees[1]
-    assert len(trees[0]) >= 40 * 6
+    assert len(trees[0]) >= num_files
     assert progress[-1] > 0
-
-
-@contextlib.contextmanager
-def _mounted(folder: Path, *options: str) -> Path:
-    """A small file system of its own; needs root."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a file system needs root")
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("this machine does not let root mount a tmpfs")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
-def _remount(folder: Path, options: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
 
 
 @pytest.mark.slow
@@ -212,7 +201,7 @@ def test_a_disk_that_fills_up_keeps_what_is_finished(tmp_path: Path) -> None:
     lines = [{"video": "clip.mp4", "key": f"k{number}"} for number in range(12)]
     data = tmp_path / "v.jsonl"
     data.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    with _mounted(tmp_path / "small", "size=160k") as disk:
+    with small_disk(tmp_path / "small", "size=160k") as disk:
         arguments = _args(data, disk / "out", "--num_workers", "2")
         command = [sys.executable, str(TOOL), *arguments]
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -222,7 +211,7 @@ def test_a_disk_that_fills_up_keeps_what_is_finished(tmp_path: Path) -> None:
         assert 0 < len(finished) < 12
         for folder in finished:
             read_asset(folder)
-        _remount(disk, "size=8m")
+        remount(disk, "size=8m")
         ended = subprocess.run(command, capture_output=True, text=True, check=True)
         assert f"{12 - len(finished)} made, {len(finished)} kept" in ended.stderr
 
@@ -233,9 +222,9 @@ def test_a_read_only_target_is_refused(
 ) -> None:
     video = str(corpus.root / "short.mp4")
     data = corpus.write(tmp_path / "v.jsonl", {"video": video})
-    with _mounted(tmp_path / "small", "size=1m") as disk:
+    with small_disk(tmp_path / "small", "size=1m") as disk:
         assert precompute.main(_args(data, disk / "out")) == 0
-        _remount(disk, "ro")
+        remount(disk, "ro")
         assert precompute.main(_args(data, disk / "out")) == 2
         assert precompute.main(_args(data, disk / "other")) == 2
         shown = ["-o", str(disk / "x.png"), "--sequence_length", "4", "--num_images", "2"]

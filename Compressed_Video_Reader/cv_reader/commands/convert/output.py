@@ -7,6 +7,7 @@ one continues with the next shard.
 
 import argparse
 import contextlib
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -66,6 +67,7 @@ class TarOutput(contextlib.AbstractContextManager["TarOutput"]):
         for tar in sorted(folder.glob(f"{prefix}{'[0-9]' * 6}.tar")):
             if self._take(tar, is_wanted=not args.overwrite):
                 number = int(tar.name.removesuffix(".tar").removeprefix(prefix)) + 1
+        self._remove_packed_folders()
         size = args.shard_mib * _BYTES_PER_MIB
         self._writer = ShardWriter(folder, prefix, args.shard_samples, size, number)
 
@@ -80,6 +82,18 @@ class TarOutput(contextlib.AbstractContextManager["TarOutput"]):
             remove_shard(tar)
         self._tars |= dict.fromkeys(keys, tar)
         return is_wanted
+
+    def _remove_packed_folders(self) -> None:
+        """Remove the folders that a run left which was killed right after it put a shard in place.
+
+        A shard that must give up a sample is removed before the sample gets a folder: where there
+        are both, the shard holds the same.
+        """
+        if not self._tars:
+            return
+        for entry in os.scandir(self._folder):
+            if entry.name in self._tars and entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
