@@ -59,7 +59,7 @@ def split_path(path: str | Path) -> tuple[Path, str, str]:
     before, _, after = str(path).partition(MARK)
     key, _, name = after.lstrip("/").partition("/")
     if not key or "/" in name or "#" in after:
-        raise FileNotFoundError(f"must read SHARD.tar#KEY/FILE, got {str(path)!r}")
+        raise FileNotFoundError(f"must read SHARD.tar#KEY/FILE, no # in KEY, got {str(path)!r}")
     return Path(f"{before}.tar"), key, name
 
 
@@ -98,12 +98,21 @@ def find_shards(folder: Path) -> list[Path]:
     """
     found = sorted(path for path in folder.glob("*.tar") if not path.name.startswith("."))
     for tar in found:
-        if not index_path(tar).is_file():
-            raise AssetError(
-                f"{tar}: has no index {index_path(tar).name}; make the shard again, or write its "
-                f"index with `cv_reader convert {tar} --to index --out {folder}`"
-            )
+        check_has_index(tar)
     return found
+
+
+def check_has_index(tar: Path) -> None:
+    """Refuse a shard without an index.
+
+    Raises:
+        AssetError: naming it, and the command that writes the index.
+    """
+    if not index_path(tar).is_file():
+        raise AssetError(
+            f"{tar}: has no index {index_path(tar).name}; make the shard again, or write its index "
+            f"with `cv_reader convert {tar} --to index --out {tar.parent}`"
+        )
 
 
 def read_shard_index(tar: Path) -> ShardIndex:

@@ -30,6 +30,7 @@ from cv_reader.errors import CvReaderError, OutputError, SettingsError
 from cv_reader.exits import FAILED_SAMPLES, OK, say, shortened
 from cv_reader.ledger import FINISHED, Ledger, LedgerEntry, Place
 from cv_reader.select.config import ALGORITHM_VERSION, AssetConfig
+from cv_reader.shards import MARK, is_in_shard
 
 T = TypeVar("T")
 
@@ -169,7 +170,10 @@ def check_writable(folder: Path) -> None:
 
     Raises:
         SettingsError: The folder cannot be made or written; the message has the system's reason.
+            Or its path would be read as one into a shard.
     """
+    if is_in_shard(folder):
+        raise SettingsError(f"{folder}: {MARK} leads into a shard; choose another output folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         trial = temporary_path(folder)

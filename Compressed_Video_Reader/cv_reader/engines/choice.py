@@ -97,7 +97,7 @@ def run_by_engine(
     places = (getattr(args, name, None) for name in _PLACES)
     if args.engine == "slurm":
         jobs = on_slurm.SlurmChoice(
-            spool=next(Path(place) for place in _outputs(args)),
+            spool=_output(args),
             sbatch_arguments=args.sbatch_arguments,
             chunk_tasks=args.chunk_tasks,
             task_cpus=args.task_cpus,
@@ -110,15 +110,17 @@ def run_by_engine(
         task_cpus=args.task_cpus,
         task_memory_mib=args.task_memory_mib,
         versions=versions,
-        shared=[Path.cwd(), *(place for place in places if place is not None)],
+        shared=[Path.cwd(), _output(args), *(place for place in places if place is not None)],
     )
     return on_ray.run_tasks(function, tasks, limits, choice)
 
 
-def _outputs(args: argparse.Namespace) -> list[Path]:
-    names = ("out_image_root", "out_root", "out")
-    places: list[Path] = [getattr(args, name) for name in names if getattr(args, name, None)]
-    return [place if place.suffix == "" else place.parent for place in places]
+def _output(args: argparse.Namespace) -> Path:
+    """Return the folder that a command writes to."""
+    for name in ("out_image_root", "out_root"):
+        if getattr(args, name, None):
+            return getattr(args, name)
+    return args.out.parent
 
 
 def limits_from(args: argparse.Namespace) -> Limits:

@@ -1,6 +1,7 @@
 """Shards: the same bytes as folders, read by WebDataset, and no damage goes unnoticed."""
 
 import json
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,9 @@ def test_a_shard_without_index_is_refused_and_gets_one(
         find_shards(tars)
     with pytest.raises(AssetError, match="no index"):
         read_asset(sample_path(tar, "a"))
+    assert convert.main([str(tars), "--to", "folder", "--out", str(tmp_path / "back")]) == 2
+    assert "refused: " in (shown := capsys.readouterr().err) and "--to index --out" in shown
+    assert not (tmp_path / "back").exists()
     assert convert.main([str(tars), "--to", "index", "--out", str(tars)]) == 0
     assert index_path(tar).read_bytes() == before
     assert "1 made, 1 kept" in capsys.readouterr().err
@@ -182,6 +186,24 @@ def test_unpacking_writes_no_foreign_name(tmp_path: Path) -> None:
     assert scan_tar(tar).samples
 
 
+def test_a_key_with_a_number_sign_is_refused_before_work(
+    assets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(assets / "a", tmp_path / "assets" / "a")
+    shutil.copytree(assets / "a", tmp_path / "assets" / "b#1")
+    out = ["--out", str(tmp_path / "out")]
+    assert convert.main([str(tmp_path / "assets"), "--to", "tar", *out]) == 2
+    assert "no # as it begins a key in paths; got 'b#1'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(AssetError, match="no # in KEY, got .*b#1"):
+        read_asset(f"{tmp_path}/shard_000000.tar#b#1")
+    data = tmp_path / "v.jsonl"
+    data.write_text('{"video": "v.mp4", "key": "b#1"}\n')
+    assert _precompute(data, tmp_path / "x.tar#y") == 2
+    assert ".tar# leads into a shard; choose another output" in capsys.readouterr().err
+    assert _precompute(data, tmp_path / "out", "--dry_run") == 0  # it becomes b%231
+
+
 SIZE = ["--square_size", "64", "--num_images", "2", "--seq_len_frames", "8"]
 
 
@@ -221,7 +243,12 @@ def test_a_run_packs_what_it_finishes(
         for path in (folders / "assets" / key).iterdir():
             assert open_file(sample_path(tar, key) / path.name).read() == path.read_bytes()
     before = _contents(out)
+    index = index_path(out / "assets" / "shard_000000.tar")
+    index.rename(tmp_path / "index")
     capsys.readouterr()
+    assert _precompute(data, out) == 2
+    assert "has no index shard_000000.index.json" in capsys.readouterr().err
+    (tmp_path / "index").rename(index)
     assert _precompute(data, out) == 1
     assert "0 made, 6 kept, 0 skipped, 1 failed" in capsys.readouterr().err
     assert _contents(out) == before

@@ -19,6 +19,7 @@ from cv_reader.engines import on_ray
 from cv_reader.engines.on_ray import RayChoice, check_ray, refuse_versions, run_tasks
 from cv_reader.engines.tasks import Limits
 from cv_reader.errors import SettingsError
+from support.command_runs import failures_of, run_commands
 from support.media import moving_square, write_video
 from support.ray_nodes import ray_cluster, versions_of_node
 
@@ -95,6 +96,14 @@ def test_a_node_that_differs_is_refused_by_name(
     other = RayChoice(address=cluster.address, versions=versions_of_node)
     with pytest.raises(SettingsError, match="has decoder 1 where this machine has 2"):
         next(run_tasks(eval, [QUICK], Limits(), other))
+
+
+@pytest.mark.slow
+def test_every_command_makes_the_same_bytes(cluster: Any, tmp_path: Path) -> None:
+    alone = run_commands(tmp_path, "alone")
+    found = run_commands(tmp_path, "ray", "--engine", "ray", "--address", cluster.address)
+    assert found == alone
+    assert failures_of(tmp_path, "ray") == failures_of(tmp_path, "alone")
 
 
 def _tree(folder: Path) -> dict[str, bytes]:

@@ -13,6 +13,7 @@ from cv_reader.engines import on_slurm
 from cv_reader.engines.on_slurm import SlurmChoice, check_slurm, run_tasks
 from cv_reader.engines.tasks import Limits, Settled, TaskOutcome
 from cv_reader.errors import SettingsError
+from support.command_runs import failures_of, run_commands
 from support.media import moving_square, write_video
 from support.ray_nodes import versions_of_node
 from support.slurm_node import slurm_node, stand_in
@@ -56,6 +57,29 @@ def test_what_cannot_work_is_refused_by_name(
     monkeypatch.setenv("PATH", str(programs))
     with pytest.raises(SettingsError, match="Slurm's sbatch, which is not on the PATH"):
         check_slurm()
+
+
+@pytest.mark.slow
+def test_other_versions_of_a_machine_are_named(programs: Path) -> None:
+    sbatch = programs / "bin" / "sbatch"
+    sbatch.write_text(
+        sbatch.read_text().replace("#!/bin/sh", "#!/bin/sh\nexport DECODER_OF_NODE=2")
+    )
+    choice = SlurmChoice(spool=programs / "spool", versions=versions_of_node)
+    with pytest.raises(SettingsError, match="has decoder 2 where the machine that started .* 1"):
+        next(run_tasks(eval, ["1"], Limits(), choice))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_every_command_makes_the_same_bytes(tmp_path: Path) -> None:
+    alone = run_commands(tmp_path, "alone")
+    assert len(alone) > 3 * (3 + 6)
+    place = tempfile.TemporaryDirectory(prefix="slurm", ignore_cleanup_errors=True)
+    with place as folder, slurm_node(Path(folder)):
+        found = run_commands(tmp_path, "slurm", "--engine", "slurm", "--chunk_tasks", "2")
+    assert found == alone
+    assert failures_of(tmp_path, "slurm") == failures_of(tmp_path, "alone")
 
 
 def _tree(folder: Path) -> dict[str, bytes]:

@@ -17,7 +17,7 @@ from cv_reader.commands.convert.shards import ShardWriter, check_limits, remove_
 from cv_reader.errors import AssetError
 from cv_reader.exits import say
 from cv_reader.ledger import Ledger, Place
-from cv_reader.shards import sample_path, shard_keys
+from cv_reader.shards import find_shards, sample_path, shard_keys
 
 _BYTES_PER_MIB = 1 << 20
 
@@ -46,6 +46,9 @@ class TarOutput(contextlib.AbstractContextManager["TarOutput"]):
         ledger: of this run.
         is_current: whether the asset at a path is what a task would make; raises StaleAssetError
             where it was made with other settings.
+
+    Raises:
+        AssetError: a shard that is there has no index.
     """
 
     def __init__(
@@ -64,6 +67,8 @@ class TarOutput(contextlib.AbstractContextManager["TarOutput"]):
         self._open: dict[str, Place] = {}
         """What the open shard holds."""
         number = 0
+        if not args.overwrite:
+            find_shards(folder)
         for tar in sorted(folder.glob(f"{prefix}{'[0-9]' * 6}.tar")):
             if self._take(tar, is_wanted=not args.overwrite):
                 number = int(tar.name.removesuffix(".tar").removeprefix(prefix)) + 1

@@ -17,6 +17,7 @@ from cv_reader.exits import FAILED_SAMPLES, OK, say
 from cv_reader.shards import (
     Member,
     ShardIndex,
+    check_has_index,
     index_bytes,
     index_path,
     member_name,
@@ -90,10 +91,7 @@ class ShardWriter:
             AssetError: the key cannot be a member's, or comes twice, or a file is missing.
             OutputError: the shard cannot be written.
         """
-        if not is_safe_name(key):
-            raise AssetError(
-                f"{folder}: a key of a shard has letters, digits and ._%-, got {key!r}"
-            )
+        _check_key(folder.with_name(key))
         if key in self._samples:
             raise AssetError(f"{folder}: the key {key!r} comes twice in {self.tar}")
         names = sorted(_files_of(folder), key=lambda name: (name == META, name))
@@ -140,6 +138,14 @@ class ShardWriter:
             self._temporary.unlink(missing_ok=True)
 
 
+def _check_key(folder: Path) -> None:
+    if not is_safe_name(folder.name):
+        raise AssetError(
+            f"{folder}: a key of a shard has letters, digits and ._%-, and no # as it begins a key "
+            f"in paths; got {folder.name!r}, rename the folder"
+        )
+
+
 def _append(stream: io.BufferedWriter, name: str, path: Path) -> Member:
     content = path.read_bytes()
     header = tarfile.TarInfo(name)
@@ -170,6 +176,8 @@ def pack_folders(args: argparse.Namespace) -> int:
         folders = sorted(path.parent for path in place.glob(pattern))
     if not folders:
         raise SettingsError(f"{place}: holds no asset folder; check the path")
+    for folder in folders:
+        _check_key(folder)
     old = next(iter(sorted(args.out.glob("shard_*.tar"))), None)
     if old and not args.overwrite:
         raise SettingsError(f"{old} is there already; choose another --out, or pass --overwrite")
@@ -215,8 +223,11 @@ def _shards_of(place: Path) -> list[Path]:
 def unpack_shards(args: argparse.Namespace) -> int:
     """Unpack every sample of shards into a folder of its own."""
     counts = {"made": 0, "kept": 0, "failed": 0}
+    tars = _shards_of(args.place)
+    for tar in tars:
+        check_has_index(tar)
     with claimed_output(args.out, "convert", args.out):
-        for tar in _shards_of(args.place):
+        for tar in tars:
             for key in sorted(shard_keys(tar)):
                 target = args.out / key
                 if target.exists() and not args.overwrite:
