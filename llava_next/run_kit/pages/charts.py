@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import NamedTuple
 
-from run_kit.pages.text import short_number
+from run_kit.pages.text import breakable, short_number
 
 COLOURS = 8
 _WIDTH, _HEIGHT = 640, 290
@@ -23,10 +23,15 @@ _MEAN_OF = 0.02
 STYLE = """
 :root { --c0: #1a73c8; --c1: #d1601f; --c2: #2c9a52; --c3: #a03ab0; --c4: #c2334d; --c5: #8a6d1c;
         --c6: #1596a3; --c7: #6b6b6b; }
-.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(420px, 1fr));
+@media (prefers-color-scheme: dark) {
+  :root { --c0: #62a8ee; --c1: #ee8f55; --c2: #5fc985; --c3: #cd7fdc; --c4: #f07f93; --c5: #d0b052;
+          --c6: #4fc8d4; --c7: #a8a8a8; }
+}
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(420px, 100%), 1fr));
           gap: 1.4rem 1.6rem; }
 .chart figcaption { font-weight: 600; font-size: .95rem; opacity: 1; margin-bottom: .2rem; }
-.chart .legend { font-size: .82rem; display: flex; flex-wrap: wrap; gap: .1rem .9rem; }
+.chart .legend { overflow-wrap: anywhere; font-size: .82rem; display: flex; flex-wrap: wrap;
+                 gap: .1rem .9rem; }
 .legend i { display: inline-block; width: 1.1em; height: 3px; margin: 0 .35em .2em 0; }
 .chart text { font: 13px system-ui, sans-serif; fill: currentColor; opacity: .8; }
 .chart .axis { stroke: currentColor; opacity: .18; }
@@ -34,8 +39,29 @@ STYLE = """
 .chart polyline { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
 .chart polyline.dashed { stroke-dasharray: 7 4; }
 .chart polyline.raw { stroke-width: 1; opacity: .3; }
-.intervals { max-width: 860px; } .intervals circle.open { fill: Canvas; }
+.intervals { max-width: 860px; }
 .intervals .legend i { width: .7em; height: .7em; border-radius: 50%; }
+.rows { display: grid; grid-template-columns: minmax(10rem, max-content) 1fr; column-gap: 1.8rem;
+        align-items: center; font-size: .85rem; padding-right: 1.8rem; }
+.rows b { font-weight: normal; } .rows b.part { padding-left: 1.1em; }
+.sides { display: flex; } .sides span { width: 50%; padding: 0 .6rem; }
+.sides span:first-child { text-align: right; }
+.track { position: relative; align-self: stretch; min-height: 1.7rem; }
+.track i, .numbers span { position: absolute; transform: translateX(-50%); }
+.track .tick, .track .zero { top: 0; bottom: 0; border-left: 1px solid; opacity: .18; }
+.track .zero { opacity: .6; }
+.track .bar { top: calc(50% - 5px); height: 10px; transform: none; border: solid;
+              border-width: 0 2px; background: linear-gradient(currentColor) center / 100% 3px
+              no-repeat; }
+.track .dot { top: calc(50% - 5px); width: 6px; height: 6px; border: 2px solid; border-radius: 50%;
+              background: currentColor; }
+.track .dot.open { background: Canvas; }
+.numbers { position: relative; height: 1.5rem; } .unit { text-align: center; }
+@media (max-width: 640px) {
+  .chart text { font-size: 17px; }
+  .rows { grid-template-columns: 1fr; padding: 0 1.2rem 0 .9rem; }
+  .rows b:not(:empty) { margin: .3rem 0 0 -.9rem; } .rows b:empty { display: none; }
+}
 """
 
 
@@ -230,13 +256,18 @@ class Mark(NamedTuple):
     is_part: bool = False
 
 
-KINDS = {"codec": "codec input is better", "frames": "frames are better", "none": "no difference"}
-
-_LABEL_PX, _ROW_PX, _LABEL_CHARACTERS = 270, 26, 36
+KINDS = {
+    "codec": "codec input is better",
+    "frames": "frames are better",
+    "none": "no difference shown",
+}
 
 
 def interval_chart(title: str, marks: Sequence[Mark], below: str, above: str, unit: str) -> str:
     """Return a figure of one mark per row on an axis with zero in its middle.
+
+    The rows are boxes with places in percent, so that their text keeps its size at any width; on a
+    narrow screen a label moves above its bar.
 
     Args:
         title: what is shown.
@@ -244,60 +275,47 @@ def interval_chart(title: str, marks: Sequence[Mark], below: str, above: str, un
         below, above: what values left and right of zero mean.
         unit: unit of the axis.
     """
-    right, top = 860, 30
     ends = [value for mark in marks for value in (mark.middle, mark.low, mark.high) if value]
     ticks = _ticks(-max(map(abs, ends), default=1.0), max(map(abs, ends), default=1.0))
-    bottom = top + _ROW_PX * len(marks)
-    scale = (right - _LABEL_PX - 36) / (ticks[-1] - ticks[0])
 
     def at(value: float) -> str:
-        return f"{_LABEL_PX + 8 + (value - ticks[0]) * scale:.1f}"
+        return f"{100 * (value - ticks[0]) / (ticks[-1] - ticks[0]):.2f}%"
 
-    parts = [
-        f'<text x="{float(at(0)) - 10}" y="16" text-anchor="end">{escape(below)}</text>'
-        f'<text x="{float(at(0)) + 10}" y="16">{escape(above)}</text>'
-    ]
-    for tick in ticks:
-        kind = "zero" if abs(tick) < 1e-9 else "axis"
-        label = "0" if kind == "zero" else f"{tick:+.4g}"
-        parts.append(
-            f'<line class="axis" x1="{at(tick)}" x2="{at(tick)}" y1="{top - 6}" y2="{bottom}" '
-            f'style="opacity: {0.6 if kind == "zero" else 0.18}"/>'
-            f'<text x="{at(tick)}" y="{bottom + 18}" text-anchor="middle">{label}</text>'
-        )
-    parts.append(f'<text x="{at(0)}" y="{bottom + 36}" text-anchor="middle">{escape(unit)}</text>')
-    parts += [_interval(mark, at, top + _ROW_PX * (row + 0.5)) for row, mark in enumerate(marks)]
+    lines = "".join(
+        f'<i class="{"zero" if abs(tick) < 1e-9 else "tick"}" style="left: {at(tick)}"></i>'
+        for tick in ticks
+    )
+    numbers = "".join(
+        f'<span style="left: {at(tick)}">{"0" if abs(tick) < 1e-9 else f"{tick:+.4g}"}</span>'
+        for tick in ticks
+    )
+    sides = f"<span>{escape(below)}</span><span>{escape(above)}</span>"
     legend = "".join(
         f'<span><i style="background: var(--{kind})"></i>{KINDS[kind]}</span>'
         for kind in dict.fromkeys(mark.kind for mark in marks)
     )
     return (
         f'<figure class="chart intervals"><figcaption>{escape(title)}</figcaption>'
-        f'<svg viewBox="0 0 {right} {bottom + 42}" role="img" aria-label="{escape(title)}">'
-        f'{"".join(parts)}</svg><div class="legend">{legend}<span>dot: mean; bar: 95 % interval; '
-        "open dot: no interval</span></div></figure>"
+        f'<div class="rows"><b></b><div class="sides">{sides}</div>'
+        f"{''.join(_interval(mark, at, lines) for mark in marks)}"
+        f'<b></b><div class="numbers">{numbers}</div><b></b><div class="unit">{escape(unit)}</div>'
+        f'</div><div class="legend">{legend}<span>dot: mean; bar: 95 % interval; open dot: no '
+        "interval</span></div></figure>"
     )
 
 
-def _interval(mark: Mark, at: Callable[[float], str], y: float) -> str:
+def _interval(mark: Mark, at: Callable[[float], str], lines: str) -> str:
     """Return one row: label, bar with end marks, dot, and a tooltip with the numbers."""
-    is_long = len(mark.label) > _LABEL_CHARACTERS
-    label = f"{mark.label[: _LABEL_CHARACTERS - 1]}\u2026" if is_long else mark.label
-    colour = f'class="{mark.kind}" stroke="currentColor"'
     numbers = f"{mark.label}: {mark.middle:+.1f}"
-    bar = ""
+    bar, kind = "", f"dot {mark.kind}"
     if mark.low is not None and mark.high is not None:
         numbers += f", 95 % interval {mark.low:+.1f} to {mark.high:+.1f}"
         low, high = at(mark.low), at(mark.high)
-        bar = (
-            f'<path {colour} fill="none" stroke-width="2.5" d="M{low} {y - 5}V{y + 5}M{low} {y}'
-            f'H{high}M{high} {y - 5}V{y + 5}"/>'
-        )
-    fill = 'fill="currentColor"' if bar else 'stroke-width="2"'
-    kind = mark.kind if bar else f"{mark.kind} open"
+        bar = f'<i class="bar {mark.kind}" style="left: {low}; width: calc({high} - {low})"></i>'
+    else:
+        kind += " open"
+    part = ' class="part"' if mark.is_part else ""
     return (
-        f'<g><title>{escape(numbers)}</title><text x="{16 * mark.is_part}" y="{y + 4}">'
-        f"{escape(label)}</text>{bar}"
-        f'<circle class="{kind}" stroke="currentColor" {fill} cx="{at(mark.middle)}" cy="{y}" '
-        'r="4.5"/></g>'
+        f'<b{part}>{breakable(mark.label)}</b><div class="track" title="{escape(numbers)}">{lines}'
+        f'{bar}<i class="{kind}" style="left: {at(mark.middle)}"></i></div>'
     )

@@ -1,4 +1,11 @@
-"""Numbers and durations as short text, for pages and the console."""
+"""Numbers and durations as short text, for pages and the console; names that may be broken."""
+
+from html import escape
+
+
+def breakable(name: str) -> str:
+    """Return a name as HTML that a narrow column breaks after its underscores and slashes alone."""
+    return escape(name).replace("_", "_<wbr>").replace("/", "/<wbr>")
 
 
 def short_number(value: float) -> str:

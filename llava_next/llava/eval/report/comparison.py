@@ -31,7 +31,7 @@ def comparison_section(codec: RunResult, frames: RunResult) -> str:
         budgets = " / ".join(dict.fromkeys([_tokens(first), _tokens(second)]))
         if comparison is None:
             rows.append(
-                [task_label(codec, task), budgets, "", "", "", "", "no scores of common samples"]
+                [task_label(codec, task), budgets, "", "", "", "", "no common samples with scores"]
             )
             continue
         kind, words = _verdict(comparison, first, second)
@@ -41,11 +41,11 @@ def comparison_section(codec: RunResult, frames: RunResult) -> str:
             [
                 task_label(codec, task),
                 budgets,
-                f"{mean:+.1f}",
+                f"{mean:+.1f}" if mean else "0",
                 interval_text(comparison.difference, 100, "+.1f"),
                 f"{comparison.wins} / {comparison.losses} / {ties}",
                 "&lt; 0.001" if comparison.p_value < 0.001 else f"{comparison.p_value:.3f}",
-                f'<span class="{kind or "none"}">{words}</span>',
+                f'<span class="words {kind or "none"}">{words}</span>',
             ]
         )
         if kind is not None:

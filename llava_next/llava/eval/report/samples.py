@@ -103,7 +103,8 @@ def _pictures(run: RunResult, sample: SampleResult) -> str:
         try:
             tiles = _tiles(visual, int(run.manifest["settings"]["num_frames"]))
         except ValueError as error:
-            parts.append(f'<p class="note">{escape(caption)}: not shown ({escape(str(error))})</p>')
+            reason = str(error).removeprefix(f"{path}: ")
+            parts.append(f'<p class="note">{escape(caption)}: not shown ({escape(reason)})</p>')
             continue
         if tiles:
             parts.append(figure(_strip(tiles), caption))

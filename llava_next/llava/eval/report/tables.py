@@ -8,7 +8,7 @@ from llava.eval.report.results import RunResult, TaskResult
 from llava.eval.report.samples import badge
 from llava.eval.report.significance import FEWEST_GROUPS, Interval, confidence_interval
 from run_kit.pages.page import table
-from run_kit.pages.text import duration_text
+from run_kit.pages.text import breakable, duration_text
 
 
 def tasks_in_order(runs: Sequence[RunResult]) -> list[str]:
@@ -25,8 +25,8 @@ def task_label(run: RunResult, name: str) -> str:
     """Return the name of a task as HTML; groups are bold, their tasks indented."""
     parts = run.results[name].parts
     if len(parts) > 1:
-        return f"<b>{escape(name)}</b><br><small>mean of {len(parts)} tasks</small>"
-    return f"{'&emsp;' * is_part(run, name)}{escape(name)}"
+        return f"<div><b>{breakable(name)}</b> <small>mean of {len(parts)} tasks</small></div>"
+    return f'<div class="in{int(is_part(run, name))}">{breakable(name)}</div>'
 
 
 def is_part(run: RunResult, name: str) -> bool:
@@ -53,11 +53,15 @@ def scores_section(runs: Sequence[RunResult]) -> str:
     rows: list[list[str]] = []
     for task in tasks_in_order(runs):
         having = [run for run in runs if task in run.results]
-        for number, run in enumerate(having):
+        rows.append([task_label(having[0], task)])
+        for run in having:
             result = run.results[task]
-            name = "" if number else task_label(run, task)
-            rows.append([name, escape(run.name), badge(result.input), *_score_cells(result)])
-    header = ["task", "run", "shown as", "metric", "score", "mean", "95 % interval"]
+            depth = 1 + is_part(run, task)
+            cells = _score_cells(result)
+            rows.append(
+                [f'<div class="in{depth}">{breakable(run.name)}</div>', badge(result.input), *cells]
+            )
+    header = ["task and run", "shown as", "score", "mean", "95 % interval", "samples", "tokens"]
     notes = {
         task: benchmark.note
         for run in runs
@@ -77,13 +81,13 @@ def scores_section(runs: Sequence[RunResult]) -> str:
         f"bootstrap over at least {FEWEST_GROUPS} videos, else a Wilson interval for right and "
         "wrong answers, else none. A group is the mean of its tasks. Tokens are visual tokens per "
         "sample.</p>"
-        + table([*header, "samples", "tokens"], rows, {4, 5, 6, 7, 8})
+        + table([*header, "metric"], rows, {2, 3, 4, 5, 6})
         + (f'<ul class="note">{lines}</ul>' if lines else "")
     )
 
 
 def _score_cells(result: TaskResult) -> list[str]:
-    """Return metric, score, mean, interval, samples and tokens; shares of 1 all in percent."""
+    """Return score, mean, interval, samples, tokens, metric; shares of 1 all in percent."""
     values = result.value if isinstance(result.value, list) else [result.value]
     if not result.scores:
         score = " / ".join(f"{value:.4g}" for value in values)
@@ -102,7 +106,7 @@ def _score_cells(result: TaskResult) -> list[str]:
             cells.append(interval_text(interval, 1, ".4g"))
     tokens = result.visual_tokens
     shown = "?" if tokens is None else f"{tokens:.0f}"
-    return [escape(result.metric), *cells, str(len(result.samples)), shown]
+    return [*cells, str(len(result.samples)), shown, escape(result.metric)]
 
 
 def _percent(value: float, mean: float) -> float:
@@ -127,11 +131,17 @@ def _settings(run: RunResult) -> str:
 
 def _visuals(run: RunResult) -> str:
     manifest = run.manifest
-    return (
-        f"{manifest['hits']} codec assets found, {manifest['misses']} missing "
-        f"({manifest['online']} computed in the run), {manifest['frames']} videos as frames, "
-        f"{manifest['frame_folders']} folders of frames, {manifest['images']} images"
+    lookups = (
+        f"{manifest['hits']} codec assets found, {manifest['misses']} missing"
+        f" ({manifest['online']} computed in the run)"
     )
+    counts = {
+        lookups: manifest["hits"] + manifest["misses"],
+        f"{manifest['frames']} videos as frames": manifest["frames"],
+        f"{manifest['frame_folders']} folders of frames": manifest["frame_folders"],
+        f"{manifest['images']} images": manifest["images"],
+    }
+    return ", ".join(text for text, count in counts.items() if count) or "none"
 
 
 def _backends(run: RunResult) -> str:
@@ -153,6 +163,12 @@ def _default_stops(run: RunResult) -> str:
     left_out = run.manifest.get("default_stop_strings", {}).get("left_out", {})
     tasks = ", ".join(map(escape, left_out))
     return f"lmms-eval's own, left out: {tasks}" if tasks else "as the tasks state"
+
+
+def _clock(stamp: str) -> str:
+    """Return a manifest's time, ``2030-01-02T03-04-05Z``, as people write it."""
+    day, _, time = stamp.removesuffix("Z").partition("T")
+    return f"{day} {time.replace('-', ':')} UTC"
 
 
 _FACTS = {
@@ -178,6 +194,6 @@ _FACTS = {
     "versions": lambda run: "<br>".join(
         f"{escape(name)} {escape(str(text))}" for name, text in run.manifest["versions"].items()
     ),
-    "ended": lambda run: escape(run.manifest["finished_at"]),
+    "ended": lambda run: escape(_clock(run.manifest["finished_at"])),
 }
 """Rows of the table of runs: label, and what the manifest says."""

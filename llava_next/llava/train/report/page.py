@@ -22,6 +22,8 @@ from run_kit.files import write_text
 from run_kit.pages.charts import Curve, line_chart
 from run_kit.pages.page import page
 
+_ONE_AXIS = 20
+"""Largest ratio of the maxima of two curves that share an axis."""
 _MEMORY = {"device": "peak_memory_bytes", "first process": "peak_host_memory_bytes"}
 
 
@@ -115,7 +117,10 @@ def _charts_by_key(
     *,
     smooth: bool = True,
 ) -> list[str]:
-    """Return charts of a field that is a mapping: one for a single run, else one per key."""
+    """Return charts of a field that is a mapping: one for a single run, else one per key.
+
+    Curves of a single run whose sizes differ too much for one axis have charts of their own too.
+    """
     found = dict.fromkeys(key for run in runs for row in run.rows for key in row.get(field, {}))
     known = [name for run in runs for name in run.set_names]
     keys = [key for key in dict.fromkeys(known) if key in found]
@@ -124,7 +129,14 @@ def _charts_by_key(
     if len(runs) == 1:
         rows = runs[0].rows
         lines = [_line(key, rows, _of_key(field, key), number) for number, key in enumerate(keys)]
-        return [line_chart(title, _merge_equal(lines), marks=marks, smooth=smooth)]
+        lines = _merge_equal(lines)
+        tops = [top for line in lines if (top := max(map(abs, line.values), default=0.0))]
+        if max(tops, default=1.0) <= _ONE_AXIS * min(tops, default=1.0):
+            return [line_chart(title, lines, marks=marks, smooth=smooth)]
+        return [
+            line_chart(f"{title}: {line.name}", [line], marks=marks, smooth=smooth)
+            for line in lines
+        ]
     return [
         line_chart(
             f"{title}: {key}",

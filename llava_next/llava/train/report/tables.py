@@ -10,7 +10,7 @@ from typing import Any
 
 from llava.train.report.runs import Run
 from run_kit.pages.page import table
-from run_kit.pages.text import duration_text, short_number
+from run_kit.pages.text import breakable, duration_text, short_number
 
 _LAST_SHARE = 0.05
 _MOST_SHOWN = 100
@@ -122,7 +122,8 @@ def _batch(run: Run) -> str:
 
 def _parts(run: Run) -> str:
     parts = run.config.get("trainable_parameters", {})
-    return ", ".join(f"{escape(name)} {short_number(count)}" for name, count in parts.items())
+    counts = (f"{breakable(name)} {short_number(count)}" for name, count in parts.items())
+    return ", ".join(counts) or NONE
 
 
 def _data(run: Run) -> str:
@@ -236,13 +237,20 @@ def _starts_section(run: Run) -> str:
         rows.append(
             [
                 str(start["first_step"]),
-                f"<span>{escape(start['time'])}</span>",
+                f"<span>{escape(_start_time(start['time']))}</span>",
                 escape(start["host"]),
                 "<br>".join(map(escape, changes)) or "none",
                 _command(start["command"]),
             ]
         )
-    return _heading(run) + table(["first step", "time", "host", "changes", "command"], rows, {0})
+    return _heading(run) + table(
+        ["first step", "time (UTC)", "host", "changes", "command"], rows, {0}
+    )
+
+
+def _start_time(text: str) -> str:
+    """Return an ISO time with its zone in the form of ``_clock``."""
+    return _clock(datetime.fromisoformat(text).timestamp())
 
 
 def _command(text: str) -> str:

@@ -150,7 +150,7 @@ def test_a_group_is_the_mean_of_its_tasks(toy: Toy, tmp_path: Path) -> None:
     assert confidence_interval(group.scores, group.groups).mean == pytest.approx((1 + 2 / 6) / 2)
     assert len(set(group.groups)) == 6, "clips, not documents"
     page = _page(folders, tmp_path / "page.html")
-    assert "bothmean of 2 tasks" in page.text
+    assert "both mean of 2 tasks" in page.text
     difference = 100 * ((1 + 2 / 6) / 2 - (1 / 2 + 3 / 6) / 2)
     assert f"{difference:+.1f}none: only 6 videos" in page.text
     assert "1 / 1 / 6" in page.text
@@ -172,7 +172,7 @@ def test_tasks_that_are_shown_as_frames_in_both_runs_are_no_comparison(
     assert "no codec input: frames in both runs" in page.text
     assert "better on 0, worse on 0 of 0 tasks" in page.text
     assert read_evaluations(folders)[0].tasks["folders"].input == "frames"
-    assert "folderscodecframesaccuracy100.0 %" in page.text, "task, run, shown as, metric, score"
+    assert "folders\ncodecframes100.0 %" in page.text, "task; run, shown as, score"
 
 
 @pytest.mark.parametrize("reported", [0.5, 50.0, 0.0])
@@ -187,7 +187,7 @@ def test_scores_of_one_column_have_one_scale(toy: Toy, tmp_path: Path, reported:
     assert found in path.read_text()
     path.write_text(path.read_text().replace(found, f'"accuracy,none": {reported}'))
     percent = "50.0 %" if reported else "0.0 %"
-    assert f"accuracy{percent}{percent}" in _page([folder], tmp_path / "page.html").text
+    assert f"images{percent}{percent}" in _page([folder], tmp_path / "page.html").text
 
 
 def test_groups_of_different_scores_have_none(toy: Toy, tmp_path: Path) -> None:

@@ -88,6 +88,15 @@ def test_charts_have_a_line_per_set_and_part_and_a_mark_per_resume(tmp_path: Pat
     assert "run: resumed at step 3" in page
 
 
+def test_curves_of_unlike_sizes_do_not_share_an_axis(tmp_path: Path) -> None:
+    """Of rates of 1e-3 and 1e-5, the smaller one would be drawn as zero."""
+    rates = {"mm_mlp_adapter": 1e-3, "mm_vision_tower": 1e-5}
+    rows = [_row(step, lr_by_part=rates) for step in (1, 2)]
+    page = _page(tmp_path, _write(tmp_path / "run", rows))
+    titles = re.findall(r"<figcaption>(Learning rate.*?)</figcaption>", page)
+    assert titles == ["Learning rate: mm_mlp_adapter", "Learning rate: mm_vision_tower"]
+
+
 def test_several_runs_share_charts_and_their_settings_are_compared(tmp_path: Path) -> None:
     rows = [_row(step) for step in (1, 2)]
     one = _write(tmp_path / "a" / "run", rows)
