@@ -86,8 +86,11 @@ def member_name(key: str, name: str) -> str:
 
 
 def _key_and_name(member: str) -> tuple[str, str]:
-    key, _, name = member.partition(".")
-    return key.replace("%2E", ".").replace("%25", "%"), name
+    """Cut a member's name at the first dot behind its folders, whose slashes the key has as %2F."""
+    folder, slash, file = member.removeprefix("./").rpartition("/")
+    key, _, name = file.partition(".")
+    key = key.replace("%2E", ".").replace("%25", "%")
+    return (folder + slash).replace("/", "%2F") + key, name
 
 
 def find_shards(folder: Path) -> list[Path]:
@@ -170,7 +173,9 @@ def scan_tar(tar: Path) -> ShardIndex:
     try:
         with tarfile.open(tar, "r:") as stream:
             for member in stream:
-                if not member.isfile():
+                if member.isdir():
+                    continue
+                if not member.isfile() or member.issparse():
                     raise tarfile.ReadError(f"{member.name!r} is no file")
                 key, name = _key_and_name(member.name)
                 if key != last and key in samples:

@@ -94,7 +94,7 @@ def _array_rows(path: Path) -> Iterator[tuple[str, Row | SampleError]]:
 class _ArrayStream:
     """Elements of a JSON array, parsed from a buffer that is filled chunk by chunk.
 
-    ``llava.data.entry_index`` reads arrays too, for the place of each element in the file.
+    ``llava.data.sources.entry_index`` reads arrays too, for the place of each element in the file.
     """
 
     def __init__(self, path: Path, stream: TextIO) -> None:

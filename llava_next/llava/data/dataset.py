@@ -57,7 +57,7 @@ class Item(TypedDict):
 
 
 class SupervisedDataset(Dataset[Item]):
-    """Samples of a .jsonl, .json or .yaml data path, read when asked for.
+    """Samples of a data path, read when asked for.
 
     A sample that cannot be used raises with its name. Where that is asked for it is replaced and
     reported, always by the same one of its data set. None is ever cut.
@@ -79,12 +79,12 @@ class SupervisedDataset(Dataset[Item]):
         """Index the data path; nothing is parsed yet but JSON arrays and mixtures.
 
         Args:
-            data_path: see ``llava.data.sources``.
+            data_path: see ``llava.data.mixture``.
             tokenizer: see ``llava.data.encoding.tokenize``.
             visual_config: preprocessing of images, frames and mosaics.
             max_length: most tokens of a sample, visual ones included.
             image_folder: relative image and positions paths are below it; default is the folder
-                of ``data_path``.
+                of ``data_path``, or that folder itself.
             video_folder: the same for raw videos.
             template: conversation template.
             on_bad_sample: ``stop`` raises, ``skip`` replaces.
@@ -101,8 +101,9 @@ class SupervisedDataset(Dataset[Item]):
         path = Path(data_path)
         self.data_path = path
         self._entries = Mixture(path)
-        self.image_folder = path.parent if image_folder is None else Path(image_folder)
-        self.video_folder = path.parent if video_folder is None else Path(video_folder)
+        beside = path if path.is_dir() else path.parent
+        self.image_folder = beside if image_folder is None else Path(image_folder)
+        self.video_folder = beside if video_folder is None else Path(video_folder)
         self._tokenizer = tokenizer
         self._visual_config = visual_config
         self._template = template

@@ -1,4 +1,4 @@
-"""Data paths: one file, several files in braces, or a YAML mixture of sampled data sets.
+"""Data paths: one file or folder, several in braces, or a YAML mixture of sampled data sets.
 
 A mixture::
 
@@ -11,9 +11,17 @@ A mixture::
         type: frames                      # type of entries that do not name their own
         seed: 7                           # instead of the common one
         name: clips                       # in logs; default: the file's name
+      - json_path: shards                 # or tars and tables, see llava.data.sources.opening
+      - hf_path: lab/some-data            # a name on the Hub, read by the library datasets
+        subset: charts                    # of a data set that has several
+        split: train                      # the default
+
+An absolute path that does not exist, as published mixtures have them, means the file of that name
+next to the mixture, if there is one.
 """
 
 import hashlib
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,9 +31,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from llava.data.entry_index import file_key
 from llava.data.records import RECORD_TYPES, RecordError
-from llava.data.sources import EntryFile, open_entries, select_rows
+from llava.data.sources.opening import EntrySource, open_entries, select_rows
+from llava.data.sources.tables import TableName, TableRows
+
+logger = logging.getLogger(__name__)
 
 _SUFFIXES = (".yaml", ".yml")
 _BRACES = re.compile(r"\{([^{}]*,[^{}]*)\}")
@@ -36,7 +46,8 @@ class DataSource:
     """One file of a data path, and what is taken from it.
 
     Attributes:
-        path: a .jsonl or .json file.
+        path: a file, a folder, or a name on the Hub.
+        table: part of a data set of the library ``datasets``, where the mixture names one.
         strategy: see ``select_rows``.
         seed: seed of a random strategy.
         kind: type of entries that do not name their own, if any.
@@ -44,6 +55,7 @@ class DataSource:
     """
 
     path: Path
+    table: TableName | None = None
     strategy: str = "all"
     seed: tuple[int, ...] = (0,)
     kind: str | None = None
@@ -59,7 +71,7 @@ class Mixture:
     """
 
     def __init__(self, data_path: Path) -> None:
-        """Index a .jsonl, .json, .yaml or .yml file, or files in braces.
+        """Index a file or folder, a .yaml or .yml mixture of them, or files in braces.
 
         Raises:
             ValueError: if a file is missing or broken, or a setting of the mixture is unknown.
@@ -67,10 +79,10 @@ class Mixture:
         is_mixture = data_path.suffix in _SUFFIXES
         self._sources = _read_mixture(data_path) if is_mixture else _plain_sources(data_path)
         self.names = tuple(source.name for source in self._sources)
-        self._files: list[EntryFile] = []
+        self._files: list[EntrySource] = []
         self._rows: list[Sequence[int] | np.ndarray] = []
         for source in self._sources:
-            file = open_entries(source.path)
+            file = open_entries(source.path, source.table)
             try:
                 rows = select_rows(len(file), source.strategy, list(source.seed))
             except ValueError as error:
@@ -82,6 +94,12 @@ class Mixture:
 
     def __len__(self) -> int:
         return int(self._ends[-1])
+
+    @property
+    def tables(self) -> list[str]:
+        """The names of the data sets whose rows may hold contents of files, not paths alone."""
+        pairs = zip(self.names, self._files, strict=True)
+        return [name for name, file in pairs if isinstance(file, TableRows)]
 
     def set_of(self, index: int) -> int:
         """Return the number of the data set of entry ``index``.
@@ -124,7 +142,7 @@ class Mixture:
         """Return per data set the file, a digest of its ends, and what is taken of it."""
         described: list[dict[str, Any]] = []
         for source, file, rows in zip(self._sources, self._files, self._rows, strict=True):
-            key = file_key(source.path)
+            key = file.key()
             described.append(
                 {
                     "name": source.name,
@@ -137,6 +155,7 @@ class Mixture:
                     "sampling_strategy": source.strategy,
                     "seed": list(source.seed),
                     "type": source.kind,
+                    **({} if source.table is None else source.table._asdict()),
                 }
             )
         return described
@@ -145,7 +164,7 @@ class Mixture:
         """Return 16 hex digits over files (path, size, time of change), entries taken and types."""
         digest = hashlib.sha256()
         for source, file, rows in zip(self._sources, self._files, self._rows, strict=True):
-            key = file_key(source.path)
+            key = file.key()
             # Which rows are taken follows from strategy, seed and number of entries.
             facts = f"{source}{key.size_bytes}{key.modified_ns}{len(file)}{len(rows)}"
             digest.update(facts.encode())
@@ -202,14 +221,14 @@ def _read_mixture(path: Path) -> list[DataSource]:
         raise ValueError(f"{path} needs a list of datasets, and a seed >= 0 if any")
     parts: list[tuple[Path, dict[str, Any], str]] = []
     for number, entry in enumerate(datasets, start=1):
-        name = f"{path}: data set {number}"
-        _check_entry(entry, name)
-        files = expand_braces(path.parent / str(entry["json_path"]))
+        _check_entry(entry, f"{path}: data set {number}")
+        files = _files_of(entry, path.parent)
         parts += [(file, entry, str(entry.get("name", file.stem))) for file in files]
     names = _distinct([name for _, _, name in parts])
     return [
         DataSource(
             path=file,
+            table=_table(entry),
             strategy=str(entry.get("sampling_strategy", "all")),
             seed=(entry.get("seed", seed), number),
             kind=entry.get("type"),
@@ -219,12 +238,48 @@ def _read_mixture(path: Path) -> list[DataSource]:
     ]
 
 
+def _files_of(entry: dict[str, Any], folder: Path) -> list[Path]:
+    """Return the paths of a data set of a mixture in ``folder``."""
+    if "hf_path" in entry:
+        name = Path(str(entry["hf_path"]))
+        return [folder / name if (folder / name).exists() else name]
+    written = folder / str(entry["json_path"])
+    return [_found(file, folder) for file in expand_braces(written)]
+
+
+def _found(path: Path, folder: Path) -> Path:
+    """Return a path, or that of the file of its name in a folder where only that one exists."""
+    near = folder / path.name
+    if path == near or path.exists() or not near.exists():
+        return path
+    logger.info("%s does not exist; %s is read instead", path, near)
+    return near
+
+
+def _table(entry: dict[str, Any]) -> TableName | None:
+    """Return the part of a data set of ``datasets``; None where the path says what it is."""
+    if "hf_path" not in entry and not entry.keys() & {"subset", "split"}:
+        return None
+    return TableName(entry.get("subset"), entry.get("split", "train"))
+
+
 def _check_entry(entry: Any, name: str) -> None:
-    keys = ("json_path", "sampling_strategy", "type", "seed", "name")
-    if not isinstance(entry, dict) or "json_path" not in entry or not entry.keys() <= set(keys):
+    paths = ("json_path", "hf_path")
+    keys = ("sampling_strategy", "type", "seed", "name", "subset", "split", "streaming")
+    known = isinstance(entry, dict) and entry.keys() <= {*paths, *keys}
+    if not known or len(entry.keys() & set(paths)) != 1:
         raise ValueError(
-            f"{name} must have json_path and (optional) {', '.join(keys[1:])}, got {entry!r}"
+            f"{name} must have json_path or hf_path and (optional) {', '.join(keys)}, got {entry!r}"
         )
+    if entry.get("streaming"):
+        raise ValueError(
+            f"{name}: streaming is not supported: rows of a stream have no numbers, so batches "
+            "could be neither shuffled as a whole, balanced, packed nor resumed exactly; leave it "
+            "out (tables are mapped from disk, not loaded into memory), or write WebDataset tars"
+        )
+    for key in ("subset", "split"):
+        if not isinstance(entry.get(key, ""), str):
+            raise ValueError(f"{name}: {key} must be a text, got {entry[key]!r}")
     if entry.get("type") not in (None, *RECORD_TYPES):
         raise ValueError(
             f"{name}: type must be one of {', '.join(RECORD_TYPES)}, got {entry['type']!r}"

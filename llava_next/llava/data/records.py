@@ -22,6 +22,8 @@ from typing import Any
 
 from llava.conversation import Turn
 from llava.data.turns import Conversation, TurnError, place_visuals, read_conversation, shown
+from llava.visual.loading import Picture
+from llava.visual.pictures import PictureBytes
 
 DEFAULT_NUM_FRAMES = 8
 FRAME_SAMPLINGS = ("uniform", "cheap")
@@ -62,7 +64,7 @@ def _name(sample_id: str, where: str) -> str:
 class CodecRecord(Record):
     """The mosaics of a codec clip and the file that holds their positions."""
 
-    images: tuple[Path, ...]
+    images: tuple[Picture, ...]
     positions: Path
 
 
@@ -70,14 +72,14 @@ class CodecRecord(Record):
 class ImageRecord(Record):
     """Images that are independent of each other."""
 
-    images: tuple[Path, ...]
+    images: tuple[Picture, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FramesRecord(Record):
     """Uniformly sampled frames of one video, in order, as image files."""
 
-    images: tuple[Path, ...]
+    images: tuple[Picture, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,13 +220,15 @@ def _kind(fields: Mapping[str, Any]) -> str:
     return spelled
 
 
-def _images(fields: Mapping[str, Any], folder: Path, *, as_list: bool) -> tuple[Path, ...]:
+def _images(fields: Mapping[str, Any], folder: Path, *, as_list: bool) -> tuple[Picture, ...]:
     value = fields.get("image", fields.get("images", []))
     absent = "image" not in fields and "images" not in fields
     if as_list and not isinstance(value, list):
         raise TurnError(f"image must be a list of paths here, got {shown(value)}")
-    paths = [value] if isinstance(value, str) else value
-    valid = isinstance(paths, list) and all(isinstance(path, str) and path for path in paths)
+    paths = [value] if isinstance(value, str | PictureBytes) else value
+    valid = isinstance(paths, list) and all(
+        isinstance(path, str | PictureBytes) and path for path in paths
+    )
     if not valid or not (paths or absent):
         raise TurnError(f"image must be a path or a list of paths, got {shown(value)}")
-    return tuple(folder / path for path in paths)
+    return tuple(path if isinstance(path, PictureBytes) else folder / path for path in paths)

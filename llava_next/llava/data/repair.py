@@ -39,9 +39,14 @@ def write_repaired(dataset: SupervisedDataset, lengths: Lengths, folder: Path) -
         ``changes`` (samples by change).
 
     Raises:
-        ValueError: if the folder holds something.
+        ValueError: if the folder holds something, or the data is of tables.
         OSError: if it cannot be written.
     """
+    if dataset.entries.tables:
+        raise ValueError(
+            "--fix writes JSON, which cannot hold the pictures of tables: "
+            f"{', '.join(dataset.entries.tables)}; repair these with the library datasets"
+        )
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"--fix {folder} must be a new or empty folder; nothing was written")
     folder.mkdir(parents=True, exist_ok=True)

@@ -180,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
         "data_path",
         type=Path,
         metavar="MIXTURE",
-        help="training data: .jsonl, .json, or .yaml mixture",
+        help="training data: .jsonl, .json, tars, tables, or .yaml mixture",
     )
     parser.add_argument(
         "--model_name_or_path",

@@ -89,7 +89,10 @@ class DataArguments:
     """The data, and how it is read."""
 
     data_path: str = field(
-        metadata={"help": "training data: .jsonl, .json, .yaml mixture, or {a,b}.json"}
+        metadata={
+            "help": "training data: .jsonl, .json, WebDataset tars, .parquet or .arrow tables, a "
+            "folder of either, a .yaml mixture, or {a,b}.json"
+        }
     )
     image_folder: str | None = field(
         default=None, metadata={"help": "folder that relative image and position paths join"}

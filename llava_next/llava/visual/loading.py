@@ -20,7 +20,7 @@ from cv_reader.shards import file_bytes, is_in_shard, open_file
 from llava.constants import Expansion
 from llava.visual.batch import VisualSegment
 from llava.visual.config import VisualConfig
-from llava.visual.pictures import load_image, read_image_size
+from llava.visual.pictures import PictureBytes, load_image, read_image_size
 from llava.visual.segments import (
     check_blocks,
     codec_visual,
@@ -34,6 +34,8 @@ from llava.visual.video_process import UniformFrames, read_uniform_frames, read_
 from onevision_encoder.patches import uniform_slots
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+Picture = Path | PictureBytes
+"""A picture: a file, in a folder or in a shard, or the content of one."""
 _HEADER_BYTES = 4096
 
 
@@ -42,7 +44,7 @@ def is_video(path: str) -> bool:
     return Path(path).suffix.lower() not in IMAGE_SUFFIXES and not os.path.isdir(path)
 
 
-def load_images(paths: Sequence[Path], config: VisualConfig) -> list[VisualSegment]:
+def load_images(paths: Sequence[Picture], config: VisualConfig) -> list[VisualSegment]:
     """Read the images of one sample, each its own segment.
 
     Raises:
@@ -53,7 +55,7 @@ def load_images(paths: Sequence[Path], config: VisualConfig) -> list[VisualSegme
     return [image_visual(image, config, plan) for image, plan in zip(images, plans, strict=True)]
 
 
-def load_frames(paths: Sequence[Path], config: VisualConfig) -> VisualSegment:
+def load_frames(paths: Sequence[Picture], config: VisualConfig) -> VisualSegment:
     """Read the uniformly sampled frames of one video, given as F image files in order."""
     return frames_visual([load_image(path) for path in paths], config)
 
@@ -67,13 +69,13 @@ def load_frame_folder(folder: Path, num_frames: int, config: VisualConfig) -> Vi
     paths = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
     if not paths:
         raise ValueError(f"{folder} holds no images, so it is no folder of a video's frames")
-    paths.sort(key=_natural)
+    paths.sort(key=natural_order)
     slots = uniform_slots(num_frames, len(paths)).tolist()
     images = {slot: load_image(paths[slot]) for slot in sorted(set(slots))}
     return frames_visual([images[slot] for slot in slots], config)
 
 
-def _natural(path: Path) -> list[tuple[int, str]]:
+def natural_order(path: Path) -> list[tuple[int, str]]:
     """Return a key that sorts frame_2 before frame_10, with and without leading zeros."""
     parts = re.split(r"(\d+)", path.name)
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
@@ -119,7 +121,7 @@ def _read_frames(
     return read_within(path, num_frames, time_limit_seconds, sampling, with_pixels=with_pixels)
 
 
-def load_mosaics(images: Sequence[Path], positions: Path, config: VisualConfig) -> VisualSegment:
+def load_mosaics(images: Sequence[Picture], positions: Path, config: VisualConfig) -> VisualSegment:
     """Read the G mosaics of a codec clip and the file of their positions as one segment.
 
     Raises:
@@ -142,7 +144,7 @@ def load_asset(folder: str | Path, config: VisualConfig) -> VisualSegment:
     return codec_visual(images, asset.positions, config, seconds=seconds)
 
 
-def count_images(paths: Sequence[Path], config: VisualConfig) -> list[int]:
+def count_images(paths: Sequence[Picture], config: VisualConfig) -> list[int]:
     """Return the language tokens of each image of a sample, from the images' headers.
 
     Raises:
@@ -188,7 +190,9 @@ def count_video(
     return expansions([tokens] * num_frames, list(zip(starts, texts, strict=True)))
 
 
-def count_mosaics(images: Sequence[Path], positions: Path, config: VisualConfig) -> list[Expansion]:
+def count_mosaics(
+    images: Sequence[Picture], positions: Path, config: VisualConfig
+) -> list[Expansion]:
     """Return what the placeholder of each mosaic becomes, from the header of the positions.
 
     Where patches are merged, the positions are read to check that they may be; for time marks, they
@@ -216,7 +220,7 @@ def count_mosaics(images: Sequence[Path], positions: Path, config: VisualConfig)
     return expansions(tokens, time_marks(slots, slot_seconds(positions.parent)))
 
 
-def check_not_empty(paths: Sequence[Path]) -> None:
+def check_not_empty(paths: Sequence[Picture]) -> None:
     """Check that files exist and are not empty, without opening them.
 
     Raises:
@@ -224,11 +228,18 @@ def check_not_empty(paths: Sequence[Path]) -> None:
     """
     for path in paths:
         try:
-            size = file_bytes(path) if is_in_shard(path) else path.stat().st_size
+            size = _size(path)
         except (OSError, ValueError) as error:
             raise ValueError(f"{path} cannot be read: {error}") from error
         if not size:
             raise ValueError(f"{path} cannot be read: the file is empty")
+
+
+def _size(path: Picture) -> int:
+    """Return the bytes of a picture's file."""
+    if isinstance(path, PictureBytes):
+        return len(path.content)
+    return file_bytes(path) if is_in_shard(path) else path.stat().st_size
 
 
 def _count_rows(path: Path) -> int:

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -33,8 +33,20 @@ _PNG_NOTES = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 _MAX_FILE_BYTES = 1 << 30
 
 
-def load_image(path: str | Path) -> Image.Image:
-    """Read an image file as upright 8-bit RGB.
+class PictureBytes(NamedTuple):
+    """The content of a picture file that is in memory, and what messages call it."""
+
+    content: bytes
+    name: str
+
+    def __repr__(self) -> str:
+        return f"the picture in {self.name}"
+
+    __str__ = __repr__
+
+
+def load_image(path: str | Path | PictureBytes) -> Image.Image:
+    """Read an image file, or the content of one, as upright 8-bit RGB.
 
     Raises:
         ValueError: if the file is missing, damaged, no image, of more than ``MAX_PICTURE_PX``
@@ -102,14 +114,14 @@ def load_image_bytes(content: bytes, name: str = "of a message") -> Image.Image:
         return _read_rgb(io.BytesIO(content))
 
 
-def _read_rgb(source: str | Path | io.BytesIO) -> Image.Image:
+def _read_rgb(source: str | Path | PictureBytes | io.BytesIO) -> Image.Image:
     with _opened(source) as image:
         _check_kind(image)
         image.load()
         return to_rgb(image)
 
 
-def read_image_size(path: str | Path) -> tuple[int, int]:
+def read_image_size(path: str | Path | PictureBytes) -> tuple[int, int]:
     """Return upright (width, height) of an image file from its header, without decoding pixels.
 
     Raises:
@@ -122,7 +134,7 @@ def read_image_size(path: str | Path) -> tuple[int, int]:
             return _read_size(_without_text(path, error))
 
 
-def _read_size(source: str | Path | io.BytesIO) -> tuple[int, int]:
+def _read_size(source: str | Path | PictureBytes | io.BytesIO) -> tuple[int, int]:
     with _opened(source) as image:
         _check_kind(image)
         # A PNG may hold its orientation behind the pixels; only what was read so far counts.
@@ -131,8 +143,10 @@ def _read_size(source: str | Path | io.BytesIO) -> tuple[int, int]:
     return (height, width) if rotated else (width, height)
 
 
-def _opened(source: str | Path | io.BytesIO) -> Image.Image:
+def _opened(source: str | Path | PictureBytes | io.BytesIO) -> Image.Image:
     """Open a picture in a folder, in a shard (``SHARD.tar#KEY/FILE``) or in memory."""
+    if isinstance(source, PictureBytes):
+        return Image.open(io.BytesIO(source.content))
     if isinstance(source, io.BytesIO) or not is_in_shard(source):
         return Image.open(source)
     return Image.open(open_file(source))
@@ -147,7 +161,7 @@ def _check_kind(image: Image.Image) -> None:
         )
 
 
-def _without_text(path: str | Path, error: ValueError) -> io.BytesIO:
+def _without_text(path: str | Path | PictureBytes, error: ValueError) -> io.BytesIO:
     """Return a PNG file without its texts and profiles, of which Pillow refuses large ones.
 
     Image generators store whole workflows there; viewers ignore them.
@@ -155,10 +169,13 @@ def _without_text(path: str | Path, error: ValueError) -> io.BytesIO:
     Raises:
         ValueError: the given error of Pillow, if the file is no PNG.
     """
-    if not is_file(path) or file_bytes(path) > _MAX_FILE_BYTES:
+    if isinstance(path, PictureBytes):
+        content = memoryview(path.content)
+    elif not is_file(path) or file_bytes(path) > _MAX_FILE_BYTES:
         raise error
-    with open_file(path) as stream:
-        content = memoryview(stream.read())
+    else:
+        with open_file(path) as stream:
+            content = memoryview(stream.read())
     if content[:8] != _PNG_SIGNATURE:
         raise error
     kept, start = [content[:8]], 8
@@ -171,7 +188,7 @@ def _without_text(path: str | Path, error: ValueError) -> io.BytesIO:
 
 
 @contextmanager
-def _named_errors(path: str | Path) -> Iterator[None]:
+def _named_errors(path: str | Path | PictureBytes) -> Iterator[None]:
     """Turn Pillow's errors into one that names the file."""
     try:
         yield

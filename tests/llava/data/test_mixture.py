@@ -96,3 +96,20 @@ def test_wrong_settings_are_refused(tmp_path: Path, entry: str, message: str) ->
     _write(tmp_path, "a.jsonl")
     with pytest.raises(ValueError, match=message):
         _mixture(tmp_path, f"datasets: [{entry}]")
+
+
+def test_an_absolute_path_of_a_published_mixture_means_the_file_next_to_it(tmp_path: Path) -> None:
+    _write(tmp_path, "blip_558k.jsonl", 2)
+    entry = (
+        '- json_path: /mnt/lab/data/blip_558k.jsonl # released\n    sampling_strategy: "first:50%"'
+    )
+    text = f"datasets:\n  {entry}\n"
+    assert _ids(_mixture(tmp_path, text)) == ["blip_558k.jsonl0"]
+
+
+def test_streams_are_refused_with_the_reason(tmp_path: Path) -> None:
+    text = "datasets:\n  - {hf_path: lab/some-data, streaming: true}"
+    with pytest.raises(ValueError, match="streaming is not supported.*resumed exactly; leave it"):
+        _mixture(tmp_path, text)
+    with pytest.raises(ValueError, match="json_path or hf_path"):
+        _mixture(tmp_path, "datasets:\n  - {hf_path: a, json_path: b.jsonl}")

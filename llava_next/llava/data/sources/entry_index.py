@@ -12,6 +12,7 @@ import json
 import logging
 import mmap
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,6 +74,17 @@ def file_key(path: Path) -> FileKey:
         edges += file.read(_EDGE_BYTES)
     digest = int.from_bytes(hashlib.sha256(edges).digest()[:8], "little") >> 1
     return FileKey(stat.st_size, stat.st_mtime_ns, digest)
+
+
+def files_key(paths: Sequence[Path]) -> FileKey:
+    """Return one key of several files: their bytes in all, the last change, a digest of all."""
+    keys = [file_key(path) for path in paths]
+    digest = hashlib.sha256(repr([tuple(key) for key in keys]).encode()).digest()
+    return FileKey(
+        sum(key.size_bytes for key in keys),
+        max(key.modified_ns for key in keys),
+        int.from_bytes(digest[:8], "little") >> 1,
+    )
 
 
 def _index_path(path: Path) -> Path:

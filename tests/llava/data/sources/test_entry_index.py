@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llava.data import entry_index
-from llava.data.entry_index import file_key, load_spans
 from llava.data.mixture import Mixture
+from llava.data.sources import entry_index
+from llava.data.sources.entry_index import file_key, load_spans
 
 
 def _write(path: Path, count: int, first: int = 0) -> Path:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llava.data import entry_index
 from llava.data.mixture import Mixture
 from llava.data.records import RecordError
-from llava.data.sources import select_rows
+from llava.data.sources import entry_index
+from llava.data.sources.opening import select_rows
 
 ENTRIES = [{"id": index, "text": "ä\u2028日本" * index, "list": [1, [2]]} for index in range(5)]
 

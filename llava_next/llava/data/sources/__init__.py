@@ -1,0 +1,1 @@
+"""Where entries come from: JSON files, tars of samples, tables of the library ``datasets``."""
