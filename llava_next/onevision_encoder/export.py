@@ -37,7 +37,9 @@ SIZES = {
 AUTO_NAMES = ("AutoConfig", "AutoModel", "AutoImageProcessor")
 
 
-def export(model: OneVisionEncoderModel, folder: str | Path) -> None:
+def export(
+    model: OneVisionEncoderModel, folder: str | Path, *, max_shard_size: str = "5GB"
+) -> None:
     """Save a model with its code, its ``auto_map`` and an image processor of its image size."""
     side = model.config.image_size
     processor = OneVisionEncoderImageProcessor(
@@ -49,7 +51,7 @@ def export(model: OneVisionEncoderModel, folder: str | Path) -> None:
     try:
         for cls, auto_name in zip(classes, AUTO_NAMES, strict=True):
             cls.register_for_auto_class(auto_name)
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, max_shard_size=max_shard_size)
         processor.save_pretrained(folder)
     finally:
         # The library keeps the registration in the class: later saves would copy code as well.
@@ -73,6 +75,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         choices=["bfloat16", "float16", "float32"],
         help="type of the written weights (default %(default)s)",
     )
+    parser.add_argument(
+        "--max_shard_size",
+        default="5GB",
+        help="largest file of weights, such as 500MB (default %(default)s)",
+    )
     arguments = parser.parse_args(argv)
     if (arguments.checkpoint is None) == (arguments.random is None):
         parser.error("give either a checkpoint folder or --random SIZE")
@@ -84,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             model = OneVisionEncoderModel.from_pretrained(arguments.checkpoint, dtype=dtype)
         except (OSError, ValueError) as error:
             parser.error(f"cannot load {arguments.checkpoint}: {error}")
-    export(model, arguments.out)
+    export(model, arguments.out, max_shard_size=arguments.max_shard_size)
     sys.stdout.write(f"wrote {arguments.out}\n")
     return 0
 

@@ -28,12 +28,13 @@ class Segments(NamedTuple):
     Attributes:
         lengths: tokens of each segment, on the host.
         cu_seqlens: int32 (S + 1,) for kernels that take boundaries, None elsewhere.
-        block_mask: the same for flex attention on an accelerator, None elsewhere.
+        block_mask: the same for flex attention on an accelerator; bool (B, 1, L, L) for ``sdpa``
+            in an exported graph; None elsewhere.
     """
 
     lengths: tuple[int, ...]
     cu_seqlens: Tensor | None = None
-    block_mask: BlockMask | None = None
+    block_mask: BlockMask | Tensor | None = None
 
 
 def segment_block_mask(cu_seqlens: Tensor, total: int) -> BlockMask:
@@ -257,8 +258,10 @@ class OneVisionEncoderPoolingHead(nn.Module):
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = OneVisionEncoderMLP(config)
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """Pool tokens: (B, L, D) to (B, D)."""
+    def forward(self, hidden_states: Tensor, is_ignored: Tensor | None = None) -> Tensor:
+        """Pool tokens: (B, L, D) to (B, D); tokens of ``is_ignored``, bool (B, L), are left out."""
         probe = self.probe.expand(hidden_states.shape[0], -1, -1)
-        pooled = self.attention(probe, hidden_states, hidden_states, need_weights=False)[0]
+        pooled = self.attention(
+            probe, hidden_states, hidden_states, key_padding_mask=is_ignored, need_weights=False
+        )[0]
         return (pooled + self.mlp(self.norm(pooled)))[:, 0]

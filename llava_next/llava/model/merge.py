@@ -21,6 +21,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--adapters", type=Path, required=True, help="folder that training wrote")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument(
+        "--max_shard_size",
+        default="50GB",
+        help="largest file of weights, such as 500MB (default %(default)s)",
+    )
     args = parser.parse_args(argv)
     try:
         if not (args.adapters / ADAPTER_CONFIG_FILE).is_file():
@@ -31,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return USAGE
     model: Any = loaded[0]
     merge_adapters(model)
-    model.save_pretrained(args.out)
+    model.save_pretrained(args.out, max_shard_size=args.max_shard_size)
     loaded[1].save_pretrained(args.out)
     sys.stdout.write(f"{args.out}\n")
     return OK

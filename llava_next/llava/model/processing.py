@@ -357,14 +357,16 @@ class LlavaProcessor(ProcessorMixin):
 
         Args:
             pretrained_model_name_or_path: the folder or repository.
-            **kwargs: what the library passes to every processor; without effect.
+            **kwargs: what the library passes to every processor; only ``trust_remote_code`` has an
+                effect, for folders of ``llava.export``.
 
         Raises:
             ValueError: if the file is absent or of another schema.
         """
         folder = resolve_folder(str(pretrained_model_name_or_path))
         settings = read_processor_settings(folder)
-        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        trusts = bool(kwargs.get("trust_remote_code"))
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trusts)
         return cls(tokenizer, settings.visual, settings.template)
 
 

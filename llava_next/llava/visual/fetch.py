@@ -8,10 +8,10 @@ checked like the first URL.
 import ipaddress
 import socket
 import time
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 from urllib.parse import urljoin, urlsplit
-
-import httpx
 
 _CHUNK_BYTES = 1 << 16
 _MAX_REDIRECTS = 5
@@ -75,6 +75,7 @@ def _fetch_once(
         address = parts._replace(netloc=f"{name}{port}").geturl()
         headers["Host"] = parts.netloc
         extensions["sni_hostname"] = host
+    httpx = _http_library()
     try:
         with (
             httpx.Client(timeout=10, trust_env=not public_only) as client,
@@ -90,7 +91,17 @@ def _fetch_once(
     return None
 
 
-def _write(response: httpx.Response, target: Path, max_bytes: int, deadline: float) -> None:
+def _http_library() -> Any:
+    """Return httpx, or httpx2, which newer releases of huggingface_hub bring."""
+    for name in ("httpx", "httpx2"):
+        try:
+            return import_module(name)
+        except ImportError:
+            continue
+    raise FetchError("web addresses need httpx: pip install httpx")
+
+
+def _write(response: Any, target: Path, max_bytes: int, deadline: float) -> None:
     size = 0
     with target.open("wb") as file:
         for chunk in response.iter_raw(_CHUNK_BYTES):

@@ -1,11 +1,13 @@
 """Downloads within limits, and hosts that only this machine reaches."""
 
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from PIL import Image
 
@@ -111,3 +113,16 @@ def test_pictures_and_videos_may_be_web_addresses(address: str, tmp_path: Path) 
     processor = LlavaImageProcessor(config)
     [segment] = processor.segments([f"{address}/a.png"])
     assert segment.patches.equal(processor.segments([tmp_path / "a.png"])[0].patches)
+
+
+def test_either_library_does_and_none_is_named(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """huggingface_hub brings httpx, or httpx2 in newer releases; exported code has no other."""
+    monkeypatch.setitem(sys.modules, "httpx", None)
+    monkeypatch.setitem(sys.modules, "httpx2", httpx)
+    fetch(f"{address}/file", tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == CONTENT
+    monkeypatch.setitem(sys.modules, "httpx2", None)
+    with pytest.raises(FetchError, match="pip install httpx"):
+        fetch(f"{address}/file", tmp_path / "b")
