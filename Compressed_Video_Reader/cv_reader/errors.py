@@ -59,6 +59,10 @@ class StreamLostError(VideoError):
     """A live stream or pipe does not answer, stalls, or breaks and cannot be opened again."""
 
 
+class RemoteError(VideoError):
+    """A video of an object store or a server cannot be fetched, though it was tried again."""
+
+
 class AssetError(CvReaderError):
     """An asset (positions, mosaics, metadata) breaks the on-disk contract."""
 

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from cv_reader.assets.files import write_json
 from cv_reader.errors import CvReaderError, SettingsError
 from cv_reader.reader import ReadOptions
+from cv_reader.remote.addresses import address_of
+from cv_reader.remote.videos import RemoteReading
 from cv_reader.select.cheap import sampled_frames
 from cv_reader.select.chooser import Chooser, video_box
 from cv_reader.select.config import AssetConfig
@@ -73,7 +75,7 @@ def priced_config(
             curves.append(_mosaics_needed(video, config, options))
         except (CvReaderError, OSError):
             continue
-        used.append(str(video))
+        used.append(address_of(video) or str(video))
     if not curves:
         raise SettingsError("--mean_num_images: no sampled video can be read; run validate first")
     price = price_for(np.mean(curves, axis=0), mean_num_images)
@@ -110,7 +112,7 @@ def _recorded(path: Path, asked: dict[str, Any]) -> float:
 
 def _mosaics_needed(path: Path, config: AssetConfig, options: ReadOptions) -> NDArray[np.float64]:
     """Return how many mosaics a clip needs at each price of the table: float64 (prices,)."""
-    with options.open(path) as video:
+    with RemoteReading().local_video(path) as local, options.open(local) as video:
         index = video.index
         if config.follows_vectors:
             video.check_exact("motion", "predict 'vectors'")

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from cv_reader.errors import AssetError
+from cv_reader.remote.addresses import is_address
+from cv_reader.remote.files import is_remote_file, read_remote, remote_bytes
 
 MARK = ".tar#"
 INDEX_SUFFIX = ".index.json"
@@ -224,6 +226,8 @@ def open_file(path: str | Path) -> BinaryIO:
     Raises:
         OSError: it is missing, or its shard is damaged.
     """
+    if is_address(path):
+        return io.BytesIO(read_remote(path))
     if not is_in_shard(path):
         return Path(path).open("rb")
     tar, member = _find_member(path)
@@ -241,6 +245,8 @@ def file_bytes(path: str | Path) -> int:
     Raises:
         OSError: it is missing or no file, or its shard is damaged.
     """
+    if is_address(path):
+        return remote_bytes(path)
     if is_in_shard(path):
         return _find_member(path)[1].size
     status = os.stat(path)
@@ -251,6 +257,8 @@ def file_bytes(path: str | Path) -> int:
 
 def is_file(path: str | Path) -> bool:
     """Return whether a path leads to a file, in a folder or in a shard."""
+    if is_address(path):
+        return is_remote_file(path)
     if not is_in_shard(path):
         return Path(path).is_file()
     try:

@@ -13,6 +13,7 @@ Axis letters: N rows (num_images * grid^2), T slots, G mosaics.
 import hashlib
 import re
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cv_reader.assets.arrays import load_array, read_positions
+from cv_reader.assets.files import array_bytes, json_bytes, new_folder
 from cv_reader.assets.metadata import (
     META,
     SCHEMA_VERSION,
@@ -224,3 +226,38 @@ def check_files(folder: Path, meta: dict[str, Any], *, with_content: bool = Fals
                 f"{path}: its content is not what was written (SHA-256 {digest} where "
                 f"{recorded['sha256']} is recorded); make the asset again"
             )
+
+
+def write_asset(
+    folder: Path,
+    meta: dict[str, Any],
+    rows: NDArray[np.int32],
+    frame_ids: NDArray[np.int32],
+    mosaics: Iterable[Image.Image],
+) -> None:
+    """Write an asset folder that appears whole; an asset of that name is replaced.
+
+    Args:
+        folder: path of the asset.
+        meta: content of ``meta.json``; names the settings and the image stem.
+        rows: int32 (N, 3), sorted.
+        frame_ids: int32 (T,).
+        mosaics: G images; each is written before the next is asked for.
+
+    Raises:
+        AssetError, OutputError: as ``new_folder``.
+    """
+    # Imported here: it takes PyAV, and most users of this module read.
+    from cv_reader.select.mosaics import write_mosaics
+
+    stem: str = meta["image_stem"]
+    arrays: dict[str, NDArray[Any]] = {POSITIONS: rows, FRAME_IDS: frame_ids}
+    if stem == MOSAIC_STEM:
+        grid = int(meta["hb"])
+        arrays[VISIBLE_INDICES] = rows.astype(np.int64) @ np.array([grid * grid, grid, 1])
+    with new_folder(folder, is_replaceable=is_asset_file) as temporary:
+        write_mosaics(mosaics, temporary, stem=stem, quality=meta["cfg"]["jpg_quality"])
+        for name, array in arrays.items():
+            (temporary / name).write_bytes(array_bytes(array))
+        content = json_bytes(meta | {"files": file_facts(temporary)})
+        (temporary / META).write_bytes(content)

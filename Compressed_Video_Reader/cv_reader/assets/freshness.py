@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from cv_reader.assets.contract import file_hash
 from cv_reader.assets.metadata import check_settings, is_consistent, read_meta
 from cv_reader.errors import AssetError, CvReaderError, SettingsError, StaleAssetError
+from cv_reader.partial_files import file_status, find_partial
 from cv_reader.reader import Video
+from cv_reader.remote.addresses import is_address
+from cv_reader.remote.videos import remote_status
 from cv_reader.select.config import AssetConfig
 
 
@@ -81,14 +84,17 @@ def refuse_other_settings(check: Callable[[], object]) -> None:
 def source_facts(path: Path) -> dict[str, Any]:
     """Return size, modification time and SHA-256 of a file.
 
+    The hash of one of which this disk holds only parts is "": it would take the whole.
+
     Raises:
         OSError: if it cannot be read.
     """
-    status = path.stat()
+    size_bytes, mtime_ns = file_status(path)
+    is_whole = find_partial(path) is None
     return {
-        "size_bytes": status.st_size,
-        "mtime_ns": status.st_mtime_ns,
-        "sha256": file_hash(path),
+        "size_bytes": size_bytes,
+        "mtime_ns": mtime_ns,
+        "sha256": file_hash(path) if is_whole else "",
     }
 
 
@@ -109,11 +115,16 @@ def video_facts(video: Video, path: Path) -> dict[str, Any]:
 
 
 def same_source(recorded: dict[str, Any], path: Path) -> bool:
-    """Return whether a file is the recorded one: equal size, and equal time or else content."""
-    status = path.stat()
-    if status.st_size != recorded.get("size_bytes"):
+    """Return whether a file is the recorded one: equal size, and equal time or else content.
+
+    Of a remote file that changed its time the content is not fetched: it counts as another one.
+    """
+    found = remote_status(path)
+    if found is None or found.size_bytes != recorded.get("size_bytes"):
         return False
-    return status.st_mtime_ns == recorded.get("mtime_ns") or same_content(recorded, path)
+    if found.mtime_ns == recorded.get("mtime_ns"):
+        return True
+    return not is_address(path) and same_content(recorded, path)
 
 
 def same_content(recorded: dict[str, Any], path: Path) -> bool:

@@ -7,8 +7,9 @@ there are more, they wait in a file.
 Axis letters: T slots, N rows, g cells along a side.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,17 +20,12 @@ from PIL import Image
 
 from cv_reader.assets.claims import shared_output
 from cv_reader.assets.contract import (
-    FRAME_IDS,
     META,
     MOSAIC_STEM,
-    POSITIONS,
-    VISIBLE_INDICES,
     Asset,
-    file_facts,
-    is_asset_file,
     read_asset,
+    write_asset,
 )
-from cv_reader.assets.files import array_bytes, json_bytes, new_folder
 from cv_reader.assets.freshness import (
     asked_for,
     same_source,
@@ -42,6 +38,11 @@ from cv_reader.assets.names import asset_key
 from cv_reader.errors import AssetError, SampleError
 from cv_reader.media.frames import frames_at_once
 from cv_reader.reader import ReadOptions
+from cv_reader.remote.addresses import is_address, joined
+from cv_reader.remote.cache import choose_cache
+from cv_reader.remote.output import has_files, move_folder
+from cv_reader.remote.transfer import Counted, traffic
+from cv_reader.remote.videos import RemoteReading
 from cv_reader.select.cheap import sampled_frames
 from cv_reader.select.chooser import Chooser, video_box
 from cv_reader.select.config import AssetConfig
@@ -51,7 +52,6 @@ from cv_reader.select.mosaics import (
     Square,
     arrange_rows,
     square_frame,
-    write_mosaics,
 )
 from cv_reader.select.squares import MAX_FILE_BYTES, SquareStore, square_bytes
 
@@ -72,6 +72,8 @@ class RunSettings:
         video_root: folder that relative video paths start from; None = that of ``data_file``.
         out_root: folder that is written to.
         overwrite: whether sound output is made again.
+        remote: how videos of object stores and servers are read.
+        store: address that finished output is moved to; None = it stays in ``out_root``.
     """
 
     config: AssetConfig
@@ -80,6 +82,8 @@ class RunSettings:
     video_root: Path | None
     out_root: Path
     overwrite: bool
+    remote: RemoteReading = field(default_factory=RemoteReading)
+    store: str | None = None
 
     @property
     def asked(self) -> str:
@@ -87,8 +91,14 @@ class RunSettings:
         return asked_for(self.config, self.options.backend, self.options.require_exact)
 
     def video(self, sample: _NamesVideo) -> Path:
-        """Return the path of a sample's video."""
-        return (self.video_root or self.data_file.parent) / sample.video
+        """Return the path or address of a sample's video."""
+        return joined(self.video_root or self.data_file.parent, sample.video)
+
+    def local_video(self, sample: _NamesVideo) -> AbstractContextManager[Path]:
+        """Give the path of a sample's video on this disk; see ``RemoteReading.local_video``."""
+        # What frames cost to reach is in their packets.
+        may_skim = self.config.frames != "cheap"
+        return self.remote.local_video(self.video(sample), may_skim=may_skim)
 
 
 @dataclass(frozen=True)
@@ -113,8 +123,12 @@ class EvaluationRun(RunSettings):
     """Settings that are the same for all assets of a list."""
 
     def folder(self, line: EvaluationVideo) -> Path:
-        """Return the path of a line's asset."""
+        """Return the path of a line's asset, on this disk."""
         return self.out_root / "assets" / line.key
+
+    def place(self, line: EvaluationVideo) -> Path:
+        """Return the path or address where a line's finished asset is."""
+        return Path(self.store or self.out_root) / "assets" / line.key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,32 +284,40 @@ def is_made(run: EvaluationRun, line: EvaluationVideo) -> bool:
     """Return whether a line's asset need not be made."""
     if run.overwrite:
         return False
-    return is_up_to_date(run.folder(line), run.video(line), run.config, run.options)
+    return is_up_to_date(run.place(line), run.video(line), run.config, run.options)
 
 
 def make_evaluation_asset(run: EvaluationRun, line: EvaluationVideo) -> str:
     """Make one video's asset.
 
     Returns:
-        ``made``, ``remade`` (damaged or outdated before) or ``kept`` (up to date).
+        ``made``, ``remade`` (damaged or outdated before) or ``kept`` (up to date); where bytes were
+        moved, with their number.
     """
     if line.reason:
         raise SampleError(line.reason)
+    choose_cache(run.remote.cache)
+    before = traffic.copy()
     if is_made(run, line):
-        return "kept"
-    was_there = run.folder(line).exists() and not run.overwrite
-    write_evaluation_asset(
-        run.video(line),
-        key=line.key,
-        out_root=run.out_root,
-        config=run.config,
-        backend=run.options.backend,
-        require_exact=run.options.require_exact,
-        num_threads=run.options.num_threads,
-        video=line.video,
-        overwrite=True,
-    )
-    return "remade" if was_there else "made"
+        return Counted.since(before, "kept", 0)
+    place = run.place(line)
+    was_there = not run.overwrite and (is_address(place) or place.exists())
+    with run.local_video(line) as path:
+        size = path.stat().st_size if is_address(run.video(line)) else 0
+        write_evaluation_asset(
+            path,
+            key=line.key,
+            out_root=run.out_root,
+            config=run.config,
+            backend=run.options.backend,
+            require_exact=run.options.require_exact,
+            num_threads=run.options.num_threads,
+            video=line.video,
+            overwrite=True,
+        )
+    if run.store is not None:
+        was_there = move_folder(run.folder(line), place, META) and was_there
+    return Counted.since(before, "remade" if was_there else "made", size)
 
 
 def write_evaluation_asset(
@@ -353,41 +375,12 @@ def is_up_to_date(folder: Path, video: Path, config: AssetConfig, options: ReadO
     meta = usable_meta(
         folder / META, config, backend=options.backend, require_exact=options.require_exact
     )
-    if meta is None or not video.exists() or not same_source(meta["source"], video):
+    if meta is None or not same_source(meta["source"], video):
         return False
+    if is_address(folder):
+        # Content would have to be fetched to be compared.
+        return has_files(folder, {name: f["size_bytes"] for name, f in meta["files"].items()})
     # Imported here: each worker imports this module, and most assets are not there yet.
     from cv_reader.assets.validation import is_sound
 
     return is_sound(folder)
-
-
-def write_asset(
-    folder: Path,
-    meta: dict[str, Any],
-    rows: NDArray[np.int32],
-    frame_ids: NDArray[np.int32],
-    mosaics: Iterable[Image.Image],
-) -> None:
-    """Write an asset folder that appears whole; an asset of that name is replaced.
-
-    Args:
-        folder: path of the asset.
-        meta: content of ``meta.json``; names the settings and the image stem.
-        rows: int32 (N, 3), sorted.
-        frame_ids: int32 (T,).
-        mosaics: G images; each is written before the next is asked for.
-
-    Raises:
-        AssetError, OutputError: as ``new_folder``.
-    """
-    stem: str = meta["image_stem"]
-    arrays: dict[str, NDArray[Any]] = {POSITIONS: rows, FRAME_IDS: frame_ids}
-    if stem == MOSAIC_STEM:
-        grid = int(meta["hb"])
-        arrays[VISIBLE_INDICES] = rows.astype(np.int64) @ np.array([grid * grid, grid, 1])
-    with new_folder(folder, is_replaceable=is_asset_file) as temporary:
-        write_mosaics(mosaics, temporary, stem=stem, quality=meta["cfg"]["jpg_quality"])
-        for name, array in arrays.items():
-            (temporary / name).write_bytes(array_bytes(array))
-        content = json_bytes(meta | {"files": file_facts(temporary)})
-        (temporary / META).write_bytes(content)

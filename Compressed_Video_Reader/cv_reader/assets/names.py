@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
 from cv_reader.errors import AssetError
+from cv_reader.remote.addresses import is_address
 from cv_reader.select.config import AssetConfig
 
 FRAME_IDS_SUFFIX = ".frame_ids.npy"
@@ -80,7 +81,8 @@ def evaluation_key(video_path: str | Path, video_root: str | Path | None = None)
     """Return the folder name of a video's evaluation asset: its path below the root, no suffix.
 
     ``/`` becomes ``__``; the rest follows ``safe_name``. Without a root it is the file's stem, so
-    equal stems in two folders need a root to differ. A relative path counts as below the root.
+    equal stems in two folders need a root to differ. A relative path counts as below the root, and
+    an address that is not below it counts as a whole.
 
     Raises:
         AssetError: if an absolute path is not below ``video_root``.
@@ -88,7 +90,10 @@ def evaluation_key(video_path: str | Path, video_root: str | Path | None = None)
     path = PurePosixPath(video_path)
     if video_root is None:
         return safe_name(path.stem)
-    if path.is_absolute():
+    if is_address(path):
+        if path.is_relative_to(video_root):
+            path = path.relative_to(video_root)
+    elif path.is_absolute():
         root = PurePosixPath(video_root)
         if not root.is_absolute():
             root = PurePosixPath(Path(root).absolute())

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
 
 from cv_reader.errors import SampleError, SettingsError
+from cv_reader.remote.videos import local_list
 
 CHUNK_CHARS = 1 << 20
 MAX_ELEMENT_CHARS = 1 << 25
@@ -47,7 +48,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, Row | SampleError]]:
 
 
 def _line_rows(path: Path) -> Iterator[tuple[str, Row | SampleError]]:
-    with path.open("rb", buffering=CHUNK_CHARS) as stream:
+    with local_list(path) as local, local.open("rb", buffering=CHUNK_CHARS) as stream:
         number = 0
         while line := stream.readline(MAX_ELEMENT_CHARS):
             number += 1
@@ -85,7 +86,7 @@ def _as_row(content: Any, where: str) -> Row | SampleError:
 
 
 def _array_rows(path: Path) -> Iterator[tuple[str, Row | SampleError]]:
-    with path.open(encoding="utf-8-sig") as stream:
+    with local_list(path) as local, local.open(encoding="utf-8-sig") as stream:
         for number, content in enumerate(_ArrayStream(path, stream)):
             where = f"{path}[{number}]"
             yield where, _as_row(content, where)

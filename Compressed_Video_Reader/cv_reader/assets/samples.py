@@ -15,6 +15,8 @@ from pathlib import Path, PurePosixPath
 from cv_reader.assets.names import hash8
 from cv_reader.assets.rows import Row, read_rows
 from cv_reader.errors import SampleError, VideoNotFoundError
+from cv_reader.remote.addresses import is_address
+from cv_reader.remote.videos import remote_status
 
 _MAX_ROW_INDEX = 1 << 63
 _MAX_NAME_BYTES = 255
@@ -146,6 +148,7 @@ def _row_index(row: Row, number: int) -> int | None:
 
 
 def check_video(path: Path) -> None:
-    """Raise VideoNotFoundError unless the path is a file's."""
-    if not path.is_file():
+    """Raise VideoNotFoundError unless the path is that of a file, here or in a store."""
+    is_there = remote_status(path) is not None if is_address(path) else path.is_file()
+    if not is_there:
         raise VideoNotFoundError(path, "no such file")

@@ -12,12 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cv_reader.assets.contract import POSITIONS, check_files, read_asset
+from cv_reader.assets.contract import POSITIONS, check_files, read_asset, write_asset
 from cv_reader.assets.freshness import same_source, usable_meta
 from cv_reader.assets.make import (
     collect_mosaics,
     select_and_pack,
-    write_asset,
 )
 from cv_reader.assets.metadata import META, build_meta, config_of, is_consistent, read_meta
 from cv_reader.assets.names import META_SUFFIX, image_stem, recorded_name, sample_folder_name

@@ -15,6 +15,7 @@ from cv_reader.cores import available_cores
 from cv_reader.engines.choice import add_scheduler_arguments
 from cv_reader.errors import SettingsError
 from cv_reader.reader import ReadOptions
+from cv_reader.remote.choice import add_remote_arguments
 from cv_reader.select.config import CHOICES, AssetConfig
 
 HDR_HELP = "how HDR video (PQ, HLG) is read: shown as SDR (tonemap), refused, or as raw samples"
@@ -249,6 +250,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, log_every: int, num_worke
     """Add the settings of the run that change no byte of the output."""
     add_worker_arguments(parser, num_workers, timeout_seconds=1800.0, tasks_per_worker=2000)
     add_scheduler_arguments(parser)
+    add_remote_arguments(parser)
     add_reading_arguments(parser, has_exact=True, has_threads=False)
     group = parser.add_argument_group("run")
     group.add_argument(
@@ -260,12 +262,10 @@ def add_run_arguments(parser: argparse.ArgumentParser, log_every: int, num_worke
     group.add_argument(
         "--max_samples", type=int, default=0, help="number of rows to read, from the first; 0 = all"
     )
-    group.add_argument(
-        "--max_tries", type=int, default=0, help="number of runs that try a sample; 0 = any"
-    )
-    group.add_argument(
-        "--trust_ledger", action="store_true", help="do not look at files of finished samples"
-    )
+    tries_help = "number of runs that try a sample; 0 = any"
+    group.add_argument("--max_tries", type=int, default=0, help=tries_help)
+    trust_help = "do not look at files of finished samples"
+    group.add_argument("--trust_ledger", action="store_true", help=trust_help)
     group.add_argument(
         "--num_shards", type=int, default=1, help="number of runs that share the data set"
     )

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 from cv_reader.assets.claims import claimed_output
 from cv_reader.assets.freshness import refuse_other_settings, usable_meta
@@ -57,6 +58,9 @@ from cv_reader.engines.choice import check_engine
 from cv_reader.errors import AssetError, SampleError, SettingsError
 from cv_reader.exits import run_command, say
 from cv_reader.ledger import Ledger, Place, ledger_path
+from cv_reader.remote.addresses import check_scheme, is_address
+from cv_reader.remote.choice import check_places, local_output, remote_reading
+from cv_reader.remote.output import put_reports
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -74,6 +78,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 _STAGES = ("1", "2", "1,2")
+_ASKED_OF_STORE = 16
+"""Assets of a store whose settings are looked at before work starts: each costs some requests."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -117,13 +123,18 @@ def _run(args: argparse.Namespace) -> int:
 
     check_shards(args)
     check_engine(args)
+    remote = remote_reading(args)
+    check_places([args.dataset_path, args.video_root], args.out_root)
+    out_root, store = local_output(args)
     work = EvaluationRun(
         config=config_from(args),
         options=read_options_from(args),
         data_file=args.dataset_path,
         video_root=args.video_root,
-        out_root=args.out_root,
+        out_root=out_root,
         overwrite=args.overwrite,
+        remote=remote,
+        store=store,
     )
     videos = (work.video(line) for line in _lines(args) if line.key)
     config = priced_config(work.config, args.mean_num_images, videos, work.options, work.out_root)
@@ -133,27 +144,33 @@ def _run(args: argparse.Namespace) -> int:
         return dry_run("precompute", _shard(args), state, trial, args)
     total = _check_lines(work, args)
     work = replace(work, options=with_threads(work.options, args, total))
-    check_writable(args.out_root)
+    check_writable(out_root)
     suffix = shard_suffix(args)
-    fail_path = args.fail_txt or args.out_root / f"precompute_failed.{suffix}.txt"
-    folders = (args.out_root, args.out_root / "assets")
+    fail_path = args.fail_txt or out_root / f"precompute_failed.{suffix}.txt"
+    summary_path = out_root / f"summary.{suffix}.json"
+    folders = (out_root, out_root / "assets")
     with (
-        claimed_output(args.out_root, suffix, *folders),
-        Ledger(ledger_path(args.out_root, suffix), work.asked) as ledger,
+        claimed_output(out_root, suffix, *folders),
+        Ledger(ledger_path(out_root, suffix), work.asked) as ledger,
         Report("precompute", fail_path, args.log_every, total) as report,
         _shards(work, args, ledger) as shards,
     ):
         announce("precompute", total, args)
-        function, places = partial(make_evaluation_asset, work), partial(_place, work)
+        function = partial(make_evaluation_asset, work)
+        places = partial(_place, work, is_trusted=args.trust_ledger)
         for outcome in run_unfinished(function, _shard(args), args, ledger, places, shards):
             line: EvaluationVideo = outcome.task
             if outcome.failure:
                 report.fail(outcome.failure, key=line.key, video=line.video, where=line.where)
             else:
-                report.count(str(outcome.value))
+                report.count(cast(str, outcome.value))
         if shards:
             shards.close()
-        return report.finish(args.out_root / f"summary.{suffix}.json", work.config)
+        code = report.finish(summary_path, work.config)
+    if store is not None:
+        put_reports([summary_path, fail_path], store)
+        say(f"precompute: assets and reports are at {store}")
+    return code
 
 
 def _shards(
@@ -233,12 +250,14 @@ def _check_lines(work: EvaluationRun, args: argparse.Namespace) -> int:
         left_out += not line.key and not line.reason
         if not line.key:
             continue
+        check_scheme(line.video)
         key, video = hash(line.key), hash(line.video)
         if is_mine:
             mine.add(key)
         if key not in videos:
             videos[key] = video
-            if not work.overwrite and not known.is_known(line.key):
+            is_asked = work.store is None or len(videos) <= _ASKED_OF_STORE
+            if is_asked and not work.overwrite and not known.is_known(line.key):
                 refuse_other_settings(partial(_usable, work, line))
         elif videos[key] != video:
             _refuse_shared_key(line, args)
@@ -260,7 +279,7 @@ def _refuse_shared_key(line: EvaluationVideo, args: argparse.Namespace) -> None:
 def _usable(work: EvaluationRun, line: EvaluationVideo) -> object:
     options = work.options
     return usable_meta(
-        work.folder(line) / META,
+        work.place(line) / META,
         work.config,
         backend=options.backend,
         require_exact=options.require_exact,
@@ -274,12 +293,17 @@ def _state(work: EvaluationRun, line: EvaluationVideo) -> str:
     return "kept" if is_made(work, line) else "make"
 
 
-def _place(work: EvaluationRun, line: EvaluationVideo) -> Place | None:
+def _place(work: EvaluationRun, line: EvaluationVideo, *, is_trusted: bool) -> Place | None:
     if line.reason:
         return None
-    video = os.path.join(work.video_root or work.data_file.parent, line.video)
-    return Place(line.key, [video], [f"{work.out_root}/assets/{line.key}/"])
+    root = work.video_root or work.data_file.parent
+    if work.store is not None or is_address(line.video) or is_address(root):
+        # The ledger looks at files of this machine; without it a worker asks the store.
+        return Place(line.key, [], []) if is_trusted else None
+    return Place(
+        line.key, [os.path.join(root, line.video)], [f"{work.out_root}/assets/{line.key}/"]
+    )
 
 
 def _trial(work: EvaluationRun, folder: Path, line: EvaluationVideo) -> None:
-    make_evaluation_asset(replace(work, out_root=folder, overwrite=True), line)
+    make_evaluation_asset(replace(work, out_root=folder, store=None, overwrite=True), line)

@@ -29,6 +29,7 @@ from cv_reader.engines.tasks import Failure, Settled, TaskOutcome
 from cv_reader.errors import CvReaderError, OutputError, SettingsError
 from cv_reader.exits import FAILED_SAMPLES, OK, say, shortened
 from cv_reader.ledger import FINISHED, Ledger, LedgerEntry, Place
+from cv_reader.remote.transfer import Counted
 from cv_reader.select.config import ALGORITHM_VERSION, AssetConfig
 from cv_reader.shards import MARK, is_in_shard
 
@@ -62,6 +63,7 @@ class Report(AbstractContextManager["Report"]):
         self._busy_seconds = 0.0
         self.counts = {"made": 0, "kept": 0, "skipped": 0, "failed": 0}
         self.remade = 0
+        self._moved = Counter[str]()
         try:
             fail_path.parent.mkdir(parents=True, exist_ok=True)
             self._failures = fail_path.open("w", encoding="utf-8", errors="backslashreplace")
@@ -88,6 +90,8 @@ class Report(AbstractContextManager["Report"]):
             what: ``made``, ``remade`` (made in place of damaged or outdated output), ``kept`` (was
                 up to date), ``skipped`` or ``failed``.
         """
+        if isinstance(what, Counted):
+            self._moved.update(what.amounts())
         if what == "remade":
             self.remade += 1
             what = "made"
@@ -146,6 +150,7 @@ class Report(AbstractContextManager["Report"]):
             "total": self._total,
             **self.counts,
             "remade": self.remade,
+            **({"remote": dict(self._moved)} if self._moved.total() else {}),
             "seconds": seconds,
             "videos_per_second": self._rate(),
             "fingerprint": config.fingerprint,
@@ -156,10 +161,21 @@ class Report(AbstractContextManager["Report"]):
         say(f"{self._name}: {self._counts_text()} in {duration_text(seconds)}")
         if self.remade:
             say(f"{self._name}: {self.remade} of these replaced damaged or outdated output")
+        if self._moved.total():
+            say(f"{self._name}: {self._moved_text()}")
         if not self.counts["failed"]:
             return OK
         say(f"{self._name}: failures are listed in {self._fail_path}")
         return FAILED_SAMPLES
+
+    def _moved_text(self) -> str:
+        read, videos = self._moved["bytes_read"], self._moved["video_bytes"]
+        share = f" ({read / videos:.1%} of {videos / _MIB:.1f} MiB of videos)" if videos else ""
+        return (
+            f"read {read / _MIB:.1f} MiB from remote storage{share}, wrote"
+            f" {self._moved['bytes_written'] / _MIB:.1f} MiB, tried"
+            f" {self._moved['retries']} transfers again"
+        )
 
     def _counts_text(self) -> str:
         return ", ".join(f"{number} {what}" for what, number in self.counts.items())

@@ -8,6 +8,7 @@ from typing import Any
 from cv_reader.engines import local, on_ray, on_slurm
 from cv_reader.engines.tasks import Limits, TaskOutcome
 from cv_reader.errors import SettingsError
+from cv_reader.remote.addresses import is_address
 
 ENGINES = ("local", "ray", "slurm")
 
@@ -110,7 +111,7 @@ def run_by_engine(
         task_cpus=args.task_cpus,
         task_memory_mib=args.task_memory_mib,
         versions=versions,
-        shared=[Path.cwd(), _output(args), *(place for place in places if place is not None)],
+        shared=[Path.cwd(), *(p for p in (_output(args), *places) if p and not is_address(p))],
     )
     return on_ray.run_tasks(function, tasks, limits, choice)
 

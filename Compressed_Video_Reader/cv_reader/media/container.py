@@ -22,6 +22,7 @@ from cv_reader.errors import CorruptVideoError, UnsupportedVideoError, VideoNotF
 from cv_reader.media.container_header import check_claims
 from cv_reader.media.display import Colorimetry, Display, Orientation, usable_aspect
 from cv_reader.media.h264 import ShownBySequence
+from cv_reader.partial_files import find_partial, open_binary
 
 MAX_SIDE_PX = 16384
 MAX_AREA_PX = 1 << 26
@@ -204,7 +205,7 @@ def _check_file(path: str) -> None:
 def _declares_all(path: str) -> bool:
     """Return whether a file looks like an MP4, whose header says what other formats leave to the
     pictures."""
-    with open(path, "rb") as file:
+    with open_binary(path) as file:
         return file.read(8)[4:] == b"ftyp"
 
 
@@ -212,8 +213,9 @@ def _open(path: str, options: dict[str, str]) -> InputContainer:
     try:
         # "file:" keeps a colon in a name from being taken for a protocol, and the whitelist keeps
         # a play list from leading to the network.
+        is_whole = find_partial(path) is None
         opened = cast(Any, av.open)(
-            f"file:{path}",
+            f"file:{path}" if is_whole else open_binary(path),
             options=options,
             container_options={"protocol_whitelist": "file"},
             **_LENIENT,
@@ -222,7 +224,7 @@ def _open(path: str, options: dict[str, str]) -> InputContainer:
     except error_classes.EOFError as error:
         raise CorruptVideoError(path, "ends before its first packet; copy it again") from error
     except FFmpegError as error:
-        with open(path, "rb") as file:
+        with open_binary(path) as file:
             head = file.read(12)
         if head[4:8] == b"ftyp":
             reason = "is an MP4 whose index (moov) is missing or damaged, most likely truncated"
@@ -254,7 +256,7 @@ def _choose_stream(container: InputContainer, path: str, stream_index: int | Non
 
 def _is_animated_webp(path: str) -> bool:
     """Return whether a file is a WebP whose extended header has the flag for animations."""
-    with open(path, "rb") as file:
+    with open_binary(path) as file:
         header = file.read(21)
     is_extended = header[:4] == b"RIFF" and header[8:16] == b"WEBPVP8X"
     return is_extended and len(header) == 21 and bool(header[20] & 2)

@@ -14,7 +14,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cv_reader.errors import UnsupportedVideoError
+from cv_reader.partial_files import open_binary
 
 MP4, FLV = "mov,mp4,m4a,3gp,3g2,mj2", "flv"
 """FFmpeg's names of the containers."""
@@ -79,7 +83,7 @@ def read_header(path: str, container_name: str) -> HeaderFacts:
         path: the file.
         container_name: FFmpeg's name of its format.
     """
-    with open(path, "rb") as file:
+    with open_binary(path) as file:
         if container_name == MP4:
             return _movie_facts(file, path)
         return HeaderFacts(changes_parameters=container_name == FLV and _has_several_headers(file))
@@ -91,7 +95,7 @@ def check_claims(path: str) -> None:
     Raises:
         UnsupportedVideoError: naming the claim and the limit.
     """
-    with open(path, "rb") as file:
+    with open_binary(path) as file:
         if file.read(8)[4:] not in (b"ftyp", b"moov"):
             return
         movie_file, movie = _movie(file)
@@ -105,6 +109,64 @@ def check_claims(path: str) -> None:
             for box in _descend(movie_file, track, (b"minf", b"stbl", b"stsz")):
                 count = int.from_bytes(_content(movie_file, box)[8:12], "big")
                 _check(count, MAX_FRAMES, "the {} frames that its header claims exceed", path)
+
+
+def key_packet_positions(path: str) -> list[int]:
+    """Return where in an MP4 the key packets of its video tracks begin, by its index.
+
+    Rules: ISO/IEC 14496-12, 8.6.2 (``stss``), 8.7.3 (``stsz``), 8.7.4 (``stsc``) and 8.7.5
+    (``stco``, ``co64``).
+
+    Returns:
+        Nothing where the index says nothing of key packets, or breaks a rule.
+    """
+    found: list[int] = []
+    with open_binary(path) as file:
+        movie_file, movie = _movie(file)
+        for track in _descend(movie_file, movie, (b"trak", b"mdia")):
+            handlers = [_content(movie_file, box) for box in _descend(movie_file, track, _HANDLER)]
+            if any(handler[8:12] == b"vide" for handler in handlers):
+                for table in _descend(movie_file, track, (b"minf", b"stbl")):
+                    boxes = dict(_boxes(movie_file, table))
+                    tables = {
+                        kind: _content(movie_file, boxes[kind], MAX_INDEX_BYTES)
+                        for kind in (b"stss", b"stsz", b"stsc", b"stco", b"co64")
+                        if kind in boxes
+                    }
+                    found += _key_positions(tables)
+    return found
+
+
+def _key_positions(tables: dict[bytes, bytes]) -> list[int]:
+    """Return the places of the key samples of one track; see ``key_packet_positions``."""
+    is_wide = b"co64" in tables
+    chunks = _numbers(tables.get(b"co64" if is_wide else b"stco", b""), ">u8" if is_wide else ">u4")
+    runs, keys = _numbers(tables.get(b"stsc", b"")), _numbers(tables.get(b"stss", b""))
+    sizes, fixed = tables.get(b"stsz", b""), int.from_bytes(tables.get(b"stsz", b"")[4:8], "big")
+    size_bytes = _numbers(sizes[4:])
+    if not len(chunks) or not len(runs) or not len(keys) or fixed or len(runs) % 3:
+        return []
+    first_chunk, per_chunk = runs[::3] - 1, runs[1::3]
+    chunks_of_run = np.diff(np.append(first_chunk, len(chunks)))
+    if (chunks_of_run < 0).any() or first_chunk[0]:
+        return []
+    total = int((chunks_of_run * per_chunk).sum())
+    if total < len(size_bytes) or int(per_chunk.max()) > MAX_FRAMES:
+        return []
+    starts = np.cumsum(np.append(0, np.repeat(per_chunk, chunks_of_run)))
+    # A sample follows those before it in its chunk.
+    before = np.cumsum(np.append(0, size_bytes))
+    samples = keys[(keys >= 1) & (keys <= len(size_bytes))] - 1
+    chunk = np.searchsorted(starts, samples, side="right") - 1
+    places = chunks[chunk] + before[samples] - before[starts[chunk]]
+    return [int(place) for place in places]
+
+
+def _numbers(content: bytes, kind: str = ">u4") -> NDArray[np.int64]:
+    """Return the numbers of a table that follow its version, flags and number of entries."""
+    size = np.dtype(kind).itemsize
+    count = (len(content) - 8) // size if len(content) > 8 else 0
+    return np.frombuffer(content, kind, max(count, 0), 8 if count > 0 else 0).astype(np.int64)
 
 
 def _may_claim_too_much(movie: bytes) -> bool:
@@ -156,7 +218,7 @@ def _movie_facts(file: BinaryIO, path: str) -> HeaderFacts:
 def _movie(file: BinaryIO) -> tuple[BinaryIO, _Box]:
     """Return where to read the first ``moov`` of a file, and its box, empty where there is none. A
     small one is read from memory, which is quicker."""
-    whole = _Box(0, os.fstat(file.fileno()).st_size)
+    whole = _Box(0, file.seek(0, os.SEEK_END))
     box = next((box for kind, box in _boxes(file, whole) if kind == b"moov"), _Box(0, 0))
     if box.size > _MAX_BYTES_IN_MEMORY:
         return file, box

@@ -318,6 +318,7 @@ class FieldReader:
 
     Attributes:
         seen: whether any picture so far was a field.
+        is_idle: the parameter sets allow no fields, and packets bring no others.
     """
 
     def __init__(self, extradata: bytes | None) -> None:
@@ -330,13 +331,13 @@ class FieldReader:
             for unit in units_of_record(extradata):
                 self._sets.learn(unit)
         # Parameter sets are only in the avcC record: if none allows fields, no packet is parsed.
-        self._is_idle = self._length_size is not None and not any(
+        self.is_idle = self._length_size is not None and not any(
             sequence.has_fields for sequence in self._sets.sequences.values()
         )
 
     def is_second(self, packet: bytes | memoryview) -> bool:
         """Whether a packet completes the frame that the packet before it began."""
-        if self._is_idle:
+        if self.is_idle:
             return False
         for unit in islice(packet_units(bytes(packet), self._length_size), MAX_UNITS):
             if unit[0] & 0x1F in _SLICES:

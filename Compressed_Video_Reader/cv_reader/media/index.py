@@ -19,6 +19,7 @@ from cv_reader.media.display import UNREADABLE_MATRICES, Display
 from cv_reader.media.frames import FrameReach, VideoIndex
 from cv_reader.media.ordering import Presentation, order_packets
 from cv_reader.media.scanning import ScannedPackets, read_packets
+from cv_reader.partial_files import file_status
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -221,7 +222,7 @@ def _video_index(
     coded_size = first.width_px, first.height_px
     shown_size, sample_size = display.shown_size(coded_size), display.turned(coded_size)
     check_size(*shown_size, path)
-    status = os.stat(path)
+    size_bytes, mtime_ns = file_status(path)
     return VideoIndex(
         path=path,
         codec_name=raw.codec_name,
@@ -236,8 +237,8 @@ def _video_index(
         packet_bytes=_coded_bytes(packets),
         duration_seconds=span + last,
         frame_rate=len(shown) / (span + last),
-        size_bytes=status.st_size,
-        mtime_ns=status.st_mtime_ns,
+        size_bytes=size_bytes,
+        mtime_ns=mtime_ns,
         pts_exactness=presentation.pts_exactness,
         stream_index=raw.stream_index,
         display=display,

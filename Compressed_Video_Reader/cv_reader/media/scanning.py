@@ -25,17 +25,19 @@ from cv_reader.media.container import (
     first_picture,
     set_threads,
 )
-from cv_reader.media.container_header import read_header
+from cv_reader.media.container_header import MP4, HeaderFacts, key_packet_positions, read_header
 from cv_reader.media.display import Display
 from cv_reader.media.h264 import FieldReader, length_size, recovery_frames, shown_by_record
 from cv_reader.media.headers import (
     H264_IDR,
     NO_PICTURE,
+    HeaderReader,
     PacketFacts,
     are_references,
     has_sequence_set,
     header_reader,
 )
+from cv_reader.partial_files import PartialFile, find_partial
 
 NO_TIME = -(1 << 63)
 """Value of a time stamp that a packet does not have."""
@@ -70,6 +72,13 @@ _COLUMNS = (
     "recovery_frames",
 )
 
+
+_BEGINNING_BYTES = 4096
+"""Bytes of a key packet that are fetched to see its first slice, where the rest is not."""
+
+_H264_SLICE = 1
+_UNREAD = PacketFacts(unit_type=_H264_SLICE)
+"""What stands for a packet whose content is not fetched."""
 
 _MAX_PROBE_NUMBERS = _MAX_PROBE_PACKETS * len(_COLUMNS)
 """The same, in numbers of the table while it is read: an hour has 100,000 packets and more, so that
@@ -163,9 +172,7 @@ def read_packets(
         CorruptVideoError: no packet can be read.
         UnsupportedVideoError: encrypted, or the first picture is one that cannot be shown.
     """
-    header = read_header(path, container.format.name)
-    if header.is_encrypted:
-        raise UnsupportedVideoError(path, "is encrypted, as its MP4 says; decrypt it first")
+    header = _usable_header(path, container.format.name)
     set_threads(stream, 1, by_frame=False)
     # The samples of the first picture are not looked at.
     stream.codec_context.options = {"skip_loop_filter": "all"}
@@ -178,8 +185,12 @@ def read_packets(
     read_facts = header_reader(codec_name, stream.codec_context.extradata)
     fields = FieldReader(stream.codec_context.extradata) if codec_name == "h264" else None
     is_packed = unpacks
+    header_only = _HeaderOnly.of(path, stream, container, fields if skips_probe else None)
     try:
         for packet in filled_packets(container, stream, unpacks=unpacks):
+            if len(head) == _HEAD_PACKETS and header_only.starts():
+                rows.extend(_row(packet, header_only.facts(packet, read_facts), None, stream))
+                continue
             data = memoryview(packet)
             facts = read_facts(data)
             if facts.is_packed and not unpacks:
@@ -197,13 +208,11 @@ def read_packets(
         # A damaged tail: what comes before it counts.
         if not rows:
             raise CorruptVideoError(path, f"no packet can be read ({describe(error)})") from error
+    finally:
+        header_only.stop()
     rate = stream.average_rate or stream.guessed_rate
-    columns = np.frombuffer(rows, np.int64).reshape(-1, len(_COLUMNS))
-    if codec_name == "hevc":
-        codes = columns[:, _COLUMNS.index("is_reference")]
-        codes[:] = are_references(codes)
     return ScannedPackets(
-        columns=columns,
+        columns=header_only.complete(_columns(rows, codec_name)),
         time_base=float(stream.time_base or 1 / _UNKNOWN_FRAME_RATE),
         frame_rate=float(rate) if rate else _UNKNOWN_FRAME_RATE,
         codec_name=codec_name,
@@ -222,10 +231,88 @@ def read_packets(
     )
 
 
+class _HeaderOnly:
+    """Spares reading the packets of a partial file whose header says what matters of them.
+
+    An MP4 says of each packet where it is, when it is shown and whether it is a key one. H.264
+    without fields needs no more, except for what its key packets say of themselves: FFmpeg looks at
+    a packet itself to see whether it is one. All others count as referred to, so that none that is
+    needed is left out.
+    """
+
+    def __init__(self, file: PartialFile | None, key_positions: list[int]) -> None:
+        self._file, self._key_positions = file, key_positions
+
+    @classmethod
+    def of(
+        cls, path: str, stream: VideoStream, container: InputContainer, fields: FieldReader | None
+    ) -> "_HeaderOnly":
+        """Return what spares reading a stream, or does nothing where it must be read.
+
+        Args:
+            fields: of an H.264 stream of which the first picture is not decoded, else None.
+        """
+        file = find_partial(path)
+        is_mp4 = container.format.name == MP4 and stream.codec_context.extradata is not None
+        if file is None or not file.may_skim or not is_mp4 or fields is None or not fields.is_idle:
+            return cls(None, [])
+        positions = key_packet_positions(path)
+        return cls(file if positions else None, positions)
+
+    def starts(self) -> bool:
+        """Read holes as zeros from here on, but for the beginnings of key packets."""
+        if self._file is not None and not self._file.skims:
+            self._file.put_beginnings(self._key_positions, _BEGINNING_BYTES)
+            self._file.skims = True
+        return self._file is not None
+
+    def stop(self) -> None:
+        """Fetch what is read again."""
+        if self._file is not None:
+            self._file.skims = False
+
+    def facts(self, packet: Packet, read_facts: HeaderReader) -> PacketFacts:
+        """Return what is known of a packet."""
+        if not packet.is_keyframe or packet.pos is None or self._file is None:
+            return _UNREAD
+        facts = read_facts(memoryview(packet))
+        if facts.unit_type in (_H264_SLICE, H264_IDR):
+            return facts
+        (data,) = self._file.read_many([(packet.pos, packet.pos + packet.size)])
+        return read_facts(memoryview(data))
+
+    def complete(self, columns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Call those packets B that are shown before one that the file has earlier, where their
+        content was not read."""
+        if self._file is None:
+            return columns
+        pts = columns[:, _COLUMNS.index("pts")]
+        is_latest = np.append(True, pts[1:] >= np.maximum.accumulate(pts)[:-1])
+        is_unread = columns[:, _COLUMNS.index("is_key")] == 0
+        is_unread[:_HEAD_PACKETS] = False
+        columns[is_unread, _COLUMNS.index("is_b")] = ~is_latest[is_unread]
+        return columns
+
+
+def _usable_header(path: str, container_name: str) -> HeaderFacts:
+    header = read_header(path, container_name)
+    if header.is_encrypted:
+        raise UnsupportedVideoError(path, "is encrypted, as its MP4 says; decrypt it first")
+    return header
+
+
+def _columns(rows: "array[int]", codec_name: str) -> NDArray[np.int64]:
+    columns = np.frombuffer(rows, np.int64).reshape(-1, len(_COLUMNS))
+    if codec_name == "hevc":
+        codes = columns[:, _COLUMNS.index("is_reference")]
+        codes[:] = are_references(codes)
+    return columns
+
+
 def _recovery_frames(packet: Packet, facts: PacketFacts, stream: VideoStream) -> int:
     if not packet.is_keyframe or stream.codec_context.codec.canonical_name != "h264":
         return 0
-    if facts.unit_type == H264_IDR:
+    if facts.unit_type == H264_IDR or facts is _UNREAD:
         return 0
     return recovery_frames(bytes(packet), length_size(stream.codec_context.extradata))
 

@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cv_reader.assets.contract import MOSAIC_STEM
+from cv_reader.assets.contract import MOSAIC_STEM, write_asset
 from cv_reader.assets.freshness import selection_hash
-from cv_reader.assets.make import write_asset
 from cv_reader.assets.metadata import build_meta
 from cv_reader.errors import OutputError
 from cv_reader.select.config import AssetConfig

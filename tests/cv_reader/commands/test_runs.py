@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from cv_reader.assets import make as library
 from cv_reader.assets.claims import claimed_output
 from cv_reader.assets.contract import read_asset
 from cv_reader.assets.files import temporary_path
 from cv_reader.commands import precompute, stage2, stats, validate, visualize
+from cv_reader.select import mosaics as library
 from support.corpus import Corpus
 from support.media import moving_square, write_video
 from support.paths import ROOT

@@ -38,10 +38,10 @@ from cv_reader.assets.contract import (
     check_files,
     is_asset_file,
     read_asset,
+    write_asset,
 )
 from cv_reader.assets.files import array_bytes, json_bytes, new_folder
 from cv_reader.assets.freshness import selection_hash
-from cv_reader.assets.make import write_asset
 from cv_reader.assets.metadata import MAX_META_BYTES, build_meta
 from cv_reader.assets.names import asset_key, image_stem
 from cv_reader.errors import AssetError, SettingsError

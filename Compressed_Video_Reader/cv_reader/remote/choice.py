@@ -1,0 +1,91 @@
+"""Arguments of commands that read or write remote files, and what is checked before work starts."""
+
+import argparse
+from pathlib import Path
+
+from cv_reader.errors import SettingsError
+from cv_reader.remote.addresses import address_of, known_scheme
+from cv_reader.remote.cache import DEFAULT_GB, cache_settings, choose_cache
+from cv_reader.remote.transfer import check_reachable
+from cv_reader.remote.videos import DEFAULT_WHOLE_MIB, RemoteReading
+
+
+def add_remote_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add how remote files are read."""
+    group = parser.add_argument_group(
+        "remote storage",
+        "the list, --video_root, videos and --out_root may be addresses: s3://, gs://, hf://,"
+        " http(s)://; credentials are those that the library of the scheme finds",
+    )
+    group.add_argument(
+        "--cache_root",
+        metavar="FOLDER",
+        type=Path,
+        help="folder of this machine for fetched files and unfinished output (default:"
+        " CV_READER_CACHE, else ~/.cache/cv_reader)",
+    )
+    group.add_argument(
+        "--cache_gb",
+        type=float,
+        help="size of fetched files that are kept, in 10^9 bytes; those used longest ago go first"
+        f" (default: CV_READER_CACHE_GB, else {DEFAULT_GB:g})",
+    )
+    group.add_argument(
+        "--fetch_whole_mib",
+        type=float,
+        default=DEFAULT_WHOLE_MIB,
+        help="size up to which a video is fetched whole, in MiB; of a larger MP4 what is read",
+    )
+
+
+def remote_reading(args: argparse.Namespace) -> RemoteReading:
+    """Return how a command reads remote files; its cache is that of this process from here on.
+
+    Raises:
+        SettingsError: A size makes no sense.
+    """
+    if not args.fetch_whole_mib >= 0:
+        raise SettingsError(f"--fetch_whole_mib must be at least 0, got {args.fetch_whole_mib}")
+    cache = cache_settings(args.cache_root, args.cache_gb)
+    choose_cache(cache)
+    return RemoteReading(cache=cache, whole_mib=args.fetch_whole_mib)
+
+
+def check_places(inputs: list[Path | None], output: Path | None = None) -> None:
+    """Refuse addresses that cannot be used, before a run looks at its data.
+
+    Args:
+        inputs: files and folders that are read; those of this machine are not looked at.
+        output: the output folder.
+
+    Raises:
+        SettingsError: Its scheme is unknown, its package missing, or it cannot be reached.
+    """
+    for place in (*inputs, output):
+        address = None if place is None else address_of(place)
+        if address is not None:
+            known_scheme(address)
+            check_reachable(address, writes=place is output)
+
+
+def local_output(args: argparse.Namespace) -> tuple[Path, str | None]:
+    """Return the folder of this machine that a command writes to, and the address it is moved to.
+
+    Raises:
+        SettingsError: The output is an address, and the command's settings need a folder.
+    """
+    store = address_of(args.out_root)
+    if store is None:
+        return args.out_root, None
+    if args.output != "folder":
+        raise SettingsError(
+            f"--output {args.output} needs a folder of this machine, got {store}; write the shards"
+            " to a folder, and copy them with the tool of the store"
+        )
+    if args.engine == "slurm":
+        raise SettingsError(
+            f"--engine slurm needs a folder that all machines share, got {store}; use --engine ray,"
+            " or --num_shards with one machine for each"
+        )
+    store = store.rstrip("/")
+    return remote_reading(args).cache.output(store), store
