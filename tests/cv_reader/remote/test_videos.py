@@ -30,7 +30,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("clip") / "clip.mp4"
     noise = np.random.default_rng(0).integers(0, 128, (160, 64, 96, 1)).astype(np.uint8)
     frames = (f // 2 + n for f, n in zip(moving_square(160, 64, 96), noise, strict=True))
-    write_video(path, frames, options={"g": "8", "keyint_min": "8", "crf": "4"})
+    write_video(path, frames, frame_rate=5, options={"g": "8", "keyint_min": "8", "crf": "18"})
     os.utime(path, (SECONDS, SECONDS))
     return path
 
