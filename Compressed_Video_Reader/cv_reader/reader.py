@@ -4,7 +4,7 @@ import operator
 import os
 import warnings
 import weakref
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -272,13 +272,27 @@ def open_video(
 
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
-    """How videos are opened; see ``open_video``."""
+    """How videos are opened; see ``open_video``.
+
+    Attributes:
+        allowed_codecs: names of codecs; other videos are refused where any are named.
+        progress: called with (frames read, frames wanted) after each frame of the pass that
+            selects; None = not at all.
+    """
 
     backend: str = "auto"
     require_exact: bool = False
     num_threads: int = 1
     allowed_codecs: tuple[str, ...] = ()
     hdr: str = "tonemap"
+    progress: Callable[[int, int], None] | None = None
+
+    def watched(self, frames: Iterable[CodecFrame], wanted_frames: int) -> Iterator[CodecFrame]:
+        """Yield frames, and tell ``progress`` how many were read."""
+        for number, frame in enumerate(frames, 1):
+            yield frame
+            if self.progress is not None:
+                self.progress(number, wanted_frames)
 
     def open(self, path: str | os.PathLike[str]) -> Video:
         """Open a video, refusing codecs that are not allowed (where any are named)."""

@@ -7,7 +7,7 @@ there are more, they wait in a file.
 Axis letters: T slots, N rows, g cells along a side.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -185,7 +185,7 @@ def select_from_video(
         slots = chooser.slots if chooser.needs_frames or keep_pictures else []
         squares = SquareStore(box, len(slots) * keep_pictures, scratch)
         wanted = chooser.wanted_frames() if slots else []
-        frames = video.frames(wanted, signals=chooser.needs_signals)
+        frames = options.watched(video.frames(wanted, signals=chooser.needs_signals), len(wanted))
         work = chooser.at_slots(frames)
         while batch := list(islice(work, frames_at_once(index.width_px, index.height_px))):
             if not chooser.needs_squares:
@@ -331,6 +331,7 @@ def write_evaluation_asset(
     num_threads: int = 1,
     video: str | None = None,
     overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Asset:
     """Make ``<out_root>/assets/<key>/`` in one decode pass, or read it where it is up to date.
 
@@ -346,6 +347,7 @@ def write_evaluation_asset(
         num_threads: threads for decoding.
         video: what ``meta.json`` calls the video; None = ``video_path``.
         overwrite: make it even where it is up to date.
+        progress: see ``ReadOptions``.
 
     Raises:
         VideoError: if the video cannot be read.
@@ -354,7 +356,9 @@ def write_evaluation_asset(
         OutputError: if the output cannot be written.
     """
     path = Path(video_path)
-    options = ReadOptions(backend=backend, require_exact=require_exact, num_threads=num_threads)
+    options = ReadOptions(
+        backend=backend, require_exact=require_exact, num_threads=num_threads, progress=progress
+    )
     folder = Path(out_root) / "assets" / asset_key(key)
     if not overwrite and is_up_to_date(folder, path, config, options):
         return read_asset(folder, expected=config)

@@ -16,7 +16,10 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +30,25 @@ from cv_reader.assets import AssetConfig
 from llava.visual.time_marks import frame_seconds
 
 _GRACE_SECONDS = 30
+
+Progress = Callable[[int, int], None]
+"""Takes the frames that were read and those that are wanted."""
+
+_progress: ContextVar[Progress | None] = ContextVar("progress", default=None)
+
+
+@contextmanager
+def progress_told(progress: Progress) -> Iterator[None]:
+    """Tell a function how far reading is, within the block and in this thread.
+
+    Args:
+        progress: called by ``read_within`` and ``make_asset_within`` while a video is read.
+    """
+    token = _progress.set(progress)
+    try:
+        yield
+    finally:
+        _progress.reset(token)
 
 
 class UniformFrames(NamedTuple):
@@ -42,7 +64,12 @@ class UniformFrames(NamedTuple):
 
 
 def read_uniform_frames(
-    path: str | Path, num_frames: int, sampling: str = "uniform", *, with_pixels: bool = True
+    path: str | Path,
+    num_frames: int,
+    sampling: str = "uniform",
+    *,
+    with_pixels: bool = True,
+    progress: Progress | None = None,
 ) -> UniformFrames:
     """Read the frames floor(linspace(0, N - 1, num_frames)) of a video of N frames.
 
@@ -51,6 +78,7 @@ def read_uniform_frames(
         num_frames: F, at least 1; a video with fewer frames repeats some.
         sampling: ``uniform``, or ``cheap`` to move them to near ones that cost little to reach.
         with_pixels: otherwise nothing is decoded but the first picture.
+        progress: told of each frame.
 
     Raises:
         ValueError: if the video cannot be read.
@@ -65,8 +93,22 @@ def read_uniform_frames(
         seconds = frame_seconds(ids, video.index.frame_rate)
         if not with_pixels:
             return UniformFrames(None, seconds)
-        pixels = np.stack([frame.rgb() for frame in video.at(ids, signals=False)])
-        return UniformFrames(pixels, seconds)
+        pictures: list[np.ndarray] = []
+        for frame in video.at(ids, signals=False):
+            pictures.append(frame.rgb())
+            if progress is not None:
+                progress(len(pictures), len(ids))
+        return UniformFrames(np.stack(pictures), seconds)
+
+
+def _shown_seconds(path: str | Path, config: AssetConfig) -> UniformFrames:
+    from cv_reader import open_video
+    from cv_reader.assets import sampled_frames
+
+    with open_video(path) as video:
+        seconds = video.index.pts_seconds
+        ids = sampled_frames(video.index, config)[0]
+        return UniformFrames(None, (seconds[ids] - seconds[0]).tolist())
 
 
 class _Reader:
@@ -93,11 +135,18 @@ class _Reader:
             EOFError: if the reader ended.
             OSError: if it ended before it was asked.
         """
-        text = json.dumps({"limit_seconds": limit_seconds, **request})
-        self._connection.send_bytes(text.encode())
-        if not self._connection.poll(limit_seconds):
-            raise TimeoutError
-        answer = json.loads(self._connection.recv_bytes())
+        progress = _progress.get()
+        request |= {"limit_seconds": limit_seconds, "tells": progress is not None}
+        self._connection.send_bytes(json.dumps(request).encode())
+        deadline = time.monotonic() + limit_seconds
+        while True:
+            if not self._connection.poll(max(0.0, deadline - time.monotonic())):
+                raise TimeoutError
+            answer = json.loads(self._connection.recv_bytes())
+            if "done" not in answer:
+                break
+            if progress is not None:
+                progress(answer["done"], answer["wanted"])
         if "error" in answer:
             raise ValueError(answer["error"])
         if "seconds" not in answer:
@@ -162,6 +211,27 @@ def make_asset_within(
     _ask_reader(path, limit_seconds, request)
 
 
+def shown_seconds_within(
+    path: str | Path, config: AssetConfig, limit_seconds: float
+) -> list[float]:
+    """Return when a player shows the frames of an asset's slots, by their own time stamps.
+
+    Args:
+        path: a local video file.
+        config: the asset's settings.
+        limit_seconds: give up after this time.
+
+    Returns:
+        ``config.sequence_length`` times in seconds from the first frame of the video.
+
+    Raises:
+        ValueError: if the video cannot be read, or not in time; the message names it.
+    """
+    found = _ask_reader(path, limit_seconds, {"path": str(path), "slots_of": config.to_dict()})
+    assert found is not None
+    return found.seconds
+
+
 def _ask_reader(
     path: str | Path, limit_seconds: float, request: Mapping[str, Any]
 ) -> UniformFrames | None:
@@ -201,20 +271,23 @@ def _end_own_reader() -> None:
 atexit.register(_end_own_reader)
 
 
-def _read(request: Mapping[str, Any]) -> UniformFrames | None:
-    """Return the frames that a request asks for, or make its asset and return None."""
+def _read(request: Mapping[str, Any], progress: Progress | None) -> UniformFrames | None:
+    """Return the frames or times that a request asks for, or make its asset and return None."""
     asset = request.get("asset")
+    if "slots_of" in request:
+        return _shown_seconds(request["path"], AssetConfig(**request["slots_of"]))
     if asset is None:
         return read_uniform_frames(
             request["path"],
             request["num_frames"],
             request["sampling"],
             with_pixels=request["with_pixels"],
+            progress=progress,
         )
     from cv_reader.assets.make import write_evaluation_asset
 
     config = AssetConfig(**asset.pop("config"))
-    write_evaluation_asset(request["path"], config=config, **asset)
+    write_evaluation_asset(request["path"], config=config, progress=progress, **asset)
     return None
 
 
@@ -222,6 +295,10 @@ def _serve(connection: Connection) -> None:
     """Answer requests until the other side closes the connection."""
     # Ctrl-C reaches every process of a terminal: the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def tell(done: int, wanted: int) -> None:
+        connection.send_bytes(json.dumps({"done": done, "wanted": wanted}).encode())
+
     while True:
         try:
             request = json.loads(connection.recv_bytes())
@@ -231,7 +308,7 @@ def _serve(connection: Connection) -> None:
         # while its parent is gone.
         signal.alarm(int(request["limit_seconds"]) + _GRACE_SECONDS)
         try:
-            frames = _read(request)
+            frames = _read(request, tell if request["tells"] else None)
         except (ValueError, OSError, MemoryError) as error:
             connection.send_bytes(json.dumps({"error": str(error) or repr(error)}).encode())
         else:

@@ -10,7 +10,13 @@ import pytest
 from cv_reader.assets import AssetConfig, read_asset
 from cv_reader.assets.make import write_evaluation_asset
 from llava.visual import video_process
-from llava.visual.video_process import make_asset_within, read_uniform_frames, read_within
+from llava.visual.video_process import (
+    make_asset_within,
+    progress_told,
+    read_uniform_frames,
+    read_within,
+    shown_seconds_within,
+)
 from support.media import write_video
 
 
@@ -46,6 +52,24 @@ def test_the_process_makes_the_asset_that_a_call_makes(video: Path, tmp_path: Pa
     ]
     with pytest.raises(ValueError, match="lost.mp4"):
         make_asset_within(tmp_path / "lost.mp4", 60, out_root=tmp_path / "process", **made)
+
+
+def test_the_process_tells_how_far_it_is_and_when_slots_are_shown(
+    video: Path, tmp_path: Path
+) -> None:
+    told: list[tuple[int, int]] = []
+    config = AssetConfig(square_size=64, num_images=2, sequence_length=5)
+    with progress_told(lambda done, wanted: told.append((done, wanted))):
+        read_within(video, 4, 60)
+        assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+        make_asset_within(
+            video, 60, key="k", out_root=tmp_path / "out", config=config, num_threads=1
+        )
+        assert told[4:] == [(done, 5) for done in range(1, 6)]
+    read_within(video, 4, 60)
+    assert len(told) == 9
+    seconds = shown_seconds_within(video, config, 60)
+    assert np.allclose(seconds, np.array([0, 2, 4, 6, 8]) / 25)
 
 
 def test_a_video_that_hangs_costs_one_sample(video: Path, tmp_path: Path) -> None:
