@@ -39,6 +39,7 @@ class AnswerStream:
     Attributes:
         usage: what it took; complete when the iteration ends.
         text: the text so far.
+        ahead: answers that the model works on or will work on before this one.
     """
 
     def __init__(self, usage: Usage, then: Callable[[str], None] | None = None) -> None:
@@ -50,6 +51,7 @@ class AnswerStream:
         """
         self.usage = usage
         self.text = ""
+        self.ahead = 0
         self._then = then
         self._pieces: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._stopped, self._over, self._ended = threading.Event(), threading.Event(), False

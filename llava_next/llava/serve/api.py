@@ -56,6 +56,7 @@ def build_app(engine: Engine, settings: ServerSettings) -> FastAPI:
 
     # The pages about the interface load scripts from elsewhere; docs/serving.md describes it.
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app.state.server = server
     app.add_middleware(
         BoundedBody, max_bytes=settings.max_body_bytes, limit_seconds=settings.body_seconds
     )

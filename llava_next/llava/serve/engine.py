@@ -7,6 +7,7 @@ videos is done by the thread that asks, so that it delays no other answer.
 answers questions about it and reads neither the video nor answered questions again.
 """
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from llava.model.processing import LlavaProcessor
 from llava.serve.answer import AnswerStream, Usage
 from llava.serve.memory import PrefixMemory, ShownVisual, VisualStore, visual_key
 from llava.visual.batch import pack_segments
+from llava.visual.clips import ClipSettings
 
 
 class Engine:
@@ -61,6 +63,8 @@ class Engine:
         ) | {"encoded_visuals": 0}
         self._videos_kwargs = dict(videos_kwargs or {})
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="llava-engine")
+        self._line: list[AnswerStream] = []
+        self._line_lock = threading.Lock()
 
     @classmethod
     def load(
@@ -86,6 +90,10 @@ class Engine:
         return cls(
             *load_pretrained(model_path, device=chosen, dtype=dtype), videos_kwargs=videos_kwargs
         )
+
+    def clip_settings(self, part: VisualPart) -> ClipSettings:
+        """Return how a video is shown: by its own settings, else by the engine's."""
+        return ClipSettings.parse({**self._videos_kwargs, **part.settings})
 
     def show(self, messages: Sequence[Message]) -> list[ShownVisual]:
         """Read the pictures and videos of messages, in order.
@@ -160,6 +168,9 @@ class Engine:
         settings = replace(settings, max_new_tokens=min(settings.max_new_tokens, room))
         answer = AnswerStream(usage, then)
         own = PrefixMemory() if memory is None else memory
+        with self._line_lock:
+            answer.ahead = len(self._line)
+            self._line.append(answer)
         self._worker.submit(self._answer, answer, ids, shown, settings, own, time.perf_counter())
         return answer
 
@@ -221,6 +232,11 @@ class Engine:
             answer.end(error)
         else:
             answer.end()
+        finally:
+            with self._line_lock:
+                self._line.remove(answer)
+                for number, waiting in enumerate(self._line):
+                    waiting.ahead = number
 
     @torch.inference_mode()
     def _generate(

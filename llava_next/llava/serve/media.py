@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 import threading
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+from uuid import uuid4
 
 from PIL import Image
 
@@ -25,6 +27,8 @@ from llava.visual.clips import ClipSettings
 from llava.visual.config import VisualConfig
 from llava.visual.fetch import FetchError, fetch, is_url
 from llava.visual.pictures import decode_data_url
+
+_UPLOAD = "upload:"
 
 
 class MediaError(ValueError):
@@ -42,6 +46,7 @@ class MediaLimits:
         max_videos: videos per request.
         max_video_images: mosaics or frames per video.
         max_file_bytes: size of one file.
+        max_upload_bytes: size of all files that are kept for later requests; the oldest go first.
         max_image_pixels: pixels of one picture.
         video_seconds: seconds that reading one video may take.
     """
@@ -52,6 +57,7 @@ class MediaLimits:
     max_videos: int = 4
     max_video_images: int = 64
     max_file_bytes: int = 256 << 20
+    max_upload_bytes: int = 1 << 30
     max_image_pixels: int = 64_000_000
     video_seconds: float = 120.0
 
@@ -61,7 +67,7 @@ class MediaReader:
 
     Files that requests bring along get names by their content and a fixed time stamp, so that the
     engine recognises a video that it has seen. They are deleted when the last request that uses
-    them ends.
+    them ends. ``upload`` keeps a file for later requests.
     """
 
     def __init__(self, limits: MediaLimits, visual: VisualConfig) -> None:
@@ -69,11 +75,55 @@ class MediaReader:
         self._visual = visual
         self._folder = tempfile.TemporaryDirectory(prefix="llava_serve_")
         self._users: dict[Path, int] = {}
+        self._uploads: OrderedDict[str, Path] = OrderedDict()
         self._lock = threading.Lock()
 
     def close(self) -> None:
         """Delete all files of requests."""
         self._folder.cleanup()
+
+    def upload(self, content: bytes) -> str:
+        """Keep a file for later requests; return the URL by which they show it.
+
+        Raises:
+            MediaError: if it is too large.
+        """
+        self._check_size(len(content))
+        name, files = uuid4().hex, list[Path]()
+        path = self._keep(content, files)
+        gone: list[Path] = []
+        with self._lock:
+            self._uploads[name] = path
+            kept = {item: item.stat().st_size for item in self._uploads.values()}
+            while len(self._uploads) > 1 and sum(kept.values()) > self._limits.max_upload_bytes:
+                _, oldest = self._uploads.popitem(last=False)
+                gone.append(oldest)
+                if oldest not in self._uploads.values():
+                    del kept[oldest]
+        for item in gone:
+            self._release(item)
+        return _UPLOAD + name
+
+    def upload_of(self, url: str) -> str:
+        """Download a file of the web and keep it as ``upload`` does; return its new URL.
+
+        Raises:
+            MediaError: if web addresses are not allowed, or this one cannot be downloaded.
+        """
+        if not is_url(url):
+            raise MediaError("a web address must begin with https:// or http://")
+        return self.upload(self._fetched(url))
+
+    def uploaded(self, url: str) -> bytes:
+        """Return the content of an upload.
+
+        Raises:
+            MediaError: if it is not here any more.
+        """
+        files: list[Path] = []
+        content = self._upload(url, files).read_bytes()
+        self._release(files[0])
+        return content
 
     @contextmanager
     def resolved(self, messages: Sequence[ChatMessage]) -> Iterator[list[Message]]:
@@ -136,14 +186,29 @@ class MediaReader:
                 content = decode_data_url(url)
             except ValueError as error:
                 raise MediaError("a data URL must read data:TYPE;base64,CONTENT") from error
-            if len(content) > self._limits.max_file_bytes:
-                raise MediaError(f"a file may have {self._limits.max_file_bytes} bytes")
+            self._check_size(len(content))
             return self._keep(content, files)
         if is_url(url):
-            return self._download(url, files)
+            return self._keep(self._fetched(url), files)
+        if url.startswith(_UPLOAD):
+            return self._upload(url, files)
         return self._local(url)
 
-    def _download(self, url: str, files: list[Path]) -> Path:
+    def _check_size(self, size_bytes: int) -> None:
+        if size_bytes > self._limits.max_file_bytes:
+            raise MediaError(f"a file may have {self._limits.max_file_bytes} bytes")
+
+    def _upload(self, url: str, files: list[Path]) -> Path:
+        with self._lock:
+            path = self._uploads.get(url.removeprefix(_UPLOAD))
+            if path is None:
+                raise MediaError("the upload is not here any more; send the file again")
+            self._uploads.move_to_end(url.removeprefix(_UPLOAD))
+            self._users[path] += 1
+        files.append(path)
+        return path
+
+    def _fetched(self, url: str) -> bytes:
         if not self._limits.allow_urls:
             raise MediaError("web addresses are not allowed here; send the file as a data URL")
         with tempfile.NamedTemporaryFile(dir=self._folder.name) as file:
@@ -157,7 +222,7 @@ class MediaReader:
                 )
             except FetchError as error:
                 raise MediaError(str(error)) from error
-            return self._keep(Path(file.name).read_bytes(), files)
+            return Path(file.name).read_bytes()
 
     def _local(self, url: str) -> Path:
         folder = self._limits.allowed_folder
@@ -175,8 +240,7 @@ class MediaReader:
             raise refusal from None
         if not is_fit:
             raise refusal
-        if size > self._limits.max_file_bytes:
-            raise MediaError(f"a file may have {self._limits.max_file_bytes} bytes")
+        self._check_size(size)
         return path
 
     def _keep(self, content: bytes, files: list[Path]) -> Path:

@@ -8,7 +8,7 @@ import uuid
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -31,6 +31,9 @@ _READERS = 4
 """Requests whose pictures and videos are read at a time."""
 _LOOK_SECONDS = 0.5
 """How often a request that waits looks whether its client is still there."""
+
+_Asked = TypeVar("_Asked")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,9 +140,8 @@ class Server:
 
     async def complete(self, request: Request) -> Response:
         """Answer ``/v1/chat/completions``."""
-        self._admit(request)
-        self._inside += 1
-        self.metrics.inside.inc()
+        self.admit(request)
+        self.enter()
         handed_over = False
         try:
             asked = await self._parse(request)
@@ -147,7 +149,7 @@ class Server:
                 answer = await self._start(asked)
             if asked.stream:
                 handed_over = True
-                return _EventStream(self._events(answer, asked), answer, self._leave)
+                return _EventStream(self._events(answer, asked), answer, self.leave)
             response = await self._whole(answer, request)
             self.metrics.requests.labels("200").inc()
             return response
@@ -155,14 +157,24 @@ class Server:
             raise RefusedError(504, "the answer took too long; show less") from error
         finally:
             if not handed_over:
-                self._leave()
+                self.leave()
 
-    def _leave(self) -> None:
+    def enter(self) -> None:
+        """Count a request that is being served, until ``leave``."""
+        self._inside += 1
+        self.metrics.inside.inc()
+
+    def leave(self) -> None:
+        """Count a request less."""
         self._inside -= 1
         self.metrics.inside.dec()
 
-    def _admit(self, request: Request) -> None:
+    def admit(self, request: Request, content_type: str = "application/json") -> None:
         """Refuse a request by its header, or because there are too many.
+
+        Args:
+            request: as it came.
+            content_type: what its body must be; "" where it has none.
 
         Raises:
             RefusedError: saying why.
@@ -172,10 +184,15 @@ class Server:
         if key and not hmac.compare_digest(given.encode(), key.encode()):
             raise RefusedError(401, "the API key is missing or wrong")
         # A page in a browser cannot send this type to another host without being allowed to.
-        if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-            raise RefusedError(415, "the content type must be application/json")
+        given = request.headers.get("content-type", "").partition(";")[0].strip()
+        if content_type and given != content_type:
+            raise RefusedError(415, f"the content type must be {content_type}")
         if self._inside >= self.settings.max_requests:
-            raise RefusedError(503, "too many requests at a time; try again later")
+            raise RefusedError(
+                503,
+                f"the queue is full: {self.settings.max_requests} requests are being served or "
+                "wait (--max-requests); try again in a few seconds",
+            )
 
     async def _parse(self, request: Request) -> ChatRequest:
         body = await request.body()
@@ -193,10 +210,7 @@ class Server:
         Raises:
             RefusedError: if it cannot be read or answered.
         """
-        self._readers = self._readers or anyio.CapacityLimiter(4)
-        prepared = await anyio.to_thread.run_sync(
-            self._prepare, asked, limiter=self._readers, abandon_on_cancel=True
-        )
+        prepared = await self.read(self._prepare, asked)
         try:
             answer = await anyio.to_thread.run_sync(self._ask, asked, prepared)
         except ValueError as error:
@@ -204,16 +218,28 @@ class Server:
         answer.usage.seconds["visuals"] = prepared.seconds
         return answer
 
+    async def read(self, work: Callable[[_Asked], _Result], asked: _Asked) -> _Result:
+        """Do what reads pictures and videos in a thread; a few at a time."""
+        self._readers = self._readers or anyio.CapacityLimiter(_READERS)
+        return await anyio.to_thread.run_sync(
+            work, asked, limiter=self._readers, abandon_on_cancel=True
+        )
+
     def _prepare(self, asked: ChatRequest) -> Prepared:
         started = time.perf_counter()
         try:
             with self.media.resolved(asked.messages) as messages:
-                shown = self._show(messages)
+                shown = self.show(messages)
         except MediaError as error:
             raise RefusedError(400, str(error)) from error
         return Prepared(messages, shown, time.perf_counter() - started)
 
-    def _show(self, messages: list[Message]) -> list[ShownVisual]:
+    def show(self, messages: list[Message]) -> list[ShownVisual]:
+        """Read what messages show, which are local files.
+
+        Raises:
+            MediaError: saying that it cannot be read; the log says why.
+        """
         try:
             return self.engine.show(messages)
         except (ValueError, OSError, MemoryError) as error:
@@ -294,7 +320,7 @@ class Server:
         try:
             yield event({"role": "assistant", "content": ""})
             async for piece in self._pieces(answer):
-                yield event({"content": piece}) if piece else ": waiting\n\n"
+                yield event({"content": piece}) if piece else f": waiting {answer.ahead}\n\n"
             yield event({}, answer.usage.finish)
             if asked.stream_options is not None and asked.stream_options.include_usage:
                 last = frame | {"choices": [], "usage": usage_dict(answer.usage)}

@@ -3,41 +3,15 @@
 Run: ``python -m llava.serve.web --model-path DIR [--port 8000]``
 
 The same server as ``llava.serve.api``, and a page at its root: a video or picture, how it is shown,
-streamed answers that can be stopped, follow-up questions, tokens and seconds. The page is three
-files that load nothing from elsewhere.
+the kept patches over the playing video and on a time line, streamed answers that can be stopped,
+follow-up questions, tokens and seconds. The page loads nothing from elsewhere.
 """
 
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-from llava.serve.api import FastAPI, Response, serve
-
-PAGE = {
-    "/": ("index.html", "text/html"),
-    "/chat.css": ("chat.css", "text/css"),
-    "/chat.js": ("chat.js", "text/javascript"),
-}
-_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
-    "connect-src 'self'; img-src blob:; media-src blob:; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-cache",
-}
-
-
-def add_page(app: FastAPI) -> None:
-    """Add the page's files to a server."""
-    folder = Path(__file__).parent / "page"
-    for route, (name, kind) in PAGE.items():
-        app.get(route)(_sender((folder / name).read_bytes(), kind))
-
-
-def _sender(content: bytes, kind: str) -> Callable[[], Response]:
-    def send() -> Response:
-        return Response(content, media_type=kind, headers=_HEADERS)
-
-    return send
+from llava.serve.api import serve
+from llava.serve.page.routes import add_page
 
 
 def main(argv: Sequence[str] | None = None) -> int:

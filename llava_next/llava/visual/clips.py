@@ -23,13 +23,15 @@ from llava.visual.fetch import fetch, is_url
 from llava.visual.loading import load_asset, load_frame_folder, load_video
 from llava.visual.pictures import load_image, to_rgb
 from llava.visual.segments import frames_visual
-from llava.visual.video_process import make_asset_within
+from llava.visual.video_process import make_asset_within, read_slot_seconds_within
+from onevision_encoder.patches import uniform_slots
 
 VIDEO_INPUTS = ("codec", "frames")
 CELL_PX = 16
 """Side of a mosaic's cell in pixels; the encoder sees each cell as one patch."""
 
 _DOWNLOAD_SECONDS = 600.0
+_INDEX_SECONDS = 600.0
 _ALIASES = {"num_frames": "num_images", "video_input": "input"}
 _ASSET_SETTINGS = frozenset(item.name for item in fields(AssetConfig)) - {"num_images"}
 
@@ -123,6 +125,34 @@ class ClipSettings:
         if values.get("quality_db") or values.get("token_price"):
             values.setdefault("select", "rate_distortion")
         return AssetConfig(**values, num_images=self.images(visual))
+
+
+def slot_seconds(
+    path: Path, visual: VisualConfig, settings: ClipSettings
+) -> tuple[list[int], list[float]]:
+    """Return the moments that ``load_clip`` takes from a video file.
+
+    Args:
+        path: a local video file.
+        visual: the preprocessing settings.
+        settings: how it is shown.
+
+    Returns:
+        The t of each moment in the positions of the segment, ascending, and its time in seconds
+        from the first frame of the video.
+
+    Raises:
+        ValueError: if the video cannot be read.
+    """
+    if settings.input == "frames":
+        count = settings.images(visual)
+        config = AssetConfig(sequence_length=count, num_images=1)
+        slots = uniform_slots(count, visual.virtual_frames).tolist()
+    else:
+        config = settings.asset_config(visual)
+        slots = list(range(config.sequence_length))
+    limit = settings.time_limit_seconds or _INDEX_SECONDS
+    return slots, read_slot_seconds_within(path, config, limit).tolist()
 
 
 def load_clip(source: Any, visual: VisualConfig, settings: ClipSettings) -> VisualSegment:
