@@ -23,7 +23,7 @@ from llava.visual.fetch import fetch, is_url
 from llava.visual.loading import load_asset, load_frame_folder, load_video
 from llava.visual.pictures import load_image, to_rgb
 from llava.visual.segments import frames_visual
-from llava.visual.video_process import make_asset_within, read_slot_seconds_within
+from llava.visual.video_process import make_asset_within, shown_seconds_within
 from onevision_encoder.patches import uniform_slots
 
 VIDEO_INPUTS = ("codec", "frames")
@@ -127,7 +127,7 @@ class ClipSettings:
         return AssetConfig(**values, num_images=self.images(visual))
 
 
-def slot_seconds(
+def clip_moments(
     path: Path, visual: VisualConfig, settings: ClipSettings
 ) -> tuple[list[int], list[float]]:
     """Return the moments that ``load_clip`` takes from a video file.
@@ -152,7 +152,7 @@ def slot_seconds(
         config = settings.asset_config(visual)
         slots = list(range(config.sequence_length))
     limit = settings.time_limit_seconds or _INDEX_SECONDS
-    return slots, read_slot_seconds_within(path, config, limit).tolist()
+    return slots, shown_seconds_within(path, config, limit)
 
 
 def load_clip(source: Any, visual: VisualConfig, settings: ClipSettings) -> VisualSegment:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ from llava.messages import visual_parts
 from llava.serve.limits import error_dict
 from llava.serve.media import MediaError
 from llava.serve.page.samples import SAMPLES, make_samples
-from llava.serve.page.shown import describe_kept
 from llava.serve.schema import ChatMessage, VideoPart
 from llava.serve.server import RefusedError, Server
-from llava.visual.clips import slot_seconds
+from llava.visual.batch import VisualSegment
+from llava.visual.clips import clip_moments
 from llava.visual.video_process import progress_told
 
 PAGE = {
@@ -37,6 +37,34 @@ _HEADERS = {
     "Cache-Control": "no-cache",
 }
 _PLAIN = "application/octet-stream"
+
+
+def describe_kept(
+    segment: VisualSegment, slots: Sequence[int], seconds: Sequence[float], grid: int
+) -> dict[str, Any]:
+    """Return which cells of which moments a video's segment holds, ready for JSON.
+
+    Args:
+        segment: the video as the model takes it.
+        slots: the t of each moment, ascending.
+        seconds: when each is shown, from the start of the video.
+        grid: cells along a side of the padded square that holds the picture.
+
+    Returns:
+        ``visual_tokens``, ``grid`` and ``slots``: per frame its ``seconds`` and its ``cells``,
+        numbers ``row * grid + column`` of the padded square, ascending. Frames without a cell are
+        included; moments that repeat a frame, of a short video, are one.
+    """
+    times = [round(float(second), 4) for second in seconds]
+    time_of = dict(zip(slots, times, strict=True))
+    cells: dict[float, set[int]] = {second: set() for second in times}
+    for t, h, w in segment.positions.tolist():
+        cells[time_of[t]].add(h * grid + w)
+    return {
+        "visual_tokens": sum(segment.placeholder_tokens),
+        "grid": grid,
+        "slots": [{"seconds": second, "cells": sorted(kept)} for second, kept in cells.items()],
+    }
 
 
 class _Fetch(BaseModel):
@@ -189,7 +217,7 @@ class _Page:
             settings = engine.clip_settings(video)
             processing = engine.processor.visual
             try:
-                slots, seconds = slot_seconds(video.source, processing, settings)
+                slots, seconds = clip_moments(video.source, processing, settings)
             except ValueError as error:
                 raise MediaError("the times of a video cannot be read") from error
         grid = processing.patches_per_side

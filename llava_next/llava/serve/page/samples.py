@@ -17,7 +17,7 @@ _ENCODING = {"preset": "veryfast", "crf": "24", "g": "100", "threads": "1"}
 _Picture = NDArray[np.uint8]
 
 
-class Sample(NamedTuple):
+class SampleClip(NamedTuple):
     """A sample clip: its name, what it shows, and what draws it."""
 
     name: str
@@ -70,9 +70,9 @@ def _draw_pan() -> Iterator[_Picture]:
 
 
 SAMPLES = (
-    Sample("ball", "a ball that bounces", _draw_ball),
-    Sample("cuts", "three scenes with cuts", _draw_cuts),
-    Sample("pan", "a camera that pans", _draw_pan),
+    SampleClip("ball", "a ball that bounces", _draw_ball),
+    SampleClip("cuts", "three scenes with cuts", _draw_cuts),
+    SampleClip("pan", "a camera that pans", _draw_pan),
 )
 
 
