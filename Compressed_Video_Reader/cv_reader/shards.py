@@ -8,9 +8,11 @@ WebDataset cuts a name at its first dot. ``shard_000123.index.json`` beside the 
 member begins, so that one file costs one read.
 """
 
+import contextlib
 import io
 import json
 import os
+import re
 import stat
 import tarfile
 from functools import lru_cache
@@ -26,6 +28,7 @@ INDEX_SUFFIX = ".index.json"
 _SCHEMA = 1
 _MAX_INDEX_BYTES = 1 << 28
 _BLOCK_BYTES = 512
+_HEAD = re.compile(rb'\{"schema_version":%d,"tar_bytes":(\d{1,18}),"samples":\{' % _SCHEMA)
 
 
 class Member(NamedTuple):
@@ -134,14 +137,10 @@ def read_shard_index(tar: Path) -> ShardIndex:
 def _read_shard_index(tar: str, tar_bytes: int, _mtime_ns: int) -> ShardIndex:
     path = index_path(Path(tar))
     try:
-        with path.open("rb") as stream:
-            text = stream.read(_MAX_INDEX_BYTES + 1)
-        if len(text) > _MAX_INDEX_BYTES:
-            raise ValueError(f"more than {_MAX_INDEX_BYTES} bytes")
-        found = _parsed(json.loads(text))
+        found = _parsed(json.loads(_index_text(path)))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"the shard has no index {path.name}") from error
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
         raise OSError(f"{path.name} is damaged ({error}); make the shard again") from error
     if found.tar_bytes != tar_bytes:
         raise OSError(
@@ -151,17 +150,59 @@ def _read_shard_index(tar: str, tar_bytes: int, _mtime_ns: int) -> ShardIndex:
     return found
 
 
+def _index_text(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        text = stream.read(_MAX_INDEX_BYTES + 1)
+    if len(text) > _MAX_INDEX_BYTES:
+        raise ValueError(f"more than {_MAX_INDEX_BYTES} bytes")
+    return text
+
+
 def _parsed(content: Any) -> ShardIndex:
     if content["schema_version"] != _SCHEMA:
         raise ValueError(f"schema_version must be {_SCHEMA}")
     tar_bytes = int(content["tar_bytes"])
-    samples: dict[str, dict[str, Member]] = {}
-    for key, files in cast("dict[str, dict[str, list[int]]]", content["samples"]).items():
-        samples[key] = {name: Member(int(o), int(s)) for name, (o, s) in files.items()}
-        for name, (offset, size) in samples[key].items():
-            if offset < _BLOCK_BYTES or size < 0 or offset + size > tar_bytes:
-                raise ValueError(f"{key}: {name} is not inside the tar")
-    return ShardIndex(tar_bytes, samples)
+    samples = cast("dict[str, dict[str, list[int]]]", content["samples"])
+    return ShardIndex(
+        tar_bytes, {key: _parsed_sample(key, files, tar_bytes) for key, files in samples.items()}
+    )
+
+
+def _parsed_sample(key: str, files: dict[str, list[int]], tar_bytes: int) -> dict[str, Member]:
+    members = {name: Member(int(o), int(s)) for name, (o, s) in files.items()}
+    for name, (offset, size) in members.items():
+        if offset < _BLOCK_BYTES or size < 0 or offset + size > tar_bytes:
+            raise ValueError(f"{key}: {name} is not inside the tar")
+    return members
+
+
+def _read_sample(tar: Path, key: str) -> dict[str, Member]:
+    """Return the files of one sample of a shard, none if it holds no such sample.
+
+    Training reads samples of thousands of shards in random order: to parse a whole index for each
+    would take longer than to decode small pictures, and to remember them all would take gigabytes.
+
+    Raises:
+        OSError: as ``read_shard_index``.
+    """
+    status = os.stat(tar)
+    return _read_known_sample(str(tar), status.st_size, status.st_mtime_ns, key)
+
+
+@lru_cache(maxsize=64)
+def _read_known_sample(tar: str, tar_bytes: int, mtime_ns: int, key: str) -> dict[str, Member]:
+    # What it cannot find in an index as ``index_bytes`` writes it, a full reading finds or refuses.
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+        text = _index_text(index_path(Path(tar)))
+        head = _HEAD.match(text)
+        if head and int(head[1]) == tar_bytes:
+            name, first = json.dumps(key).encode() + b":{", head.end()
+            # A comma ends the sample before; a quote alone might be one inside a longer key.
+            where = first if text.startswith(name, first) else text.index(b"," + name, first) + 1
+            start = where + len(name) - 1
+            files = json.loads(text[start : text.index(b"}", start) + 1])
+            return _parsed_sample(key, files, tar_bytes)
+    return _read_shard_index(tar, tar_bytes, mtime_ns).samples.get(key, {})
 
 
 def scan_tar(tar: Path) -> ShardIndex:
@@ -214,7 +255,7 @@ def check_shard(tar: Path) -> None:
 
 def _find_member(path: str | Path) -> tuple[Path, Member]:
     tar, key, name = split_path(path)
-    member = read_shard_index(tar).samples.get(key, {}).get(name)
+    member = _read_sample(tar, key).get(name)
     if member is None:
         raise FileNotFoundError(f"{tar.name} holds no {name or 'file'} of {key!r}")
     return tar, member

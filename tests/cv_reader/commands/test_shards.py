@@ -1,5 +1,6 @@
 """Shards: the same bytes as folders, read by WebDataset, and no damage goes unnoticed."""
 
+import io
 import json
 import shutil
 import tarfile
@@ -157,6 +158,7 @@ def test_a_shard_without_index_is_refused_and_gets_one(
         (lambda c: c | {"samples": {"a": {"x": [0, 10]}}}, "not inside the tar"),
         (lambda c: c | {"samples": {"a": {"x": [512, 1 << 60]}}}, "not inside the tar"),
         (lambda c: c | {"samples": [1]}, "damaged"),
+        (lambda c: {"samples": c["samples"]}, "damaged"),
         (lambda _: [], "damaged"),
     ],
 )
@@ -165,6 +167,25 @@ def test_a_hostile_index_is_refused(tars: Path, change: Any, message: str) -> No
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
     with pytest.raises(AssetError, match=message):
         read_asset(sample_path(tars / "shard_000000.tar", "a"))
+
+
+def test_one_sample_is_found_without_the_rest_of_the_index(tmp_path: Path) -> None:
+    tar = tmp_path / "shard_000000.tar"
+    keys = ["first", 'y"first', "x,first", "samples", "{", "}", "é", "last"]
+    with tarfile.open(tar, "w") as stream:
+        for number, key in enumerate(keys):
+            member = tarfile.TarInfo(f"{key}.name{number}")
+            member.size = 1
+            stream.addfile(member, io.BytesIO(str(number).encode()))
+    assert convert.main([str(tar), "--to", "index", "--out", str(tmp_path)]) == 0
+    text = index_path(tar).read_bytes()
+    spaced = json.dumps(json.loads(text), indent=1).encode()
+    for content in (text, text.replace(b'"schema', b' "schema'), spaced):
+        index_path(tar).write_bytes(content)
+        for number, key in enumerate(keys):
+            assert open_file(f"{tar}#{key}/name{number}").read() == str(number).encode()
+            assert not is_file(f"{tar}#{key}/name")
+        tar.touch()  # what is remembered is of the earlier index
 
 
 def test_paths_that_name_no_file_are_none(tars: Path) -> None:
