@@ -57,6 +57,7 @@ class EncoderRows(nn.Module):
             ValueError: if the model has no such layer.
         """
         super().__init__()
+        self.config: Any = model.config
         blocks = model.config.num_hidden_layers
         if not -blocks - 1 <= output_layer <= -1:
             raise ValueError(
@@ -121,7 +122,7 @@ def export_onnx(
     rows = EncoderRows(model.float(), output_layer).eval()
     names = ["features", "pooler_output"] if rows.has_pooled else ["features"]
     free: Any = {0: torch.export.Dim("rows"), 1: torch.export.Dim("tokens")}
-    config, size = model.config, sum(weight.nbytes for weight in rows.parameters())
+    config, size = rows.config, sum(weight.nbytes for weight in rows.parameters())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own parts, which users cannot change
         program = torch.onnx.export(
@@ -181,7 +182,7 @@ def largest_difference(rows: EncoderRows, path: str | Path) -> float:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     largest = 0.0
     for seed, layout in enumerate(_LAYOUTS):
-        inputs = _example(rows.model.config, layout, seed)
+        inputs = _example(rows.config, layout, seed)
         is_real = inputs[2] >= 0
         names = [item.name for item in session.get_inputs()]
         arrays = {name: item.numpy() for name, item in zip(names, inputs, strict=True)}

