@@ -14,8 +14,7 @@ from llava.visual.batch import VisualBatch, VisualSegment, pack_segments
 from llava.visual.config import VisualConfig
 from llava.visual.fetch import fetch, is_url
 from llava.visual.pictures import read_picture
-from llava.visual.segments import image_visual
-from llava.visual.sizes import plan_images
+from llava.visual.segments import image_visuals
 
 
 class LlavaInputs(BatchFeature):
@@ -58,12 +57,7 @@ class LlavaImageProcessor(ImageProcessingMixin):
         Raises:
             ValueError: if a picture cannot be read or has no size that fits.
         """
-        pictures = [_read(image) for image in images]
-        plans = plan_images([picture.size for picture in pictures], self.visual)
-        return [
-            image_visual(picture, self.visual, plan)
-            for picture, plan in zip(pictures, plans, strict=True)
-        ]
+        return image_visuals([_read(image) for image in images], self.visual)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings by name."""

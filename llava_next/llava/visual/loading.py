@@ -25,7 +25,7 @@ from llava.visual.segments import (
     check_blocks,
     codec_visual,
     frames_visual,
-    image_visual,
+    image_visuals,
     token_slots,
 )
 from llava.visual.sizes import plan_images
@@ -50,9 +50,7 @@ def load_images(paths: Sequence[Picture], config: VisualConfig) -> list[VisualSe
     Raises:
         ValueError: if a file is missing, damaged or has no size that fits; the message names it.
     """
-    images = [load_image(path) for path in paths]
-    plans = plan_images([image.size for image in images], config)
-    return [image_visual(image, config, plan) for image, plan in zip(images, plans, strict=True)]
+    return image_visuals([load_image(path) for path in paths], config)
 
 
 def load_frames(paths: Sequence[Picture], config: VisualConfig) -> VisualSegment:

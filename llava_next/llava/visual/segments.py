@@ -100,6 +100,16 @@ def image_visual(
     return _segment([image], positions, config)
 
 
+def image_visuals(images: Sequence[Image.Image], config: VisualConfig) -> list[VisualSegment]:
+    """Make each image of one sample a segment; they are sized together.
+
+    Raises:
+        ValueError: if one has no size that fits.
+    """
+    plans = plan_images([image.size for image in images], config)
+    return [image_visual(image, config, plan) for image, plan in zip(images, plans, strict=True)]
+
+
 def frames_visual(
     images: Sequence[Image.Image],
     config: VisualConfig,

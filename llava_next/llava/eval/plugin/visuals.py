@@ -24,8 +24,7 @@ from llava.visual.batch import VisualSegment
 from llava.visual.config import VisualConfig
 from llava.visual.loading import is_video, load_asset, load_frame_folder, load_video
 from llava.visual.pictures import load_image, to_rgb
-from llava.visual.segments import check_blocks, image_visual
-from llava.visual.sizes import ImagePlan, plan_images
+from llava.visual.segments import check_blocks, image_visuals
 from llava.visual.time_marks import slot_seconds
 from run_kit.pages.text import duration_text
 from run_kit.ranks import ranks_of_this_machine
@@ -162,15 +161,11 @@ class VisualLoader:
                 cannot be used.
         """
         images = {index: image for index, item in enumerate(visuals) if (image := _image(item))}
-        plans = plan_images([image.size for image in images.values()], self._visual_config)
+        segments = image_visuals(list(images.values()), self._visual_config)
         shown = {
-            index: self._image(image, plan)
-            for (index, image), plan in zip(images.items(), plans, strict=True)
+            index: Visual(segment, "image") for index, segment in zip(images, segments, strict=True)
         }
         return [shown.get(index) or self._video(item) for index, item in enumerate(visuals)]
-
-    def _image(self, image: Image.Image, plan: ImagePlan) -> Visual:
-        return Visual(image_visual(image, self._visual_config, plan), "image")
 
     def _video(self, visual: object) -> Visual:
         if not isinstance(visual, str):
