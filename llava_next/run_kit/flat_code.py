@@ -12,6 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+_WITH_STATEMENTS = (ast.stmt, ast.ExceptHandler, ast.match_case)
+"""Parts of a program that are or hold statements."""
+
 
 class _Edit(NamedTuple):
     """Lines ``first`` to ``last`` of a file, counted from 1, that become ``text``."""
@@ -97,8 +100,9 @@ def _imports(tree: ast.AST) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]
         node, is_inside = waiting.pop()
         if isinstance(node, ast.Import | ast.ImportFrom):
             yield node, is_inside
-        is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        waiting += [(child, is_inside or is_function) for child in ast.iter_child_nodes(node)]
+        is_inside |= isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        children = ast.iter_child_nodes(node)
+        waiting += [(child, is_inside) for child in children if isinstance(child, _WITH_STATEMENTS)]
 
 
 def _absolute(node: ast.ImportFrom, module: str) -> str:

@@ -64,7 +64,11 @@ def _data(folder: Path, entry: dict[str, Any], processor: LlavaProcessor) -> Sup
     line = json.dumps({"id": "s", "conversations": turns, **entry})
     (folder / "data.jsonl").write_text(line + "\n")
     return SupervisedDataset(
-        folder / "data.jsonl", processor.tokenizer, processor.visual, max_length=4096
+        folder / "data.jsonl",
+        processor.tokenizer,
+        processor.visual,
+        max_length=4096,
+        video_time_limit_seconds=None,
     )
 
 

@@ -33,6 +33,8 @@ def test_the_process_gives_the_frames_of_a_direct_reading_and_names_bad_files(
     assert expected.shape == (4, 32, 48, 3)
     assert [round((float(frame.mean()) - 20) / 10) for frame in expected] == [0, 2, 5, 8]
     assert np.array_equal(read_within(video, 4, 60).pixels, expected)
+    times = [frame / 25 for frame in (0, 2, 5, 8)]
+    assert read_within(video, 4, 60, with_pixels=False) == (None, pytest.approx(times))
     (tmp_path / "bad.mp4").write_bytes(b"nothing")
     for name in ("bad.mp4", "lost.mp4"):
         with pytest.raises(ValueError, match=name):
