@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import shutil
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, distribution
@@ -13,9 +14,11 @@ import pytest
 from packaging.requirements import Requirement
 from PIL import Image
 
+import cv_reader
 from cv_reader.assets import AssetConfig
 from cv_reader.assets.make import write_evaluation_asset
 from llava.export import _OPTIONAL, PACKAGES, export_checkpoint, main
+from llava.model.processing import LlavaProcessor
 from llava.model.tiny import write_tiny_checkpoint
 from run_kit.flat_code import flat_code
 from support.media import moving_square, texture, write_video
@@ -120,10 +123,31 @@ except ImportError as error:
 """
 
 
+def _python(tmp_path: Path, *arguments: str, **environment: str) -> Any:
+    """Run Python and return the JSON of its last line; modules of the Hub go below a folder."""
+    settings = {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+    settings |= {"OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path / "home")}
+    command = [sys.executable, *arguments]
+    result = subprocess.run(command, env=settings | environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def _as_repository(folder: Path, home: Path) -> str:
+    """Put a folder where the library keeps a downloaded repository; return its name."""
+    place, commit = home / "hub" / "models--me--it", "0123456789abcdef" * 2 + "01234567"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text(commit)
+    shutil.copytree(folder, place / "snapshots" / commit)
+    return "me/it"
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("language_model", ["qwen3", "qwen2"])
-def test_a_clean_environment_gives_the_same_tokens(tmp_path: Path, language_model: str) -> None:
+@pytest.mark.parametrize("place", ["folder", "repository"])
+def test_a_clean_environment_gives_the_same_tokens(tmp_path: Path, place: str) -> None:
     from llava.model.loading import load_pretrained
+
+    language_model = {"folder": "qwen3", "repository": "qwen2"}[place]
 
     write_tiny_checkpoint(tmp_path / "tiny", language_model=language_model)
     command = [str(tmp_path / "tiny"), str(tmp_path / "out"), "--max_shard_size", "500KB"]
@@ -150,21 +174,51 @@ def test_a_clean_environment_gives_the_same_tokens(tmp_path: Path, language_mode
     assert type(load_pretrained(tmp_path / "out")[0]) is type(model)
 
     site = _clean_environment(tmp_path / "site")
-    arguments = [str(tmp_path / "out"), str(site), json.dumps(conversations), str(clip)]
-    environment = {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    environment |= {"OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path / "home")}
-    result = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", _IN_A_CLEAN_ENVIRONMENT, *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
-    found = json.loads(result.stdout.splitlines()[-1])
+    name = str(tmp_path / "out")
+    if place == "repository":
+        name = _as_repository(tmp_path / "out", tmp_path / "home")
+    arguments = [name, str(site), json.dumps(conversations), str(clip)]
+    found = _python(tmp_path, "-I", "-S", "-c", _IN_A_CLEAN_ENVIRONMENT, *arguments)
     assert found["ids"] == expected
     prompt = len(expected[0]) - 6
     assert found["text"] == processor.decode([expected[0][prompt:]])[0]
     assert "pip install -e ." in found["error"]
+
+
+_WITH_THE_READER = """
+import json, sys
+folder, shown = sys.argv[1:]
+from transformers import AutoProcessor
+processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+assert type(processor).__module__.startswith("transformers_modules") and "llava" not in sys.modules
+found = []
+for messages in json.loads(shown):
+    inputs = processor.apply_chat_template(messages, tokenize=True, return_dict=True)
+    found.append([inputs["input_ids"].tolist(), int(inputs["visual"].patches.long().sum())])
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_copied_code_reads_videos_where_the_reader_is_installed(tmp_path: Path) -> None:
+    write_tiny_checkpoint(tmp_path / "tiny")
+    export_checkpoint(tmp_path / "tiny", tmp_path / "out")
+    clip = write_video(tmp_path / "a.mp4", moving_square(12, 48, 64, (2, 1)))
+    settings = ({"num_images": 2}, {"input": "frames", "num_images": 2})
+    conversations = [
+        [{"role": "user", "content": [{"type": "video", "video": str(clip), **shown, **limit}]}]
+        for shown in settings
+        for limit in ({}, {"time_limit_seconds": 60})
+    ]
+    processor = LlavaProcessor.from_pretrained(tmp_path / "tiny")
+    expected = []
+    for messages in conversations:
+        inputs = processor.apply_chat_template(messages, tokenize=True, return_dict=True)
+        visual: Any = inputs["visual"]
+        expected.append([inputs["input_ids"].tolist(), int(visual.patches.long().sum())])
+    arguments = [str(tmp_path / "out"), json.dumps(conversations)]
+    reader = str(Path(cv_reader.__file__).parents[1])
+    assert _python(tmp_path, "-c", _WITH_THE_READER, *arguments, PYTHONPATH=reader) == expected
 
 
 @pytest.mark.slow

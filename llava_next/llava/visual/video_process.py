@@ -118,11 +118,14 @@ class _Reader:
         """Start it. It ends when this process does, because its connection then closes."""
         self.owner = os.getpid()
         ours, theirs = socket.socketpair()
+        # It finds modules where this process does, which may have added the copied code of a model.
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", __name__, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
+                env=environment,
             )
         self._connection = Connection(ours.detach())
 
