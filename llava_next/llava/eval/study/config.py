@@ -40,8 +40,6 @@ class StudyConfig:
         num_warmup_steps: steps in which the learning rate rises.
         lesson_share: share of the steps, the first ones, that see oracle's choice at the least
             budget: there every answer is to be seen, so the questions are understood early.
-        drilled_kinds: kinds of question that every second step of the lesson asks alone: a learner
-            that is always asked everything stays at chance for these.
         sizes: of pictures and cells; a cell is one visual token.
         encoder: sizes of the encoder, see ``llava.model.tiny``.
         decoder_width: hidden size of the language model.
@@ -62,12 +60,11 @@ class StudyConfig:
     arms: tuple[str, ...] = tuple(ARMS)
     budgets: tuple[int, ...] = BUDGETS
     seeds: tuple[int, ...] = (0, 1, 2)
-    num_steps: int = 2400
+    num_steps: int = 4000
     batch_size: int = 32
     learning_rate: float = 2e-3
     num_warmup_steps: int = 100
     lesson_share: float = 0.5
-    drilled_kinds: tuple[str, ...] = ("mover",)
     sizes: Sizes = USUAL_SIZES
     encoder: dict[str, Any] = field(default_factory=lambda: dict(ENCODER))
     decoder_width: int = 128
@@ -83,7 +80,7 @@ class StudyConfig:
         unknown = sorted(set(self.arms) - set(ARMS))
         if unknown:
             raise ValueError(f"arms must be among {', '.join(ARMS)}, got {', '.join(unknown)}")
-        unknown = sorted({*self.kinds, *self.drilled_kinds} - set(KINDS))
+        unknown = sorted(set(self.kinds) - set(KINDS))
         if unknown:
             raise ValueError(f"kinds must be among {', '.join(KINDS)}, got {', '.join(unknown)}")
         for name in ("num_training_clips", "num_test_clips", "num_steps", "batch_size"):

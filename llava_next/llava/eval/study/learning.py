@@ -10,7 +10,6 @@ Axis letters: B samples, T text tokens, P patches.
 import json
 import math
 import time
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -146,7 +145,6 @@ class _Run:
         self._config, self._data, self._model, self._seed = config, data, model, seed
         self._processor = processor
         self._texts = [self._tokenize(index) for index in range(len(data))]
-        self._drill = self._tokenize_drill()
         decayed = [weight for weight in model.parameters() if weight.ndim > 1]
         others = [weight for weight in model.parameters() if weight.ndim < 2]
         groups = [
@@ -158,20 +156,9 @@ class _Run:
         self.state_file = config.out / f"state_{seed}.pt"
         self._log_file = config.out / f"train_log_{seed}.json"
 
-    def _tokenize_drill(self) -> dict[int, tuple[Tensor, Tensor]]:
-        """Return the texts of a drill: samples of the lesson that ask ``drilled_kinds``."""
-        questions = {KINDS[name].text for name in self._config.drilled_kinds}
-        found: dict[int, tuple[Tensor, Tensor]] = {}
-        for index in self._data.lesson.tolist():
-            if turns := only_about(self._data.conversations[index], questions):
-                found[index] = self._tokenize(index, turns)
-        return found
-
-    def _tokenize(
-        self, index: int, turns: list[dict[str, str]] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return ids and labels of a sample, int64 (T,) each, or of some of its turns."""
-        turns = turns or self._data.conversations[index]
+    def _tokenize(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return ids and labels of a sample, int64 (T,) each."""
+        turns = self._data.conversations[index]
         counts = [self._config.sizes.cells] * self._data.num_images[index]
         pieces = expand_placeholders(
             render(turns, self._processor.template, sample=str(index)), counts, sample=str(index)
@@ -209,9 +196,7 @@ class _Run:
         """Return the samples of a step: all of one budget, of the lesson in the first steps."""
         rng = np.random.default_rng((11, self._seed, step))
         config = self._config
-        if self._is_drill(step):
-            among = np.array(list(self._drill))
-        elif step < config.lesson_share * config.num_steps:
+        if step < config.lesson_share * config.num_steps:
             among = self._data.lesson
         else:
             budgets = sorted(config.budgets)
@@ -221,19 +206,12 @@ class _Run:
             among = np.flatnonzero(np.array(self._data.num_images) == chosen)
         return rng.choice(among, config.batch_size, replace=len(among) < config.batch_size)
 
-    def _is_drill(self, step: int) -> bool:
-        """Return whether a step asks ``drilled_kinds`` alone."""
-        in_lesson = step < self._config.lesson_share * self._config.num_steps
-        return bool(self._drill) and in_lesson and step % 2 == 1
-
     def _step(self, step: int, samples: NDArray[np.int64]) -> Tensor:
         """Take one optimiser step, half of the samples mirrored; returns its loss."""
         for group in self._optimiser.param_groups:
             group["lr"] = self._rate(step)
         mirrored = np.random.default_rng((12, self._seed, step)).random(len(samples)) < 0.5
-        texts = self._drill if self._is_drill(step) else self._texts
-        chosen = [texts[int(index)] for index in samples]
-        output = self._model(**self._batch(samples, chosen, mirrored))
+        output = self._model(**self._batch(samples, mirrored))
         self._optimiser.zero_grad(set_to_none=True)
         output.loss.backward()
         torch.nn.utils.clip_grad_norm_(self._model.parameters(), _MAX_GRADIENT_NORM)
@@ -252,12 +230,13 @@ class _Run:
     def _batch(
         self,
         samples: NDArray[np.int64],
-        texts: list[tuple[Tensor, Tensor]],
         mirrored: NDArray[np.bool_],
     ) -> dict[str, Any]:
         texts = [
-            (self._mirror(text[0]), self._mirror(text[1])) if flip else text
-            for text, flip in zip(texts, mirrored, strict=True)
+            (self._mirror(ids), self._mirror(labels)) if flip else (ids, labels)
+            for (ids, labels), flip in zip(
+                [self._texts[int(index)] for index in samples], mirrored, strict=True
+            )
         ]
         pad_id = self._processor.pad_token_id
         pad = torch.nn.utils.rnn.pad_sequence
@@ -308,17 +287,6 @@ class _Run:
         rows = read_progress(self._config, self._seed)
         self._log = [row for row in rows if row.step <= state["step"]]
         return int(state["step"])
-
-
-def only_about(turns: list[dict[str, str]], questions: Collection[str]) -> list[dict[str, str]]:
-    """Return the turns of a conversation that ask some questions, the placeholders first."""
-    marks = f"{IMAGE_PLACEHOLDER}\n" * turns[0]["value"].count(IMAGE_PLACEHOLDER)
-    kept: list[dict[str, str]] = []
-    for question, answer in zip(turns[::2], turns[1::2], strict=True):
-        text = question["value"].replace(f"{IMAGE_PLACEHOLDER}\n", "")
-        if text in questions:
-            kept += [question | {"value": text if kept else marks + text}, answer]
-    return kept
 
 
 def read_progress(config: StudyConfig, seed: int) -> list[Progress]:

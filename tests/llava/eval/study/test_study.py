@@ -13,7 +13,6 @@ from llava.eval.study.arms import show
 from llava.eval.study.clips import write_clip
 from llava.eval.study.config import StudyConfig, study_config
 from llava.eval.study.drawing import USUAL_SIZES
-from llava.eval.study.learning import only_about
 from llava.eval.study.material import TrainingSet, load_bytes, load_shown
 from llava.visual.config import VisualConfig
 
@@ -112,18 +111,3 @@ def test_settings_survive_json(tmp_path: Path) -> None:
     content = json.loads(json.dumps(config.to_json()))
     assert content["encoder"] == config.encoder
     assert replace(config, budgets=(2, 8)).middle_budget == 8
-
-
-def test_a_drill_asks_one_kind_after_the_placeholders() -> None:
-    turns = [
-        {"from": "human", "value": "<image>\n<image>\nFlash colour?"},
-        {"from": "gpt", "value": "red"},
-        {"from": "human", "value": "Ball direction?"},
-        {"from": "gpt", "value": "up"},
-    ]
-    assert only_about(turns, {"Ball direction?"}) == [
-        {"from": "human", "value": "<image>\n<image>\nBall direction?"},
-        turns[3],
-    ]
-    assert only_about(turns, {"Flash colour?"}) == turns[:2]
-    assert only_about(turns, {"Sign letter?"}) == []
