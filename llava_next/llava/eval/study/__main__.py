@@ -13,6 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from cv_reader.assets import ALGORITHM_VERSION
 from llava.eval.study.answers import answer_all, answer_seed
 from llava.eval.study.arms import ARMS, BUDGETS
 from llava.eval.study.config import StudyConfig, study_config
@@ -24,6 +25,9 @@ from llava.eval.study.scenes import KINDS
 from run_kit.exits import OK, USAGE, say
 from run_kit.files import replace_file
 
+SETTINGS_FILE = "settings.json"
+FREE_SETTINGS = ("out", "seeds", "device", "num_workers")
+"""Settings that may change when a study is started again: what is made stays valid."""
 QUICK = {"num_training_clips": 400, "num_test_clips": 40, "num_steps": 300, "seeds": (0,)}
 
 
@@ -92,15 +96,16 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"--config {path}: cannot be read as JSON: {error}") from error
+        raise ValueError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"--config {path}: must be an object of settings, got {content!r:.60}")
+        raise ValueError(f"{path}: must be an object of settings, got {content!r:.60}")
     return content
 
 
 def run(config: StudyConfig) -> Path:
     """Run the study; returns its page."""
     config.out.mkdir(parents=True, exist_ok=True)
+    _keep_settings(config)
     clock = Clock(config.out / "seconds.json")
     say("[1] training clips")
     with clock.step("training clips and what is shown of them"):
@@ -120,6 +125,35 @@ def run(config: StudyConfig) -> Path:
         row for seed in config.seeds for row in answer_all(config, data, model_folder(config, seed))
     ]
     return write_page(config, outcomes, data, clock.seconds, measure_preparation(config))
+
+
+def _keep_settings(config: StudyConfig) -> None:
+    """Note what the study in this folder is made with; refuse to continue one made otherwise.
+
+    Raises:
+        ValueError: if the folder was begun with other settings, naming them.
+    """
+    path = config.out / SETTINGS_FILE
+    wanted = config.to_json() | {"algorithm_version": ALGORITHM_VERSION}
+    if not path.exists():
+        if (config.out / "training").exists():
+            raise ValueError(
+                f"{config.out} holds a study without {path.name}; choose another --out"
+            )
+        with replace_file(path) as partial:
+            partial.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
+        return
+    found = _read_json(path)
+    changed = [
+        f"{name} {found.get(name)!r}, now {value!r}"
+        for name, value in wanted.items()
+        if name not in FREE_SETTINGS and found.get(name) != value
+    ]
+    if changed:
+        raise ValueError(
+            f"{config.out} holds a study with other settings: {'; '.join(changed)}. "
+            "Choose another --out, or give the same settings"
+        )
 
 
 def _in_parallel(work: Callable[[StudyConfig, int], None], config: StudyConfig) -> None:

@@ -106,6 +106,27 @@ def test_the_settings_for_a_gpu_run_on_a_cpu_with_a_small_encoder(tmp_path: Path
     assert {row["tokens"] for row in json.loads(answers)} == {512}
 
 
+def test_a_study_made_otherwise_is_not_continued(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(config: StudyConfig) -> None:
+        raise ValueError("work starts")
+
+    monkeypatch.setattr("llava.eval.study.__main__.make_training_data", stop)
+    first = ["--out", str(tmp_path), "--num_steps", "7"]
+    for arguments, problem in (
+        (first, "work starts"),
+        ([*first, "--seeds", "5", "--num_workers", "1"], "work starts"),
+        ([*first, "--batch_size", "3"], "batch_size 32, now 3. Choose another --out"),
+    ):
+        assert main(arguments) == 2
+        assert problem in capsys.readouterr().err
+    (tmp_path / "training").mkdir()
+    (tmp_path / "settings.json").unlink()
+    assert main(first) == 2
+    assert "holds a study without settings.json" in capsys.readouterr().err
+
+
 def test_settings_survive_json(tmp_path: Path) -> None:
     config = StudyConfig(out=tmp_path)
     content = json.loads(json.dumps(config.to_json()))
