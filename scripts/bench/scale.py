@@ -1,13 +1,13 @@
 """What a million, a hundred million and a billion videos cost: cores, hours, bytes, inodes, money.
 
     python scripts/bench/scale.py [VIDEO ...] [--copies 8] [--keep measured.json]
-        [--cores 1000] [--price 0.0425] [--task_ms local=0.14 ray=4.3]
+        [--cores 1000] [--price 0.0425] [--task_ms local=0.05 ray=1.64]
 
 ``precompute`` runs with one worker over one copy of each video and over ``--copies`` more of them;
 the difference is what a video costs: processor seconds, which other work on the machine disturbs
 less than the clock, and bytes read. The same assets as shards give the sizes of a tar. Everything
 else is arithmetic, printed as Markdown: ``--cores`` at a time, ``--price`` for an hour of one of
-them, and ``--task_ms``, what ``prepare.py tasks`` measured for an empty task of an engine.
+them, and ``--task_ms``, the driver's processor time for a task by ``prepare.py tasks``.
 
 ``--keep FILE`` keeps what was measured, and a later run computes from the file: other prices need
 no measuring. Without videos, clips are made: 360p and 1080p of 10 s, 1080p of 60 s.
@@ -60,7 +60,7 @@ def main() -> None:
         nargs="*",
         default=[],
         metavar="ENGINE=MS",
-        help="milliseconds that an engine's driver spends on a task",
+        help="milliseconds of the driver's processor for a task, by engine",
     )
     parser.add_argument("--keep", type=Path, metavar="FILE", help="file of what was measured")
     args = parser.parse_args()
@@ -145,7 +145,7 @@ def engines_table(costs: Iterable[Cost], engines: dict[str, float]) -> list[list
 def scale_table(costs: Iterable[Cost], cores: int, price: float) -> list[list[str]]:
     """Return the rows of what many videos cost."""
     titles = ["videos", "of", "core hours", f"hours on {cores:,} cores"]
-    titles += [f"money at {price:g} a core hour", "a million", "read", "folders", "inodes"]
+    titles += [f"money at {price:g} a core hour", "per million", "read", "folders", "inodes"]
     rows = [[*titles, "tars", "inodes"], ["---"] * 11]
     for name, count in COUNTS.items():
         for cost in costs:
