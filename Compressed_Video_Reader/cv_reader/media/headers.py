@@ -11,6 +11,7 @@ Axis legend: M packets in file order.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -94,10 +95,10 @@ def header_reader(codec_name: str, extradata: bytes | None) -> HeaderReader:
     """
     if codec_name == "h264":
         h264_size = h264_length_size(extradata)
-        return lambda packet: _h264_facts(packet, h264_size)
+        return partial(_h264_facts, size=h264_size)
     if codec_name == "hevc":
         hevc_size = hevc_length_size(extradata)
-        return lambda packet: _hevc_facts(packet, hevc_size)
+        return partial(_hevc_facts, size=hevc_size)
     return _READERS.get(codec_name, _no_facts)
 
 

@@ -23,6 +23,7 @@ from itertools import pairwise
 import numpy as np
 from av.error import FFmpegError
 from av.packet import Packet
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from cv_reader.media.coded import numbered
@@ -322,6 +323,10 @@ def _segments(raw: ScannedPackets, ticks: NDArray[np.int64]) -> list[int]:
         ticks: int64 (M,), its time stamps.
     """
     starts, reach = [0], _MAX_REORDER * _frame_ticks(raw)
+    # Most streams have no such row at all: B pictures fall below the last one, not below all.
+    before = np.concatenate([np.full(_MAX_REORDER, np.iinfo(np.int64).max), ticks[:-1]])
+    if (ticks[1:] >= sliding_window_view(before, _MAX_REORDER).min(axis=1)[1:]).all():
+        return starts
     is_key = raw.column("is_key")
     for row in (np.flatnonzero(np.diff(ticks) < 0) + 1).tolist():
         recent = ticks[max(starts[-1], row - _MAX_REORDER) : row]

@@ -27,23 +27,6 @@ Units = NDArray[np.intp]
 Sums = NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
-class _Shown:
-    """What every unit shows at every slot.
-
-    Attributes:
-        best: float32 (n, W), distortion of the best kept slot; of what was before where none is.
-        second: float32 (n, W), of the best kept slot but one; infinite where only one is kept.
-        source: intp (n, W), the best kept slot; of equal ones the first; 0 where none is kept.
-        gain: float32 (n, W), what keeping each slot too would spare.
-    """
-
-    best: Distances
-    second: Distances
-    source: Units
-    gain: Distances
-
-
 def exchanged(
     between: Distances,
     before: Distances,
@@ -68,18 +51,11 @@ def exchanged(
     Returns:
         bool (W, n).
     """
-    found = kept.T.copy()
+    shown = _Shown.of(between, before, kept.T.copy())
+    found = shown.kept
     units: Units = np.arange(len(found), dtype=np.intp)
-    shown = _Shown(
-        best=np.empty(found.shape, np.float32),
-        second=np.empty(found.shape, np.float32),
-        source=np.empty(found.shape, np.intp),
-        gain=np.empty(found.shape, np.float32),
-    )
-    changed: Units = units
     for _ in range(_MAX_ROUNDS):
-        _look_again(shown, between, before, found, changed)
-        missed = _missed(shown) - keeping
+        missed = shown.missed - keeping
         missed[~found] = np.inf
         missed[:, forced] = np.inf
         spared = shown.gain - keeping.astype(np.float64)
@@ -89,9 +65,9 @@ def exchanged(
         adding, dropping = _trade(best, worst, budget - int(found.sum()), least)
         if not len(adding) and not len(dropping):
             break
-        found[adding, add[adding]] = True
-        found[dropping, drop[dropping]] = False
-        changed = np.union1d(adding, dropping)
+        shown.add(adding, add[adding])
+        shown.drop(dropping, drop[dropping])
+        shown.weigh(np.union1d(adding, dropping))
     return np.ascontiguousarray(found.T)
 
 
@@ -114,39 +90,94 @@ def _trade(best: Sums, worst: Sums, room: int, least: float) -> tuple[Units, Uni
     return adding[: added + pairs], dropping[: useless + pairs]
 
 
-def _missed(shown: _Shown) -> Sums:
-    """Return what dropping each kept slot would add: float64 (n, W), infinite for the only one."""
-    num_units, slots = shown.best.shape
-    first: Units = np.arange(num_units, dtype=np.intp) * slots
-    places = shown.source + first[:, None]
-    added = shown.second.astype(np.float64) - shown.best
-    sums = np.zeros(num_units * slots, np.float64)
-    np.add.at(sums, places.ravel(), added.ravel())
-    return sums.reshape(num_units, slots)
+@dataclass(frozen=True, eq=False)
+class _Shown:
+    """What every unit shows at every slot.
 
+    Attributes:
+        between: see ``exchanged``.
+        before: see ``exchanged``.
+        kept: bool (n, W).
+        best: float32 (n, W), distortion of the best kept slot; of what was before where none is.
+        second: float32 (n, W), of the best kept slot but one; infinite where only one is kept.
+        source: intp (n, W), the best kept slot; of equal ones the first; 0 where none is kept.
+        gain: float32 (n, W), what keeping each slot too would spare.
+        missed: float64 (n, W), what dropping each kept slot would add; infinite for the only one.
+    """
 
-def _look_again(
-    shown: _Shown, between: Distances, before: Distances, kept: Cells, changed: Units
-) -> None:
-    """Bring up to date what changed units show, and what they would gain."""
-    best = np.full((len(changed), kept.shape[1]), np.inf, np.float32)
-    second, source = best.copy(), np.zeros(best.shape, np.intp)
-    for slot, has in enumerate(kept[changed].T):
-        some = np.flatnonzero(has)
-        new, old = between[changed[some], slot], best[some]
-        is_better = new < old
-        second[some] = np.minimum(second[some], np.where(is_better, old, new))
-        best[some] = np.where(is_better, new, old)
-        source[some] = np.where(is_better, slot, source[some])
-    empty: Cells = np.logical_not(kept[changed].any(axis=1))
-    best[empty] = before[changed[empty]]
-    shown.best[changed], shown.second[changed], shown.source[changed] = best, second, source
-    floor = np.where(empty, np.float32(-np.inf), np.float32(0))[:, None, None]
-    spared = np.empty((_GROUP_UNITS, *between.shape[1:]), np.float32)
-    for first in range(0, len(changed), _GROUP_UNITS):
-        here = slice(first, first + _GROUP_UNITS)
-        some = spared[: len(changed[here])]
-        np.subtract(best[here, None], between[changed[here]], out=some)
+    between: Distances
+    before: Distances
+    kept: Cells
+    best: Distances
+    second: Distances
+    source: Units
+    gain: Distances
+    missed: Sums
+
+    @classmethod
+    def of(cls, between: Distances, before: Distances, kept: Cells) -> "_Shown":
+        """Return what a choice shows; ``kept`` is kept up to date."""
+        nothing = np.full(kept.shape, np.inf, np.float32)
+        shown = cls(
+            between=between,
+            before=before,
+            kept=np.zeros_like(kept),
+            best=before.copy(),
+            second=nothing,
+            source=np.zeros(kept.shape, np.intp),
+            gain=np.empty_like(nothing),
+            missed=np.empty(kept.shape, np.float64),
+        )
+        for slot, has in enumerate(kept.T):
+            units = np.flatnonzero(has)
+            shown.add(units, np.full(len(units), slot))
+        shown.weigh(np.arange(len(kept), dtype=np.intp))
+        return shown
+
+    def add(self, units: Units, slots: Units) -> None:
+        """Keep one more slot of each of some units."""
+        new = self.between[units, slots]
         # The first kept slot of a unit is shown everywhere, better or not.
-        np.maximum(some, floor[here], out=some)
-        shown.gain[changed[here]] = some.sum(axis=2)
+        is_first: Cells = np.logical_not(self.kept[units].any(axis=1))[:, None]
+        old, source = np.where(is_first, np.float32(np.inf), self.best[units]), self.source[units]
+        is_better = (new < old) | ((new == old) & (slots[:, None] < source))
+        self.second[units] = np.where(is_better, old, np.minimum(self.second[units], new))
+        self.best[units] = np.minimum(old, new)
+        self.source[units] = np.where(is_better, slots[:, None], source)
+        self.kept[units, slots] = True
+
+    def drop(self, units: Units, slots: Units) -> None:
+        """Keep one slot less of each of some units."""
+        self.kept[units, slots] = False
+        old = self.between[units, slots]
+        is_shown = (self.source[units] == slots[:, None]) | (old == self.second[units])
+        numbers, times = np.nonzero(is_shown)
+        units = units[numbers]
+        ways = np.where(self.kept[units], self.between[units, :, times], np.float32(np.inf))
+        places: Units = np.arange(len(ways), dtype=np.intp)
+        source = ways.argmin(axis=1)
+        best = ways[places, source]
+        ways[places, source] = np.inf
+        is_none: Cells = np.logical_not(self.kept[units].any(axis=1))
+        self.best[units, times] = np.where(is_none, self.before[units, times], best)
+        self.second[units, times] = ways.min(axis=1)
+        self.source[units, times] = source
+
+    def weigh(self, units: Units) -> None:
+        """Bring up to date what slots of some units would gain, and how they would be missed."""
+        is_empty: Cells = np.logical_not(self.kept[units].any(axis=1))
+        floor = np.where(is_empty, np.float32(-np.inf), np.float32(0))[:, None, None]
+        spared = np.empty((_GROUP_UNITS, *self.between.shape[1:]), np.float32)
+        best = self.best[units]
+        for first in range(0, len(units), _GROUP_UNITS):
+            here = slice(first, first + _GROUP_UNITS)
+            some = spared[: len(units[here])]
+            np.take(self.between, units[here], axis=0, out=some, mode="clip")
+            np.subtract(best[here, None], some, out=some)
+            np.maximum(some, floor[here], out=some)
+            self.gain[units[here]] = some.sum(axis=2)
+        slots = best.shape[1]
+        places = self.source[units] + np.arange(len(units))[:, None] * slots
+        added = self.second[units].astype(np.float64) - best
+        sums = np.bincount(places.ravel(), added.ravel(), minlength=best.size)
+        self.missed[units] = sums.reshape(best.shape)

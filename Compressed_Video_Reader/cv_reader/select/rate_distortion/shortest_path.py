@@ -22,6 +22,9 @@ from numpy.typing import NDArray
 HOLD, NEAREST = "hold", "nearest"
 DIRECTIONS = (HOLD, NEAREST)
 
+_MANY_SLOTS = 255
+"""Slots whose numbers do not fit into 8 bit."""
+
 Costs = NDArray[np.float32]
 Numbers = NDArray[np.int32]
 
@@ -44,9 +47,11 @@ class Spans:
 
     def forced(self, slot: int) -> "Spans":
         """Return segments of which every path keeps a slot."""
-        start, after = self.start.copy(), self.after.copy()
+        start, after = self.start.copy(), self.after
         start[slot + 1 :] = np.inf
-        after[:slot, slot + 1 :] = np.inf
+        if slot:
+            after = after.copy()
+            after[:slot, slot + 1 :] = np.inf
         return Spans(start, after, self.keeping)
 
     def of_units(self, which: NDArray[np.bool_]) -> "Spans":
@@ -87,12 +92,14 @@ def segments(
     num_cells, slots, _ = distortion.shape
     by_slot = np.ascontiguousarray(distortion.transpose(1, 2, 0))
     after = np.zeros((slots, slots + 1, num_cells), np.float32)
+    better = np.empty((slots, num_cells), np.float32)
     for slot in range(slots):
         shown = by_slot[slot]
         np.cumsum(shown[slot:], axis=0, out=after[slot, slot + 1 :])
         for end in range(slot + 2, slots if direction == NEAREST else 0):
-            better = np.minimum(shown[slot + 1 : end], by_slot[end, slot + 1 : end])
-            np.sum(better, axis=0, out=after[slot, end])
+            some = better[: end - slot - 1]
+            np.minimum(shown[slot + 1 : end], by_slot[end, slot + 1 : end], out=some)
+            np.add.reduce(some, axis=0, out=after[slot, end])
     costs = np.zeros(len(by_slot), np.float32) if keeping is None else keeping
     found: list[Spans] = []
     for one in before:
@@ -131,25 +138,29 @@ def best_choice(costs: Spans, price: float, *, with_slots: bool = True) -> Choic
     """
     slots, _, cells = costs.after.shape
     cost, step = costs.start.copy(), np.float32(price)
-    counts = np.zeros(cost.shape, np.int32)
-    parents = np.full(cost.shape if with_slots else (0, 0), -1, np.int32)
+    # The slot kept before, plus 1; 0 for none. Small numbers are compared many at a time.
+    parents = np.zeros(cost.shape, np.uint8 if slots < _MANY_SLOTS else np.uint16)
+    reached, is_better = np.empty_like(cost), np.empty(cost.shape, np.bool_)
+    here = np.empty_like(parents)
     for slot in range(slots):
         # Every path to this slot has been tried: its cost is final.
-        reached = costs.after[slot, slot + 1 :] + (cost[slot] + (step + costs.keeping[slot]))
-        better = reached < cost[slot + 1 :]
-        np.copyto(cost[slot + 1 :], reached, where=better)
-        np.copyto(counts[slot + 1 :], counts[slot] + 1, where=better)
-        if with_slots:
-            np.copyto(parents[slot + 1 :], np.int32(slot), where=better)
-    kept = None
-    if with_slots:
-        kept = np.zeros((slots, cells), np.bool_)
-        ends = np.zeros(cells, np.intp) + slots
-        active: NDArray[np.intp] = np.arange(cells, dtype=np.intp)
-        while len(active):
-            source = parents[ends[active], active]
-            active, source = active[source >= 0], source[source >= 0]
+        ways, better, rest = reached[slot + 1 :], is_better[slot + 1 :], cost[slot + 1 :]
+        np.add(costs.after[slot, slot + 1 :], cost[slot] + (step + costs.keeping[slot]), out=ways)
+        np.less(ways, rest, out=better)
+        np.minimum(ways, rest, out=rest)
+        # Slots ascend: the last one that was better is the greatest.
+        np.multiply(better, parents.dtype.type(slot + 1), out=here[slot + 1 :])
+        np.maximum(parents[slot + 1 :], here[slot + 1 :], out=parents[slot + 1 :])
+    kept = np.zeros((slots, cells), np.bool_) if with_slots else None
+    counts = np.zeros(cells, np.int32)
+    ends = np.zeros(cells, np.intp) + slots
+    active: NDArray[np.intp] = np.arange(cells, dtype=np.intp)
+    while len(active):
+        source = parents[ends[active], active].astype(np.intp) - 1
+        active, source = active[source >= 0], source[source >= 0]
+        counts[active] += 1
+        ends[active] = source
+        if kept is not None:
             kept[source, active] = True
-            ends[active] = source
-    total = cost[slots].astype(np.float64) - counts[slots] * np.float64(step)
-    return Choice(counts[slots].copy(), total, kept)
+    total = cost[slots].astype(np.float64) - counts * np.float64(step)
+    return Choice(counts, total, kept)
