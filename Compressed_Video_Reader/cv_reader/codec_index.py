@@ -166,7 +166,7 @@ class CodecIndex:
         """Return whether a file is the one that an entry was made from."""
         content = _parsed(self.line(video), f"{self.path}:{self._places[video][0]}")
         source: Any = content.get("source")
-        return isinstance(source, dict) and path.is_file() and same_source(source, path)  # pyright: ignore[reportUnknownArgumentType]
+        return isinstance(source, dict) and same_source(source, path)  # pyright: ignore[reportUnknownArgumentType]
 
     def _read_header(self) -> IndexHeader:
         where = f"{self.path}:1"

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 from cv_reader.errors import AssetError
 from cv_reader.remote.addresses import is_address
-from cv_reader.remote.files import is_remote_file, read_remote, remote_bytes
+from cv_reader.remote.files import look_up_once, read_remote, read_remote_span
 
 MARK = ".tar#"
 INDEX_SUFFIX = ".index.json"
@@ -53,6 +53,11 @@ class ShardIndex(NamedTuple):
 def is_in_shard(path: str | Path) -> bool:
     """Return whether a path leads into a shard."""
     return MARK in str(path)
+
+
+def is_plain(path: str | Path) -> bool:
+    """Return whether a path is that of a file of this machine, outside of shards."""
+    return not is_in_shard(path) and not is_address(path)
 
 
 def split_path(path: str | Path) -> tuple[Path, str, str]:
@@ -129,8 +134,15 @@ def read_shard_index(tar: Path) -> ShardIndex:
     Raises:
         OSError: naming the index or the tar that is missing, damaged, or not of the other.
     """
+    return _read_shard_index(str(tar), *_size_and_time(tar))
+
+
+def _size_and_time(tar: Path) -> tuple[int, int]:
+    if is_address(tar):
+        file = look_up_once(tar)
+        return file.size_bytes, file.mtime_ns
     status = os.stat(tar)
-    return _read_shard_index(str(tar), status.st_size, status.st_mtime_ns)
+    return status.st_size, status.st_mtime_ns
 
 
 @lru_cache(maxsize=32)
@@ -151,7 +163,7 @@ def _read_shard_index(tar: str, tar_bytes: int, _mtime_ns: int) -> ShardIndex:
 
 
 def _index_text(path: Path) -> bytes:
-    with path.open("rb") as stream:
+    with open_file(path) as stream:
         text = stream.read(_MAX_INDEX_BYTES + 1)
     if len(text) > _MAX_INDEX_BYTES:
         raise ValueError(f"more than {_MAX_INDEX_BYTES} bytes")
@@ -185,8 +197,7 @@ def _read_sample(tar: Path, key: str) -> dict[str, Member]:
     Raises:
         OSError: as ``read_shard_index``.
     """
-    status = os.stat(tar)
-    return _read_known_sample(str(tar), status.st_size, status.st_mtime_ns, key)
+    return _read_known_sample(str(tar), *_size_and_time(tar), key)
 
 
 @lru_cache(maxsize=64)
@@ -262,16 +273,16 @@ def _find_member(path: str | Path) -> tuple[Path, Member]:
 
 
 def open_file(path: str | Path) -> BinaryIO:
-    """Open a file, in a folder or in a shard, to read its bytes.
+    """Open a file, in a folder or in a shard, here or in a store, to read its bytes.
 
     Raises:
         OSError: it is missing, or its shard is damaged.
     """
-    if is_address(path):
-        return io.BytesIO(read_remote(path))
     if not is_in_shard(path):
-        return Path(path).open("rb")
+        return io.BytesIO(read_remote(path)) if is_address(path) else Path(path).open("rb")
     tar, member = _find_member(path)
+    if is_address(tar):
+        return io.BytesIO(read_remote_span(tar, member.offset, member.size))
     with tar.open("rb") as stream:
         stream.seek(member.offset)
         content = stream.read(member.size)
@@ -286,10 +297,10 @@ def file_bytes(path: str | Path) -> int:
     Raises:
         OSError: it is missing or no file, or its shard is damaged.
     """
-    if is_address(path):
-        return remote_bytes(path)
     if is_in_shard(path):
         return _find_member(path)[1].size
+    if is_address(path):
+        return look_up_once(path).size_bytes
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         raise OSError("is no file")
@@ -298,12 +309,10 @@ def file_bytes(path: str | Path) -> int:
 
 def is_file(path: str | Path) -> bool:
     """Return whether a path leads to a file, in a folder or in a shard."""
-    if is_address(path):
-        return is_remote_file(path)
-    if not is_in_shard(path):
+    if is_plain(path):
         return Path(path).is_file()
     try:
-        _find_member(path)
+        file_bytes(path)
     except OSError:
         return False
     return True

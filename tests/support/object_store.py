@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -28,6 +29,8 @@ def s3_server() -> Generator[str]:
     try:
         host, port = server.get_host_and_port()
         address = f"http://{host}:{port}"
+        # The servers of one process share their buckets.
+        urlopen(Request(f"{address}/moto-api/reset", method="POST")).close()
         store: Any = boto3.client("s3", endpoint_url=address, region_name="us-east-1")
         store.create_bucket(Bucket=BUCKET)
         yield address

@@ -24,6 +24,7 @@ from cv_reader.assets.names import (
 )
 from cv_reader.assets.samples import BadRow, VideoSample
 from cv_reader.errors import AssetError, SampleError
+from cv_reader.remote.videos import remote_status
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,7 @@ def usable_selection(stage: Stage1, sample: VideoSample) -> dict[str, Any] | Non
 def is_selected(stage: Stage1, sample: VideoSample) -> bool:
     """Return whether a sample's files are up to date."""
     path = stage.video(sample)
-    if stage.overwrite or not path.exists():
+    if stage.overwrite or remote_status(path) is None:
         return False
     meta = usable_selection(stage, sample)
     if meta is None:
@@ -105,7 +106,8 @@ def make_selection(stage: Stage1, sample: VideoSample | BadRow) -> str:
     if is_selected(stage, sample):
         return "kept"
     was_there = not stage.overwrite and stage.file(sample, META_SUFFIX).exists()
-    selection = select_from_video(stage.video(sample), stage.config, stage.options)
+    with stage.local_video(sample) as path:
+        selection = select_from_video(path, stage.config, stage.options)
     write_selection(stage, sample, selection)
     return "remade" if was_there else "made"
 

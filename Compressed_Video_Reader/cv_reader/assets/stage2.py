@@ -24,6 +24,7 @@ from cv_reader.assets.records import rewrite_conversations
 from cv_reader.assets.samples import BadRow, VideoSample
 from cv_reader.assets.stage1 import Stage1, is_selected, read_selected, write_selection
 from cv_reader.errors import AssetError, SampleError, SettingsError, StaleAssetError
+from cv_reader.remote.videos import remote_status
 from cv_reader.select.config import ALGORITHM_VERSION, AssetConfig
 from cv_reader.select.mosaics import arrange_rows
 
@@ -110,7 +111,7 @@ def read_stage1_meta(stage: Stage2, sample: VideoSample) -> dict[str, Any]:
         )
     selected = read_meta(meta_path)
     path = stage.first.video(sample)
-    if path.exists() and not same_source(selected["source"], path):
+    if remote_status(path) is not None and not same_source(selected["source"], path):
         raise StaleAssetError(f"{path}: changed since stage 1 read it; run stage 1 again")
     return selected
 
@@ -152,9 +153,9 @@ def pack_sample(stage: Stage2, sample: VideoSample | BadRow) -> str:
     if arrays is None:
         raise AssetError(f"{meta_path}: its arrays are damaged; run stage 1 again")
     rows, frame_ids = arrange_rows(arrays[0], config), arrays[1]
-    video, options = stage.first.video(sample), stage.first.options
-    mosaics = collect_mosaics(video, rows, frame_ids, config, options)
-    _write_packed(stage, sample, selected, rows, frame_ids, mosaics)
+    with stage.first.local_video(sample) as video:
+        mosaics = collect_mosaics(video, rows, frame_ids, config, stage.first.options)
+        _write_packed(stage, sample, selected, rows, frame_ids, mosaics)
     return outcome
 
 
@@ -192,12 +193,12 @@ def make_both(stage: Stage2, sample: VideoSample | BadRow) -> str:
     if is_selected(first, sample):
         return pack_sample(stage, sample)
     outcome = _outcome_of_making(stage, sample)
-    path = first.video(sample)
     config, scratch = stage.packing(first.config), stage.out_image_root
-    selection, rows, mosaics = select_and_pack(path, config, first.options, scratch=scratch)
-    write_selection(first, sample, selection)
-    selected = read_stage1_meta(stage, sample)
-    _write_packed(stage, sample, selected, rows, selection.frame_ids, mosaics)
+    with first.local_video(sample) as path:
+        selection, rows, mosaics = select_and_pack(path, config, first.options, scratch=scratch)
+        write_selection(first, sample, selection)
+        selected = read_stage1_meta(stage, sample)
+        _write_packed(stage, sample, selected, rows, selection.frame_ids, mosaics)
     return outcome
 
 

@@ -44,6 +44,7 @@ from cv_reader.engines.choice import check_engine
 from cv_reader.errors import SampleError, SettingsError
 from cv_reader.exits import FAILED_SAMPLES, OK, run_command, say
 from cv_reader.ledger import Ledger, Place, ledger_path
+from cv_reader.remote.choice import check_inputs, remote_reading
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -90,6 +91,8 @@ def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
 
 def stage1_from(args: argparse.Namespace, out_root: Path) -> Stage1:
     """Return the stage that a command's arguments describe."""
+    remote = remote_reading(args)
+    check_inputs(args, out_root)
     codecs = tuple(args.allowed_codecs.split(",")) if args.check_codec else ()
     return Stage1(
         config=config_from(args),
@@ -98,6 +101,7 @@ def stage1_from(args: argparse.Namespace, out_root: Path) -> Stage1:
         video_root=args.video_root,
         out_root=out_root,
         overwrite=args.overwrite,
+        remote=remote,
     )
 
 

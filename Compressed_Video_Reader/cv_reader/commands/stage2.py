@@ -65,6 +65,7 @@ from cv_reader.engines.tasks import Failure
 from cv_reader.errors import SampleError, SettingsError
 from cv_reader.exits import run_command
 from cv_reader.ledger import Ledger, Place, ledger_path
+from cv_reader.remote.choice import check_inputs, remote_reading
 from cv_reader.select.config import ALGORITHM_VERSION, AssetConfig
 
 _BOTH_TEXT = """``cv_reader precompute --stage 1,2``: both stages, one decode pass per video.
@@ -179,6 +180,7 @@ def _run(args: argparse.Namespace) -> int:
         video_root=args.video_root,
         out_root=args.visidx_root or Path(),
         overwrite=False,
+        remote=remote_reading(args),
     )
     stage = stage2_from(args, first, first_full=args.first_full, skip_missing=args.skip_missing)
     if args.dry_run:
@@ -200,6 +202,7 @@ def stage2_from(
     args: argparse.Namespace, first: Stage1, *, first_full: bool, skip_missing: bool
 ) -> Stage2:
     """Return the stage that a command's arguments describe."""
+    check_inputs(args, args.out_image_root, first.out_root)
     return Stage2(
         first=first,
         order=args.order,

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cv_reader.errors import SettingsError
-from cv_reader.remote.transfer import RemoteFile, TransferError, fetch_file
+from cv_reader.remote.transfer import RemoteFile, TransferError, fetch_file, fetch_span
 
 ROOT_VARIABLE, SIZE_VARIABLE = "CV_READER_CACHE", "CV_READER_CACHE_GB"
 DEFAULT_GB = 20.0
@@ -60,34 +60,27 @@ class LocalCache:
         target = self.files / _name(file)
         handle = self._locked(target)
         while handle is None:
-            self._fetch(target, file.size_bytes, file.mtime_ns, lambda path: fetch_file(file, path))
+            self._put(target, file.size_bytes, file.mtime_ns, lambda path: fetch_file(file, path))
             handle = self._locked(target)
         try:
             yield target
         finally:
             os.close(handle)
 
-    def read(self, file: RemoteFile) -> bytes:
-        """Return the content of an object.
+    def read(self, file: RemoteFile, start: int = 0, end: int | None = None) -> bytes:
+        """Return the content of an object, or some bytes of it, which are a file of the cache then.
 
         Raises:
             OSError: As ``opened``.
         """
-        with self.opened(file) as path:
-            return path.read_bytes()
-
-    def remembered(self, name: str, make: Callable[[], bytes]) -> bytes:
-        """Return content by a name that says all about it; it is made where the cache lacks it.
-
-        Raises:
-            OSError: As ``opened``.
-        """
-        target = self.files / hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+        if end is None:
+            with self.opened(file) as path:
+                return path.read_bytes()
+        target = self.files / f"{_name(file)}-{start}-{end}"
         handle = self._locked(target)
         if handle is None:
-            content = make()
-            size = len(content)
-            self._fetch(target, size, 0, lambda path: _overwrite(path, content))
+            content = fetch_span(file, start, end)
+            self._put(target, len(content), 0, lambda path: _overwrite(path, content))
             return content
         try:
             return target.read_bytes()
@@ -124,7 +117,7 @@ class LocalCache:
         os.close(handle)
         return None
 
-    def _fetch(self, target: Path, size: int, mtime_ns: int, write: Callable[[Path], None]) -> None:
+    def _put(self, target: Path, size: int, mtime_ns: int, write: Callable[[Path], None]) -> None:
         """Put a file in place, unless another process does so meanwhile."""
         self._make_root()
         with self._lock(f".lock-{target.name[:3]}"):
@@ -246,7 +239,7 @@ def cache_settings(root: Path | None = None, size_gb: float | None = None) -> Lo
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cv_reader"
     given = os.environ.get(SIZE_VARIABLE, "") if size_gb is None else size_gb
     try:
-        size = float(given or DEFAULT_GB)
+        size = DEFAULT_GB if given == "" else float(given)
     except ValueError:
         size = 0.0
     if not 0 < size < float("inf"):

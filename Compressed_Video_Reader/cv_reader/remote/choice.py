@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from cv_reader.errors import SettingsError
-from cv_reader.remote.addresses import address_of, known_scheme
+from cv_reader.remote.addresses import address_of, is_address, known_scheme
 from cv_reader.remote.cache import DEFAULT_GB, cache_settings, choose_cache
 from cv_reader.remote.transfer import check_reachable
 from cv_reader.remote.videos import DEFAULT_WHOLE_MIB, RemoteReading
@@ -66,6 +66,21 @@ def check_places(inputs: list[Path | None], output: Path | None = None) -> None:
         if address is not None:
             known_scheme(address)
             check_reachable(address, writes=place is output)
+
+
+def check_inputs(args: argparse.Namespace, *outputs: Path) -> None:
+    """Refuse addresses of a command that reads remote files but writes to this machine.
+
+    Raises:
+        SettingsError: As ``check_places``, and where an output is an address.
+    """
+    for output in outputs:
+        if is_address(output):
+            raise SettingsError(
+                f"{address_of(output)}: this command writes to folders of this machine; give one,"
+                " and copy it with the tool of the store"
+            )
+    check_places([args.dataset_path, args.video_root])
 
 
 def local_output(args: argparse.Namespace) -> tuple[Path, str | None]:

@@ -13,11 +13,21 @@ _REMEMBERED_FILES = 1 << 16
 
 @lru_cache(maxsize=_REMEMBERED_FILES)
 def _looked_up(address: str) -> RemoteFile:
-    # Training reads the files of an asset epoch after epoch: a process asks for each once.
     try:
         return look_up(address)
     except SettingsError as error:
         raise OSError(str(error)) from error
+
+
+def look_up_once(path: str | os.PathLike[str]) -> RemoteFile:
+    """Return what a store says of a file; a process asks for the last ones once.
+
+    Training reads the files of an asset epoch after epoch.
+
+    Raises:
+        OSError: It is missing, or its store cannot be asked.
+    """
+    return _looked_up(address_of(path) or str(path))
 
 
 def forget_looked_up() -> None:
@@ -31,22 +41,14 @@ def read_remote(path: str | os.PathLike[str]) -> bytes:
     Raises:
         OSError: It is missing, or cannot be fetched.
     """
-    return default_cache().read(_looked_up(address_of(path) or str(path)))
+    return default_cache().read(look_up_once(path))
 
 
-def remote_bytes(path: str | os.PathLike[str]) -> int:
-    """Return the size of a remote file.
+def read_remote_span(path: str | os.PathLike[str], start: int, size: int) -> bytes:
+    """Return some bytes of a remote file, from the cache where it has them.
 
     Raises:
-        OSError: It is missing, or its store cannot be asked.
+        OSError: It is missing, or cannot be fetched.
     """
-    return _looked_up(address_of(path) or str(path)).size_bytes
-
-
-def is_remote_file(path: str | os.PathLike[str]) -> bool:
-    """Return whether there is a remote file; False also where its store cannot be asked."""
-    try:
-        _looked_up(address_of(path) or str(path))
-    except OSError:
-        return False
-    return True
+    file = look_up_once(path)
+    return default_cache().read(file, start, start + size)

@@ -199,7 +199,10 @@ def look_up(address: str) -> RemoteFile:
     if info.get("size") is None:
         raise OSError(f"{address}: the server does not tell its size, so it cannot be read")
     tag = next((str(info[name]) for name in _TAGS if info.get(name)), "")
-    return RemoteFile(address, int(info["size"]), _mtime_ns(info), tag)
+    # Seconds as a float, which fsspec gives, are not exact.
+    is_local = known_scheme(address) == "file"
+    mtime_ns = os.stat(path).st_mtime_ns if is_local else _mtime_ns(info)
+    return RemoteFile(address, int(info["size"]), mtime_ns, tag)
 
 
 def _mtime_ns(info: dict[str, Any]) -> int:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cv_reader.remote.addresses import joined
 from llava.conversation import Turn
 from llava.data.turns import Conversation, TurnError, place_visuals, read_conversation, shown
 from llava.visual.loading import Picture
@@ -134,7 +135,7 @@ def parse_record(entry: Any, *, where: str, image_folder: Path, video_folder: Pa
         base |= {"turns": turns, "notes": said.notes + notes}
         if kind == "codec":
             path = _text(fields["positions_thw"], "positions_thw must be one path")
-            return CodecRecord(**base, images=images, positions=image_folder / path)
+            return CodecRecord(**base, images=images, positions=joined(image_folder, path))
         if kind == "text":
             return TextRecord(**base)
         return (FramesRecord if kind == "frames" else ImageRecord)(**base, images=images)
@@ -182,7 +183,9 @@ def _video_record(
         )
     turns, notes = place_visuals(said.turns, count, is_one_video=True, is_raw=True)
     base |= {"turns": turns, "notes": said.notes + notes}
-    return VideoRecord(**base, video=folder / video, num_frames=count, frame_sampling=sampling)
+    return VideoRecord(
+        **base, video=joined(folder, video), num_frames=count, frame_sampling=sampling
+    )
 
 
 def _text(value: Any, rule: str) -> str:
@@ -231,4 +234,4 @@ def _images(fields: Mapping[str, Any], folder: Path, *, as_list: bool) -> tuple[
     )
     if not valid or not (paths or absent):
         raise TurnError(f"image must be a path or a list of paths, got {shown(value)}")
-    return tuple(path if isinstance(path, PictureBytes) else folder / path for path in paths)
+    return tuple(p if isinstance(p, PictureBytes) else joined(folder, p) for p in paths)

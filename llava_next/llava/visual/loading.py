@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from cv_reader.assets import read_asset, read_positions
-from cv_reader.shards import file_bytes, is_in_shard, open_file
+from cv_reader.shards import file_bytes, is_plain, open_file
 from llava.constants import Expansion
 from llava.visual.batch import VisualSegment
 from llava.visual.config import VisualConfig
@@ -237,7 +237,7 @@ def _size(path: Picture) -> int:
     """Return the bytes of a picture's file."""
     if isinstance(path, PictureBytes):
         return len(path.content)
-    return file_bytes(path) if is_in_shard(path) else path.stat().st_size
+    return path.stat().st_size if is_plain(path) else file_bytes(path)
 
 
 def _count_rows(path: Path) -> int:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from cv_reader.shards import file_bytes, is_file, is_in_shard, open_file
+from cv_reader.shards import file_bytes, is_file, is_plain, open_file
 from run_kit.files import whole_pictures_only
 
 MAX_PICTURE_PX = 178_956_970
@@ -144,10 +144,10 @@ def _read_size(source: str | Path | PictureBytes | io.BytesIO) -> tuple[int, int
 
 
 def _opened(source: str | Path | PictureBytes | io.BytesIO) -> Image.Image:
-    """Open a picture in a folder, in a shard (``SHARD.tar#KEY/FILE``) or in memory."""
+    """Open a picture in a folder, a shard (``SHARD.tar#KEY/FILE``), a store or in memory."""
     if isinstance(source, PictureBytes):
         return Image.open(io.BytesIO(source.content))
-    if isinstance(source, io.BytesIO) or not is_in_shard(source):
+    if isinstance(source, io.BytesIO) or is_plain(source):
         return Image.open(source)
     return Image.open(open_file(source))
 

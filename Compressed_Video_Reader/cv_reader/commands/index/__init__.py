@@ -50,6 +50,8 @@ from cv_reader.engines.choice import check_engine
 from cv_reader.errors import AssetError, SampleError, SettingsError, StaleAssetError
 from cv_reader.exits import run_command
 from cv_reader.reader import ReadOptions
+from cv_reader.remote.choice import check_inputs, remote_reading
+from cv_reader.remote.videos import RemoteReading
 from cv_reader.select.config import AssetConfig
 from cv_reader.select.selection import sample_frame_ids
 from cv_reader.video_lists import read_list
@@ -66,12 +68,14 @@ class Work:
         options: how videos are read.
         root: folder that the paths start from.
         pickles: video to the pickle to convert; empty = choose here.
+        remote: how videos of object stores and servers are read.
     """
 
     header: IndexHeader
     options: ReadOptions
     root: Path
     pickles: dict[str, Path]
+    remote: RemoteReading
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -113,6 +117,7 @@ def _run(args: argparse.Namespace) -> int:
     for name, default in (("num_shards", 1), ("dry_run", False), ("mean_num_images", 0.0)):
         if getattr(args, name) != default:
             raise SettingsError(f"--{name} is not supported here: one run writes one file")
+    check_inputs(args, args.out)
     videos = _videos(args)
     config = config_from(args)
     if args.keep > 0:
@@ -122,7 +127,7 @@ def _run(args: argparse.Namespace) -> int:
     header = IndexHeader(config, args.keep or config.num_rows)
     root = args.video_root or args.dataset_path.parent
     pickles = _pickle_paths(args.pickles) if args.pickles else {}
-    work = Work(header, read_options_from(args), root, pickles)
+    work = Work(header, read_options_from(args), root, pickles, remote_reading(args))
     journal = args.out.with_name(args.out.name + ".partial.jsonl")
     fail_path = args.fail_txt or args.out.with_name(args.out.name + ".failed.txt")
     make_folders(args.out.parent)
@@ -183,12 +188,13 @@ def _make(
 
 def make_line(work: Work, video: str) -> bytes:
     """Return the line of one video."""
-    path = work.root / video
-    check_video(path)
+    check_video(work.root / video)
     config, keep = work.header.config, work.header.keep
-    if work.pickles:
-        return index_line(_converted(work, video, path), config.grid)
-    chosen = select_from_video(path, config, work.options)
+    may_skim = config.frames != "cheap"
+    with work.remote.local_video(work.root / video, may_skim=may_skim) as path:
+        if work.pickles:
+            return index_line(_converted(work, video, path), config.grid)
+        chosen = select_from_video(path, config, work.options)
     entry = IndexEntry(
         video=video,
         source=chosen.facts["source"],
