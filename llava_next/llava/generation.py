@@ -81,16 +81,15 @@ class StopAtStrings(StoppingCriteria):
         return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
 
 
-class StopWhen(StoppingCriteria):
-    """End all answers of a batch as soon as a condition holds, such as an event that is set."""
+class StopRows(StoppingCriteria):
+    """End each answer of a batch as soon as a function says that it is done."""
 
-    def __init__(self, condition: Callable[[], bool]) -> None:
-        self._condition = condition
+    def __init__(self, done: Callable[[], Sequence[bool]]) -> None:
+        self._done = done
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Any:
         """Return which rows are done: bool (B,)."""
-        shape = (input_ids.shape[0],)
-        return torch.full(shape, self._condition(), dtype=torch.bool, device=input_ids.device)
+        return torch.tensor(self._done(), dtype=torch.bool, device=input_ids.device)
 
 
 class TokenSink(BaseStreamer):

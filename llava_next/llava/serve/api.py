@@ -122,6 +122,7 @@ def _parser(module: str) -> argparse.ArgumentParser:
     limits = parser.add_argument_group("limits")
     for name, default, text in (
         ("--max-requests", 64, "requests at a time"),
+        ("--max-batch", 8, "answers that are generated together"),
         ("--max-body-mib", 384, "size of a request in MiB; base64 takes a third more than a file"),
         ("--max-file-mib", 256, "size of one picture or video in MiB"),
         ("--max-images", 16, "pictures per request"),
@@ -145,7 +146,7 @@ def server_settings(args: argparse.Namespace) -> ServerSettings:
     if folder is not None and not folder.is_dir():
         raise ValueError(f"--allowed-media-path must be a folder, got {folder}")
     names = ("max_requests", "max_body_mib", "max_file_mib", "body_seconds", "answer_seconds")
-    for name in (*names, "video_seconds"):
+    for name in (*names, "video_seconds", "max_batch"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} must be at least 1, got {getattr(args, name)}")
     media = MediaLimits(
@@ -185,7 +186,9 @@ def serve(
     args = _parser(module).parse_args(argv)
     try:
         settings = server_settings(args)
-        app = build_app(load_engine(args), settings)
+        engine = load_engine(args)
+        engine.max_batch = args.max_batch
+        app = build_app(engine, settings)
     except ValueError as error:
         say(f"error: {error}")
         return USAGE

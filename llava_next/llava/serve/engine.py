@@ -1,7 +1,8 @@
 """One engine for chat, server and scripts: messages in, text out while it is generated.
 
-Requests are served in the order in which they come, by one thread that runs the model. Reading
-videos is done by the thread that asks, so that it delays no other answer.
+Requests are served in the order in which they come, by one thread that runs the model; those that
+wait at the same time share a batch (``llava.serve.batching``). Reading videos is done by the thread
+that asks, so that it delays no other answer.
 
 ``ChatSession(Engine.load(folder))`` is a conversation: ``show`` prepares a video once, ``ask``
 answers questions about it and reads neither the video nor answered questions again.
@@ -16,13 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, StoppingCriteriaList
+from loguru import logger
+from transformers import DynamicCache, GenerationConfig, StoppingCriteriaList
 
-from llava.generation import GenerationSettings, StopWhen, TextStream, TokenSink
+from llava.generation import GenerationSettings, StopRows, TokenSink
 from llava.messages import Message, VisualPart, join_questions, to_turns, visual_parts
 from llava.model.loading import load_pretrained
 from llava.model.processing import LlavaProcessor
 from llava.serve.answer import AnswerStream, Usage
+from llava.serve.batching import Row, next_batch
 from llava.serve.memory import PrefixMemory, ShownVisual, VisualStore, visual_key
 from llava.visual.batch import pack_segments
 from llava.visual.clips import ClipSettings
@@ -35,6 +38,7 @@ class Engine:
         model: the model in evaluation mode.
         processor: its processor.
         store: the visuals that were read.
+        max_batch: answers that are generated together, where that many wait.
         totals: counts over all answers: ``answers``, ``prompt_tokens``, ``visual_tokens``,
             ``reused_tokens``, ``new_tokens``, ``encoded_visuals`` (visuals that the encoder saw).
     """
@@ -58,12 +62,13 @@ class Engine:
         self.model = model
         self.processor = processor
         self.store = VisualStore() if store is None else store
+        self.max_batch = 1
         self.totals = dict.fromkeys(
             ("answers", "prompt_tokens", "visual_tokens", "reused_tokens", "new_tokens"), 0
         ) | {"encoded_visuals": 0}
         self._videos_kwargs = dict(videos_kwargs or {})
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="llava-engine")
-        self._line: list[AnswerStream] = []
+        self._line: list[Row] = []
         self._line_lock = threading.Lock()
 
     @classmethod
@@ -167,11 +172,10 @@ class Engine:
             )
         settings = replace(settings, max_new_tokens=min(settings.max_new_tokens, room))
         answer = AnswerStream(usage, then)
-        own = PrefixMemory() if memory is None else memory
         with self._line_lock:
             answer.ahead = len(self._line)
-            self._line.append(answer)
-        self._worker.submit(self._answer, answer, ids, shown, settings, own, time.perf_counter())
+            self._line.append(Row(answer, ids, shown, settings, memory))
+        self._worker.submit(self._work)
         return answer
 
     def prefill(self, messages: Sequence[Message], memory: PrefixMemory) -> Usage:
@@ -212,74 +216,94 @@ class Engine:
 
     # What follows runs in the engine's own thread.
 
-    def _answer(
-        self,
-        answer: AnswerStream,
-        ids: list[int],
-        shown: Sequence[ShownVisual],
-        settings: GenerationSettings,
-        memory: PrefixMemory,
-        asked: float,
-    ) -> None:
+    def _work(self) -> None:
+        """Answer the next batch of those that wait; some may have been answered before."""
+        with self._line_lock:
+            waiting = [row for row in self._line if not row.is_taken]
+            if not waiting:
+                return
+            batch = next_batch(waiting, self.max_batch)
+            for row in batch:
+                row.is_taken, row.answer.ahead = True, 0
+        self._answer(batch)
+
+    def _answer(self, batch: list[Row]) -> None:
+        asked = [row for row in batch if not row.answer.is_stopped]
+        for row in batch:
+            if row not in asked:
+                row.answer.usage.finish = "cancelled"
+                self._end(row)
         try:
-            if answer.is_stopped:
-                answer.usage.finish = "cancelled"
-            else:
-                answer.usage.seconds["wait"] = time.perf_counter() - asked
-                self._generate(answer, ids, shown, settings, memory)
-        except Exception as error:  # noqa: BLE001  (the reader of the answer raises it)
-            memory.forget()
-            answer.end(error)
-        else:
-            answer.end()
-        finally:
-            with self._line_lock:
-                self._line.remove(answer)
-                for number, waiting in enumerate(self._line):
-                    waiting.ahead = number
+            if asked:
+                self._generate(asked)
+        except Exception as error:  # noqa: BLE001  (the readers of the answers raise it)
+            for row in asked:
+                if row.memory is not None:
+                    row.memory.forget()
+            if len(asked) > 1 and not any(row.new for row in asked):
+                logger.warning(
+                    f"{len(asked)} answers together failed, each is tried alone: {error}"
+                )
+                for row in asked:
+                    self._answer([row])
+                return
+            for row in asked:
+                self._end(row, error)
+
+    def _end(self, row: Row, error: Exception | None = None) -> None:
+        """End an answer, unless it has ended."""
+        if row.answer.is_over:
+            return
+        with self._line_lock:
+            self._line.remove(row)
+            for number, waiting in enumerate(self._line):
+                waiting.answer.ahead = 0 if waiting.is_taken else number
+        if error is None and row.new:
+            row.finish()
+            self._count(row.answer.usage)
+        row.answer.end(error)
 
     @torch.inference_mode()
-    def _generate(
-        self,
-        answer: AnswerStream,
-        ids: list[int],
-        shown: Sequence[ShownVisual],
-        settings: GenerationSettings,
-        memory: PrefixMemory,
-    ) -> None:
-        model, usage = self.model, answer.usage
-        text = TextStream(self.processor.tokenizer, settings.until)
-        new: list[int] = []
-        started = time.perf_counter()
+    def _generate(self, batch: list[Row]) -> None:
+        model, ends = self.model, self.model.generation_config.eos_token_id
+        for row in batch:
+            row.begin(self.processor.tokenizer, ends if isinstance(ends, list) else [ends])
+        first = batch[0]
+        if len(batch) > 1:
+            cache: Any = DynamicCache(config=model.config)
+            self.totals["encoded_visuals"] += sum(len(row.shown) for row in batch)
+        else:
+            memory = PrefixMemory() if first.memory is None else first.memory
+            first.answer.usage.reused_tokens, _ = self._begin(memory, first.ids, first.shown)
+            cache = memory.cache
 
         def take(tokens: list[int]) -> None:
-            new.append(tokens[0])
-            usage.seconds.setdefault("prompt", time.perf_counter() - started)
-            answer.put(text.add(tokens[0]))
+            for row, token in zip(batch, tokens, strict=True):
+                row.take(token)
+                if row.is_done and len(batch) > 1:
+                    self._end(row)
 
-        usage.reused_tokens, _ = self._begin(memory, ids, shown)
+        longest = max(row.settings.max_new_tokens for row in batch)
         config = GenerationConfig(
-            **settings.to_generate(),
-            eos_token_id=model.generation_config.eos_token_id,
+            **replace(first.settings, max_new_tokens=longest).to_generate(),
+            eos_token_id=ends,
             pad_token_id=self.processor.pad_token_id,
         )
-        stop = StopWhen(lambda: answer.is_stopped or text.is_stopped)
         model.generate(
-            **self._inputs(ids, shown),
-            past_key_values=memory.cache,
+            **self._inputs([row.ids for row in batch], [row.shown for row in batch]),
+            past_key_values=cache,
             generation_config=config,
-            stopping_criteria=StoppingCriteriaList([stop]),
+            stopping_criteria=StoppingCriteriaList([StopRows(lambda: [r.is_done for r in batch])]),
             streamer=TokenSink(take),
         )
-        answer.put(text.end())
-        memory.keep([*ids, *new], shown)
-        usage.seconds["answer"] = time.perf_counter() - started - usage.seconds["prompt"]
-        usage.new_tokens = len(new)
-        ends = model.generation_config.eos_token_id
-        has_ended = text.is_stopped or new[-1] in (ends if isinstance(ends, list) else [ends])
-        if not has_ended:
-            usage.finish = "cancelled" if answer.is_stopped else "length"
-        self._count(usage)
+        longest_prompt = max(len(row.ids) for row in batch)
+        for number, row in enumerate(batch):
+            if row.memory is not None:
+                # The last token of a row was not read any more.
+                start, length = longest_prompt - len(row.ids), len(row.ids) + len(row.new) - 1
+                if len(batch) == 1 or row.memory.take_row(cache, number, start, length):
+                    row.memory.keep([*row.ids, *row.new], row.shown)
+            self._end(row)
 
     @torch.inference_mode()
     def _prefill(
@@ -288,7 +312,7 @@ class Engine:
         kept, known = self._begin(memory, [*ids, -1], shown)
         usage.reused_tokens = kept
         if kept < len(ids):
-            inputs = self._inputs(ids, shown[known:])
+            inputs = self._inputs([ids], [shown[known:]])
             inputs["input_ids"] = inputs["input_ids"][:, kept:]
             self.model(**inputs, past_key_values=memory.cache, use_cache=True, logits_to_keep=1)
         memory.keep(ids, shown)
@@ -307,13 +331,20 @@ class Engine:
         self.totals["encoded_visuals"] += len(shown) - known
         return kept, known
 
-    def _inputs(self, ids: list[int], shown: Sequence[ShownVisual]) -> dict[str, Any]:
+    def _inputs(
+        self, prompts: Sequence[Sequence[int]], shown: Sequence[Sequence[ShownVisual]]
+    ) -> dict[str, Any]:
+        """Return the arguments of the model for prompts, padded on the left."""
         device = self.model.device
-        visual = pack_segments([[item.segment for item in shown]])
-        input_ids = torch.tensor([ids], device=device)
+        visual = pack_segments([[item.segment for item in row] for row in shown])
+        longest = max(map(len, prompts))
+        padding = [longest - len(ids) for ids in prompts]
+        pad = self.processor.pad_token_id
+        rows = [[pad] * count + list(ids) for count, ids in zip(padding, prompts, strict=True)]
+        mask = [[0] * count + [1] * (longest - count) for count in padding]
         return {
-            "input_ids": input_ids,
-            "attention_mask": torch.ones_like(input_ids),
+            "input_ids": torch.tensor(rows, device=device),
+            "attention_mask": torch.tensor(mask, device=device),
             "visual": None if visual is None else visual.to(device),
         }
 

@@ -102,6 +102,35 @@ class PrefixMemory:
         self._ids = list(ids[:length])
         self._keys = [item.key for item in shown]
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is kept."""
+        return self.cache is None or not self._ids
+
+    def take_row(self, cache: Any, row: int, start: int, length: int) -> bool:
+        """Take over the keys and values of one row of a batch, before ``keep``.
+
+        Args:
+            cache: of the batch, whose rows are padded on the left.
+            row: number of the row.
+            start: places of padding before it.
+            length: tokens of it that were read.
+
+        Returns:
+            Whether they are all there; layers of windowed attention keep the last ones only.
+        """
+        self.forget()
+        if any(layer.keys.shape[2] < start + length for layer in cache.layers):
+            return False
+        self.cache = DynamicCache()
+        for number, layer in enumerate(cache.layers):
+            keys, values = (
+                part[row : row + 1, :, start : start + length].clone()
+                for part in (layer.keys, layer.values)
+            )
+            self.cache.update(keys, values, number)
+        return True
+
     def forget(self) -> None:
         """Drop everything."""
         self.cache, self._ids, self._keys = None, [], []

@@ -1,5 +1,7 @@
 """The engine: the answers of ``llava.ask`` and lmms-eval, what is kept, and for whom."""
 
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,9 @@ from llava.ask import Assistant
 from llava.generation import GenerationSettings
 from llava.messages import join_questions
 from llava.model.tiny import write_tiny_checkpoint
+from llava.serve.answer import AnswerStream
 from llava.serve.engine import Engine
+from llava.serve.memory import PrefixMemory
 from llava.serve.session import ChatSession
 from support.media import moving_square, texture, write_video
 
@@ -138,6 +142,92 @@ def test_stopping_ends_an_answer_and_the_conversation_goes_on(engine: Engine) ->
     again.read()
     assert again.usage.finish == "length" and again.usage.new_tokens == 8
     assert conversation.messages[1]["content"] == text
+
+
+def _waiting(engine: Engine, ask: Callable[[], list[AnswerStream]]) -> list[AnswerStream]:
+    """Ask while the engine is busy, so that all answers wait at the same time."""
+    busy = threading.Event()
+    engine._worker.submit(busy.wait)
+    answers = ask()
+    busy.set()
+    for answer in answers:
+        answer.read()
+    return answers
+
+
+def test_answers_in_a_batch_are_those_of_questions_alone(engine: Engine, folder: Path) -> None:
+    videos = [{"type": "video", "video": str(folder / f"{name}.mp4")} for name in "ab"]
+    picture = {"type": "image", "path": str(folder / "p.png")}
+    asked = [
+        ([_message(videos[0], _text("What moves?"))], SHORT),
+        ([_message(_text("Tell a long story about what moves, please."))], SHORT),
+        ([_message(picture, _text("What?"))], GenerationSettings(max_new_tokens=5)),
+        ([_message(videos[1], picture, _text("Both?"))], SHORT),
+    ]
+    alone = [engine.stream(*item) for item in asked]
+    texts = [answer.read() for answer in alone]
+    stop = texts[1][2:4]
+    asked[1] = asked[1][0], GenerationSettings(max_new_tokens=8, until=(stop,))
+    texts[1] = texts[1].split(stop)[0].strip()
+    engine.max_batch = 3
+    sizes: list[int] = []
+    generate = engine.model.generate
+    engine.model.generate = lambda **given: (
+        sizes.append(len(given["input_ids"])),
+        generate(**given),
+    )
+    memories = [PrefixMemory() for _ in asked]
+
+    def ask() -> list[AnswerStream]:
+        answers = [
+            engine.stream(*item, memory=memory)
+            for item, memory in zip(asked, memories, strict=True)
+        ]
+        assert [answer.ahead for answer in answers] == [0, 1, 2, 3]
+        return answers
+
+    answers = _waiting(engine, ask)
+    assert [answer.text for answer in answers] == texts
+    assert sizes == [3, 1]
+    assert [answer.usage.new_tokens for answer in answers] == [8, answers[1].usage.new_tokens, 5, 8]
+    assert [answer.usage.finish for answer in answers] == ["length", "stop", "length", "length"]
+    # What a row left in its memory answers the next question as reading all again does.
+    for (messages, _), answer, memory in zip(asked, answers, memories, strict=True):
+        reply = {"role": "assistant", "content": answer.text}
+        more = [*messages, reply, _message(_text("And then?"))]
+        again = engine.stream(more, SHORT, memory=memory)
+        assert again.read() == engine.stream(more, SHORT).read()
+        assert again.usage.reused_tokens >= answer.usage.prompt_tokens
+    assert sizes[2:] == [1] * 8
+
+
+def test_a_batch_survives_its_rows(engine: Engine) -> None:
+    """One is stopped, and memory does not suffice for all together."""
+    engine.model.generation_config.eos_token_id = []
+    texts = [f"Tell {number}." for number in range(3)]
+    alone = [engine.stream([_message(_text(text))], SHORT).read() for text in texts]
+    engine.max_batch = 8
+    generate = engine.model.generate
+
+    def small(**given: Any) -> Any:
+        if len(given["input_ids"]) > 2:
+            raise RuntimeError("out of memory")
+        return generate(**given)
+
+    engine.model.generate = small
+    sampled = GenerationSettings(max_new_tokens=2, temperature=1.0)
+
+    def ask() -> list[AnswerStream]:
+        answers = [engine.stream([_message(_text(text))], SHORT) for text in texts]
+        answers.append(engine.stream([_message(_text("Tell 4."))], SHORT))
+        answers.append(engine.stream([_message(_text("Tell 5."))], sampled))
+        answers[3].stop()
+        return answers
+
+    answers = _waiting(engine, ask)
+    assert [answer.text for answer in answers[:3]] == alone
+    assert [answer.usage.finish for answer in answers] == [*["length"] * 3, "cancelled", "length"]
+    assert engine.totals["answers"] == 3 + 3 + 1
 
 
 def test_stop_strings_end_an_answer(engine: Engine) -> None:
