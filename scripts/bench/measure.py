@@ -1,6 +1,9 @@
 """Time, processor time and peak memory of a piece of work, in a process of its own."""
 
+import contextlib
+import ctypes
 import multiprocessing
+import os
 import resource
 import subprocess
 import sys
@@ -10,13 +13,16 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
+_PR_SET_CHILD_SUBREAPER = 36
+_ORPHAN_SECONDS = 10.0
+
 
 class Measured(NamedTuple):
     """What a piece of work took.
 
     Attributes:
         wall_seconds: time that passed.
-        cpu_seconds: user and system time, children that have ended included.
+        cpu_seconds: user and system time, children that have ended included, and what they left.
         peak_rss_bytes: largest resident memory of any one process.
         read_bytes: bytes read by system calls, from files and pipes, children included.
     """
@@ -55,7 +61,14 @@ class _Command:
         self.arguments = arguments
 
     def __call__(self) -> None:
+        # Daemons that the command leaves become children of this process, and count.
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         subprocess.run(self.arguments, check=True, stdout=sys.stderr)
+        end = time.monotonic() + _ORPHAN_SECONDS
+        with contextlib.suppress(ChildProcessError):
+            while time.monotonic() < end:
+                if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                    time.sleep(0.05)
 
 
 def _child(call: Callable[[], object], sender: Connection) -> None:

@@ -12,7 +12,8 @@ system calls of a folder of its own, and not its space.
 driver's processor time per task, and the driver's memory after a thousand tasks and at the end.
 
 ``engines`` makes a clip of 360p, and prepares copies of it by each engine: videos per second, the
-start of the engine apart, as ratios to ``local``.
+start of the engine apart, as ratios to the first. By the clock, and by processor seconds of all
+processes, which is the ratio on a machine whose cores the workers keep busy, whatever else runs.
 """
 
 import argparse
@@ -34,7 +35,7 @@ from cv_reader.engines import local, on_ray
 from cv_reader.engines.tasks import Limits
 from cv_reader.ledger import Ledger, Place, ledger_path
 from cv_reader.select.config import AssetConfig
-from measure import measure, memory_bytes
+from measure import Measured, measure, memory_bytes
 
 CONFIG = AssetConfig(square_size=64, num_images=8, sequence_length=16)
 ARGUMENTS = ["--square_size", "64", "--num_images", "8", "--seq_len_frames", "16"]
@@ -122,9 +123,9 @@ def _empty(engine: str, count: int, limits: Limits) -> Iterator[object]:
 
 def _engines(folder: Path, args: argparse.Namespace) -> None:
     clip = made_clip(folder, "h264", 360, 640, 300)
-    rates: dict[str, float] = {}
+    rates: dict[str, tuple[float, float]] = {}
     for engine in args.engines:
-        seconds = []
+        taken: list[Measured] = []
         for copies in (args.num_workers, args.copies + args.num_workers):
             data = folder / "videos.jsonl"
             rows = [{"video": str(clip), "key": f"k{number}"} for number in range(copies)]
@@ -134,12 +135,19 @@ def _engines(folder: Path, args: argparse.Namespace) -> None:
             command += ["--num_workers", str(args.num_workers), "--num_threads", "1"]
             if engine == "ray":
                 command += ["--engine", "ray", "--address", "local"]
-            seconds.append(measure(command).wall_seconds)
-        rates[engine] = args.copies / (seconds[1] - seconds[0])
-        ratio = rates[engine] / rates[args.engines[0]]
+            taken.append(measure(command))
+        few, many = taken
+        rates[engine] = (
+            args.copies / (many.wall_seconds - few.wall_seconds),
+            args.copies / (many.cpu_seconds - few.cpu_seconds),
+        )
+        wall, cpu = rates[engine]
+        first_wall, first_cpu = rates[args.engines[0]]
         print(
-            f"{engine}: {rates[engine]:.2f} videos/s once started ({ratio:.2f} of "
-            f"{args.engines[0]}), start and {args.num_workers} videos {seconds[0]:.1f} s"
+            f"{engine}: {wall:.2f} videos/s once started ({wall / first_wall:.2f} of "
+            f"{args.engines[0]}), {cpu:.2f} per processor second ({cpu / first_cpu:.2f}), start "
+            f"and {args.num_workers} videos {few.wall_seconds:.1f} s, {few.cpu_seconds:.1f} CPU s",
+            flush=True,
         )
 
 

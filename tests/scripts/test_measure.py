@@ -40,6 +40,14 @@ def test_command_lines_count_with_their_children(measure: ModuleType) -> None:
     assert measured.cpu_seconds > 0
 
 
+@pytest.mark.slow
+def test_daemons_count(measure: ModuleType) -> None:
+    work = "import time\nwhile time.process_time() < 0.3: pass"
+    start = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', sys.argv[1]])"
+    measured = measure.measure([sys.executable, "-c", start, work])
+    assert measured.cpu_seconds > 0.3
+
+
 def test_bytes_read_are_those_of_children_too(measure: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(bytes(50 * MEGABYTE))
     measured = measure.measure(["cat", str(tmp_path / "f")])
