@@ -250,3 +250,25 @@ def test_a_run_with_marks_and_what_follows_it(clip: Path, tmp_path: Path) -> Non
     assert seen == [expected] * 3
     assert len(set(answers)) == 1
     assert torch.is_tensor(processor.apply_chat_template(messages, tokenize=True))
+
+
+@pytest.mark.slow
+def test_a_second_question_continues_behind_the_marks(clip: Path, tmp_path: Path) -> None:
+    from llava.generation import GenerationSettings
+    from llava.model.loading import load_pretrained
+    from llava.model.tiny import write_tiny_checkpoint
+    from llava.serve.session import ChatSession
+
+    write_tiny_checkpoint(tmp_path / "model")
+    asset, processor = _asset(clip, tmp_path), _processor()
+    engine = Engine(load_pretrained(tmp_path / "model")[0], processor)
+    session, short = ChatSession(engine), GenerationSettings(max_new_tokens=4)
+    session.show(asset.folder)
+    session.ask("When?", short).read()
+    second = session.ask("And then?", short)
+    text = second.read()
+    prompt = processor.tokenizer.encode(_prompt(asset, 1), add_special_tokens=False)
+    assert second.usage.reused_tokens >= len(prompt)
+    assert engine.totals["encoded_visuals"] == 1
+    assert engine.stream(session.messages[:-1], short).read() == text
+    engine.close()

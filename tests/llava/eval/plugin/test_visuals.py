@@ -1,5 +1,6 @@
 """Videos and images as segments: codec assets, assets made on the fly, uniform frames."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -232,3 +233,18 @@ def test_an_asset_computed_in_the_run_is_a_hit_the_second_time(toy: Toy, tmp_pat
         ("online", True),
         ("codec", False),
     ]
+
+
+def test_assets_without_times_are_found_before_the_first_sample(toy: Toy, tmp_path: Path) -> None:
+    """A checkpoint that was trained with time marks needs the times of every clip."""
+    config = VisualConfig(patches_per_side=8, time_marks=True)
+    video = str(toy.videos[0])
+    [visual] = VisualLoader(read_settings(toy.arguments(), {}), config).load([video])
+    assert visual.segment.time_marks[0] == (0, "<0.0 seconds>")
+    copied = shutil.copytree(toy.assets, tmp_path / "assets")
+    for path in copied.glob("*/meta.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"frame_rate": None}))
+    settings = read_settings(toy.arguments(codec_root=copied), {})
+    assert VisualLoader(settings, CONFIG).missing([video]) == []
+    with pytest.raises(ValueError, match="carries no time stamps"):
+        VisualLoader(settings, config).missing([video])
