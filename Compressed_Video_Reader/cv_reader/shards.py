@@ -17,7 +17,7 @@ import stat
 import tarfile
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import BinaryIO, NamedTuple, cast
 
 from cv_reader.errors import AssetError
 from cv_reader.remote.addresses import is_address
@@ -29,6 +29,11 @@ _SCHEMA = 1
 _MAX_INDEX_BYTES = 1 << 28
 _BLOCK_BYTES = 512
 _HEAD = re.compile(rb'\{"schema_version":%d,"tar_bytes":(\d{1,18}),"samples":\{' % _SCHEMA)
+
+
+_Files = dict[str, list[int]]
+_Samples = dict[str, _Files]
+"""Keys to names to places, as JSON has them."""
 
 
 class Member(NamedTuple):
@@ -147,19 +152,29 @@ def _size_and_time(tar: Path) -> tuple[int, int]:
 
 @lru_cache(maxsize=32)
 def _read_shard_index(tar: str, tar_bytes: int, _mtime_ns: int) -> ShardIndex:
-    path = index_path(Path(tar))
+    samples = _checked_samples(Path(tar), tar_bytes)
+    return ShardIndex(tar_bytes, {key: _members(files) for key, files in samples.items()})
+
+
+def _checked_samples(tar: Path, tar_bytes: int) -> _Samples:
+    path = index_path(tar)
     try:
-        found = _parsed(json.loads(_index_text(path)))
+        content = json.loads(_index_text(path))
+        if content["schema_version"] != _SCHEMA:
+            raise ValueError(f"schema_version must be {_SCHEMA}")
+        recorded, samples = int(content["tar_bytes"]), cast("_Samples", content["samples"])
+        for key, files in samples.items():
+            _check_places(key, files, recorded)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"the shard has no index {path.name}") from error
     except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
         raise OSError(f"{path.name} is damaged ({error}); make the shard again") from error
-    if found.tar_bytes != tar_bytes:
+    if recorded != tar_bytes:
         raise OSError(
-            f"the tar has {tar_bytes} bytes where {path.name} says {found.tar_bytes}; it is cut or "
+            f"the tar has {tar_bytes} bytes where {path.name} says {recorded}; it is cut or "
             "another one, make the shard again"
         )
-    return found
+    return samples
 
 
 def _index_text(path: Path) -> bytes:
@@ -170,22 +185,14 @@ def _index_text(path: Path) -> bytes:
     return text
 
 
-def _parsed(content: Any) -> ShardIndex:
-    if content["schema_version"] != _SCHEMA:
-        raise ValueError(f"schema_version must be {_SCHEMA}")
-    tar_bytes = int(content["tar_bytes"])
-    samples = cast("dict[str, dict[str, list[int]]]", content["samples"])
-    return ShardIndex(
-        tar_bytes, {key: _parsed_sample(key, files, tar_bytes) for key, files in samples.items()}
-    )
-
-
-def _parsed_sample(key: str, files: dict[str, list[int]], tar_bytes: int) -> dict[str, Member]:
-    members = {name: Member(int(o), int(s)) for name, (o, s) in files.items()}
-    for name, (offset, size) in members.items():
+def _check_places(key: str, files: _Files, tar_bytes: int) -> None:
+    for name, (offset, size) in files.items():
         if offset < _BLOCK_BYTES or size < 0 or offset + size > tar_bytes:
             raise ValueError(f"{key}: {name} is not inside the tar")
-    return members
+
+
+def _members(files: _Files) -> dict[str, Member]:
+    return {name: Member(int(offset), int(size)) for name, (offset, size) in files.items()}
 
 
 def _read_sample(tar: Path, key: str) -> dict[str, Member]:
@@ -212,7 +219,8 @@ def _read_known_sample(tar: str, tar_bytes: int, mtime_ns: int, key: str) -> dic
             where = first if text.startswith(name, first) else text.index(b"," + name, first) + 1
             start = where + len(name) - 1
             files = json.loads(text[start : text.index(b"}", start) + 1])
-            return _parsed_sample(key, files, tar_bytes)
+            _check_places(key, files, tar_bytes)
+            return _members(files)
     return _read_shard_index(tar, tar_bytes, mtime_ns).samples.get(key, {})
 
 
@@ -325,6 +333,6 @@ def shard_keys(tar: Path) -> set[str]:
         AssetError: it has no index, or is damaged.
     """
     try:
-        return set(read_shard_index(tar).samples)
+        return set(_checked_samples(tar, _size_and_time(tar)[0]))
     except OSError as error:
         raise AssetError(f"{tar}: {error}") from error
