@@ -158,7 +158,7 @@ ROOMS = {
     "encoder_training.pretrain.concepts": "pretrain.data",
     "encoder_training.pretrain.data": "",
     "encoder_training.pretrain.proof": "pretrain pretrain.concepts pretrain.data",
-    "encoder_training.probe": "pretrain pretrain.data",
+    "encoder_training.probe": "pretrain.data pretrain.proof",
     "llava.ask": "model visual",
     "llava.chat_template": "conversation",
     "llava.conversation": "",

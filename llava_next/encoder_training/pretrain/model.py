@@ -20,7 +20,18 @@ TINY = {
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
     "intermediate_size": 512,
+    "initializer_range": 128**-0.5,
+    "rope_theta": 20.0,
 }
+TINY_KEY_BIAS = 6.0
+"""Deviation of the initial biases of the keys of a tiny encoder.
+
+Positions act on nothing but products of queries and keys. With the published initial weights,
+whose deviation is 0.02, those of so narrow an encoder are near zero, and with the published
+frequencies, for 32 patches a side, neighbours differ little. So attention starts even, and within
+the minutes that a CPU has, neither shapes nor directions of motion are found. With these values
+each head starts with offsets in space and time that it prefers.
+"""
 ENCODER_SIZES: dict[str, dict[str, Any]] = {"tiny": TINY, **SIZES}
 """Sizes by name, as differences from the configuration's defaults; tiny trains on a CPU."""
 
@@ -69,6 +80,7 @@ def build_encoder(
     *,
     patch_size: int,
     image_px: int,
+    clip_frames: int = 64,
     init: str = "",
     attn_implementation: str = "auto",
 ) -> OneVisionEncoderModel:
@@ -78,6 +90,7 @@ def build_encoder(
         size: name in ``ENCODER_SIZES``; not used with ``init``.
         patch_size: p; with ``init``, that of the folder must be equal.
         image_px: side of images, which the configuration records.
+        clip_frames: frame slots of clips, which the configuration records.
         init: folder of an encoder; empty for random weights.
         attn_implementation: backend of attention; ``auto`` leaves it to the encoder.
 
@@ -90,9 +103,15 @@ def build_encoder(
             **ENCODER_SIZES[size],
             patch_size=patch_size,
             image_size=image_px,
+            rope_temporal_size=clip_frames,
             attn_implementation=attention,
         )
-        return OneVisionEncoderModel(config)
+        encoder = OneVisionEncoderModel(config)
+        if size == "tiny":
+            for name, weight in encoder.named_parameters():
+                if name.endswith("k_proj.bias"):
+                    nn.init.normal_(weight, std=TINY_KEY_BIAS)
+        return encoder
     try:
         encoder = OneVisionEncoderModel.from_pretrained(
             init, dtype=torch.float32, attn_implementation=attention

@@ -94,6 +94,7 @@ class Pretraining:
             settings.size,
             patch_size=settings.patch_size,
             image_px=settings.image_px,
+            clip_frames=settings.clip_frames,
             init=settings.init,
             attn_implementation=settings.attn_implementation,
         )

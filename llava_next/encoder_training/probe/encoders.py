@@ -58,11 +58,13 @@ class FrozenEncoder(ABC):
         size_px: side of its frames.
         normalisation: of its pixels.
         num_other_tokens: tokens of a frame, or of a clip, that are no patch: CLS and registers.
+        clip_frames: slots that frames are spread over.
         fingerprint: 64 hexadecimal digits over configuration and weights.
     """
 
     family: str
     num_other_tokens = 0
+    clip_frames = 64
 
     def __init__(self, model: nn.Module, name: str, normalisation: PixelNormalisation) -> None:
         self.model = model.eval().requires_grad_(False)
@@ -112,6 +114,10 @@ class OneVisionProbeEncoder(FrozenEncoder):
 
     family = "ov_encoder"
     model: OneVisionEncoderModel
+
+    def __init__(self, model: nn.Module, name: str, normalisation: PixelNormalisation) -> None:
+        super().__init__(model, name, normalisation)
+        self.clip_frames = int(self.model.config.rope_temporal_size or 64)
 
     def patches(self, clip: ClipPixels) -> tuple[Tensor, Tensor]:
         """Return a clip as patches, uint8 (P, 3 * p * p), with their positions (P, 3)."""

@@ -268,7 +268,7 @@ class ProbeSettings:
                 f"--frames_token_num must fit --input_size: {encoder.name} has "
                 f"{(encoder.size_px // encoder.patch_size) ** 2} tokens a frame, got {tokens}"
             )
-        clip_frames = 64 if kind == "frames" else self.num_frames or 64
+        clip_frames = encoder.clip_frames if kind == "frames" else self.num_frames or 64
         how = ClipInput(
             kind=kind, count=count, size_px=size_px if ours else encoder.size_px,
             patch_size=encoder.patch_size, clip_frames=clip_frames, crop=self.crop,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from encoder_training.probe.datasets import read_clips
-from encoder_training.probe.proof.__main__ import QUICK, arms, interval, main
+from encoder_training.probe.proof.__main__ import ARMS, TOKENS, interval, main
 from encoder_training.probe.proof.actions import ACTIONS, CLASSES, draw_action, write_actions
 
 
@@ -48,17 +48,19 @@ def test_the_lists_name_every_class(tmp_path: Path) -> None:
 
 
 def test_all_inputs_have_the_same_tokens() -> None:
-    found = {name: values["input"] for name, values in arms(QUICK).items()}
-    assert QUICK.tokens == 64 and found == {
-        "frames": "frames:4", "codec, published": "codec:64",
-        "codec, rate-distortion": "codec:64", "random patches": "random:64",
+    found = {name: values["input"] for name, values in ARMS.items()}
+    assert TOKENS == 36 and found == {
+        "frames": "frames:4", "codec, published": "codec:36",
+        "codec, rate-distortion": "codec:36", "random patches": "random:36",
     }  # fmt: skip
     assert interval([1.0, 2.0, 3.0]) == pytest.approx((2.0, 2 - 2.483, 2 + 2.483), abs=1e-3)
 
 
 @pytest.mark.slow
 def test_the_proof_writes_its_table(tmp_path: Path) -> None:
-    sizes = ["--train", "64", "--val", "32", "--steps", "3", "--epochs", "1", "--batch", "8"]
-    assert main([str(tmp_path), "--quick", *sizes]) == 0
+    sizes = ["--train", "64", "--val", "32", "--epochs", "1", "--images", "48", "--clips", "16"]
+    steps = ["--stage1_steps", "2", "--stage2_steps", "2"]
+    assert main([str(tmp_path), "--quick", *sizes, *steps]) == 0
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Inputs at equal tokens" in text and "codec, rate-distortion" in text
+    assert (tmp_path / "pretraining" / "seed-0" / "stage2" / "final" / "config.json").is_file()

@@ -2,12 +2,15 @@
 
 They are for trying the pipeline, and for proofs that must not depend on downloaded weights:
 
-- gradients by direction, and colours, on an 8 x 8 grid that is centred on the gradients and scaled
-  to them, so that place and size in the picture matter little;
-- energies of a bank of oriented filters at three scales;
+- colours relative to the picture's mean, how far they are from it, and their gradients by
+  direction, on an 8 x 8 grid that is centred on what stands out by its colour and scaled to it, so
+  that place and size in the picture matter little;
+- energies of a bank of oriented filters at three scales, relative to each other;
 - histograms of colours;
 - of videos, how much moves and which way (normal flow by direction), in four stretches of time, and
   whether it moves outward or around.
+
+Colours are differences of channels, which light and grey grounds leave alone.
 
 Axis letters: B pictures, F frames, H and W pixels.
 """
@@ -26,6 +29,8 @@ NUM_FRAMES = 16
 _DIRECTIONS = 8
 _CELLS = 8
 _STRETCHES = 4
+_WEIGHTS = (1.0, 1.0, 2.0, 2.0, 1.0)
+"""Of gradients, colours by place, colourfulness by place, energies, and histogram."""
 
 
 def image_statistics(pixels: Tensor) -> Tensor:
@@ -35,22 +40,28 @@ def image_statistics(pixels: Tensor) -> Tensor:
         pixels: uint8 (B, 3, H, W).
 
     Returns:
-        float32 (B, D), each part of length one.
+        float32 (B, D); each part has the length of its weight.
     """
     pictures = _squares(pixels)
-    dx, dy = _gradients(pictures)
+    colours = _opponents(pictures)
+    strength = colours.square().sum(1, keepdim=True)
+    dx, dy = _gradients(colours)
     length = torch.sqrt(dx**2 + dy**2 + 1e-8)
     bins = _direction_bins(torch.atan2(dy, dx) / math.pi, length, _DIRECTIONS, period=1.0)
-    maps = torch.cat([bins * 8, pictures - pictures.mean((2, 3), keepdim=True)], dim=1)
-    # Two rounds: what is far from the first centre is not part of the thing.
-    centre, spread = _centre(length.square())
-    grid = _grid(centre, spread)
-    cells = functional.grid_sample(maps, grid, align_corners=False)
-    parts = [cells[:, :_DIRECTIONS], 0.7 * cells[:, _DIRECTIONS:]]
+    # Several rounds: what is far from the first centre is not part of the thing.
+    centre, spread = _centre(strength)
+    maps = torch.cat([bins, colours, strength.sqrt()], dim=1)
+    cells = functional.grid_sample(maps, _grid(centre, spread), align_corners=False)
+    parts = [cells[:, :_DIRECTIONS], cells[:, _DIRECTIONS:-1]]
     energies = _energies(pictures)
     texture = torch.cat([energies.mean((2, 3)), energies.square().mean((2, 3)).sqrt()], dim=1)
-    parts += [torch.log(texture + 1e-3), _colours(pictures, length)]
-    return torch.cat([_unit(part.flatten(1)) for part in parts], dim=1)
+    texture = torch.log(texture + 1e-3)
+    grey_dx, grey_dy = _gradients(pictures)
+    edges = torch.sqrt(grey_dx**2 + grey_dy**2 + 1e-8)
+    parts += [cells[:, -1:], texture - texture.mean(dim=1, keepdim=True)]
+    units = [_unit(part.flatten(1)) for part in (*parts, _colours(pictures, edges))]
+    # Outline and texture have one part that shows them well, colour has three.
+    return torch.cat([weight * unit for weight, unit in zip(_WEIGHTS, units, strict=True)], dim=1)
 
 
 def video_statistics(frames: Tensor) -> Tensor:
@@ -67,10 +78,11 @@ def video_statistics(frames: Tensor) -> Tensor:
 
 
 def _motion(frames: Tensor) -> Tensor:
-    grey = _squares(frames).mean(1)
-    grey = functional.avg_pool2d(grey[:, None], 3, stride=1, padding=1)[:, 0]
-    change = grey[1:] - grey[:-1]
-    middle = (grey[1:] + grey[:-1]) / 2
+    # How far colours are from the mean: what stands out is seen to move on any grey ground.
+    strength = _opponents(_squares(frames)).square().sum(1, keepdim=True).sqrt()
+    strength = functional.avg_pool2d(strength, 3, stride=1, padding=1)[:, 0]
+    change = strength[1:] - strength[:-1]
+    middle = (strength[1:] + strength[:-1]) / 2
     dx, dy = (part[:, 0] for part in _gradients(middle[:, None].expand(-1, 3, -1, -1)))
     slope = dx**2 + dy**2
     speed = -change / torch.sqrt(slope + 1e-4)
@@ -100,6 +112,14 @@ def _squares(pixels: Tensor) -> Tensor:
             pictures, (SIDE_PX, SIDE_PX), mode="bilinear", antialias=True, align_corners=False
         )
     return pictures
+
+
+def _opponents(pictures: Tensor) -> Tensor:
+    """Return red less green and yellow less blue, less their means: (B, 2, H, W)."""
+    red_green = pictures[:, 0] - pictures[:, 1]
+    yellow_blue = (pictures[:, 0] + pictures[:, 1]) / 2 - pictures[:, 2]
+    colours = torch.stack([red_green, yellow_blue], dim=1)
+    return colours - colours.mean((2, 3), keepdim=True)
 
 
 def _gradients(pictures: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,10 +3,11 @@
     python -m encoder_training.pretrain.data.made OUT [--images 4800] [--clips 1600] [--size_px 48]
 
 writes ``OUT/images/*.jpg``, ``OUT/clips/*.mp4`` and ``OUT/truth.jsonl``: the concepts of each file,
-which only judges see. An image shows one textured shape on a cluttered ground; its concept is
-(shape, texture, hue). A clip shows such a shape in motion; its concept is (appearance, motion), and
-motions come in pairs that are each other's reversal, so that no set of frames tells them apart.
-Place, size, rotation, ground, light and noise vary freely.
+which only judges see. An image shows a coloured shape on a patterned grey ground; its concept is
+(shape, texture, hue), where the texture is the ground's. A clip shows such a shape in motion; its
+concept is (appearance, motion), and motions come in pairs that are each other's reversal, so that
+no set of frames tells them apart. Place, size and rotation of the thing, brightness, blotches,
+phase, width and slant of the ground, light and noise vary freely.
 
 Exit codes, see ``run_kit.exits``: 0 done; 2 usage or an existing folder; 130 interrupted.
 """
@@ -30,10 +31,24 @@ from run_kit.exits import OK, USAGE, ExitOnError
 from run_kit.files import write_json_lines
 
 SHAPES = ("disc", "square", "triangle", "ring", "cross", "bar", "crescent", "frame", "ell", "star")
-TEXTURES = ("plain", "fine stripes", "broad stripes", "checks", "dots", "rings")
+TEXTURES = ("plain", "upright stripes", "level stripes", "slanting stripes", "checks", "dots")
 HUES = ("red", "green", "blue", "yellow")
-MOTIONS = ("left", "right", "up", "down", "clockwise", "anticlockwise", "grow", "shrink")
+MOTIONS = (
+    "left", "right", "up", "down", "up and left", "down and right", "down and left", "up and right",
+)  # fmt: skip
 """Motions come in pairs: each odd one is the one before it, played backwards."""
+
+_STEPS = (
+    (-1, 0),
+    (1, 0),
+    (0, -1),
+    (0, 1),
+    (-0.75, -0.75),
+    (0.75, 0.75),
+    (-0.75, 0.75),
+    (0.75, -0.75),
+)
+"""Direction of each motion, columns and rows."""
 
 _COLOURS = np.array([(225, 50, 40), (50, 190, 70), (60, 90, 230), (230, 210, 50)], np.float64)
 TRUTH = "truth.jsonl"
@@ -60,8 +75,8 @@ LOOKS = tuple(
 
 CLIP_LOOKS = tuple(
     Look(shape, texture, (shape + texture) % len(HUES))
-    for shape in (1, 2, 5, 6, 8)  # whose rotation shows
-    for texture in range(0, len(TEXTURES), 2)
+    for shape in (0, 2, 4, 5, 7)
+    for texture in range(1, len(TEXTURES), 2)
 )
 """The 15 appearances of clips; with 8 motions they make 120 concepts."""
 
@@ -99,19 +114,19 @@ _DISTANCES: dict[str, Callable[[Field, Field], Field]] = {
 }
 """Fields that are negative inside the shape of radius 1, about in its units."""
 
-_WAVES: dict[str, Callable[[Field, Field, float], Field]] = {
-    "plain": lambda x, y, phase: np.full_like(x, -1.0),
-    "fine stripes": lambda x, y, phase: np.sin(14 * x + phase),
-    "broad stripes": lambda x, y, phase: np.sin(6 * x + phase),
-    "checks": lambda x, y, phase: np.sin(8 * x + phase) * np.sin(8 * y + phase) * 2,
-    "dots": lambda x, y, phase: np.cos(11 * x + phase) + np.cos(11 * y + phase) - 0.9,
-    "rings": lambda x, y, phase: np.sin(11 * np.hypot(x, y) + phase),
+_WAVES: dict[str, Callable[[Field, Field, float, float], Field]] = {
+    "plain": lambda x, y, first, second: np.full_like(x, -1.0),
+    "upright stripes": lambda x, y, first, second: np.sin(x + first),
+    "level stripes": lambda x, y, first, second: np.sin(y + first),
+    "slanting stripes": lambda x, y, first, second: np.sin(0.8 * (x + y) + first),
+    "checks": lambda x, y, first, second: np.sin(0.8 * x + first) * np.sin(0.8 * y + second) * 2,
+    "dots": lambda x, y, first, second: np.cos(x + first) + np.cos(y + second) - 0.5,
 }
-"""Fields that are positive where a texture has its second colour."""
+"""Fields that are positive where a texture is darker; arguments in radians of its wave."""
 
 
 class MadeScene:
-    """A thing and its ground, drawn at any pose.
+    """A thing on its ground, drawn at any pose.
 
     Args:
         look: what the thing looks like.
@@ -121,22 +136,28 @@ class MadeScene:
 
     def __init__(self, look: Look, random: np.random.Generator, size_px: int) -> None:
         self._random, self._size_px = random, size_px
-        self._distance, self._wave = _DISTANCES[SHAPES[look.shape]], _WAVES[TEXTURES[look.texture]]
-        coarse = random.normal(0, 1, (random.integers(2, 7), random.integers(2, 7), 3))
-        channels = [
-            Image.fromarray(coarse[..., channel].astype(np.float32)).resize(
-                (size_px, size_px), Image.Resampling.BICUBIC
-            )
-            for channel in range(3)
-        ]
-        clutter = np.stack([np.asarray(channel, np.float64) for channel in channels], axis=-1)
-        self._ground = random.uniform(60, 190, 3) + random.uniform(5, 30) * clutter
-        self._colour = _COLOURS[look.hue] + random.normal(0, 12, 3)
-        self._second = self._colour * 0.25 + random.uniform(0, 40)
-        self._phase = random.uniform(0, 2 * np.pi)
-        self._light = random.uniform(0.75, 1.2)
+        self._distance = _DISTANCES[SHAPES[look.shape]]
         axis = (np.arange(size_px) + 0.5) / size_px
         self._x, self._y = np.meshgrid(axis, axis)
+        blotches = random.normal(0, 1, (random.integers(2, 6), random.integers(2, 6)))
+        blotches = Image.fromarray(blotches.astype(np.float32)).resize(
+            (size_px, size_px), Image.Resampling.BICUBIC
+        )
+        ground = random.uniform(90, 200) + 40 * np.asarray(blotches, np.float64)
+        # A wave takes 5 to 7 of 48 pixels, and turns by up to a tenth of a radian.
+        waves, slant = 2 * np.pi * 48 / random.uniform(5, 7), random.uniform(-0.1, 0.1)
+        cosine, sine = waves * np.cos(slant), waves * np.sin(slant)
+        wave = _WAVES[TEXTURES[look.texture]](
+            cosine * self._x + sine * self._y,
+            cosine * self._y - sine * self._x,
+            random.uniform(0, 2 * np.pi),
+            random.uniform(0, 2 * np.pi),
+        )
+        texture = 1 - 0.45 * np.clip(0.5 + 2 * wave, 0, 1)
+        tint = random.normal(0, 6, 3)
+        self._ground = (np.clip(ground, 20, 250)[..., None] + tint) * texture[..., None]
+        self._colour = _COLOURS[look.hue] + random.normal(0, 12, 3)
+        self._light = random.uniform(0.6, 1.25)
 
     def draw(self, pose: Pose) -> Pixels:
         """Return the picture, uint8 (H, W, 3)."""
@@ -145,9 +166,7 @@ class MadeScene:
         x, y = cosine * dx + sine * dy, cosine * dy - sine * dx
         softness = 1.0 / (pose.radius * self._size_px)
         inside = np.clip(0.5 - self._distance(x, y) / softness, 0, 1)[..., None]
-        share = np.clip(0.5 + 2 * self._wave(x, y, self._phase), 0, 1)[..., None]
-        thing = self._colour * (1 - share) + self._second * share
-        picture = self._ground * (1 - inside) + thing * inside
+        picture = self._ground * (1 - inside) + self._colour * inside
         picture = picture * self._light + self._random.normal(0, 4, picture.shape)
         return np.clip(picture, 0, 255).astype(np.uint8)
 
@@ -155,9 +174,8 @@ class MadeScene:
 def draw_image(concept: int, random: np.random.Generator, size_px: int) -> Pixels:
     """Return a picture of concept ``LOOKS[concept]``, uint8 (H, W, 3)."""
     scene = MadeScene(LOOKS[concept], random, size_px)
-    radius = random.uniform(0.24, 0.38)
-    x, y = random.uniform(radius, 1 - radius, 2)
-    return scene.draw(Pose(x, y, radius, random.uniform(-0.06, 0.06)))
+    x, y = random.uniform(0.4, 0.6, 2)
+    return scene.draw(Pose(x, y, random.uniform(0.32, 0.46), random.uniform(-0.04, 0.04)))
 
 
 def draw_clip(
@@ -165,21 +183,12 @@ def draw_clip(
 ) -> Iterator[Pixels]:
     """Yield the frames of a clip of ``CLIP_LOOKS[look]`` in ``MOTIONS[motion]``."""
     scene = MadeScene(CLIP_LOOKS[look], random, size_px)
-    times = np.linspace(0, 1, num_frames)
-    if motion % 2:
-        times = 1 - times
-    radius, turn = random.uniform(0.2, 0.28), random.uniform(-0.06, 0.06)
-    x, y = random.uniform(0.3, 0.7, 2)
-    start, length = random.uniform(0.15, 0.3), random.uniform(0.4, 0.55)
-    for time in times:
-        along = start + length * time
-        poses = {
-            "left": Pose(1 - along, y, radius, turn),
-            "up": Pose(x, 1 - along, radius, turn),
-            "clockwise": Pose(x, y, radius, turn + 0.75 * time),
-            "grow": Pose(x, y, 0.12 + 0.24 * time * (radius / 0.24), turn),
-        }
-        yield scene.draw(poses[MOTIONS[motion - motion % 2]])
+    radius, turn = random.uniform(0.2, 0.28), random.uniform(-0.04, 0.04)
+    x, y = random.uniform(0.4, 0.6, 2)
+    reach = random.uniform(0.56, 0.76)
+    step_x, step_y = _STEPS[motion]
+    for along in np.linspace(-reach / 2, reach / 2, num_frames):
+        yield scene.draw(Pose(x + along * step_x, y + along * step_y, radius, turn))
 
 
 def jpeg(pixels: Pixels, quality: int = 92) -> bytes:

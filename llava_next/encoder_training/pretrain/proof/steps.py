@@ -34,8 +34,10 @@ from encoder_training.pretrain.proof.measures import (
 from run_kit.exits import say
 from run_kit.files import read_json_lines, write_json, write_json_lines
 
-PATCH_PX, SIZE_PX = 8, 48
-CLIP_FRAMES, NUM_FRAMES = 16, 4
+PATCH_PX, SIZE_PX = 16, 48
+VIDEO_FRAMES, CLIP_FRAMES, NUM_FRAMES = 16, 8, 4
+COMPONENTS = {"images": 24, "clips": 16}
+"""Principal directions of the features that are clustered."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,18 +54,18 @@ class ProofSettings:
         embedding_steps: steps between the pictures of the embeddings.
     """
 
-    images: int = 7200
-    clips: int = 1800
-    judged_images: int = 1920
+    images: int = 6000
+    clips: int = 1440
+    judged_images: int = 960
     judged_clips: int = 480
-    image_centres: int = 400
-    video_centres: int = 200
-    labels: int = 4
-    stage1_steps: int = 800
-    stage2_steps: int = 300
+    image_centres: int = 320
+    video_centres: int = 160
+    labels: int = 2
+    stage1_steps: int = 600
+    stage2_steps: int = 400
     image_batch: int = 64
-    video_batch: int = 16
-    embedding_steps: int = 50
+    video_batch: int = 32
+    embedding_steps: int = 40
 
 
 def make_data(out: Path, settings: ProofSettings) -> None:
@@ -78,7 +80,7 @@ def make_data(out: Path, settings: ProofSettings) -> None:
                 images=images,
                 clips=clips,
                 size_px=SIZE_PX,
-                clip_frames=CLIP_FRAMES,
+                clip_frames=VIDEO_FRAMES,
                 seed=seed,
             )
         for kind in ("images", "clips"):
@@ -98,7 +100,7 @@ def label_sets(out: Path, seed: int, settings: ProofSettings) -> Path:
         labels, sets = folder / f"labels-{kind}", folder / f"set-{kind}"
         if not (bank / "bank.json").exists():
             options = ["--centres", str(centres), "--iterations", "15", "--seed", str(seed)]
-            options += ["--components", "96", "--whiten"]
+            options += ["--components", str(COMPONENTS[kind]), "--whiten"]
             _run(concepts, ["cluster", features, str(bank), *options])
         if not (sets / "set.json").exists():
             count = ["--count", str(settings.labels)]
@@ -128,7 +130,7 @@ def train_stages(folder: Path, seed: int, settings: ProofSettings, *, pictures: 
         "video_px": SIZE_PX,
         "clip_frames": CLIP_FRAMES,
         "num_frames": NUM_FRAMES,
-        "labels_per_step": 2,
+        "labels_per_step": 1,
         # The published scale of 64 and margin of 0.3 need more steps than this before they learn.
         "scale": 16.0,
         "margin": 0.0,
@@ -144,7 +146,7 @@ def train_stages(folder: Path, seed: int, settings: ProofSettings, *, pictures: 
         "output_dir": str(folder / "stage1"),
         "image_batch": settings.image_batch,
         "max_steps": settings.stage1_steps,
-        "learning_rate": 1e-3,
+        "learning_rate": 2e-3,
         "embedding_steps": settings.embedding_steps if pictures else 0,
         "logging_steps": 10,
     }
@@ -154,8 +156,10 @@ def train_stages(folder: Path, seed: int, settings: ProofSettings, *, pictures: 
         "video_set": str(folder / "set-clips"),
         "image_batch": settings.image_batch // 4,
         "video_batch": settings.video_batch,
+        "residual_ratio": 0.5,
+        "frame_sampling_ratio": 0.5,
         "max_steps": settings.stage2_steps,
-        "learning_rate": 1e-3,
+        "learning_rate": 2e-3,
     }
     for stage in (first, second):
         if (Path(stage["output_dir"]) / "final" / "config.json").exists():
@@ -199,7 +203,10 @@ def judge_one(out: Path, folder: Path, seed: int, name: str) -> dict[str, Any]:
         return clip_figures(features, [truth[f"video{key}"] for key in keys], seed)
 
     if name == "raw pixels":
-        return {"images": {name: images(*raw_pixels(out))}}
+        return {
+            "images": {name: images(*raw_pixels(out))},
+            "clips": {f"{name}, frames": clips(*raw_frames(out))},
+        }
     if name not in ENCODERS:
         return {
             "images": {name: images(*_stored(out / "judged-images"))},
@@ -267,18 +274,11 @@ def embed(
         kind: ``images`` or ``clips``.
         mode: input made of clips: evenly spaced whole ``frames``, or ``codec`` patches, as many.
     """
+    view: ImageView | VideoView
     if kind == "images":
-        view: ImageView | VideoView = ImageView(patch_size=PATCH_PX, size_px=SIZE_PX, augment=False)
+        view = ImageView(patch_size=PATCH_PX, size_px=SIZE_PX, augment=False)
     else:
-        split = VideoSplit(1, 0) if mode == "codec" else VideoSplit(0, 1)
-        view = VideoView(
-            patch_size=PATCH_PX,
-            size_px=SIZE_PX,
-            clip_frames=CLIP_FRAMES,
-            num_frames=NUM_FRAMES,
-            split=split,
-            jitter=False,
-        )
+        view = _clip_view(mode)
     data = open_set(
         unlabelled_set(out, "judged", kind), view=view, batch_size=48, shuffle=False, num_epochs=1
     )
@@ -290,6 +290,28 @@ def embed(
         features.append(model(patches, batch.positions, batch.cu_seqlens).numpy())
         keys += batch.keys
     return keys, np.concatenate(features)
+
+
+def _clip_view(mode: str) -> VideoView:
+    return VideoView(
+        patch_size=PATCH_PX,
+        size_px=SIZE_PX,
+        clip_frames=CLIP_FRAMES,
+        num_frames=NUM_FRAMES,
+        split=VideoSplit(1, 0) if mode == "codec" else VideoSplit(0, 1),
+        jitter=False,
+    )
+
+
+def raw_frames(out: Path) -> tuple[list[str], Floats]:
+    """Return keys and pixels (N, D) of every second row and column of clips' frames."""
+    path = unlabelled_set(out, "judged", "clips")
+    data = open_set(path, view=_clip_view("frames"), batch_size=48, shuffle=False, num_epochs=1)
+    batches = list(data.batches())
+    pixels = np.concatenate([batch.patches.numpy() for batch in batches])
+    pixels = pixels.reshape(-1, 3, PATCH_PX, PATCH_PX)[:, :, ::2, ::2].astype(np.float32)
+    keys = [key for batch in batches for key in batch.keys]
+    return keys, pixels.reshape(len(keys), -1)
 
 
 def raw_pixels(out: Path) -> tuple[list[str], Floats]:

@@ -3,10 +3,10 @@
     python -m encoder_training.probe.proof.actions OUT [--train 2800] [--val 980] [--size_px 48]
 
 writes ``OUT/<class>/*.mp4``, ``OUT/train_new.csv``, ``OUT/val_new.csv`` and ``OUT/classes.txt``, a
-custom data set of the probe. A clip shows a textured thing on a cluttered ground; what it does is
-its class, all else varies freely. Fourteen classes come in seven pairs: each frame of one occurs as
-often in the other, in another order or another number of times. Two more are appearance controls:
-nothing moves but the noise, and the shape is the class.
+custom data set of the probe. A clip shows a coloured thing on a patterned ground; what it does is
+its class, all else varies freely. Fourteen classes come in seven pairs: each frame of one occurs in
+the other, in another order, for another time or another number of times. Two more are appearance
+controls: nothing moves but the noise, and the shape is the class.
 
 Exit codes, see ``run_kit.exits``: 0 done; 2 usage or an existing folder.
 """
@@ -36,30 +36,30 @@ from run_kit.files import write_text
 Pixels = NDArray[np.uint8]
 
 ACTIONS = (
-    "left", "right", "up", "down", "clockwise", "anticlockwise", "grow", "shrink", "appear",
-    "vanish", "one_swing", "three_swings", "left_then_right", "right_then_left",
+    "left", "right", "up", "down", "slow", "fast", "grow", "shrink", "appear", "vanish",
+    "one_swing", "two_swings", "left_then_right", "right_then_left",
 )  # fmt: skip
-"""In pairs of which no set of frames tells one from the other; of the swings their number does."""
+"""In pairs that no single frame tells apart; slow and fast go down to the right."""
 CONTROLS = ("still_bar", "still_ring")
 CLASSES = ACTIONS + CONTROLS
 
-_TURNING = (1, 2, 5, 6, 8)
-"""Shapes whose rotation shows."""
+_SHAPES = (0, 1, 4, 5, 9)
+"""Shapes that act; the controls have others of their own."""
 
 
 def draw_action(
     action: str, random: np.random.Generator, size_px: int, num_frames: int
 ) -> Iterator[Pixels]:
     """Yield the frames of a clip, uint8 (H, W, 3)."""
-    shape = int(random.choice(_TURNING))
+    shape = int(random.choice(_SHAPES))
     if action in CONTROLS:
         shape = SHAPES.index(action.removeprefix("still_"))
     look = Look(shape, int(random.integers(len(TEXTURES))), int(random.integers(len(HUES))))
     scene = MadeScene(look, random, size_px)
-    radius, turn = random.uniform(0.13, 0.2), random.uniform(-0.06, 0.06)
-    x, y = random.uniform(0.3, 0.7, 2)
-    start, length = random.uniform(0.15, 0.3), random.uniform(0.4, 0.55)
-    first, span = random.uniform(0.1, 0.35), random.uniform(0.4, 0.5)
+    radius, turn = random.uniform(0.2, 0.28), random.uniform(-0.04, 0.04)
+    x, y = random.uniform(0.38, 0.62, 2)
+    start, length = random.uniform(0.12, 0.26), random.uniform(0.56, 0.66)
+    first, span = random.uniform(0.05, 0.25), random.uniform(0.55, 0.7)
     pose = Pose(x, y, radius, turn)
     for number in range(num_frames):
         time = number / (num_frames - 1)
@@ -76,12 +76,17 @@ def _raised(pose: Pose, done: float, start: float, length: float) -> Pose:
     return pose._replace(y=1 - (start + length * done))
 
 
-def _turned(pose: Pose, done: float, start: float, length: float) -> Pose:
-    return pose._replace(turn=pose.turn + 0.75 * done)
+def _sloped(pose: Pose, done: float, start: float, length: float) -> Pose:
+    return pose._replace(x=start + length * done, y=start + length * done)
+
+
+def _sloped_fast(pose: Pose, done: float, start: float, length: float) -> Pose:
+    """Go the same way in a fifth of the time."""
+    return _sloped(pose, float(np.clip((done - 0.4) * 5, 0, 1)), start, length)
 
 
 def _grown(pose: Pose, done: float, start: float, length: float) -> Pose:
-    return pose._replace(radius=0.1 + 0.2 * done)
+    return pose._replace(radius=0.1 + 0.3 * done)
 
 
 def _shown(pose: Pose, done: float, start: float, length: float) -> Pose:
@@ -89,12 +94,12 @@ def _shown(pose: Pose, done: float, start: float, length: float) -> Pose:
 
 
 def _swung(pose: Pose, done: float, count: int) -> Pose:
-    return pose._replace(y=0.5 + 0.25 * float(np.sin(2 * np.pi * count * done)))
+    return pose._replace(y=0.5 + 0.3 * float(np.sin(2 * np.pi * count * done)))
 
 
 def _sidestep(pose: Pose, done: float, sign: float) -> Pose:
     """Go to one side and back, then to the other and back."""
-    return pose._replace(x=0.5 + sign * 0.25 * float(np.sin(2 * np.pi * done)))
+    return pose._replace(x=0.5 + sign * 0.3 * float(np.sin(2 * np.pi * done)))
 
 
 Move = Callable[[Pose, float, float, float], Pose]
@@ -109,14 +114,14 @@ _POSES: dict[str, Move] = {
     "right": _reversed(_moved),
     "up": _raised,
     "down": _reversed(_raised),
-    "clockwise": _turned,
-    "anticlockwise": _reversed(_turned),
+    "slow": _sloped,
+    "fast": _sloped_fast,
     "grow": _grown,
     "shrink": _reversed(_grown),
     "appear": _shown,
     "vanish": _reversed(_shown),
     "one_swing": lambda pose, done, start, length: _swung(pose, done, 1),
-    "three_swings": lambda pose, done, start, length: _swung(pose, done, 3),
+    "two_swings": lambda pose, done, start, length: _swung(pose, done, 2),
     "left_then_right": lambda pose, done, start, length: _sidestep(pose, done, -1),
     "right_then_left": lambda pose, done, start, length: _sidestep(pose, done, 1),
     **{name: lambda pose, done, start, length: pose for name in CONTROLS},
