@@ -52,6 +52,9 @@ class VisionTower(nn.Module):
     The encoder's attribute is ``vision_tower``, so that weight names match LLaVA-NeXT's.
     """
 
+    # Found by the library: its blocks are sharded, or put on a device, one by one.
+    _no_split_modules = OneVisionEncoderModel._no_split_modules
+
     def __init__(self, config: LlavaConfigFields) -> None:
         super().__init__()
         self.vision_tower = OneVisionEncoderModel(config.require_vision())

@@ -19,6 +19,7 @@ from llava.model.assemble import ModelSource
 from llava.model.projector import PROJECTOR_TYPES
 from llava.train.distributed import prepare_deepspeed
 from llava.train.parts import PARTS, PROJECTOR, VISION_TOWER, parse_parts
+from llava.train.switches import check_switches, finish_fsdp
 from llava.visual.config import parse_pinpoints
 
 
@@ -209,8 +210,12 @@ class LlavaTrainingArguments(TrainingArguments):
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "not needed: every trainable weight is used every step"}
     )
+    fsdp: bool = field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default=False,
+        metadata={"help": "shard the model over the ranks by FSDP2; not with --deepspeed"},
+    )
     report_to: None | str | list[str] = field(
-        default="none", metadata={"help": "none, tensorboard, wandb"}
+        default="none", metadata={"help": "none, tensorboard, wandb, mlflow, swanlab"}
     )
     resume_from_checkpoint: str | None = field(
         default=None,
@@ -246,7 +251,10 @@ class LlavaTrainingArguments(TrainingArguments):
         self._read_warmup_ratio()
         if self.deepspeed:
             prepare_deepspeed(self.use_cpu, timeout_seconds=self.ddp_timeout)
+        check_switches(self)
         super().__post_init__()
+        if self.fsdp:
+            finish_fsdp(self)
 
     @property
     def run_folder(self) -> Path:

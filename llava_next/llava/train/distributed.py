@@ -1,4 +1,4 @@
-"""Start DeepSpeed without a launcher, and on the CPU.
+"""Start DeepSpeed without a launcher, and DeepSpeed and FSDP on the CPU.
 
 The only module of this package that touches the process's environment.
 """
@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from accelerate import DistributedType, PartialState
 
 _MASTER_ADDRESS = "127.0.0.1"
 
@@ -54,6 +55,17 @@ def prepare_deepspeed(use_cpu: bool, *, timeout_seconds: int) -> None:
         deepspeed.init_distributed(
             dist_backend="gloo", timeout=timedelta(seconds=timeout_seconds), verbose=False
         )
+
+
+def let_fsdp_run_on_cpu() -> None:
+    """Make Accelerate shard a model over ranks without a GPU. Call before its ``Accelerator``.
+
+    It looks for a request for FSDP only where ranks have an accelerator, and ignores it elsewhere.
+    What it asks for is the kind of ranks, which is told here as that of GPUs; the device stays.
+    """
+    state: Any = PartialState()
+    if state.distributed_type == DistributedType.MULTI_CPU:
+        state.distributed_type = DistributedType.MULTI_GPU
 
 
 def _free_port() -> int:

@@ -16,6 +16,7 @@ from llava.model.adapters import load_adapter_weights, save_adapters
 from llava.model.weights import PROJECTOR_FILE
 from llava.train.arguments import LlavaTrainingArguments
 from llava.train.batches import EpochLoader, to_device
+from llava.train.distributed import let_fsdp_run_on_cpu
 from llava.train.parts import PARTS, PROJECTOR, parameter_groups, part_of
 from llava.train.run.bad_samples import BadSampleLog
 from llava.train.run.divergence import FiniteCheck
@@ -87,6 +88,20 @@ class LlavaTrainer(Trainer):
         self._writes_checkpoint = False
         self._group_parts: list[str] = []
         self._part_rates: dict[str, float] = {}
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Make the accelerator.
+
+        Raises:
+            ValueError: if it does not shard although that was asked for.
+        """
+        if self.args.fsdp and self.args.use_cpu:
+            let_fsdp_run_on_cpu()
+        super().create_accelerator_and_postprocess()
+        if self.args.fsdp and not self.is_fsdp_enabled:
+            raise ValueError(
+                "--fsdp is not available on these devices; use --deepspeed, or neither"
+            )
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return a loader of this rank's batches, as planned by ``llava.train.batches``."""
@@ -269,7 +284,8 @@ class LlavaTrainer(Trainer):
             save_file(projector, folder / PROJECTOR_FILE)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if self._adapters is None:
+        # FSDP keeps all weights in a file of its own, which it shards over the ranks.
+        if self._adapters is None or self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
             load_adapter_weights(self.model, Path(resume_from_checkpoint))

@@ -87,6 +87,28 @@ def test_ranks_equal_one_process_although_some_hold_text_alone(
     load_pretrained(tmp_path / "ranks")
 
 
+def test_fsdp_equals_one_process_resumes_and_saves_whole_weights(
+    train: Callable[..., int], run_arguments: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    assert train(tmp_path / "alone", per_device_train_batch_size=2, max_steps=6) == 0
+    options = {"per_device_train_batch_size": 1, "max_steps": 6, "fsdp": True}
+    arguments = run_arguments(tmp_path / "ranks", **options, save_strategy="steps", save_steps=3)
+    finish([*launcher(2), *arguments])
+    expected = _losses(tmp_path / "alone")
+    assert _losses(tmp_path / "ranks") == pytest.approx(expected, rel=SAME_LOSS)
+    # Accelerate drops a request for FSDP without a word on the CPU; only FSDP writes this file.
+    assert (tmp_path / "ranks" / "checkpoint-6" / "pytorch_model_fsdp.bin").is_file()
+
+    (tmp_path / "ranks" / "checkpoint-6" / MARKER_FILE).unlink()
+    finish([*launcher(2), *arguments, "--resume_from_checkpoint", "auto"])
+    assert _losses(tmp_path / "ranks") == pytest.approx(expected, rel=SAME_LOSS)
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("alone", "ranks"))
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, atol=1e-4, rtol=1e-3)
+    load_pretrained(tmp_path / "ranks" / "checkpoint-3")
+
+
 @pytest.mark.parametrize("stage", [2, 3])
 def test_ranks_killed_at_any_step_and_within_a_checkpoint_go_on_bit_for_bit(
     stage: int, run_arguments: Callable[..., list[str]], tmp_path: Path

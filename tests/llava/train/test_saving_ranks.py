@@ -23,9 +23,9 @@ SAVING = {"save_strategy": "steps", "save_steps": 2, "per_device_train_batch_siz
 
 
 @pytest.mark.parametrize("parts", ["mm_mlp_adapter", "mm_vision_tower,mm_mlp_adapter"])
-@pytest.mark.parametrize("stage", [None, 2, 3])
+@pytest.mark.parametrize("stage", [None, 2, 3, "fsdp"])
 def test_two_ranks_save_whole_adapters(
-    stage: int | None,
+    stage: int | str | None,
     parts: str,
     train: Callable[..., int],
     run_arguments: Callable[..., list[str]],
@@ -38,6 +38,7 @@ def test_two_ranks_save_whole_adapters(
     assert train(tmp_path / "alone", **options, per_device_train_batch_size=2) == 0
     expected = load_file(tmp_path / "alone" / ADAPTER_FILE)
     sharding = {} if stage is None else {"deepspeed": f"scripts/zero{stage}.json"}
+    sharding = {"fsdp": True} if stage == "fsdp" else sharding
     arguments = run_arguments(tmp_path / "ranks", **options, **SAVING, **sharding)
     finish([*launcher(2), *arguments])
     losses = [[row["loss"] for row in read_log(tmp_path / name)] for name in ("alone", "ranks")]

@@ -92,11 +92,7 @@ class FiniteCheck:
             DivergedRunError: on all ranks at once, if a weight is NaN or infinite.
         """
         self.check()
-        shards = (
-            vars(parameter).get("ds_tensor", parameter.detach())  # ZeRO-3: this rank's share
-            for parameter in parameters
-            if parameter.requires_grad
-        )
+        shards = (_share(parameter) for parameter in parameters if parameter.requires_grad)
         largest = [
             torch.linalg.vector_norm(shard.float(), math.inf) for shard in shards if shard.numel()
         ]
@@ -116,3 +112,9 @@ class FiniteCheck:
             "lower --learning_rate or --max_grad_norm, or warm up longer; then continue from the "
             "last checkpoint with --resume_from_checkpoint auto --resume_with_changes true"
         )
+
+
+def _share(parameter: nn.Parameter) -> Tensor:
+    """Return what this rank has of a parameter that ZeRO-3 or FSDP has sharded, or all of it."""
+    weights: Any = vars(parameter).get("ds_tensor", parameter.detach())
+    return weights.to_local() if hasattr(weights, "to_local") else weights

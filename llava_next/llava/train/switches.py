@@ -1,0 +1,98 @@
+"""Switches of the library: each works here, or is refused by name before the run starts."""
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.fsdp import MixedPrecisionPolicy
+from transformers import TrainingArguments
+from transformers.training_args import ParallelMode
+
+_REPORTERS = ("none", "tensorboard", "wandb", "mlflow", "swanlab")
+_OPTIMISER_PACKAGES = {
+    "8bit": "bitsandbytes",
+    "paged": "bitsandbytes",
+    "bnb": "bitsandbytes",
+    "torchao": "torchao",
+    "lomo": "lomo-optim",
+    "grokadamw": "grokadamw",
+    "schedule_free": "schedulefree",
+    "stable_adamw": "torch-optimi",
+}
+"""Parts of the names of ``--optim`` to the packages that have these optimisers."""
+_MODULES = {"lomo-optim": "lomo_optim", "torch-optimi": "optimi"}
+_OWN_GROUPS = ("galore", "apollo", "lomo")
+"""Optimisers that choose the groups of parameters themselves, so that parts lose their rates."""
+
+
+def check_switches(args: TrainingArguments) -> None:
+    """Check what the library would ignore, or find out in the middle of a run.
+
+    Raises:
+        ValueError: naming a switch that cannot work here, and the remedy.
+    """
+    _check_optimiser(str(getattr(args.optim, "value", args.optim)), bool(args.deepspeed))
+    given = [args.report_to] if isinstance(args.report_to, str) else args.report_to or []
+    for name in given:
+        if name not in _REPORTERS:
+            raise ValueError(f"--report_to must be of {', '.join(_REPORTERS)}, got {name!r}")
+        if name != "none":
+            _require(name, f"--report_to {name}")
+    if args.use_liger_kernel:
+        _require("triton", "--use_liger_kernel")
+        _require("liger-kernel", "--use_liger_kernel")
+    if args.fsdp:
+        _check_fsdp(args)
+
+
+def _require(package: str, switch: str) -> None:
+    if find_spec(_MODULES.get(package, package.replace("-", "_"))) is None:
+        raise ValueError(
+            f"{switch} needs the package {package}, which is not installed; pip install {package}"
+        )
+
+
+def _check_optimiser(name: str, is_deepspeed: bool) -> None:
+    if any(part in name for part in _OWN_GROUPS):
+        raise ValueError(
+            f"--optim {name} chooses its own groups of parameters, so the parts of the model could "
+            "not have learning rates of their own; use another, such as adafactor or adamw_8bit"
+        )
+    for part, package in _OPTIMISER_PACKAGES.items():
+        if part in name:
+            _require(package, f"--optim {name}")
+
+
+def _check_fsdp(args: TrainingArguments) -> None:
+    if args.deepspeed:
+        raise ValueError("--fsdp and --deepspeed both shard the model; leave one out")
+    settings: Any = args.fsdp_config or {}
+    if isinstance(settings, str):
+        settings = json.loads(Path(settings).read_text(encoding="utf-8"))
+    names = {name.removeprefix("fsdp_"): value for name, value in settings.items()}
+    if str(names.get("version", 2)) != "2":
+        raise ValueError("--fsdp is FSDP2: leave version out of --fsdp_config, or say 2")
+    if "FULL" not in str(names.get("state_dict_type", "FULL_STATE_DICT")):
+        raise ValueError(
+            "state_dict_type of --fsdp_config must be FULL_STATE_DICT: checkpoints hold whole "
+            "weights, so that they load anywhere; leave it out"
+        )
+
+
+def finish_fsdp(args: TrainingArguments) -> None:
+    """Check the ranks, and set the precision: the loss stays in float32.
+
+    Raises:
+        ValueError: There is one rank only.
+    """
+    if args.parallel_mode != ParallelMode.DISTRIBUTED:
+        raise ValueError("--fsdp needs several ranks; start them with torchrun or NUM_GPUS")
+    if args.bf16 or args.fp16:
+        settings: Any = args.fsdp_plugin_args
+        settings["mixed_precision_policy"] = MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16 if args.bf16 else torch.float16,
+            reduce_dtype=torch.float32,
+            cast_forward_inputs=False,  # positions stay in float32, too
+        )
