@@ -1,6 +1,7 @@
 """Load on the server: requests and tokens per second, latency at 1, 4 and 16 clients, memory.
 
     python scripts/bench/serve.py [--model DIR] [--clients 1,4,16] [--requests 32] [--new_tokens 32]
+        [--max_batch 8]
 
 Starts ``llava.serve.api`` on a free port of this machine, with a tiny checkpoint unless --model is
 given, and asks about made clips through the client of the OpenAI protocol, as streams. Each clip is
@@ -12,6 +13,7 @@ import argparse
 import base64
 import contextlib
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -108,6 +110,12 @@ def resident_bytes(process_id: int) -> int:
     return int(line.split()[1]) * 1024
 
 
+def cpu_seconds(process_id: int) -> float:
+    """Return the processor time of a process and of the children that it has waited for."""
+    fields = Path(f"/proc/{process_id}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
 def load(
     address: str, clips: list[str], clients: int, requests: int, new_tokens: int
 ) -> tuple[list[Reply], float]:
@@ -130,6 +138,7 @@ def main() -> int:
     parser.add_argument("--clients", default="1,4,16", help="clients at a time, several by commas")
     parser.add_argument("--requests", type=int, default=32, help="requests per number of clients")
     parser.add_argument("--new_tokens", type=int, default=32, help="tokens per answer at most")
+    parser.add_argument("--max_batch", type=int, default=8, help="answers generated together")
     args = parser.parse_args()
     known: dict[int, str] = {}
     is_good = True
@@ -142,9 +151,12 @@ def main() -> int:
             path = made_clip(Path(folder), "h264", 240, 320, 60 + number)
             content = base64.b64encode(path.read_bytes()).decode()
             clips.append(f"data:video/mp4;base64,{content}")
-        with running_server("--model-path", str(model), "--num-images", "2") as (address, process):
+        options = ["--model-path", str(model), "--num-images", "2"]
+        options += ["--max-batch", str(args.max_batch)]
+        with running_server(*options) as (address, process):
             load(address, clips, 1, NUM_CLIPS, 2)  # warm up
             for clients in map(int, args.clients.split(",")):
+                before = cpu_seconds(process)
                 replies, seconds = load(address, clips, clients, args.requests, args.new_tokens)
                 for reply in replies:
                     is_good &= known.setdefault(reply.question, reply.text) == reply.text
@@ -153,6 +165,7 @@ def main() -> int:
                 row = {
                     "clients": clients,
                     "answered": len(replies),
+                    "cpu_seconds_per_request": (cpu_seconds(process) - before) / len(replies),
                     "requests_per_second": len(replies) / seconds,
                     "tokens_per_second": sum(reply.new_tokens for reply in replies) / seconds,
                     "first_token_seconds": float(np.median([r.first_seconds for r in replies])),

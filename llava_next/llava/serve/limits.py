@@ -7,6 +7,9 @@ from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
+_HELD_BODIES = 4
+"""How many bodies of the largest size may be in memory at a time."""
+
 _Scope = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 _Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -31,16 +34,33 @@ class BoundedBody:
     """Receives the whole body of a request within a size and a time, or refuses it."""
 
     def __init__(self, app: Any, max_bytes: int, limit_seconds: float) -> None:
+        """Wrap an application.
+
+        Args:
+            app: what serves requests.
+            max_bytes: of one body; all bodies in memory may have four times as much.
+            limit_seconds: in which a body must arrive.
+        """
         self._app = app
         self._max_bytes = max_bytes
         self._limit_seconds = limit_seconds
+        self._held_bytes = 0
 
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
         """Serve one request."""
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD"):
             await self._app(scope, receive, send)
             return
-        body = await self._receive(scope, receive)
+        held: list[int] = []
+        try:
+            body = await self._receive(scope, receive, held)
+            await self._answer(body, scope, receive, send)
+        finally:
+            self._held_bytes -= sum(held)
+
+    async def _answer(
+        self, body: bytes | Response | None, scope: _Scope, receive: _Receive, send: _Send
+    ) -> None:
         if body is None:
             return
         if isinstance(body, Response):
@@ -57,8 +77,16 @@ class BoundedBody:
 
         await self._app(scope, replay, send)
 
-    async def _receive(self, scope: _Scope, receive: _Receive) -> bytes | Response | None:
-        """Return the body, a refusal, or None where the client has gone."""
+    async def _receive(
+        self, scope: _Scope, receive: _Receive, held: list[int]
+    ) -> bytes | Response | None:
+        """Return the body, a refusal, or None where the client has gone.
+
+        Args:
+            scope: of the request.
+            receive: gives its parts.
+            held: receives the sizes that count as held.
+        """
         refusal = error_response(413, f"a request may have {self._max_bytes} bytes")
         length = dict(scope["headers"]).get(b"content-length", b"")
         if length.isdigit() and (len(length) > 15 or int(length) > self._max_bytes):
@@ -74,8 +102,12 @@ class BoundedBody:
             if message["type"] == "http.disconnect":
                 return None
             chunks.append(message.get("body", b""))
-            size += len(chunks[-1])
+            held.append(len(chunks[-1]))
+            self._held_bytes += held[-1]
+            size += held[-1]
             more = message.get("more_body", False)
             if size > self._max_bytes:
                 return refusal
+            if self._held_bytes > _HELD_BODIES * self._max_bytes:
+                return error_response(503, "too many large requests at a time; try again later")
         return b"".join(chunks)

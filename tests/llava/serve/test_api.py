@@ -1,5 +1,6 @@
 """The server: the protocol, what it counts, and fifty requests that mean it no good."""
 
+import asyncio
 import base64
 import io
 import json
@@ -21,6 +22,7 @@ from llava.generation import GenerationSettings
 from llava.model.tiny import write_tiny_checkpoint
 from llava.serve.api import build_app, main
 from llava.serve.engine import Engine
+from llava.serve.limits import BoundedBody
 from llava.serve.media import MediaLimits
 from llava.serve.server import ServerSettings
 from support.media import moving_square, write_video
@@ -195,6 +197,45 @@ def test_hostile_requests_leave_the_server_answering(
     assert client.get("/v1/files/../../etc/passwd").status_code == 404
     assert client.post(COMPLETIONS, json=_user(QUESTION)).status_code == 200
     assert "llava_requests_inside 0.0" in client.get("/metrics").text
+
+
+def test_bodies_in_memory_are_bounded_together() -> None:
+    """A fifth large body is refused while four wait for their end, and fits once one has gone."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        del scope, send
+        message = await receive()
+        served.append(len(message["body"]))
+
+    async def ask(parts: list[bytes], is_last: asyncio.Event) -> int:
+        async def receive() -> dict[str, Any]:
+            if parts:
+                return {"type": "http.request", "body": parts.pop(0), "more_body": True}
+            await is_last.wait()
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: Any) -> None:
+            statuses.append(message.get("status", 0))
+
+        statuses: list[int] = []
+        await bounded({"type": "http", "method": "POST", "headers": []}, receive, send)
+        return max(statuses, default=200)
+
+    async def run() -> None:
+        is_last, waiting = asyncio.Event(), []
+        for _ in range(4):
+            waiting.append(asyncio.ensure_future(ask([b"x" * 100], is_last)))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert await ask([b"x"], is_last) == 503
+        is_last.set()
+        assert await asyncio.gather(*waiting) == [200] * 4
+        assert await ask([b"x" * 100], is_last) == 200
+
+    served: list[int] = []
+    bounded = BoundedBody(app, max_bytes=100, limit_seconds=60)
+    asyncio.run(run())
+    assert served == [100] * 5
 
 
 def test_what_is_refused_at_the_door(engine: Engine) -> None:

@@ -101,6 +101,20 @@ def test_a_slow_body_is_given_up(address: str) -> None:
     assert _metric(address, "llava_requests_inside") == 0
 
 
+def test_fifty_slow_bodies_do_not_delay_an_answer(address: str) -> None:
+    head = "Content-Type: application/json\r\nContent-Length: 1000"
+    slow = [_connect(address, head) for _ in range(50)]
+    for connection in slow:
+        connection.sendall(b'{"messages"')
+    client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
+    messages: Any = [{"role": "user", "content": "Tell."}]
+    reply = client.chat.completions.create(model="model", max_tokens=2, messages=messages)
+    assert reply.usage.completion_tokens == 2
+    for connection in slow:
+        assert connection.recv(1000).startswith(b"HTTP/1.1 408")
+        connection.close()
+
+
 def test_an_answer_ends_when_its_client_goes(address: str) -> None:
     """Else a long answer would delay everybody."""
     body = {"messages": [{"role": "user", "content": "Tell."}], "stream": True, "max_tokens": 1024}
