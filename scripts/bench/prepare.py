@@ -1,12 +1,12 @@
 """What preparing many videos costs besides decoding: starting again, overhead of a task, engines.
 
-    python scripts/bench/prepare.py restart [--samples 1000000] [--folder FOLDER]
+    python scripts/bench/prepare.py restart [--samples 1000000] [--output tar] [--folder FOLDER]
     python scripts/bench/prepare.py tasks [--samples 20000] [--engines local ray] [--num_workers 2]
     python scripts/bench/prepare.py engines [--copies 40] [--engines local ray] [--num_workers 2]
 
 ``restart`` makes an output of so many finished samples, with a ledger, and runs ``precompute`` on
 it again. The samples are links to a thousand folders of one asset's files, so that each costs the
-system calls of a folder of its own, and not its space.
+system calls of a folder of its own, and not its space; or, with ``--output tar``, in shards.
 
 ``tasks`` runs so many empty tasks through each engine, in a process of its own: time and the
 driver's processor time per task, and the driver's memory after a thousand tasks and at the end.
@@ -30,6 +30,7 @@ from pathlib import Path
 from clips import made_clip
 from cv_reader.assets.freshness import asked_for
 from cv_reader.assets.make import write_evaluation_asset
+from cv_reader.commands.convert.shards import ShardWriter
 from cv_reader.commands.progress import versions
 from cv_reader.engines import local, on_ray
 from cv_reader.engines.tasks import Limits
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument("--copies", type=int, default=40)
     parser.add_argument("--num_workers", type=int, default=2)
     parser.add_argument("--engines", nargs="+", default=["local", "ray"])
+    parser.add_argument("--output", choices=("folder", "tar"), default="folder")
     parser.add_argument("--folder", type=Path, help="where to work (default: the system's)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
@@ -68,14 +70,24 @@ def _restart(folder: Path, args: argparse.Namespace) -> None:
             os.link(path, models / "assets" / str(number) / path.name)
     (out / "assets").mkdir(parents=True)
     data = folder / "videos.jsonl"
-    with data.open("w") as lines, Ledger(_ledger(out), asked_for(CONFIG)) as ledger:
+    shards = ShardWriter(out / "assets", "shard_", 1000, 1 << 40)
+    with data.open("w") as lines:
         for number in range(args.samples):
             key = f"sample{number:09d}"
-            os.symlink(models / "assets" / str(number % NUM_FOLDERS), out / "assets" / key)
+            if args.output == "tar":
+                shards.add(key, first)
+            else:
+                os.symlink(models / "assets" / str(number % NUM_FOLDERS), out / "assets" / key)
             lines.write(json.dumps({"video": str(clip), "key": key}) + "\n")
-            ledger.finish(Place(key, [str(clip)], [f"{out}/assets/{key}/"]))
+    shards.close()
+    with Ledger(_ledger(out), asked_for(CONFIG)) as ledger:
+        for number in range(args.samples):
+            key, tar = f"sample{number:09d}", f"{out}/assets/shard_{number // 1000:06d}.tar"
+            place = tar if args.output == "tar" else f"{out}/assets/{key}/"
+            ledger.finish(Place(key, [str(clip)], [place]))
     for extra in ([], ["--trust_ledger"]):
         command = [*PRECOMPUTE, "--jsonl", str(data), "--out_root", str(out), *ARGUMENTS]
+        command += ["--output", args.output]
         took = measure([*command, *extra, "--num_workers", "2", "--log_every", "1000000"])
         print(
             f"restart over {args.samples} finished samples{''.join(' ' + e for e in extra)}: "
