@@ -183,9 +183,9 @@ def count_video(
         return [tokens] * num_frames
     frames = _read_frames(path, num_frames, time_limit_seconds, sampling, with_pixels=False)
     slots: list[int] = uniform_slots(num_frames, config.virtual_frames).tolist()
-    starts = (number * tokens for number in range(num_frames))
-    texts = (text for _, text in time_marks(slots, dict(zip(slots, frames.seconds, strict=True))))
-    return expansions([tokens] * num_frames, list(zip(starts, texts, strict=True)))
+    seconds = dict(zip(slots, frames.seconds, strict=True))
+    marks = time_marks([slot for slot in slots for _ in range(tokens)], seconds)
+    return expansions([tokens] * num_frames, marks)
 
 
 def count_mosaics(
