@@ -22,7 +22,7 @@ source scripts/training.sh
 source scripts/shared_flags.sh
 
 launch \
-    --deepspeed "${DEEPSPEED:-scripts/zero3.json}" \
+    --deepspeed "${DEEPSPEED-scripts/zero3.json}" \
     --model_name_or_path "${MODEL_NAME_OR_PATH:-Qwen/Qwen3-4B-Instruct-2507}" \
     ${VISION_TOWER:+--vision_tower "$VISION_TOWER"} \
     ${PRETRAIN_MM_MLP_ADAPTER:+--pretrain_mm_mlp_adapter "$PRETRAIN_MM_MLP_ADAPTER"} \

@@ -9,10 +9,13 @@ model's configuration and the processor are next to them. The base weights are n
 import copy
 import json
 import os
+import re
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -54,6 +57,73 @@ class LoraSettings:
             )
 
 
+QUANT_TYPES = ("nf4", "fp4")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantisation:
+    """How the frozen language model is kept in 4 bits (QLoRA).
+
+    Attributes:
+        quant_type: ``nf4`` or ``fp4``.
+        double_quant: whether the scales of blocks are quantised, too.
+    """
+
+    quant_type: str = "nf4"
+    double_quant: bool = True
+
+    def __post_init__(self) -> None:
+        if self.quant_type not in QUANT_TYPES:
+            raise ValueError(
+                f"--quant_type must be one of {', '.join(QUANT_TYPES)}, got {self.quant_type!r}"
+            )
+
+
+def quantise_decoder(
+    model: nn.Module, settings: Quantisation, *, device: torch.device, compute_dtype: torch.dtype
+) -> None:
+    """Keep the weights of the decoder's linear layers in 4 bits, in place, by bitsandbytes.
+
+    Tower, projector, embeddings and head stay as they are. Call before ``add_adapters``.
+
+    Args:
+        model: a LLaVA language model.
+        settings: kind of the 4 bits.
+        device: where the weights are used; they are quantised there, layer by layer.
+        compute_dtype: type that a layer's weights get for its product.
+
+    Raises:
+        ValueError: bitsandbytes is not installed.
+    """
+    if find_spec("bitsandbytes") is None:
+        raise ValueError("--bits 4 needs the package bitsandbytes; pip install bitsandbytes")
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    target = re.compile(_TARGETS)
+    for name, module in list(model.named_modules()):
+        if not target.fullmatch(name) or not isinstance(module, nn.Linear):
+            continue
+        layer: Any = Linear4bit(
+            module.in_features,
+            module.out_features,
+            bias=module.bias is not None,
+            compute_dtype=compute_dtype,
+            compress_statistics=settings.double_quant,
+            quant_type=settings.quant_type,
+            device="meta",
+        )
+        layer.weight = Params4bit(
+            module.weight.detach(),
+            requires_grad=False,
+            quant_type=settings.quant_type,
+            compress_statistics=settings.double_quant,
+            module=layer,
+        )
+        layer.bias = module.bias
+        parent, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, layer.to(device))
+
+
 def is_adapter(parameter_name: str) -> bool:
     """Return whether a parameter, by its full name, is part of an adapter."""
     return not {"lora_A", "lora_B"}.isdisjoint(parameter_name.split("."))
@@ -80,7 +150,11 @@ def add_adapters(model: nn.Module, settings: LoraSettings, *, base: str) -> "Lor
         base_model_name_or_path=base,
         task_type="CAUSAL_LM",
     )
+    # peft takes its layers for 4 bits where the model says that it has some.
+    marked: Any = model
+    marked.is_loaded_in_4bit = any("4bit" in type(module).__name__ for module in model.modules())
     inject_adapter_in_model(config, model, adapter_name=_NAME)
+    del marked.is_loaded_in_4bit
     return config
 
 

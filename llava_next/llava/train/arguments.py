@@ -14,12 +14,12 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from llava.conversation import TEMPLATES
 from llava.data.dataset import ON_BAD_SAMPLE
-from llava.model.adapters import LoraSettings
+from llava.model.adapters import LoraSettings, Quantisation
 from llava.model.assemble import ModelSource
 from llava.model.projector import PROJECTOR_TYPES
 from llava.train.distributed import prepare_deepspeed
 from llava.train.parts import PARTS, PROJECTOR, VISION_TOWER, parse_parts
-from llava.train.switches import check_switches, finish_fsdp
+from llava.train.switches import check_four_bits, check_switches, finish_fsdp
 from llava.visual.config import parse_pinpoints
 
 
@@ -70,10 +70,19 @@ class ModelArguments:
         default=16, metadata={"help": "the adapters are scaled by lora_alpha / lora_r"}
     )
     lora_dropout: float = field(default=0.05, metadata={"help": "dropout on the adapters' input"})
+    bits: int = field(
+        default=16,
+        metadata={"help": "4 keeps the frozen language model in 4 bits (QLoRA, by bitsandbytes)"},
+    )
+    quant_type: str = field(default="nf4", metadata={"help": "kind of the 4 bits: nf4 or fp4"})
+    double_quant: bool = field(
+        default=True, metadata={"help": "quantise the scales of the 4 bits, too"}
+    )
 
     def __post_init__(self) -> None:
         parse_parts(self.mm_tunable_parts)
         self.lora()
+        self.quantisation()
         if self.version is not None and self.version not in TEMPLATES:
             raise ValueError(
                 f"--version must be one of {', '.join(TEMPLATES)}, got {self.version!r}"
@@ -83,6 +92,15 @@ class ModelArguments:
         """Return the size of the adapters, None without adapters."""
         settings = LoraSettings(rank=self.lora_r, alpha=self.lora_alpha, dropout=self.lora_dropout)
         return settings if self.lora_enable else None
+
+    def quantisation(self) -> Quantisation | None:
+        """Return how the frozen language model is quantised, None if it is not."""
+        if self.bits not in (4, 16):
+            raise ValueError(f"--bits must be 4 (QLoRA) or 16 (as loaded), got {self.bits}")
+        if self.bits == 4 and not self.lora_enable:
+            raise ValueError("--bits 4 freezes the language model; add --lora_enable true")
+        settings = Quantisation(quant_type=self.quant_type, double_quant=self.double_quant)
+        return settings if self.bits == 4 else None
 
 
 @dataclass
@@ -320,6 +338,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
             "validation needs both --eval_data_path FILE and --eval_strategy steps or epoch, got "
             f"{data_args.eval_data_path!r} and {training_args.eval_strategy.value!r}"
         )
+    if model_args.bits == 4:
+        check_four_bits(training_args)
     return model_args, data_args, training_args
 
 

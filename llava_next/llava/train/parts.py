@@ -27,7 +27,10 @@ def part_of(parameter_name: str) -> str:
 
 
 def parameter_numel(parameter: nn.Parameter) -> int:
-    """Return the number of elements of a whole parameter, also where ZeRO-3 has sharded it."""
+    """Return the elements of a whole parameter, also where it is sharded or has 4 bits."""
+    packed = vars(parameter).get("quant_state")
+    if packed is not None:
+        return packed.shape.numel()
     return vars(parameter).get("ds_numel", parameter.numel())
 
 

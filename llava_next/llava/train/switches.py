@@ -96,3 +96,17 @@ def finish_fsdp(args: TrainingArguments) -> None:
             reduce_dtype=torch.float32,
             cast_forward_inputs=False,  # positions stay in float32, too
         )
+
+
+def check_four_bits(args: TrainingArguments) -> None:
+    """Check that weights of 4 bits can be trained beside the other settings.
+
+    Raises:
+        ValueError: bitsandbytes is not installed, or the weights would have to be sharded.
+    """
+    _require("bitsandbytes", "--bits 4")
+    if args.fsdp or (args.deepspeed and args.hf_deepspeed_config.is_zero3()):
+        raise ValueError(
+            "--bits 4 works on whole weights, which --fsdp and ZeRO-3 shard; use "
+            "--deepspeed scripts/zero2.json, or neither"
+        )

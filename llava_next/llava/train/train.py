@@ -20,7 +20,7 @@ from transformers import PrinterCallback, ProgressCallback, set_seed
 from llava.data.collator import Collator
 from llava.data.dataset import SupervisedDataset
 from llava.data.records import RecordError
-from llava.model.adapters import add_adapters
+from llava.model.adapters import LoraSettings, add_adapters, quantise_decoder
 from llava.model.assemble import load_model
 from llava.model.processing import LlavaProcessor
 from llava.train.arguments import (
@@ -82,7 +82,7 @@ def prepare(arguments: Arguments) -> tuple[LlavaTrainer, Path | None]:
     model.config.mm_tunable_parts = model_args.mm_tunable_parts
     parts = parse_parts(model_args.mm_tunable_parts)
     if lora is not None:
-        adapters = add_adapters(model, lora, base=model_args.model_name_or_path)  # pyright: ignore[reportArgumentType]
+        adapters = _put_adapters(model, lora, arguments)
     trainable = set_trainable(model, parts, lora=lora is not None)  # pyright: ignore[reportArgumentType]
     if not training_args.deepspeed:
         tuned_weights_to_float32(model)  # pyright: ignore[reportArgumentType]
@@ -132,6 +132,16 @@ def prepare(arguments: Arguments) -> tuple[LlavaTrainer, Path | None]:
     if trainer.is_world_process_zero():
         write_run_config(output_dir, description, checkpoint, changes)
     return trainer, checkpoint
+
+
+def _put_adapters(model: Any, lora: LoraSettings, arguments: Arguments) -> Any:
+    """Put adapters on the decoder, in 4 bits where that is asked for; return their settings."""
+    model_args, _, training_args = arguments
+    quantisation = model_args.quantisation()
+    if quantisation is not None:
+        dtype = training_args.weight_dtype(lora=True)
+        quantise_decoder(model, quantisation, device=training_args.device, compute_dtype=dtype)
+    return add_adapters(model, lora, base=model_args.model_name_or_path)
 
 
 def _open_dataset(

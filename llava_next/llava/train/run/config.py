@@ -27,8 +27,8 @@ from run_kit.versions import code_state, package_versions
 
 CONFIG_FILE = "run_config.json"
 _PACKAGES = (
-    "torch", "transformers", "accelerate", "deepspeed", "peft", "flash-attn", "safetensors",
-    "numpy", "pillow", "av", "onevision-encoder", "cv-reader-native",
+    "torch", "transformers", "accelerate", "deepspeed", "peft", "bitsandbytes", "flash-attn",
+    "safetensors", "numpy", "pillow", "av", "onevision-encoder", "cv-reader-native",
 )  # fmt: skip
 _COMPARED = ("model", "data", "training", "deepspeed_settings", "world_size")
 _FREE = frozenset((
