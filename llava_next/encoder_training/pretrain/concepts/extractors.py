@@ -29,6 +29,8 @@ from encoder_training.pretrain.data.videos import bad_video
 from onevision_encoder.patches import uniform_slots
 
 STATISTICS = "statistics"
+_BATCH = 64
+"""Pictures that are computed together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,19 +99,10 @@ def read_image(item: SourceItem, size_px: int = 0) -> Image.Image:
         raise BadSampleError(item.place, "broken image", detail) from error
 
 
-def _rows(
-    items: Sequence[SourceItem],
-    feature: Callable[[SourceItem], Floats],
-    report: Callable[[SourceItem, BadSampleError], None],
-) -> Floats:
-    found: dict[int, Floats] = {}
-    for number, item in enumerate(items):
-        try:
-            found[number] = feature(item)
-        except BadSampleError as error:
-            report(item, error)
+def _filled(found: dict[int, Floats], count: int) -> Floats:
+    """Return the rows found by their number, and NaN for the others."""
     width = len(next(iter(found.values()))) if found else 0
-    rows = np.full((len(items), width), np.nan, np.float32)
+    rows = np.full((count, width), np.nan, np.float32)
     for number, row in found.items():
         rows[number] = row
     return rows
@@ -123,16 +116,27 @@ def _tensor(pictures: Sequence[Image.Image]) -> Tensor:
 def _statistics(
     items: Sequence[SourceItem], report: Callable[[SourceItem, BadSampleError], None]
 ) -> Floats:
-    def feature(item: SourceItem) -> Floats:
-        if item.kind == "image":
-            return image_statistics(_tensor([read_image(item, SIDE_PX)]))[0].numpy()
-        frames = [
-            frame.resize((SIDE_PX, SIDE_PX), Image.Resampling.BILINEAR)
-            for frame in read_frames(item, NUM_FRAMES)
-        ]
-        return video_statistics(_tensor(frames)).numpy()
-
-    return _rows(items, feature, report)
+    found: dict[int, Floats] = {}
+    images: dict[int, Image.Image] = {}
+    for number, item in enumerate(items):
+        try:
+            if item.kind == "image":
+                images[number] = read_image(item, SIDE_PX)
+                continue
+            frames = [
+                frame.resize((SIDE_PX, SIDE_PX), Image.Resampling.BILINEAR)
+                for frame in read_frames(item, NUM_FRAMES)
+            ]
+        except BadSampleError as error:
+            report(item, error)
+            continue
+        found[number] = video_statistics(_tensor(frames)).numpy()
+    numbers = list(images)
+    for start in range(0, len(numbers), _BATCH):
+        some = numbers[start : start + _BATCH]
+        rows = image_statistics(_tensor([images[number] for number in some])).numpy()
+        found.update(zip(some, rows, strict=True))
+    return _filled(found, len(items))
 
 
 class _Model:
@@ -174,7 +178,10 @@ class _Model:
         if not pictures:
             return np.full((len(items), 0), np.nan, np.float32)
         vectors = np.concatenate(
-            [self._encode(pictures[start : start + 64]) for start in range(0, len(pictures), 64)]
+            [
+                self._encode(pictures[start : start + _BATCH])
+                for start in range(0, len(pictures), _BATCH)
+            ]
         )
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
@@ -182,11 +189,7 @@ class _Model:
             frames = vectors[spans[number]]
             return frames.mean(axis=0) if self._settings.pool == "mean" else frames.flatten()
 
-        width = max(len(feature(number)) for number in spans)
-        rows = np.full((len(items), width), np.nan, np.float32)
-        for number in spans:
-            rows[number] = feature(number)
-        return rows
+        return _filled({number: feature(number) for number in spans}, len(items))
 
     @torch.inference_mode()
     def _encode(self, pictures: Sequence[Image.Image]) -> Floats:

@@ -14,12 +14,14 @@ floor of evenly spaced frames.
 
 import hashlib
 import io
+import json
 import tarfile
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +29,7 @@ from numpy.typing import NDArray
 from cv_reader.shards import Member
 from encoder_training.pretrain.data.samples import BadSampleError
 from encoder_training.pretrain.data.set_info import SET_FILE, SetInfo, ShardInfo, write_set
-from run_kit.files import replace_file
+from run_kit.files import replace_file, write_json
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 VIDEO_EXTENSIONS = ("mp4", "mkv", "webm", "avi", "mov")
@@ -135,19 +137,42 @@ def npy_bytes(array: NDArray[np.generic]) -> bytes:
     return buffer.getvalue()
 
 
+@dataclass(frozen=True, kw_only=True)
+class WriteProgress:
+    """How far the source of a set was read when a shard ended.
+
+    Attributes:
+        items: samples of the source that were read.
+        last_key: key of the last of them.
+        skipped: bad ones among them, by rule.
+    """
+
+    items: int = 0
+    last_key: str = ""
+    skipped: dict[str, int] = field(default_factory=dict[str, int])
+
+
 class SetWriter:
     """Write a shard set; use it as a context manager.
 
     ``set.json`` is written last, so that a folder with one is complete. A folder that already has
     one is refused. Shards hold no times and no owner: the same samples give the same bytes.
 
+    With ``settings``, each finished shard gets a file that says how far the source was read, and a
+    writer of the same settings continues after the last of them; see ``progress``.
+
     Args:
         folder: where the set is written.
         info: what ``set.json`` says, without shards.
         samples_per_shard, bytes_per_shard: a shard ends when it reaches either.
+        settings: what else decides the shards, as JSON; None starts at the first sample.
 
     Attributes:
         info: what ``set.json`` says; it has shards once the set is closed.
+        progress: how far the source was read; the caller updates it before each sample.
+
+    Raises:
+        ValueError: if the folder holds a set, or shards of other settings.
     """
 
     def __init__(
@@ -157,6 +182,7 @@ class SetWriter:
         *,
         samples_per_shard: int = 10_000,
         bytes_per_shard: int = 1 << 30,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         if (folder / SET_FILE).exists():
             raise ValueError(f"{folder} already holds a shard set; write to another folder")
@@ -167,6 +193,53 @@ class SetWriter:
         self._shards: list[ShardInfo] = []
         self._keys: set[str] = set()
         self._shard: _OpenShard | None = None
+        self.progress = WriteProgress()
+        self._settings: dict[str, Any] | None = None
+        if settings is not None:
+            limits = {"samples_per_shard": samples_per_shard, "bytes_per_shard": bytes_per_shard}
+            own = {**asdict(info), **limits, **settings}
+            self._settings = json.loads(json.dumps(own, default=str))
+            self._resume()
+
+    def _resume(self) -> None:
+        """Take over the shards that an earlier run with these settings finished."""
+        while (path := self._progress_file(len(self._shards))).is_file():
+            try:
+                stored = json.loads(path.read_text(encoding="utf-8"))
+                shard, progress = ShardInfo(**stored["shard"]), WriteProgress(**stored["progress"])
+                before = stored["settings"]
+            except (ValueError, TypeError, KeyError) as error:
+                raise ValueError(f"{path} cannot be read ({error!r}); remove it") from error
+            if before != self._settings:
+                names = [name for name, value in (self._settings or {}).items()
+                         if before.get(name) != value]  # fmt: skip
+                raise ValueError(
+                    f"{self._folder} holds shards that were written with other settings "
+                    f"({', '.join(names) or 'more of them'}); write to another folder, or remove it"
+                )
+            shard_path = self._folder / shard.name
+            if not shard_path.is_file() or shard_path.stat().st_size != shard.num_bytes:
+                return
+            self._keys.update(key for key, _ in scan_shard(shard_path))
+            self._shards.append(shard)
+            self.progress = progress
+
+    def _progress_file(self, number: int) -> Path:
+        return self._folder / f"shard-{number:06d}.json"
+
+    def _finish_shard(self, shard: "_OpenShard") -> None:
+        described = shard.close()
+        if self._settings is not None:
+            write_json(
+                self._progress_file(len(self._shards)),
+                {
+                    "settings": self._settings,
+                    "shard": asdict(described),
+                    "progress": asdict(self.progress),
+                },
+            )
+        self._shards.append(described)
+        self._shard = None
 
     def __enter__(self) -> "SetWriter":
         return self
@@ -202,18 +275,19 @@ class SetWriter:
         self._shard.add(key, members)
         most_samples, most_bytes = self._limits
         if self._shard.num_samples >= most_samples or self._shard.num_bytes >= most_bytes:
-            self._shards.append(self._shard.close())
-            self._shard = None
+            self._finish_shard(self._shard)
 
     def close(self) -> None:
         """Write what is left, then ``set.json``."""
         if self._shard is not None:
-            self._shards.append(self._shard.close())
-            self._shard = None
+            self._finish_shard(self._shard)
         if not self._shards:
             raise ValueError(f"{self._folder}: a set must hold at least one sample")
         self.info = replace(self.info, shards=tuple(self._shards))
         write_set(self._folder, self.info)
+        if self._settings is not None:
+            for number in range(len(self._shards)):
+                self._progress_file(number).unlink(missing_ok=True)
 
 
 class _OpenShard:

@@ -11,6 +11,8 @@ takes them from assets that ``cv_reader precompute`` has made, ``--index_folder`
 ``KEY.visidx.npy`` of the reference's tools. Shards as SOURCE keep the patches they have: a set is
 labelled again without selecting again.
 
+A set whose writing was stopped continues after its last finished shard.
+
 Exit codes, see ``run_kit.exits``: 0 done; 1 done but for bad samples; 2 usage or settings; 130
 interrupted.
 """
@@ -20,6 +22,7 @@ import io
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +41,7 @@ from encoder_training.pretrain.data.tar_shards import (
     LABELS,
     VIDEO_PATH,
     SetWriter,
+    WriteProgress,
     load_integers,
     npy_bytes,
     read_member,
@@ -67,6 +71,8 @@ def write_samples(
 ) -> Counter[str]:
     """Write a shard set; return how many bad samples were left out, by rule.
 
+    Continues after the last finished shard of a run with the same settings.
+
     Args:
         pairs: items with their labels, nearest first.
         folder: output.
@@ -80,11 +86,29 @@ def write_samples(
 
     Raises:
         BadSampleError: A sample is bad, and bad ones are not skipped.
-        ValueError: if the folder already holds a set.
+        ValueError: if the folder already holds a set, or shards of other settings or samples.
     """
-    skipped: Counter[str] = Counter()
-    with SetWriter(folder, info, samples_per_shard=samples_per_shard) as writer:
-        for item, labels in pairs:
+    settings = {
+        "codec patches": asdict(view) if view else "none",
+        "index_folder": str(index_folder),
+        "asset_folder": str(asset_folder),
+        "video_paths": video_paths,
+        "on_bad": on_bad,
+    }
+    with SetWriter(folder, info, samples_per_shard=samples_per_shard, settings=settings) as writer:
+        done = writer.progress
+        skipped: Counter[str] = Counter(done.skipped)
+        if done.items:
+            say(f"continuing after {done.items} samples, {done.last_key} the last")
+        for number, (item, labels) in enumerate(pairs, start=1):
+            if number == done.items and item.key != done.last_key:
+                raise ValueError(
+                    f"{folder} was begun with other samples: number {number} was {done.last_key!r} "
+                    f"and is {item.key!r}; write to another folder, or remove it"
+                )
+            if number <= done.items:
+                continue
+            writer.progress = WriteProgress(items=number, last_key=item.key, skipped=dict(skipped))
             try:
                 members = _members(item, labels, info, video_paths)
                 if item.kind == "video":

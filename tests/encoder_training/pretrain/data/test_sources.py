@@ -117,3 +117,32 @@ def test_patches_come_from_an_asset_or_from_files_of_the_reference(tmp_path: Pat
         place = str(places["--asset_folder"])
         write([str(tmp_path / "list.jsonl"), str(tmp_path / "c"), *other, "--asset_folder", place])
     assert caught.value.code == 1
+
+
+def test_a_stopped_set_continues_after_its_last_shard(tmp_path: Path) -> None:
+    names = "abcde"
+    for place in ("source", "copy"):
+        (tmp_path / place).mkdir()
+        for number, name in enumerate(names):
+            pixels = np.full((8, 8, 3), 40 * number, np.uint8)
+            (tmp_path / place / f"{name}.jpg").write_bytes(jpeg(pixels))
+        lines = [json.dumps({"image": f"{place}/{name}.jpg", "key": name, "labels": [0]})
+                 for name in names]  # fmt: skip
+        (tmp_path / f"{place}.jsonl").write_text("\n".join(lines))
+    options = ["--num_centres", "1", "--bank", "none", "--samples_per_shard", "2"]
+    whole, folder = tmp_path / "whole", tmp_path / "set"
+    assert write([str(tmp_path / "copy.jsonl"), str(whole), *options]) == 0
+    source = str(tmp_path / "source.jsonl")
+    good = (tmp_path / "source" / "d.jpg").read_bytes()
+    (tmp_path / "source" / "d.jpg").write_bytes(b"broken")
+    for more, code in (([], 1), (["--on_bad", "skip"], 2)):
+        with pytest.raises(SystemExit) as stopped:
+            write([source, str(folder), *options, *more])
+        assert stopped.value.code == code and not (folder / "set.json").exists()
+    (tmp_path / "source" / "d.jpg").write_bytes(good)
+    # What a finished shard holds is not read again.
+    (tmp_path / "source" / "a.jpg").write_bytes(b"broken")
+    assert write([source, str(folder), *options]) == 0
+    for path in whole.iterdir():
+        assert (folder / path.name).read_bytes() == path.read_bytes()
+    assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}
