@@ -4,6 +4,7 @@ The one way from a video of any kind to a segment for the processor, ``llava.ask
 a file as codec input or as whole frames, a folder that holds an asset or frames, or pictures.
 """
 
+import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,9 @@ from PIL import Image
 
 from cv_reader.assets import META, AssetConfig, evaluation_key
 from cv_reader.cores import available_cores
-from cv_reader.shards import is_in_shard
+from cv_reader.remote.addresses import is_address
+from cv_reader.remote.videos import RemoteReading
+from cv_reader.shards import is_file, is_in_shard, is_plain
 from llava.visual.batch import VisualSegment
 from llava.visual.config import VisualConfig
 from llava.visual.fetch import fetch, is_url
@@ -181,7 +184,7 @@ def load_clip(source: Any, visual: VisualConfig, settings: ClipSettings) -> Visu
             fetch(str(source), target, limit_seconds=_DOWNLOAD_SECONDS)
             return load_clip(target, visual, replace(settings, cache=None))
     path = Path(source)
-    if is_in_shard(path):
+    if is_in_shard(path) or (not is_plain(path) and is_file(path / META)):
         return load_asset(path, visual)
     if path.is_dir():
         if (path / META).is_file():
@@ -206,7 +209,9 @@ def _load_codec(path: Path, visual: VisualConfig, settings: ClipSettings) -> Vis
             out_root, key = Path(folder), "video"
         else:
             out_root = settings.cache / config.fingerprint
-            key = evaluation_key(os.path.abspath(path), "/")
+            key = evaluation_key(path if is_address(path) else os.path.abspath(path), "/")
+        # Whole, as the process that works with a limit of time sees no other file.
+        path = stack.enter_context(RemoteReading(whole_mib=math.inf).local_video(path))
         target: dict[str, Any] = {
             "key": key,
             "out_root": out_root,

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from cv_reader.assets import read_asset, read_positions
+from cv_reader.remote.videos import RemoteReading
 from cv_reader.shards import file_bytes, is_plain, open_file
 from llava.constants import Expansion
 from llava.visual.batch import VisualSegment
@@ -114,9 +115,11 @@ def _read_frames(
     *,
     with_pixels: bool = True,
 ) -> UniformFrames:
-    if time_limit_seconds is None:
-        return read_uniform_frames(path, num_frames, sampling, with_pixels=with_pixels)
-    return read_within(path, num_frames, time_limit_seconds, sampling, with_pixels=with_pixels)
+    # Whole, as the process that reads with a limit of time sees no other file.
+    with RemoteReading(whole_mib=math.inf).local_video(Path(path)) as local:
+        if time_limit_seconds is None:
+            return read_uniform_frames(local, num_frames, sampling, with_pixels=with_pixels)
+        return read_within(local, num_frames, time_limit_seconds, sampling, with_pixels=with_pixels)
 
 
 def load_mosaics(images: Sequence[Picture], positions: Path, config: VisualConfig) -> VisualSegment:

@@ -156,7 +156,8 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Sto
     rows = [json.dumps({"video": f"videos/{number}.mp4"}) + "\n" for number in range(3)]
     (local / "list.jsonl").write_text("".join(rows))
     with s3_server() as server, faulty_proxy(server, faults) as proxy:
-        system = s3fs.S3FileSystem(endpoint_url=server, skip_instance_cache=True)
+        options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
+        system = s3fs.S3FileSystem(endpoint_url=server, **options)
         for path in sorted(local.rglob("*.*")):
             system.put_file(str(path), f"{BUCKET}/{path.relative_to(local)}")
         # Assets record the time of the video, which is that of its upload.
