@@ -18,6 +18,9 @@ from cv_reader.media.display import HDR_MODES
 ALGORITHM_VERSION = 8
 """Raised whenever the same settings and the same video give other positions or pixels."""
 
+MAX_DB = 100.0
+"""PSNR of pictures that do not differ, and of those that differ by less."""
+
 EXACT_SLOTS = 96
 """Clips of more slots are solved window by window by ``rate_distortion``."""
 
@@ -189,6 +192,12 @@ class AssetConfig:
             "token_price",
             self.token_price,
             "0 where quality_db is given",
+        )
+        _require(
+            self.quality_db <= MAX_DB,
+            "quality_db",
+            self.quality_db,
+            f"at most {MAX_DB:g}, which stands for no difference at all",
         )
         _require(
             not self.quality_db or self.sequence_length <= EXACT_SLOTS,

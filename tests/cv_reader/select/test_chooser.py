@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -47,6 +48,31 @@ def test_backends_and_threads_do_not_decide(folder: Path) -> None:
     one = _rows(path, RATE, backend="pyav", num_threads=1)
     for backend in ("pyav", "estimated"):
         np.testing.assert_array_equal(one, _rows(path, RATE, backend=backend, num_threads=2))
+
+
+@pytest.mark.parametrize("select", SELECTORS)
+@pytest.mark.parametrize("shape", [(49, 65), (65, 49)])
+def test_odd_sides_with_colours_at_half_the_resolution(
+    folder: Path, select: Any, shape: tuple[int, int]
+) -> None:
+    path = folder / f"odd_{shape[0]}.mp4"
+    if not path.exists():
+        frames = moving_square(12, *shape, (1, 2), square_px=16)
+        write_video(path, frames, codec="mpeg4", options={"qscale": "2"})
+    config = AssetConfig(**SIZES, select=select)
+    found = select_from_video(path, config, ReadOptions(), keep_pictures=True)
+    assert found.rows.shape == (128, 3)
+    with av.open(str(path)) as container:
+        plane = next(container.decode(video=0)).planes[0]
+    height, width = shape
+    lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+    luma = Image.fromarray(np.ascontiguousarray(lines[:height, :width]))
+    scaled = np.asarray(luma.resize((64, 48) if width > height else (48, 64)), np.int64)
+    square, margin = found.squares[0], slice(8, 56)
+    shown = square.luma[0][(margin, slice(None)) if width > height else (slice(None), margin)]
+    difference = np.abs(shown + np.int64(square.colors.black_luma) - scaled)
+    assert difference.mean() < 2
+    assert square.luma[0].astype(bool).sum() <= 48 * 64
 
 
 @pytest.mark.parametrize("select", SELECTORS)
@@ -121,6 +147,7 @@ def test_a_block_that_is_kept_twice_stays_together() -> None:
         ({"quality_db": 30.0}, "quality_db must be 0 unless select"),
         ({"select": "rate_distortion", "quality_db": 30.0, "token_price": 1.0}, "token_price"),
         ({"select": "rate_distortion", "quality_db": float("nan")}, "quality_db"),
+        ({"select": "rate_distortion", "quality_db": 101.0}, "quality_db must be at most 100"),
         ({"select": "uniform", "keep_uniform_first": True}, "keep_uniform_first"),
         ({"select": "best"}, "select must be one of"),
         ({"num_images": 1, "keep_mid_full_frame": True}, "num_images must be at least 2"),

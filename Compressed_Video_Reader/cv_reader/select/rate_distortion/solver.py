@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from cv_reader.select.config import AssetConfig
+from cv_reader.select.config import MAX_DB, AssetConfig
 from cv_reader.select.rate_distortion.clip import SmallClip
 from cv_reader.select.rate_distortion.distances import (
     MEASURES,
@@ -44,7 +44,6 @@ from cv_reader.select.rate_distortion.windows import (
 )
 
 _PEAK = 255.0
-_MAX_DB = 100.0
 _STEEP_RATIO = 1.5
 _PREFERRED_SLOTS = 4
 _NOISE = 36.0
@@ -68,8 +67,8 @@ Kept = tuple[Cells, Distances]
 def decibels(mean_squared_error: float) -> float:
     """Return the peak signal-to-noise ratio of samples in 0..255; at most 100 dB."""
     if mean_squared_error <= 0:
-        return _MAX_DB
-    return min(_MAX_DB, 10 * math.log10(_PEAK**2 / mean_squared_error))
+        return MAX_DB
+    return min(MAX_DB, 10 * math.log10(_PEAK**2 / mean_squared_error))
 
 
 @dataclass(frozen=True)
