@@ -62,16 +62,16 @@ _native_if_possible() {
     local missing=() tool log="$VENV/native.log" started=$SECONDS
     command -v cc > /dev/null || command -v gcc > /dev/null || missing+=("a C compiler")
     for tool in make patch xz nasm; do command -v "$tool" > /dev/null || missing+=("$tool"); done
-    if [ ${#missing[@]} -gt 0 ]; then
+    if [ ${#missing[@]} -gt 0 ] && "$VENV/bin/python" -c 'import cv_reader_native' 2> /dev/null; then
+        return 0
+    elif [ ${#missing[@]} -gt 0 ]; then
         local names; printf -v names '%s, ' "${missing[@]}"
         echo "Native reader: not built, missing ${names%, } (Debian, Ubuntu: apt-get install build-essential nasm xz-utils);" \
             "signals are less exact without it."
         return 0
     fi
-    if ! "$VENV/bin/python" -c 'import cv_reader_native' 2> /dev/null; then
-        echo "Native reader: building it (about three minutes, once) ..."
-    fi
-    if bash "$project_root/Compressed_Video_Reader/install.sh" "$VENV/bin/python" > "$log" 2>&1; then
+    if (set -o pipefail; bash "$project_root/Compressed_Video_Reader/install.sh" "$VENV/bin/python" 2>&1 \
+        | tee "$log" | sed -un 's/^building FFmpeg/Native reader: &/p'); then
         echo "Native reader: ready$([ $((SECONDS - started)) -lt 10 ] || echo ", built in $((SECONDS - started)) s")."
     else
         echo "Native reader: not built ($(tail -n 1 "$log"); whole log: $log); signals are less exact without it."

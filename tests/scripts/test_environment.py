@@ -9,7 +9,7 @@ import pytest
 
 from support.paths import ROOT
 
-BASIC_TOOLS = ("bash", "basename", "cat", "cksum", "dirname", "tail")
+BASIC_TOOLS = ("bash", "basename", "cat", "cksum", "dirname", "sed", "tail", "tee")
 
 
 @pytest.fixture
@@ -52,6 +52,14 @@ def test_missing_build_tools_are_named_in_one_line(venv: Path, tools: Path) -> N
     first, last = done.stdout.splitlines()
     assert first.startswith("Native reader: not built, missing a C compiler, make, patch, xz, nasm")
     assert "apt-get install build-essential nasm xz-utils" in first and last == "continues"
+
+
+def test_an_installed_reader_needs_no_build_tools(venv: Path, tools: Path) -> None:
+    (venv / "bin" / "python").unlink()
+    (venv / "bin" / "python").write_text("#!/bin/sh\n", encoding="utf-8")  # imports everything
+    (venv / "bin" / "python").chmod(0o755)
+    done = _run("source scripts/environment.sh; echo continues", venv, tools, NATIVE="auto")
+    assert (done.returncode, done.stdout) == (0, "continues\n"), done.stderr
 
 
 def test_a_build_that_fails_is_told_in_one_line(venv: Path, tools: Path, tmp_path: Path) -> None:
