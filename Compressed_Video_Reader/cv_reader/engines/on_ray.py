@@ -35,6 +35,7 @@ DEFAULT_PORT = 6379
 _PIP_LINE = "pip install -e '.[ray]'"
 _CONNECT_SECONDS = 5.0
 _PROBE_SECONDS = 120.0
+_START_TRIES = 4
 _LOOK_AHEAD_TASKS = 4096
 _MAX_TRIES = 10
 """Ray workers or nodes that may be lost under one task before it counts as failed."""
@@ -138,7 +139,8 @@ def _connect(ray: Any, choice: RayChoice, limits: Limits) -> None:
         if choice.address == "local":
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             cpus = max(limits.num_workers, 1) * choice.task_cpus
-            ray.init(address="local", num_cpus=-int(-cpus // 1), include_dashboard=False, **quiet)
+            own = {"num_cpus": -int(-cpus // 1), "include_dashboard": False, **quiet}
+            _start(ray, own)
         elif choice.address == "auto":
             ray.init(address="auto", **quiet)
         else:
@@ -151,6 +153,19 @@ def _connect(ray: Any, choice: RayChoice, limits: Limits) -> None:
             f"--address {choice.address}: cannot join the Ray cluster: {error}; start it with `ray "
             "start --head`, or use the versions of Ray and Python that it has"
         ) from error
+
+
+def _start(ray: Any, settings: Mapping[str, Any]) -> None:
+    """Start a Ray of this machine; its 30 s for that may be too few where others work, too."""
+    for tries_left in reversed(range(_START_TRIES)):
+        try:
+            ray.init(address="local", **settings)
+        except Exception as error:
+            ray.shutdown()
+            if not tries_left or "timed out during startup" not in str(error):
+                raise
+        else:
+            return
 
 
 def _check_nodes(ray: Any, choice: RayChoice) -> None:

@@ -1,5 +1,6 @@
 """Tasks on a Ray cluster: refusals by name, and equal bytes although nodes are killed meanwhile."""
 
+import contextlib
 import json
 import os
 import random
@@ -11,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -62,6 +64,19 @@ def test_other_versions_of_a_node_are_named() -> None:
         refuse_versions("node a", {"x": "1"}, {"x": "2"})
     with pytest.raises(SettingsError, match="node a has x missing"):
         refuse_versions("node a", {"x": "1"}, {})
+
+
+def test_a_busy_machine_gets_more_time_to_start_ray() -> None:
+    late = RuntimeError("The current node timed out during startup.")
+    for errors, num_calls, is_started in (
+        ([late, late, None], 3, True),
+        ([late] * 4, 4, False),
+        ([RuntimeError("no memory"), None], 1, False),
+    ):
+        init = Mock(side_effect=errors)
+        with contextlib.nullcontext() if is_started else pytest.raises(RuntimeError):
+            on_ray._start(Mock(init=init), {"num_cpus": 1})
+        assert init.call_count == num_calls
 
 
 @pytest.fixture(scope="module")
