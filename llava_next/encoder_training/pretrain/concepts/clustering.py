@@ -5,8 +5,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from encoder_training.pretrain.concepts.bank import Bank, Projection, principal_directions
@@ -19,7 +21,7 @@ from encoder_training.pretrain.concepts.kmeans import (
     hierarchical,
     lloyd,
 )
-from encoder_training.pretrain.concepts.nearest import search_by, unit_rows
+from encoder_training.pretrain.concepts.nearest import Floats, search_by, unit_rows
 from encoder_training.pretrain.data.labels import (
     LabelInfo,
     part_path,
@@ -92,39 +94,40 @@ def make_bank(
         rows = sample.sample(_PROJECTION_ROWS, np.random.default_rng([settings.seed, 9]))
         projection = principal_directions(rows, settings.components, whiten=settings.whiten)
     rows = FeatureRows(features.parts, _prepare(projection))
-    options = {"backend": settings.backend, "device": settings.device, "seed": settings.seed}
+    options: dict[str, Any] = {
+        "backend": settings.backend,
+        "device": settings.device,
+        "seed": settings.seed,
+    }
+    saved = _SavedState(folder / _STATE_FILE, settings, features)
+    state = saved.read()
+
+    def save(state: KMeansState) -> None:
+        saved.write(state)
+        last = state.history[-1]
+        say(
+            f"iteration {state.iteration} of {settings.iterations}: mean cosine "
+            f"{last['mean_cosine']:.4f}, {last['empty']:.0f} centres without rows"
+        )
+
+    options |= {"iterations": settings.iterations, "fraction": settings.fraction, "save": save}
     if settings.hierarchical:
+
+        def keep(centres: dict[int, Floats]) -> None:
+            saved.write_divided(centres)
+            say(f"divided {len(centres)} coarse clusters, up to number {max(centres, default=0)}")
+
+        divided = saved.read_divided() if state else {}
         state = hierarchical(
-            rows,
-            settings.centres,
-            iterations=settings.iterations,
-            fraction=settings.fraction,
-            **options,
+            rows, settings.centres, top=state, divided=divided, keep=keep, **options
         )
     else:
-        saved = _SavedState(folder / _STATE_FILE, settings, features)
-        state = saved.read() or KMeansState(drawn_centres(rows, settings.centres, settings.seed))
-
-        def save(state: KMeansState) -> None:
-            saved.write(state)
-            last = state.history[-1]
-            say(
-                f"iteration {state.iteration} of {settings.iterations}: mean cosine "
-                f"{last['mean_cosine']:.4f}, {last['empty']:.0f} centres without rows"
-            )
-
-        state = lloyd(
-            rows,
-            state,
-            iterations=settings.iterations,
-            fraction=settings.fraction,
-            save=save,
-            **options,
-        )
+        state = state or KMeansState(drawn_centres(rows, settings.centres, settings.seed))
+        state = lloyd(rows, state, **options)
     facts = {"clustering": asdict(settings), "history": state.history, "num_rows": rows.num_rows}
     bank = Bank(state.centres, features.settings, projection, facts)
     bank.save(folder)
-    (folder / _STATE_FILE).unlink(missing_ok=True)
+    saved.remove()
     return bank
 
 
@@ -165,6 +168,31 @@ class _SavedState:
         with replace_file(self._path) as temporary:
             iteration = np.array(state.iteration)
             save_file({"centres": state.centres, "iteration": iteration}, temporary)
+
+    def write_divided(self, centres: dict[int, Floats]) -> None:
+        """Keep the centres inside of some coarse clusters, by the clusters' numbers."""
+        if centres:
+            path = self._path.with_name(f".divided-{min(centres):08d}.safetensors")
+            arrays = {str(number): rows for number, rows in centres.items()}
+            with replace_file(path) as temporary:
+                save_file(arrays, temporary, metadata={"identity": self._identity})
+
+    def read_divided(self) -> dict[int, Floats]:
+        """Return the centres that ``write_divided`` kept with these settings."""
+        found: dict[int, Floats] = {}
+        for path in self._divided():
+            with safe_open(path, framework="numpy") as arrays:
+                if (arrays.metadata() or {}).get("identity") == self._identity:
+                    found |= {int(name): arrays.get_tensor(name) for name in arrays.keys()}  # noqa: SIM118
+        return found
+
+    def remove(self) -> None:
+        """Remove what a finished clustering no longer needs."""
+        for path in (self._path, self._path.with_suffix(".json"), *self._divided()):
+            path.unlink(missing_ok=True)
+
+    def _divided(self) -> list[Path]:
+        return sorted(self._path.parent.glob(".divided-*.safetensors"))
 
 
 def label(

@@ -12,7 +12,7 @@ Axis letters: N rows, k centres, d features.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -189,6 +189,10 @@ def hierarchical(
     device: str = "cpu",
     coarse: int = 0,
     memory_bytes: int = 4 << 30,
+    top: KMeansState | None = None,
+    save: Callable[[KMeansState], None] = lambda state: None,
+    divided: Mapping[int, Floats] | None = None,
+    keep: Callable[[dict[int, Floats]], None] = lambda centres: None,
 ) -> KMeansState:
     """Make coarse clusters, then divide each.
 
@@ -200,11 +204,15 @@ def hierarchical(
         coarse: number of coarse clusters; 0 means sqrt(k).
         memory_bytes: size of the rows held at a time: clusters are divided in groups of this size,
             with a pass over the data for each group. One cluster must fit.
+        top: coarse clusters of a run that was stopped.
+        save: called after each iteration of the coarse clusters.
+        divided: centres inside of coarse clusters that such a run divided already.
+        keep: called with the centres inside of the clusters of each group.
     """
     coarse = coarse or max(math.isqrt(count), 1)
     options = {"iterations": iterations, "backend": backend, "device": device}
-    top = KMeansState(drawn_centres(rows, coarse, seed))
-    top = lloyd(rows, top, seed=seed, fraction=fraction, **options)
+    top = top or KMeansState(drawn_centres(rows, coarse, seed))
+    top = lloyd(rows, top, seed=seed, fraction=fraction, save=save, **options)
     search = search_by(backend, top.centres, device)
 
     def blocks() -> Iterator[Floats]:
@@ -213,8 +221,10 @@ def hierarchical(
     owners = [search(block, 1).numbers[:, 0].astype(np.int32) for block in blocks()]
     sizes = np.bincount(np.concatenate(owners), minlength=coarse)
     shares = _shares(sizes, count)
-    centres: dict[int, Floats] = {}
+    centres = dict(divided or {})
     for group in _groups(sizes * top.centres.shape[1] * 4, memory_bytes):
+        if all(number in centres or not shares[number] for number in group):
+            continue
         members: dict[int, list[Floats]] = {number: [] for number in group}
         for block, owner in zip(blocks(), owners, strict=True):
             for number in np.intersect1d(np.unique(owner), group):
@@ -224,6 +234,7 @@ def hierarchical(
                 inner = FeatureRows(members.pop(number))
                 state = KMeansState(drawn_centres(inner, int(shares[number]), seed + number))
                 centres[number] = lloyd(inner, state, seed=seed + number, **options).centres
+        keep({number: centres[number] for number in group if shares[number]})
     found = np.concatenate([centres[number] for number in sorted(centres)])
     return KMeansState(found, iterations, top.history)
 

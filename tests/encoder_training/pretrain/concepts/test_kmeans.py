@@ -1,6 +1,7 @@
 """Spherical k-means: against a plain computation, on both backends, streamed and in levels."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -145,6 +146,37 @@ def test_a_stopped_clustering_continues_to_the_same_bank(tmp_path: Path) -> None
     assert bank.fingerprint == whole.fingerprint == read_bank(tmp_path / "stopped").fingerprint
     with pytest.raises(ValueError, match="already holds a bank"):
         make_bank(features, settings, tmp_path / "stopped", said.append)
+
+
+def test_a_stopped_division_continues(tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", blobs(600, 6)[0])
+    features = open_features(tmp_path / "rows.npy")
+    settings = ClusterSettings(centres=16, iterations=4, hierarchical=True, backend="torch")
+    whole = make_bank(features, settings, tmp_path / "whole", lambda text: None)
+
+    def stop(text: str) -> None:
+        if text.startswith("divided"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make_bank(features, settings, tmp_path / "stopped", stop)
+    said: list[str] = []
+    bank = make_bank(features, settings, tmp_path / "stopped", said.append)
+    assert said == [] and bank.fingerprint == whole.fingerprint
+    names = {path.name for path in (tmp_path / "stopped").iterdir()}
+    assert names == {"bank.json", "centres.safetensors"}
+
+
+def test_groups_that_were_divided_are_not_divided_again() -> None:
+    rows = FeatureRows([blobs(600, 6)[0]])
+    options: dict[str, Any] = {"iterations": 4, "backend": "torch", "memory_bytes": 2_000}
+    groups: list[dict[int, np.ndarray]] = []
+    whole = hierarchical(rows, 16, keep=groups.append, **options)
+    assert len(groups) > 1
+    rest: list[dict[int, np.ndarray]] = []
+    again = hierarchical(rows, 16, divided=groups[0], keep=rest.append, **options)
+    assert [list(group) for group in rest] == [list(group) for group in groups[1:]]
+    assert np.array_equal(again.centres, whole.centres)
 
 
 def test_a_changed_bank_is_refused(tmp_path: Path) -> None:
