@@ -202,3 +202,28 @@ def test_a_rank_that_dies_ends_all_ranks(toy: Toy, tmp_path: Path) -> None:
     assert result.returncode == 1, result.stderr[-3000:]
     assert "SIGKILL" in result.stdout + result.stderr or "-9" in result.stdout + result.stderr
     assert not list((tmp_path / "out").glob("**/*_results.json"))
+
+
+_ROUNDS = """
+def doc_to_text(doc, lmms_eval_specific_kwargs=None, previous_output=None, round_idx=0, **told):
+    if not round_idx:
+        return doc["question"]
+    return None, f"Why {previous_output[-1]}?", round_idx == 2, previous_output, None
+"""
+
+
+@pytest.mark.slow
+def test_a_task_of_several_rounds_runs_in_the_harness(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = _arguments(toy, toy.documents, tmp_path)
+    task = tmp_path / "task" / "toy_video.yaml"
+    text = task.read_text().replace("generate_until\n", "generate_until_multi_round\n")
+    task.write_text(text)
+    with (tmp_path / "task" / "utils.py").open("a") as utils:
+        utils.write(_ROUNDS)
+    assert evaluate_here(tmp_path, monkeypatch, arguments) == 0
+    rounds = _answers(tmp_path / "out").values()
+    assert len(rounds) == 5
+    assert all(len(answers[0] if len(answers) == 1 else answers) == 2 for answers in rounds)
+    assert _results(tmp_path / "out")["results"]["toy_video"]["length,none"] == 2

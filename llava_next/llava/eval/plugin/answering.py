@@ -21,6 +21,8 @@ from llava.model.loading import LlavaForCausalLMMixin
 from llava.model.processing import LlavaProcessor
 from llava.visual.batch import VisualBatch, VisualSegment
 
+_MOST_ROUNDS = 100
+
 
 class MemoryExhaustedError(ValueError):
     """Samples that did not fit into memory."""
@@ -100,6 +102,39 @@ class Answerer:
         """
         with _naming_out_of_memory(samples):
             return self._generate(samples, settings)
+
+    def generate_rounds(
+        self, samples: Sequence[Sample], settings: GenerationSettings
+    ) -> list[Answer[list[str]]]:
+        """Generate the answers of all rounds of a batch; each task says when its last round is.
+
+        Returns:
+            Per sample the answers of its rounds, and what the model was shown in the first.
+        """
+        first = self.generate(samples, settings)
+        rounds = [[answer.content] for answer in first]
+        told: list[Any] = [None] * len(samples)
+        asked: dict[int, Sample] = dict(enumerate(samples))
+        for _ in range(_MOST_ROUNDS):
+            for index in list(asked):
+                following, rounds[index], told[index] = asked[index].after(
+                    rounds[index], told[index]
+                )
+                if following is None:
+                    del asked[index]
+                else:
+                    asked[index] = following
+            if not asked:
+                return [
+                    Answer(texts, answer.shown) for texts, answer in zip(rounds, first, strict=True)
+                ]
+            answers = self.generate(list(asked.values()), settings)
+            for index, answer in zip(asked, answers, strict=True):
+                rounds[index].append(answer.content)
+        raise ValueError(
+            f"{next(iter(asked.values())).name}: the task asked for more than {_MOST_ROUNDS} "
+            "rounds; its doc_to_text must say when the last one is"
+        )
 
     def _generate(
         self, samples: Sequence[Sample], settings: GenerationSettings

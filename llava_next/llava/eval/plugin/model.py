@@ -174,15 +174,16 @@ class LlavaOVEncoder(lmms):
                 answers[index] = one.content
         return answers
 
-    def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
-        """Refused by name: this model answers one prompt at a time."""
-        tasks = sorted({request.task_name for request in requests})
-        with ExitOnError(USAGE):
-            raise ValueError(
-                f"{', '.join(tasks)}: generate_until_multi_round is not offered by "
-                "llava_ov_encoder; leave these tasks out of --tasks"
-            )
-        return []
+    def generate_until_multi_round(self, requests: list[Instance]) -> list[list[str]]:
+        """Answer requests whose task asks further questions about the answers.
+
+        Returns:
+            Per request the answers of its rounds.
+        """
+        self._start(requests)
+        with ExitOnError(FAILED_SAMPLES) as context:
+            asked = [self._generation_settings(request) for request in requests]
+            return self._answer(requests, asked, self._answerer.generate_rounds, [], context)
 
     def clean(self) -> None:
         """Write the manifest; lmms-eval calls this on every rank once all requests are answered."""
@@ -237,7 +238,7 @@ class LlavaOVEncoder(lmms):
     def _shows_stored_images(self, request: Instance) -> bool:
         arguments: tuple[Any, ...] = request.args
         return len(arguments) > 2 and shows_stored_images(
-            self.task_dict[arguments[4]][arguments[5]]
+            self.task_dict[arguments[-2]][arguments[-1]]
         )
 
     def _read(

@@ -1,13 +1,15 @@
 """lmms-eval's requests as plain samples: prompt, visuals, settings, and the folder of results.
 
 A request of a simple model carries ``(context, generation settings or target, doc_to_visual,
-doc_id, task, split)``; an unconditional one ``(context, continuation)`` alone.
+doc_id, task, split)``; one of several rounds ``doc_to_text`` before ``doc_id``, which writes the
+next round's prompt; an unconditional one ``(context, continuation)`` alone.
 """
 
 import inspect
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,8 @@ class Sample:
         context: the prompt's text.
         second: what the request asks for: generation settings, or the continuation's text.
         visuals: PIL images and paths, in order.
+        next_round: the task's function to a later round, its document given; None where there is
+            one round.
     """
 
     name: str
@@ -47,6 +51,36 @@ class Sample:
     context: str
     second: Any
     visuals: list[Any]
+    next_round: Callable[..., Any] | None = None
+
+    def after(self, answers: Sequence[str], earlier: Any) -> "tuple[Sample | None, list[str], Any]":
+        """Ask the task for the round after these answers.
+
+        Args:
+            answers: of the rounds so far.
+            earlier: what the task handed on from the round before; None for the second round.
+
+        Returns:
+            The round's sample, None at the end; the answers as the task hands them back; what it
+            hands on. A round is a prompt of its own: the task writes earlier answers into it.
+
+        Raises:
+            ValueError: The task returned something else.
+        """
+        assert self.next_round is not None
+        returned = self.next_round(
+            previous_output=list(answers), round_idx=len(answers), previous_round_info=earlier
+        )
+        if not isinstance(returned, tuple) or len(returned) != 5:
+            raise ValueError(
+                f"{self.name}: doc_to_text must return (visuals, context, is_last, answers, info) "
+                f"for round {len(answers)}, got {type(returned).__name__}; correct the task"
+            )
+        visuals, context, is_last, handed, info = returned
+        if is_last:
+            return None, list(handed), info
+        sample = replace(self, context=context, visuals=_as_list(visuals))
+        return sample, list(handed), info
 
     @property
     def videos(self) -> list[str]:
@@ -62,7 +96,7 @@ def read_request(request: Instance, documents: Documents) -> Sample:
         return Sample(
             f"{request.task_name} {request.doc_id}", request.task_name, context, second, []
         )
-    context, second, doc_to_visual, doc_id, task, split = arguments
+    context, second, doc_to_visual, *between, doc_id, task, split = arguments
     document = documents[task][split][doc_id]
     if callable(second):
         second = second(document)
@@ -72,6 +106,7 @@ def read_request(request: Instance, documents: Documents) -> Sample:
         context=context,
         second=second,
         visuals=_as_list(doc_to_visual(document)),
+        next_round=partial(between[0], document) if between else None,
     )
 
 

@@ -252,11 +252,37 @@ def test_wrong_arguments_exit_with_2(
     assert message in capsys.readouterr().err
 
 
-def test_multi_round_is_refused_by_name(toy: Toy, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        _model(toy).generate_until_multi_round(_requests(toy.documents, lambda index: {}))
-    assert stopped.value.code == 2
-    assert "toy: generate_until_multi_round is not offered" in capsys.readouterr().err
+def _echo_rounds(document: dict[str, Any], previous_output: list[str], **told: Any) -> Any:
+    """Ask about the answer before it: once about videos, twice about the rest."""
+    last = 2 if document["media"][:1] and document["media"][0].endswith(".mp4") else 3
+    count = told["previous_round_info"] or 0
+    assert told["round_idx"] == len(previous_output) == count + 1
+    question = f"You said {previous_output[-1]}. Are you sure?"
+    return [], question, len(previous_output) == last, previous_output, count + 1
+
+
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 5])
+def test_several_rounds_ask_about_the_answers_before(toy: Toy, batch_size: int) -> None:
+    requests = [
+        Instance(
+            request_type="generate_until_multi_round",
+            arguments=(doc["question"], dict(GREEDY), _visuals, _echo_rounds, n, "toy", "test"),
+            idx=0,
+            metadata={"task": "toy", "doc_id": n, "repeats": 1},
+        )
+        for n, doc in enumerate(toy.documents)
+    ]
+    rounds = _model(toy, batch_size=batch_size).generate_until_multi_round(requests)
+    first = _answers(toy)
+    assert [answers[0] for answers in rounds] == first
+    assert [len(answers) for answers in rounds] == [2, 2, 3, 3, 3]  # the third clip is no .mp4
+    # The second rounds are prompts of their own; asked alone, they get the same answers.
+    asked = [{"media": [], "question": f"You said {text}. Are you sure?"} for text in first]
+    model = _model(toy)
+    model.task_dict = {"toy": {"test": asked}}
+    alone = model.generate_until(_requests(asked, lambda index: dict(GREEDY)))
+    assert [answers[1] for answers in rounds] == alone
+    assert [unwrap_generation_output(answers)[0] for answers in rounds] == rounds
 
 
 def test_the_manifest_counts_what_reached_the_model(toy: Toy, tmp_path: Path) -> None:
