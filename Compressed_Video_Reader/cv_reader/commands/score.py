@@ -293,7 +293,8 @@ _ABOUT = (
     "with the scene while the camera moves, and a patch may also move as the codec's vectors say, "
     "by up to 6/8 of its side from its place. Nothing new: kept patches, but "
     "the first of each place, that differ by less than 3 grey levels from what the place showed. "
-    "Change unseen: the longest time that a place differs by more from what was kept there.</p>"
+    "Change unseen: the longest time that a place differs by more from what was kept there. "
+    "Tokens per slot: fewest, median and most of all slots but the first.</p>"
 )
 
 
@@ -310,7 +311,10 @@ def _shown(section: _Section) -> str:
         )
         for way in ways
     ]
-    return f"<h2>{Path(section.video).name}</h2>{table(header, lines)}{''.join(films)}"
+    return (
+        f"<h2>{Path(section.video).name}</h2>{table(header, lines)}"
+        f'<div class="side">{"".join(films)}</div>'
+    )
 
 
 def _pictures(section: _Section, way: str) -> list[Image.Image]:

@@ -83,7 +83,7 @@ def _section(totals: Totals) -> str:
     facts = {
         "assets": str(totals.num_videos),
         "slots, cells": f"{slots} slots of {grid} x {grid} cells",
-        "read by": ", ".join(f"{name} {count}" for name, count in totals.makers.most_common()),
+        "read by": ", ".join(f"{name} ({count})" for name, count in totals.makers.most_common()),
         "settings": ", ".join(f"{k} ({n})" for k, n in totals.fingerprints.most_common(8)),
         "patches in whole slots": f"{int(counts[:, ~totals.free_slots].mean(axis=0).sum())}",
         "patches that competed": f"{int(counts[:, free].sum(axis=1).mean())} on average",

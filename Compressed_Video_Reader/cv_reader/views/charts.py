@@ -75,7 +75,8 @@ def _columns(
 ) -> list[str]:
     """Return the scale, the labels, and the parts (value, SVG attribute) of each column upwards."""
     step, base, plot_height = _frame(len(labels))
-    drawn = [_scale(top, plot_height)]
+    is_whole = all(float(value).is_integer() for parts in columns for value, _ in parts)
+    drawn = [_scale(top, plot_height, _num_ticks(top) if is_whole else _TICKS)]
     every = -(-len(labels) // 16)
     for number, (parts, label) in enumerate(zip(columns, labels, strict=True)):
         left, bottom = _LEFT + number * step, base
@@ -105,12 +106,17 @@ def cells(colours: Sequence[Sequence[str]], titles: Sequence[Sequence[str]], *, 
     return _svg(parts, side * len(colours[0]), side * len(colours), title)
 
 
-def _scale(top: float, plot_height: float) -> str:
+def _num_ticks(top: float) -> int:
+    """Return how many ticks divide a scale of whole numbers into whole numbers."""
+    return next((number for number in (_TICKS, 5, 3, 2) if top % number == 0), 1)
+
+
+def _scale(top: float, plot_height: float, num_ticks: int) -> str:
     parts: list[str] = []
-    for tick in range(_TICKS + 1):
-        y = _TOP + plot_height * (1 - tick / _TICKS)
+    for tick in range(num_ticks + 1):
+        y = _TOP + plot_height * (1 - tick / num_ticks)
         parts.append(_line("axis", _LEFT, y, _WIDTH - 8, y))
-        parts.append(_text(_LEFT - 6, y + 4, f"{top * tick / _TICKS:g}", anchor="end"))
+        parts.append(_text(_LEFT - 6, y + 4, f"{top * tick / num_ticks:g}", anchor="end"))
     return "".join(parts)
 
 
@@ -121,7 +127,8 @@ def _round_up(value: float) -> float:
         power *= 10
     while power > value:
         power /= 10
-    return next(power * step for step in (1, 1.2, 1.6, 2, 3, 4, 6, 8, 10) if power * step >= value)
+    steps = (1, 1.2, 1.6, 2, 3, 4, 5, 6, 8, 10)
+    return next(power * step for step in steps if power * step >= value)
 
 
 def _line(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:

@@ -16,12 +16,14 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 1060px; margin: 2rem aut
 h1 { font-size: 1.5rem; overflow-wrap: anywhere }
 h2 { font-size: 1.2rem; margin: 2.2rem 0 .3rem; overflow-wrap: anywhere }
 h3 { font-size: 1rem; margin: 1.6rem 0 .3rem } p { max-width: 80ch; margin: 0 0 .6rem }
-table { border-collapse: collapse; margin: .5rem 0 1rem }
+table { border-collapse: collapse; margin: .5rem 0 1rem; display: block; overflow-x: auto }
 th, td { padding: .2rem 1.4rem .2rem 0; text-align: right; vertical-align: top }
+td { white-space: nowrap } .facts td { white-space: normal }
 th:first-child, td:first-child { text-align: left } th { font-weight: 600; opacity: .75 }
 .facts td { text-align: left } .facts td:first-child { opacity: .7; white-space: nowrap }
 img { max-width: 100%; border-radius: 4px } figure { margin: 1rem 0 }
 figcaption { font-size: .9rem; opacity: .8; margin-bottom: .3rem }
+.side { display: flex; flex-wrap: wrap; gap: 0 1.5rem }
 .map svg { max-width: 380px }
 .key span { display: inline-block; width: .9em; height: .9em; margin: 0 .4em 0 1.2em }
 .key span:first-child { margin-left: 0 }
