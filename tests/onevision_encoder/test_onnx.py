@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from onevision_encoder import OneVisionEncoderModel
+from onevision_encoder import export_onnx as export_module
 from onevision_encoder.export_onnx import EncoderRows, export_onnx, main
 
 pytestmark = pytest.mark.usefixtures("switchable_backend")
@@ -90,7 +91,11 @@ def test_what_cannot_be_written_is_named(
     ids=["large", "lang"],
 )
 def test_onnxruntime_gives_the_features_of_the_model(
-    tiny_model: Callable, tmp_path: Path, settings: dict[str, object], layer: int
+    tiny_model: Callable,
+    tmp_path: Path,
+    settings: dict[str, object],
+    layer: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Sizes, norms and heads of both published variants, at token counts the export never saw."""
     runtime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
@@ -98,7 +103,10 @@ def test_onnxruntime_gives_the_features_of_the_model(
     model = tiny_model(**settings)
     model.save_pretrained(tmp_path / "encoder")
     path = tmp_path / "out" / "encoder.onnx"
+    if layer == -2:  # weights beside the graph, as for large models
+        monkeypatch.setattr(export_module, "_BYTES_OF_ONE_FILE", 0)
     assert main([str(tmp_path / "encoder"), str(path), "--output_layer", str(layer)]) == 0
+    assert path.with_name("encoder.onnx.data").exists() == (layer == -2)
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     assert session.get_modelmeta().custom_metadata_map["output_layer"] == str(layer)
     names = [item.name for item in session.get_inputs()]
