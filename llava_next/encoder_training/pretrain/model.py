@@ -52,22 +52,30 @@ class PooledEncoder(nn.Module):
             )
         self.encoder = encoder
 
-    def forward(self, patches: Tensor, positions: Tensor, cu_seqlens: Tensor) -> Tensor:
+    def forward(
+        self,
+        patches: Tensor,
+        positions: Tensor,
+        cu_seqlens: Tensor,
+        lengths: Sequence[int] | None = None,
+    ) -> Tensor:
         """Encode and pool.
 
         Args:
             patches: floating (P, C * p * p), normalised.
             positions: (P, 3), rows (t, h, w).
-            cu_seqlens: int32 (S + 1,), where visuals begin and end; best on the host.
+            cu_seqlens: int32 (S + 1,), where visuals begin and end.
+            lengths: tokens of each visual, on the host; see ``forward_packed``. With them the host
+                does not wait for the device; None reads ``cu_seqlens``.
 
         Returns:
             float32 (S, D).
         """
-        tokens = self.encoder.forward_packed(patches, positions, cu_seqlens)
+        tokens = self.encoder.forward_packed(patches, positions, cu_seqlens, lengths=lengths)
         head = self.encoder.head
         assert head is not None
         pooled, start = [], 0
-        for length, group in groupby(cu_seqlens.diff().tolist()):
+        for length, group in groupby(cu_seqlens.diff().tolist() if lengths is None else lengths):
             count = len(list(group))
             end = start + count * length
             pooled.append(head(tokens[start:end].unflatten(0, (count, length))))
@@ -126,17 +134,23 @@ def build_encoder(
     return encoder
 
 
-def join(batches: Sequence[PretrainBatch]) -> tuple[Tensor, Tensor, Tensor]:
-    """Lay the batches of several heads end to end: patches, positions and ``cu_seqlens``."""
+def join(batches: Sequence[PretrainBatch]) -> tuple[Tensor, Tensor, Tensor, list[int]]:
+    """Lay the batches of several heads end to end, on the host.
+
+    Returns:
+        Patches, positions, ``cu_seqlens``, and the tokens of each visual.
+    """
     ends = [batch.cu_seqlens[1:] for batch in batches]
     offset = 0
     for index, batch in enumerate(batches):
         ends[index] = ends[index] + offset
         offset += len(batch.patches)
+    cu_seqlens = torch.cat([torch.zeros(1, dtype=torch.int32), *ends])
     return (
         torch.cat([batch.patches for batch in batches]),
         torch.cat([batch.positions for batch in batches]),
-        torch.cat([torch.zeros(1, dtype=torch.int32), *ends]),
+        cu_seqlens,
+        cu_seqlens.diff().tolist(),
     )
 
 

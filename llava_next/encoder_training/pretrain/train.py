@@ -40,6 +40,7 @@ from encoder_training.pretrain.schedule import rate_factor
 from encoder_training.pretrain.settings import Settings
 from encoder_training.pretrain.state import TrainingState, load_centres, load_state, save_state
 from onevision_encoder import OneVisionEncoderModel
+from onevision_encoder.checks import check_positions
 from run_kit.checkpoints import check_sharing, find_checkpoint
 from run_kit.exits import FAILED_SAMPLES, INTERRUPTED, OK, USAGE, ExitOnError
 from run_kit.ranks import gather, join_group, leave, rank_and_size
@@ -240,7 +241,7 @@ class Pretraining:
             features.backward(leaf.grad * self.size)
         return losses, compared
 
-    def _inputs(self, batches: Sequence[PretrainBatch]) -> tuple[Tensor, Tensor, Tensor]:
+    def _inputs(self, batches: Sequence[PretrainBatch]) -> tuple[Tensor, Tensor, Tensor, list[int]]:
         batches = [batch for batch in batches if batch.keys]
         if not batches:  # a rank without samples still takes part
             width = 3 * self.settings.patch_size**2
@@ -249,13 +250,16 @@ class Pretraining:
                 torch.zeros(1, width, device=self.device),
                 torch.zeros(1, 3, dtype=torch.int64, device=self.device),
                 bounds,
+                [1],
             )
-        patches, positions, cu_seqlens = join(batches)
+        patches, positions, cu_seqlens, lengths = join(batches)
+        check_positions(positions, [(len(patches), 3)])  # while they are on the host
         patches = patches.to(self.device, non_blocking=True)
         return (
             normalise(patches, self.settings.patch_size),
             positions.to(self.device, non_blocking=True),
             cu_seqlens,
+            lengths,
         )
 
     def _check_finite(

@@ -23,6 +23,7 @@ from transformers import AutoConfig, AutoModel
 from encoder_training.pretrain.data.samples import MEAN, STANDARD_DEVIATION
 from encoder_training.probe.clips import ClipPixels
 from onevision_encoder import OneVisionEncoderModel
+from onevision_encoder.checks import check_positions
 from onevision_encoder.patches import grid_positions, patchify
 
 FAMILIES = ("ov_encoder", "picture", "naflex", "vjepa2", "videomae")
@@ -133,9 +134,12 @@ class OneVisionProbeEncoder(FrozenEncoder):
         parts = [self.patches(clip) for clip in clips]
         lengths = [len(rows) for _, rows in parts]
         patches = torch.cat([self.normalised(pixels) for pixels, _ in parts])
-        positions = torch.cat([rows for _, rows in parts]).to(self.device)
+        rows = torch.cat([rows for _, rows in parts])
+        check_positions(rows, [(len(patches), 3)])  # while they are on the host
+        positions = rows.to(self.device, non_blocking=True)
         bounds = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
-        return list(self.model.forward_packed(patches, positions, bounds).split(lengths))
+        tokens = self.model.forward_packed(patches, positions, bounds, lengths=lengths)
+        return list(tokens.split(lengths))
 
 
 class _Peer(FrozenEncoder):
