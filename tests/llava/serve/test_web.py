@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from llava.serve.server import ServerSettings
 from llava.visual.clips import ClipSettings
 from support.media import moving_square, write_video
 
+JSON = {"Content-Type": "application/json"}
 BYTES = {"Content-Type": "application/octet-stream"}
 
 
@@ -118,6 +120,13 @@ def test_what_the_page_may_not_do(client: TestClient, monkeypatch: pytest.Monkey
     assert client.post("/page/shown", json={"type": "video_url"}).status_code == 400
     for url in ("file:///etc/passwd", "http://127.0.0.1:1/", "x", 5):
         assert client.post("/page/fetch", json={"url": url}).status_code == 400
+    server = client.app.state.server  # pyright: ignore[reportAttributeAccessIssue]
+    with monkeypatch.context() as patch:
+        patch.setattr(server, "settings", replace(server.settings, api_key="right"))
+        assert client.get("/page/facts").json()["needs_key"]
+        assert client.get(f"/page/files/{first[7:]}").status_code == 401
+        for name, headers in (("files", BYTES), ("fetch", JSON), ("shown", JSON)):
+            assert client.post(f"/page/{name}", content=b"{}", headers=headers).status_code == 401
     monkeypatch.setattr(media, "fetch", lambda url, target, **_: target.write_text(url))
     url = client.post("/page/fetch", json={"url": "https://example.org/a"}).json()["url"]
     assert client.get(f"/page/files/{url[7:]}").text == "https://example.org/a"

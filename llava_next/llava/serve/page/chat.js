@@ -96,6 +96,7 @@ function chosenInputs() {
 }
 
 function part(input) {
+  if (!shown.url) throw new Error(`the file could not be sent: ${byId("told").textContent}`);
   if (shown.kind === "image") return { type: "image_url", image_url: { url: shown.url } };
   const settings = { input, num_images: Number(byId("images").value) };
   return { type: "video_url", video_url: { url: shown.url, ...settings } };
@@ -261,7 +262,6 @@ async function request(talk, messages, signal) {
 async function answer(question, input, box, signal) {
   const talk = talkOf(input), about = shown;
   const content = [{ type: "text", text: question }];
-  if (about && talk.saw !== about) content.unshift(part(input));
   const messages = [...talk.messages, { role: "user", content }];
   const paragraph = element(box, "p", "text");
   const note = element(box, "div", "took", "");
@@ -273,6 +273,7 @@ async function answer(question, input, box, signal) {
   const clock = setInterval(update, 500);
   update();
   try {
+    if (about && talk.saw !== about) content.unshift(part(input));
     const response = await request(talk, messages, signal);
     for await (const event of events(response)) {
       if (event.error) throw new Error(event.error.message);
