@@ -103,3 +103,56 @@ def test_slots_that_cost_more_to_keep_are_left_for_others() -> None:
         least=1.0,
     )
     assert np.flatnonzero(found[:, 0]).tolist() == [0, 4]
+
+
+def _slow(
+    between: np.ndarray, before: np.ndarray, kept: np.ndarray, budget: int, keeping: np.ndarray
+) -> np.ndarray:
+    """Exchange by the rule: in each round everything is found out again from what is kept."""
+    units, found, least = range(len(between)), kept.copy(), 0.5
+
+    def shown(unit: int, slots: np.ndarray) -> float:
+        has = slots.any()
+        return (between[unit][slots].min(axis=0) if has else before[unit]).sum(dtype=np.float64)
+
+    for _ in range(32):
+        offers, losses = [], []
+        for unit in units:
+            now = shown(unit, found[:, unit])
+            with_one = np.full(SLOTS, -np.inf)
+            without = np.full(SLOTS, np.inf)
+            for slot in range(SLOTS):
+                other = found[:, unit].copy()
+                other[slot] = not other[slot]
+                if not found[slot, unit]:
+                    with_one[slot] = now - shown(unit, other) - keeping[slot]
+                elif slot and other.any():
+                    without[slot] = shown(unit, other) - now - keeping[slot]
+            offers.append((-with_one.max(), unit, int(with_one.argmax())))
+            losses.append((without.min(), unit, int(without.argmin())))
+        offers, losses = sorted(offers), sorted(losses)
+        useless = sum(loss < least for loss, *_ in losses)
+        free = max(budget - int(found.sum()), 0)
+        added = min(sum(-offer > least for offer, *_ in offers), free)
+        pairs = sum(
+            -offer[0] - loss[0] > least
+            for offer, loss in zip(offers[added:], losses[useless:], strict=False)
+        )
+        if not added and not useless and not pairs:
+            return found
+        for _, unit, slot in offers[: added + pairs]:
+            found[slot, unit] = True
+        for _, unit, slot in losses[: useless + pairs]:
+            found[slot, unit] = False
+    return found
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_changes_is_kept_up_to_date(seed: int) -> None:
+    between, before, kept = _random(20 + seed, units=9)
+    kept[:, :2] = False  # What was before is shown there.
+    keeping = np.array([0, 2, 2, 2] * 2, np.float32)
+    budget = int(kept.sum()) + seed
+    found = exchanged(between, before, kept, budget, keeping=keeping, forced=[0], least=0.5)
+    assert (found != kept).any()
+    np.testing.assert_array_equal(found, _slow(between, before, kept, budget, keeping))
