@@ -176,7 +176,7 @@ ROOMS = {
     "llava.serve": "generation messages model visual",
     "llava.train": "conversation data model train.report train.run visual",
     "llava.train.report": "train.run",
-    "llava.train.run": "data train",
+    "llava.train.run": "data train visual",
     "llava.visual": "",
     "llava.visuals": "visual",
     "run_kit.checkpoints": "files ranks",

@@ -235,6 +235,13 @@ class LlavaTrainingArguments(TrainingArguments):
     report_to: None | str | list[str] = field(
         default="none", metadata={"help": "none, tensorboard, wandb, mlflow, swanlab"}
     )
+    picture_steps: int = field(
+        default=0,
+        metadata={
+            "help": "with --report_to tensorboard, draw visuals at the first step and every N "
+            "steps, as the model gets them; 0 draws none"
+        },
+    )
     resume_from_checkpoint: str | None = field(
         default=None,
         metadata={"help": "checkpoint folder, or 'auto': the newest complete one, if any"},
@@ -251,6 +258,13 @@ class LlavaTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"--checkpointing_policy must be one of {', '.join(CHECKPOINTING_POLICIES)}, got "
                 f"{self.checkpointing_policy!r}"
+            )
+        if self.picture_steps and (
+            self.picture_steps < 0 or "tensorboard" not in (self.report_to or [])
+        ):
+            raise ValueError(
+                "--picture_steps must be 0 or more, and needs --report_to tensorboard, got "
+                f"{self.picture_steps} and {self.report_to}"
             )
         if self.remove_unused_columns:
             raise ValueError("--remove_unused_columns must be False: samples are not table columns")

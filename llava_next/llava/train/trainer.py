@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
+from transformers.integrations import TensorBoardCallback
 
 from llava.data.sampler import RankBatches
 from llava.model.adapters import load_adapter_weights, save_adapters
@@ -21,6 +22,7 @@ from llava.train.parts import PARTS, PROJECTOR, parameter_groups, part_of
 from llava.train.run.bad_samples import BadSampleLog
 from llava.train.run.divergence import FiniteCheck
 from llava.train.run.meter import MeterClock, StepMeter
+from llava.train.run.mosaics import MosaicPictures
 from llava.train.validation import Validation
 from run_kit.checkpoints import (
     UNFINISHED_FOLDER,
@@ -78,6 +80,7 @@ class LlavaTrainer(Trainer):
         self.label_smoother = None
         self.model.lm_head.label_smoothing = self.args.label_smoothing_factor
         self.add_callback(MeterClock(meter))
+        self._pictures = self._make_pictures()
         self._finite_check = FiniteCheck(self.accelerator, gradients_may_overflow=self.args.fp16)
         self._validation = validation
         self._saves_projector = set(tuned_parts) != set(PARTS) and PROJECTOR in tuned_parts
@@ -88,6 +91,20 @@ class LlavaTrainer(Trainer):
         self._writes_checkpoint = False
         self._group_parts: list[str] = []
         self._part_rates: dict[str, float] = {}
+
+    def _make_pictures(self) -> MosaicPictures | None:
+        """Add the pictures of visuals to what TensorBoard gets, where that is asked for."""
+        writers = [
+            callback
+            for callback in self.callback_handler.callbacks
+            if isinstance(callback, TensorBoardCallback)
+        ]
+        if not self.args.picture_steps or not writers:
+            return None
+        side = self.model.config.mm_patches_per_side
+        pictures = MosaicPictures(writers[0], self.args.picture_steps, side)
+        self.add_callback(pictures)
+        return pictures
 
     def create_accelerator_and_postprocess(self) -> None:
         """Make the accelerator.
@@ -163,6 +180,8 @@ class LlavaTrainer(Trainer):
         tokens = 0 if visual is None else visual.patches.shape[0] // visual.patches_per_token
         self._meter.add_batch(info, inputs["layout"].num_supervised, tokens)
         self._meter.add_bad_samples(self._bad_samples.add(info.bad_samples))
+        if self._pictures is not None:
+            self._pictures.show(visual, self.state.global_step + 1)
         # The library would wait for each tensor, and leave what is no tensor on the host.
         rest = {name: value for name, value in inputs.items() if name != "info"}
         inputs = {"info": info, **to_device(rest, self.args.device)}

@@ -39,7 +39,7 @@ _FREE = frozenset((
     "per_device_eval_batch_size",
     "peak_tflops", "local_rank", "disable_tqdm", "logging_strategy", "logging_steps",
     "logging_first_step", "log_on_each_node", "logging_nan_inf_filter", "log_level",
-    "log_level_replica", "report_to", "run_name", "project", "trackio_space_id",
+    "log_level_replica", "report_to", "picture_steps", "run_name", "project", "trackio_space_id",
     "trackio_bucket_id", "trackio_static_space_id", "save_strategy", "save_steps",
     "save_on_each_node", "save_only_model", "save_total_limit", "dataloader_num_workers",
     "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor",
