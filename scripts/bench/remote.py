@@ -3,19 +3,18 @@
     python scripts/bench/remote.py [VIDEO ...] [--store s3://BUCKET/FOLDER]
 
 Without videos, a clip of 360p is made, and repeated for a minute and for an hour. Without
-``--store``, an S3 server of this machine is started (the extra ``dev``). Each video is uploaded,
-and an asset of it made twice: by ranges (``--fetch_whole_mib 0``), and on this machine; their
-mosaics and positions must be the same. Prints a Markdown table.
+``--store``, a folder of this machine serves as one, by ``file://``: bytes and requests are the same
+with every store. Each video is uploaded, and an asset of it made twice: by ranges
+(``--fetch_whole_mib 0``), and on this machine; their mosaics and positions must be the same. Prints
+a Markdown table.
 """
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 
 from clips import looped, made_clip
@@ -28,10 +27,11 @@ def main() -> None:
     """Measure each video, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("videos", nargs="*", type=Path, help="videos to measure")
-    parser.add_argument("--store", help="folder of a store to use (default: a server is started)")
+    parser.add_argument("--store", help="folder of a store to use (default: one of this machine)")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, _store(args.store) as store:
+    with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
+        store = args.store or f"file://{folder}/store"
         print("| 64 frames of | size | read | of the size | requests |\n|---|---|---|---|---|")
         for path in args.videos or _made(root):
             print(_row(path, store, root), flush=True)
@@ -41,30 +41,6 @@ def _made(root: Path) -> Generator[Path]:
     clip = made_clip(root, "h264", 360, 640, 300)
     for times in (6, 360):
         yield looped(clip, times)
-
-
-@contextmanager
-def _store(given: str | None) -> Generator[str]:
-    if given:
-        yield given
-        return
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    os.environ |= {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    boto3.client("s3").create_bucket(Bucket="bench")
-    try:
-        yield "s3://bench/videos"
-    finally:
-        server.stop()
 
 
 def _row(path: Path, store: str, root: Path) -> str:
