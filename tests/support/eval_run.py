@@ -57,12 +57,19 @@ def evaluate_here(home: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[s
 
 
 def evaluate_apart(home: Path, arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    """The same in processes of its own; what hangs fails by time-out."""
-    return subprocess.run(
+    """The same in processes of its own; what hangs fails by time-out, and leaves no rank behind."""
+    with subprocess.Popen(
         [sys.executable, "-m", "llava.eval.launch", *arguments],
         env={**os.environ, "HF_HOME": str(home)},
         cwd=home,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=240,
-    )
+    ) as process:
+        try:
+            output, errors = process.communicate(timeout=240)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # the launcher ends its ranks; killed, it would leave them
+            process.communicate(timeout=60)
+            raise
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
