@@ -41,8 +41,10 @@ def check_switches(args: TrainingArguments) -> None:
         if name != "none":
             _require(name, f"--report_to {name}")
     if args.use_liger_kernel:
-        _require("triton", "--use_liger_kernel")
-        _require("liger-kernel", "--use_liger_kernel")
+        raise ValueError(
+            "--use_liger_kernel is not supported: the library puts in Liger's kernels by a model's "
+            "type and would leave out this one; leave it out, the chunked loss is built in"
+        )
     if args.fsdp:
         _check_fsdp(args)
 

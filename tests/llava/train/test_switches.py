@@ -21,7 +21,7 @@ FLAGS = ["--model_name_or_path", "m", "--data_path", "d", "--output_dir", "o", "
             "needs the package swanlab.*pip install swanlab",
         ),
         ("--report_to clearml", "--report_to must be of none, tensorboard, wandb, mlflow, swanlab"),
-        ("--use_liger_kernel True", "--use_liger_kernel needs the package triton"),
+        ("--use_liger_kernel True", "--use_liger_kernel is not supported.*loss is built in"),
         ("--fsdp True", "--fsdp needs several ranks"),
         ("--fsdp True --deepspeed scripts/zero2.json", "both shard the model; leave one out"),
     ],
