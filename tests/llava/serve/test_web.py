@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -291,18 +292,28 @@ def test_kept_patches_are_drawn_over_the_picture_and_times_seek(
     page.close()
 
 
+def _long_answer(address: str, temperature: float) -> HTTPConnection:
+    """Ask for a long answer as a stream, which ends when the connection is closed."""
+    message = {"role": "user", "content": "Tell me everything."}
+    body = {"messages": [message], "stream": True, "temperature": temperature}
+    connection = HTTPConnection(address.removeprefix("http://"), timeout=120)
+    connection.request("POST", "/v1/chat/completions", json.dumps(body), JSON)
+    return connection
+
+
 @pytest.mark.slow
 def test_a_question_in_the_queue_says_so(served: tuple[str, Path], browser: Any) -> None:
     address, _ = served
     failures: list[str] = []
-    pages = [_opened(browser, address, failures) for _ in range(3)]
-    for page in pages:
-        page.fill("#question", "Tell me everything.")
-        page.click("#ask")
-    pages[-1].wait_for_selector(".took:has-text('in the queue: ')")
-    for page in pages:
-        page.wait_for_selector(".took:has-text('written')")
-    page = pages[0]
+    page = _opened(browser, address, failures)
+    page.fill("#question", "Tell me everything.")
+    # Sampled at different temperatures, they cannot share a batch.
+    others = [_long_answer(address, 0.5 + number / 100) for number in range(16)]
+    page.click("#ask")
+    page.wait_for_selector(".took:has-text('in the queue: ')")
+    for other in others:
+        other.close()
+    page.wait_for_selector(".took:has-text('written')")
     error = {"error": {"message": "the queue is full: 64 requests", "type": "x"}}
     page.route("**/v1/chat/completions", lambda route: route.fulfill(status=503, json=error))
     page.fill("#question", "And now?")
@@ -310,5 +321,4 @@ def test_a_question_in_the_queue_says_so(served: tuple[str, Path], browser: Any)
     page.wait_for_selector(".failed .took:has-text('the queue is full')")
     assert page.input_value("#question") == "And now?"
     assert failures == []
-    for page in pages:
-        page.close()
+    page.close()
