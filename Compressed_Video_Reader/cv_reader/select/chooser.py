@@ -154,18 +154,16 @@ class Chooser:
     def _compared_clip(self) -> "SmallClip":
         """Return the pictures, turned to places where vectors are followed."""
         assert self._clip is not None
-        if self._chains is None:
-            return self._clip
-        if self._followed is None:
+        if self._chains is not None:
             from cv_reader.select.rate_distortion.clip import changes
             from cv_reader.select.rate_distortion.places import follow_motion
 
             self._scores[self.slots] = changes(self._clip)
             links = self._chains.finish()
             self._followed = follow_motion(self._clip, links, self._config.block_cells)
-            # Long clips take much memory, and are not needed twice.
-            self._clip = self._followed
-        return self._followed
+            # Long clips and their chains take much memory, and are not needed twice.
+            self._clip, self._chains = self._followed, None
+        return self._clip
 
     def choose(self) -> Chosen:
         """Choose the cells that are kept.

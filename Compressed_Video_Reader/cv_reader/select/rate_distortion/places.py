@@ -135,8 +135,10 @@ def follow_motion(clip: SmallClip, links: Links, block: int) -> FollowedClip:
             f"{slots} slots of {clip.height} x {clip.width} cells need {size} bytes to follow "
             f"vectors, more than {MAX_CLIP_BYTES}; use fewer slots or larger patches"
         )
-    steps, cameras = _completed(clip, links)
-    ahead = np.zeros_like(steps)
+    # Both ways in one piece: those of long clips take much memory.
+    both = np.zeros((2, *links.steps.shape), np.int16)
+    steps, ahead = both[0], both[1]
+    cameras = _complete(steps, clip, links)
     for slot in range(1, clip.num_slots):
         ahead[slot - 1] = _inverse(steps[slot], cameras[slot])
     is_whole = not any(
@@ -146,22 +148,14 @@ def follow_motion(clip: SmallClip, links: Links, block: int) -> FollowedClip:
     turns = (cameras.cumsum(axis=0) + turn_steps // 2) // turn_steps * block * is_whole
     whole: list[list[int]] = turns.tolist()
     own = {one.name: getattr(clip, one.name) for one in fields(SmallClip)}
-    own["luma"] = np.stack(
-        [
-            np.roll(clip.luma[t], (LUMA_PX * y, LUMA_PX * x), (0, 1))
-            for t, (y, x) in enumerate(whole)
-        ]
-    )
-    own["chroma"] = np.stack(
-        [
-            np.roll(clip.chroma[t], (CHROMA_PX * y, CHROMA_PX * x), (1, 2))
-            for t, (y, x) in enumerate(whole)
-        ]
-    )
+    own["luma"], own["chroma"] = np.empty_like(clip.luma), np.empty_like(clip.chroma)
+    for slot, (y, x) in enumerate(whole):
+        own["luma"][slot] = np.roll(clip.luma[slot], (LUMA_PX * y, LUMA_PX * x), (0, 1))
+        own["chroma"][slot] = np.roll(clip.chroma[slot], (CHROMA_PX * y, CHROMA_PX * x), (1, 2))
     return FollowedClip(
         **own,
         turns=turns.astype(np.intp),
-        links=np.stack([steps, ahead]),
+        links=both,
         num_pictures=links.num_pictures,
         known_share=float(links.is_known[1:].mean()) if clip.num_slots > 1 else 1.0,
     )
@@ -182,10 +176,11 @@ def _between_samples(pictures: Samples, phases: int) -> Samples:
     return found
 
 
-def _completed(clip: SmallClip, links: Links) -> tuple[NDArray[np.int16], Steps]:
-    """Return links with those of the camera where vectors lead nowhere, int16 (T, a, b, 2), and the
-    camera's steps to the slot before, int32 (T, 2)."""
-    steps, cameras = links.steps.copy(), np.zeros((clip.num_slots, 2), np.int32)
+def _complete(steps: NDArray[np.int16], clip: SmallClip, links: Links) -> Steps:
+    """Write links to ``steps``, int16 (T, a, b, 2), with those of the camera where vectors lead
+    nowhere, and return the camera's steps to the slot before, int32 (T, 2)."""
+    steps[:] = links.steps
+    cameras = np.zeros((clip.num_slots, 2), np.int32)
     for slot in range(1, clip.num_slots):
         is_known = links.is_known[slot]
         if is_known.mean() < _MIN_KNOWN:
@@ -193,7 +188,7 @@ def _completed(clip: SmallClip, links: Links) -> tuple[NDArray[np.int16], Steps]
         else:
             cameras[slot] = np.floor(np.median(steps[slot][is_known], axis=0))
         steps[slot][~is_known] = cameras[slot]
-    return steps, cameras
+    return cameras
 
 
 def _camera_steps(luma: Samples, before: Samples) -> tuple[int, int]:

@@ -287,6 +287,8 @@ class Solver:
                 before = None if carried is None else carried[which]
                 shown.append(last_kept(kept, slots.start, before))
             carried = np.stack(shown)
+            # The next window takes as much memory.
+            del window, costs
         return [
             (np.concatenate([kept for kept, _ in parts]), np.concatenate([e for _, e in parts]))
             for parts in found
