@@ -1,5 +1,6 @@
 """lmms-eval's command line in the process of the tests, or in processes of its own."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -68,8 +69,10 @@ def evaluate_apart(home: Path, arguments: list[str]) -> subprocess.CompletedProc
     ) as process:
         try:
             output, errors = process.communicate(timeout=240)
-        except subprocess.TimeoutExpired:
+        except BaseException:  # pytest-timeout raises its own
             process.terminate()  # the launcher ends its ranks; killed, it would leave them
-            process.communicate(timeout=60)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.communicate(timeout=60)
+            process.kill()
             raise
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
