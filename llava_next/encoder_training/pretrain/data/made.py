@@ -144,8 +144,8 @@ class MadeScene:
             (size_px, size_px), Image.Resampling.BICUBIC
         )
         ground = random.uniform(90, 200) + 40 * np.asarray(blotches, np.float64)
-        # A wave takes 5 to 7 of 48 pixels, and turns by up to a tenth of a radian.
-        waves, slant = 2 * np.pi * 48 / random.uniform(5, 7), random.uniform(-0.1, 0.1)
+        # A wave takes 7 to 9 of 48 pixels, and turns by up to a tenth of a radian.
+        waves, slant = 2 * np.pi * 48 / random.uniform(7, 9), random.uniform(-0.1, 0.1)
         cosine, sine = waves * np.cos(slant), waves * np.sin(slant)
         wave = _WAVES[TEXTURES[look.texture]](
             cosine * self._x + sine * self._y,
@@ -153,7 +153,7 @@ class MadeScene:
             random.uniform(0, 2 * np.pi),
             random.uniform(0, 2 * np.pi),
         )
-        texture = 1 - 0.45 * np.clip(0.5 + 2 * wave, 0, 1)
+        texture = 1 - 0.6 * np.clip(0.5 + 2 * wave, 0, 1)
         tint = random.normal(0, 6, 3)
         self._ground = (np.clip(ground, 20, 250)[..., None] + tint) * texture[..., None]
         self._colour = _COLOURS[look.hue] + random.normal(0, 12, 3)

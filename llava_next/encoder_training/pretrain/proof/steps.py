@@ -61,8 +61,8 @@ class ProofSettings:
     image_centres: int = 320
     video_centres: int = 160
     labels: int = 2
-    stage1_steps: int = 600
-    stage2_steps: int = 400
+    stage1_steps: int = 1000
+    stage2_steps: int = 800
     image_batch: int = 64
     video_batch: int = 32
     embedding_steps: int = 40

@@ -59,8 +59,8 @@ class ProofSizes:
     epochs: int = 20
     images: int = 6000
     clips: int = 1440
-    stage1_steps: int = 600
-    stage2_steps: int = 400
+    stage1_steps: int = 1000
+    stage2_steps: int = 800
 
 
 QUICK = ProofSizes(
