@@ -117,7 +117,8 @@ def _conclusion(results: Results) -> str:
     lines = [
         f"<p>{len(results.config.seeds)} models, each trained on clips as all arms show them, "
         f"answer {len(results.outcomes):,} questions about {results.config.num_test_clips} clips. "
-        f"Kinds of question that count below as depending on time: {_names(results.temporal)}. "
+        f"Kinds of question that count below as depending on time: {_names(results.temporal)} "
+        "(no selection was tuned with those marked *). "
         f"Not learnt in {results.config.num_steps} steps, even where the answer is shown, and "
         f"therefore left out of the means: {_names(missing)}.</p>"
     ]
