@@ -10,11 +10,11 @@ train_module="${train_module:-llava.train.train}"
 
 # Print each variable of the script with its default, in the order of the script.
 _list_variables() {
-    grep -ohE '\$\{[A-Z][A-Z0-9_]*(:-|=|:\+)[^}]*\}' "${script_files[@]}" | sed -E 's/^\$\{//; s/\}$//' | awk '
+    grep -ohE '\$\{[A-Z][A-Z0-9_]*(:-|-|=|:\+)[^}]*\}' "${script_files[@]}" | sed -E 's/^\$\{//; s/\}$//' | awk '
         /^(VENV|BASH_SOURCE|SMOKE_DATA)[:=]/ { next }
-        { name = $0; sub(/(:-|=|:\+).*/, "", name); value = substr($0, length(name) + 1) }
+        { name = $0; sub(/(:-|-|=|:\+).*/, "", name); value = substr($0, length(name) + 1) }
         value ~ /^:\+/ { value = "(not set)" }
-        { sub(/^(:-|=)/, "", value); if (value == "") value = "(empty)" }
+        { sub(/^(:-|-|=)/, "", value); if (value == "") value = "(empty)" }
         !(name in seen) { seen[name] = 1; order[++count] = name; text[name] = value; next }
         text[name] == "(not set)" { text[name] = value }
         END { for (i = 1; i <= count; i++) printf "  %-30s %s\n", order[i], text[order[i]] }'
