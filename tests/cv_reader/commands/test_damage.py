@@ -274,7 +274,10 @@ def test_huge_ids_are_shortened(
 
 @pytest.mark.parametrize(
     "name",
-    [signal.SIGINT, signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)],
+    [
+        signal.SIGTERM,
+        *(pytest.param(one, marks=pytest.mark.slow) for one in (signal.SIGINT, signal.SIGHUP)),
+    ],
 )
 def test_a_signal_ends_a_run_in_one_line_and_it_can_continue(
     corpus: Corpus, tmp_path: Path, name: str

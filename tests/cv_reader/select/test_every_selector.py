@@ -80,7 +80,9 @@ def _assert_none_shows_more(path: Path, sizes: Any) -> None:
         assert found <= other * SAME_RATIO + SAME_ERROR, (way, best, found, other)
 
 
-@pytest.mark.parametrize("name", CLIPS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=[pytest.mark.slow] * (one in ("pan", "dim"))) for one in CLIPS]
+)
 def test_no_other_choice_shows_more(name: str, tmp_path: Path) -> None:
     path = write_video(tmp_path / "clip.mp4", CLIPS[name](), options={"crf": "16"})
     _assert_none_shows_more(path, SIZES)

@@ -41,7 +41,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("rows", [[5, 2], [4, 0, 2, 1]])
+@pytest.mark.parametrize("rows", [[5, 2], pytest.param([4, 0, 2, 1], marks=pytest.mark.slow)])
 def test_loss_and_gradients_equal_the_full_softmax(rows: list[int]) -> None:
     """The rows of each rank are ragged, and one rank has none."""
     answers = on_ranks(sharded_gradients, len(rows), rows, tiny_objective())

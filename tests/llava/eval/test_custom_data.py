@@ -42,6 +42,7 @@ def _evaluate(
     return code, {row["doc_id"]: row["filtered_resps"][0] for row in rows}
 
 
+@pytest.mark.slow
 def test_free_keys_in_shards_give_the_same_answers(
     toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

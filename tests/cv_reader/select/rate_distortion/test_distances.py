@@ -70,8 +70,13 @@ def _expected(
     return found
 
 
-@pytest.mark.parametrize("parts", [1, 2])
-@pytest.mark.parametrize(("follow", "half"), [(0, False), (2, False), (3, True)])
+@pytest.mark.parametrize(
+    ("follow", "half", "parts"),
+    [
+        *((0, False, 1), (0, False, 2), (2, False, 2), (3, True, 1)),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((2, False, 1), (3, True, 2))),
+    ],
+)
 def test_distances_are_those_of_plain_loops(
     clip: SmallClip, parts: int, follow: int, half: bool
 ) -> None:
