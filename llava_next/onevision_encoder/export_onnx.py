@@ -113,7 +113,7 @@ def export_onnx(
         ValueError: if there is no such layer, or the written graph gives other features.
     """
     try:
-        import onnxscript  # noqa: F401
+        import onnxscript  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError(
             "the export needs onnx and onnxscript (pip install onnx onnxscript), and onnxruntime "
@@ -177,7 +177,7 @@ def largest_difference(rows: EncoderRows, path: str | Path) -> float:
     Raises:
         ImportError: if onnxruntime is missing.
     """
-    import onnxruntime
+    import onnxruntime  # pyright: ignore[reportMissingImports]
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     largest = 0.0

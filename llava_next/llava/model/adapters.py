@@ -97,7 +97,10 @@ def quantise_decoder(
     """
     if find_spec("bitsandbytes") is None:
         raise ValueError("--bits 4 needs the package bitsandbytes; pip install bitsandbytes")
-    from bitsandbytes.nn import Linear4bit, Params4bit
+    from bitsandbytes.nn import (  # pyright: ignore[reportMissingImports]
+        Linear4bit,
+        Params4bit,
+    )
 
     target = re.compile(_TARGETS)
     for name, module in list(model.named_modules()):

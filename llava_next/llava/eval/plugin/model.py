@@ -174,7 +174,10 @@ class LlavaOVEncoder(lmms):
                 answers[index] = one.content
         return answers
 
-    def generate_until_multi_round(self, requests: list[Instance]) -> list[list[str]]:
+    # The harness annotates it as list[str], but its evaluator reads a list of rounds per request.
+    def generate_until_multi_round(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, requests: list[Instance]
+    ) -> list[list[str]]:
         """Answer requests whose task asks further questions about the answers.
 
         Returns:
