@@ -99,9 +99,12 @@ def _settings(out: Path, sizes: ProofSizes, seed: int, encoder: Path, arm: str) 
 
 def pretrained(out: Path, sizes: ProofSizes, seed: int) -> Path:
     """Pretrain an encoder as the proof of pretraining does; return its folder."""
-    settings = PretrainingSizes(
-        images=sizes.images, clips=sizes.clips, judged_images=24, judged_clips=8,
+    usual = PretrainingSizes()
+    settings = replace(
+        usual, images=sizes.images, clips=sizes.clips, judged_images=24, judged_clips=8,
         stage1_steps=sizes.stage1_steps, stage2_steps=sizes.stage2_steps,
+        image_centres=min(usual.image_centres, sizes.images // 4),
+        video_centres=min(usual.video_centres, sizes.clips // 4),
     )  # fmt: skip
     make_data(out, settings)
     folder = label_sets(out, seed, settings)
