@@ -4,7 +4,6 @@ Axis letters: B samples, C channels, L tokens of a sample, P tokens of a packed 
 width, N heads (of a mask: blocks), K width of a head, p side of a patch in pixels.
 """
 
-from itertools import groupby
 from typing import NamedTuple
 
 import torch
@@ -16,7 +15,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_onevision_encoder import OneVisionEncoderConfig
 from .rotary import rotate
-from .varlen import VARLEN
+from .varlen import VARLEN, attend_by_length
 
 BLOCK_TOKENS = 128
 """Tokens of a block of flex attention."""
@@ -151,15 +150,7 @@ class OneVisionEncoderAttention(nn.Module):
             return attention(self, query, key, value, None, **options)
         if segments.block_mask is not None:
             return attention(self, query, key, value, segments.block_mask, **options)
-        # Neighbours of one length are the rows of one call.
-        runs = [(len(list(run)), length) for length, run in groupby(segments.lengths)]
-        sizes = [count * length for count, length in runs]
-        parts = zip(*(x[0].split(sizes, dim=1) for x in (query, key, value)), strict=True)
-        mixed: list[Tensor] = []
-        for run, part in zip(runs, parts, strict=True):
-            q, k, v = (x.unflatten(1, run).transpose(0, 1) for x in part)
-            mixed.append(attention(self, q, k, v, None, **options)[0].flatten(0, 1))
-        return torch.cat(mixed)[None], None
+        return attend_by_length(attention, self, query, key, value, segments.lengths, **options)
 
 
 class OneVisionEncoderMLP(nn.Module):

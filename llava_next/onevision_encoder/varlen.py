@@ -209,16 +209,40 @@ def varlen_attention(
             is_causal=bool(getattr(module, "is_causal", False)) if is_causal is None else is_causal,
         )
         return mixed[None], None
-    # Without the kernel, neighbours of one length are the rows of one call.
     lengths = cu_seq_lens_q.diff().tolist() if sample_lengths is None else sample_lengths
+    return attend_by_length(sdpa_attention_forward, module, query, key, value, lengths, **options)
+
+
+def attend_by_length(
+    attention: Callable[..., Any],
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lengths: Sequence[int],
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Return attention within each segment of one packed row, (1, L, N, K), and None.
+
+    Neighbours of one length are the rows of one call.
+
+    Args:
+        attention: an attention function of the library.
+        module: the layer that it belongs to.
+        query: (1, N, L, K).
+        key: (1, M, L, K).
+        value: (1, M, L, K).
+        lengths: tokens of each segment, L in all.
+        **options: further arguments of the function.
+    """
     runs = [(len(list(run)), length) for length, run in groupby(lengths)]
     sizes = [count * length for count, length in runs]
     parts = zip(*(x[0].split(sizes, dim=1) for x in (query, key, value)), strict=True)
-    outputs: list[Tensor] = []
+    mixed: list[Tensor] = []
     for run, part in zip(runs, parts, strict=True):
         q, k, v = (x.unflatten(1, run).transpose(0, 1) for x in part)
-        outputs.append(sdpa_attention_forward(module, q, k, v, None, **options)[0].flatten(0, 1))
-    return torch.cat(outputs)[None], None
+        mixed.append(attention(module, q, k, v, None, **options)[0].flatten(0, 1))
+    return torch.cat(mixed)[None], None
 
 
 ALL_ATTENTION_FUNCTIONS.register(VARLEN, varlen_attention)
