@@ -7,7 +7,10 @@ it is.
 """
 
 import json
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -143,6 +146,24 @@ class _Motion:
         return np.array([x, -z, 0.75])
 
 
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Drop what C code prints to standard output and standard error meanwhile."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(1), os.dup(2)]
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        for number, copy in enumerate(kept, start=1):
+            os.dup2(copy, number)
+            os.close(copy)
+        os.close(nowhere)
+
+
 @lru_cache(maxsize=1)
 def _stage() -> "_Stage":
     return _Stage()
@@ -153,7 +174,8 @@ class _Stage:
 
     def __init__(self) -> None:
         try:
-            import pybullet  # pyright: ignore[reportMissingImports]
+            with _silence():
+                import pybullet  # pyright: ignore[reportMissingImports]
             import pybullet_data  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise ValueError(
@@ -173,12 +195,14 @@ class _Stage:
         if self._body is not None:
             engine.removeBody(self._body)
         scale = rng.uniform(0.23, 0.26) if is_training else rng.uniform(0.26, 0.29)
-        self._body = engine.loadURDF(
-            str(self._data / "humanoid" / "humanoid.urdf"),
-            globalScaling=scale,
-            useFixedBase=True,
-            flags=engine.URDF_MAINTAIN_LINK_ORDER,
-        )
+        # The package's own body lacks axes of joints that need none: eight warnings a clip.
+        with _silence():
+            self._body = engine.loadURDF(
+                str(self._data / "humanoid" / "humanoid.urdf"),
+                globalScaling=scale,
+                useFixedBase=True,
+                flags=engine.URDF_MAINTAIN_LINK_ORDER,
+            )
         # Trousers, shirt, skin: any colours, so that what is learnt is not a colour.
         tones = rng.uniform(0.1, 0.95, (3, 3))
         for link in range(-1, engine.getNumJoints(self._body)):

@@ -12,8 +12,9 @@ pytest.importorskip("pybullet")
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [3, FIRST_TRAINING_SEED + 3])
-def test_a_clip_shows_a_person_who_moves(seed: int) -> None:
+def test_a_clip_shows_a_person_who_moves(seed: int, capfd: pytest.CaptureFixture[str]) -> None:
     person, (question,), _ = compose_person(seed)
+    assert capfd.readouterr() == ("", "")
     assert question.answer in ACTIONS
     assert person.picture(0).shape == (96, 96, 3)
     assert all(question.evidence)
