@@ -94,6 +94,19 @@ _has_gpu() {
         || python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2> /dev/null
 }
 
+# End with code 2 where this machine starts the processes, a GPU is asked for and none is there. One look is enough.
+require_gpu() {
+    if [ -n "${_gpu_found:-}" ] || [ -n "${HOSTFILE:-}" ] || [ "${USE_CPU:-}" = true ]; then return; fi
+    if ! _has_gpu; then
+        local trial="the script with SMOKE=1 (a tiny model on the CPU, a minute)"
+        if [ "$train_module" = encoder_training.pretrain.train ]; then
+            trial="scripts/encoder/ov_encoder_base_stage1_si_dry_run.sh (a tiny model on the CPU, a few minutes)"
+        fi
+        fail "no GPU found on this machine; try $trial, or train on the CPU with NUM_GPUS=1 USE_CPU=true"
+    fi
+    _gpu_found=1
+}
+
 # DeepSpeed's launcher passes words to a shell on the other machine, and quotes only those with a blank.
 _quote_for_ssh() {
     if [[ "$1" == *" "* ]]; then printf '%s' "$1"; else printf '%q' "$1"; fi
@@ -121,13 +134,7 @@ launch() {
         echo
         return
     fi
-    if [ -z "${HOSTFILE:-}" ] && [ "${USE_CPU:-}" != true ] && ! _has_gpu; then
-        local trial="the script with SMOKE=1 (a tiny model on the CPU, a minute)"
-        if [ "$train_module" = encoder_training.pretrain.train ]; then
-            trial="scripts/encoder/ov_encoder_base_stage1_si_dry_run.sh (a tiny model on the CPU, a few minutes)"
-        fi
-        fail "no GPU found on this machine; try $trial, or train on the CPU with NUM_GPUS=1 USE_CPU=true"
-    fi
+    require_gpu
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-8}"
     exec "${command[@]}"
 }

@@ -33,6 +33,7 @@ launch_probe() {
     read -ra decays <<< "${WEIGHT_DECAYS:-0}"
     read -ra selection <<< "${SELECTION:-}"
     [ -n "${MODEL:-}" ] || fail "MODEL must be a folder with an encoder, or its name on the Hub"
+    [ "${DRY_RUN:-0}" = 1 ] || require_gpu # once, not for every data set
     for dataset in ${DATASETS:-hmdb51}; do
         code=0
         (

@@ -1,5 +1,6 @@
 """The probe's scripts: their command lines and, slow, a smoke run."""
 
+import glob
 import os
 import re
 import shlex
@@ -79,6 +80,16 @@ def test_the_probe_recipes_are_the_published_ones() -> None:
     assert one[0].selection == ["signal=bits"]
     message = _bash("eval_ov_encoder_large_4kpatches_codec.sh", code=2, DRY_RUN="1")
     assert "MODEL must be a folder" in message
+
+
+@pytest.mark.skipif(bool(glob.glob("/dev/nvidia[0-9]*")), reason="this machine has a GPU")
+def test_a_machine_without_a_gpu_is_told_once_for_all_data_sets(tmp_path: Path) -> None:
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text("#!/bin/sh\nexit 1\n")  # answers as torch without a GPU does
+    python.chmod(0o755)
+    message = _bash("eval_ov_encoder_large_8frames.sh", code=2, VENV=str(tmp_path))
+    assert message.count("no GPU found on this machine") == 1
 
 
 @pytest.mark.slow
