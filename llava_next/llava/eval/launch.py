@@ -20,7 +20,7 @@ from typing import Any
 from llava.eval.settings import check_checkpoint, read_settings, split_model_args
 from run_kit.exits import FAILED_SAMPLES, INTERRUPTED, OK, USAGE, ExitOnError, say
 
-MODEL = "llava_ov_encoder"
+MODELS = ("llava_ov_encoder", "llava_ov_encoder_chat")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
-    """Refuse wrong settings of our model; other models and ``--config`` files are left alone.
+    """Refuse wrong settings of our models; other models and ``--config`` files are left alone.
 
     Args:
         arguments: lmms-eval's command line.
@@ -50,7 +50,7 @@ def check_arguments(arguments: Sequence[str]) -> None:
     parser.add_argument("--model_args", default="")
     parser.add_argument("--batch_size")
     args, _ = parser.parse_known_args(arguments)
-    if args.model != MODEL:
+    if args.model not in MODELS:
         return
     given = split_model_args(args.model_args)
     if args.batch_size is not None:

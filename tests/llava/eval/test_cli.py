@@ -227,3 +227,43 @@ def test_a_task_of_several_rounds_runs_in_the_harness(
     assert len(rounds) == 5
     assert all(len(answers[0] if len(answers) == 1 else answers) == 2 for answers in rounds)
     assert _results(tmp_path / "out")["results"]["toy_video"]["length,none"] == 2
+
+
+_MESSAGES = """
+
+
+def doc_to_messages(doc):
+    parts = [
+        {"type": "image", "url": Image.open(path)} if path.endswith(".png")
+        else {"type": "video", "url": path}
+        for path in doc["media"]
+    ]
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": doc["question"]}]}]
+"""
+
+
+@pytest.mark.slow
+def test_a_chat_task_gets_the_answers_of_the_simple_one(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The chat task has messages alone: no ``doc_to_visual``, and a text that says nothing."""
+    both = {"media": [str(toy.videos[1]), str(toy.images[1])], "question": "Which is brighter?"}
+    documents = [*toy.documents, both]
+    for name in ("simple", "chat", "automatic"):
+        arguments = _arguments(toy, documents, tmp_path / name)
+        if name == "chat":
+            task = tmp_path / "chat" / "task" / "toy_video.yaml"
+            text = task.read_text().replace("doc_to_visual: ", "doc_to_messages: ")
+            text = text.replace("utils.doc_to_visual", "utils.doc_to_messages")
+            task.write_text(text.replace("!function utils.doc_to_text\n", "'unused'\n"))
+            with (tmp_path / "chat" / "task" / "utils.py").open("a") as utils:
+                utils.write(_MESSAGES)
+        if name != "simple":
+            arguments[1] = "llava_ov_encoder_chat"
+        assert evaluate_here(tmp_path, monkeypatch, arguments) == 0
+    simple = _answers(tmp_path / "simple" / "out")
+    assert len(simple) == 6
+    for name in ("chat", "automatic"):
+        assert _answers(tmp_path / name / "out") == simple
+        manifest = _manifest(tmp_path / name / "out")
+        assert (manifest["hits"], manifest["misses"], manifest["images"]) == (4, 0, 3)

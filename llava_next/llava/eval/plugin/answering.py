@@ -13,10 +13,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig
 
+from llava.conversation import Turn
 from llava.eval.plugin.manifest import RunRecord, describe_visuals
 from llava.eval.plugin.requests import Sample, write_prompt
 from llava.eval.plugin.visuals import Visual, VisualLoader
 from llava.generation import GenerationSettings, StopAtStrings, cut_at
+from llava.messages import to_turns
 from llava.model.loading import LlavaForCausalLMMixin
 from llava.model.processing import LlavaProcessor
 from llava.visual.batch import VisualBatch, VisualSegment
@@ -198,7 +200,7 @@ class Answerer:
         Returns:
             The arguments of the model, and for each sample what it is shown.
         """
-        conversations: list[list[dict[str, str]]] = []
+        conversations: list[list[Turn]] = []
         segments: list[list[VisualSegment]] = []
         shown: list[dict[str, Any]] = []
         for sample in samples:
@@ -206,10 +208,13 @@ class Answerer:
                 visuals = self._load_visuals(sample)
                 segments.append([visual.segment for visual in visuals])
                 shown.append(describe_visuals(visuals, sample.visuals))
-                prompt = write_prompt(sample.context, segments[-1])
+                if sample.messages is None:
+                    prompt = write_prompt(sample.context, segments[-1])
+                    conversations.append([{"from": "human", "value": prompt}])
+                else:
+                    conversations.append(to_turns(sample.messages, segments[-1]))
             except ValueError as error:
                 raise ValueError(f"{sample.name}: {error}") from error
-            conversations.append([{"from": "human", "value": prompt}])
         batch = self._processor.prepare(conversations, segments)
         inputs = Inputs(batch["input_ids"], batch["attention_mask"], batch["visual"])
         self._count_tokens(inputs)

@@ -20,5 +20,9 @@ def manifests() -> "list[ModelManifest]":
         ModelManifest(
             model_id="llava_ov_encoder",
             simple_class_path="llava.eval.plugin.model.LlavaOVEncoder",
-        )
+        ),
+        ModelManifest(
+            model_id="llava_ov_encoder_chat",
+            chat_class_path="llava.eval.plugin.model.LlavaOVEncoderChat",
+        ),
     ]

@@ -47,16 +47,18 @@ class AnswerJournal:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def key(self, request: Instance, settings: GenerationSettings | None) -> str:
+    def key(
+        self, request: Instance, texts: Sequence[str], settings: GenerationSettings | None
+    ) -> str:
         """Return the identity of a request in this run.
 
         Args:
             request: lmms-eval's request; of those for a score, the continuation's number counts.
+            texts: what the request consists of, see ``prompt_texts``.
             settings: how the answer is generated; None for a score.
         """
-        texts = [text for text in request.args[:2] if isinstance(text, str)]
         parts = [self._run_key, request.request_type, request.task_name, request.doc_id]
-        return _digest([*parts, request.idx, texts, repr(settings)])
+        return _digest([*parts, request.idx, list(texts), repr(settings)])
 
     def find(self, key: str) -> Any:
         """Return the recorded answer, or None."""

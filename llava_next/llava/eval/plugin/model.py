@@ -1,4 +1,6 @@
-"""The lmms-eval model ``llava_ov_encoder``: answer requests and count what was shown.
+"""The models ``llava_ov_encoder`` and ``llava_ov_encoder_chat`` of lmms-eval.
+
+They answer requests, and count what was shown.
 
 Run: ``python -m lmms_eval --model llava_ov_encoder --model_args pretrained=DIR,codec_root=DIR ...``
 (arguments: ``llava.eval.settings``).
@@ -21,10 +23,12 @@ from llava.eval.plugin.manifest import NAME, RunRecord, build_manifest, merge, w
 from llava.eval.plugin.preflight import check_assets
 from llava.eval.plugin.requests import (
     Sample,
+    asked_settings,
     command_line,
     default_stop,
     is_padding,
     judged_tasks,
+    prompt_texts,
     read_generation_settings,
     read_request,
     results_folder,
@@ -143,7 +147,8 @@ class LlavaOVEncoder(lmms):
             if is_padding(request):
                 continue
             if settings is None or settings.temperature == 0:
-                keys[index] = self._journal.key(request, settings)
+                texts = prompt_texts(request, self.task_dict)
+                keys[index] = self._journal.key(request, texts, settings)
             kept = self._journal.find(keys.get(index, ""))
             if kept is None:
                 groups[settings].append(index)
@@ -255,8 +260,7 @@ class LlavaOVEncoder(lmms):
 
     def _generation_settings(self, request: Instance) -> GenerationSettings:
         """Read the settings of one request, and record what of them is not obeyed."""
-        arguments: tuple[Any, ...] = request.args
-        asked: Mapping[str, Any] = arguments[1]
+        asked: Mapping[str, Any] = asked_settings(request)
         stop = default_stop(request)
         if stop is not None:
             asked = {**asked, "until": []}
@@ -286,6 +290,16 @@ class LlavaOVEncoder(lmms):
         )
         write_manifest(manifest, path)
         logger.info(f"manifest: {path}")
+
+
+class LlavaOVEncoderChat(LlavaOVEncoder):
+    """The same behind lmms-eval's interface of chat models: tasks give messages, not a prompt.
+
+    A model of its own, because lmms-eval scores no likelihoods in this interface, and asks every
+    task of a model that has both interfaces for messages.
+    """
+
+    is_simple = False
 
 
 def _choose_device(name: str | None) -> torch.device:

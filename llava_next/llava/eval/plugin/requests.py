@@ -2,7 +2,9 @@
 
 A request of a simple model carries ``(context, generation settings or target, doc_to_visual,
 doc_id, task, split)``; one of several rounds ``doc_to_text`` before ``doc_id``, which writes the
-next round's prompt; an unconditional one ``(context, continuation)`` alone.
+next round's prompt; an unconditional one ``(context, continuation)`` alone. A request of a chat
+model carries ``(context, doc_to_messages, generation settings, doc_id, task, split)``;
+``doc_to_messages`` writes the later rounds, too.
 """
 
 import inspect
@@ -21,10 +23,13 @@ from lmms_eval.utils import sanitize_model_name
 
 from llava.constants import IMAGE_PLACEHOLDER
 from llava.generation import GenerationSettings
+from llava.messages import Message, visual_parts
 from llava.visual.batch import VisualSegment
 from llava.visual.loading import is_video
 
 _JUDGES = ("lmms_eval.llm_judge", "openai", "anthropic", "requests", "httpx")
+
+_CUTS = ("start_time", "end_time", "video_start", "video_end")
 
 _NUMBERS = ("max_new_tokens", "temperature", "top_p", "top_k", "num_beams", "repetition_penalty")
 
@@ -44,6 +49,8 @@ class Sample:
         visuals: PIL images and paths, in order.
         next_round: the task's function to a later round, its document given; None where there is
             one round.
+        messages: the conversation of a request of a chat model, in place of the prompt's text; None
+            in requests of simple models.
     """
 
     name: str
@@ -52,6 +59,7 @@ class Sample:
     second: Any
     visuals: list[Any]
     next_round: Callable[..., Any] | None = None
+    messages: Sequence[Message] | None = None
 
     def after(self, answers: Sequence[str], earlier: Any) -> "tuple[Sample | None, list[str], Any]":
         """Ask the task for the round after these answers.
@@ -71,16 +79,21 @@ class Sample:
         returned = self.next_round(
             previous_output=list(answers), round_idx=len(answers), previous_round_info=earlier
         )
-        if not isinstance(returned, tuple) or len(returned) != 5:
+        names = ("visuals", "context") if self.messages is None else ("messages",)
+        if not isinstance(returned, tuple) or len(returned) != len(names) + 3:
+            function = "doc_to_text" if self.messages is None else "doc_to_messages"
             raise ValueError(
-                f"{self.name}: doc_to_text must return (visuals, context, is_last, answers, info) "
+                f"{self.name}: {function} must return ({', '.join(names)}, is_last, answers, info) "
                 f"for round {len(answers)}, got {type(returned).__name__}; correct the task"
             )
-        visuals, context, is_last, handed, info = returned
+        *shown, is_last, handed, info = returned
         if is_last:
             return None, list(handed), info
-        sample = replace(self, context=context, visuals=_as_list(visuals))
-        return sample, list(handed), info
+        if self.messages is None:
+            visuals, context = shown
+            return replace(self, context=context, visuals=_as_list(visuals)), list(handed), info
+        visuals = _message_visuals(shown[0], self.name)
+        return replace(self, messages=shown[0], visuals=visuals), list(handed), info
 
     @property
     def videos(self) -> list[str]:
@@ -98,6 +111,17 @@ def read_request(request: Instance, documents: Documents) -> Sample:
         )
     context, second, doc_to_visual, *between, doc_id, task, split = arguments
     document = documents[task][split][doc_id]
+    if _is_chat(request):
+        name, messages = f"{task} document {doc_id}", second(document)
+        return Sample(
+            name=name,
+            task=task,
+            context=context,
+            second=arguments[2],
+            visuals=_message_visuals(messages, name),
+            next_round=partial(second, document),
+            messages=messages,
+        )
     if callable(second):
         second = second(document)
     return Sample(
@@ -108,6 +132,51 @@ def read_request(request: Instance, documents: Documents) -> Sample:
         visuals=_as_list(doc_to_visual(document)),
         next_round=partial(between[0], document) if between else None,
     )
+
+
+def asked_settings(request: Instance) -> Any:
+    """Return a request's generation settings; of a request for a score, what it scores."""
+    arguments: tuple[Any, ...] = request.args
+    return arguments[2] if _is_chat(request) else arguments[1]
+
+
+def prompt_texts(request: Instance, documents: Documents) -> list[str]:
+    """Return the texts that a request consists of, to tell it from others of its document."""
+    texts = [text for text in request.args[:2] if isinstance(text, str)]
+    messages = read_request(request, documents).messages if _is_chat(request) else None
+    for message in messages or ():
+        parts = message["content"]
+        texts.append(message["role"])
+        texts += [parts] if isinstance(parts, str) else [str(part.get("text")) for part in parts]
+    return texts
+
+
+def _is_chat(request: Instance) -> bool:
+    """Whether a request is one of a chat model: a function to messages, then its settings."""
+    arguments: tuple[Any, ...] = request.args
+    return len(arguments) > 2 and callable(arguments[1]) and isinstance(arguments[2], Mapping)
+
+
+def _message_visuals(messages: Any, name: str) -> list[Any]:
+    """Return what messages show, in order.
+
+    Raises:
+        ValueError: There are no messages, or a part of them is not one that the model can be shown.
+    """
+    try:
+        if not isinstance(messages, list | tuple):
+            raise ValueError(f"must return a list of messages, got {type(messages).__name__}")
+        parts = visual_parts(messages)
+        for part in parts:
+            cut = sorted(key for key in _CUTS if part.settings.get(key) is not None)
+            if cut:
+                raise ValueError(
+                    f"{' and '.join(cut)} of a video cannot be obeyed: its codec asset covers the "
+                    "whole file; cut the video into a file of its own"
+                )
+    except ValueError as error:
+        raise ValueError(f"{name}: doc_to_messages: {error}") from error
+    return [part.source for part in parts]
 
 
 def is_padding(request: Instance) -> bool:
@@ -139,8 +208,9 @@ def write_prompt(context: str, segments: Sequence[VisualSegment]) -> str:
 def command_line(requests: Sequence[Instance]) -> Namespace | None:
     """lmms-eval's parsed command line, or None where it was called from Python.
 
-    Models are not given it. But a request's ``doc_to_visual`` is bound to its task, and a task
-    holds the parsed command line, whether that came from flags or from a YAML file.
+    Models are not given it. But a request's ``doc_to_visual`` or ``doc_to_messages`` is bound to
+    its task, and a task holds the parsed command line, whether that came from flags or from a YAML
+    file.
     """
     for request in requests:
         task = _task(request)
@@ -161,8 +231,7 @@ def default_stop(request: Instance) -> str | None:
         request: request of a ``generate_until`` task; without a task there is no default.
     """
     task = _task(request)
-    arguments: tuple[Any, ...] = request.args
-    settings = arguments[1]
+    settings = asked_settings(request)
     if task is None or not isinstance(settings, Mapping):
         return None
     until, delimiter = settings.get("until"), task.config.fewshot_delimiter
@@ -187,8 +256,8 @@ def judged_tasks(requests: Sequence[Instance]) -> list[str]:
 
 def _task(request: Instance) -> Task | None:
     arguments: tuple[Any, ...] = request.args
-    doc_to_visual = arguments[2] if len(arguments) > 2 else None
-    task = doc_to_visual.__self__ if inspect.ismethod(doc_to_visual) else None
+    bound = arguments[1 if _is_chat(request) else 2] if len(arguments) > 2 else None
+    task = bound.__self__ if inspect.ismethod(bound) else None
     return task if isinstance(task, Task) else None
 
 

@@ -9,6 +9,7 @@ import pytest
 from lmms_eval.api.instance import Instance
 
 from llava.eval.plugin.journal import AnswerJournal, run_key
+from llava.eval.plugin.requests import prompt_texts
 from llava.eval.settings import EvalSettings
 from llava.generation import GenerationSettings
 
@@ -24,13 +25,17 @@ def _request(number: int = 0, prompt: str = "Why?") -> Instance:
     )
 
 
+def _key(journal: AnswerJournal, request: Instance, settings: GenerationSettings = GREEDY) -> str:
+    return journal.key(request, prompt_texts(request, {}), settings)
+
+
 def test_answers_of_all_ranks_are_found_again(tmp_path: Path) -> None:
     for rank in range(2):
         journal = AnswerJournal(tmp_path / "out", rank, "run")
         assert len(journal) == rank, "the second rank of a later run sees what the first left"
-        journal.keep([{"key": journal.key(_request(rank), GREEDY), "answer": f"answer {rank}"}])
+        journal.keep([{"key": _key(journal, _request(rank)), "answer": f"answer {rank}"}])
     journal = AnswerJournal(tmp_path / "out", 0, "run")
-    assert [journal.find(journal.key(_request(number), GREEDY)) for number in range(3)] == [
+    assert [journal.find(_key(journal, _request(number))) for number in range(3)] == [
         "answer 0",
         "answer 1",
         None,
@@ -48,8 +53,8 @@ def test_answers_of_all_ranks_are_found_again(tmp_path: Path) -> None:
 def test_anything_else_has_another_key(
     tmp_path: Path, run: str, prompt: str, settings: GenerationSettings
 ) -> None:
-    key = AnswerJournal(tmp_path, 0, "run").key(_request(), GREEDY)
-    assert AnswerJournal(tmp_path, 0, run).key(_request(prompt=prompt), settings) != key
+    key = _key(AnswerJournal(tmp_path, 0, "run"), _request())
+    assert _key(AnswerJournal(tmp_path, 0, run), _request(prompt=prompt), settings) != key
 
 
 def test_a_run_that_ended_leaves_nothing_to_go_on_with(tmp_path: Path) -> None:
