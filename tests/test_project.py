@@ -166,7 +166,7 @@ ROOMS = {
     "llava.export": "model",
     "llava.eval": "eval.benchmarks eval.plugin eval.report",
     "llava.eval.benchmarks": "eval",
-    "llava.eval.plugin": "eval eval.benchmarks generation model visual",
+    "llava.eval.plugin": "eval eval.benchmarks generation messages model visual",
     "llava.eval.report": "eval eval.benchmarks eval.plugin visual",
     "llava.eval.study": "conversation eval.report model visual",
     "llava.generation": "",

@@ -98,5 +98,6 @@ def test_settings_of_other_models_are_left_alone(arguments: list[str]) -> None:
     launch.check_arguments(arguments)
 
 
-def test_a_name_on_the_hub_may_be_a_checkpoint() -> None:
-    launch.check_arguments(["--model", launch.MODEL, "--model_args", "pretrained=owner/name"])
+@pytest.mark.parametrize("model", launch.MODELS)
+def test_a_name_on_the_hub_may_be_a_checkpoint(model: str) -> None:
+    launch.check_arguments(["--model", model, "--model_args", "pretrained=owner/name"])

@@ -3,7 +3,7 @@
 Axis letters: B samples of a batch, T tokens, C tokens of the longest continuation.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig
 
-from llava.conversation import Turn
 from llava.eval.plugin.manifest import RunRecord, describe_visuals
 from llava.eval.plugin.requests import Sample, write_prompt
 from llava.eval.plugin.visuals import Visual, VisualLoader
@@ -200,7 +199,7 @@ class Answerer:
         Returns:
             The arguments of the model, and for each sample what it is shown.
         """
-        conversations: list[list[Turn]] = []
+        conversations: list[list[Mapping[str, Any]]] = []
         segments: list[list[VisualSegment]] = []
         shown: list[dict[str, Any]] = []
         for sample in samples:
