@@ -143,7 +143,7 @@ ROOMS = {
     "cv_reader.engines": "remote",
     "cv_reader.exits": "errors",
     "cv_reader.former": "",
-    "cv_reader.ledger": "",
+    "cv_reader.ledger": "engines",
     "cv_reader.media": "partial_files",
     "cv_reader.partial_files": "",
     "cv_reader.pricing": "assets reader remote select",

@@ -31,7 +31,7 @@ from clips import made_clip
 from cv_reader.assets.freshness import asked_for
 from cv_reader.assets.make import write_evaluation_asset
 from cv_reader.commands.convert.shards import ShardWriter
-from cv_reader.commands.progress import versions
+from cv_reader.commands.doctor import versions
 from cv_reader.engines import local, on_ray
 from cv_reader.engines.tasks import Limits
 from cv_reader.ledger import Ledger, Place, ledger_path

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cv_reader import ledger as ledger_module
 from cv_reader.ledger import FAILED, FINISHED, Ledger, Place, ledger_path
 
 
@@ -109,3 +110,45 @@ def test_reading_before_a_run_makes_nothing(tmp_path: Path, place: Place) -> Non
         assert ledger.is_known("asset") and not ledger.is_known("other")
         with pytest.raises(sqlite3.OperationalError):
             ledger.finish(place)
+
+
+@pytest.mark.parametrize(
+    ("num_processes", "alone"), [(1, 0), pytest.param(2, 3, marks=pytest.mark.slow)]
+)
+def test_many_samples_are_looked_up_in_their_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_processes: int, alone: int
+) -> None:
+    monkeypatch.setattr(ledger_module, "_BATCH_SAMPLES", 3)
+    monkeypatch.setattr(ledger_module, "_ALONE_SAMPLES", alone)
+    states = ["finished", "touched", "failed", "unknown", "no place", "added to"] * 3
+    tasks = [f"{number} {state}" for number, state in enumerate(states)]
+    places: dict[str, Place | None] = {}
+    with Ledger(ledger_path(tmp_path, "x"), "s") as ledger:
+        for task in tasks:
+            folder = tmp_path / task
+            folder.mkdir()
+            (folder / "a").touch()
+            (tmp_path / f"{task}.mp4").touch()
+            place = Place(task, [f"{folder}.mp4"], [f"{folder}/"])
+            places[task] = None if "no place" in task else place
+            if "failed" in task:
+                ledger.fail(place, "VideoError", "it is broken")
+            elif "unknown" not in task:
+                ledger.finish(place)
+            if "touched" in task:
+                _touch(tmp_path / f"{task}.mp4")
+            if "added to" in task:
+                (folder / "b").touch()
+        found = list(
+            ledger.find_all(
+                iter(tasks), places.__getitem__, is_trusted=False, num_processes=num_processes
+            )
+        )
+        trusted = ledger.find_all(tasks, places.__getitem__, is_trusted=True, num_processes=1)
+        known_trusted = [task for task, _, record in trusted if record]
+    assert [(task, place) for task, place, _ in found] == list(places.items())
+    known = {task: record.state for task, _, record in found if record}
+    assert known == {
+        task: task.split()[1] for task in tasks if task.split()[1] in (FINISHED, FAILED)
+    }
+    assert known_trusted == [t for t in tasks if t.split()[1] in ("finished", "failed", "added")]

@@ -15,6 +15,7 @@ from cv_reader.remote.videos import local_list
 CHUNK_CHARS = 1 << 20
 MAX_ELEMENT_CHARS = 1 << 25
 _LONGEST_TOKEN_CHARS = 16
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _LONGEST_NUMBER_CHARS = 400
 
 Row = dict[str, Any]
@@ -72,7 +73,7 @@ def _skip_line(stream: BinaryIO) -> None:
 
 def _parse_line(line: bytes, where: str) -> Row | SampleError:
     try:
-        content: Any = _DECODER.decode(line.decode("utf-8-sig"))
+        content: Any = _DECODER.decode(line.removeprefix(_BYTE_ORDER_MARK).decode())
     except (ValueError, RecursionError) as error:
         return SampleError(f"{where}: not valid JSON ({error}); repair or remove the line")
     return _as_row(content, where)

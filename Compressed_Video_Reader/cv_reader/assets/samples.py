@@ -127,7 +127,8 @@ def video_fault(video: object) -> str:
         encoded = os.fsencode(video)
     except UnicodeEncodeError:
         encoded = b"\0"
-    longest = max(map(len, encoded.split(b"/")))
+    is_short = len(encoded) <= _MAX_NAME_BYTES
+    longest = 0 if is_short else max(map(len, encoded.split(b"/")))
     last = video.rpartition("/")[2]
     names_file = last not in ("", ".", "..") or PurePosixPath(video).name not in ("", "..")
     if b"\0" in encoded or longest > _MAX_NAME_BYTES or not names_file:

@@ -13,6 +13,7 @@ from av.codec.codec import Codec, UnknownCodecError
 from cv_reader.backends import BACKENDS, native
 from cv_reader.exits import OK, USAGE
 from cv_reader.media.frames import MAP_FIELDS
+from cv_reader.select.config import ALGORITHM_VERSION
 
 DECODERS = {
     "h264": "h264",
@@ -38,6 +39,20 @@ def main(argv: list[str] | None = None) -> int:
     if without_decoder or without_encoder:
         print("to get what is missing: pip install --only-binary av --force-reinstall av")
     return USAGE if without_decoder else OK
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what decides over the bytes of the output; nodes must agree."""
+    libraries = ("libavcodec", "libavformat", "libswscale")
+    found = {
+        "python": ".".join(platform.python_version_tuple()[:2]),
+        "cv_reader's algorithm_version": str(ALGORITHM_VERSION),
+        "the native backend": native.describe_build() if native.is_installed() else "missing",
+        "numpy": np.__version__,
+        "Pillow": PIL.__version__,
+        "PyAV": av.__version__,
+    }
+    return found | {name: ".".join(map(str, av.library_versions[name])) for name in libraries}
 
 
 def _versions() -> list[str]:

@@ -157,7 +157,8 @@ def _run(args: argparse.Namespace) -> int:
     ):
         announce("precompute", total, args)
         function = partial(make_evaluation_asset, work)
-        places = partial(_place, work, is_trusted=args.trust_ledger)
+        root = work.video_root or work.data_file.parent
+        places = partial(_place, work, root, is_trusted=args.trust_ledger)
         for outcome in run_unfinished(function, _shard(args), args, ledger, places, shards):
             line: EvaluationVideo = outcome.task
             if outcome.failure:
@@ -293,10 +294,12 @@ def _state(work: EvaluationRun, line: EvaluationVideo) -> str:
     return "kept" if is_made(work, line) else "make"
 
 
-def _place(work: EvaluationRun, line: EvaluationVideo, *, is_trusted: bool) -> Place | None:
+def _place(
+    work: EvaluationRun, root: Path, line: EvaluationVideo, *, is_trusted: bool
+) -> Place | None:
+    """Return where the ledger looks for a video and its asset, below ``root`` and the output."""
     if line.reason:
         return None
-    root = work.video_root or work.data_file.parent
     if work.store is not None or is_address(line.video) or is_address(root):
         # The ledger looks at files of this machine; without it a worker asks the store.
         return Place(line.key, [], []) if is_trusted else None

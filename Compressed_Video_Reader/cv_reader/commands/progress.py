@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import random
 import tempfile
 import time
@@ -16,13 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-import av
-import numpy as np
-import PIL
-
 from cv_reader.assets.files import temporary_path, write_json, writing
-from cv_reader.backends import native
 from cv_reader.commands.convert.output import TarOutput
+from cv_reader.commands.doctor import versions
+from cv_reader.cores import available_cores
 from cv_reader.engines import local
 from cv_reader.engines.choice import limits_from, run_by_engine
 from cv_reader.engines.tasks import Failure, Settled, TaskOutcome
@@ -30,7 +26,7 @@ from cv_reader.errors import CvReaderError, OutputError, SettingsError
 from cv_reader.exits import FAILED_SAMPLES, OK, say, shortened
 from cv_reader.ledger import FINISHED, Ledger, LedgerEntry, Place
 from cv_reader.remote.transfer import Counted
-from cv_reader.select.config import ALGORITHM_VERSION, AssetConfig
+from cv_reader.select.config import AssetConfig
 from cv_reader.shards import MARK, is_in_shard
 
 T = TypeVar("T")
@@ -230,15 +226,11 @@ def run_unfinished(
         One outcome per task, in the order of the tasks; ``kept`` for those that are finished.
     """
     settled: deque[TaskOutcome[Any, Any]] = deque()
+    places: deque[Place | None] = deque()
 
     def unsettled() -> Iterator[Any]:
-        for task in tasks:
-            place = None if args.overwrite else place_of(task)
-            if place and shards and shards.is_kept(task, place, is_trusted=args.trust_ledger):
-                settled.append(TaskOutcome(task, "kept", None))
-                yield Settled(settled[-1])
-                continue
-            record = place and ledger.find(place, is_trusted=args.trust_ledger)
+        for task, place, record in _looked_up(tasks, args, ledger, place_of, shards):
+            places.append(place)
             outcome = record and _settle(task, record, args.max_tries)
             if outcome is None:
                 yield task
@@ -247,7 +239,7 @@ def run_unfinished(
                 yield Settled(outcome)
 
     for outcome in run_samples(function, unsettled(), args):
-        place = place_of(outcome.task)
+        place = places.popleft()
         if settled and settled[0] is outcome:
             settled.popleft()
         elif place and outcome.failure is not None:
@@ -259,6 +251,31 @@ def run_unfinished(
         yield outcome
 
 
+def _looked_up(
+    tasks: Iterable[Any],
+    args: argparse.Namespace,
+    ledger: Ledger,
+    place_of: Callable[[Any], Place | None],
+    shards: TarOutput | None,
+) -> Iterator[tuple[Any, Place | None, LedgerEntry | None]]:
+    """Give each task with its place and what the ledger says of it."""
+    is_trusted = args.trust_ledger
+    if shards is None and not args.overwrite:
+        num_processes = min(args.num_workers, available_cores())
+        yield from ledger.find_all(
+            tasks, place_of, is_trusted=is_trusted, num_processes=num_processes
+        )
+        return
+    for task in tasks:
+        place = place_of(task)
+        if place is None or args.overwrite:
+            yield task, place, None
+        elif shards and shards.is_kept(task, place, is_trusted=is_trusted):
+            yield task, place, LedgerEntry(FINISHED, 0, "", "")
+        else:
+            yield task, place, ledger.find(place, is_trusted=is_trusted)
+
+
 def _settle(task: Any, record: LedgerEntry, max_tries: int) -> TaskOutcome[Any, Any] | None:
     if record.state == FINISHED:
         return TaskOutcome(task, "kept", None)
@@ -266,20 +283,6 @@ def _settle(task: Any, record: LedgerEntry, max_tries: int) -> TaskOutcome[Any, 
         reason = f"{record.reason} (not tried again: failed in {record.tries} runs, --max_tries)"
         return TaskOutcome(task, None, Failure(record.kind, reason))
     return None
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of what decides over the bytes of the output; nodes must agree."""
-    libraries = ("libavcodec", "libavformat", "libswscale")
-    found = {
-        "python": ".".join(platform.python_version_tuple()[:2]),
-        "cv_reader's algorithm_version": str(ALGORITHM_VERSION),
-        "the native backend": native.describe_build() if native.is_installed() else "missing",
-        "numpy": np.__version__,
-        "Pillow": PIL.__version__,
-        "PyAV": av.__version__,
-    }
-    return found | {name: ".".join(map(str, av.library_versions[name])) for name in libraries}
 
 
 def announce(name: str, total: int, args: Any) -> None:
