@@ -13,9 +13,9 @@ Parts, in this order:
 
 Each part is a process of its own. Figures of every case are written at once into ``OUT/gpu.json``;
 the same command continues with what is missing. What cannot run here is left out, with a line that
-says why. ``--device cpu`` and ``--device meta`` try all of it with tiny sizes. The data come from
-``gpu_parts/assets.py``; ``gpu_bundle.sh`` packs code, data and missing packages for a machine
-without a network.
+says why. ``--device cpu`` tries all of it with tiny models and data; ``--device meta`` builds
+models of full size without values and computes nothing. The data come from ``gpu_parts/assets.py``;
+``gpu_bundle.sh`` packs code, data and missing packages for a machine without a network.
 """
 
 import argparse
@@ -49,20 +49,24 @@ def run_part(args: argparse.Namespace) -> int:
     torch.set_float32_matmul_precision("highest")
     if device.type != "cuda":
         torch.set_num_threads(1)
-    tiny = device.type != "cuda" or args.tiny
+    tiny = device.type == "cpu" or args.tiny
+    assets = args.assets
+    if tiny or (device.type == "meta" and not (assets / "mixture.jsonl").is_file()):
+        assets = args.out / "trial_assets"
+        if not (assets / "mixture.jsonl").is_file():
+            import_module("gpu_parts.assets").write_data(assets, tiny=True)
     bench = Bench(
         part=args.child,
         device=device,
         tiny=tiny,
         out=args.out,
-        assets=args.out / "trial_assets" if tiny else args.assets,
+        assets=assets,
         deadline=args.deadline,
         results=results,
         peak=peak_flops(device, args.peak_tflops),
         retry=args.retry,
+        chosen=args.cases,
     )
-    if tiny and not (bench.assets / "mixture.jsonl").is_file():
-        import_module("gpu_parts.assets").write_data(bench.assets, tiny=True)
     import_module(f"gpu_parts.{args.child}").run(bench)
     return 0
 
@@ -73,6 +77,7 @@ def run_all(args: argparse.Namespace) -> int:
     path = args.out / "gpu.json"
     results = Results.read(path)
     results.machine = describe(torch.device(args.device), args.peak_tflops)
+    results.settle_running()
     results.write()
     crashed = False
     for part in args.parts:
@@ -98,6 +103,10 @@ def run_all(args: argparse.Namespace) -> int:
     finished = sum(results.is_finished(key) for key in results.cases)
     print(f"\n{finished} of {len(results.cases)} cases finished, {left_out} of them left out")
     print(f"{path}\n{page}")
+    unknown = [text for text in args.cases if not any(text in key for key in results.cases)]
+    if unknown:
+        print(f"error: no case of these parts has {unknown} in its name", file=sys.stderr)
+        return 2
     return 0 if finished == len(results.cases) and not crashed else 1
 
 
@@ -114,6 +123,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "--parts", nargs="+", choices=PARTS, default=list(PARTS), help="parts, in this order"
+    )
+    parser.add_argument(
+        "--cases", nargs="+", default=[], metavar="TEXT", help="cases with one of these in a name"
     )
     parser.add_argument("--tiny", action="store_true", help="tiny sizes on a GPU, too")
     parser.add_argument("--retry", action="store_true", help="run cases that failed once more")

@@ -105,6 +105,34 @@ def test_a_case_in_which_the_process_ended_is_reported(tmp_path: Path) -> None:
     assert _cases(tmp_path)["part: a"]["why"] == "the process ended within this case"
 
 
+def test_a_case_in_which_the_run_was_ended_runs_once_more(tmp_path: Path) -> None:
+    results = _bench(tmp_path, "part").results
+    seen: list[str] = []
+
+    def is_ended() -> dict[str, Any]:
+        seen.append(_cases(tmp_path)["part: a"]["status"])
+        raise KeyboardInterrupt  # a signal: nothing is written
+
+    for _ in range(2):
+        results.settle_running()
+        results.write()
+        with pytest.raises(KeyboardInterrupt):
+            _bench(tmp_path, "part").case("a", is_ended)
+        results = _bench(tmp_path, "part").results
+    results.settle_running()
+    results.write()
+    _bench(tmp_path, "part").case("a", is_ended)
+    assert seen == ["running", "running"]
+    assert _cases(tmp_path)["part: a"]["why"] == "two runs were ended within this case"
+
+
+def test_only_chosen_cases_run(tmp_path: Path) -> None:
+    bench = _bench(tmp_path, "part", chosen=["large", "part: b"])
+    for name in ("small, 1", "large, 1", "b"):
+        bench.case(name, dict)
+    assert set(_cases(tmp_path)) == {"part: large, 1", "part: b"}
+
+
 @pytest.mark.parametrize(
     ("kernel", "family"),
     [

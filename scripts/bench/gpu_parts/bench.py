@@ -7,19 +7,23 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from onevision_encoder import OneVisionEncoderConfig
 from run_kit.files import write_json
 from run_kit.speed import peak_flops
+
+if TYPE_CHECKING:
+    from onevision_encoder import OneVisionEncoderConfig
 
 Figures = dict[str, Any]
 DONE, LEFT_OUT, FAILED = "done", "left out", "failed"
 MEMORY, RUNNING, LATER = "out of memory", "running", "no time left"
+CUT_OFF = "cut off"
 
 
 class LeftOutError(Exception):
@@ -53,6 +57,14 @@ class Results:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.path, {"machine": self.machine, "cases": self.cases})
 
+    def settle_running(self) -> None:
+        """Let the case within which an earlier run was ended run once more, and fail after that."""
+        for case in self.cases.values():
+            if case["status"] == RUNNING:
+                again = bool(case.get(CUT_OFF))
+                ended = "two runs were ended" if again else "the run was ended"
+                case.update(status=FAILED if again else CUT_OFF, why=f"{ended} within this case")
+
     def is_finished(self, key: str) -> bool:
         """Return whether a case needs no other try: it has figures, or cannot run here."""
         return self.cases.get(key, {}).get("status") in (DONE, LEFT_OUT, MEMORY)
@@ -65,13 +77,14 @@ class Bench:
     Attributes:
         part: its name.
         device: ``cuda``, ``cpu``, or ``meta``, on which nothing is computed.
-        tiny: whether sizes are those of a trial run.
+        tiny: whether models are those of a trial run.
         out: folder of results.
         assets: folder that ``gpu_parts/assets.py`` wrote, with codec assets and data.
         deadline: ``time.time()`` after which no case starts.
         results: where figures go.
         peak: operations per second of the device by its data sheet, None if not known.
         retry: run cases that failed before.
+        chosen: parts of names; only cases whose ``part: name`` has one of them run. Empty: all.
     """
 
     part: str
@@ -83,11 +96,12 @@ class Bench:
     results: Results
     peak: float | None = None
     retry: bool = False
+    chosen: Sequence[str] = ()
 
     @property
     def dtype(self) -> torch.dtype:
-        """bfloat16 on a GPU, float32 elsewhere."""
-        return torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        """float32 on the CPU, bfloat16 elsewhere."""
+        return torch.float32 if self.device.type == "cpu" else torch.bfloat16
 
     def case(self, name: str, run: Callable[[], Figures], *, seconds: float = 5.0) -> None:
         """Run a case unless it has been run, or the time is up; write what came of it.
@@ -98,7 +112,7 @@ class Bench:
             seconds: about how long it takes on a GPU.
         """
         key = f"{self.part}: {name}"
-        if self.results.is_finished(key):
+        if self.results.is_finished(key) or not is_chosen(key, self.chosen):
             return
         before = self.results.cases.get(key, {}).get("status")
         if before in (RUNNING, FAILED) and not self.retry:
@@ -108,7 +122,7 @@ class Bench:
         if time.time() + seconds > self.deadline:
             self._write(key, {"status": LATER, "why": f"needs about {seconds:.0f} s"})
             return
-        self._write(key, {"status": RUNNING})
+        self._write(key, {"status": RUNNING, **({CUT_OFF: True} if before == CUT_OFF else {})})
         started = time.perf_counter()
         try:
             found = {"status": DONE, **run()}
@@ -180,8 +194,13 @@ class Bench:
             torch.cuda.synchronize()
 
 
+def is_chosen(key: str, chosen: Sequence[str]) -> bool:
+    """Return whether the key of a case has one of these texts in it, or there are none."""
+    return not chosen or any(text in key for text in chosen)
+
+
 def encoder_operations(
-    config: OneVisionEncoderConfig, lengths: Sequence[int], blocks: int
+    config: "OneVisionEncoderConfig", lengths: Sequence[int], blocks: int
 ) -> float:
     """Return the operations of a forward pass; a multiply-add counts as two.
 
@@ -206,8 +225,6 @@ def need(package: str, what: str) -> None:
 
 def describe(device: torch.device, given_peak_tflops: float | None) -> Figures:
     """Return what a reader must know about the machine."""
-    import transformers
-
     peak = peak_flops(device, given_peak_tflops)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     return {
@@ -215,7 +232,7 @@ def describe(device: torch.device, given_peak_tflops: float | None) -> Figures:
         "peak_tflops": None if peak is None else peak / 1e12,
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
-        "transformers": transformers.__version__,
+        "transformers": version("transformers"),
         "cores": len(os.sched_getaffinity(0)),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "packages": {
