@@ -58,6 +58,7 @@ launch_probe() {
                 --augmentation "${AUGMENTATION:-none}" \
                 --train_views "${TRAIN_VIEWS:-1}" \
                 --val_segments "${VAL_SEGMENTS:-1}" \
+                --num_segments "${NUM_SEGMENTS:-1}" \
                 --val_crops "${VAL_CROPS:-1}" \
                 --features "${FEATURES:-cached}" \
                 ${FEATURE_DIR:+--feature_dir "$FEATURE_DIR"} \

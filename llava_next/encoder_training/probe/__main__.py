@@ -22,7 +22,12 @@ import torch
 from transformers import HfArgumentParser
 
 from encoder_training.probe.clips import ClipView
-from encoder_training.probe.features import CachedFeatures, StreamedFeatures
+from encoder_training.probe.features import (
+    CachedFeatures,
+    JoinedSegments,
+    StreamedFeatures,
+    segments_of,
+)
 from encoder_training.probe.material import label_table, list_row, read_material, say_once
 from encoder_training.probe.report import (
     PREDICTIONS_FILE,
@@ -41,7 +46,12 @@ from encoder_training.probe.state import (
     save_checkpoint,
     save_head,
 )
-from encoder_training.probe.training import Labelled, ProbeTraining, split_for_choice
+from encoder_training.probe.training import (
+    FeatureSource,
+    Labelled,
+    ProbeTraining,
+    split_for_choice,
+)
 from run_kit.checkpoints import check_sharing, find_checkpoint
 from run_kit.exits import FAILED_SAMPLES, INTERRUPTED, OK, USAGE, ExitOnError, say
 from run_kit.files import write_json, write_json_lines, write_text
@@ -88,6 +98,13 @@ class Probing:
         if settings.features == "cached":
             folder = Path(settings.feature_dir or self.folder / "features")
             views = {"train": self.train_views, "val": self.val_views}
+            if settings.num_segments > 1:
+                views = {
+                    role: [
+                        part for view in own for part in segments_of(view, settings.num_segments)
+                    ]
+                    for role, own in views.items()
+                }
             self.sources = {
                 role: CachedFeatures(
                     stream, folder, role, views=views[role],
@@ -108,6 +125,11 @@ class Probing:
             broken |= source.broken
         return broken
 
+    def features(self, role: str) -> FeatureSource:
+        """Return the features of the clips of a list, of all their segments."""
+        source, count = self.sources[role], self.settings.num_segments
+        return JoinedSegments(source, count) if count > 1 else source
+
     def training(self, broken: dict[str, str]) -> ProbeTraining:
         """Return the training on the clips that can be read."""
         settings, material = self.settings, self.material
@@ -123,7 +145,7 @@ class Probing:
         if settings.shuffle_labels:
             order = np.random.default_rng([settings.seed, 5]).permutation(len(labels))
             labels = labels[torch.from_numpy(order)]
-        source = self.sources["train"]
+        source = self.features("train")
         choice_views = self.train_views[:1] if settings.features == "cached" else [ClipView()]
         return ProbeTraining(
             settings,
@@ -200,7 +222,7 @@ class Probing:
         labels = label_table(material.val, material.num_classes)
         there = [clip.video not in self.sources["val"].broken for clip in material.val.clips]
         data = Labelled(
-            self.sources["val"], labels, [i for i, ok in enumerate(there) if ok], self.val_views
+            self.features("val"), labels, [i for i, ok in enumerate(there) if ok], self.val_views
         )
         indices, predictions = training.predict(training.best_head, data)
         self._stop_at_broken()
@@ -247,12 +269,14 @@ class Probing:
         return result
 
     def _tokens_per_clip(self) -> float | None:
-        """Return the tokens of a scored clip's view, from its features."""
+        """Return the tokens of a scored clip's view, all its segments, from its features."""
         source: Any = self.sources["val"]
         if isinstance(source, CachedFeatures):
-            return source.mean_tokens()
+            return source.mean_tokens() * self.settings.num_segments
         stream = self.streams["val"]
-        return stream.num_tokens / stream.num_encoded if stream.num_encoded else None
+        if not stream.num_encoded:
+            return None
+        return stream.num_tokens / stream.num_encoded * self.settings.num_segments
 
     def _write(
         self, result: dict[str, Any], training: ProbeTraining, rows: list[dict[str, Any]]

@@ -313,6 +313,37 @@ class CachedFeatures:
         return self._open[number]
 
 
+class JoinedSegments:
+    """Features of whole clips: the tokens of their equal parts, one part after the other.
+
+    Attributes:
+        broken: reason by video, of those that could not be read.
+    """
+
+    def __init__(self, source: CachedFeatures | StreamedFeatures, num_segments: int) -> None:
+        self._source, self._num_segments = source, num_segments
+        self.broken = source.broken
+
+    def batches(self, batches: Sequence[Sequence[Key]]) -> Iterator[list[Tensor | None]]:
+        """Yield the tokens (parts * T, D) of each clip; None for clips that are broken."""
+        count = self._num_segments
+        keys = [
+            [Key(key.clip, part) for key in batch for part in segments_of(key.view, count)]
+            for batch in batches
+        ]
+        for found in self._source.batches(keys):
+            joined: list[Tensor | None] = []
+            for start in range(0, len(found), count):
+                parts = [part for part in found[start : start + count] if part is not None]
+                joined.append(torch.cat(parts) if len(parts) == count else None)
+            yield joined
+
+
+def segments_of(view: ClipView, count: int) -> list[ClipView]:
+    """Return the views of the equal parts of a video that together make one view."""
+    return [view._replace(segment=part, segments=count) for part in range(count)]
+
+
 def features_fingerprint(source: StreamedFeatures, views: Sequence[ClipView]) -> str:
     """Return 64 hexadecimal digits over all that decides the features of a video."""
     how, encoder = source.how, source.encoder

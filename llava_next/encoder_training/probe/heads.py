@@ -147,7 +147,7 @@ class ProbeHeads(nn.Module):
         width, heads = self.shape.width, self.shape.num_attention_heads
         values = self.value_weight.unflatten(1, (heads, -1))
         pooled = pooled.unflatten(1, (self.num_probes, heads)).permute(1, 2, 0, 3)
-        mixed = (pooled @ values.transpose(2, 3)).transpose(1, 2).flatten(2)
+        mixed = (values @ pooled.transpose(2, 3)).permute(0, 3, 1, 2).flatten(2)
         mixed = mixed + self.value_bias[:, None]
         state = _linear(mixed, self.out_weight, self.out_bias)
         inner = _rms_norm(state, self.norm_weight)
@@ -198,8 +198,12 @@ class _StackedBlock(nn.Module):
 
 
 def _linear(values: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Apply the linear map of each head: values (N, B, in), weight (N, out, in), bias (N, out)."""
-    return values @ weight.transpose(1, 2) + bias[:, None]
+    """Apply the linear map of each head: values (N, B, in), weight (N, out, in), bias (N, out).
+
+    The weight comes first in the product: so its gradient has the layout of the weight, and is not
+    copied into it, which would take longer than the product.
+    """
+    return (weight @ values.transpose(1, 2)).transpose(1, 2) + bias[:, None]
 
 
 def _rms_norm(values: Tensor, weight: Tensor) -> Tensor:

@@ -83,6 +83,11 @@ class ProbeSettings:
     val_segments: int = _flag(
         "Parts of a scored video whose predictions are averaged.", 1, "--num_temporal_crops"
     )
+    num_segments: int = _flag(
+        "Equal parts of each video, of training clips too, whose tokens are joined before the "
+        "head, as V-JEPA's probes do.",
+        1,
+    )
     val_crops: int = _flag("Crops of a scored frame: 1 or 3, averaged.", 1, "--num_spatial_crops")
 
     features: Literal["cached", "streamed"] = _flag(
@@ -149,10 +154,11 @@ class ProbeSettings:
             for name, value in (("val_crops", 1), ("crop", "centre")):
                 if getattr(self, name) != value:
                     raise ValueError(f"--{name} must be {value} with --input {self.input}")
-        if self.cache_dir and (kind != "codec" or self.val_segments > 1):
+        parts = self.val_segments * self.num_segments
+        if self.cache_dir and (kind != "codec" or parts > 1):
             raise ValueError(
                 "--cache_dir must be left out unless the input is codec:K of whole videos, got "
-                f"--input {self.input} and --val_segments {self.val_segments}"
+                f"--input {self.input} and {parts} segments"
             )
         if self.selection and kind != "codec":
             raise ValueError(f"--selection is of codec input, got --input {self.input}")
@@ -171,6 +177,8 @@ class ProbeSettings:
              "streamed", not is_drawn or streams or self.train_views > 1),
             ("train_views", "1 without --augmentation, or with streamed features",
              self.train_views == 1 or (is_drawn and not streams)),
+            ("val_segments", "1 with --num_segments",
+             self.val_segments == 1 or self.num_segments == 1),
             ("val_crops", "1 or 3", self.val_crops in (1, 3)),
             ("label_smoothing", "in [0, 1)", 0 <= self.label_smoothing < 1),
             ("choice_share", "in [0, 1)", 0 <= self.choice_share < 1),
@@ -187,7 +195,7 @@ class ProbeSettings:
             (name, "at least 1", getattr(self, name) >= 1)
             for name in (
                 "eval_freq", "clips_per_shard", "encode_batch", "head_blocks", "val_segments",
-                "train_views",
+                "train_views", "num_segments",
             )
         ]  # fmt: skip
         return rules + [

@@ -6,8 +6,18 @@ import numpy as np
 import pytest
 
 from encoder_training.probe.datasets import read_clips
-from encoder_training.probe.proof.__main__ import ARMS, TOKENS, interval, main
+from encoder_training.probe.proof.__main__ import (
+    FRAMES,
+    PUBLISHED,
+    RATE_DISTORTION,
+    InputSizes,
+    clip_interval,
+    interval,
+    main,
+    verdict,
+)
 from encoder_training.probe.proof.actions import ACTIONS, CLASSES, draw_action, write_actions
+from encoder_training.probe.report import ProbeRun
 
 
 def _centres(action: str) -> np.ndarray:
@@ -48,12 +58,40 @@ def test_the_lists_name_every_class(tmp_path: Path) -> None:
 
 
 def test_all_inputs_have_the_same_tokens() -> None:
-    found = {name: values["input"] for name, values in ARMS.items()}
-    assert TOKENS == 36 and found == {
+    found = {name: values["input"] for name, values in InputSizes().arms().items()}
+    assert InputSizes().tokens == 36 and found == {
         "frames": "frames:4", "codec, published": "codec:36",
         "codec, rate-distortion": "codec:36", "random patches": "random:36",
     }  # fmt: skip
+    large = InputSizes(frames=8, frame_tokens=256, slots=64)
+    assert large.arms()[PUBLISHED] == {"input": "codec:2048", "num_frames": 64}
     assert interval([1.0, 2.0, 3.0]) == pytest.approx((2.0, 2 - 2.483, 2 + 2.483), abs=1e-3)
+
+
+def _runs(*hits: list[bool]) -> list[ProbeRun]:
+    """Return a run of each seed from whether each clip is correct."""
+    return [ProbeRun("", {}, {str(n): hit for n, hit in enumerate(own)}) for own in hits]
+
+
+def test_intervals_over_clips_take_the_mean_of_the_seeds() -> None:
+    first, other = [True, True, False, False], [True, False, False, False]
+    # Clips are 1, 0.5, 0 and 0: their deviation is that of the sample.
+    half = 196 * np.std([1, 0.5, 0, 0], ddof=1) / 2
+    assert clip_interval(_runs(first, other)) == pytest.approx((37.5, 37.5 - half, 37.5 + half))
+    assert clip_interval(_runs(first), _runs(first)) == (0, 0, 0)
+    assert clip_interval(_runs(first), _runs(other))[0] == 25
+
+
+@pytest.mark.parametrize(
+    ("codec", "word"), [(80, "Goal met"), (60, "+10.0 points"), (30, "-20.0 points")]
+)
+def test_the_verdict_asks_for_points_and_for_disjoint_intervals(codec: int, word: str) -> None:
+    def of(percent: int) -> list[ProbeRun]:
+        return _runs([number < percent for number in range(100)])
+
+    runs = {FRAMES: of(50), PUBLISHED: of(codec), RATE_DISTORTION: of(20)}
+    found = verdict(runs)
+    assert word in found and found.startswith("Goal met" if codec == 80 else "Goal missed")
 
 
 @pytest.mark.slow
@@ -64,3 +102,9 @@ def test_the_proof_writes_its_table(tmp_path: Path) -> None:
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Inputs at equal tokens" in text and "codec, rate-distortion" in text
     assert (tmp_path / "pretraining" / "seed-0" / "stage2" / "final" / "config.json").is_file()
+    again = [str(tmp_path / "other"), "--quick", "--data", str(tmp_path / "clips")]
+    trained = tmp_path / "pretraining" / "seed-0" / "stage2" / "final"
+    again += ["--encoder", str(trained), "--epochs", "1", "--slots", "16"]
+    assert main(again) == 0
+    text = (tmp_path / "other" / "report.html").read_text(encoding="utf-8")
+    assert "appearance controls" not in text and "Goal m" in text

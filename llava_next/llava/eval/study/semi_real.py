@@ -4,15 +4,27 @@ The package ``pybullet`` ships 15 recorded actions, a jointed body and a rendere
 body, colours, textures, light, camera and background; training and test clips share neither body
 sizes nor directions of the camera, which alternate every 30 degrees. The question is which action
 it is.
+
+    python -m llava.eval.study.semi_real OUT [--train 3000] [--val 1000]
+
+writes them as a data set of videos with labels: ``OUT/train`` and ``OUT/val`` with the clips,
+``OUT/train_new.csv`` and ``OUT/val_new.csv`` with lines ``path,label``, and ``OUT/classes.txt``.
+Clips that are there already are kept.
+
+Exit codes, see ``run_kit.exits``: 0 done; 1 a clip failed; 2 usage, or no pybullet.
 """
 
+import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,8 +33,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from llava.eval.study.clips import write_clip
 from llava.eval.study.drawing import NUM_FRAMES, USUAL_SIZES, Sizes, enlarge, landscape
 from llava.eval.study.scenes import ACTIONS, Question
+from run_kit.exits import FAILED_SAMPLES, OK, USAGE, ExitOnError, say
+from run_kit.files import write_text
 
 FIRST_TRAINING_SEED = 1_000_000
 _FRAME_SECONDS = 1 / 25
@@ -264,3 +279,60 @@ class _Stage:
         picture = np.asarray(colours, np.float32).reshape(*shape, 4)[:, :, :3].copy()
         bodies = np.asarray(parts).reshape(shape)
         return picture, bodies == self._body, bodies < 0
+
+
+def _label(seed: int, folder: Path) -> int:
+    """Write the clip of a seed, or keep it, and return the number of its action."""
+    clip = write_clip(folder, seed, composer=compose_person)
+    return list(ACTIONS).index(clip.questions[0].answer)
+
+
+def write_data_set(out: Path, *, train: int, val: int, num_workers: int) -> None:
+    """Write clips with the lists of a data set; a stopped run continues.
+
+    Args:
+        out: folder to write.
+        train: clips to train on, seeds from ``FIRST_TRAINING_SEED``.
+        val: clips to score, of other bodies and directions of the camera, seeds from 0.
+        num_workers: processes.
+    """
+    context = get_context("spawn")
+    with ProcessPoolExecutor(num_workers, mp_context=context) as pool:
+        for role, first, count in (("train", FIRST_TRAINING_SEED, train), ("val", 0, val)):
+            folder = out / role
+            folder.mkdir(parents=True, exist_ok=True)
+            seeds = range(first, first + count)
+            labels = list(pool.map(partial(_label, folder=folder), seeds, chunksize=8))
+            lines = [
+                f"{role}/clip_{seed:06d}.mp4,{label}\n"
+                for seed, label in zip(seeds, labels, strict=True)
+            ]
+            write_text(out / f"{role}_new.csv", "".join(lines))
+            say(f"{out / f'{role}_new.csv'}: {count} clips")
+    write_text(out / "classes.txt", "".join(f"{name}\n" for name in ACTIONS))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m llava.eval.study.semi_real",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("out", type=Path, help="folder to write")
+    parser.add_argument("--train", type=int, default=3000, help="clips to train on")
+    parser.add_argument("--val", type=int, default=1000, help="clips to score")
+    parser.add_argument("--num_workers", type=int, default=2, help="processes")
+    options = parser.parse_args(argv)
+    with ExitOnError(USAGE) as state:
+        if find_spec("pybullet") is None:
+            raise ValueError("semi-real clips need pybullet; pip install -e .[semi_real]")
+        state.code = FAILED_SAMPLES
+        write_data_set(
+            options.out, train=options.train, val=options.val, num_workers=options.num_workers
+        )
+    return OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())
