@@ -15,13 +15,15 @@ import os
 import re
 import stat
 import tarfile
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
-from cv_reader.errors import AssetError
-from cv_reader.remote.addresses import is_address
+from cv_reader.errors import AssetError, SettingsError
+from cv_reader.remote.addresses import address_of, is_address
 from cv_reader.remote.files import look_up_once, read_remote, read_remote_span
+from cv_reader.remote.transfer import list_files
 
 MARK = ".tar#"
 INDEX_SUFFIX = ".index.json"
@@ -109,15 +111,32 @@ def _key_and_name(member: str) -> tuple[str, str]:
 
 
 def find_shards(folder: Path) -> list[Path]:
-    """Return the shards of a folder, in order.
+    """Return the shards of a folder, here or in a store, in order.
 
     Raises:
-        AssetError: naming a tar that has no index.
+        AssetError: naming a tar that has no index, or a store that cannot be asked.
     """
-    found = sorted(path for path in folder.glob("*.tar") if not path.name.startswith("."))
-    for tar in found:
-        check_has_index(tar)
-    return found
+    names = file_names(folder)
+    found = sorted(name for name in names if name.endswith(".tar") and not name.startswith("."))
+    for tar in (folder / name for name in found):
+        if index_path(tar).name not in names:
+            raise AssetError(_without_index(tar))
+    return [folder / name for name in found]
+
+
+def file_names(folder: Path) -> set[str]:
+    """Return the names in a folder, here or in a store; none where it is missing.
+
+    Raises:
+        AssetError: a store cannot be asked.
+    """
+    address = address_of(folder)
+    if address is None:
+        return set(os.listdir(folder)) if folder.is_dir() else set()
+    try:
+        return set(list_files(address.rstrip("/")))
+    except (OSError, SettingsError) as error:
+        raise AssetError(f"{error}; check the address and the network") from error
 
 
 def check_has_index(tar: Path) -> None:
@@ -126,11 +145,18 @@ def check_has_index(tar: Path) -> None:
     Raises:
         AssetError: naming it, and the command that writes the index.
     """
-    if not index_path(tar).is_file():
-        raise AssetError(
-            f"{tar}: has no index {index_path(tar).name}; make the shard again, or write its index "
-            f"with `cv_reader convert {tar} --to index --out {tar.parent}`"
-        )
+    if not is_file(index_path(tar)):
+        raise AssetError(_without_index(tar))
+
+
+def _without_index(tar: Path) -> str:
+    remedy = f"write its index with `cv_reader convert {tar} --to index --out {tar.parent}`"
+    if is_address(tar):
+        remedy = f"write {index_path(tar).name} with `cv_reader convert` from a copy"
+    return (
+        f"{address_of(tar) or tar}: has no index {index_path(tar).name}; make the shard again, or "
+        f"{remedy}"
+    )
 
 
 def read_shard_index(tar: Path) -> ShardIndex:
@@ -313,6 +339,14 @@ def file_bytes(path: str | Path) -> int:
     if not stat.S_ISREG(status.st_mode):
         raise OSError("is no file")
     return status.st_size
+
+
+def has_sizes(folder: Path, sizes: Mapping[str, int]) -> bool:
+    """Return whether a sample of a shard has files of the names and sizes given."""
+    try:
+        return all(file_bytes(folder / name) == size for name, size in sizes.items())
+    except OSError:
+        return False
 
 
 def is_file(path: str | Path) -> bool:

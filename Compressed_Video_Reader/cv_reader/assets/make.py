@@ -54,6 +54,7 @@ from cv_reader.select.mosaics import (
     square_frame,
 )
 from cv_reader.select.squares import MAX_FILE_BYTES, SquareStore, square_bytes
+from cv_reader.shards import has_sizes, is_in_shard
 
 
 class _NamesVideo(Protocol):
@@ -383,7 +384,8 @@ def is_up_to_date(folder: Path, video: Path, config: AssetConfig, options: ReadO
         return False
     if is_address(folder):
         # Content would have to be fetched to be compared.
-        return has_files(folder, {name: f["size_bytes"] for name, f in meta["files"].items()})
+        sizes = {name: facts["size_bytes"] for name, facts in meta["files"].items()}
+        return has_sizes(folder, sizes) if is_in_shard(folder) else has_files(folder, sizes)
     # Imported here: each worker imports this module, and most assets are not there yet.
     from cv_reader.assets.validation import is_sound
 

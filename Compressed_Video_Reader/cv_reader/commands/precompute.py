@@ -58,7 +58,7 @@ from cv_reader.engines.choice import check_engine
 from cv_reader.errors import AssetError, SampleError, SettingsError
 from cv_reader.exits import run_command, say
 from cv_reader.ledger import Ledger, Place, ledger_path
-from cv_reader.remote.addresses import check_scheme, is_address
+from cv_reader.remote.addresses import check_scheme, is_address, joined
 from cv_reader.remote.choice import check_places, local_output, remote_reading
 from cv_reader.remote.output import put_reports
 
@@ -126,6 +126,10 @@ def _run(args: argparse.Namespace) -> int:
     remote = remote_reading(args)
     check_places([args.dataset_path, args.video_root], args.out_root)
     out_root, store = local_output(args)
+    is_tar = args.output == "tar"
+    if is_tar:
+        # Shards are packed on this disk: engines must see the folder.
+        args.out_root = out_root
     work = EvaluationRun(
         config=config_from(args),
         options=read_options_from(args),
@@ -134,7 +138,8 @@ def _run(args: argparse.Namespace) -> int:
         out_root=out_root,
         overwrite=args.overwrite,
         remote=remote,
-        store=store,
+        # Folders that become shards stay on this disk.
+        store=None if is_tar else store,
     )
     videos = (work.video(line) for line in _lines(args) if line.key)
     config = priced_config(work.config, args.mean_num_images, videos, work.options, work.out_root)
@@ -153,12 +158,12 @@ def _run(args: argparse.Namespace) -> int:
         claimed_output(out_root, suffix, *folders),
         Ledger(ledger_path(out_root, suffix), work.asked) as ledger,
         Report("precompute", fail_path, args.log_every, total) as report,
-        _shards(work, args, ledger) as shards,
+        _shards(work, args, ledger, store) as shards,
     ):
         announce("precompute", total, args)
         function = partial(make_evaluation_asset, work)
         root = work.video_root or work.data_file.parent
-        places = partial(_place, work, root, is_trusted=args.trust_ledger)
+        places = partial(_place, work, root, is_tar=is_tar, is_trusted=args.trust_ledger)
         for outcome in run_unfinished(function, _shard(args), args, ledger, places, shards):
             line: EvaluationVideo = outcome.task
             if outcome.failure:
@@ -175,12 +180,13 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _shards(
-    work: EvaluationRun, args: argparse.Namespace, ledger: Ledger
+    work: EvaluationRun, args: argparse.Namespace, ledger: Ledger, store: str | None
 ) -> AbstractContextManager[TarOutput | None]:
     if args.output == "folder":
         return nullcontext()
     is_current = partial(_is_current, work)
-    return TarOutput(work.out_root / "assets", args, ledger, is_current)
+    shards = None if store is None else f"{store}/assets"
+    return TarOutput(work.out_root / "assets", args, ledger, is_current, shards)
 
 
 def _is_current(work: EvaluationRun, line: EvaluationVideo, folder: Path) -> bool:
@@ -295,14 +301,17 @@ def _state(work: EvaluationRun, line: EvaluationVideo) -> str:
 
 
 def _place(
-    work: EvaluationRun, root: Path, line: EvaluationVideo, *, is_trusted: bool
+    work: EvaluationRun, root: Path, line: EvaluationVideo, *, is_tar: bool, is_trusted: bool
 ) -> Place | None:
     """Return where the ledger looks for a video and its asset, below ``root`` and the output."""
     if line.reason:
         return None
     if work.store is not None or is_address(line.video) or is_address(root):
-        # The ledger looks at files of this machine; without it a worker asks the store.
-        return Place(line.key, [], []) if is_trusted else None
+        # The ledger looks at files of this machine; without it the store is asked, by a worker
+        # or, of a sample in a shard, by the run.
+        if is_trusted:
+            return Place(line.key, [], [])
+        return Place(line.key, [str(joined(root, line.video))], []) if is_tar else None
     return Place(
         line.key, [os.path.join(root, line.video)], [f"{work.out_root}/assets/{line.key}/"]
     )

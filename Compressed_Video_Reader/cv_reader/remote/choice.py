@@ -92,11 +92,6 @@ def local_output(args: argparse.Namespace) -> tuple[Path, str | None]:
     store = address_of(args.out_root)
     if store is None:
         return args.out_root, None
-    if args.output != "folder":
-        raise SettingsError(
-            f"--output {args.output} needs a folder of this machine, got {store}; write the shards"
-            " to a folder, and copy them with the tool of the store"
-        )
     if args.engine == "slurm":
         raise SettingsError(
             f"--engine slurm needs a folder that all machines share, got {store}; use --engine ray,"

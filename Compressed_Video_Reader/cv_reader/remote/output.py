@@ -47,6 +47,35 @@ def move_folder(local: Path, folder: Path, last: str) -> bool:
     return bool(before)
 
 
+def put_shard(tar: Path, index: Path, folder: str) -> None:
+    """Move a tar and its index to an address: the index first, as a tar needs one.
+
+    Raises:
+        OutputError: The store cannot be written.
+    """
+    try:
+        for path in (index, tar):
+            put_file(path, f"{folder}/{path.name}")
+    except OSError as error:
+        raise OutputError(f"{error}; check the store, and start the command again") from error
+    forget_looked_up()
+    for path in (tar, index):
+        path.unlink()
+
+
+def remove_files(addresses: Sequence[str]) -> None:
+    """Remove objects of an output; those that are not there count as removed.
+
+    Raises:
+        OutputError: The store cannot be written.
+    """
+    try:
+        remove(addresses)
+    except OSError as error:
+        raise OutputError(f"{error}; check the store, and start the command again") from error
+    forget_looked_up()
+
+
 def has_files(folder: Path, sizes: Mapping[str, int]) -> bool:
     """Return whether a folder of a store has files of the names and sizes given."""
     found = list_files(address_of(folder) or str(folder))

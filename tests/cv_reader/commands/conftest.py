@@ -11,7 +11,11 @@ import pytest
 
 from cv_reader.engines import local
 from cv_reader.engines.tasks import Settled, TaskOutcome, attempt
+from cv_reader.remote import choice
+from cv_reader.remote.cache import choose_cache
+from cv_reader.remote.files import forget_looked_up
 from support.corpus import Corpus
+from support.filled_bucket import Store, filled_bucket
 from support.media import moving_square, write_video
 
 
@@ -66,3 +70,21 @@ def _in_process(monkeypatch: pytest.MonkeyPatch) -> None:
             yield TaskOutcome(task, value, failure)
 
     monkeypatch.setattr(local, "run_tasks", run)
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Use a cache of this test alone."""
+    monkeypatch.setenv("CV_READER_CACHE", str(tmp_path / "cache"))
+    forget_looked_up()
+    yield tmp_path / "cache"
+    choose_cache(choice.cache_settings())
+
+
+@pytest.fixture
+def store(
+    own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Store, Any]]:
+    """Three videos and their list in a bucket, and a file system that looks past the proxy."""
+    with filled_bucket(tmp_path, monkeypatch) as filled:
+        yield filled

@@ -4,39 +4,22 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cv_reader.commands import precompute, stage1, stage2
-from cv_reader.remote import choice, transfer
-from cv_reader.remote.cache import choose_cache
 from support.corpus import Corpus
-from support.media import moving_square, write_video
-from support.object_store import BUCKET, Faults, closed_port, faulty_proxy, s3_server, use_s3
+from support.filled_bucket import SMALL, Store, files_below
+from support.object_store import BUCKET, closed_port
 
 pytest.importorskip("fsspec")
-SMALL = ["--square_size", "64", "--num_images", "2", "--seq_len_frames", "8", "--num_workers", "1"]
 
 
-@pytest.fixture(autouse=True)
-def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("CV_READER_CACHE", str(tmp_path / "cache"))
-    yield
-    choose_cache(choice.cache_settings())
-
-
-def _files(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def test_addresses_give_the_bytes_of_a_local_run(
@@ -52,8 +35,8 @@ def test_addresses_give_the_bytes_of_a_local_run(
     assert precompute.main(remote) == 1
     assert "read 0.0 MiB from remote storage (100.0%" in capsys.readouterr().err
     out = tmp_path / "store" / "out"
-    assert _files(out / "assets") == _files(tmp_path / "local" / "assets")
-    assert len(_files(out / "assets")) == 12
+    assert files_below(out / "assets") == files_below(tmp_path / "local" / "assets")
+    assert len(files_below(out / "assets")) == 12
     failed = json.loads((out / "precompute_failed.shard00of01.txt").read_text())
     assert failed["reason"].startswith(f"file://{corpus.root}/none.mp4: no such object")
     # Nothing stays behind but reports.
@@ -63,7 +46,7 @@ def test_addresses_give_the_bytes_of_a_local_run(
     (out / "assets" / "good" / "mosaic_001.jpg").write_bytes(b"cut")
     assert precompute.main(remote) == 1
     assert "2 made, 0 kept" in capsys.readouterr().err
-    assert _files(out / "assets") == _files(tmp_path / "local" / "assets")
+    assert files_below(out / "assets") == files_below(tmp_path / "local" / "assets")
     assert precompute.main([*remote, "--sequence_length", "4"]) == 2
     assert "8 where 4 is asked for" in capsys.readouterr().err
 
@@ -78,7 +61,7 @@ def test_both_stages_read_videos_of_a_store(corpus: Corpus, tmp_path: Path) -> N
         second += ["--visidx_root", str(out / "1"), "--out_image_root", str(out / "2"), "--T", "8"]
         second += ["--square_size", "64", "--num_workers", "1"]
         assert stage2.main([*second, "--out_jsonl", str(out / "t.jsonl")]) == 0
-        return {name: content for name, content in _files(out).items() if "sample_" in name}
+        return {name: content for name, content in files_below(out).items() if "sample_" in name}
 
     local = run(tmp_path / "a", str(corpus.root))
     assert run(tmp_path / "b", f"file://{corpus.root}") == local
@@ -92,7 +75,6 @@ def test_both_stages_read_videos_of_a_store(corpus: Corpus, tmp_path: Path) -> N
         ({"--video_root": "s4://b/videos"}, "the scheme must be one of"),
         ({"--jsonl": "memory://none.jsonl"}, "memory://none.jsonl: no such object"),
         ({"--out_root": "https://host/out"}, "a web server cannot be written to"),
-        ({"--out_root": "memory://out", "--output": "tar"}, "needs a folder of this machine"),
         ({"--cache_gb": "0"}, "--cache_gb"),
         ({"video": "s5://b/a.mp4"}, "the scheme must be one of"),
     ],
@@ -106,66 +88,6 @@ def test_refusals_come_before_work(
     assert precompute.main([part for pair in args.items() for part in pair]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out" / "assets").exists()
-
-
-@dataclass
-class Store:
-    """A bucket behind a proxy, and a local copy of what is in it."""
-
-    local: Path
-    faults: Faults
-
-    def run(self, *extra: str, **settings: Any) -> subprocess.CompletedProcess[str]:
-        """Run precompute from the bucket to the bucket in a process of its own."""
-        return subprocess.run(
-            self.command(*extra), capture_output=True, text=True, timeout=200, **settings
-        )
-
-    @staticmethod
-    def command(*extra: str) -> list[str]:
-        """Return the command line of a run."""
-        program = [sys.executable, "-m", "cv_reader.commands.main", "precompute"]
-        places = ["--jsonl", f"s3://{BUCKET}/list.jsonl", "--out_root", f"s3://{BUCKET}/out"]
-        return [*program, *places, *SMALL, *extra]
-
-    def expected(self) -> dict[str, bytes]:
-        """Return the assets of a local run."""
-        out = self.local / "expected"
-        args = ["--jsonl", str(self.local / "list.jsonl"), "--out_root", str(out), *SMALL]
-        assert precompute.main(args) == 0
-        return _files(out / "assets")
-
-    @staticmethod
-    def assets(system: Any) -> dict[str, bytes]:
-        """Return the assets in the bucket."""
-        start = f"{BUCKET}/out/assets/"
-        return {name.removeprefix(start): system.cat_file(name) for name in system.find(start)}
-
-
-@pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Store, Any]]:
-    """Three videos and their list in a bucket, and a file system that looks past the proxy."""
-    s3fs = pytest.importorskip("s3fs")
-    pytest.importorskip("moto")
-    monkeypatch.setattr(transfer, "FIRST_WAIT_SECONDS", 0.01)
-    use_s3(monkeypatch, "")
-    local, faults = tmp_path / "local", Faults()
-    (local / "videos").mkdir(parents=True)
-    for number in range(3):
-        write_video(local / "videos" / f"{number}.mp4", moving_square(20, 48, 64, seed=number))
-    rows = [json.dumps({"video": f"videos/{number}.mp4"}) + "\n" for number in range(3)]
-    (local / "list.jsonl").write_text("".join(rows))
-    with s3_server() as server, faulty_proxy(server, faults) as proxy:
-        options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
-        system = s3fs.S3FileSystem(endpoint_url=server, **options)
-        for path in sorted(local.rglob("*.*")):
-            system.put_file(str(path), f"{BUCKET}/{path.relative_to(local)}")
-        # Assets record the time of the video, which is that of its upload.
-        for name in (f"videos/{number}.mp4" for number in range(3)):
-            seconds = system.info(f"{BUCKET}/{name}")["LastModified"].timestamp()
-            os.utime(local / name, (seconds, seconds))
-        use_s3(monkeypatch, proxy)
-        yield Store(local, faults), system
 
 
 @pytest.mark.slow

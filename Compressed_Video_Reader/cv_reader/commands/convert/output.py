@@ -8,6 +8,7 @@ one continues with the next shard.
 import argparse
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,9 @@ from cv_reader.commands.convert.shards import ShardWriter, check_limits, remove_
 from cv_reader.errors import AssetError
 from cv_reader.exits import say
 from cv_reader.ledger import Ledger, Place
-from cv_reader.shards import find_shards, sample_path, shard_keys
+from cv_reader.remote.addresses import is_address
+from cv_reader.remote.output import put_shard
+from cv_reader.shards import file_names, find_shards, index_path, sample_path, shard_keys
 
 _BYTES_PER_MIB = 1 << 20
 
@@ -46,6 +49,7 @@ class TarOutput(contextlib.AbstractContextManager["TarOutput"]):
         ledger: of this run.
         is_current: whether the asset at a path is what a task would make; raises StaleAssetError
             where it was made with other settings.
+        store: address of the folder that finished shards are moved to; None = they stay.
 
     Raises:
         AssetError: a shard that is there has no index.
@@ -57,21 +61,28 @@ class TarOutput(contextlib.AbstractContextManager["TarOutput"]):
         args: argparse.Namespace,
         ledger: Ledger,
         is_current: Callable[[Any, Path], bool],
+        store: str | None = None,
     ) -> None:
         check_limits(args)
         self._folder, self._ledger, self._is_current = folder, ledger, is_current
+        self._store, self._shards = store, folder if store is None else Path(store)
         part = f"{args.shard_id:02d}of{args.num_shards:02d}_" if args.num_shards > 1 else ""
         prefix = f"shard_{part}"
         self._tars: dict[str, Path] = {}
         """Key to the shard that holds it, or will."""
-        self._open: dict[str, Place] = {}
+        self._open: dict[str, Place | None] = {}
         """What the open shard holds."""
         number = 0
         if not args.overwrite:
-            find_shards(folder)
-        for tar in sorted(folder.glob(f"{prefix}{'[0-9]' * 6}.tar")):
-            if self._take(tar, is_wanted=not args.overwrite):
-                number = int(tar.name.removesuffix(".tar").removeprefix(prefix)) + 1
+            find_shards(self._shards)
+        if store is not None:
+            # A run was killed before it had moved them; their folders are still there.
+            for tar in folder.glob(f"{prefix}*.tar"):
+                remove_shard(tar)
+        names = re.compile(rf"{prefix}(\d{{6}})\.tar")
+        for match in filter(None, map(names.fullmatch, sorted(file_names(self._shards)))):
+            if self._take(self._shards / match[0], is_wanted=not args.overwrite):
+                number = int(match[1]) + 1
         self._remove_packed_folders()
         size = args.shard_mib * _BYTES_PER_MIB
         self._writer = ShardWriter(folder, prefix, args.shard_samples, size, number)
@@ -123,7 +134,7 @@ class TarOutput(contextlib.AbstractContextManager["TarOutput"]):
         if self._ledger.find(inside, is_trusted=is_trusted):
             return True
         if self._is_current(task, sample_path(tar, place.name)):
-            self._ledger.finish(inside)
+            self._record(inside, tar)
             return True
         self._reopen(tar, without=place.name)
         return False
@@ -139,11 +150,15 @@ class TarOutput(contextlib.AbstractContextManager["TarOutput"]):
             except AssetError as error:
                 say(f"{error}")
                 continue
-            self.add(Place(key, [], []))
+            self.add(Place(key, [], []), is_recorded=False)
         remove_shard(tar)
 
-    def add(self, place: Place) -> None:
+    def add(self, place: Place, *, is_recorded: bool = True) -> None:
         """Append a finished folder to the open shard.
+
+        Args:
+            place: of the folder.
+            is_recorded: whether the ledger gets it once the shard is in place.
 
         Raises:
             AssetError: The folder holds files that are no part of an asset.
@@ -151,7 +166,8 @@ class TarOutput(contextlib.AbstractContextManager["TarOutput"]):
         """
         if place.name in self._tars:
             return
-        self._tars[place.name], self._open[place.name] = self._writer.tar, place
+        self._tars[place.name] = self._shards / self._writer.tar.name
+        self._open[place.name] = place if is_recorded else None
         if self._writer.add(place.name, self._folder / place.name):
             self._settle()
 
@@ -162,9 +178,18 @@ class TarOutput(contextlib.AbstractContextManager["TarOutput"]):
             self._settle()
 
     def _settle(self) -> None:
-        for place in self._open.values():
-            tar = self._tars[place.name]
-            if place.inputs:
-                self._ledger.finish(Place(place.name, place.inputs, [str(tar)]))
-            shutil.rmtree(self._folder / place.name)
+        """Move the shard that has ended to the store, if there is one; its folders go."""
+        tar = next(self._tars[name] for name in self._open)
+        if self._store is not None:
+            local = self._folder / tar.name
+            put_shard(local, index_path(local), self._store)
+        for name, place in self._open.items():
+            if place is not None:
+                self._record(place, tar)
+            shutil.rmtree(self._folder / name)
         self._open.clear()
+
+    def _record(self, place: Place, tar: Path) -> None:
+        # Addresses have no state on this disk; a ledger that is trusted is not asked for it.
+        inputs = [path for path in place.inputs if not is_address(path)]
+        self._ledger.finish(Place(place.name, inputs, [str(tar)]))

@@ -14,6 +14,8 @@ from cv_reader.assets.files import writing as writing_files
 from cv_reader.assets.names import is_safe_name
 from cv_reader.errors import AssetError, SettingsError
 from cv_reader.exits import FAILED_SAMPLES, OK, say
+from cv_reader.remote.addresses import address_of, is_address
+from cv_reader.remote.output import remove_files
 from cv_reader.shards import (
     Member,
     ShardIndex,
@@ -208,9 +210,13 @@ def _pack(writer: ShardWriter, folders: Iterable[Path]) -> int:
 
 
 def remove_shard(tar: Path) -> None:
-    """Remove a shard, the tar first: an index alone means nothing."""
-    tar.unlink(missing_ok=True)
-    index_path(tar).unlink(missing_ok=True)
+    """Remove a shard, here or in a store, the tar first: an index alone means nothing."""
+    paths = (tar, index_path(tar))
+    if is_address(tar):
+        remove_files([address_of(path) or str(path) for path in paths])
+        return
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 def _shards_of(place: Path) -> list[Path]:
