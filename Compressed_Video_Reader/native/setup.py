@@ -17,6 +17,7 @@ LIBRARIES = [PREFIX / "lib" / name for name in ("libavcodec.a", "libavutil.a")]
 
 SANITIZER = os.environ.get("CV_READER_NATIVE_SANITIZE")
 SANITIZE = [f"-fsanitize={SANITIZER}", "-g"] if SANITIZER else []
+FLAGS = ["-fvisibility=hidden", "-Wall", "-Wno-unused-parameter", *SANITIZE]
 
 missing = [str(path) for path in LIBRARIES if not path.is_file()]
 if missing:
@@ -35,17 +36,17 @@ setup(
             define_macros=[
                 ("BUILD_ID", f'"{os.environ.get("CV_READER_NATIVE_BUILD", "unnamed")}"')
             ],
-            extra_compile_args=[
-                "-O2",
-                "-fvisibility=hidden",
-                "-Wall",
-                "-Wno-unused-parameter",
-                *SANITIZE,
-            ],
+            extra_compile_args=["-O2", *FLAGS],
             extra_objects=[str(path) for path in LIBRARIES],
             # FFmpeg's assembly refers to its own symbols directly, and PyAV brings an FFmpeg too.
             extra_link_args=["-Wl,-Bsymbolic", "-Wl,--exclude-libs,ALL", *SANITIZE],
             libraries=["m", "pthread"],
-        )
+        ),
+        Extension(
+            "cv_reader_native.distances",
+            sources=["src/distances.c"],
+            extra_compile_args=["-O3", *FLAGS],
+            extra_link_args=SANITIZE,
+        ),
     ]
 )

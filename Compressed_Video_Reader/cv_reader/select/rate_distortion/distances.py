@@ -22,9 +22,15 @@ from numpy.typing import NDArray
 from cv_reader.select.rate_distortion.clip import (
     CELL_WEIGHT,
     CHROMA_PX,
+    CHROMA_WEIGHT,
     LUMA_PX,
     SmallClip,
 )
+
+try:
+    from cv_reader_native import distances as native
+except ImportError:  # The native reader is optional, and older builds of it have no kernel.
+    native = None
 
 Distances = NDArray[np.float32]
 Slots = NDArray[np.intp]
@@ -99,6 +105,10 @@ def squared_distances(
         float32 (n, S, W), [i, s, t] the difference of what source s shows to the content of slot t,
         whole numbers; n cells, or 4 quarters of each: upper left, upper right, lower left, right.
     """
+    if native is not None and native.IS_FAST:
+        return _least_by_kernel(
+            clip, row, slots, parts, shifts(follow, half=half), carried, columns
+        )
     samples = _sources(clip, row, slots, carried, follow, columns)
     right = _target(samples, parts, 0 if carried is None else len(carried))
     least = _compared(samples, right, parts)
@@ -117,10 +127,54 @@ def squared_distances(
     return least
 
 
+def _least_by_kernel(
+    clip: SmallClip,
+    row: int,
+    slots: slice,
+    parts: int,
+    tried: list[tuple[int, int]],
+    carried: Slots | None,
+    columns: slice,
+) -> Distances:
+    """Return what ``squared_distances`` does, by the native reader's kernel."""
+    assert native is not None
+    first, last, _ = columns.indices(clip.width)
+    targets = np.arange(clip.num_slots, dtype=np.int32)[slots]
+    sources = np.broadcast_to(targets, (last - first, len(targets)))
+    if carried is not None:
+        sources = np.concatenate([carried.T, sources], axis=1)
+    least = np.empty((len(sources) * parts**2, sources.shape[1], len(targets)), np.float32)
+    if least.size:
+        native.least_distances(
+            np.ascontiguousarray(clip.luma).data,
+            np.ascontiguousarray(clip.chroma).data,
+            np.ascontiguousarray(sources, np.int32).data,
+            np.array(tried, np.int8).data,
+            least.data,
+            clip.luma.shape,
+            (row, first, last - first),
+            len(targets),
+            parts,
+            _STILL * CELL_WEIGHT / parts**2,
+        )
+    return least
+
+
 def grey_distances(clip: SmallClip, row: int, slots: slice, *, parts: int = 1) -> Distances:
     """Return the same to mid grey, which is shown where nothing was kept yet: float32 (n, W)."""
-    samples = _sources(clip, row, slots, None, 0, slice(None))
-    return _target(samples, parts, 0)[:, -1]
+    total = np.zeros((len(clip.luma[slots]), parts, clip.width * parts), np.float32)
+    for samples, side, weight in (
+        (clip.luma[slots, None], LUMA_PX, 1),
+        (clip.chroma[slots], CHROMA_PX, CHROMA_WEIGHT),
+    ):
+        values = samples[:, :, row * side : (row + 1) * side].astype(np.float32) - _CENTRE
+        size = side // parts
+        by_part = values.reshape(len(values), -1, parts, size, values.shape[-1])
+        rows = np.square(by_part, out=by_part).sum(axis=(1, 3))
+        for column in range(size):
+            total += weight * rows[..., column::size]
+    by_cell = total.reshape(-1, parts, clip.width, parts).transpose(2, 1, 3, 0)
+    return by_cell.reshape(-1, len(total))
 
 
 def shifts(follow: int, *, half: bool = False) -> list[tuple[int, int]]:

@@ -1,8 +1,11 @@
-"""Distances against plain loops over shifted windows."""
+"""Distances against plain loops over shifted windows, and the native kernel against numpy."""
+
+from typing import Any
 
 import numpy as np
 import pytest
 
+from cv_reader.select.rate_distortion import distances
 from cv_reader.select.rate_distortion.clip import SmallClip
 from cv_reader.select.rate_distortion.distances import (
     MEASURES,
@@ -78,8 +81,9 @@ def _expected(
     ],
 )
 def test_distances_are_those_of_plain_loops(
-    clip: SmallClip, parts: int, follow: int, half: bool
+    clip: SmallClip, parts: int, follow: int, half: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(distances, "native", None)
     carried = np.array([[2, 0, 1], [0, 1, 1]])
     for row in range(HEIGHT):
         found = squared_distances(
@@ -92,6 +96,82 @@ def test_distances_are_those_of_plain_loops(
                 for target in (1, 2):
                     expected = _expected(clip, row, column, source, target, parts, follow, half)
                     assert own[:, number, target - 1].tolist() == expected
+
+
+@pytest.fixture(scope="module")
+def kernel() -> Any:
+    found = pytest.importorskip(
+        "cv_reader_native.distances", reason="no native reader, or an old one"
+    )
+    return found if found.IS_FAST else pytest.skip("this processor lacks AVX-512 VNNI")
+
+
+@pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize(("follow", "half"), [(0, False), (1, False), (3, True), (7, True)])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_the_kernel_gives_the_numbers_of_numpy(
+    follow: int, half: bool, parts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More slots than the kernel compares at once, of which some cells move and some do not."""
+    generator, slots, width = np.random.default_rng(2), 19, 5
+    luma = generator.integers(0, 256, (1, 8, 8 * width)).repeat(slots, 0)
+    luma[:, :, 12:] = generator.integers(0, 256, luma[:, :, 12:].shape)
+    chroma = generator.integers(0, 256, (1, 2, 4, 4 * width)).repeat(slots, 0)
+    chroma[9:] = 255 - chroma[9:]
+    clip = SmallClip(
+        luma=luma.astype(np.uint8),
+        chroma=chroma.astype(np.uint8),
+        rows=slice(0, 1),
+        columns=slice(0, width),
+        grid=width,
+    )
+    carried = generator.integers(0, slots, (3, width))
+
+    def compare() -> list[np.ndarray]:
+        ways = ({}, {"columns": slice(1, 3)}, {"carried": carried})
+        fixed = {"parts": parts, "follow": follow, "half": half}
+        return [squared_distances(clip, 0, slice(1, slots), **fixed, **way) for way in ways]
+
+    found = compare()
+    monkeypatch.setattr(distances, "native", None)
+    for one, expected in zip(found, compare(), strict=True):
+        assert np.array_equal(one, expected)
+
+
+def test_the_kernel_refuses_what_it_could_not_read(clip: SmallClip, kernel: Any) -> None:
+    shifts, sources = np.zeros((1, 2), np.int8), np.zeros((WIDTH, SLOTS), np.int32)
+    out = np.empty((WIDTH, SLOTS, SLOTS), np.float32)
+
+    def refused(reason: str, **changed: Any) -> None:
+        values = {
+            "luma": clip.luma,
+            "chroma": clip.chroma,
+            "sources": sources,
+            "shifts": shifts,
+            "out": out,
+            "size": clip.luma.shape,
+            "place": (0, 0, WIDTH),
+            "num_targets": SLOTS,
+            "parts": 1,
+            "still": 0.0,
+        }
+        with pytest.raises(ValueError, match=reason):
+            kernel.least_distances(*(values | changed).values())
+
+    refused("is no slot", sources=sources + SLOTS)
+    refused("is no slot", sources=sources - 1)
+    refused("outside", place=(HEIGHT, 0, WIDTH))
+    refused("outside", place=(0, 1, WIDTH))
+    refused("fit together", size=(SLOTS + 1, *clip.luma.shape[1:]))
+    refused("fit together", chroma=clip.luma)
+    refused("whole cells", size=(SLOTS, 4, 12 * WIDTH))
+    refused("do not fit", sources=sources[:, :1].repeat(5, 1)[:2].copy())
+    refused("output", out=out[:1].copy())
+    refused("as many sources", num_targets=SLOTS + 1)
+    refused("outside", place=(0, 0, 0), sources=sources[:0])
+    refused("parts", parts=3)
+    refused("too large", shifts=np.array([[0, 0], [8, 0]], np.int8))
+    refused("none", shifts=np.array([[1, 0]], np.int8))
 
 
 def test_grey_is_the_middle_of_all_planes(clip: SmallClip) -> None:

@@ -1,0 +1,40 @@
+"""Types of the kernel that compares cells. Axis letters: T slots, S sources, W targets."""
+
+from typing_extensions import Buffer
+
+IS_FAST: bool
+"""Whether this processor has the instructions (AVX-512 VNNI); there is no other way."""
+
+def least_distances(
+    luma: Buffer,
+    chroma: Buffer,
+    sources: Buffer,
+    shifts: Buffer,
+    out: Buffer,
+    size: tuple[int, ...],
+    place: tuple[int, int, int],
+    num_targets: int,
+    parts: int,
+    still: float,
+    /,
+) -> None:
+    """Write sums of squared differences between slots, the least over some shifts of the source.
+
+    All buffers are contiguous. Whole numbers below 2^24, colours counting four times.
+
+    Args:
+        luma: uint8 (T, 8 h, 8 w), ``size``.
+        chroma: uint8 (T, 2, 4 h, 4 w).
+        sources: int32 (columns, S), slots that are shown; the last W of them are the targets.
+        shifts: int8 (m, 2), samples down and right, none first; at most 7 each.
+        out: float32 (columns * parts * parts, S, W), written.
+        size: (T, 8 h, 8 w).
+        place: row of cells, first column, number of columns.
+        num_targets: W.
+        parts: 1 for whole cells, 2 for their quarters.
+        still: a unit is shifted where it differs by more than this between any two slots.
+
+    Raises:
+        ValueError: sizes do not fit, or ``IS_FAST`` is false.
+        MemoryError: out of memory.
+    """

@@ -1,0 +1,447 @@
+/*
+ * Distances of cells between slots, the source shifted: the innermost loop of rate_distortion.
+ *
+ * least_distances() gives what cv_reader.select.rate_distortion.distances computes with numpy, bit
+ * for bit: sums of squared differences of 8-bit samples are whole numbers. (a - b)^2 is taken apart
+ * to a^2 + b^2 - 2ab; AVX-512 VNNI multiplies 64 samples of 8 bits at a time. Where the processor
+ * has no such instruction the module says so (IS_FAST is false), and numpy does the work.
+ * SPDX-License-Identifier: Apache-2.0
+ */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define HAS_KERNEL 1
+#include <immintrin.h>
+#define FAST __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma")))
+#else
+#define HAS_KERNEL 0
+#define FAST
+#endif
+
+/* Samples along a side of a cell, and how much a colour difference counts; as in clip.py. */
+#define LUMA 8
+#define CHROMA 4
+#define CHROMA_SHIFT 2 /* Counts four times. */
+#define PLANES 2
+
+#define LANES 16        /* Targets that are compared at the same time. */
+#define MAX_FOLLOW 7    /* Samples of luma. */
+#define MAX_SHIFTS ((2 * MAX_FOLLOW + 1) * (2 * MAX_FOLLOW + 1))
+#define LUMA_PATCH (LUMA + 2 * MAX_FOLLOW)
+#define CHROMA_PATCH (CHROMA + 2 * (MAX_FOLLOW / 2))
+#define PITCH 32        /* Samples from one row of a patch to the next. */
+#define MAX_GROUPS 24   /* Groups of four samples of a whole cell: 16 of luma, 4 of each colour. */
+
+typedef struct {
+    const uint8_t *luma, *chroma;      /* (T, height, width), (T, 2, height / 2, width / 2) */
+    const int32_t *sources;            /* (columns, num_sources) slots */
+    Py_ssize_t height, width;          /* samples of luma */
+    Py_ssize_t num_columns, num_sources, num_targets;
+    Py_ssize_t row, first_column;      /* cells */
+    int parts, num_shifts, follow;
+    int8_t shifts[MAX_SHIFTS][2];      /* down, right; none first */
+    double still;
+    float *out;                        /* (columns * parts * parts, num_sources, num_targets) */
+} Task;
+
+#if HAS_KERNEL
+
+/* A cell of one slot with what is around it, and the sums of squares below each place. */
+typedef struct {
+    uint8_t luma[LUMA_PATCH][PITCH], chroma[PLANES][CHROMA_PATCH][PITCH];
+    int32_t luma_squares[LUMA_PATCH][PITCH], chroma_squares[CHROMA_PATCH][PITCH];
+} Patch;
+
+/* What the units of all target slots hold, 16 slots side by side. */
+typedef struct {
+    __m512i samples[MAX_GROUPS];
+    int32_t constant[LANES];
+} Tile;
+
+static inline Py_ssize_t clamp(Py_ssize_t value, Py_ssize_t last)
+{
+    return value < 0 ? 0 : value > last ? last : value;
+}
+
+static void cut_plane(const uint8_t *plane, Py_ssize_t height, Py_ssize_t width, Py_ssize_t top,
+                      Py_ssize_t left, int size, uint8_t (*out)[PITCH])
+{
+    int is_inside = left >= 0 && left + size <= width;
+
+    for (int y = 0; y < size; y++) {
+        const uint8_t *from = plane + clamp(top + y, height - 1) * width;
+
+        if (is_inside)
+            memcpy(out[y], from + left, size);
+        else
+            for (int x = 0; x < size; x++)
+                out[y][x] = from[clamp(left + x, width - 1)];
+    }
+}
+
+static void cut_patch(const Task *task, Py_ssize_t slot, Py_ssize_t column, Patch *patch)
+{
+    int border = task->follow, half = task->follow / 2;
+    Py_ssize_t height = task->height / 2, width = task->width / 2;
+
+    cut_plane(task->luma + slot * task->height * task->width, task->height, task->width,
+              task->row * LUMA - border, column * LUMA - border, LUMA + 2 * border, patch->luma);
+    for (int plane = 0; plane < PLANES; plane++)
+        cut_plane(task->chroma + (slot * PLANES + plane) * height * width, height, width,
+                  task->row * CHROMA - half, column * CHROMA - half, CHROMA + 2 * half,
+                  patch->chroma[plane]);
+}
+
+/* Replace squares by their sums over the next `box` rows and columns. */
+FAST static void sum_boxes(int32_t (*squares)[PITCH], int size, int box)
+{
+    for (int y = 0; y < size; y++)
+        for (int step = 1; step < box; step *= 2)
+            for (int x = 0; x < LUMA_PATCH; x++)
+                squares[y][x] += squares[y][x + step];
+    for (int step = 1; step < box; step *= 2)
+        for (int y = 0; y + step < size; y++)
+            for (int x = 0; x < LUMA_PATCH; x++)
+                squares[y][x] += squares[y + step][x];
+}
+
+FAST static void sum_squares(Patch *patch, int parts, int follow)
+{
+    int size = LUMA + 2 * follow, colour_size = CHROMA + 2 * (follow / 2);
+
+    for (int y = 0; y < size; y++)
+        for (int x = 0; x < PITCH; x++)
+            patch->luma_squares[y][x] = patch->luma[y][x] * patch->luma[y][x];
+    for (int y = 0; y < colour_size; y++)
+        for (int x = 0; x < PITCH; x++)
+            patch->chroma_squares[y][x] = (patch->chroma[0][y][x] * patch->chroma[0][y][x] +
+                                           patch->chroma[1][y][x] * patch->chroma[1][y][x])
+                                          << CHROMA_SHIFT;
+    sum_boxes(patch->luma_squares, size, LUMA / parts);
+    sum_boxes(patch->chroma_squares, colour_size, CHROMA / parts);
+}
+
+static inline uint32_t four(const uint8_t *samples)
+{
+    uint32_t found;
+
+    memcpy(&found, samples, 4);
+    return found;
+}
+
+static inline uint32_t two_rows(const uint8_t *samples)
+{
+    uint16_t rows[2];
+    uint32_t found;
+
+    memcpy(&rows[0], samples, 2);
+    memcpy(&rows[1], samples + PITCH, 2);
+    memcpy(&found, rows, 4);
+    return found;
+}
+
+/* Write a unit, moved by a shift, as groups of four samples: luma, then colours. */
+static inline void pack(const Task *task, const Patch *patch, int part, int number, int parts,
+                        uint32_t *groups)
+{
+    int side = LUMA / parts, colour_side = CHROMA / parts;
+    int down = task->shifts[number][0], right = task->shifts[number][1];
+    int y = task->follow + part / parts * side + down;
+    int x = task->follow + part % parts * side + right;
+
+    for (int row = 0; row < side; row++)
+        for (int first = 0; first < side; first += 4)
+            *groups++ = four(&patch->luma[y + row][x + first]);
+    /* Half a sample is rounded towards 0, as in C. */
+    y = task->follow / 2 + part / parts * colour_side + down / 2;
+    x = task->follow / 2 + part % parts * colour_side + right / 2;
+    for (int plane = 0; plane < PLANES; plane++)
+        if (parts == 2)
+            *groups++ = two_rows(&patch->chroma[plane][y][x]);
+        else
+            for (int row = 0; row < CHROMA; row++)
+                *groups++ = four(&patch->chroma[plane][y + row][x]);
+}
+
+static inline int32_t squares(const Task *task, const Patch *patch, int part, int number, int parts)
+{
+    int down = task->shifts[number][0], right = task->shifts[number][1];
+    int row = part / parts, column = part % parts;
+
+    return patch->luma_squares[task->follow + row * (LUMA / parts) + down]
+                              [task->follow + column * (LUMA / parts) + right] +
+           patch->chroma_squares[task->follow / 2 + row * (CHROMA / parts) + down / 2]
+                                [task->follow / 2 + column * (CHROMA / parts) + right / 2];
+}
+
+static void fill_tiles(const Task *task, const Patch *patches, int part, int parts, Tile *tiles)
+{
+    int num_groups = MAX_GROUPS / (parts * parts), num_luma = num_groups * 2 / 3;
+
+    for (Py_ssize_t target = 0; target < task->num_targets; target++) {
+        const Patch *patch = patches + task->num_sources - task->num_targets + target;
+        Tile *tile = tiles + target / LANES;
+        uint32_t groups[MAX_GROUPS];
+        int32_t sum = 0;
+
+        pack(task, patch, part, 0, parts, groups);
+        for (int group = 0; group < num_groups; group++) {
+            const uint8_t *samples = (const uint8_t *)&groups[group];
+            int counts = group < num_luma ? 1 : 1 << CHROMA_SHIFT;
+
+            ((uint32_t *)&tile->samples[group])[target % LANES] = groups[group];
+            sum += counts * (samples[0] + samples[1] + samples[2] + samples[3]);
+        }
+        /* Sources are multiplied less 128: that is given back here. */
+        tile->constant[target % LANES] = squares(task, patch, part, 0, parts) - 256 * sum;
+    }
+}
+
+/* Write the least distances of one source over some shifts; return the greatest of them. */
+FAST static inline int32_t compare(const uint32_t *groups, const int32_t *sums, int num_shifts,
+                                   const Tile *tiles, Py_ssize_t num_targets, float *out, int parts)
+{
+    const int num_groups = MAX_GROUPS / (parts * parts), num_luma = num_groups * 2 / 3;
+    __m512i greatest = _mm512_setzero_si512();
+
+    for (Py_ssize_t first = 0; first < num_targets; first += LANES, tiles++) {
+        __mmask16 mask = num_targets - first < LANES ? (1u << (num_targets - first)) - 1 : 0xffff;
+        __m512i there[MAX_GROUPS], best = _mm512_set1_epi32(INT32_MIN), least;
+
+        for (int group = 0; group < num_groups; group++)
+            there[group] = tiles->samples[group];
+        for (int number = 0; number < num_shifts; number++) {
+            const uint32_t *here = groups + number * num_groups;
+            __m512i both = _mm512_setzero_si512();
+
+            for (int group = num_luma; group < num_groups; group++)
+                both = _mm512_dpbusd_epi32(both, there[group], _mm512_set1_epi32(here[group]));
+            both = _mm512_slli_epi32(both, CHROMA_SHIFT);
+            for (int group = 0; group < num_luma; group++)
+                both = _mm512_dpbusd_epi32(both, there[group], _mm512_set1_epi32(here[group]));
+            both = _mm512_slli_epi32(both, 1);
+            best = _mm512_max_epi32(best, _mm512_sub_epi32(both, _mm512_set1_epi32(sums[number])));
+        }
+        least = _mm512_sub_epi32(_mm512_loadu_si512(tiles->constant), best);
+        greatest = _mm512_mask_max_epi32(greatest, mask, greatest, least);
+        _mm512_mask_storeu_ps(out + first, mask, _mm512_cvtepi32_ps(least));
+    }
+    return _mm512_reduce_max_epi32(greatest);
+}
+
+FAST static inline void run_unit(const Task *task, const Patch *patches, int part, int parts,
+                                 Tile *tiles, float *out)
+{
+    const int num_groups = MAX_GROUPS / (parts * parts);
+    uint32_t groups[MAX_SHIFTS * MAX_GROUPS];
+    int32_t sums[MAX_SHIFTS], greatest = 0;
+
+    fill_tiles(task, patches, part, parts, tiles);
+    for (int is_last = 0; is_last < 2; is_last++) {
+        int num_shifts = is_last ? task->num_shifts : 1;
+
+        for (Py_ssize_t source = 0; source < task->num_sources; source++) {
+            int32_t found;
+
+            for (int number = 0; number < num_shifts; number++) {
+                uint32_t *here = groups + number * num_groups;
+
+                pack(task, patches + source, part, number, parts, here);
+                for (int group = 0; group < num_groups; group++)
+                    here[group] ^= 0x80808080u;
+                sums[number] = squares(task, patches + source, part, number, parts);
+            }
+            found = compare(groups, sums, num_shifts, tiles, task->num_targets,
+                            out + source * task->num_targets, parts);
+            greatest = found > greatest ? found : greatest;
+        }
+        if (task->num_shifts == 1 || greatest <= task->still)
+            break;
+    }
+}
+
+FAST static void run_quarters(const Task *task, const Patch *patches, int part, Tile *tiles,
+                              float *out)
+{
+    run_unit(task, patches, part, 2, tiles, out);
+}
+
+FAST static void run_cell(const Task *task, const Patch *patches, Tile *tiles, float *out)
+{
+    run_unit(task, patches, 0, 1, tiles, out);
+}
+
+/* Return 0, or -1 where memory is missing. */
+static int run(const Task *task)
+{
+    Py_ssize_t num_tiles = (task->num_targets + LANES - 1) / LANES;
+    Patch *patches = calloc(task->num_sources, sizeof(*patches));
+    Tile *tiles = aligned_alloc(64, num_tiles * sizeof(*tiles));
+    int num_parts = task->parts * task->parts;
+    float *out = task->out;
+
+    if (patches && tiles) {
+        memset(tiles, 0, num_tiles * sizeof(*tiles));
+        for (Py_ssize_t column = 0; column < task->num_columns; column++) {
+            for (Py_ssize_t source = 0; source < task->num_sources; source++) {
+                cut_patch(task, task->sources[column * task->num_sources + source],
+                          task->first_column + column, patches + source);
+                sum_squares(patches + source, task->parts, task->follow);
+            }
+            for (int part = 0; part < num_parts; part++) {
+                if (task->parts == 2)
+                    run_quarters(task, patches, part, tiles, out);
+                else
+                    run_cell(task, patches, tiles, out);
+                out += task->num_sources * task->num_targets;
+            }
+        }
+    }
+    free(tiles);
+    free(patches);
+    return patches && tiles ? 0 : -1;
+}
+
+static int is_fast(void)
+{
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx2") &&
+           __builtin_cpu_supports("fma");
+}
+
+#else
+
+static int run(const Task *task)
+{
+    return -1;
+}
+
+static int is_fast(void)
+{
+    return 0;
+}
+
+#endif
+
+static const char *read_shifts(Task *task, const Py_buffer *shifts)
+{
+    const int8_t *pairs = shifts->buf;
+
+    if (shifts->len < 2 || shifts->len % 2 || shifts->len / 2 > MAX_SHIFTS || pairs[0] || pairs[1])
+        return "shifts must be pairs of which the first is none";
+    task->num_shifts = (int)(shifts->len / 2);
+    task->follow     = 0;
+    memcpy(task->shifts, pairs, shifts->len);
+    for (Py_ssize_t i = 0; i < shifts->len; i++) {
+        int step = abs(pairs[i]);
+
+        if (step > MAX_FOLLOW)
+            return "a shift is too large";
+        task->follow = step > task->follow ? step : task->follow;
+    }
+    return NULL;
+}
+
+/* Return what is wrong with the sizes of the buffers, or NULL. */
+static const char *check(const Task *task, Py_ssize_t num_slots, const Py_buffer *luma,
+                         const Py_buffer *chroma, const Py_buffer *sources, const Py_buffer *out)
+{
+    Py_ssize_t most = (Py_ssize_t)1 << 20;
+
+    if (task->parts != 1 && task->parts != 2)
+        return "parts must be 1 or 2";
+    if (num_slots < 1 || num_slots > most || task->height < LUMA || task->height > most ||
+        task->width < LUMA || task->width > most || task->height % LUMA || task->width % LUMA)
+        return "there are no whole cells";
+    if (luma->len / task->height / task->width != num_slots ||
+        luma->len != num_slots * task->height * task->width || chroma->len != luma->len / 2)
+        return "luma and chroma do not fit together";
+    if (task->num_columns < 1 || task->num_columns > most || task->first_column < 0 ||
+        task->first_column + task->num_columns > task->width / LUMA || task->row < 0 ||
+        task->row >= task->height / LUMA)
+        return "the cells are outside the picture";
+    if (task->num_targets < 1 || task->num_targets > task->num_sources || task->num_sources > most)
+        return "there must be at least as many sources as targets";
+    if (sources->len != task->num_columns * task->num_sources * (Py_ssize_t)sizeof(int32_t))
+        return "sources do not fit the columns";
+    if (out->len / (Py_ssize_t)sizeof(float) / task->num_sources / task->num_targets !=
+            task->num_columns * task->parts * task->parts ||
+        out->len % ((Py_ssize_t)sizeof(float) * task->num_sources * task->num_targets))
+        return "the output does not fit";
+    for (Py_ssize_t i = 0; i < task->num_columns * task->num_sources; i++)
+        if (task->sources[i] < 0 || task->sources[i] >= num_slots)
+            return "a source is no slot";
+    return NULL;
+}
+
+PyDoc_STRVAR(least_distances_doc,
+             "least_distances(luma, chroma, sources, shifts, out, size, place, num_targets, parts, "
+             "still) -> None\n\nSee distances.pyi.");
+
+static PyObject *least_distances(PyObject *module, PyObject *args)
+{
+    Py_buffer luma, chroma, sources, shifts, out;
+    Py_ssize_t num_slots;
+    Task task = { 0 };
+    const char *wrong;
+    int failed = 0;
+
+    if (!PyArg_ParseTuple(args, "y*y*y*y*w*(nnn)(nnn)nid:least_distances", &luma, &chroma, &sources,
+                          &shifts, &out, &num_slots, &task.height, &task.width, &task.row,
+                          &task.first_column, &task.num_columns, &task.num_targets, &task.parts,
+                          &task.still))
+        return NULL;
+    task.luma        = luma.buf;
+    task.chroma      = chroma.buf;
+    task.sources     = sources.buf;
+    task.out         = out.buf;
+    task.num_sources = task.num_columns < 1 ? 0
+                                            : sources.len / (Py_ssize_t)sizeof(int32_t) / task.num_columns;
+    wrong = is_fast() ? read_shifts(&task, &shifts) : "this processor lacks the instructions";
+    if (!wrong)
+        wrong = check(&task, num_slots, &luma, &chroma, &sources, &out);
+    if (!wrong) {
+        Py_BEGIN_ALLOW_THREADS
+        failed = run(&task);
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&luma);
+    PyBuffer_Release(&chroma);
+    PyBuffer_Release(&sources);
+    PyBuffer_Release(&shifts);
+    PyBuffer_Release(&out);
+    if (wrong)
+        return PyErr_Format(PyExc_ValueError, "%s", wrong);
+    if (failed)
+        return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef module_methods[] = {
+    { "least_distances", least_distances, METH_VARARGS, least_distances_doc },
+    { NULL },
+};
+
+static struct PyModuleDef module_definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name    = "cv_reader_native.distances",
+    .m_doc     = "Distances of cells between slots.",
+    .m_size    = -1,
+    .m_methods = module_methods,
+};
+
+PyMODINIT_FUNC PyInit_distances(void)
+{
+    PyObject *module = PyModule_Create(&module_definition);
+
+    if (module && PyModule_AddObject(module, "IS_FAST", PyBool_FromLong(is_fast())) < 0)
+        Py_CLEAR(module);
+    return module;
+}
