@@ -9,6 +9,7 @@ import torch
 import transformers
 from torch import Tensor
 
+from cv_reader.video_lists import LabelledVideo
 from encoder_training.probe.clips import (
     BrokenClipError,
     ClipInput,
@@ -18,7 +19,9 @@ from encoder_training.probe.clips import (
     read_view,
     sample_ids,
 )
+from encoder_training.probe.datasets import ClipList
 from encoder_training.probe.encoders import load_encoder, time_embedding
+from encoder_training.probe.features import CachedFeatures, JoinedSegments, Key, StreamedFeatures
 from encoder_training.probe.settings import ProbeSettings
 from support.media import write_video
 from support.probe_runs import make_encoder
@@ -93,6 +96,27 @@ def test_crops_and_segments_show_other_parts(video: Path) -> None:
     assert not torch.equal(*parts)
 
 
+def test_joined_segments_are_the_tokens_of_the_parts(
+    video: Path, ours: Any, tmp_path: Path
+) -> None:
+    names = ("wide.mp4", "gone.mp4")
+    clips = [LabelledVideo(name, (0,), "") for name in names]
+    listed = ClipList(video, video.parent, "path,label", clips)
+    stream = StreamedFeatures(
+        listed, _input(count=2), ours, dtype=torch.float32, encode_batch=4, num_workers=0
+    )
+    parts = [ClipView(part, 3) for part in range(3)]
+    cached = CachedFeatures(stream, tmp_path, "train", views=parts, clips_per_shard=2)
+    cached.fill()
+    expected = [read_view(video, "", _input(count=2), part) for part in parts]
+    tokens = torch.cat(ours.encode(expected))
+    for source in (stream, cached):
+        joined = JoinedSegments(source, 3)
+        ((whole, gone),) = joined.batches([[Key(0, ClipView()), Key(1, ClipView())]])
+        assert gone is None and list(joined.broken) == ["gone.mp4"]
+        torch.testing.assert_close(whole, tokens)
+
+
 def test_drawn_views_repeat_and_differ(video: Path) -> None:
     how = _input(count=2, augmentation="reference")
     views = [read_view(video, "v", how, ClipView(draw=draw)).pixels for draw in (0, 0, 1)]
@@ -136,6 +160,13 @@ _FAMILIES: dict[str, tuple[str, dict[str, Any], int, int]] = {
     # name: class of the configuration, its arguments, other tokens, tokens of four frames
     "clip": ("CLIPConfig", {"text_config": _TEXT, "vision_config": _PICTURE}, 1, 16),
     "siglip": ("SiglipConfig", {"text_config": _TEXT, "vision_config": _PICTURE}, 0, 16),
+    # The published SigLIP 2 of a fixed size are of this type, with a vocabulary of Gemma's.
+    "siglip2_fixed": (
+        "SiglipConfig",
+        {"text_config": _TEXT | {"projection_size": 32},
+         "vision_config": _PICTURE | {"vision_use_head": False}},
+        0, 16,
+    ),
     "siglip2_naflex": (
         "Siglip2Config", {"text_config": _TEXT, "vision_config": _SMALL | {"num_patches": 4}},
         0, 16,
@@ -144,6 +175,10 @@ _FAMILIES: dict[str, tuple[str, dict[str, Any], int, int]] = {
     "dinov2": ("Dinov2Config", _PICTURE, 1, 16),
     "dinov3": ("DINOv3ViTConfig", _PICTURE | {"num_register_tokens": 3}, 4, 16),
     "aimv2": ("Aimv2VisionConfig", _PICTURE, 0, 16),
+    "aimv2_and_text": (
+        "Aimv2Config",
+        {"text_config": _TEXT, "vision_config": _PICTURE, "projection_dim": 16}, 0, 16,
+    ),
     "vit": ("ViTConfig", _PICTURE, 1, 16),
     "vjepa2": (
         "VJEPA2Config",
@@ -176,6 +211,8 @@ def test_a_peer_returns_the_tokens_of_its_patches(family: str, tmp_path: Path) -
     _, _, others, tokens = _FAMILIES[family]
     peer = _peer(tmp_path, family)
     assert (peer.width, peer.num_other_tokens, peer.has_cls) == (32, others, others > 0)
+    half = (0.5, 0.5, 0.5)
+    assert (peer.normalisation.mean == half) == family.startswith("siglip")
     clips = _clips()
     together = peer.encode(clips)
     assert [tuple(part.shape) for part in together] == [(tokens, 32), (tokens, 32)]

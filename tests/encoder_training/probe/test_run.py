@@ -219,6 +219,26 @@ def test_several_labels_views_blocks_and_stored_views(material: Path, tmp_path: 
     assert [row["labels"] for row in _rows(tmp_path / "run")][2] == [1, 2]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("num_blocks", [1, 4])
+def test_segments_are_joined_for_heads_of_one_and_four_blocks(
+    material: Path, tmp_path: Path, num_blocks: int
+) -> None:
+    found = []
+    for kind in ("cached", "streamed"):
+        settings = probe_settings(
+            material, tmp_path / kind, input="frames:2", num_segments=3, val_crops=3,
+            head_blocks=num_blocks, features=kind, default_epoch=2 if num_blocks > 1 else 6,
+        )  # fmt: skip
+        found.append(_run(settings))
+    cached, streamed = found
+    assert cached["cost"]["tokens_per_clip"] == streamed["cost"]["tokens_per_clip"] == 3 * 2 * 4
+    assert cached["cost"]["encoded_clips"] == 3 * (24 + 7 * 3)
+    for name in ("score", "history", "chosen"):
+        assert cached[name] == streamed[name]
+    assert num_blocks > 1 or cached["score"]["top1"] > 80
+
+
 def _crash_at(path: Path, video: str, how: ClipInput, view: ClipView) -> ClipPixels:
     if video == "class1/val004.mp4":
         os._exit(3)
