@@ -52,6 +52,7 @@ launch_probe() {
                 --attn_implementation "${ATTN_IMPLEMENTATION:-sdpa}" \
                 --input "${INPUT:-frames:16}" \
                 ${CLIP_SLOTS:+$([[ "${INPUT:-frames}" = frames* ]] || echo --num_frames "$CLIP_SLOTS")} \
+                --scale_time "${SCALE_TIME:-false}" \
                 ${SELECTION:+--selection "${selection[@]}"} \
                 ${CACHE_DIR:+--cache_dir "$CACHE_DIR"} \
                 --crop "${CROP:-centre}" \

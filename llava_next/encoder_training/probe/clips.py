@@ -39,6 +39,7 @@ class ClipInput:
         clip_frames: T, slots of the time line of patches, over which frames are spread, too.
         crop: ``centre`` resizes the short side and cuts the middle out; ``square`` pads. Patches
             are always those of the padded square.
+        time_scale: factor of the slots of patches, to spread them over another number of slots.
         augmentation: of training clips: ``none``, or the published one.
         config: the selection of ``codec``.
         index: codec index to take the selection from; empty: select from each video.
@@ -51,6 +52,7 @@ class ClipInput:
     patch_size: int
     clip_frames: int = 64
     crop: Literal["centre", "square"] = "centre"
+    time_scale: float = 1.0
     augmentation: str = "none"
     config: AssetConfig | None = None
     index: str = ""
@@ -86,7 +88,8 @@ class ClipPixels(NamedTuple):
 
     Attributes:
         pixels: uint8, frames (F, 3, H, W), or patches (K, 3 * p * p).
-        positions: int64: of frames their slots (F,), of patches their rows (K, 3).
+        positions: of frames their slots, int64 (F,), of patches their rows, int64 (K, 3), or
+            float32 where slots are scaled.
     """
 
     pixels: Tensor
@@ -235,7 +238,10 @@ def _patches(path: Path, video: str, how: ClipInput, view: ClipView) -> ClipPixe
         mosaics = pack_pictures(selection, _filled(rows, how), config)
     pixels = torch.from_numpy(np.stack([np.asarray(image.convert("RGB")) for image in mosaics]))
     patches = patchify(pixels.permute(3, 0, 1, 2)[None], how.patch_size)[0, : len(rows)]
-    return ClipPixels(patches.contiguous(), torch.from_numpy(rows.astype(np.int64)))
+    positions = torch.from_numpy(rows.astype(np.int64))
+    if how.time_scale != 1:
+        positions = positions * torch.tensor([how.time_scale, 1.0, 1.0])
+    return ClipPixels(patches.contiguous(), positions)
 
 
 def _rows(flat: NDArray[np.int64], grid: int) -> NDArray[np.int32]:

@@ -349,6 +349,8 @@ def features_fingerprint(source: StreamedFeatures, views: Sequence[ClipView]) ->
     how, encoder = source.how, source.encoder
     settings = dataclasses.asdict(how)
     settings["config"] = None if how.config is None else how.config.fingerprint
+    if how.time_scale == 1:
+        settings.pop("time_scale")
     settings["index"] = bool(how.index)  # each clip's own line is a fact of its shard
     if all(view.draw is None for view in views) and how.kind != "random":
         settings.pop("seed")

@@ -63,6 +63,11 @@ class ProbeSettings:
         "which the video is spread (default 64).",
         0,
     )
+    scale_time: bool = _flag(
+        "Spread the slots of codec and random input over the encoder's own, where --num_frames "
+        "gives another number: it sees their times as fractions of its slots, or further apart.",
+        False,
+    )
     K_keep: int = _flag("Codec patches to keep, such as 2048 or 4096.", 0)
     selection: list[str] = _flag(
         "Settings of cv_reader's selection as NAME=VALUE, such as select=rate_distortion "
@@ -277,8 +282,10 @@ class ProbeSettings:
                 f"{(encoder.size_px // encoder.patch_size) ** 2} tokens a frame, got {tokens}"
             )
         clip_frames = encoder.clip_frames if kind == "frames" else self.num_frames or 64
+        last = max(clip_frames - 1, 1)
+        scale = (encoder.clip_frames - 1) / last if self.scale_time and kind != "frames" else 1.0
         how = ClipInput(
-            kind=kind, count=count, size_px=size_px if ours else encoder.size_px,
+            time_scale=scale, kind=kind, count=count, size_px=size_px if ours else encoder.size_px,
             patch_size=encoder.patch_size, clip_frames=clip_frames, crop=self.crop,
             augmentation=self.augmentation, index=index, seed=self.seed,
         )  # fmt: skip

@@ -1,5 +1,6 @@
 """What encoders get of a clip, and what peers return."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,23 @@ def test_drawn_views_repeat_and_differ(video: Path) -> None:
     random = np.random.default_rng(11)
     frames = augment(patches.view(2, 3, 2, 2), np.random.default_rng(11))
     assert torch.equal(augment(patches, random), frames.flatten(1))
+
+
+def test_times_of_more_slots_are_fractions_of_the_encoder_s_own(video: Path, ours: Any) -> None:
+    settings = ProbeSettings(
+        dataset="hmdb51", output_dir="-", model_weight="-", input="random:9", num_frames=8,
+        frames_token_num=4,
+    )  # fmt: skip
+    plain = settings.clip_input(ours)
+    scaled = replace(settings, scale_time=True).clip_input(ours)
+    assert (plain.time_scale, scaled.time_scale) == (1, 63 / 7)  # the encoder has 64 slots
+    whole, fractions = (
+        read_view(video, "v", how, ClipView()) for how in (plain, replace(plain, time_scale=0.5))
+    )
+    assert torch.equal(whole.pixels, fractions.pixels)
+    assert torch.equal(whole.positions * torch.tensor([0.5, 1, 1]), fractions.positions)
+    halves = ours.encode([whole])[0], ours.encode([fractions])[0]
+    assert not torch.allclose(*halves)
 
 
 def test_random_patches_are_distinct_and_the_budget(video: Path) -> None:

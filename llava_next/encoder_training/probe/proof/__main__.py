@@ -83,7 +83,8 @@ class InputSizes:
     Attributes:
         frames: whole frames, whose tokens all other inputs have, too.
         frame_tokens: tokens of a frame, a square number.
-        slots: frames that patches are chosen from.
+        slots: frames that patches are chosen from; their times are spread over the encoder's own
+            slots.
     """
 
     frames: int = NUM_FRAMES
@@ -142,7 +143,7 @@ def _settings(proof: Proof, seed: int, encoder: Path, arm: str) -> dict[str, Any
         **({"class_names": str(names)} if names.is_file() else {}),
         "model_weight": str(encoder),
         "frames_token_num": proof.inputs.frame_tokens, "use_cpu": True, "bf16": False,
-        "num_workers": 0, "default_lr_list": [3e-4, 1e-3, 3e-3],
+        "num_workers": 0, "scale_time": True, "default_lr_list": [3e-4, 1e-3, 3e-3],
         "default_weight_decay": [0.0, 0.1], "default_epoch": proof.sizes.epochs, "batch_size": 32,
         "encode_batch": 16, "seed": seed,
         "output_dir": str(proof.out / f"seed-{seed}" / arm.replace(", ", "_").replace(" ", "_")),
