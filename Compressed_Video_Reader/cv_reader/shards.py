@@ -15,7 +15,7 @@ import os
 import re
 import stat
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
@@ -23,7 +23,7 @@ from typing import BinaryIO, NamedTuple, cast
 from cv_reader.errors import AssetError, SettingsError
 from cv_reader.remote.addresses import address_of, is_address
 from cv_reader.remote.files import look_up_once, read_remote, read_remote_span
-from cv_reader.remote.transfer import list_files
+from cv_reader.remote.transfer import list_files, list_folders
 
 MARK = ".tar#"
 INDEX_SUFFIX = ".index.json"
@@ -130,11 +130,29 @@ def file_names(folder: Path) -> set[str]:
     Raises:
         AssetError: a store cannot be asked.
     """
-    address = address_of(folder)
-    if address is None:
+    if not is_address(folder):
         return set(os.listdir(folder)) if folder.is_dir() else set()
+    return _listed(folder, list_files)
+
+
+def folder_names(folder: Path) -> set[str]:
+    """Return the names of the folders in a folder, here or in a store; none where it is missing.
+
+    Raises:
+        AssetError: a store cannot be asked.
+    """
+    if is_address(folder):
+        return _listed(folder, list_folders)
     try:
-        return set(list_files(address.rstrip("/")))
+        with os.scandir(folder) as items:
+            return {item.name for item in items if item.is_dir()}
+    except FileNotFoundError:
+        return set()
+
+
+def _listed(folder: Path, names_in: Callable[[str], Iterable[str]]) -> set[str]:
+    try:
+        return set(names_in((address_of(folder) or "").rstrip("/")))
     except (OSError, SettingsError) as error:
         raise AssetError(f"{error}; check the address and the network") from error
 
@@ -204,11 +222,11 @@ def _checked_samples(tar: Path, tar_bytes: int) -> _Samples:
 
 
 def _index_text(path: Path) -> bytes:
-    with open_file(path) as stream:
-        text = stream.read(_MAX_INDEX_BYTES + 1)
-    if len(text) > _MAX_INDEX_BYTES:
+    # Looked at first: what is opened in a store is fetched whole.
+    if file_bytes(path) > _MAX_INDEX_BYTES:
         raise ValueError(f"more than {_MAX_INDEX_BYTES} bytes")
-    return text
+    with open_file(path) as stream:
+        return stream.read(_MAX_INDEX_BYTES)
 
 
 def _check_places(key: str, files: _Files, tar_bytes: int) -> None:

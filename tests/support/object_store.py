@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
@@ -36,6 +37,22 @@ def s3_server() -> Generator[str]:
         yield address
     finally:
         server.stop()
+
+
+def fill_bucket(server: str, folder: Path, prefix: str = "") -> None:
+    """Put the files of a folder into the bucket, under a prefix and their paths in the folder."""
+    import boto3
+
+    store: Any = boto3.client(
+        "s3",
+        endpoint_url=server,
+        region_name="us-east-1",
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            store.upload_file(str(path), BUCKET, f"{prefix}{path.relative_to(folder)}")
 
 
 def use_s3(patch: pytest.MonkeyPatch, address: str) -> None:

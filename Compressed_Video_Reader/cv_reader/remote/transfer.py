@@ -317,16 +317,29 @@ def list_files(address: str) -> dict[str, int]:
     Raises:
         OSError: As the module says.
     """
+    rows = _list(address)
+    return {_last(row): int(row.get("size") or 0) for row in rows if row.get("type") == "file"}
+
+
+def list_folders(address: str) -> set[str]:
+    """Return the names of the folders directly in a folder; none where it is missing.
+
+    Raises:
+        OSError: As the module says.
+    """
+    return {_last(row) for row in _list(address) if row.get("type") == "directory"} - {""}
+
+
+def _list(address: str) -> list[dict[str, Any]]:
     system, path = file_system(address)
     try:
-        rows: list[dict[str, Any]] = with_retries(address, lambda: system.ls(path, detail=True))
+        return with_retries(address, lambda: system.ls(path, detail=True))
     except FileNotFoundError:
-        return {}
-    return {
-        row["name"].rpartition("/")[2]: int(row.get("size") or 0)
-        for row in rows
-        if row.get("type") == "file"
-    }
+        return []
+
+
+def _last(row: dict[str, Any]) -> str:
+    return row["name"].rstrip("/").rpartition("/")[2]
 
 
 def check_reachable(address: str, *, writes: bool) -> None:

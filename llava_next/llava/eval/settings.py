@@ -6,7 +6,7 @@ default.
 | variable | argument | meaning |
 |---|---|---|
 | LLAVA_CODEC_USE_OFFLINE | video_input | 1 = codec assets, 0 = uniform frames |
-| LLAVA_CODEC_OFFLINE_ROOT | codec_root | asset folders, separated by colons |
+| LLAVA_CODEC_OFFLINE_ROOT | codec_root | asset folders, paths or addresses, separated by colons |
 | LLAVA_CODEC_NUM_IMAGES | codec_num_images | mosaics per video (and frames, in frames mode) |
 | LLAVA_CODEC_SEQ_LEN_FRAMES | codec_seq_len_frames | frames that the codec analysis looked at |
 | LLAVA_CODEC_SQUARE_SIZE | codec_square_size | side of a mosaic in pixels |
@@ -22,7 +22,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from cv_reader.assets import AssetConfig
+from cv_reader.assets import META, AssetConfig, AssetError
+from cv_reader.remote.addresses import address_of, is_address
+from cv_reader.shards import file_names, folder_names, is_file
 from llava.eval.environment import variables
 
 VideoInput = Literal["codec", "frames"]
@@ -30,6 +32,8 @@ CodecMiss = Literal["error", "online", "frames"]
 Debug = Literal["off", "main", "all"]
 
 VISIDX_MODE = "pack_topk"
+_BETWEEN_FOLDERS = re.compile(r":(?!//)")
+"""A colon that is not the one of ``s3://``."""
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _SWITCH = {
     **dict.fromkeys(("1", "true", "yes"), True),
@@ -65,7 +69,7 @@ class EvalSettings:
         pretrained: checkpoint folder.
         conv_template: prompt template, see ``llava.conversation``.
         video_input: what a video becomes: its codec assets, or uniform whole frames.
-        codec_root: folders that hold one folder per asset.
+        codec_root: folders that hold one folder per asset or shards of them, here or in a store.
         codec_miss: what a video without assets does: stop the run before its first sample,
             compute the assets now, or use uniform frames.
         codec_cache: where ``codec_miss=online`` keeps what it computes.
@@ -109,7 +113,7 @@ class EvalSettings:
     def to_dict(self) -> dict[str, object]:
         """Return all settings as values for JSON."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        values["codec_root"] = [str(root) for root in self.codec_root]
+        values["codec_root"] = [address_of(root) or str(root) for root in self.codec_root]
         values["codec_selection"] = dict(self.codec_selection)
         return {
             name: str(value) if isinstance(value, Path) else value for name, value in values.items()
@@ -220,7 +224,12 @@ def check_checkpoint(settings: EvalSettings) -> None:
 
 def has_assets(folder: Path) -> bool:
     """Return whether a folder holds at least one codec asset, or a shard of them."""
-    found = (next(folder.glob(pattern), None) for pattern in ("[!.]*/meta.json", "[!.]*.tar"))
+    if is_address(folder):
+        is_tar = (name.endswith(".tar") for name in file_names(folder))
+        return any(is_tar) or any(
+            is_file(folder / name / META) for name in sorted(folder_names(folder))
+        )
+    found = (next(folder.glob(pattern), None) for pattern in (f"[!.]*/{META}", "[!.]*.tar"))
     return any(found)
 
 
@@ -282,7 +291,7 @@ def _require_root(settings: EvalSettings) -> None:
 def _parse(name: str, value: object) -> Any:
     """Return one argument in the type of its field."""
     if name == "codec_root":
-        return tuple(_asset_folder(part) for part in str(value).split(":") if part)
+        return tuple(_asset_folder(part) for part in _BETWEEN_FOLDERS.split(str(value)) if part)
     if name in ("codec_cache", "video_root", "manifest"):
         return Path(str(value))
     if name == "video_input":
@@ -300,6 +309,11 @@ def _parse(name: str, value: object) -> Any:
 def _asset_folder(text: str) -> Path:
     """Return the folder of asset folders, given itself or the folder above it."""
     root = Path(text)
+    if is_address(root):
+        try:
+            return root / "assets" if "assets" in folder_names(root) else root
+        except AssetError as error:
+            raise EvalSettingsError(f"codec_root {error}") from error
     if not root.is_dir():
         raise EvalSettingsError(
             f"codec_root {text} is no folder; make the assets first, or correct codec_root / "

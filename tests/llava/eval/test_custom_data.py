@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from cv_reader.commands import convert
 from cv_reader.commands.precompute import main as precompute
 from support.eval_run import evaluate_here
 from support.eval_toy import Toy, write_toy_task
+from support.object_store import BUCKET, fill_bucket, s3_server, use_s3
 
 SMALL = ["--seq_len_frames", "8", "--num_images", "2", "--square_size", "64", "--patch_size", "8"]
 
@@ -19,7 +21,7 @@ def _listing(rows: list[dict[str, Any]], path: Path) -> list[str]:
 
 
 def _evaluate(
-    toy: Toy, assets: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    toy: Toy, assets: Path | str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[int, dict[int, str]]:
     """Exit code, and answers by document."""
     folder.mkdir()
@@ -81,3 +83,26 @@ def test_a_line_that_fails_is_named_by_both_commands(
     command = message.split("Make them:\n  python ")[1].split("\n")[0].split()
     assert precompute([*command[1:], "--num_workers", "1"]) == 0
     assert _evaluate(toy, out / "assets", tmp_path / "again", monkeypatch)[0] == 0
+
+
+@pytest.mark.slow
+def test_assets_of_a_bucket_give_the_same_answers(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("s3fs")
+    pytest.importorskip("moto")
+    monkeypatch.setenv("CV_READER_CACHE", str(tmp_path / "cache"))
+    expected = _evaluate(toy, toy.assets, tmp_path / "here", monkeypatch)
+    assert expected[0] == 0
+    tars = tmp_path / "tars"
+    assert convert.main([str(toy.assets), "--to", "tar", "--out", str(tars)]) == 0
+    use_s3(monkeypatch, "")
+    with s3_server() as server:
+        fill_bucket(server, toy.assets.parent)
+        fill_bucket(server, tars, "tars/")
+        use_s3(monkeypatch, server)
+        for number, root in enumerate((f"s3://{BUCKET}", f"s3://{BUCKET}/tars")):
+            found = _evaluate(toy, root, tmp_path / f"bucket {number}", monkeypatch)
+            assert found == expected
+    # Everything is in the cache; but whether it is up to date only the store can say.
+    assert _evaluate(toy, f"s3://{BUCKET}", tmp_path / "gone", monkeypatch)[0] == 2

@@ -17,6 +17,7 @@ from run_kit.log import read_log
 from support.corpus import Corpus
 from support.equal_runs import assert_equal_runs
 from support.media import moving_square, write_video
+from support.object_store import BUCKET, Faults, faulty_proxy, fill_bucket, s3_server, use_s3
 from support.paths import ROOT
 
 CLIPS = 5
@@ -88,3 +89,33 @@ def test_shards_train_as_folders_and_a_killed_run_continues(
     assert checkpoints(tmp_path / "killed")
     assert train(tmp_path / "killed", **options("tar"), resume_from_checkpoint="auto") == 0
     assert_equal_runs(tmp_path / "folder", tmp_path / "killed")
+
+
+@pytest.mark.slow
+def test_a_bucket_trains_as_folders_and_each_file_is_fetched_once(
+    roots: dict[str, Path],
+    train: Callable[..., int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("s3fs")
+    pytest.importorskip("moto")
+    monkeypatch.setenv("CV_READER_CACHE", str(tmp_path / "cache"))
+    options = OPTIONS | {"save_strategy": "no", "max_steps": 6}
+    folder = roots["folder"]
+    assert train(tmp_path / "f", **options, data_path=folder / "t.jsonl", image_folder=folder) == 0
+    use_s3(monkeypatch, "")
+    with s3_server() as server:
+        for kind in ("folder", "tar"):
+            fill_bucket(server, roots[kind])
+            faults = Faults()
+            with faulty_proxy(server, faults) as proxy:
+                use_s3(monkeypatch, proxy)
+                place = {"data_path": roots[kind] / "t.jsonl", "image_folder": f"s3://{BUCKET}"}
+                assert train(tmp_path / f"s3 {kind}", **options, **place) == 0
+            assert_equal_runs(tmp_path / "f", tmp_path / f"s3 {kind}")
+            read = [(path, span) for method, path, span in faults.seen if method == "GET"]
+            read = [item for item in read if "list-type" not in item[0]]
+            # Two epochs and more; a tar is never fetched whole.
+            assert read and len(set(read)) == len(read)
+            assert kind == "folder" or all(span for path, span in read if path.endswith(".tar"))

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cv_reader.assets import AssetConfig, evaluation_key, read_meta
-from cv_reader.shards import find_shards, is_file, shard_keys
+from cv_reader.shards import find_shards, folder_names, is_file, shard_keys
 from llava.eval.settings import SIZE_FLAGS, EvalSettings
 
 META_NAME = "meta.json"
@@ -63,7 +63,8 @@ class AssetIndex:
 
         Args:
             settings: settings of the run.
-            roots: folders of assets; one that does not exist yet counts as empty.
+            roots: folders of assets, here or in a store; one that does not exist yet counts as
+                empty.
         """
         self._settings = settings
         self._names: dict[Path, set[str]] = {root: _folders(root) for root in roots}
@@ -216,17 +217,11 @@ def _is_same(recorded: str, path: str) -> bool:
 
 def _folders(root: Path) -> set[str]:
     """Return the names of a root's folders; those that begin with a dot are unfinished."""
-    try:
-        with os.scandir(root) as items:
-            return {item.name for item in items if item.name[0] != "." and item.is_dir()}
-    except FileNotFoundError:
-        return set()
+    return {name for name in folder_names(root) if not name.startswith(".")}
 
 
 def _shards(root: Path) -> dict[Path, set[str]]:
     """Return the names in each shard of a root; a shard stands for a folder ``SHARD.tar#``."""
-    if not root.is_dir():
-        return {}
     return {Path(f"{tar}#"): shard_keys(tar) for tar in find_shards(root)}
 
 

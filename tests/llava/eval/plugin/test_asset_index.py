@@ -13,7 +13,7 @@ from llava.eval.plugin.asset_index import (
     AssetLookupError,
 )
 from llava.eval.plugin.preflight import missing_message, write_missing
-from llava.eval.settings import EvalSettings
+from llava.eval.settings import EvalSettings, EvalSettingsError, read_settings
 
 
 def _meta(folder: Path, key: str, video: str, size: int, **changes: Any) -> None:
@@ -202,3 +202,26 @@ def test_a_benchmarks_video_is_named_as_preparation_names_it(
     video = str(tmp_path / "TOMATO" / "videos" / "human" / "1.mp4")
     index = AssetIndex(EvalSettings(pretrained=""), [])
     assert write_missing([video], [video], index, tmp_path / "l.jsonl") == ["videos__human__1"]
+
+
+def test_roots_may_be_addresses(tmp_path: Path) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    store: Any = fsspec.filesystem("memory")
+    _meta(tmp_path / "assets", "b__clip", "elsewhere.mp4", 5)
+    meta = (tmp_path / "assets" / "b__clip" / "meta.json").read_bytes()
+    store.pipe_file("/index/assets/b__clip/meta.json", meta)
+    roots = f"memory://index:{tmp_path / 'assets'}:memory://index/assets"
+    settings = read_settings({"pretrained": "x", "codec_root": roots}, {})
+    assert settings.codec_root[1] == tmp_path / "assets"
+    assert settings.to_dict()["codec_root"] == [
+        "memory://index/assets",
+        str(tmp_path / "assets"),
+        "memory://index/assets",
+    ]
+    found = AssetIndex(settings, settings.codec_root[:1]).find(_video(tmp_path / "a/b/clip.mp4", 5))
+    assert found is not None and str(found.folder) == "memory:/index/assets/b__clip"
+    with pytest.raises(EvalSettingsError, match="codec_root memory:/none holds no codec assets"):
+        read_settings({"pretrained": "x", "codec_root": "memory://none"}, {})
+    with pytest.raises(EvalSettingsError, match="codec_root s9://b: the scheme must be one of"):
+        read_settings({"pretrained": "x", "codec_root": "s9://b"}, {})
+    store.rm("/index", recursive=True)
