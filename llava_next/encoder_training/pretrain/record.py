@@ -15,12 +15,19 @@ import numpy as np
 import torch
 
 from encoder_training.pretrain.collectives import sum_over_ranks
+from encoder_training.pretrain.data.samples import BadSampleError
 from encoder_training.pretrain.data.set_info import SetInfo
 from encoder_training.pretrain.settings import Settings
 from encoder_training.pretrain.state import TrainingState, read_about
 from onevision_encoder.export import export
 from run_kit.exits import say
-from run_kit.files import replace_file, write_json, write_text
+from run_kit.files import (
+    append_json_lines,
+    read_json_lines,
+    replace_file,
+    write_json,
+    write_text,
+)
 from run_kit.log import TrainLog
 from run_kit.pages.text import duration_text, short_number
 from run_kit.ranks import rank_and_size
@@ -31,6 +38,7 @@ CONFIG_FILE = "run_config.json"
 FINAL_FOLDER = "final"
 AVERAGE_FOLDER = "final_average"
 EMBEDDINGS_FOLDER = "embeddings"
+BAD_SAMPLES_FILE = "bad_samples.jsonl"
 _PACKAGES = ("torch", "transformers", "safetensors", "numpy", "pillow", "av", "flash-attn")
 _FREE = frozenset((
     "output_dir", "image_set", "ocr_set", "video_set", "num_workers", "on_bad_sample", "init",
@@ -53,6 +61,7 @@ class StepResult(NamedTuple):
         tokens: tokens of this rank.
         flops: operations of this rank.
         wait_seconds: time in which this rank had no batch.
+        bad_samples: samples of this rank that were left out.
     """
 
     losses: dict[str, float]
@@ -62,6 +71,7 @@ class StepResult(NamedTuple):
     tokens: int
     flops: float
     wait_seconds: float
+    bad_samples: Sequence[BadSampleError] = ()
 
 
 class PretrainRecord:
@@ -115,6 +125,7 @@ class PretrainRecord:
         self._sums = torch.zeros(4, dtype=torch.float64, device=self._device)
         self._count, self._losses = 0, dict[str, float]()
         self._shown: tuple[float, ...] = ()
+        self._bad = {row["sample"] for row in read_json_lines(self._folder / BAD_SAMPLES_FILE)}
         if self._rank:
             return
         self._log = TrainLog(self._folder, first_step=step + 1)
@@ -137,6 +148,7 @@ class PretrainRecord:
     def add(self, step: int, result: StepResult) -> None:
         """Count a step, and write a line where one is due; every rank must call it."""
         self.last = result
+        self._list_bad(step, result.bad_samples)
         counted = [result.samples, result.tokens, result.flops, result.wait_seconds]
         self._sums += torch.tensor(counted, dtype=torch.float64, device=self._device)
         self._count += 1
@@ -170,7 +182,23 @@ class PretrainRecord:
         self._count, self._losses = 0, {}
         self._shown = (*self._shown[:1], row["loss"])
         if self._rank == 0:
-            self._write(step, row)
+            self._write(step, row | {"bad_samples": self._count_bad()})
+
+    def _list_bad(self, step: int, errors: Sequence[BadSampleError]) -> None:
+        """Add the samples that are not listed yet to ``bad_samples.jsonl``."""
+        rows = [
+            {"sample": error.place, "rule": error.rule, "detail": error.detail, "step": step}
+            for error in {error.place: error for error in errors}.values()
+            if error.place not in self._bad
+        ]
+        if rows:
+            append_json_lines(self._folder / BAD_SAMPLES_FILE, rows)
+            self._bad |= {row["sample"] for row in rows}
+
+    def _count_bad(self) -> int:
+        """Return how many different samples all ranks have listed."""
+        rows = read_json_lines(self._folder / BAD_SAMPLES_FILE)
+        return len({row["sample"] for row in rows})
 
     def say_result(self, step: int) -> None:
         """Print what was done; on rank 0."""
@@ -181,6 +209,8 @@ class PretrainRecord:
                 f"{step - self._first_step} steps in {seconds}; loss {first:.4f} -> {last:.4f}; "
                 f"curves: python -m encoder_training.pretrain.run_page {self._folder}"
             )
+            if count := self._count_bad():
+                say(f"{count} bad samples were left out: {self._folder / BAD_SAMPLES_FILE}")
 
     def _write(self, step: int, row: dict[str, Any]) -> None:
         assert self._log is not None
@@ -202,6 +232,7 @@ class PretrainRecord:
             "tokens/s": short_number(row["tokens_per_second"]).rjust(8),
             "wait s": f"{row['data_wait_seconds']:6.2f}",
             "MFU %": "-".rjust(5) if row["mfu"] is None else f"{100 * row['mfu']:5.1f}",
+            "bad": f"{row['bad_samples']:5}",
             "left": duration_text(left * (self._num_steps - step)).rjust(8),
         }
         if self._lines % 25 == 0:

@@ -79,7 +79,7 @@ def _points(rows: Sequence[dict[str, Any]], name: str) -> tuple[list[float], lis
 
 
 _COLUMNS = (
-    "run", "steps", "of", "samples", "first loss", "last loss", "time", "samples/s", "without data"
+    "run", "steps", "of", "samples", "first loss", "last loss", "time", "samples/s", "without data", "bad"
 )  # fmt: skip
 
 
@@ -97,6 +97,7 @@ def _summary(run: LoggedRun) -> list[str]:
         duration_text(seconds),
         f"{samples / seconds:.1f}",
         f"{100 * waited / seconds:.1f} %",
+        f"{run.rows[-1].get('bad_samples', 0):,}",
     ]
 
 

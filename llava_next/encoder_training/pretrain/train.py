@@ -196,6 +196,7 @@ class Pretraining:
             tokens=tokens,
             flops=flops,
             wait_seconds=waited + self._waited(),
+            bad_samples=[error for data in self.sets.values() for error in data.take_bad()],
         )
 
     def _waited(self) -> float:
@@ -347,6 +348,7 @@ def _save_embeddings(run: Pretraining, output_dir: Path) -> None:
             if left <= 0:
                 break
         data.load_state_dict({"position": 0})
+        data.take_bad()  # training lists them when it comes to them
     if features:
         write_embeddings(output_dir, run.state.step, keys, kinds, torch.cat(features))
 

@@ -13,6 +13,7 @@ from transformers import AutoImageProcessor, AutoModel
 from encoder_training.pretrain import train as train_module
 from encoder_training.pretrain.settings import Settings
 from encoder_training.pretrain.train import DivergedRun, Pretraining, main
+from run_kit.files import read_json_lines
 from run_kit.log import read_log
 from support.pretrain_runs import (
     IMAGE_CENTRES,
@@ -137,6 +138,24 @@ def test_a_run_whose_samples_are_all_skipped_ends_with_code_1(
     assert ended.value.code == 1
     assert "step 1 must have a sample that can be used" in (error := capsys.readouterr().err)
     assert "{'label outside the bank': 4}" in error
+
+
+def test_samples_that_are_skipped_are_counted_and_listed(
+    sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(sets, tmp_path / "sets")
+    described = tmp_path / "sets" / "images" / "set.json"
+    text = described.read_text().replace(f'"num_centres": {IMAGE_CENTRES}', '"num_centres": 20')
+    described.write_text(text)  # two samples have a label 20
+    run = tmp_path / "run"
+    settings = tiny_settings(tmp_path / "sets", run, on_bad_sample="skip", max_steps=5)
+    assert main(flags(settings | {"save_steps": 0})) == 0  # an epoch
+    rows = read_json_lines(run / "bad_samples.jsonl")
+    assert sorted(row["sample"].split(", key ")[1] for row in rows) == ["000018", "000019"]
+    assert all(row["rule"] == "label outside the bank" and row["step"] <= 5 for row in rows)
+    log = read_log(run)
+    assert log[-1]["bad_samples"] == 2 and sum(row["samples"] for row in log) == 18
+    assert "2 bad samples were left out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

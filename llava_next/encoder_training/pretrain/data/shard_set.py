@@ -267,7 +267,6 @@ class ShardSet:
     Attributes:
         info: what ``set.json`` says.
         skipped: how many bad samples of this rank were left out, by rule.
-        skipped_samples: the first of them, as messages.
         wait_seconds: time spent waiting for batches.
     """
 
@@ -276,7 +275,7 @@ class ShardSet:
     ) -> None:
         self.info = reader.info
         self.skipped: Counter[str] = Counter()
-        self.skipped_samples: list[str] = []
+        self._new_bad: list[BadSampleError] = []
         self.wait_seconds = 0.0
         self._reader, self._num_workers, self._on_bad = reader, num_workers, on_bad
         self._total = None if num_epochs is None else num_epochs * self.info.num_samples
@@ -289,6 +288,11 @@ class ShardSet:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue at a position; it takes effect at the next call of ``batches``."""
         self._position = int(state["position"])
+
+    def take_bad(self) -> list[BadSampleError]:
+        """Return the samples that were left out since the last call."""
+        found, self._new_bad = self._new_bad, []
+        return found
 
     def batches(self) -> Iterator[PretrainBatch]:
         """Yield batches from the position on, as many on every rank.
@@ -322,8 +326,7 @@ class ShardSet:
                 if self._on_bad == "stop":
                     raise error
                 self.skipped[error.rule] += 1
-                if len(self.skipped_samples) < 100:
-                    self.skipped_samples.append(str(error))
+                self._new_bad.append(error)
             self._position = end
             yield result.batch
 
