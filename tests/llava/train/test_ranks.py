@@ -1,6 +1,5 @@
 """Several processes with gloo on the CPU: equal to one process, and what they do when one fails."""
 
-import contextlib
 import os
 import random
 import shutil
@@ -19,37 +18,19 @@ from llava.model.loading import load_pretrained
 from run_kit.checkpoints import MARKER_FILE, UNFINISHED_FOLDER, checkpoints
 from run_kit.log import read_log
 from support.paths import ROOT
-from support.ranks import ENVIRONMENT, finish, launcher, start
+from support.ranks import (
+    ENVIRONMENT,
+    end_all,
+    finish,
+    launcher,
+    parent_of,
+    start,
+    wait_for,
+    workers,
+)
 from support.tolerances import SAME_LOSS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-
-def _end_all(process: subprocess.Popen[str]) -> None:
-    """Kill launcher and ranks at once; the ranks are in sessions of their own."""
-    for pid in (process.pid, *_workers(process.pid)):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    process.communicate()
-
-
-def _wait_for(process: subprocess.Popen[str], reached: Callable[[], bool]) -> None:
-    while not reached():
-        assert process.poll() is None, "the run ended before it could be disturbed"
-        time.sleep(0.002)
-
-
-def _workers(launcher: int) -> list[int]:
-    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
-    return [pid for pid in pids if _parent_of(pid) == launcher]
-
-
-def _parent_of(pid: int) -> int | None:
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return int(file.read().rpartition(")")[2].split()[1])
-    except (FileNotFoundError, ProcessLookupError):
-        return None
 
 
 def _losses(folder: Path) -> list[float]:
@@ -128,14 +109,14 @@ def test_ranks_killed_at_any_step_and_within_a_checkpoint_go_on_bit_for_bit(
 
     process = start(command)
     wanted = random.Random(os.getpid()).randint(5, 11)
-    _wait_for(process, lambda: len(read_log(broken)) >= wanted)
-    _end_all(process)
+    wait_for(process, lambda: len(read_log(broken)) >= wanted)
+    end_all(process)
     assert checkpoints(broken)
 
     process = start(command)
-    _wait_for(process, lambda: len(read_log(broken)) >= wanted + 5)
-    _wait_for(process, lambda: any((broken / UNFINISHED_FOLDER).glob("*/*")))
-    _end_all(process)
+    wait_for(process, lambda: len(read_log(broken)) >= wanted + 5)
+    wait_for(process, lambda: any((broken / UNFINISHED_FOLDER).glob("*/*")))
+    end_all(process)
     assert any((broken / UNFINISHED_FOLDER).iterdir()), "no checkpoint was being written"
     assert all((folder / MARKER_FILE).is_file() for folder in checkpoints(broken))
 
@@ -156,14 +137,14 @@ def test_a_rank_that_dies_ends_all_within_a_minute(
     options = {} if stage is None else {"deepspeed": f"scripts/zero{stage}.json"}
     arguments = run_arguments(tmp_path, max_steps=100000, per_device_train_batch_size=1, **options)
     process = start([*launcher(2), *arguments])
-    _wait_for(process, lambda: bool(read_log(tmp_path)))
-    workers = _workers(process.pid)
+    wait_for(process, lambda: bool(read_log(tmp_path)))
+    ranks = workers(process.pid)
     died = time.monotonic()
-    os.kill(workers[-1], signal.SIGKILL)
+    os.kill(ranks[-1], signal.SIGKILL)
     _, errors = process.communicate(timeout=60)
     assert process.returncode != 0 and time.monotonic() - died < 60
     assert "Signal 9 (SIGKILL)" in errors
-    assert all(_parent_of(worker) is None for worker in workers)
+    assert all(parent_of(rank) is None for rank in ranks)
 
 
 def test_a_bad_sample_of_one_rank_ends_all_within_a_minute_with_its_name(
@@ -176,7 +157,7 @@ def test_a_bad_sample_of_one_rank_ends_all_within_a_minute_with_its_name(
         tmp_path, data_path=damaged, max_steps=100000, per_device_train_batch_size=1
     )
     process = start([*launcher(2), *arguments, "--deepspeed", "scripts/zero3.json"])
-    _wait_for(process, lambda: bool(read_log(tmp_path)))
+    wait_for(process, lambda: bool(read_log(tmp_path)))
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert f"{damaged}:12: not valid JSON" in errors
