@@ -57,18 +57,25 @@ def sampled_centres(rank: int) -> tuple[float, int, list[int]]:
 
 
 def full_softmax(
-    features: Tensor, labels: Tensor, centres: Tensor, *, arcface: bool = False
+    features: Tensor,
+    labels: Tensor,
+    centres: Tensor,
+    *,
+    arcface: bool = False,
+    margin: float = 0.3,
+    scale: float = 64.0,
+    filter_above: float = 0.75,
 ) -> Tensor:
     """Return the mean cross-entropy against all centres, over rows and labels entry by entry."""
     losses = []
     for feature, row in zip(features, labels, strict=True):
         cosines = centres @ feature / (centres.norm(dim=1) * feature.norm())
         for label in row.tolist():
-            logits = torch.where(cosines > 0.75, 0.0, cosines) * 64
+            logits = torch.where(cosines > filter_above, 0.0, cosines) * scale
             if arcface:
-                target = torch.cos(torch.arccos(cosines[label]) + 0.3) * 64
+                target = torch.cos(torch.arccos(cosines[label]) + margin) * scale
             else:
-                target = (cosines[label] - 0.3) * 64
+                target = (cosines[label] - margin) * scale
             logits = torch.cat((target[None], logits[:label], logits[label + 1 :]))
             losses.append(torch.logsumexp(logits, 0) - target)
     return torch.stack(losses).mean()

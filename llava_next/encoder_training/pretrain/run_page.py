@@ -79,7 +79,8 @@ def _points(rows: Sequence[dict[str, Any]], name: str) -> tuple[list[float], lis
 
 
 _COLUMNS = (
-    "run", "steps", "of", "samples", "first loss", "last loss", "time", "samples/s", "without data", "bad"
+    "run", "steps", "of", "samples", "first loss", "last loss", "time", "samples/s",
+    "without data", "bad",
 )  # fmt: skip
 
 

@@ -151,3 +151,33 @@ def test_shards_cover_the_bank_and_start_alike_on_any_number_of_ranks() -> None:
 def test_settings_out_of_range_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(changes))):
         Objective(**changes)
+
+
+def _accuracy(sample_rate: float) -> float:
+    """Train a linear map against the centres of 200 concepts; judge it on other rows of them."""
+    generator = torch.Generator().manual_seed(1)
+    middles = torch.randn(200, 24, generator=generator)
+    head = tiny_head(
+        torch.randn(200, 16, generator=generator) * 0.01,
+        Objective(sample_rate=sample_rate, labels_per_step=1, scale=16.0, margin=0.0),
+    )
+    weight = torch.nn.Parameter(torch.randn(24, 16, generator=generator) * 0.1)
+    optimizer = torch.optim.Adam([weight, head.centres], lr=0.02)
+
+    def draw() -> tuple[Tensor, Tensor]:
+        labels = torch.randint(0, 200, (256,), generator=generator)
+        return middles[labels] + 0.3 * torch.randn(256, 24, generator=generator), labels
+
+    for step in range(120):
+        rows, labels = draw()
+        head(rows @ weight, labels[:, None], [256], step=step).own_part.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    rows, labels = draw()
+    cosines = (rows @ weight) @ torch.nn.functional.normalize(head.centres).T
+    return float((cosines.argmax(dim=1) == labels).float().mean())
+
+
+@pytest.mark.slow
+def test_sampled_centres_teach_as_much_as_all() -> None:
+    assert _accuracy(0.1) > _accuracy(1.0) - 0.03 > 0.85

@@ -15,6 +15,7 @@ from encoder_training.pretrain.settings import Settings
 from encoder_training.pretrain.train import DivergedRun, Pretraining, main
 from run_kit.files import read_json_lines
 from run_kit.log import read_log
+from support.pretrain_heads import full_softmax
 from support.pretrain_runs import (
     IMAGE_CENTRES,
     assert_equal_checkpoints,
@@ -138,6 +139,26 @@ def test_a_run_whose_samples_are_all_skipped_ends_with_code_1(
     assert ended.value.code == 1
     assert "step 1 must have a sample that can be used" in (error := capsys.readouterr().err)
     assert "{'label outside the bank': 4}" in error
+
+
+@pytest.mark.parametrize(
+    ("kind", "numbers"),
+    [
+        ("cosface", {"margin": 0.5, "scale": 30.0, "filter_above": 0.02}),
+        ("arcface", {"margin": 0.4, "scale": 64.0, "filter_above": 0.75}),
+    ],
+)
+def test_a_run_uses_the_margin_scale_and_filter_that_are_set(
+    kind: str, numbers: dict[str, float], sets: Path, tmp_path: Path
+) -> None:
+    changes = {"margin_kind": kind, "sample_rate": 1.0, "labels_per_step": 3, **numbers}
+    run = Pretraining(Settings(**tiny_settings(sets, tmp_path, **changes)), torch.device("cpu"))
+    run.start_data()
+    batch = next(run._batches["image"])
+    features, centres = run.embed(batch).double(), run.state.heads["image"].centres.double()
+    losses, _ = run._micro_step([batch], 0, True)
+    expected = full_softmax(features, batch.labels, centres, arcface=kind == "arcface", **numbers)
+    assert losses["image"].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_samples_that_are_skipped_are_counted_and_listed(

@@ -3,18 +3,20 @@
 import io
 import shutil
 import tarfile
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from encoder_training.pretrain.data import shard_set
 from encoder_training.pretrain.data.images import ImageView
 from encoder_training.pretrain.data.made import write_made_set
 from encoder_training.pretrain.data.samples import BadSampleError
 from encoder_training.pretrain.data.set_info import read_set
-from encoder_training.pretrain.data.shard_set import ShardSet, open_set
-from encoder_training.pretrain.data.tar_shards import npy_bytes
+from encoder_training.pretrain.data.shard_set import SampleReader, ShardSet, open_set
+from encoder_training.pretrain.data.tar_shards import Member, npy_bytes
 
 VIEW = ImageView(size_px=28)
 
@@ -90,6 +92,37 @@ def test_workers_read_the_same(made: Path) -> None:
         assert ours.keys == theirs.keys and ours.patches.equal(theirs.patches)
     assert helped.state_dict() == alone.state_dict()
     assert helped.wait_seconds > 0
+
+
+def test_a_rank_reads_the_bytes_of_its_own_samples_alone(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = shard_set.read_member
+    found: list[int] = []
+
+    def counted(path: Path, member: Member, place: str) -> bytes:
+        found.append(len(data := read(path, member, place)))
+        return data
+
+    monkeypatch.setattr(shard_set, "read_member", counted)
+    totals = []
+    for world_size in (1, 4):
+        found.clear()
+        keys(opened(made, world_size=world_size))
+        totals.append(sum(found))
+    assert totals[1] < 0.3 * totals[0]  # 6 of 23 samples
+
+
+def test_a_slow_reader_shows_as_time_without_data(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = SampleReader.read
+    monkeypatch.setattr(
+        SampleReader, "read", lambda *arguments: (time.sleep(0.01), read(*arguments))[1]
+    )
+    images = opened(made)
+    keys(images, 3)
+    assert images.wait_seconds >= 6 * 0.01
 
 
 def test_a_batch_holds_tokens_positions_and_labels(made: Path) -> None:
