@@ -234,7 +234,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _load(checkpoint: str | None, size: str | None) -> OneVisionEncoderModel:
     if size is not None:
         return OneVisionEncoderModel(OneVisionEncoderConfig(**SIZES[size]))
-    return OneVisionEncoderModel.from_pretrained(checkpoint, dtype=torch.float32)
+    try:
+        return OneVisionEncoderModel.from_pretrained(checkpoint, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot load {checkpoint}: {error}") from error
 
 
 if __name__ == "__main__":

@@ -71,7 +71,10 @@ def test_the_pooled_feature_is_of_the_first_segment(tiny_model: Callable) -> Non
 
 
 def test_what_cannot_be_written_is_named(
-    tiny_model: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    tiny_model: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(ValueError, match=r"output_layer must be between -4 and -1 \(3 blocks\)"):
         EncoderRows(tiny_model(), -5)
@@ -81,6 +84,7 @@ def test_what_cannot_be_written_is_named(
     with pytest.raises(SystemExit) as ended:
         main([str(tmp_path), str(tmp_path / "a.onnx")])
     assert ended.value.code == 2
+    assert f"cannot load {tmp_path}: " in capsys.readouterr().err
 
 
 @pytest.mark.slow
