@@ -35,6 +35,7 @@ READER_BORDER = {
     "cv_reader.pricing",
     "cv_reader.reader",
     "cv_reader.remote.addresses",
+    "cv_reader.remote.cache",
     "cv_reader.remote.videos",
     "cv_reader.shards",
     "cv_reader.video_lists",

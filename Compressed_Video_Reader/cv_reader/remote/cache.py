@@ -4,12 +4,16 @@ A file is named by its address, size, time and tag, so that a changed object is 
 fetched under a temporary name and renamed. Whoever uses one holds a shared lock on it, which ends
 with the process; room is made by removing those that were used longest ago and are not locked. Its
 modification time is the object's, its access time says when it was last used.
+
+Folders of assets that evaluation, chat and server compute are bounded in the same way, where they
+are: ``in_use`` and ``keep_within``.
 """
 
 import contextlib
 import fcntl
 import hashlib
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Generator
@@ -22,7 +26,7 @@ from cv_reader.remote.transfer import RemoteFile, TransferError, fetch_file, fet
 ROOT_VARIABLE, SIZE_VARIABLE = "CV_READER_CACHE", "CV_READER_CACHE_GB"
 DEFAULT_GB = 20.0
 _BYTES_PER_GB = 10**9
-_TEMPORARY, _WITH_HOLES = ".fetching-", ".partial-"
+_TEMPORARY, _WITH_HOLES, _REMOVED = ".fetching-", ".partial-", ".removed-"
 _DISK_BLOCK_BYTES = 512
 _MAX_NAME_CHARS = 80
 _WAIT_SECONDS, _MAX_WAIT_SECONDS = 0.05, 600.0
@@ -152,7 +156,8 @@ class LocalCache:
         """Make room, and a locked file that takes it; wait while all else is in use."""
         if size > self.max_bytes:
             raise TransferError(
-                f"a file of {size} bytes exceeds the cache of {self.max_bytes} (--cache_gb)"
+                f"a file of {size} bytes exceeds the cache of {self.max_bytes} (--cache_gb or"
+                f" {SIZE_VARIABLE})"
             )
         self._make_root()
         deadline = time.monotonic() + _MAX_WAIT_SECONDS
@@ -247,6 +252,73 @@ def cache_settings(root: Path | None = None, size_gb: float | None = None) -> Lo
             f"--cache_gb (or {SIZE_VARIABLE}) must be a positive number, got {given!r}"
         )
     return LocalCache(Path(folder), int(size * _BYTES_PER_GB))
+
+
+@contextlib.contextmanager
+def in_use(folder: Path) -> Generator[bool]:
+    """Keep a folder of computed files where it is, for the length of the block.
+
+    Gives whether it is there; it counts as used now.
+    """
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        is_there = False
+        with contextlib.suppress(FileNotFoundError):
+            is_there = os.path.samestat(os.stat(folder), os.fstat(handle))
+            os.utime(folder)
+        yield is_there
+    finally:
+        os.close(handle)
+
+
+def keep_within(root: Path, max_bytes: int) -> None:
+    """Remove computed folders that were used longest ago until those left have so many bytes.
+
+    Folders that a process holds by ``in_use`` stay. Safe for many processes.
+
+    Args:
+        root: holds the folders as ``<fingerprint>/assets/<key>``.
+        max_bytes: of the files of all folders.
+    """
+    with open(root / ".lock", "ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        entries: list[tuple[int, int, Path]] = []
+        for folder in root.glob("*/assets/*"):
+            if folder.name.startswith(_REMOVED):
+                shutil.rmtree(folder, ignore_errors=True)
+            elif not folder.name.startswith("."):
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                    size = sum(entry.stat().st_size for entry in os.scandir(folder))
+                    # Not the access time, which listing a folder changes.
+                    entries.append((folder.stat().st_mtime_ns, size, folder))
+        total = sum(size for _, size, _ in entries)
+        for _, size, folder in sorted(entries):
+            if total > max_bytes and _remove_unused_folder(folder):
+                total -= size
+
+
+def _remove_unused_folder(folder: Path) -> bool:
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        aside = folder.with_name(f"{_REMOVED}{uuid.uuid4().hex}")
+        os.rename(folder, aside)
+    except BlockingIOError:
+        return False
+    except FileNotFoundError:
+        return True
+    finally:
+        os.close(handle)
+    shutil.rmtree(aside, ignore_errors=True)
+    return True
 
 
 _chosen: list[LocalCache] = []

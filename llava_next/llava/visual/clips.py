@@ -23,7 +23,7 @@ from cv_reader.shards import is_file, is_in_shard, is_plain
 from llava.visual.batch import VisualSegment
 from llava.visual.config import VisualConfig
 from llava.visual.fetch import fetch, is_url
-from llava.visual.loading import load_asset, load_frame_folder, load_video
+from llava.visual.loading import load_asset, load_frame_folder, load_kept, load_video
 from llava.visual.pictures import load_image, to_rgb
 from llava.visual.segments import frames_visual
 from llava.visual.video_process import make_asset_within, shown_seconds_within
@@ -48,7 +48,8 @@ class ClipSettings:
         num_images: mosaics or frames; the visual tokens grow with it.
         max_patches: budget in patches instead of ``num_images``; 0 leaves that as it is.
         cache: folder that keeps computed assets, ``assets/KEY`` below a folder per settings, as
-            evaluation does; None computes them again in each call.
+            evaluation does, up to the size of ``CV_READER_CACHE_GB``; None computes them again in
+            each call.
         num_threads: threads that decode; 0 takes every core.
         time_limit_seconds: end the reading of a video after this time; 0 sets no limit.
         asset: further settings of ``cv_reader.assets.AssetConfig``, such as ``quality_db``.
@@ -218,9 +219,17 @@ def _load_codec(path: Path, visual: VisualConfig, settings: ClipSettings) -> Vis
             "config": config,
             "num_threads": settings.num_threads or available_cores(),
         }
-        if settings.time_limit_seconds:
-            make_asset_within(path, settings.time_limit_seconds, **target)
-            return load_asset(out_root / "assets" / key, visual)
-        from cv_reader.assets.make import write_evaluation_asset  # needs PyAV
 
-        return load_asset(write_evaluation_asset(path, **target).folder, visual)
+        def make() -> None:
+            if settings.time_limit_seconds:
+                make_asset_within(path, settings.time_limit_seconds, **target)
+                return
+            from cv_reader.assets.make import write_evaluation_asset  # needs PyAV
+
+            write_evaluation_asset(path, **target)
+
+        folder = out_root / "assets" / key
+        if settings.cache is None:
+            make()
+            return load_asset(folder, visual)
+        return load_kept(folder, make, visual, settings.cache)

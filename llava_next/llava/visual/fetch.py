@@ -85,6 +85,9 @@ def _fetch_once(
                 return response.headers.get("location", "")
             if response.status_code != httpx.codes.OK:
                 raise FetchError(f"the server of a URL answered {response.status_code}")
+            length = response.headers.get("content-length", "")
+            if length.isdigit() and (len(length) > 15 or int(length) > max_bytes):
+                raise FetchError(f"the file of a URL has more than {max_bytes} bytes")
             _write(response, target, max_bytes, deadline)
     except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:
         raise FetchError(f"a URL could not be downloaded ({type(error).__name__})") from error

@@ -9,13 +9,14 @@ Axis letters: F frames, G mosaics, N rows of positions.
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from cv_reader.assets import read_asset, read_positions
+from cv_reader.remote.cache import default_cache, in_use, keep_within
 from cv_reader.remote.videos import RemoteReading
 from cv_reader.shards import file_bytes, is_plain, open_file
 from llava.constants import Expansion
@@ -143,6 +144,33 @@ def load_asset(folder: str | Path, config: VisualConfig) -> VisualSegment:
     seconds = slot_seconds(asset.folder) if config.time_marks else None
     images = [load_image(path) for path in asset.images]
     return codec_visual(images, asset.positions, config, seconds=seconds)
+
+
+def load_kept(
+    folder: Path, make: Callable[[], object], config: VisualConfig, cache: Path
+) -> VisualSegment:
+    """Make an asset of a cache, or see that it is up to date, and read it.
+
+    The cache keeps the size of ``CV_READER_CACHE_GB``: assets that were used longest ago go.
+
+    Args:
+        folder: of the asset, ``<cache>/<fingerprint>/assets/<key>``.
+        make: makes the asset where it is not there, or outdated.
+        config: the preprocessing settings.
+        cache: the folder of all assets that are computed.
+
+    Raises:
+        ValueError: as ``make`` and ``load_asset``.
+    """
+    while True:
+        was_there = folder.is_dir()
+        make()
+        # Another process may have needed the room.
+        with in_use(folder) as is_there:
+            if is_there:
+                if not was_there:
+                    keep_within(cache, default_cache().max_bytes)
+                return load_asset(folder, config)
 
 
 def count_images(paths: Sequence[Picture], config: VisualConfig) -> list[int]:

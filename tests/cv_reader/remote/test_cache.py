@@ -11,7 +11,7 @@ import pytest
 
 from cv_reader.errors import SettingsError
 from cv_reader.remote import cache as library
-from cv_reader.remote.cache import LocalCache, cache_settings
+from cv_reader.remote.cache import LocalCache, cache_settings, in_use, keep_within
 from cv_reader.remote.transfer import TransferError, look_up, traffic
 
 fsspec = pytest.importorskip("fsspec")
@@ -143,3 +143,26 @@ def test_processes_share_a_cache_that_is_too_small(tmp_path: Path) -> None:
     ended = [(run.communicate(timeout=200)[1], run.returncode) for run in runs]
     assert [code for _, code in ended] == [0, 0, 0], ended
     assert _held_bytes(tmp_path / "cache") <= 450
+
+
+def test_computed_folders_that_were_used_longest_ago_go(tmp_path: Path) -> None:
+    folders = [tmp_path / "settings" / "assets" / name for name in "abcd"]
+    for age, folder in enumerate(folders):
+        folder.mkdir(parents=True)
+        (folder / "file").write_bytes(bytes(100))
+        os.utime(folder, (age, age))
+    left = folders[0].with_name(".removed-by-a-run-that-was-killed")
+    left.mkdir()
+    with in_use(folders[1]) as is_there:
+        assert is_there
+        with in_use(folders[0]):
+            pass
+        # By use: c, d, b (in use), a.
+        keep_within(tmp_path, 300)
+        assert sorted(p.name for p in folders[0].parent.iterdir()) == ["a", "b", "d"]
+        keep_within(tmp_path, 0)
+        assert [p.name for p in folders[0].parent.iterdir()] == ["b"]
+    with in_use(folders[0]) as is_there:
+        assert not is_there
+    keep_within(tmp_path, 99)
+    assert not list(folders[0].parent.iterdir())

@@ -1,5 +1,6 @@
 """Training and questions read assets and videos of a store as they read files of this machine."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -97,3 +98,39 @@ def test_videos_and_assets_of_a_store_are_shown(root: Path) -> None:
     ):
         one = load_clip(f"memory://data/{place}", VISUAL, settings)
         assert torch.equal(one.patches, load_clip(root / place, VISUAL, settings).patches)
+
+
+@pytest.mark.slow
+def test_computed_assets_stay_within_the_cache(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tmp_path / "kept"
+    settings = ClipSettings(asset={"sequence_length": 8}, cache=kept)
+    videos = [tmp_path / name for name in ("a.mp4", "b.mp4")]
+    for video in videos:
+        shutil.copy(root / "one.mp4", video)
+    wanted = load_clip(root / "one.mp4", VISUAL, ClipSettings(asset={"sequence_length": 8}))
+
+    def shown(video: Path) -> list[str]:
+        assert torch.equal(load_clip(video, VISUAL, settings).patches, wanted.patches)
+        return sorted(path.name[-1] for path in kept.glob("*/assets/[!.]*"))
+
+    assert shown(videos[0]) == ["a"]
+    assert shown(videos[1]) == ["a", "b"]
+    monkeypatch.setattr("llava.visual.loading.default_cache", lambda: cache_settings(kept, 1e-9))
+    shutil.copy(root / "one.mp4", tmp_path / "c.mp4")
+    assert shown(tmp_path / "c.mp4") == ["c"]
+    assert shown(videos[0]) == ["a"]
+
+
+def test_a_video_larger_than_the_cache_is_refused_before_it_is_fetched(
+    root: Path, tmp_path: Path
+) -> None:
+    before = traffic.copy()
+    choose_cache(cache_settings(tmp_path, 1e-6))
+    try:
+        with pytest.raises(ValueError, match="exceeds the cache of 1000 .*CV_READER_CACHE_GB"):
+            load_clip("memory://data/one.mp4", VISUAL, ClipSettings(asset={}))
+    finally:
+        choose_cache(cache_settings(root / "cache", 0.01))
+    assert traffic.bytes_read == before.bytes_read

@@ -22,7 +22,13 @@ from llava.eval.plugin.asset_index import AssetEntry, AssetIndex
 from llava.eval.settings import EvalSettings
 from llava.visual.batch import VisualSegment
 from llava.visual.config import VisualConfig
-from llava.visual.loading import is_video, load_asset, load_frame_folder, load_video
+from llava.visual.loading import (
+    is_video,
+    load_asset,
+    load_frame_folder,
+    load_kept,
+    load_video,
+)
 from llava.visual.pictures import load_image, to_rgb
 from llava.visual.segments import check_blocks, image_visuals
 from llava.visual.time_marks import slot_seconds
@@ -200,16 +206,31 @@ class VisualLoader:
                 return Visual(segment, "frames", missed=True)
             if self._settings.codec_miss == "error":
                 raise ValueError(f"{video} has no codec asset, although it was there at the start")
-            entry = self._compute(video)
-        segment = load_asset(entry.folder, self._visual_config)
+        if entry is None or self._cache in entry.folder.parents:
+            entry, segment = self._kept(video, entry)
+        else:
+            segment = load_asset(entry.folder, self._visual_config)
         return Visual(segment, "online" if missed else "codec", entry, missed)
 
-    def _compute(self, video: str) -> AssetEntry:
+    def _kept(self, video: str, entry: AssetEntry | None) -> tuple[AssetEntry, VisualSegment]:
+        """Return an asset that this run or another one has computed; it may be gone by now."""
+        key = self.index.key_of(video, root="/") if entry is None else entry.key
+        folder = self._cache / "assets" / key
+        computed: list[AssetEntry] = [] if entry is None else [entry]
+
+        def make() -> None:
+            if not computed or not folder.is_dir():
+                computed[:] = [self._compute(video, key)]
+
+        segment = load_kept(folder, make, self._visual_config, self._settings.codec_cache)
+        return computed[0], segment
+
+    def _compute(self, video: str, key: str) -> AssetEntry:
         """Make the asset now, as the offline command would."""
         started = time.perf_counter()
         asset = write_evaluation_asset(
             video,
-            key=self.index.key_of(video, root="/"),
+            key=key,
             out_root=self._cache,
             config=self.config,
             num_threads=max(1, available_cores() // ranks_of_this_machine()),
