@@ -245,7 +245,9 @@ def write_proof_page(proof: Proof, runs: dict[str, list[ProbeRun]]) -> str:
     rows: list[list[str]] = []
     for arm, scores in figures.items():
         cells = [arm, f"{runs[arm][0].result['cost']['tokens_per_clip']:.0f}"]
-        cells += [_with_interval(*interval([score[group] for score in scores])) for group in groups]
+        for group in groups:
+            middle, low, high = interval([score[group] for score in scores])
+            cells.append(_with_interval(middle, max(low, 0.0), min(high, 100.0)))
         _, low, high = clips[arm]
         cells += [f"{low:.1f} to {high:.1f}"]
         cells += ["" if arm == FRAMES else _with_interval(*changes[arm], sign="+")]
@@ -270,7 +272,7 @@ def write_proof_page(proof: Proof, runs: dict[str, list[ProbeRun]]) -> str:
 
 def _with_interval(middle: float, low: float, high: float, sign: str = "") -> str:
     text = f"{middle:{sign}.1f}"
-    return text if math.isnan(low) else f"{text} ({low:{sign}.1f} to {high:{sign}.1f})"
+    return text if math.isnan(low + high) else f"{text} ({low:{sign}.1f} to {high:{sign}.1f})"
 
 
 def run_proof(proof: Proof) -> str:
