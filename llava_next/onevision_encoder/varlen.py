@@ -144,9 +144,10 @@ def call_kernel(
 
 
 def _fits_kernel(query: Tensor, dtype: torch.dtype, dropout: float) -> bool:
+    # On the device meta the kernel's shapes are checked, and nothing is computed.
+    has_kernel = is_varlen_available() if query.is_cuda else query.is_meta and varlen_kernel()
     return (
-        query.is_cuda
-        and is_varlen_available()
+        bool(has_kernel)
         and dtype in _KERNEL_DTYPES
         and dropout == 0.0
         and _fits_heads(query.shape[-1])

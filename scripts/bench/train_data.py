@@ -165,12 +165,14 @@ def bench_host(_: argparse.Namespace) -> None:
         batch = collate([item])
         images = [load_image(path) for path in record.images]
         squares = [resize_mosaic(image, GRID, 14) for image in images]
+        small, _ = _write_clips(Path(name) / "small", copies=1, side_px=GRID * 14)
         config = VisualConfig()
         stages: list[tuple[str, Callable[[], object]]] = [
             ("worker: decode the JPEG files", lambda: [load_image(x) for x in record.images]),
             ("worker: resize to patches", lambda: [resize_mosaic(x, GRID, 14) for x in images]),
             ("worker: cut into patches", lambda: byte_patches(squares, 14)),
             ("worker: whole sample", lambda: dataset[0]),
+            (f"worker: whole sample of {GRID * 14} px mosaics", lambda: small[0]),
             ("worker: collate", lambda: collate([item])),
             ("step: copy all that travels once", lambda: _copied(batch)),
             ("before: normalise to float32 (worker)", lambda: normalised_patches(squares, config)),
@@ -201,16 +203,17 @@ def _cpu_milliseconds(stage: Callable[[], object]) -> float:
     return 1e3 * statistics.median(times)
 
 
-def _write_clips(folder: Path, copies: int) -> tuple[SupervisedDataset, int]:
+def _write_clips(
+    folder: Path, copies: int, side_px: int = MOSAIC_PX
+) -> tuple[SupervisedDataset, int]:
     """Write a data set of a made codec clip; return it and the image token."""
+    folder.mkdir(exist_ok=True)
     random = np.random.default_rng(0)
     names = [f"{number}.jpg" for number in range(MOSAICS)]
     for name in names:
         cells = random.integers(0, 256, (GRID, GRID, 3), dtype=np.uint8)
-        side = (MOSAIC_PX, MOSAIC_PX)
-        Image.fromarray(cells).resize(side, Image.Resampling.BICUBIC).save(
-            folder / name, quality=95
-        )
+        mosaic = Image.fromarray(cells).resize((side_px, side_px), Image.Resampling.BICUBIC)
+        mosaic.save(folder / name, quality=95)
     cells = np.indices((MOSAICS, GRID, GRID)).reshape(3, -1).T
     np.save(folder / "positions.npy", cells.astype(np.int32))
     answer = {"from": "gpt", "value": "A clip."}

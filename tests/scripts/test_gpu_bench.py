@@ -126,6 +126,20 @@ def test_a_case_in_which_the_run_was_ended_runs_once_more(tmp_path: Path) -> Non
     assert _cases(tmp_path)["part: a"]["why"] == "two runs were ended within this case"
 
 
+def test_live_bytes_are_those_of_tensors_that_are_held_at_once() -> None:
+    weight = torch.zeros(250)  # 1000 bytes
+    with import_module("gpu_parts.memory").LiveBytes([weight]) as live:
+        first = torch.zeros(500)  # 2000
+        view = first[:10]
+        second = weight + 1  # 1000
+        del first
+        assert live.peak == 4000
+        del view
+        third = torch.zeros(750)  # 3000, in place of 2000
+        assert live.peak == 5000
+    assert len(second) + len(third) == 1000
+
+
 def test_only_chosen_cases_run(tmp_path: Path) -> None:
     bench = _bench(tmp_path, "part", chosen=["large", "part: b"])
     for name in ("small, 1", "large, 1", "b"):
@@ -203,6 +217,12 @@ def test_the_whole_script_runs_without_a_gpu(device: str, tmp_path: Path) -> Non
         assert parts == {"encoder", "step", "sft", "correctness", "generation"}
         assert ("took_seconds" in run.stdout) is not again
     assert (tmp_path / "gpu.html").is_file()
+    if device == "meta":
+        for size in ("1.7b", "0.6b"):
+            case = cases[f"step: {size}, checkpointed"]
+            # What the validator says is enough, and no more than half too much.
+            ratio = case["predicted_if_checkpointed_gigabytes"] / case["peak_gigabytes"]
+            assert 1 <= ratio < 1.5
     if device == "cpu":
         assert cases["sft: 1.7b, packed"]["tokens_per_second"] > 0
         assert cases["correctness: tests marked gpu"]["failures"] == 0

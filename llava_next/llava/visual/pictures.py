@@ -199,14 +199,16 @@ def _named_errors(path: str | Path | PictureBytes) -> Iterator[None]:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Return an image as upright 8-bit RGB.
+    """Return an image as upright 8-bit RGB; one that is so already is returned itself.
 
     EXIF orientation is applied, transparency laid over white, and 16-bit grey scaled.
 
     Raises:
         ValueError: The image has a 32-bit pixel mode, whose range is not known.
     """
-    image = ImageOps.exif_transpose(image)
+    image.load()
+    if image.getexif().get(_ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
         # 65535 / 255 = 257. Pillow's own conversion would clip everything above 255 to white.
         image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
@@ -215,7 +217,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def fitted_size(

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -45,20 +44,26 @@ def byte_patches(images: Sequence[Image.Image], patch_size_px: int) -> Tensor:
         ValueError: if there is no image, or the side of one is no multiple of the patch size.
     """
     patch = patch_size_px
-    cut: list[NDArray[np.uint8]] = []
     for image in images:
         if image.width % patch or image.height % patch:
             raise ValueError(
                 f"image sides must be multiples of {patch} px, got {image.width} x {image.height}"
             )
-        planes = np.stack([np.asarray(band) for band in image.convert("RGB").split()])
-        # The bytes of a row of a patch move as one item: four times as fast as one by one.
-        rows = planes.view(f"V{patch}").reshape(3, -1, patch, image.width // patch)
-        moved = np.ascontiguousarray(rows.transpose(1, 3, 0, 2))
-        cut.append(moved.view(np.uint8).reshape(-1, 3 * patch * patch))
-    if not cut:
+    if not images:
         raise ValueError("patches need at least one image, got none")
-    return torch.from_numpy(np.concatenate(cut))
+    count = sum(image.width * image.height for image in images) // patch**2
+    # The bytes of a row of a patch move as one item, once: into their place.
+    cut = np.empty((count, 3, patch), dtype=f"V{patch}")
+    start = 0
+    for image in images:
+        rows, columns = image.height // patch, image.width // patch
+        end = start + rows * columns
+        places = cut[start:end].reshape(rows, columns, 3, patch)
+        for channel, band in enumerate(to_rgb(image).split()):
+            plane = np.asarray(band).view(f"V{patch}").reshape(rows, patch, columns)
+            places[:, :, channel] = plane.transpose(0, 2, 1)
+        start = end
+    return torch.from_numpy(cut.view(np.uint8).reshape(count, 3 * patch**2))
 
 
 def resize_mosaic(image: Image.Image, grid_patches: int, patch_size_px: int) -> Image.Image:

@@ -10,6 +10,8 @@ import torch
 
 from gpu_parts.bench import Bench, Figures, LeftOutError, need
 from gpu_parts.material import SHAPES, build, packed_batch, step
+from gpu_parts.memory import LiveBytes
+from llava.data.training_memory import ModelSize, training_gigabytes
 from llava.model.loss import LanguageHead
 from llava.train.parts import PARTS
 from llava.train.run.flops import count_flops_of
@@ -62,9 +64,31 @@ def measure(bench: Bench, size: str, way: str, backend: str | None) -> Figures:
         "tokens": tokens,
         "visual_patches": sum(info.segment_patches),
         "backend": model.config._attn_implementation,
-        "peak_gigabytes": bench.peak_gigabytes(work),
+        **memory(bench, model, work, tokens),
         "host_waits": waits(bench, work),
     }
+
+
+def memory(bench: Bench, model: Any, work: Callable[[], object], tokens: int) -> Figures:
+    """Return the peak of a step and what ``validate --memory`` says, without optimiser states.
+
+    On meta the peak is that of the tensors, counted.
+    """
+    peak = bench.peak_gigabytes(work)
+    if bench.device.type == "meta":
+        model.zero_grad()
+        with LiveBytes(model.parameters()) as live:
+            work()
+        peak = round(live.peak / 1e9, 2)
+    size = ModelSize(
+        parameters=sum(weight.numel() for weight in model.parameters()),
+        width=model.config.hidden_size,
+        layers=model.config.num_hidden_layers,
+        vocabulary=model.config.vocab_size,
+    )
+    expected = training_gigabytes(size, row_tokens=tokens, world_size=1, zero_stage=2)
+    checkpointed = round(expected["sum"] - expected["optimiser"], 2)
+    return {"peak_gigabytes": peak, "predicted_if_checkpointed_gigabytes": checkpointed}
 
 
 def waits(bench: Bench, work: Callable[[], object]) -> int | None:
