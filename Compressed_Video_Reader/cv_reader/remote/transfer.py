@@ -15,6 +15,7 @@ from datetime import datetime, timezone
 from typing import Any, TypeVar, cast
 
 from cv_reader.errors import SettingsError
+from cv_reader.remote import web
 from cv_reader.remote.addresses import READ_ONLY, file_system, known_scheme
 
 T = TypeVar("T")
@@ -168,6 +169,8 @@ def _final(error: Exception, address: str) -> OSError | None:
         return NoCredentialsError(f"{address}: no credentials were found ({error_text(error)})")
     if isinstance(error, FileNotFoundError):
         return FileNotFoundError(f"{address}: no such object, folder or bucket")
+    if isinstance(error, web.NoRangesError):
+        return TransferError(f"{address}: {error}; copy the file to this machine or a store")
     if isinstance(error, _PERMANENT):
         return type(error)(f"{address}: {error_text(error)}")
     response: Any = getattr(error, "response", None)
@@ -228,6 +231,8 @@ def fetch_span(file: RemoteFile, start: int, end: int) -> bytes:
     system, path = file_system(file.address)
 
     def call() -> bytes:
+        if web.is_web(file.address):
+            return _checked(web.read_span(system, path, start, end), end - start)
         content: bytes = system.cat_file(path, start=start, end=end)
         return _checked(content, end - start)
 
@@ -273,10 +278,28 @@ def fetch_file(file: RemoteFile, target: str | os.PathLike[str]) -> None:
         OSError: As the module says, and where the object changes meanwhile.
     """
     with open(target, "r+b") as stream:
+        if not serves_ranges(file):
+            system, path = file_system(file.address)
+            size = file.size_bytes
+            with_retries(file.address, lambda: web.download(system, path, stream, size))
+            traffic.add(read=size)
+            return
         for start in range(0, file.size_bytes, PART_BYTES):
             stream.write(fetch_span(file, start, min(start + PART_BYTES, file.size_bytes)))
     if file.size_bytes > PART_BYTES:
         check_unchanged(file)
+
+
+def serves_ranges(file: RemoteFile) -> bool:
+    """Return whether parts of a file can be fetched; of a small one that is not asked.
+
+    Raises:
+        OSError: As the module says.
+    """
+    if not web.is_web(file.address) or file.size_bytes <= PART_BYTES:
+        return True
+    system, path = file_system(file.address)
+    return with_retries(file.address, lambda: web.serves_ranges(system, path))
 
 
 def check_unchanged(file: RemoteFile) -> None:

@@ -16,7 +16,13 @@ from cv_reader.errors import RemoteError, SettingsError, VideoError, VideoNotFou
 from cv_reader.partial_files import PartialFile, partial_file
 from cv_reader.remote.addresses import address_of
 from cv_reader.remote.cache import LocalCache, default_cache
-from cv_reader.remote.transfer import RemoteFile, check_unchanged, fetch_spans, look_up
+from cv_reader.remote.transfer import (
+    RemoteFile,
+    check_unchanged,
+    fetch_spans,
+    look_up,
+    serves_ranges,
+)
 
 DEFAULT_WHOLE_MIB = 64.0
 _BYTES_PER_MIB = 1 << 20
@@ -36,9 +42,14 @@ class RemoteReading:
     whole_mib: float = DEFAULT_WHOLE_MIB
 
     def is_fetched_whole(self, file: RemoteFile) -> bool:
-        """Return whether a video is fetched whole."""
+        """Return whether a video is fetched whole.
+
+        Raises:
+            OSError: A server cannot be asked.
+        """
         suffix = os.path.splitext(file.address.partition("?")[0])[1].lower()
-        return file.size_bytes <= self.whole_mib * _BYTES_PER_MIB or suffix not in _RANGED_SUFFIXES
+        is_short = file.size_bytes <= self.whole_mib * _BYTES_PER_MIB
+        return is_short or suffix not in _RANGED_SUFFIXES or not serves_ranges(file)
 
     @contextlib.contextmanager
     def local_video(self, path: Path, *, may_skim: bool = False) -> Generator[Path]:

@@ -1,0 +1,98 @@
+"""Videos of a real web server: by ranges where it serves them, else whole and once."""
+
+import re
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from cv_reader.errors import VideoError
+from cv_reader.remote import transfer
+from cv_reader.remote.cache import LocalCache
+from cv_reader.remote.transfer import TransferError, fetch_span, look_up
+from cv_reader.remote.videos import RemoteReading
+from support.media import moving_square, write_video
+
+pytest.importorskip("aiohttp")
+PART_BYTES = 1 << 10
+
+
+@contextmanager
+def _server(content: bytes, *, has_ranges: bool, sent: list[int]) -> Generator[str]:
+    """Serve one file under every name; ``sent`` gets the size of each body."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+            """Stay silent."""
+
+        def do_HEAD(self) -> None:
+            self._answer(with_body=False)
+
+        def do_GET(self) -> None:
+            self._answer(with_body=True)
+
+        def _answer(self, *, with_body: bool) -> None:
+            if "none" in self.path:
+                self.send_error(404)
+                return
+            span = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range") or "")
+            body, status = content, 200
+            if span and has_ranges:
+                body, status = content[int(span[1]) : int(span[2]) + 1], 206
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if with_body:
+                sent.append(len(body))
+                self.wfile.write(body)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A small video."""
+    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
+    write_video(path, moving_square(12, 48, 64))
+    content = path.read_bytes()
+    assert len(content) > 2 * PART_BYTES
+    return content
+
+
+@pytest.mark.parametrize("has_ranges", [True, False])
+def test_a_video_is_fetched_whatever_the_server_can(
+    clip: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_ranges: bool
+) -> None:
+    monkeypatch.setattr(transfer, "PART_BYTES", PART_BYTES)
+    monkeypatch.setattr(transfer, "FIRST_WAIT_SECONDS", 0.001)
+    reading, sent = RemoteReading(cache=LocalCache(tmp_path, 10**7), whole_mib=64), list[int]()
+    with _server(clip, has_ranges=has_ranges, sent=sent) as address:
+        url = f"{address}/clip.mp4?name=1"
+        for _ in range(2):
+            with reading.local_video(Path(url)) as local:
+                assert local.read_bytes() == clip
+        file = look_up(url)
+        assert RemoteReading(whole_mib=0).is_fetched_whole(file) is not has_ranges
+        if has_ranges:
+            # One byte told that there are ranges; then parts, once.
+            assert sent[0] == 1 and sum(sent) == len(clip) + 1 and max(sent) == PART_BYTES
+            assert fetch_span(file, 5, 50) == clip[5:50]
+        else:
+            assert sent == [len(clip)] * 2
+            with pytest.raises(TransferError, match=r"does not send parts.*copy the file to"):
+                fetch_span(file, 5, 50)
+        with (
+            pytest.raises(VideoError, match="no such object"),
+            reading.local_video(Path(f"{address}/none.mp4")),
+        ):
+            pass
