@@ -5,6 +5,7 @@ of either kind but leaves one slash, ``s3:/bucket/a.mp4``; both forms are the sa
 """
 
 import importlib
+import logging
 import os
 import re
 from pathlib import Path
@@ -80,6 +81,8 @@ def file_system(address: str) -> tuple[Any, str]:
     try:
         fsspec = importlib.import_module("fsspec")
         importlib.import_module(package)
+        # Faults are told by what is raised here; a user who wants more configures logging.
+        logging.getLogger(package).addHandler(logging.NullHandler())
         options = {"auto_mkdir": True} if scheme == "file" else {"use_listings_cache": False}
         found = fsspec.filesystem(scheme, **options)
     except ImportError as error:

@@ -28,8 +28,8 @@ PART_BYTES = 1 << 23
 """A file is fetched in parts of this size, so that a broken connection costs one of them."""
 
 _LIBRARIES = {
-    *("aiobotocore", "aiohttp", "asyncio", "botocore", "fsspec", "gcsfs", "google", "httpx"),
-    *("huggingface_hub", "requests", "s3fs", "urllib3"),
+    *("aiobotocore", "aiohttp", "asyncio", "botocore", "fsspec", "gcsfs", "google", "httpcore"),
+    *("httpcore2", "httpx", "httpx2", "huggingface_hub", "requests", "s3fs", "urllib3"),
 }
 _NO_CREDENTIALS = ("NoCredentialsError", "DefaultCredentialsError", "LocalTokenNotFoundError")
 _PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
@@ -281,7 +281,7 @@ def fetch_file(file: RemoteFile, target: str | os.PathLike[str]) -> None:
         if not serves_ranges(file):
             system, path = file_system(file.address)
             size = file.size_bytes
-            with_retries(file.address, lambda: web.download(system, path, stream, size))
+            with_retries(file.address, lambda: web.write_whole(system, path, stream, size))
             traffic.add(read=size)
             return
         for start in range(0, file.size_bytes, PART_BYTES):
@@ -299,7 +299,7 @@ def serves_ranges(file: RemoteFile) -> bool:
     if not web.is_web(file.address) or file.size_bytes <= PART_BYTES:
         return True
     system, path = file_system(file.address)
-    return with_retries(file.address, lambda: web.serves_ranges(system, path))
+    return with_retries(file.address, lambda: web.answers_ranges(system, path))
 
 
 def check_unchanged(file: RemoteFile) -> None:

@@ -44,7 +44,7 @@ def read_span(system: Any, url: str, start: int, end: int) -> bytes:
 
 
 @lru_cache(maxsize=1 << 12)
-def serves_ranges(system: Any, url: str) -> bool:
+def answers_ranges(system: Any, url: str) -> bool:
     """Return whether a server sends parts of a file; a process asks once.
 
     Raises:
@@ -60,7 +60,7 @@ def serves_ranges(system: Any, url: str) -> bool:
     return seen == [_PARTIAL_CONTENT]
 
 
-def download(system: Any, url: str, stream: BinaryIO, size: int) -> None:
+def write_whole(system: Any, url: str, stream: BinaryIO, size: int) -> None:
     """Write a whole file of ``size`` bytes.
 
     Raises:

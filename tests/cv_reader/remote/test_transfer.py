@@ -94,3 +94,9 @@ def test_places_that_cannot_be_used_are_refused() -> None:
         check_reachable("http://127.0.0.1/out", writes=True)
     with pytest.raises(SettingsError, match="memory://none: no such object, folder or bucket"):
         check_reachable("memory://none", writes=False)
+
+
+def test_errors_of_a_library_of_the_hub_count_as_failures_of_the_transfer() -> None:
+    error = type("ConnectError", (Exception,), {"__module__": "httpx2"})("Name or service")
+    with pytest.raises(TransferError, match="failed 5 times, the last: Name or service"):
+        with_retries("hf://datasets/a/b/c", _Failing(*[error] * 9))
