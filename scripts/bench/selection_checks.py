@@ -1,12 +1,16 @@
 """Checks of selections besides what they show: brief events, other key frames, and time."""
 
+import os
 import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from cv_reader.assets.make import select_from_video
-from cv_reader.reader import ReadOptions, open_video
+from cv_reader.media.frames import CodecFrame
+from cv_reader.reader import ReadOptions, Video
 from cv_reader.select.config import AssetConfig
 from cv_reader.views.rebuilt import score_rows
 from cv_reader.views.selections import read_pictures
@@ -81,32 +85,53 @@ def show_key_frames(folder: Path) -> None:
             goal(f"{name}, {label}", wanted, text, is_reached=changed < MAX_CHANGED)
 
 
-def show_time(path: Path) -> None:
-    """Print processor seconds of choosing next to those of decoding the same frames."""
-    seconds: list[float] = []
-    for signals in (True, False):
+@dataclass(frozen=True)
+class _TimedOptions(ReadOptions):
+    """Options that note the processor seconds of opening a video and of decoding its frames."""
+
+    spent: list[float] = field(default_factory=list)
+
+    def open(self, path: str | os.PathLike[str]) -> Video:
         started = time.process_time()
-        with open_video(path) as video:
-            ids = np.unique(np.linspace(0, video.index.num_frames - 1, 64).astype(int)).tolist()
-            for _ in video.frames(ids, signals=signals):
-                pass
-        seconds.append(time.process_time() - started)
-    decoding, pixels = seconds
-    print(f"\n{path.name}: decoding 64 frames {decoding:.2f} s cpu, pixels alone {pixels:.2f} s")
+        video = super().open(path)
+        self.spent.append(time.process_time() - started)
+        return video
+
+    def watched(self, frames: Iterable[CodecFrame], wanted_frames: int) -> Iterator[CodecFrame]:
+        decoded = super().watched(frames, wanted_frames)
+        while True:
+            started = time.process_time()
+            frame = next(decoded, None)
+            self.spent.append(time.process_time() - started)
+            if frame is None:
+                return
+            yield frame
+
+
+def show_time(path: Path, repeats: int = 3) -> None:
+    """Print processor seconds of choosing next to those of decoding, within the same run: the run
+    of the least share, because other programs on the machine slow both down, one after the other.
+    """
+    print(f"\n{path.name}: 64 slots, the best of {repeats} runs")
     for name, settings in (
         ("reference", {}),
         ("rd mean, still", MEAN | {"predict": "still"}),
         ("rd mean", MEAN),
         ("rd sharp (default)", RATE),
     ):
-        started = time.process_time()
-        select_from_video(path, AssetConfig(**settings), ReadOptions(), keep_pictures=True)
-        spent = time.process_time() - started
-        needed = decoding if name == "reference" else pixels
-        ratio = (spent - needed) / decoding
+        found: list[tuple[float, float, float]] = []
+        for _ in range(repeats):
+            options = _TimedOptions()
+            started = time.process_time()
+            select_from_video(path, AssetConfig(**settings), options, keep_pictures=True)
+            decoding = sum(options.spent)
+            rest = time.process_time() - started - decoding
+            found.append((rest / decoding, rest, decoding))
+        ratio, rest, decoding = min(found)
         goal(
             f"{name}: all but decoding, relative to decoding",
             f"<= {MAX_TIME}",
-            f"{ratio:.2f} ({spent:.2f} s in all)",
+            f"{ratio:.2f} ({rest:.2f} s, decoding {decoding:.2f} s; "
+            f"all runs {', '.join(f'{one:.2f}' for one, *_ in found)})",
             is_reached=ratio <= MAX_TIME,
         )

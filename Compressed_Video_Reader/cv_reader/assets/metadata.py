@@ -34,6 +34,9 @@ _REQUIRED_OF_FOLDERS: dict[str, type] = {"files": dict, "image_stem": str}
 _OTHER_PROGRAMS = ("sample_key", "keep_frames_equiv", "doc_id", "created_at", "stats")
 """Keys by which the reference implementation's files are recognised."""
 
+_RULES = ("cheap_reach_steps",)
+"""Names of ``AssetConfig.rules``."""
+
 _PLAIN_NAME = re.compile(r"[^/\0]{1,255}")
 
 
@@ -117,8 +120,8 @@ def check_settings(meta: dict[str, Any], expected: AssetConfig, where: object) -
     """
     if meta["fingerprint"] == expected.fingerprint:
         return
-    stored = {**meta["cfg"], "algorithm_version": meta["algorithm_version"]}
-    asked = {**expected.to_dict(), "algorithm_version": ALGORITHM_VERSION}
+    stored = _decisive(meta)
+    asked = {"algorithm_version": ALGORITHM_VERSION, **expected.rules, **expected.to_dict()}
     differing = [
         f"{name} {stored.get(name)!r} where {asked.get(name)!r} is asked for"
         for name in sorted(stored.keys() | asked.keys())
@@ -135,10 +138,15 @@ def is_consistent(meta: dict[str, Any]) -> bool:
 
     A damaged file fails this; one that another version made with other settings does not.
     """
-    content = {"algorithm_version": meta["algorithm_version"], **meta["cfg"]}
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    canonical = json.dumps(_decisive(meta), sort_keys=True, separators=(",", ":"))
     digest = hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
     return digest[:16] == meta["fingerprint"]
+
+
+def _decisive(meta: dict[str, Any]) -> dict[str, Any]:
+    """Return what the fingerprint is over, as it is recorded."""
+    rules = {name: meta[name] for name in _RULES if name in meta}
+    return {"algorithm_version": meta["algorithm_version"], **rules, **meta["cfg"]}
 
 
 def build_meta(
@@ -152,6 +160,7 @@ def build_meta(
         "fingerprint": config.fingerprint,
         "algorithm_version": ALGORITHM_VERSION,
         "cfg": config.to_dict(),
+        **config.rules,
         "order": config.order,
         "T": config.sequence_length,
         "K": config.num_rows,

@@ -1,10 +1,9 @@
 """Frames that cost little to reach: ``frames`` = ``cheap``.
 
 A picture is decoded together with all pictures between its key picture and it that others refer
-to. Every slot may move to a frame that is nearer to its own place than to those of its neighbours:
-by half a step at most, so that frames stay in order and the slot remains the true t of its frame.
-Within these limits the frames are chosen for which the fewest pictures have to be decoded, and of
-these the nearest ones. The choice depends on the packets alone, not on the backend.
+to. Every slot may move by at most ``CHEAP_REACH_STEPS`` of the step between slots, and frames stay
+in order. Within these limits the frames are chosen for which the fewest pictures have to be
+decoded, and of these the nearest ones. The choice depends on the packets alone, not on the backend.
 
 Axis letters: T slots, N frames.
 """
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from cv_reader.errors import UnsupportedVideoError
 from cv_reader.media.frames import FrameReach, VideoIndex
-from cv_reader.select.config import AssetConfig
+from cv_reader.select.config import CHEAP_REACH_STEPS, AssetConfig
 from cv_reader.select.selection import choose_frame_ids
 
 _SMALL_PICTURES = 4096
@@ -77,10 +76,7 @@ def cheap_frame_ids(asked: NDArray[np.int32], reach: FrameReach) -> NDArray[np.i
     """
     if len(asked) < 2 or (np.diff(asked) <= 0).any():
         return asked
-    middles = (asked[:-1] + asked[1:]) // 2
-    first = np.append(asked[0], middles + 1).tolist()
-    last = np.append(middles, asked[-1]).tolist()
-    windows = [range(low, high + 1) for low, high in zip(first, last, strict=True)]
+    windows = _windows(asked)
     chosen = _fewest_pictures(windows, asked, reach)
     # What is decoded anyway costs nothing: of it, the nearest frame is taken.
     deepest: dict[int, int] = {}
@@ -88,13 +84,23 @@ def cheap_frame_ids(asked: NDArray[np.int32], reach: FrameReach) -> NDArray[np.i
         start, depth = int(reach.start[number]), int(reach.references[number])
         deepest[start] = max(deepest.get(start, 0), depth)
     for slot, window in enumerate(windows):
-        numbers = np.arange(window.start, window.stop)
+        first = max(window.start, chosen[slot - 1] + 1 if slot else 0)
+        last = min(window.stop, chosen[slot + 1] if slot + 1 < len(chosen) else window.stop)
+        numbers = np.arange(first, last)
         decoded = np.array([deepest.get(start, 0) for start in reach.start[numbers].tolist()])
         is_free = reach.is_reference[numbers] & (reach.references[numbers] <= decoded)
         if is_free.any():
             free = numbers[is_free]
             chosen[slot] = int(free[np.abs(free - asked[slot]).argmin()])
     return np.array(chosen, np.int32)
+
+
+def _windows(asked: NDArray[np.int32]) -> list[range]:
+    """Return the frames that each slot may show."""
+    steps = np.diff(asked) * CHEAP_REACH_STEPS
+    first = np.append(asked[0], np.ceil(asked[1:] - steps)).astype(np.intp).tolist()
+    last = np.append(np.floor(asked[:-1] + steps), asked[-1]).astype(np.intp).tolist()
+    return [range(low, high + 1) for low, high in zip(first, last, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,12 +127,12 @@ def _fewest_pictures(
 ) -> list[int]:
     """Return one frame per window, so that the fewest pictures are decoded: a shortest path."""
     steps = [_Step((0, 0), -1, 0, -1, None)]
-    for window, wanted in zip(windows, asked.tolist(), strict=True):
-        best = min(steps, key=lambda step: step.cost)
-        same_start = {step.start: step for step in steps}
+    for slot, wanted in enumerate(asked.tolist()):
+        candidates = _candidates(windows, slot, wanted, reach)
         steps = [
-            _cheapest(number, abs(number - wanted), (best, same_start.get(start)), reach)
-            for start, number in _nearest_of_groups(window, wanted, reach).items()
+            step
+            for number in candidates
+            if (step := _cheapest(number, abs(number - wanted), steps, reach)) is not None
         ]
     step, path = min(steps, key=lambda step: step.cost), list[int]()
     while step.before is not None:
@@ -135,27 +141,36 @@ def _fewest_pictures(
     return path[::-1]
 
 
-def _nearest_of_groups(window: range, wanted: int, reach: FrameReach) -> dict[int, int]:
-    """Return for each group of a window the frame that costs least, of equal ones the nearest."""
+def _candidates(windows: list[range], slot: int, wanted: int, reach: FrameReach) -> list[int]:
+    """Return the frames that may be best for a slot, in order.
+
+    These are of each group, and of each part of the window that it shares with the slot before,
+    with none or with the slot after, the two that cost least, of equal ones the nearest: one of
+    them may be taken by that other slot.
+    """
+    window = windows[slot]
     numbers = np.arange(window.start, window.stop)
+    begin = windows[slot - 1].stop if slot else window.start
+    end = windows[slot + 1].start if slot + 1 < len(windows) else window.stop
+    part = (numbers >= begin).astype(np.intp) + (numbers >= max(begin, end))
     cost = reach.references[numbers] + ~reach.is_reference[numbers]
-    order = np.lexsort((np.abs(numbers - wanted), cost, reach.start[numbers]))
-    starts = reach.start[numbers[order]]
-    leading = np.append(True, starts[1:] != starts[:-1])
-    return dict(zip(starts[leading].tolist(), numbers[order][leading].tolist(), strict=True))
+    order = np.lexsort((np.abs(numbers - wanted), cost, part, reach.start[numbers]))
+    keys = np.stack([reach.start[numbers[order]], part[order]])
+    is_new = np.append(True, (keys[:, 1:] != keys[:, :-1]).any(axis=0))
+    is_taken = is_new | np.append(False, is_new[:-1])
+    return np.sort(numbers[order][is_taken]).tolist()
 
 
-def _cheapest(
-    number: int, moved: int, ways: tuple[_Step, _Step | None], reach: FrameReach
-) -> _Step:
-    """Return the best step to a frame: behind the best one so far, or the one of its own group."""
+def _cheapest(number: int, moved: int, ways: list[_Step], reach: FrameReach) -> _Step | None:
+    """Return the best step to a frame from those of the slot before; None where all are later."""
     start, depth = int(reach.start[number]), int(reach.references[number])
     extra = int(not reach.is_reference[number])
-    found: list[_Step] = []
+    best: _Step | None = None
     for before in ways:
-        if before is not None:
-            decoded = before.decoded if before.start == start else 0
-            pictures = before.cost[0] + max(0, depth - decoded) + extra
-            cost = pictures, before.cost[1] + moved
-            found.append(_Step(cost, start, max(depth, decoded), number, before))
-    return min(found, key=lambda step: step.cost)
+        if before.number >= number:
+            continue
+        decoded = before.decoded if before.start == start else 0
+        cost = before.cost[0] + max(0, depth - decoded) + extra, before.cost[1] + moved
+        if best is None or cost < best.cost:
+            best = _Step(cost, start, max(depth, decoded), number, before)
+    return best

@@ -48,6 +48,9 @@ DIRECTIONS = ("nearest", "hold")
 PREDICTIONS = ("search", "still", "vectors")
 COMPENSATIONS = ("median", "mean", "none", "similarity")
 FRAME_SAMPLINGS = ("uniform", "bitcost", "cheap")
+CHEAP_REACH_STEPS = 0.6
+"""How far ``cheap`` moves a slot, in steps between slots."""
+
 ORDERS = ("raster", "zigzag")
 WINDOW_PICKS = ("none", "begin", "mid", "end", "energy3")
 
@@ -297,10 +300,16 @@ class AssetConfig:
             )
         return cls(**values)
 
+    @property
+    def rules(self) -> dict[str, float]:
+        """Fixed numbers of the settings in use, which ``meta.json`` records: assets made by other
+        ones are stale."""
+        return {"cheap_reach_steps": CHEAP_REACH_STEPS} if self.frames == "cheap" else {}
+
     @cached_property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits over the settings and the version of the algorithm."""
-        content = {"algorithm_version": ALGORITHM_VERSION, **self.to_dict()}
+        """16 hexadecimal digits over the settings, their rules and the version of the algorithm."""
+        content = {"algorithm_version": ALGORITHM_VERSION, **self.rules, **self.to_dict()}
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 

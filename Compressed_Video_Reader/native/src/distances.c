@@ -29,6 +29,7 @@
 #define CHROMA 4
 #define CHROMA_SHIFT 2 /* Counts four times. */
 #define PLANES 2
+#define CENTRE 128
 
 #define LANES 16        /* Targets that are compared at the same time. */
 #define MAX_FOLLOW 7    /* Samples of luma. */
@@ -52,9 +53,13 @@ typedef struct {
 
 #if HAS_KERNEL
 
-/* A cell of one slot with what is around it, and the sums of squares below each place. */
+/*
+ * A cell of one slot with what is around it, less 128; the same samples of colours as groups of four
+ * (a row, or two samples of two rows), and the sums of squares of the unit that begins at each place.
+ */
 typedef struct {
     uint8_t luma[LUMA_PATCH][PITCH], chroma[PLANES][CHROMA_PATCH][PITCH];
+    uint32_t colours[PLANES][CHROMA_PATCH][PITCH];
     int32_t luma_squares[LUMA_PATCH][PITCH], chroma_squares[CHROMA_PATCH][PITCH];
 } Patch;
 
@@ -64,6 +69,11 @@ typedef struct {
     int32_t constant[LANES];
 } Tile;
 
+/* Where a unit is in a patch, moved by each shift: numbers of samples. */
+typedef struct {
+    int luma[MAX_SHIFTS], chroma[MAX_SHIFTS];
+} Places;
+
 static inline Py_ssize_t clamp(Py_ssize_t value, Py_ssize_t last)
 {
     return value < 0 ? 0 : value > last ? last : value;
@@ -72,13 +82,14 @@ static inline Py_ssize_t clamp(Py_ssize_t value, Py_ssize_t last)
 static void cut_plane(const uint8_t *plane, Py_ssize_t height, Py_ssize_t width, Py_ssize_t top,
                       Py_ssize_t left, int size, uint8_t (*out)[PITCH])
 {
-    int is_inside = left >= 0 && left + size <= width;
+    /* A whole row of the patch is copied at once where there is so much. */
+    int is_inside = left >= 0 && left + PITCH <= width;
 
     for (int y = 0; y < size; y++) {
         const uint8_t *from = plane + clamp(top + y, height - 1) * width;
 
         if (is_inside)
-            memcpy(out[y], from + left, size);
+            memcpy(out[y], from + left, PITCH);
         else
             for (int x = 0; x < size; x++)
                 out[y][x] = from[clamp(left + x, width - 1)];
@@ -103,108 +114,100 @@ FAST static void sum_boxes(int32_t (*squares)[PITCH], int size, int box)
 {
     for (int y = 0; y < size; y++)
         for (int step = 1; step < box; step *= 2)
-            for (int x = 0; x < LUMA_PATCH; x++)
+            for (int x = 0; x < PITCH - LUMA; x++)
                 squares[y][x] += squares[y][x + step];
     for (int step = 1; step < box; step *= 2)
         for (int y = 0; y + step < size; y++)
-            for (int x = 0; x < LUMA_PATCH; x++)
+            for (int x = 0; x < PITCH - LUMA; x++)
                 squares[y][x] += squares[y + step][x];
 }
 
-FAST static void sum_squares(Patch *patch, int parts, int follow)
+FAST static void prepare(Patch *patch, int parts, int follow)
 {
     int size = LUMA + 2 * follow, colour_size = CHROMA + 2 * (follow / 2);
 
     for (int y = 0; y < size; y++)
-        for (int x = 0; x < PITCH; x++)
+        for (int x = 0; x < PITCH; x++) {
             patch->luma_squares[y][x] = patch->luma[y][x] * patch->luma[y][x];
+            patch->luma[y][x] ^= CENTRE;
+        }
     for (int y = 0; y < colour_size; y++)
-        for (int x = 0; x < PITCH; x++)
+        for (int x = 0; x < PITCH; x++) {
             patch->chroma_squares[y][x] = (patch->chroma[0][y][x] * patch->chroma[0][y][x] +
                                            patch->chroma[1][y][x] * patch->chroma[1][y][x])
                                           << CHROMA_SHIFT;
+            patch->chroma[0][y][x] ^= CENTRE;
+            patch->chroma[1][y][x] ^= CENTRE;
+        }
     sum_boxes(patch->luma_squares, size, LUMA / parts);
     sum_boxes(patch->chroma_squares, colour_size, CHROMA / parts);
-}
-
-static inline uint32_t four(const uint8_t *samples)
-{
-    uint32_t found;
-
-    memcpy(&found, samples, 4);
-    return found;
-}
-
-static inline uint32_t two_rows(const uint8_t *samples)
-{
-    uint16_t rows[2];
-    uint32_t found;
-
-    memcpy(&rows[0], samples, 2);
-    memcpy(&rows[1], samples + PITCH, 2);
-    memcpy(&found, rows, 4);
-    return found;
-}
-
-/* Write a unit, moved by a shift, as groups of four samples: luma, then colours. */
-static inline void pack(const Task *task, const Patch *patch, int part, int number, int parts,
-                        uint32_t *groups)
-{
-    int side = LUMA / parts, colour_side = CHROMA / parts;
-    int down = task->shifts[number][0], right = task->shifts[number][1];
-    int y = task->follow + part / parts * side + down;
-    int x = task->follow + part % parts * side + right;
-
-    for (int row = 0; row < side; row++)
-        for (int first = 0; first < side; first += 4)
-            *groups++ = four(&patch->luma[y + row][x + first]);
-    /* Half a sample is rounded towards 0, as in C. */
-    y = task->follow / 2 + part / parts * colour_side + down / 2;
-    x = task->follow / 2 + part % parts * colour_side + right / 2;
     for (int plane = 0; plane < PLANES; plane++)
-        if (parts == 2)
-            *groups++ = two_rows(&patch->chroma[plane][y][x]);
-        else
-            for (int row = 0; row < CHROMA; row++)
-                *groups++ = four(&patch->chroma[plane][y + row][x]);
+        for (int y = 0; y + (parts == 2) < colour_size; y++)
+            for (int x = 0; x < colour_size; x++) {
+                const uint8_t *from = &patch->chroma[plane][y][x];
+
+                memcpy(&patch->colours[plane][y][x], from, 2);
+                memcpy((uint8_t *)&patch->colours[plane][y][x] + 2,
+                       parts == 2 ? from + PITCH : from + 2, 2);
+            }
 }
 
-static inline int32_t squares(const Task *task, const Patch *patch, int part, int number, int parts)
+static void find_places(const Task *task, int part, int parts, Places *places)
 {
-    int down = task->shifts[number][0], right = task->shifts[number][1];
-    int row = part / parts, column = part % parts;
+    int row = part / parts, column = part % parts, border = task->follow, half = task->follow / 2;
 
-    return patch->luma_squares[task->follow + row * (LUMA / parts) + down]
-                              [task->follow + column * (LUMA / parts) + right] +
-           patch->chroma_squares[task->follow / 2 + row * (CHROMA / parts) + down / 2]
-                                [task->follow / 2 + column * (CHROMA / parts) + right / 2];
+    for (int number = 0; number < task->num_shifts; number++) {
+        int down = task->shifts[number][0], right = task->shifts[number][1];
+
+        places->luma[number] = (border + row * (LUMA / parts) + down) * PITCH + border +
+                               column * (LUMA / parts) + right;
+        /* Half a sample is rounded towards 0, as in C. */
+        places->chroma[number] = (half + row * (CHROMA / parts) + down / 2) * PITCH + half +
+                                 column * (CHROMA / parts) + right / 2;
+    }
 }
 
-static void fill_tiles(const Task *task, const Patch *patches, int part, int parts, Tile *tiles)
+/* Return a group of four samples of a unit: those of luma come first, row by row, then colours. */
+static inline uint32_t group_of(const Patch *patch, int luma, int chroma, int group, int parts)
+{
+    int num_luma = 2 * MAX_GROUPS / 3 / (parts * parts), in_row = LUMA / parts / 4;
+    int in_plane = parts == 2 ? 1 : CHROMA;
+    uint32_t found;
+
+    if (group < num_luma) {
+        memcpy(&found, &patch->luma[0][0] + luma + group / in_row * PITCH + group % in_row * 4, 4);
+        return found;
+    }
+    group -= num_luma;
+    return (&patch->colours[group / in_plane][0][0])[chroma + group % in_plane * PITCH];
+}
+
+static void fill_tiles(const Task *task, const Patch *patches, const Places *places, int parts,
+                       Tile *tiles)
 {
     int num_groups = MAX_GROUPS / (parts * parts), num_luma = num_groups * 2 / 3;
+    int luma = places->luma[0], chroma = places->chroma[0];
 
     for (Py_ssize_t target = 0; target < task->num_targets; target++) {
         const Patch *patch = patches + task->num_sources - task->num_targets + target;
         Tile *tile = tiles + target / LANES;
-        uint32_t groups[MAX_GROUPS];
         int32_t sum = 0;
 
-        pack(task, patch, part, 0, parts, groups);
         for (int group = 0; group < num_groups; group++) {
-            const uint8_t *samples = (const uint8_t *)&groups[group];
+            uint32_t found = group_of(patch, luma, chroma, group, parts) ^ CENTRE * 0x01010101u;
             int counts = group < num_luma ? 1 : 1 << CHROMA_SHIFT;
 
-            ((uint32_t *)&tile->samples[group])[target % LANES] = groups[group];
-            sum += counts * (samples[0] + samples[1] + samples[2] + samples[3]);
+            ((uint32_t *)&tile->samples[group])[target % LANES] = found;
+            sum += counts * ((found & 255) + (found >> 8 & 255) + (found >> 16 & 255) + (found >> 24));
         }
         /* Sources are multiplied less 128: that is given back here. */
-        tile->constant[target % LANES] = squares(task, patch, part, 0, parts) - 256 * sum;
+        tile->constant[target % LANES] = (&patch->luma_squares[0][0])[luma] +
+                                         (&patch->chroma_squares[0][0])[chroma] - 2 * CENTRE * sum;
     }
 }
 
 /* Write the least distances of one source over some shifts; return the greatest of them. */
-FAST static inline int32_t compare(const uint32_t *groups, const int32_t *sums, int num_shifts,
+FAST static inline int32_t compare(const Patch *patch, const Places *places, int num_shifts,
                                    const Tile *tiles, Py_ssize_t num_targets, float *out, int parts)
 {
     const int num_groups = MAX_GROUPS / (parts * parts), num_luma = num_groups * 2 / 3;
@@ -217,16 +220,21 @@ FAST static inline int32_t compare(const uint32_t *groups, const int32_t *sums, 
         for (int group = 0; group < num_groups; group++)
             there[group] = tiles->samples[group];
         for (int number = 0; number < num_shifts; number++) {
-            const uint32_t *here = groups + number * num_groups;
+            int luma = places->luma[number], chroma = places->chroma[number];
+            int squares = (&patch->luma_squares[0][0])[luma] + (&patch->chroma_squares[0][0])[chroma];
             __m512i both = _mm512_setzero_si512();
 
             for (int group = num_luma; group < num_groups; group++)
-                both = _mm512_dpbusd_epi32(both, there[group], _mm512_set1_epi32(here[group]));
+                both = _mm512_dpbusd_epi32(
+                    both, there[group],
+                    _mm512_set1_epi32(group_of(patch, luma, chroma, group, parts)));
             both = _mm512_slli_epi32(both, CHROMA_SHIFT);
             for (int group = 0; group < num_luma; group++)
-                both = _mm512_dpbusd_epi32(both, there[group], _mm512_set1_epi32(here[group]));
+                both = _mm512_dpbusd_epi32(
+                    both, there[group],
+                    _mm512_set1_epi32(group_of(patch, luma, chroma, group, parts)));
             both = _mm512_slli_epi32(both, 1);
-            best = _mm512_max_epi32(best, _mm512_sub_epi32(both, _mm512_set1_epi32(sums[number])));
+            best = _mm512_max_epi32(best, _mm512_sub_epi32(both, _mm512_set1_epi32(squares)));
         }
         least = _mm512_sub_epi32(_mm512_loadu_si512(tiles->constant), best);
         greatest = _mm512_mask_max_epi32(greatest, mask, greatest, least);
@@ -238,27 +246,16 @@ FAST static inline int32_t compare(const uint32_t *groups, const int32_t *sums, 
 FAST static inline void run_unit(const Task *task, const Patch *patches, int part, int parts,
                                  Tile *tiles, float *out)
 {
-    const int num_groups = MAX_GROUPS / (parts * parts);
-    uint32_t groups[MAX_SHIFTS * MAX_GROUPS];
-    int32_t sums[MAX_SHIFTS], greatest = 0;
+    int32_t greatest = 0;
+    Places places;
 
-    fill_tiles(task, patches, part, parts, tiles);
+    find_places(task, part, parts, &places);
+    fill_tiles(task, patches, &places, parts, tiles);
     for (int is_last = 0; is_last < 2; is_last++) {
-        int num_shifts = is_last ? task->num_shifts : 1;
-
         for (Py_ssize_t source = 0; source < task->num_sources; source++) {
-            int32_t found;
+            int32_t found = compare(patches + source, &places, is_last ? task->num_shifts : 1, tiles,
+                                    task->num_targets, out + source * task->num_targets, parts);
 
-            for (int number = 0; number < num_shifts; number++) {
-                uint32_t *here = groups + number * num_groups;
-
-                pack(task, patches + source, part, number, parts, here);
-                for (int group = 0; group < num_groups; group++)
-                    here[group] ^= 0x80808080u;
-                sums[number] = squares(task, patches + source, part, number, parts);
-            }
-            found = compare(groups, sums, num_shifts, tiles, task->num_targets,
-                            out + source * task->num_targets, parts);
             greatest = found > greatest ? found : greatest;
         }
         if (task->num_shifts == 1 || greatest <= task->still)
@@ -292,7 +289,7 @@ static int run(const Task *task)
             for (Py_ssize_t source = 0; source < task->num_sources; source++) {
                 cut_patch(task, task->sources[column * task->num_sources + source],
                           task->first_column + column, patches + source);
-                sum_squares(patches + source, task->parts, task->follow);
+                prepare(patches + source, task->parts, task->follow);
             }
             for (int part = 0; part < num_parts; part++) {
                 if (task->parts == 2)

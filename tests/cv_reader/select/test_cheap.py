@@ -1,6 +1,9 @@
 """Frames that cost little to reach: near, in order, and never more costly than those asked for."""
 
+import hashlib
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -9,14 +12,15 @@ import numpy as np
 import pytest
 
 from cv_reader import open_video
+from cv_reader.assets.freshness import usable_meta
 from cv_reader.assets.make import select_from_video, write_evaluation_asset
-from cv_reader.errors import SettingsError, UnsupportedVideoError
+from cv_reader.errors import SettingsError, StaleAssetError, UnsupportedVideoError
 from cv_reader.media import decoding
 from cv_reader.media.frames import FrameReach
 from cv_reader.reader import ReadOptions
 from cv_reader.select import cheap
 from cv_reader.select.cheap import cheap_frame_ids, pictures_needed, sampled_frames
-from cv_reader.select.config import AssetConfig
+from cv_reader.select.config import ALGORITHM_VERSION, CHEAP_REACH_STEPS, AssetConfig
 from cv_reader.select.selection import sample_frame_ids
 from support.media import moving_square, write_video
 
@@ -68,15 +72,19 @@ GROUPS = [
 def test_no_other_frames_within_the_limits_need_fewer_pictures(groups: str, slots: int) -> None:
     reach = _reach(groups)
     asked = sample_frame_ids(len(reach.start), slots)
-    middles = (asked[:-1] + asked[1:]) // 2
+    reaches = np.diff(asked) * CHEAP_REACH_STEPS
     windows = [
-        range(low, high + 1)
-        for low, high in zip([asked[0], *(middles + 1)], [*middles, asked[-1]], strict=True)
+        [number for number in range(len(reach.start)) if low <= number <= high]
+        for low, high in zip(
+            [asked[0], *(asked[1:] - reaches)], [*(asked[:-1] + reaches), asked[-1]], strict=True
+        )
     ]
-    least = min(_decoded(ids, groups) for ids in product(*windows))
+    in_order = (ids for ids in product(*windows) if list(ids) == sorted(set(ids)))
+    least = min(_decoded(ids, groups) for ids in in_order)
     found = cheap_frame_ids(asked, reach)
     assert _decoded(found.tolist(), groups) == least == pictures_needed(found, reach)
     assert all(number in window for number, window in zip(found.tolist(), windows, strict=True))
+    assert (np.diff(found) > 0).all()
 
 
 def test_a_slot_stays_where_moving_saves_nothing() -> None:
@@ -85,8 +93,14 @@ def test_a_slot_stays_where_moving_saves_nothing() -> None:
 
 
 def test_what_is_decoded_anyway_is_free() -> None:
-    # The last slot needs 7, and 4 is decoded on the way to it.
-    assert cheap_frame_ids(np.array([0, 4, 8], np.int32), _reach("KPPPPPPPP")).tolist() == [0, 4, 7]
+    # The last slot needs 6, and 4 is decoded on the way to it.
+    assert cheap_frame_ids(np.array([0, 4, 8], np.int32), _reach("KPPPPPPPP")).tolist() == [0, 4, 6]
+
+
+def test_two_slots_that_want_one_key_picture_stay_in_order() -> None:
+    # Both 5 and 10 may show the key picture 7: the earlier slot takes it, the later one the next.
+    found = cheap_frame_ids(np.array([0, 5, 10], np.int32), _reach("KPPPPPP KPPP"))
+    assert found.tolist() == [0, 7, 8]
 
 
 def test_frames_that_repeat_are_not_moved() -> None:
@@ -108,15 +122,34 @@ def test_a_clip_is_read_with_fewer_pictures_and_says_so(clip: Path, tmp_path: Pa
     assert meta["requested_frame_ids"] == asked
     used = asset.frame_ids.tolist()
     assert meta["max_moved_frames"] == max(abs(a - u) for a, u in zip(asked, used, strict=True))
-    assert 0 < meta["max_moved_frames"] <= 9 and used == sorted(set(used))
+    assert 0 < meta["max_moved_frames"] <= CHEAP_REACH_STEPS * 199 / 11 + 1 and used == sorted(
+        set(used)
+    )
     costs = meta["pictures_needed"]
     assert costs["used"] < costs["requested"] / 3
     with open_video(clip) as video:
         assert sum(number % 20 == 0 for number in used) >= 10
         assert video.index.is_key[[u for u in used if u % 20 == 0]].all()
-    # The slot is the true t: no other slot is nearer to the frame's own place.
-    nearest = np.abs(np.subtract.outer(used, np.array(asked))).argmin(axis=1)
-    assert nearest.tolist() == list(range(12))
+
+
+def test_assets_of_another_reach_are_stale(clip: Path, tmp_path: Path) -> None:
+    write_evaluation_asset(clip, key="clip", out_root=tmp_path, config=CONFIG)
+    path = next(tmp_path.rglob("meta.json"))
+    meta = json.loads(path.read_text())
+    assert usable_meta(path, CONFIG) == meta and meta["cheap_reach_steps"] == CHEAP_REACH_STEPS
+    # As it was before the reach was recorded: the settings and the version alone.
+    del meta["cheap_reach_steps"]
+    content = {"algorithm_version": ALGORITHM_VERSION, **meta["cfg"]}
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    meta["fingerprint"] = hashlib.sha256(canonical.encode()).hexdigest()[:16]
+    path.write_text(json.dumps(meta))
+    with pytest.raises(StaleAssetError, match=r"cheap_reach_steps None where 0\.6 is asked for"):
+        usable_meta(path, CONFIG)
+    # What does not move slots has no such number, and the fingerprint of before.
+    plain = replace(CONFIG, frames="uniform")
+    content["frames"] = "uniform"
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    assert plain.fingerprint == hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 def test_meta_counts_the_pictures_that_are_decoded(
