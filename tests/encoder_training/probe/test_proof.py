@@ -59,9 +59,9 @@ def test_the_lists_name_every_class(tmp_path: Path) -> None:
 
 def test_all_inputs_have_the_same_tokens() -> None:
     found = {name: values["input"] for name, values in InputSizes().arms().items()}
-    assert InputSizes().tokens == 36 and found == {
-        "frames": "frames:4", "codec, published": "codec:36",
-        "codec, rate-distortion": "codec:36", "random patches": "random:36",
+    assert InputSizes().tokens == 72 and found == {
+        "frames": "frames:8", "codec, published": "codec:72",
+        "codec, rate-distortion": "codec:72", "random patches": "random:72",
     }  # fmt: skip
     large = InputSizes(frames=8, frame_tokens=256, slots=64)
     assert large.arms()[PUBLISHED] == {"input": "codec:2048", "num_frames": 64}

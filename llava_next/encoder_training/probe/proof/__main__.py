@@ -27,8 +27,6 @@ from statistics import mean, stdev
 from typing import Any
 
 from encoder_training.pretrain.proof.steps import (
-    CLIP_FRAMES,
-    NUM_FRAMES,
     PATCH_PX,
     SIZE_PX,
     VIDEO_FRAMES,
@@ -61,7 +59,7 @@ class ProofSizes:
 
     train: int = 2560
     val: int = 960
-    epochs: int = 20
+    epochs: int = 12
     images: int = 6000
     clips: int = 1440
     stage1_steps: int = 1000
@@ -87,9 +85,9 @@ class InputSizes:
             slots.
     """
 
-    frames: int = NUM_FRAMES
+    frames: int = 8
     frame_tokens: int = (SIZE_PX // PATCH_PX) ** 2
-    slots: int = CLIP_FRAMES
+    slots: int = VIDEO_FRAMES
 
     @property
     def tokens(self) -> int:
