@@ -95,6 +95,10 @@ class FollowedClip(SmallClip):
             )
         return self.latest[key]
 
+    def forget(self) -> None:
+        """Free the interpolated pictures."""
+        self.latest.clear()
+
     def facts(self) -> dict[str, Any]:
         """Return what was followed, ready for JSON."""
         return {"num_pictures": self.num_pictures, "known_share": round(self.known_share, 4)}
@@ -164,15 +168,18 @@ def follow_motion(clip: SmallClip, links: Links, block: int) -> FollowedClip:
 def _between_samples(pictures: Samples, phases: int) -> Samples:
     """Return pictures (..., rows, columns) at places between samples, bilinear, rounded: uint8
     (..., phases^2, rows, columns) with the border repeated outside."""
-    wide = [(0, 0)] * (pictures.ndim - 2) + [(BORDER, BORDER + 1)] * 2
-    padded = np.pad(pictures, wide, mode="edge").astype(np.uint16)
-    *first, rows, columns = padded.shape
-    found = np.empty((*first, phases**2, rows - 1, columns - 1), np.uint8)
-    for below in range(phases):
-        down = padded[..., :-1, :] * (phases - below) + padded[..., 1:, :] * below
-        for beside in range(phases):
-            both = down[..., :-1] * (phases - beside) + down[..., 1:] * beside
-            found[..., below * phases + beside, :, :] = (both + phases**2 // 2) // phases**2
+    *first, rows, columns = pictures.shape
+    size = rows + 2 * BORDER, columns + 2 * BORDER
+    found = np.empty((*first, phases**2, *size), np.uint8)
+    # One after the other: the sums of all of them would take much memory.
+    for number in np.ndindex(*first):
+        padded = np.pad(pictures[number], (BORDER, BORDER + 1), mode="edge").astype(np.uint16)
+        for below in range(phases):
+            down = padded[:-1] * (phases - below) + padded[1:] * below
+            for beside in range(phases):
+                both = down[:, :-1] * (phases - beside) + down[:, 1:] * beside
+                phase = below * phases + beside
+                found[(*number, phase)] = (both + phases**2 // 2) // phases**2
     return found
 
 

@@ -19,6 +19,7 @@ from cv_reader.select.rate_distortion.distances import (
     level_distortion,
 )
 from cv_reader.select.rate_distortion.exchange import exchanged
+from cv_reader.select.rate_distortion.places import FollowedClip
 from cv_reader.select.rate_distortion.prices import (
     LEAST_PRICE,
     bracketed,
@@ -277,6 +278,9 @@ class Solver:
         found: list[list[tuple[Cells, Distances]]] = [[] for _ in prices]
         for slots in window_starts(self.clip.num_slots):
             window = cell_window(self.clip, units, slots, self.config, carried=carried)
+            if isinstance(self.clip, FollowedClip):
+                # They take more memory than the distances that came of them.
+                self.clip.forget()
             costs = self.segments(window, slots)
             shown: list[NDArray[np.intp]] = []
             for number, price in enumerate(prices):
