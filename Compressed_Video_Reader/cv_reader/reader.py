@@ -152,9 +152,9 @@ class Video:
         if found != "exact":
             raise UnsupportedVideoError(
                 self.index.path,
-                f"{needed_by} needs exact {field}, but backend {self.backend!r} gives "
-                f"{self.index.codec_name} with {found!r}; use H.264 or HEVC with the native "
-                "backend (`cv_reader doctor`), or leave that out",
+                f"{needed_by} needs exact {field}; what backend {self.backend!r} reads of it from "
+                f"{self.index.codec_name} is {found!r}; leave that out, or use a video in H.264 or "
+                "HEVC and the native backend (`cv_reader doctor` says whether it is installed)",
             )
 
     def __len__(self) -> int:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from cv_reader.errors import SettingsError
 from cv_reader.select.config import AssetConfig
 from cv_reader.select.geometry import Letterbox, letterbox
 from cv_reader.select.mosaics import Square, square_frame, to_image
@@ -229,6 +230,12 @@ class _Segment:
             patch_px=config.patch_size,
             samples=(pixels.num_rows, pixels.num_columns),
         )
+        if not box.valid_cells().any():
+            raise SettingsError(
+                f"square_size must hold a whole cell of {config.patch_size} pixels of pictures of "
+                f"{pixels.width_px} x {pixels.height_px}, got {config.square_size}: nothing would "
+                "ever be kept; use a larger square or smaller patches"
+            )
         return cls(config, box, reason, number)
 
     def choose(

@@ -9,6 +9,7 @@ import pytest
 
 import cv_reader
 from cv_reader import StreamSettings, StreamWindow
+from cv_reader.errors import SettingsError
 from cv_reader.select.chooser import video_box
 from cv_reader.select.config import AssetConfig
 from cv_reader.select.geometry import Letterbox
@@ -115,3 +116,13 @@ def test_a_still_scene_is_kept_once(tmp_path: Path) -> None:
     assert [len(window.rows) for window in found] == [48] + [0] * (len(found) - 1)
     assert len(found) > 2
     assert found[1].patches.shape == (0, 8, 8, 3)
+
+
+def test_pictures_without_a_whole_cell_are_refused(tmp_path: Path) -> None:
+    """In a square of two cells a side a picture of 16:9 covers only parts of cells."""
+    path = write_video(tmp_path / "a.mp4", moving_square(6, 36, 64))
+    settings = small(config={"square_size": 16, "patch_size": 8, "num_images": 1})
+    with pytest.raises(
+        SettingsError, match=r"whole cell of 8 pixels of pictures of 64 x 36, got 16"
+    ):
+        _windows(path, settings)
