@@ -1,11 +1,12 @@
-"""Nearest centres by cosine, the inner loop of everything here, by torch or by faiss.
+"""Nearest centres by cosine, the inner loop of everything here, by torch, faiss or flash-kmeans.
 
-Both backends compute every product (no index that skips some), in float32, and take the smaller
+All backends compute every product (no index that skips some), in float32, and take the smaller
 number where two centres are equally near; they differ where two centres are as near as rounding.
 
 Axis letters: N rows, k centres, d features.
 """
 
+import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 
-BACKENDS = ("auto", "torch", "faiss")
+BACKENDS = ("auto", "torch", "faiss", "flash")
 _BLOCK_BYTES = 64 << 20
 
 
@@ -41,7 +42,8 @@ def search_by(backend: str, centres: Floats, device: str = "cpu") -> Search:
 
     Args:
         backend: ``torch``, ``faiss`` (on the CPU; its GPU build where that is installed and
-            ``device`` is a GPU), or ``auto``: faiss on the CPU where it is installed, else torch.
+            ``device`` is a GPU), ``flash`` (flash-kmeans, on a GPU), or ``auto``: faiss on the CPU
+            where it is installed, else torch.
         centres: float32 (k, d).
         device: where products are computed.
 
@@ -53,6 +55,8 @@ def search_by(backend: str, centres: Floats, device: str = "cpu") -> Search:
     has_faiss = find_spec("faiss") is not None
     if backend == "faiss" and not has_faiss:
         raise ValueError("backend faiss is not installed: pip install -e '.[pretrain]'")
+    if backend == "flash":
+        return _flash_search(centres, device)
     if backend == "faiss" or (backend == "auto" and has_faiss and device == "cpu"):
         return _faiss_search(centres, device)
     return _torch_search(centres, device)
@@ -83,7 +87,7 @@ def _torch_search(centres: Floats, device: str) -> Search:
 
     def search(rows: Floats, count: int) -> Nearest:
         numbers, cosines = [], []
-        for start in range(0, len(rows), step):
+        for start in range(0, max(len(rows), 1), step):  # no rows are one empty block
             block = torch.from_numpy(np.ascontiguousarray(rows[start : start + step])).to(device)
             products = block @ columns
             if count == 1:
@@ -93,6 +97,29 @@ def _torch_search(centres: Floats, device: str) -> Search:
             numbers.append(where.cpu())
             cosines.append(best.cpu())
         return Nearest(torch.cat(numbers).numpy(), torch.cat(cosines).numpy())
+
+    return search
+
+
+def _flash_search(centres: Floats, device: str) -> Search:
+    if device == "cpu":
+        raise ValueError("backend flash must have a GPU as --device, got cpu; use torch or faiss")
+    # Else its products would have 10 bits, and another centre would win for a few rows.
+    os.environ.setdefault("TRITON_F32_DEFAULT", "tf32x3")
+    try:
+        from flash_kmeans.assign_euclid_triton import cosine_assign_triton
+    except ImportError as error:
+        raise ValueError("backend flash is not installed: pip install flash-kmeans") from error
+    columns = torch.from_numpy(np.ascontiguousarray(centres, np.float32)).to(device)
+    several = _torch_search(centres, device)  # flash-kmeans finds the nearest centre alone
+
+    def search(rows: Floats, count: int) -> Nearest:
+        if count > 1 or not len(rows):
+            return several(rows, count)
+        block = torch.from_numpy(np.ascontiguousarray(rows, np.float32)).to(device)
+        numbers = cosine_assign_triton(block[None], columns[None])[0].long()
+        cosines = (block * columns[numbers]).sum(dim=1)
+        return Nearest(numbers[:, None].cpu().numpy(), cosines[:, None].cpu().numpy())
 
     return search
 

@@ -1,5 +1,8 @@
 """Spherical k-means: against a plain computation, on both backends, streamed and in levels."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +69,51 @@ def test_backends_agree_on_assignments() -> None:
     assert agreement(found[0].numbers.ravel(), found[1].numbers.ravel()) >= 0.999
     exact = (rows.astype(np.float64) @ centres.T.astype(np.float64)).argmax(axis=1)
     assert agreement(found[0].numbers[:, 0], exact) >= 0.999
+
+
+@pytest.mark.parametrize("backend", ["torch", "faiss"])
+def test_blocks_of_which_no_row_is_drawn_change_nothing(backend: str) -> None:
+    pytest.importorskip("faiss")
+    data, _ = blobs(300, 5)
+    centres = unit_rows(data[:5])
+    for count in (1, 3):
+        assert search_by(backend, centres)(data[:0], count).numbers.shape == (0, count)
+    parts = [FeatureRows([data, data[:0]]), FeatureRows([data])]
+    one, two = (lloyd(p, KMeansState(centres), iterations=2, backend=backend) for p in parts)
+    assert np.array_equal(one.centres, two.centres)
+
+
+def test_flash_needs_a_gpu() -> None:
+    with pytest.raises(ValueError, match="flash must have a GPU as --device, got cpu"):
+        search_by("flash", np.eye(3, dtype=np.float32))
+
+
+@pytest.mark.slow
+def test_flash_agrees_with_the_others_in_the_interpreter() -> None:
+    """The kernel of flash-kmeans on a CPU, in a process of its own."""
+    pytest.importorskip("triton")
+    pytest.importorskip("flash_kmeans")
+    code = """
+import types, numpy as np, torch
+from encoder_training.pretrain.concepts.nearest import _flash_search, search_by, unit_rows
+torch.Tensor.is_cuda = property(lambda tensor: True)
+card = types.SimpleNamespace(name="NVIDIA H200", shared_memory_per_block_optin=232448)
+torch.cuda.get_device_properties = lambda device: card
+draw = np.random.default_rng(0).normal
+rows, centres = (unit_rows(draw(size=(n, 64)).astype(np.float32)) for n in (3001, 300))
+flash = _flash_search(centres, torch.device("cpu"))
+exact = (rows.astype(np.float64) @ centres.T.astype(np.float64)).argmax(axis=1)
+found = flash(rows, 1)
+assert (found.numbers[:, 0] == exact).mean() >= 0.999
+for name in ("torch", "faiss"):
+    other = search_by(name, centres)(rows, 1)
+    assert (found.numbers == other.numbers).mean() >= 0.999
+    assert np.abs(found.cosines - other.cosines).max() < 1e-6
+assert np.array_equal(flash(rows, 10).numbers, search_by("torch", centres)(rows, 10).numbers)
+"""
+    path = os.pathsep.join(filter(None, sys.path))
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": path}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
 
 
 def test_made_clusters_are_found() -> None:
