@@ -129,6 +129,59 @@ def test_the_kernel_and_the_way_without_it_agree(
     torch.testing.assert_close(actual[0], expected[0], **FLOAT32)
 
 
+@pytest.mark.skipif(varlen.varlen_kernel() is None, reason="this torch has no varlen_attn")
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize(
+    ("dtype", "heads", "key_heads", "width", "is_called"),
+    [
+        (torch.bfloat16, 16, 8, 128, True),
+        (torch.float16, 16, 16, 64, True),
+        (torch.bfloat16, 2, 1, 256, True),
+        (torch.bfloat16, 2, 2, 60, False),
+        (torch.float32, 2, 2, 64, False),
+    ],
+)
+def test_torchs_own_kernel_takes_what_it_is_given(
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: torch.dtype,
+    heads: int,
+    key_heads: int,
+    width: int,
+    is_called: bool,
+    causal: bool,
+) -> None:
+    """On meta it checks its arguments and computes nothing, forward and backward."""
+    kernel: Any = varlen.varlen_kernel()
+    calls: list[int] = []
+
+    def counted(*args: Any, **options: Any) -> Any:
+        calls.append(1)
+        return kernel(*args, **options)
+
+    monkeypatch.setattr(varlen, "varlen_kernel", lambda: counted)
+    monkeypatch.setattr(
+        varlen, "_parameters", lambda _: frozenset(inspect.signature(kernel).parameters)
+    )
+    total, meta = sum(LENGTHS), {"device": "meta", "dtype": dtype, "requires_grad": True}
+    inputs = [torch.empty(1, n, total, width, **meta) for n in (heads, key_heads, key_heads)]
+    module = nn.Module()
+    module.num_key_value_groups = heads // key_heads  # pyright: ignore[reportAttributeAccessIssue]
+    bounds = torch.empty(len(LENGTHS) + 1, dtype=torch.int32, device="meta")
+    mixed, _ = varlen.varlen_attention(
+        module,
+        *inputs,
+        None,
+        is_causal=causal,
+        cu_seq_lens_q=bounds,
+        max_length_q=max(LENGTHS),
+        sample_lengths=tuple(LENGTHS),
+    )
+    assert calls == [1] * is_called
+    assert (mixed.shape, mixed.dtype) == ((1, total, heads, width), dtype)
+    mixed.sum().backward()
+    assert all(x.grad is not None and x.grad.shape == x.shape for x in inputs)
+
+
 HOPPER = varlen.Machine(has_kernel=True, device_type="cuda", capability=(9, 0))
 
 

@@ -37,11 +37,14 @@ def _losses(folder: Path) -> list[float]:
     return [row["loss"] for row in read_log(folder)]
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
-@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize(
+    ("stage", "ranks", "attention"),
+    [(2, 2, None), (2, 4, None), (3, 2, None), (3, 4, None), (3, 2, "varlen")],
+)
 def test_ranks_equal_one_process_although_some_hold_text_alone(
     stage: int,
     ranks: int,
+    attention: str | None,
     train: Callable[..., int],
     run_arguments: Callable[..., list[str]],
     tmp_path: Path,
@@ -57,6 +60,7 @@ def test_ranks_equal_one_process_although_some_hold_text_alone(
         deepspeed=f"scripts/zero{stage}.json",
         save_strategy="steps",
         save_steps=3,
+        **({} if attention is None else {"attn_implementation": attention}),
     )
     finish([*launcher(ranks), *arguments])
     expected = _losses(tmp_path / "alone")
