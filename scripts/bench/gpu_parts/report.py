@@ -8,6 +8,16 @@ from run_kit.pages.page import page, table
 
 COLUMNS = ("tokens_per_second", "tflops", "mfu", "peak_gigabytes", "data_wait", "host_waits")
 _HEADER = ("case", "seconds", "tokens/s", "TFLOP/s", "MFU", "GB", "data wait", "host waits", "rest")
+_TITLES = {
+    "tokens_per_second": "tokens/s",
+    "visual_tokens_per_second": "visual tokens/s",
+    "tflops": "TFLOP/s",
+    "tflop": "TFLOP",
+    "mfu": "MFU",
+    "peak_gigabytes": "GB",
+    "predicted_gigabytes": "GB predicted",
+    "predicted_if_checkpointed_gigabytes": "GB predicted if checkpointed",
+}
 GOALS = (
     ("encoder: large, 1 x 10368, varlen", "forward and backward", "mfu", 0.45),
     ("sft: 1.7b, packed, checkpointed", None, "mfu", 0.40),
@@ -90,22 +100,78 @@ def text(results: Results) -> str:
 
 
 def build_page(results: Results) -> str:
-    """Return the page."""
-    about = "; ".join(f"{name} {_text(value)}" for name, value in results.machine.items())
-    cells = [[escape(cell) for cell in row] for row in rows(results)]
+    """Return the page: goals, a table for each part, and what has no figures, by its reason."""
+    machine = dict(results.machine)
+    packages = machine.pop("packages", {})
+    about = [f"{name.replace('_', ' ')} {_text(value)}" for name, value in machine.items()]
+    installed = [name for name, there in packages.items() if there]
+    missing = [name for name, there in packages.items() if not there]
+    about.append(
+        f"with {', '.join(installed) or 'no packages'}; without {', '.join(missing) or '-'}"
+    )
+    trial = {"cpu": "tiny models", "meta": "models without values"}.get(str(machine.get("device")))
+    note = f"<p><b>A trial with {trial}: no speed is that of a GPU.</b></p>" if trial else ""
+    parts: dict[str, list[str]] = {}
+    for key in results.cases:
+        parts.setdefault(key.partition(": ")[0], []).append(key)
+    tables = "".join(
+        f"<h2>{escape(part)}</h2>{_part(results, keys)}" for part, keys in parts.items()
+    )
     goals = "".join(f"<li>{escape(line)}</li>" for line in goal_lines(results))
     body = (
-        f"<p>{escape(about)}</p><p>MFU = operations of forward and backward pass / seconds / peak "
-        "of the device's data sheet. A multiply-add counts as two; what is computed again for "
-        f"checkpointed gradients does not count.</p><h2>Goals</h2><ul>{goals}</ul><h2>Cases</h2>"
-        f"{table(_HEADER, cells, set(range(1, 8)))}{_kernels(results)}"
+        f"{note}<p>{escape('; '.join(about))}</p><h2>Goals on one H200</h2><ul>{goals}</ul>{tables}"
+        f'{_profile(results)}<p class="note">MFU = operations of forward and backward pass / '
+        "seconds / peak of the device's data sheet. A multiply-add counts as two; what is computed "
+        "again for checkpointed gradients does not count.</p>"
     )
-    return page("One step on one device", body)
+    return page("Encoder, training and answers on one device", body)
 
 
-def _kernels(results: Results) -> str:
+def _part(results: Results, keys: list[str]) -> str:
+    """Return the table of one part, and its cases without figures by their reasons."""
+    lines: dict[str, Figures] = {}
+    reasons: dict[str, list[str]] = {}
+    for key in keys:
+        case, name = results.cases[key], key.partition(": ")[2]
+        if case["status"] != DONE:
+            reason = f"{case['status']}: {case.get('why', '')}"
+            reasons.setdefault(reason, []).append(name)
+            continue
+        groups = {title: value for title, value in case.items() if _is_rates(value)}
+        shared = {
+            title: value
+            for title, value in case.items()
+            if title not in {"status", "took_seconds", *groups}
+            and not isinstance(value, dict | list)
+        }
+        for title, rates in list(groups.items())[:-1]:
+            lines[f"{name}, {title}"] = rates
+        last = list(groups)[-1:]
+        lines[", ".join([name, *last])] = {**(groups[last[0]] if last else {}), **shared}
+    seen = list(dict.fromkeys(title for figures in lines.values() for title in figures))
+    columns = [t for t in seen if any(figures.get(t) is not None for figures in lines.values())]
+    cells = [
+        [escape(name), *(escape(_text(figures[t])) if t in figures else "" for t in columns)]
+        for name, figures in lines.items()
+        if any(t in figures for t in columns)
+    ]
+    header = ("case", *(_TITLES.get(t, t.replace("_", " ")) for t in columns))
+    found = table(header, cells, set(range(1, len(header)))) if cells else ""
+    left = "".join(
+        f"<li>{escape(reason)}<br><small>{escape('; '.join(names))}</small></li>"
+        for reason, names in reasons.items()
+    )
+    return found + (f"<ul>{left}</ul>" if left else "")
+
+
+def _profile(results: Results) -> str:
     case = results.cases.get("step: 1.7b, profile", {})
     if not case.get("longest"):
         return ""
+    shares = [[escape(name), f"{share:.1%}"] for name, share in case["shares"].items()]
     lines = [[escape(str(name)), f"{share:.1%}"] for name, share in case["longest"]]
-    return f"<h2>Longest kernels of a step</h2>{table(('kernel', 'share'), lines, {1})}"
+    families = table(("family of kernels", "share"), shares, {1})
+    return (
+        f"<h2>Where the time of a step goes</h2>{families}"
+        f"<h3>Longest kernels</h3>{table(('kernel', 'share'), lines, {1})}"
+    )
