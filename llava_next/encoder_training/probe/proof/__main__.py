@@ -6,8 +6,9 @@ Clips of 16 actions are drawn (``encoder_training.probe.proof.actions``). An enc
 as ``encoder_training.pretrain.proof`` does, on other pictures and clips and without a label of the
 actions, or given with ``--encoder``. It is frozen, and probed with each input: whole frames, codec
 patches by the published formula, by rate and distortion, and patches of random places.
-``OUT/report.html`` has the table of all seeds and the page of the first, ``OUT/figures.json`` the
-figures. A proof that was stopped continues after its last finished part.
+``OUT/report.html`` has the table of all seeds and the page of the first, ``OUT/table.md`` the table
+alone, ``OUT/figures.json`` the figures. A proof that was stopped continues after its last finished
+part.
 
     python -m encoder_training.probe.proof OUT --data DIR --encoder DIR --frames 8 --slots 64
 
@@ -260,6 +261,9 @@ def write_proof_page(proof: Proof, runs: dict[str, list[ProbeRun]]) -> str:
         f"of the seeds, the last column its change. Chance is {chance:.1f} %. The encoder was "
         f"{'given' if proof.encoder else origin}. Below: the first seed.</p>"
     )
+    lines = [header, ["---"] * len(header), *rows]
+    text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    write_text(out / "table.md", f"{text}\n{says}\n")
     table_of_all = table(header, rows, set(range(1, len(header))))
     summary = f"<h2>Inputs at equal tokens</h2>{table_of_all}<p>{says}</p>{note}"
     first = [own[0]._replace(name=arm) for arm, own in runs.items()]
