@@ -1,11 +1,15 @@
 """Switches of the library: each works here, or is refused by name before the run starts."""
 
 import json
+import os
+from functools import partial
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from packaging.version import Version
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import TrainingArguments
 from transformers.training_args import ParallelMode
@@ -23,6 +27,8 @@ _OPTIMISER_PACKAGES = {
 }
 """Parts of the names of ``--optim`` to the packages that have these optimisers."""
 _MODULES = {"lomo-optim": "lomo_optim", "torch-optimi": "optimi"}
+_SWANLAB_TOO_NEW = Version("0.8")
+_LIGER_PARTS = ("rope", "rms_norm", "swiglu")
 _OWN_GROUPS = ("galore", "apollo", "lomo")
 """Optimisers that choose the groups of parameters themselves, so that parts lose their rates."""
 
@@ -40,13 +46,50 @@ def check_switches(args: TrainingArguments) -> None:
             raise ValueError(f"--report_to must be of {', '.join(_REPORTERS)}, got {name!r}")
         if name != "none":
             _require(name, f"--report_to {name}")
+        if name == "swanlab" and Version(version(name)) >= _SWANLAB_TOO_NEW:
+            raise ValueError(
+                f"--report_to swanlab: the library asks swanlab below {_SWANLAB_TOO_NEW} for its "
+                f"run, and {version(name)} is installed; pip install 'swanlab<{_SWANLAB_TOO_NEW}'"
+            )
     if args.use_liger_kernel:
-        raise ValueError(
-            "--use_liger_kernel is not supported: the library puts in Liger's kernels by a model's "
-            "type and would leave out this one; leave it out, the chunked loss is built in"
-        )
+        _check_liger(args)
     if args.fsdp:
         _check_fsdp(args)
+
+
+def _check_liger(args: TrainingArguments) -> None:
+    for package in ("triton", "liger-kernel"):
+        _require(package, "--use_liger_kernel True")
+    others = sorted(set(args.liger_kernel_config or {}) - set(_LIGER_PARTS))
+    if others:
+        raise ValueError(
+            f"--liger_kernel_config may switch {', '.join(_LIGER_PARTS)}, got {', '.join(others)}; "
+            "the loss is the built-in one, which never holds all logits either"
+        )
+    is_cpu = args.use_cpu or not torch.cuda.is_available()
+    if is_cpu and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError(
+            "--use_liger_kernel True needs a GPU: its kernels are Triton's; leave it out on the CPU"
+        )
+
+
+def register_liger() -> None:
+    """Tell Liger of the decoders here, which the library then asks for their kernels by type.
+
+    They are those of Qwen for rotations, norms and the gated MLP; the loss stays the built-in one.
+    """
+    from liger_kernel.transformers import (  # pyright: ignore[reportMissingImports]
+        apply_liger_kernel_to_qwen2,
+        apply_liger_kernel_to_qwen3,
+        monkey_patch,
+    )
+
+    for name, apply in (
+        ("llava_qwen", apply_liger_kernel_to_qwen2),
+        ("llava_qwen3", apply_liger_kernel_to_qwen3),
+    ):
+        known: dict[str, Any] = monkey_patch.MODEL_TYPE_TO_APPLY_LIGER_FN
+        known[name] = partial(apply, fused_linear_cross_entropy=False)
 
 
 def _require(package: str, switch: str) -> None:

@@ -21,7 +21,7 @@ FLAGS = ["--model_name_or_path", "m", "--data_path", "d", "--output_dir", "o", "
             "needs the package swanlab.*pip install swanlab",
         ),
         ("--report_to clearml", "--report_to must be of none, tensorboard, wandb, mlflow, swanlab"),
-        ("--use_liger_kernel True", "--use_liger_kernel is not supported.*loss is built in"),
+        ("--use_liger_kernel True", "needs the package triton.*pip install triton"),
         ("--fsdp True", "--fsdp needs several ranks"),
         ("--fsdp True --deepspeed scripts/zero2.json", "both shard the model; leave one out"),
     ],
@@ -30,6 +30,27 @@ def test_what_cannot_work_is_refused_with_the_remedy(
     flags: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(switches, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=message):
+        parse_arguments([*FLAGS, *flags.split()])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--use_liger_kernel True", "needs a GPU"),
+        (
+            '--use_liger_kernel True --liger_kernel_config {"cross_entropy":true}',
+            "may switch rope, rms_norm, swiglu, got cross_entropy",
+        ),
+        ("--report_to swanlab", "0.8.1 is installed; pip install 'swanlab<0.8'"),
+    ],
+)
+def test_what_is_installed_must_fit(
+    flags: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(switches, "find_spec", lambda name: name)
+    monkeypatch.setattr(switches, "version", lambda name: "0.8.1")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(ValueError, match=message):
         parse_arguments([*FLAGS, *flags.split()])
 
