@@ -19,7 +19,7 @@ from llava.model.assemble import ModelSource
 from llava.model.projector import PROJECTOR_TYPES
 from llava.train.distributed import prepare_deepspeed
 from llava.train.parts import PARTS, PROJECTOR, VISION_TOWER, parse_parts
-from llava.train.switches import check_four_bits, check_switches, finish_fsdp
+from llava.train.switches import check_four_bits, check_switches, finish_fsdp, register_liger
 from llava.visual.config import parse_pinpoints
 
 
@@ -287,6 +287,8 @@ class LlavaTrainingArguments(TrainingArguments):
         super().__post_init__()
         if self.fsdp:
             finish_fsdp(self)
+        if self.use_liger_kernel:
+            register_liger()
 
     @property
     def run_folder(self) -> Path:

@@ -37,7 +37,6 @@ from llava.train.run.console import ConsoleTable
 from llava.train.run.divergence import DivergedRunError
 from llava.train.run.flops import count_flops_of
 from llava.train.run.meter import StepMeter
-from llava.train.switches import register_liger
 from llava.train.trainer import LlavaTrainer
 from llava.train.validation import Validation
 from run_kit.checkpoints import (
@@ -85,8 +84,6 @@ def prepare(arguments: Arguments) -> tuple[LlavaTrainer, Path | None]:
     if lora is not None:
         adapters = _put_adapters(model, lora, arguments)
     trainable = set_trainable(model, parts, lora=lora is not None)  # pyright: ignore[reportArgumentType]
-    if training_args.use_liger_kernel:
-        register_liger()
     if not training_args.deepspeed:
         tuned_weights_to_float32(model)  # pyright: ignore[reportArgumentType]
 
