@@ -24,7 +24,10 @@ from cv_reader.assets.names import (
 )
 from cv_reader.assets.samples import BadRow, VideoSample
 from cv_reader.errors import AssetError, SampleError
+from cv_reader.remote.cache import choose_cache
+from cv_reader.remote.output import put_contents
 from cv_reader.remote.videos import remote_status
+from cv_reader.shards import is_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +39,8 @@ class Stage1(RunSettings):
         return stage1_prefix(sample.sample_id, sample.video, sample.key, self.config)
 
     def file(self, sample: VideoSample, suffix: str) -> Path:
-        """Return the path of one of a sample's three files."""
-        return self.out_root / (self.name(sample) + suffix)
+        """Return the path or address of one of a sample's three files."""
+        return Path(self.store or self.out_root) / (self.name(sample) + suffix)
 
     def files(self, sample: VideoSample) -> list[str]:
         """Return the paths of a sample's three files."""
@@ -103,9 +106,10 @@ def make_selection(stage: Stage1, sample: VideoSample | BadRow) -> str:
     """
     if isinstance(sample, BadRow):
         raise SampleError(sample.reason)
+    choose_cache(stage.remote.cache)
     if is_selected(stage, sample):
         return "kept"
-    was_there = not stage.overwrite and stage.file(sample, META_SUFFIX).exists()
+    was_there = not stage.overwrite and is_file(stage.file(sample, META_SUFFIX))
     with stage.local_video(sample) as path:
         selection = select_from_video(path, stage.config, stage.options)
     write_selection(stage, sample, selection)
@@ -127,7 +131,8 @@ def write_selection(stage: Stage1, sample: VideoSample, selection: Selection) ->
         "keep_uniform_first": config.keep_uniform_first,
         "keep_first_full_frame": config.keep_first_full_frame,
     }
-    replace_files(
+    write = replace_files if stage.store is None else put_contents
+    write(
         {
             stage.file(sample, ROWS_SUFFIX): array_bytes(selection.rows),
             stage.file(sample, FRAME_IDS_SUFFIX): array_bytes(selection.frame_ids),

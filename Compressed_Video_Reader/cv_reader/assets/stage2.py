@@ -3,6 +3,7 @@
 Workers run these functions. Two separate stages and one decode pass for both write the same bytes.
 """
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cv_reader.assets.contract import POSITIONS, check_files, read_asset, write_asset
-from cv_reader.assets.freshness import same_source, usable_meta
+from cv_reader.assets.freshness import is_whole, same_source, usable_meta
 from cv_reader.assets.make import (
     collect_mosaics,
     select_and_pack,
@@ -21,12 +22,16 @@ from cv_reader.assets.make import (
 from cv_reader.assets.metadata import META, build_meta, config_of, is_consistent, read_meta
 from cv_reader.assets.names import META_SUFFIX, image_stem, recorded_name, sample_folder_name
 from cv_reader.assets.records import rewrite_conversations
-from cv_reader.assets.samples import BadRow, VideoSample
+from cv_reader.assets.samples import BadRow, VideoSample, check_video
 from cv_reader.assets.stage1 import Stage1, is_selected, read_selected, write_selection
 from cv_reader.errors import AssetError, SampleError, SettingsError, StaleAssetError
+from cv_reader.remote.addresses import address_of
+from cv_reader.remote.cache import choose_cache
+from cv_reader.remote.output import move_folder
 from cv_reader.remote.videos import remote_status
 from cv_reader.select.config import ALGORITHM_VERSION, AssetConfig
 from cv_reader.select.mosaics import arrange_rows
+from cv_reader.shards import is_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +39,8 @@ class Stage2:
     """Settings of stage 2 that are the same for all samples.
 
     ``first`` names stage 1's files. Only its settings that are part of their names are used; the
-    others are read from the files.
+    others are read from the files. Finished folders are moved to ``store``, if it is given, or as
+    shards to ``shards``.
     """
 
     first: Stage1
@@ -45,6 +51,8 @@ class Stage2:
     overwrite: bool
     skip_missing: bool
     shard_folder: str = ""
+    store: str | None = None
+    shards: str | None = None
 
     @property
     def num_images(self) -> int:
@@ -55,10 +63,21 @@ class Stage2:
         """Return stage 1's settings with this stage's order and quality."""
         return replace(config, order=self.order, jpg_quality=self.jpg_quality)
 
+    @property
+    def is_in_store(self) -> bool:
+        """Return whether folders are moved, or stage 1's files are in a store."""
+        return self.store is not None or self.first.store is not None
+
     def folder(self, sample: VideoSample) -> Path:
-        """Return the path of the sample's asset."""
+        """Return the path of the sample's asset, on this disk."""
         name = sample_folder_name(sample.sample_id, sample.video)
         return self.out_image_root / self.shard_folder / name
+
+    def place(self, sample: VideoSample) -> Path:
+        """Return the path or address where the sample's finished asset is."""
+        return (
+            Path(self.store or self.out_image_root) / self.shard_folder / self.folder(sample).name
+        )
 
 
 def packing_config(stage: Stage2, sample: VideoSample, selected: dict[str, Any]) -> AssetConfig:
@@ -104,7 +123,7 @@ def read_stage1_meta(stage: Stage2, sample: VideoSample) -> dict[str, Any]:
         AssetError: if stage 1 made nothing, or its video has changed since.
     """
     meta_path = stage.first.file(sample, META_SUFFIX)
-    if not meta_path.exists():
+    if not is_file(meta_path):
         raise AssetError(
             f"{meta_path}: stage 1 made nothing for this sample and these sizes; "
             "run stage 1 with the same data set, T, square, patch and number of images"
@@ -119,17 +138,28 @@ def read_stage1_meta(stage: Stage2, sample: VideoSample) -> dict[str, Any]:
 def is_packed(
     stage: Stage2, sample: VideoSample, selected: dict[str, Any], folder: Path | None = None
 ) -> bool:
-    """Return whether an asset, by default the sample's folder, is what stage 1 chose."""
+    """Return whether an asset, by default the sample's own, is what stage 1 chose."""
     if stage.overwrite:
         return False
-    folder = folder or stage.folder(sample)
+    folder = folder or stage.place(sample)
     meta = usable_meta(folder / META, packing_config(stage, sample, selected))
     if meta is None:
         return False
-    # Imported here: each worker imports this module, and most assets are not there yet.
-    from cv_reader.assets.validation import is_sound
+    return meta.get("selection_hash") == selected.get("selection_hash") and is_whole(folder, meta)
 
-    return meta.get("selection_hash") == selected.get("selection_hash") and is_sound(folder)
+
+def check_existing(stage: Stage2, sample: VideoSample) -> None:
+    """Refuse stage 1's output, or an existing folder, that was made with other settings.
+
+    Raises:
+        CvReaderError: It was, or it cannot be read.
+    """
+    path = stage.first.file(sample, META_SUFFIX)
+    if not is_file(path):
+        return
+    config = packing_config(stage, sample, read_meta(path))
+    if not stage.overwrite:
+        usable_meta(stage.place(sample) / META, config)
 
 
 def pack_sample(stage: Stage2, sample: VideoSample | BadRow) -> str:
@@ -142,7 +172,8 @@ def pack_sample(stage: Stage2, sample: VideoSample | BadRow) -> str:
         raise SampleError(sample.reason)
     rewrite_conversations(sample, stage.num_images)
     meta_path = stage.first.file(sample, META_SUFFIX)
-    if stage.skip_missing and not meta_path.exists():
+    choose_cache(stage.first.remote.cache)
+    if stage.skip_missing and not is_file(meta_path):
         return "skipped"
     selected = read_stage1_meta(stage, sample)
     config = packing_config(stage, sample, selected)
@@ -160,7 +191,8 @@ def pack_sample(stage: Stage2, sample: VideoSample | BadRow) -> str:
 
 
 def _outcome_of_making(stage: Stage2, sample: VideoSample) -> str:
-    return "remade" if stage.folder(sample).exists() and not stage.overwrite else "made"
+    is_there = stage.folder(sample).exists() or is_file(stage.place(sample) / META)
+    return "remade" if is_there and not stage.overwrite else "made"
 
 
 def _write_packed(
@@ -178,6 +210,8 @@ def _write_packed(
     counts = {name: selected[name] for name in ("num_images", "K")}
     meta = facts | build_meta(config, counts, key=folder.name, video=sample.video)
     write_asset(folder, meta | {"image_stem": image_stem(sample.video)}, rows, frame_ids, mosaics)
+    if stage.store is not None:
+        move_folder(folder, stage.place(sample), META)
 
 
 def make_both(stage: Stage2, sample: VideoSample | BadRow) -> str:
@@ -190,6 +224,7 @@ def make_both(stage: Stage2, sample: VideoSample | BadRow) -> str:
         raise SampleError(sample.reason)
     rewrite_conversations(sample, stage.num_images)
     first = stage.first
+    choose_cache(first.remote.cache)
     if is_selected(first, sample):
         return pack_sample(stage, sample)
     outcome = _outcome_of_making(stage, sample)
@@ -211,8 +246,9 @@ def find_packed(stage: Stage2, sample: VideoSample | BadRow) -> str:
     if isinstance(sample, BadRow):
         raise SampleError(sample.reason)
     rewrite_conversations(sample, stage.num_images)
-    folder = stage.folder(sample)
-    if stage.skip_missing and not folder.exists():
+    choose_cache(stage.first.remote.cache)
+    folder = stage.place(sample)
+    if stage.skip_missing and not (folder.exists() or is_file(folder / META)):
         return "skipped"
     asset = read_asset(folder)
     check_files(folder, asset.meta, with_content=True)
@@ -235,15 +271,55 @@ def training_record(
         with_positions: name the positions.
         folder: path in a shard that the line names; None = the sample's folder.
     """
-    made, stem = stage.folder(sample), image_stem(sample.video)
     # A shard that is still open has its samples' folders beside it.
-    folder, meta_path = folder or made, made / META
+    meta_path, stem = stage.folder(sample) / META, image_stem(sample.video)
+    folder = folder or stage.place(sample)
     count = int(read_meta(meta_path if meta_path.exists() else folder / META)["num_images"])
+    place = address_of(folder) or str(folder)
     record: dict[str, Any] = {
         "id": sample.sample_id,
         "conversations": rewrite_conversations(sample, count),
-        "image": [str(folder / f"{stem}_{index:03d}.jpg") for index in range(count)],
+        "image": [os.path.join(place, f"{stem}_{index:03d}.jpg") for index in range(count)],
     }
     if with_positions:
-        record["positions_thw"] = str(folder / POSITIONS)
+        record["positions_thw"] = os.path.join(place, POSITIONS)
     return record
+
+
+def packing_state(stage: Stage2, sample: VideoSample | BadRow) -> str:
+    """Return ``kept`` for a sample whose folder is up to date, else ``make``.
+
+    Raises:
+        CvReaderError: It cannot be made.
+    """
+    if isinstance(sample, BadRow):
+        raise SampleError(sample.reason)
+    check_video(stage.first.video(sample))
+    return "kept" if is_packed(stage, sample, read_stage1_meta(stage, sample)) else "make"
+
+
+def state_of_both(stage: Stage2, sample: VideoSample | BadRow) -> str:
+    """Return ``kept`` for a sample of which both stages are up to date, else ``make``.
+
+    Raises:
+        CvReaderError: It cannot be made.
+    """
+    if isinstance(sample, BadRow):
+        raise SampleError(sample.reason)
+    check_video(stage.first.video(sample))
+    is_done = is_selected(stage.first, sample) and is_packed(
+        stage, sample, read_stage1_meta(stage, sample)
+    )
+    return "kept" if is_done else "make"
+
+
+def try_packing(stage: Stage2, folder: Path, sample: VideoSample) -> str:
+    """Make a sample's folder elsewhere."""
+    return pack_sample(replace(stage, out_image_root=folder, store=None, overwrite=True), sample)
+
+
+def try_both(stage: Stage2, folder: Path, sample: VideoSample) -> str:
+    """Make both stages of a sample elsewhere."""
+    first = replace(stage.first, out_root=folder / "1", store=None, overwrite=True)
+    elsewhere = replace(stage, out_image_root=folder / "2", store=None, overwrite=True)
+    return make_both(replace(elsewhere, first=first), sample)

@@ -59,7 +59,7 @@ from cv_reader.errors import AssetError, SampleError, SettingsError
 from cv_reader.exits import run_command, say
 from cv_reader.ledger import Ledger, Place, ledger_path
 from cv_reader.remote.addresses import check_scheme, is_address, joined
-from cv_reader.remote.choice import check_places, local_output, remote_reading
+from cv_reader.remote.choice import ASKED_OF_STORE, check_places, local_output, remote_reading
 from cv_reader.remote.output import put_reports
 
 
@@ -78,8 +78,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 _STAGES = ("1", "2", "1,2")
-_ASKED_OF_STORE = 16
-"""Assets of a store whose settings are looked at before work starts: each costs some requests."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -125,7 +123,7 @@ def _run(args: argparse.Namespace) -> int:
     check_engine(args)
     remote = remote_reading(args)
     check_places([args.dataset_path, args.video_root], args.out_root)
-    out_root, store = local_output(args)
+    out_root, store = local_output(args, args.out_root)
     is_tar = args.output == "tar"
     if is_tar:
         # Shards are packed on this disk: engines must see the folder.
@@ -263,7 +261,7 @@ def _check_lines(work: EvaluationRun, args: argparse.Namespace) -> int:
             mine.add(key)
         if key not in videos:
             videos[key] = video
-            is_asked = work.store is None or len(videos) <= _ASKED_OF_STORE
+            is_asked = work.store is None or len(videos) <= ASKED_OF_STORE
             if is_asked and not work.overwrite and not known.is_known(line.key):
                 refuse_other_settings(partial(_usable, work, line))
         elif videos[key] != video:

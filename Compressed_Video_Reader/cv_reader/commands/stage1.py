@@ -44,7 +44,9 @@ from cv_reader.engines.choice import check_engine
 from cv_reader.errors import SampleError, SettingsError
 from cv_reader.exits import FAILED_SAMPLES, OK, run_command, say
 from cv_reader.ledger import Ledger, Place, ledger_path
-from cv_reader.remote.choice import check_inputs, remote_reading
+from cv_reader.remote.addresses import is_address
+from cv_reader.remote.choice import ASKED_OF_STORE, check_places, local_output, remote_reading
+from cv_reader.remote.output import put_reports
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -92,16 +94,18 @@ def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
 def stage1_from(args: argparse.Namespace, out_root: Path) -> Stage1:
     """Return the stage that a command's arguments describe."""
     remote = remote_reading(args)
-    check_inputs(args, out_root)
+    check_places([args.dataset_path, args.video_root], out_root)
+    local, store = local_output(args, out_root)
     codecs = tuple(args.allowed_codecs.split(",")) if args.check_codec else ()
     return Stage1(
         config=config_from(args),
         options=replace(read_options_from(args), allowed_codecs=codecs),
         data_file=args.dataset_path,
         video_root=args.video_root,
-        out_root=out_root,
+        out_root=local,
         overwrite=args.overwrite,
         remote=remote,
+        store=store,
     )
 
 
@@ -129,21 +133,28 @@ def _run(args: argparse.Namespace) -> int:
     total = check_selections(stage, args)
     stage = replace(stage, options=with_threads(stage.options, args, total))
     suffix = shard_suffix(args)
-    fail_path = args.fail_txt or args.out_root / f"stage1_failed.{suffix}.txt"
-    check_writable(args.out_root)
+    out_root = stage.out_root
+    fail_path = args.fail_txt or out_root / f"stage1_failed.{suffix}.txt"
+    summary_path = out_root / f"stage1_summary.{suffix}.json"
+    check_writable(out_root)
     with (
-        claimed_output(args.out_root, suffix, args.out_root),
-        Ledger(ledger_path(args.out_root, suffix), stage.asked) as ledger,
+        claimed_output(out_root, suffix, out_root),
+        Ledger(ledger_path(out_root, suffix), stage.asked) as ledger,
         Report("stage1", fail_path, args.log_every, total) as report,
     ):
         announce("stage1", total, args)
-        function, places = partial(make_selection, stage), partial(_place, stage)
+        function = partial(make_selection, stage)
+        places = partial(_place, stage, is_trusted=args.trust_ledger)
         for outcome in run_unfinished(function, samples_of(args), args, ledger, places):
             if outcome.failure:
                 report.fail(outcome.failure, **describe_sample(outcome.task))
             else:
                 report.count(str(outcome.value))
-        return report.finish(args.out_root / f"stage1_summary.{suffix}.json", stage.config)
+        code = report.finish(summary_path, stage.config)
+    if stage.store is not None:
+        put_reports([summary_path, fail_path], stage.store)
+        say(f"stage1: files and reports are at {stage.store}")
+    return code
 
 
 def samples_of(args: argparse.Namespace) -> Iterator[VideoSample | BadRow]:
@@ -173,14 +184,18 @@ def check_selections(stage: Stage1, args: argparse.Namespace) -> int:
             total += 1
             if not isinstance(sample, VideoSample) or stage.overwrite:
                 continue
-            if not known.is_known(stage.name(sample)):
+            is_asked = stage.store is None or total <= ASKED_OF_STORE
+            if is_asked and not known.is_known(stage.name(sample)):
                 refuse_other_settings(partial(usable_selection, stage, sample))
     return total
 
 
-def _place(stage: Stage1, sample: VideoSample | BadRow) -> Place | None:
+def _place(stage: Stage1, sample: VideoSample | BadRow, *, is_trusted: bool) -> Place | None:
     if isinstance(sample, BadRow):
         return None
+    if stage.store is not None or is_address(stage.video(sample)):
+        # The ledger looks at files of this machine; without it a worker asks the store.
+        return Place(stage.name(sample), [], []) if is_trusted else None
     return Place(stage.name(sample), [str(stage.video(sample))], stage.files(sample))
 
 
@@ -192,7 +207,7 @@ def _state(stage: Stage1, sample: VideoSample | BadRow) -> str:
 
 
 def _trial(stage: Stage1, folder: Path, sample: VideoSample) -> None:
-    make_selection(replace(stage, out_root=folder, overwrite=True), sample)
+    make_selection(replace(stage, out_root=folder, store=None, overwrite=True), sample)
 
 
 def _split(args: argparse.Namespace) -> int:

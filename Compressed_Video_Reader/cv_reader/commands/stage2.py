@@ -13,23 +13,26 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from cv_reader.assets.claims import claimed_file, claimed_output
 from cv_reader.assets.freshness import refuse_other_settings, usable_meta
-from cv_reader.assets.metadata import META, read_meta
+from cv_reader.assets.metadata import META
 from cv_reader.assets.names import META_SUFFIX
-from cv_reader.assets.samples import BadRow, VideoSample, check_video, describe_sample
+from cv_reader.assets.samples import BadRow, VideoSample, describe_sample
 from cv_reader.assets.stage1 import Stage1, is_selected
 from cv_reader.assets.stage2 import (
     Stage2,
+    check_existing,
     find_packed,
     is_packed,
     make_both,
     pack_sample,
-    packing_config,
+    packing_state,
     read_stage1_meta,
+    state_of_both,
     training_record,
+    try_both,
+    try_packing,
 )
 from cv_reader.commands.arguments import (
     add_dataset_argument,
@@ -62,10 +65,12 @@ from cv_reader.commands.stage1 import (
 )
 from cv_reader.engines.choice import check_engine
 from cv_reader.engines.tasks import Failure
-from cv_reader.errors import SampleError, SettingsError
-from cv_reader.exits import run_command
+from cv_reader.errors import SettingsError
+from cv_reader.exits import run_command, say
 from cv_reader.ledger import Ledger, Place, ledger_path
-from cv_reader.remote.choice import check_inputs, remote_reading
+from cv_reader.remote.addresses import address_of, is_address
+from cv_reader.remote.choice import ASKED_OF_STORE, check_places, local_output, remote_reading
+from cv_reader.remote.output import put_reports
 from cv_reader.select.config import ALGORITHM_VERSION, AssetConfig
 
 _BOTH_TEXT = """``cv_reader precompute --stage 1,2``: both stages, one decode pass per video.
@@ -181,10 +186,12 @@ def _run(args: argparse.Namespace) -> int:
         out_root=args.visidx_root or Path(),
         overwrite=False,
         remote=remote_reading(args),
+        store=args.visidx_root and address_of(args.visidx_root),
     )
+    check_places([args.visidx_root])
     stage = stage2_from(args, first, first_full=args.first_full, skip_missing=args.skip_missing)
     if args.dry_run:
-        state, trial = partial(_state, stage), partial(_trial, stage)
+        state, trial = partial(packing_state, stage), partial(try_packing, stage)
         return dry_run("stage2", samples_of(args), state, trial, args)
     total = 0
     path = ledger_path(stage.out_image_root, shard_suffix(args))
@@ -193,8 +200,9 @@ def _run(args: argparse.Namespace) -> int:
             total += 1
             if not is_packing or not isinstance(sample, VideoSample):
                 continue
-            if not known.is_known(stage.folder(sample).name):
-                refuse_other_settings(partial(_check_existing, stage, sample))
+            is_asked = not stage.is_in_store or total <= ASKED_OF_STORE
+            if is_asked and not known.is_known(stage.folder(sample).name):
+                refuse_other_settings(partial(check_existing, stage, sample))
     return write_jsonl("stage2", stage, pack_sample if is_packing else find_packed, args, total)
 
 
@@ -202,16 +210,24 @@ def stage2_from(
     args: argparse.Namespace, first: Stage1, *, first_full: bool, skip_missing: bool
 ) -> Stage2:
     """Return the stage that a command's arguments describe."""
-    check_inputs(args, args.out_image_root, first.out_root)
+    check_places([args.dataset_path, args.video_root], args.out_image_root)
+    check_places([], args.out_jsonl.parent)
+    local, store = local_output(args, args.out_image_root)
+    is_tar = args.output == "tar"
+    if is_tar:
+        # Shards are packed on this disk: engines must see the folder.
+        args.out_image_root = local
     return Stage2(
         first=first,
         order=args.order,
         jpg_quality=args.jpg_quality,
-        out_image_root=args.out_image_root,
+        out_image_root=local,
         first_full=first_full,
         overwrite=args.overwrite,
         skip_missing=skip_missing,
         shard_folder=f"shard{args.shard_id:02d}" if args.shard_dirs else "",
+        store=None if is_tar else store,
+        shards=store if is_tar else None,
     )
 
 
@@ -231,12 +247,13 @@ def write_jsonl(name: str, stage: Stage2, work: Work, args: argparse.Namespace, 
     check_writable(stage.out_image_root)
     options = with_threads(stage.first.options, args, total)
     stage = replace(stage, first=replace(stage.first, options=options))
-    out_jsonl: Path = args.out_jsonl
-    suffix = shard_suffix(args)
+    folder, store = local_output(args, args.out_jsonl.parent)
+    out_jsonl, suffix = folder / args.out_jsonl.name, shard_suffix(args)
     if args.num_shards > 1 or args.force_shard_out:
         out_jsonl = Path(f"{out_jsonl}.{suffix}.jsonl")
     check_writable(out_jsonl.parent)
     fail_path = args.fail_txt or Path(f"{out_jsonl}.fail.txt")
+    summary_path = Path(f"{out_jsonl}.summary.json")
     folders = stage.out_image_root / stage.shard_folder
     with (
         claimed_output(stage.out_image_root, suffix, folders),
@@ -246,7 +263,8 @@ def write_jsonl(name: str, stage: Stage2, work: Work, args: argparse.Namespace, 
     ):
         announce(name, total, args)
         with claimed_file(out_jsonl) as lines:
-            places = partial(_place, stage, work)
+            is_tar = shards is not None
+            places = partial(_place, stage, work, is_tar=is_tar, is_trusted=args.trust_ledger)
             for outcome in run_unfinished(
                 partial(work, stage), samples_of(args), args, ledger, places, shards
             ):
@@ -260,7 +278,11 @@ def write_jsonl(name: str, stage: Stage2, work: Work, args: argparse.Namespace, 
                 report.count(str(outcome.value))
             if shards:
                 shards.close()
-        return report.finish(Path(f"{out_jsonl}.summary.json"), stage.packing(stage.first.config))
+        code = report.finish(summary_path, stage.packing(stage.first.config))
+    if store is not None:
+        put_reports([out_jsonl, summary_path, fail_path], store)
+        say(f"{name}: lines and reports are at {store}")
+    return code
 
 
 def _asked(stage: Stage2, work: Work) -> str:
@@ -269,14 +291,27 @@ def _asked(stage: Stage2, work: Work) -> str:
     return f"{asked} {stage.first.asked}" if work is make_both else asked
 
 
-def _place(stage: Stage2, work: Work, sample: VideoSample | BadRow) -> Place | None:
+def _place(
+    stage: Stage2,
+    work: Work,
+    sample: VideoSample | BadRow,
+    *,
+    is_tar: bool,
+    is_trusted: bool,
+) -> Place | None:
     if isinstance(sample, BadRow) or work is find_packed:
         return None
     first, folder = stage.first, stage.folder(sample)
+    video = first.video(sample)
+    inputs = [str(video), str(first.file(sample, META_SUFFIX))]
+    if stage.is_in_store or is_address(video):
+        # The ledger looks at files of this machine; see ``precompute``.
+        if is_trusted:
+            return Place(folder.name, [], [])
+        return Place(folder.name, inputs, []) if is_tar else None
     if work is make_both:
         outputs = [f"{folder}/", *first.files(sample)]
-        return Place(folder.name, [str(first.video(sample))], outputs)
-    inputs = [str(first.video(sample)), str(first.file(sample, META_SUFFIX))]
+        return Place(folder.name, [str(video)], outputs)
     return Place(folder.name, inputs, [f"{folder}/"])
 
 
@@ -286,7 +321,9 @@ def _shards(
     if args.output == "folder":
         return nullcontext()
     is_current = partial(_is_current, stage, work)
-    return TarOutput(stage.out_image_root / stage.shard_folder, args, ledger, is_current)
+    store = stage.shards and "/".join(filter(None, (stage.shards, stage.shard_folder)))
+    folder = stage.out_image_root / stage.shard_folder
+    return TarOutput(folder, args, ledger, is_current, store)
 
 
 def _is_current(stage: Stage2, work: Work, sample: VideoSample, folder: Path) -> bool:
@@ -305,27 +342,6 @@ def _line_of(
     except RecursionError:
         reason = f"{sample.where}: the conversation is nested too deeply; remove what is extra"
         return "", Failure("SampleError", reason)
-
-
-def _check_existing(stage: Stage2, sample: VideoSample) -> None:
-    """Refuse stage 1's output, or an existing folder, that was made with other settings."""
-    path = stage.first.file(sample, META_SUFFIX)
-    if not path.exists():
-        return
-    config = packing_config(stage, sample, read_meta(path))
-    if not stage.overwrite:
-        usable_meta(stage.folder(sample) / META, config)
-
-
-def _state(stage: Stage2, sample: VideoSample | BadRow) -> str:
-    if isinstance(sample, BadRow):
-        raise SampleError(sample.reason)
-    check_video(stage.first.video(sample))
-    return "kept" if is_packed(stage, sample, read_stage1_meta(stage, sample)) else "make"
-
-
-def _trial(stage: Stage2, folder: Path, sample: VideoSample) -> Any:
-    return pack_sample(replace(stage, out_image_root=folder, overwrite=True), sample)
 
 
 def main_of_both(argv: list[str] | None = None) -> int:
@@ -362,35 +378,20 @@ def _run_both(args: argparse.Namespace) -> int:
     first = replace(first, config=config)
     stage = stage2_from(args, first, first_full=False, skip_missing=False)
     if args.dry_run:
-        state, trial = partial(_state_of_both, stage), partial(_trial_of_both, stage)
+        state, trial = partial(state_of_both, stage), partial(try_both, stage)
         return dry_run("precompute", samples_of(args), state, trial, args)
     total = check_selections(first, args)
     path = ledger_path(stage.out_image_root, shard_suffix(args))
     known = Ledger(path, _asked(stage, make_both), is_read_only=True)
     if not args.overwrite:
-        for sample in looked_over("precompute", samples_of(args)):
-            if isinstance(sample, VideoSample):
-                packing = stage.packing(config)
-                if known.is_known(stage.folder(sample).name):
-                    continue
-                refuse_other_settings(partial(usable_meta, stage.folder(sample) / META, packing))
+        packing = stage.packing(config)
+        for number, sample in enumerate(looked_over("precompute", samples_of(args))):
+            is_asked = not stage.is_in_store or number < ASKED_OF_STORE
+            if not is_asked or not isinstance(sample, VideoSample):
+                continue
+            if not known.is_known(stage.folder(sample).name):
+                refuse_other_settings(partial(usable_meta, stage.place(sample) / META, packing))
     known.close()
-    check_writable(args.visidx_root)
-    with claimed_output(args.visidx_root, shard_suffix(args), args.visidx_root):
+    check_writable(first.out_root)
+    with claimed_output(first.out_root, shard_suffix(args), first.out_root):
         return write_jsonl("precompute", stage, make_both, args, total)
-
-
-def _state_of_both(stage: Stage2, sample: VideoSample | BadRow) -> str:
-    if isinstance(sample, BadRow):
-        raise SampleError(sample.reason)
-    first: Stage1 = stage.first
-    check_video(first.video(sample))
-    is_done = is_selected(first, sample) and is_packed(
-        stage, sample, read_stage1_meta(stage, sample)
-    )
-    return "kept" if is_done else "make"
-
-
-def _trial_of_both(stage: Stage2, folder: Path, sample: VideoSample) -> None:
-    first = replace(stage.first, out_root=folder / "1", overwrite=True)
-    make_both(replace(stage, first=first, out_image_root=folder / "2", overwrite=True), sample)

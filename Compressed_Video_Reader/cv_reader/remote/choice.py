@@ -1,21 +1,25 @@
 """Arguments of commands that read or write remote files, and what is checked before work starts."""
 
 import argparse
+import os
 from pathlib import Path
 
 from cv_reader.errors import SettingsError
-from cv_reader.remote.addresses import address_of, is_address, known_scheme
+from cv_reader.remote.addresses import READ_ONLY, address_of, file_system, known_scheme
 from cv_reader.remote.cache import DEFAULT_GB, cache_settings, choose_cache
-from cv_reader.remote.transfer import check_reachable
+from cv_reader.remote.transfer import error_text, remove, with_retries
 from cv_reader.remote.videos import DEFAULT_WHOLE_MIB, RemoteReading
+
+ASKED_OF_STORE = 16
+"""Outputs in a store whose settings are looked at before work starts: each costs some requests."""
 
 
 def add_remote_arguments(parser: argparse.ArgumentParser) -> None:
     """Add how remote files are read."""
     group = parser.add_argument_group(
         "remote storage",
-        "the list, --video_root, videos and --out_root may be addresses: s3://, gs://, hf://,"
-        " http(s)://; credentials are those that the library of the scheme finds",
+        "the list, --video_root, videos and outputs may be addresses: s3://, gs://, hf://, of what"
+        " is read also http(s)://; credentials are those that the library of the scheme finds",
     )
     group.add_argument(
         "--cache_root",
@@ -51,6 +55,34 @@ def remote_reading(args: argparse.Namespace) -> RemoteReading:
     return RemoteReading(cache=cache, whole_mib=args.fetch_whole_mib)
 
 
+def check_reachable(address: str, *, writes: bool) -> None:
+    """Refuse an address that cannot be used, before work starts.
+
+    Args:
+        address: a file or a folder; a folder of a web server cannot be asked for, and passes.
+        writes: whether it is an output folder: then an object is written to it and removed.
+
+    Raises:
+        SettingsError: naming the address and the reason.
+    """
+    is_served = known_scheme(address) in READ_ONLY
+    if writes and is_served:
+        raise SettingsError(f"{address}: a web server cannot be written to; choose s3:// or gs://")
+    system, path = file_system(address)
+    try:
+        if writes:
+            trial = f"{address.rstrip('/')}/.cv_reader-trial-{os.getpid()}"
+            _, trial_path = file_system(trial)
+            with_retries(address, lambda: system.pipe_file(trial_path, b""), max_tries=1)
+            remove([trial])
+        elif not is_served:
+            # The library tries a few times itself: a wrong address is to be told soon.
+            with_retries(address, lambda: system.info(path), max_tries=1)
+    except OSError as error:
+        remedy = "check the address, the network and the credentials of its library"
+        raise SettingsError(f"{error_text(error)}; {remedy}") from error
+
+
 def check_places(inputs: list[Path | None], output: Path | None = None) -> None:
     """Refuse addresses that cannot be used, before a run looks at its data.
 
@@ -68,30 +100,19 @@ def check_places(inputs: list[Path | None], output: Path | None = None) -> None:
             check_reachable(address, writes=place is output)
 
 
-def check_inputs(args: argparse.Namespace, *outputs: Path) -> None:
-    """Refuse addresses of a command that reads remote files but writes to this machine.
-
-    Raises:
-        SettingsError: As ``check_places``, and where an output is an address.
-    """
-    for output in outputs:
-        if is_address(output):
-            raise SettingsError(
-                f"{address_of(output)}: this command writes to folders of this machine; give one,"
-                " and copy it with the tool of the store"
-            )
-    check_places([args.dataset_path, args.video_root])
-
-
-def local_output(args: argparse.Namespace) -> tuple[Path, str | None]:
+def local_output(args: argparse.Namespace, output: Path) -> tuple[Path, str | None]:
     """Return the folder of this machine that a command writes to, and the address it is moved to.
+
+    Args:
+        args: of the command.
+        output: a folder of this machine, or an address.
 
     Raises:
         SettingsError: The output is an address, and the command's settings need a folder.
     """
-    store = address_of(args.out_root)
+    store = address_of(output)
     if store is None:
-        return args.out_root, None
+        return output, None
     if args.engine == "slurm":
         raise SettingsError(
             f"--engine slurm needs a folder that all machines share, got {store}; use --engine ray,"

@@ -12,7 +12,7 @@ from pathlib import Path
 from cv_reader.errors import OutputError
 from cv_reader.remote.addresses import address_of
 from cv_reader.remote.files import forget_looked_up
-from cv_reader.remote.transfer import list_files, put_file, remove
+from cv_reader.remote.transfer import list_files, put_bytes, put_file, remove
 
 
 def move_folder(local: Path, folder: Path, last: str) -> bool:
@@ -71,6 +71,20 @@ def remove_files(addresses: Sequence[str]) -> None:
     """
     try:
         remove(addresses)
+    except OSError as error:
+        raise OutputError(f"{error}; check the store, and start the command again") from error
+    forget_looked_up()
+
+
+def put_contents(contents: Mapping[Path, bytes]) -> None:
+    """Write some small objects, in the order given, so that the last can vouch for the others.
+
+    Raises:
+        OutputError: The store cannot be written.
+    """
+    try:
+        for path, content in contents.items():
+            put_bytes(content, address_of(path) or str(path))
     except OSError as error:
         raise OutputError(f"{error}; check the store, and start the command again") from error
     forget_looked_up()

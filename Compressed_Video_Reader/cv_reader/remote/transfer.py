@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, TypeVar, cast
 
-from cv_reader.errors import SettingsError
 from cv_reader.remote import web
-from cv_reader.remote.addresses import READ_ONLY, file_system, known_scheme
+from cv_reader.remote.addresses import file_system, known_scheme
 
 T = TypeVar("T")
 
@@ -320,6 +319,17 @@ def put_file(local: str | os.PathLike[str], address: str) -> None:
     traffic.add(written=os.path.getsize(local))
 
 
+def put_bytes(content: bytes, address: str) -> None:
+    """Write a small object; it appears whole.
+
+    Raises:
+        OSError, SettingsError: As ``put_file``.
+    """
+    system, path = file_system(address)
+    with_retries(address, lambda: system.pipe_file(path, content))
+    traffic.add(written=len(content))
+
+
 def remove(addresses: Sequence[str]) -> None:
     """Remove objects; those that are not there count as removed.
 
@@ -363,31 +373,3 @@ def _list(address: str) -> list[dict[str, Any]]:
 
 def _last(row: dict[str, Any]) -> str:
     return row["name"].rstrip("/").rpartition("/")[2]
-
-
-def check_reachable(address: str, *, writes: bool) -> None:
-    """Refuse an address that cannot be used, before work starts.
-
-    Args:
-        address: a file or a folder; a folder of a web server cannot be asked for, and passes.
-        writes: whether it is an output folder: then an object is written to it and removed.
-
-    Raises:
-        SettingsError: naming the address and the reason.
-    """
-    is_served = known_scheme(address) in READ_ONLY
-    if writes and is_served:
-        raise SettingsError(f"{address}: a web server cannot be written to; choose s3:// or gs://")
-    system, path = file_system(address)
-    try:
-        if writes:
-            trial = f"{address.rstrip('/')}/.cv_reader-trial-{os.getpid()}"
-            _, trial_path = file_system(trial)
-            with_retries(address, lambda: system.pipe_file(trial_path, b""), max_tries=1)
-            remove([trial])
-        elif not is_served:
-            # The library tries a few times itself: a wrong address is to be told soon.
-            with_retries(address, lambda: system.info(path), max_tries=1)
-    except OSError as error:
-        remedy = "check the address, the network and the credentials of its library"
-        raise SettingsError(f"{error_text(error)}; {remedy}") from error

@@ -6,7 +6,8 @@ import pytest
 
 from cv_reader.errors import SettingsError
 from cv_reader.remote import transfer
-from cv_reader.remote.transfer import TransferError, check_reachable, traffic, with_retries
+from cv_reader.remote.choice import check_reachable
+from cv_reader.remote.transfer import TransferError, traffic, with_retries
 
 
 @pytest.fixture(autouse=True)

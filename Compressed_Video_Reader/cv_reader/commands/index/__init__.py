@@ -11,6 +11,7 @@ again.
 
 import argparse
 import io
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from cv_reader.assets.claims import claimed_output
-from cv_reader.assets.files import flush, make_folders, writing
+from cv_reader.assets.files import flush, make_folders, new_file, writing
 from cv_reader.assets.freshness import source_facts
 from cv_reader.assets.make import select_from_video
 from cv_reader.assets.rows import read_rows
@@ -48,10 +49,11 @@ from cv_reader.commands.index.pickles import read_pickle
 from cv_reader.commands.progress import Report, announce, run_samples
 from cv_reader.engines.choice import check_engine
 from cv_reader.errors import AssetError, SampleError, SettingsError, StaleAssetError
-from cv_reader.exits import run_command
+from cv_reader.exits import run_command, say
 from cv_reader.reader import ReadOptions
-from cv_reader.remote.choice import check_inputs, remote_reading
-from cv_reader.remote.videos import RemoteReading
+from cv_reader.remote.choice import check_places, local_output, remote_reading
+from cv_reader.remote.output import put_reports
+from cv_reader.remote.videos import RemoteReading, local_list
 from cv_reader.select.config import AssetConfig
 from cv_reader.select.selection import sample_frame_ids
 from cv_reader.video_lists import read_list
@@ -117,7 +119,8 @@ def _run(args: argparse.Namespace) -> int:
     for name, default in (("num_shards", 1), ("dry_run", False), ("mean_num_images", 0.0)):
         if getattr(args, name) != default:
             raise SettingsError(f"--{name} is not supported here: one run writes one file")
-    check_inputs(args, args.out)
+    check_places([args.dataset_path, args.video_root])
+    folder, store = _local_folder(args)
     videos = _videos(args)
     config = config_from(args)
     if args.keep > 0:
@@ -128,11 +131,15 @@ def _run(args: argparse.Namespace) -> int:
     root = args.video_root or args.dataset_path.parent
     pickles = _pickle_paths(args.pickles) if args.pickles else {}
     work = Work(header, read_options_from(args), root, pickles, remote_reading(args))
-    journal = args.out.with_name(args.out.name + ".partial.jsonl")
-    fail_path = args.fail_txt or args.out.with_name(args.out.name + ".failed.txt")
-    make_folders(args.out.parent)
-    with claimed_output(args.out.parent, args.out.name, args.out.parent):
-        old = [] if args.overwrite else _earlier(args.out, journal, header)
+    out = folder / args.out.name
+    journal = out.with_name(out.name + ".partial.jsonl")
+    fail_path = args.fail_txt or out.with_name(out.name + ".failed.txt")
+    summary_path = out.with_name(out.name + ".summary.json")
+    make_folders(folder)
+    with claimed_output(folder, out.name, folder):
+        if store is not None:
+            _fetch_earlier(f"{store}/{out.name}", out)
+        old = [] if args.overwrite else _earlier(out, journal, header)
         known = {name: index for index in old for name in index.videos()}
         fresh = {v for v in videos if v in known and known[v].is_fresh(v, root / v)}
         with Report("index", fail_path, args.log_every, len(videos)) as report:
@@ -144,12 +151,36 @@ def _run(args: argparse.Namespace) -> int:
             _make(work, missing, journal, args, report, set(known))
             made = CodecIndex(journal)
             sources = {v: known[v] for v in fresh} | dict.fromkeys(made.videos(), made)
-            write_index(args.out, header, (sources[v].line(v) for v in videos if v in sources))
+            write_index(out, header, (sources[v].line(v) for v in videos if v in sources))
             for index in (*old, made):
                 index.close()
             journal.unlink()
-            summary = args.out.with_name(args.out.name + ".summary.json")
-            return report.finish(summary, config)
+            code = report.finish(summary_path, config)
+        if store is not None:
+            put_reports([out, summary_path, fail_path], store)
+            say(f"index: the file and its reports are at {store}")
+        return code
+
+
+def _local_folder(args: argparse.Namespace) -> tuple[Path, str | None]:
+    """Return the folder of this disk that is written to, and the address it stands for."""
+    check_places([], args.out.parent)
+    return local_output(args, args.out.parent)
+
+
+def _fetch_earlier(address: str, out: Path) -> None:
+    """Have the finished index of a store on this disk, in place of an older copy.
+
+    Raises:
+        SettingsError: The store cannot be asked.
+    """
+    out.unlink(missing_ok=True)
+    try:
+        with local_list(Path(address)) as earlier, new_file(out) as temporary:
+            shutil.copyfile(earlier, temporary)
+    except SettingsError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
 
 
 def _start_journal(
