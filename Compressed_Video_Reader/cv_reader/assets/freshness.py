@@ -14,10 +14,8 @@ from cv_reader.errors import AssetError, CvReaderError, SettingsError, StaleAsse
 from cv_reader.partial_files import file_status, find_partial
 from cv_reader.reader import Video
 from cv_reader.remote.addresses import is_address
-from cv_reader.remote.output import has_files
 from cv_reader.remote.videos import remote_status
 from cv_reader.select.config import AssetConfig
-from cv_reader.shards import has_sizes, is_in_shard
 
 
 def usable_meta(
@@ -114,20 +112,6 @@ def video_facts(video: Video, path: Path) -> dict[str, Any]:
         "rotation_degrees": index.rotation_degrees,
         "shown": index.shown,
     }
-
-
-def is_whole(folder: Path, meta: dict[str, Any]) -> bool:
-    """Return whether the files of an asset are those that its metadata names.
-
-    Of an asset in a store names and sizes are compared: its content would have to be fetched.
-    """
-    if is_address(folder):
-        sizes = {name: facts["size_bytes"] for name, facts in meta["files"].items()}
-        return has_sizes(folder, sizes) if is_in_shard(folder) else has_files(folder, sizes)
-    # Imported here: each worker imports this module, and most assets are not there yet.
-    from cv_reader.assets.validation import is_sound
-
-    return is_sound(folder)
 
 
 def same_source(recorded: dict[str, Any], path: Path) -> bool:

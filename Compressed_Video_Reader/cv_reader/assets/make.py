@@ -28,7 +28,6 @@ from cv_reader.assets.contract import (
 )
 from cv_reader.assets.freshness import (
     asked_for,
-    is_whole,
     same_source,
     selection_hash,
     usable_meta,
@@ -41,7 +40,7 @@ from cv_reader.media.frames import frames_at_once
 from cv_reader.reader import ReadOptions
 from cv_reader.remote.addresses import is_address, joined
 from cv_reader.remote.cache import choose_cache
-from cv_reader.remote.output import move_folder
+from cv_reader.remote.output import has_files, move_folder
 from cv_reader.remote.transfer import Counted, traffic
 from cv_reader.remote.videos import RemoteReading
 from cv_reader.select.cheap import sampled_frames
@@ -55,6 +54,7 @@ from cv_reader.select.mosaics import (
     square_frame,
 )
 from cv_reader.select.squares import MAX_FILE_BYTES, SquareStore, square_bytes
+from cv_reader.shards import has_sizes, is_in_shard
 
 
 class _NamesVideo(Protocol):
@@ -383,3 +383,17 @@ def is_up_to_date(folder: Path, video: Path, config: AssetConfig, options: ReadO
     if meta is None or not same_source(meta["source"], video):
         return False
     return is_whole(folder, meta)
+
+
+def is_whole(folder: Path, meta: dict[str, Any]) -> bool:
+    """Return whether the files of an asset are those that its metadata names.
+
+    Of an asset in a store names and sizes are compared: its content would have to be fetched.
+    """
+    if is_address(folder):
+        sizes = {name: facts["size_bytes"] for name, facts in meta["files"].items()}
+        return has_sizes(folder, sizes) if is_in_shard(folder) else has_files(folder, sizes)
+    # Imported here: each worker imports this module, and most assets are not there yet.
+    from cv_reader.assets.validation import is_sound
+
+    return is_sound(folder)

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cv_reader.assets.contract import POSITIONS, check_files, read_asset, write_asset
-from cv_reader.assets.freshness import is_whole, same_source, usable_meta
+from cv_reader.assets.freshness import same_source, usable_meta
 from cv_reader.assets.make import (
     collect_mosaics,
+    is_whole,
     select_and_pack,
 )
 from cv_reader.assets.metadata import META, build_meta, config_of, is_consistent, read_meta
