@@ -77,13 +77,14 @@ def bench_steps(options: argparse.Namespace) -> None:
         results = []
         took = seconds(lambda: results.append(run.step()), options)
     result = results[-1]
-    peak = peak_flops(torch.device(options.device), options.peak_tflops)
+    known = peak_flops(torch.device(options.device), options.peak_tflops)
+    peak = known or measured_peak(options)
     print(f"steps of {result.samples} images of {options.image_px} px, {options.size}:")
     print(
         f"  {took:.3f} s a step, {result.samples / took:.1f} samples/s, "
         f"{result.tokens / took:.0f} tokens/s, MFU "
-        f"{result.flops / took / (peak or measured_peak(options)):.3f}"
-        f"{'' if peak else ' of a large product'}, "
+        f"{result.flops / took / peak:.3f} of {peak / 1e9:.0f} GFLOP/s"
+        f"{'' if known else ' (a product of 1024 x 1024 matrices)'}, "
         f"data wait {min(one.wait_seconds for one in results):.3f} s"
     )
 

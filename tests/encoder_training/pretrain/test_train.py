@@ -71,6 +71,27 @@ def test_the_finished_encoder_loads_with_its_processor_and_card(finished: Path) 
     assert any(not torch.equal(average[key], weights[key]) for key in weights)
 
 
+def test_a_next_stage_starts_from_weights_and_centres_alone(
+    finished: Path, sets: Path, tmp_path: Path
+) -> None:
+    start = {"init": str(finished / "final"), "init_centres": str(finished / "checkpoint-4")}
+    settings = tiny_settings(sets, tmp_path / "run", **start)
+    state = Pretraining(Settings(**settings), torch.device("cpu")).state
+    weights = encoder_weights(finished, 4)
+    assert all(torch.equal(weights[k], v) for k, v in state.encoder.state_dict().items())
+    (shard,) = (finished / "checkpoint-4").glob("centres_image_*")
+    assert torch.equal(state.heads["image"].centres, load_file(shard)["centres"])
+    assert state.step == 0 and not state.optimizer.state
+
+    shutil.copytree(sets, tmp_path / "sets")
+    described = tmp_path / "sets" / "images" / "set.json"
+    text = described.read_text().replace(f'"num_centres": {IMAGE_CENTRES}', '"num_centres": 30')
+    described.write_text(text)
+    settings = tiny_settings(tmp_path / "sets", tmp_path / "run", **start)
+    with pytest.raises(ValueError, match="must have the 30 centres of the data's bank, got 21"):
+        Pretraining(Settings(**settings), torch.device("cpu"))
+
+
 def test_the_log_and_the_embeddings_of_a_run(finished: Path) -> None:
     import numpy as np
 

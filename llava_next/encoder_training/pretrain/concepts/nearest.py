@@ -107,7 +107,9 @@ def _flash_search(centres: Floats, device: str) -> Search:
     # Else its products would have 10 bits, and another centre would win for a few rows.
     os.environ.setdefault("TRITON_F32_DEFAULT", "tf32x3")
     try:
-        from flash_kmeans.assign_euclid_triton import cosine_assign_triton
+        from flash_kmeans.assign_euclid_triton import (  # pyright: ignore[reportMissingImports]
+            cosine_assign_triton,
+        )
     except ImportError as error:
         raise ValueError("backend flash is not installed: pip install flash-kmeans") from error
     columns = torch.from_numpy(np.ascontiguousarray(centres, np.float32)).to(device)
