@@ -66,12 +66,20 @@ python="${PYTHON:-python3}"
 packages="${PACKAGES:-/tmp/gpu_bundle_packages}"
 if compgen -G "$here/wheels/*.whl" > /dev/null && [ ! -d "$packages" ]; then
     # Only what this interpreter lacks: its own versions belong together.
-    missing=()
-    for wheel in "$here"/wheels/*.whl; do
-        name="$(basename "$wheel")"
-        if ! "$python" -m pip show --quiet "${name%%-*}" > /dev/null 2>&1; then missing+=("$wheel"); fi
-    done
-    if [ ${#missing[@]} -gt 0 ]; then
+    missing="$("$python" - "$here"/wheels/*.whl << 'FIND'
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+for wheel in sys.argv[1:]:
+    try:
+        version(Path(wheel).name.partition("-")[0])
+    except PackageNotFoundError:
+        print(wheel)
+FIND
+)"
+    if [ -n "$missing" ]; then
+        mapfile -t missing <<< "$missing"
         "$python" -m pip install --quiet --no-index --no-deps --no-compile --target "$packages" "${missing[@]}"
     fi
 fi
