@@ -1,4 +1,4 @@
-"""Pictures of a run: embeddings over steps as an animated GIF, and the clusters next to a picture.
+"""Pictures of runs: embeddings over steps as an animated GIF, clusters next to a picture, losses.
 
 A frame of the GIF shows the same samples twice. On the left is one batch, which is all that batch
 contrast compares with; on the right every sample and every centre of the bank, as cluster
@@ -18,6 +18,7 @@ from encoder_training.pretrain.concepts.nearest import Floats, search_by, unit_r
 from encoder_training.pretrain.concepts.report import thumbnail
 from encoder_training.pretrain.data.sources import SourceItem
 from run_kit.files import replace_file
+from run_kit.pages.charts import Curve
 
 GROUPS = 8
 _COLOURS = (
@@ -198,3 +199,37 @@ def nearest_clusters(
             for number, item in enumerate(others[:per_cluster]):
                 sheet.paste(thumbnail(item, tile_px), (left + number * tile_px, top))
     return sheet
+
+
+def draw_losses(charts: Mapping[str, Sequence[Curve]]) -> Image.Image:
+    """Return the curves of each chart side by side; charts without a curve are left out.
+
+    Args:
+        charts: curves by title. All charts share the vertical axis, which starts at 0.
+    """
+    charts = {title: curves for title, curves in charts.items() if any(c.steps for c in curves)}
+    highest = max(max(curve.values) for curves in charts.values() for curve in curves)
+    side, left, top, foot = 250, 34, 30, 24
+    size = (len(charts) * (side + left) + _MARGIN_PX, top + side + foot)
+    image = Image.new("RGB", (size[0] * _SCALE, size[1] * _SCALE), "white")
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(12 * _SCALE)
+
+    def write(x: float, y: float, text: str, anchor: str) -> None:
+        draw.text((x * _SCALE, y * _SCALE), text, (70, 70, 70), font, anchor=anchor)
+
+    for number, (title, curves) in enumerate(charts.items()):
+        start = left + number * (side + left)
+        box = (start, top, start + side, top + side)
+        draw.rectangle([v * _SCALE for v in box], outline=(210, 210, 210), width=_SCALE)
+        write(start, top - 8, title, "ls")
+        last = max(curve.steps[-1] for curve in curves)
+        for value in range(0, int(highest) + 1, 2):
+            write(start - 5, top + side * (1 - value / highest), str(value), "rm")
+        write(start + side, top + side + 6, f"step {last:g}", "rt")
+        for curve in curves:
+            places = [
+                ((start + side * x / last) * _SCALE, (top + side * (1 - y / highest)) * _SCALE)
+                for x, y in zip(curve.steps, curve.values, strict=True)
+            ]
+            draw.line(places, fill=_COLOURS[curve.colour % len(_COLOURS)], width=_SCALE)
+    return image.resize(size, Image.Resampling.LANCZOS)

@@ -9,7 +9,12 @@ import numpy as np
 from encoder_training.pretrain.concepts.bank import read_bank
 from encoder_training.pretrain.data.labels import read_labels
 from encoder_training.pretrain.data.sources import read_source
-from encoder_training.pretrain.proof.pictures import animate, nearest_clusters, read_steps
+from encoder_training.pretrain.proof.pictures import (
+    animate,
+    draw_losses,
+    nearest_clusters,
+    read_steps,
+)
 from encoder_training.pretrain.proof.steps import ProofSettings
 from run_kit.files import read_json_lines, replace_file, write_json, write_text
 from run_kit.pages.charts import Curve, line_chart
@@ -17,6 +22,7 @@ from run_kit.pages.page import figure, page, table
 
 GIF = "clusters.gif"
 PICTURE = "nearest_clusters.jpg"
+LOSSES = "losses.png"
 LOG_FILE = "train_log.jsonl"
 
 Figures = Mapping[int, Mapping[str, Mapping[str, Mapping[str, float]]]]
@@ -24,7 +30,7 @@ Figures = Mapping[int, Mapping[str, Mapping[str, Mapping[str, float]]]]
 
 
 def write_proof(out: Path, figures: Figures, settings: ProofSettings) -> None:
-    """Write ``report.html``, ``figures.json``, the GIF and the picture of clusters."""
+    """Write ``report.html``, ``figures.json``, the GIF, the pictures of clusters and losses."""
     summary = summarise(figures)
     write_json(out / "figures.json", {"seeds": list(figures), "figures": summary})
     first = next(iter(figures))
@@ -38,10 +44,15 @@ def write_proof(out: Path, figures: Figures, settings: ProofSettings) -> None:
         "&quot;features of the bank&quot; are what the labels were made from.</p>"
     )
     body.append('<h2>Loss</h2><div class="charts">')
-    for stage in ("stage1", "stage2"):
-        for name in ("loss_image", "loss_video"):
-            body.append(line_chart(f"{stage}, {name}", _curves(out, list(figures), stage, name)))
+    charts = {
+        f"stage {stage}, {kind}s": _curves(out, list(figures), f"stage{stage}", f"loss_{kind}")
+        for stage in (1, 2)
+        for kind in ("image", "video")
+    }
+    body += [line_chart(f"loss, {title}", curves) for title, curves in charts.items()]
     body.append("</div>")
+    with replace_file(out / LOSSES) as temporary:
+        draw_losses(charts).save(temporary, "PNG")
     folder = out / f"seed-{first}"
     labels = dict(read_labels(folder / "labels-images"))
     losses = {row["step"]: row["loss"] for row in read_json_lines(folder / "stage1" / LOG_FILE)}

@@ -31,6 +31,7 @@ def test_the_proof_writes_its_page_and_continues(tmp_path: Path) -> None:
     assert main(arguments) == 0
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "stage 2, codec" in page and "clusters.gif" in page
+    assert (tmp_path / "losses.png").is_file()
     figures = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))["figures"]
     assert set(figures["images"]) == {
         "raw pixels",
