@@ -167,6 +167,8 @@ def _published(results: Results) -> str:
         "the difference.</p>"
     ]
     for what, kinds in (("in time", results.temporal), ("controls", results.controls)):
+        if not kinds:
+            continue
         rows = [
             [escape(ARMS[arm].title)]
             + [_against(results, arm, base, budget, kinds) for budget in results.budgets]
@@ -196,13 +198,15 @@ def _budget_table(results: Results) -> str:
     for arm in results.arms:
         cells = [_cell(results.score(arm, budget, results.temporal)) for budget in results.budgets]
         cells += [_tokens_to_reach(results, arm, goal) for goal in goals]
-        controls = _short_cell(results.score(arm, last, results.controls))
-        rows.append([escape(ARMS[arm].title), *cells, controls])
+        if results.controls:
+            cells.append(_short_cell(results.score(arm, last, results.controls)))
+        rows.append([escape(ARMS[arm].title), *cells])
     header = [f"{results.tokens(budget)} tokens" for budget in results.budgets]
     header += [
         f"tokens for what {ARMS[goal].title} reach with {results.tokens(last)}" for goal in goals
     ]
-    header.append(f"controls, {results.tokens(last)} tokens")
+    if results.controls:
+        header.append(f"controls, {results.tokens(last)} tokens")
     guessing = chance([row for row in results.outcomes if row.kind in results.temporal])
     return (
         "<h2>Accuracy at equal visual tokens</h2>"
@@ -256,10 +260,11 @@ def _kind_table(results: Results, budget: int) -> str:
     guess = [f"{100 / len(KINDS[name].choices):.0f}" for name in results.kinds]
     rows.append(["guessing", *guess])
     names = [_kind_name(name) for name in results.kinds]
+    controls = [_kind_name(name) for name in results.kinds if not KINDS[name].temporal]
     return (
         f"<h2>By kind of question, {results.tokens(budget)} tokens</h2>"
-        "<p>Accuracy / ceiling, in %. Controls: static, sign and camera, which codec input should "
-        "not help. No selection was tuned with the kinds marked * in view.</p>"
+        f"<p>Accuracy / ceiling, in %. Controls, which codec input should not help: "
+        f"{', '.join(controls) or 'none'}. No selection was tuned with the kinds marked *.</p>"
         + _table(["arm", *names], rows)
     )
 

@@ -213,7 +213,8 @@ def _row(arm: str, budget_tokens: int, name: str, found: Score) -> dict[str, Any
 def figures(out: Path) -> str:
     """Return the figures of a finished study as a Markdown table.
 
-    It has the accuracy of every arm at every budget, with intervals, and on controls.
+    It has the accuracy of every arm at every budget, with intervals, and on controls where the
+    study has any.
 
     Raises:
         ValueError: if the study in ``out`` has no results yet.
@@ -230,7 +231,7 @@ def figures(out: Path) -> str:
         "arm",
         *(f"{budget} tokens" for budget in budgets),
         f"ceiling, {middle} tokens",
-        f"controls, {middle} tokens",
+        *([f"controls, {middle} tokens"] if content["controls"] else []),
     ]
     lines = [_line(header), _line(["---"] * len(header))]
     for arm, title in arms:
@@ -238,8 +239,8 @@ def figures(out: Path) -> str:
         in_time = [found.get((budget, "temporal")) for budget in budgets]
         at_middle = found.get((middle, "temporal"))
         ceiling = "" if at_middle is None else f"{100 * at_middle['ceiling']:.0f}"
-        controls = _cell(found.get((middle, "controls")))
-        lines.append(_line([title, *map(_cell, in_time), ceiling, controls]))
+        controls = [_cell(found.get((middle, "controls")))] if content["controls"] else []
+        lines.append(_line([title, *map(_cell, in_time), ceiling, *controls]))
     kinds = {name: ", ".join(content[name]) or "none" for name in ("temporal", "controls")}
     lines += ["", f"In time: {kinds['temporal']}. Controls: {kinds['controls']}."]
     return "\n".join(lines)

@@ -1,12 +1,13 @@
 """Accuracies, ceilings, tokens at equal accuracy, and which kinds count."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from llava.eval.study.answers import Outcome
 from llava.eval.study.config import StudyConfig
-from llava.eval.study.results import Results, chance, score
+from llava.eval.study.results import RESULTS_FILE, Results, chance, figures, score
 
 
 def outcomes(
@@ -68,3 +69,15 @@ def test_arms_are_compared_question_by_question(results: Results) -> None:
     assert compared.difference.mean == pytest.approx(0.1)
     assert (compared.wins, compared.losses) == (4, 0)
     assert results.against("bits", "evs", 4, ["event"]) is None
+
+
+def test_a_table_has_controls_where_they_are_asked(results: Results) -> None:
+    file = results.config.out / RESULTS_FILE
+    file.write_text(json.dumps(results.to_json()), encoding="utf-8")
+    header = figures(results.config.out).splitlines()[0]
+    assert header == "| arm | 32 tokens | 64 tokens | ceiling, 64 tokens |"
+    with_controls = Results(
+        results.config, [*results.outcomes, *outcomes("oracle", 4, 0.9, kind="static")]
+    )
+    file.write_text(json.dumps(with_controls.to_json()), encoding="utf-8")
+    assert figures(results.config.out).splitlines()[0].endswith("| controls, 64 tokens |")
