@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -41,6 +41,12 @@ class Hub:
             rows.append({"type": "file", "path": path, "size": size, "oid": "0" * 40, "lfs": lfs})
         return rows
 
+    def children(self, folder: str) -> list[dict[str, object]]:
+        """What is directly in one of its folders; "" is the first one."""
+        names = {path.rpartition("/")[0] for path in self.files} - {""}
+        rows = [{"type": "directory", "path": name, "oid": "0" * 40} for name in names]
+        return [r for r in (*self.tree(), *rows) if str(r["path"]).rpartition("/")[0] == folder]
+
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -49,28 +55,42 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)
         repository = self.hub.repository
-        if path.startswith(f"/api/datasets/{repository}/tree/"):
-            self._json(self.hub.tree())
+        if path == f"/api/datasets/{repository}":
+            self._json({"id": repository, "sha": COMMIT})
+        elif path.startswith(f"/api/datasets/{repository}/tree/"):
+            folder = path.split("/tree/", 1)[1].partition("/")[2]
+            is_whole = "recursive=true" in self.path.lower()
+            self._json(self.hub.tree() if is_whole else self.hub.children(folder))
         elif path.startswith(f"/api/datasets/{repository}/revision/"):
             names = [{"rfilename": name} for name in self.hub.files]
             self._json({"id": repository, "sha": COMMIT, "siblings": names})
-        elif path.startswith(f"/datasets/{repository}/resolve/{COMMIT}/"):
-            self._file(path.split(COMMIT, 1)[1][1:])
+        elif path.startswith(f"/datasets/{repository}/resolve/"):
+            self._file(path.split("/resolve/", 1)[1].split("/", 1)[1])
         else:
             self._end(404, b"")
 
     do_HEAD = do_GET
 
+    def do_POST(self) -> None:
+        """Tell of the paths that are asked for."""
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
+        asked = json.loads(body)["paths"] if body.startswith("{") else parse_qs(body)["paths"]
+        self._json([row for row in self.hub.tree() if row["path"] in asked])
+
     def _json(self, value: object) -> None:
         self._end(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
     def _file(self, name: str) -> None:
+        if name not in self.hub.files:
+            self._end(404, b"", {"X-Error-Code": "EntryNotFound"})
+            return
         content = self.hub.files[name]
         digest = hashlib.sha256(content).hexdigest()
         if name in self.hub.damaged:
             content = content[:-1] + bytes([content[-1] ^ 1])
         asked = self.headers.get("Range")
-        start = int(asked.removeprefix("bytes=").split("-")[0]) if asked else 0
+        first, _, last = (asked or "bytes=0-").removeprefix("bytes=").partition("-")
+        start, end = int(first), int(last) + 1 if last else len(content)
         headers = {
             "ETag": f'"{digest}"',
             "X-Linked-Etag": f'"{digest}"',
@@ -79,13 +99,13 @@ class _Handler(BaseHTTPRequestHandler):
             "Accept-Ranges": "bytes",
         }
         if asked:
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(content)}"
         if self.command == "GET":
             self.hub.requests.append((name, start))
         cut = self.command == "GET" and self.hub.cuts.get(name, 0) > 0
         if cut:
             self.hub.cuts[name] -= 1
-        self._end(206 if asked else 200, content[start:], headers, cut=cut)
+        self._end(206 if asked else 200, content[start:end], headers, cut=cut)
 
     def _end(
         self, code: int, body: bytes, headers: dict[str, str] | None = None, *, cut: bool = False

@@ -10,12 +10,13 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, TypeVar, cast
 
 from cv_reader.remote import web
-from cv_reader.remote.addresses import file_system, known_scheme
+from cv_reader.remote.addresses import READ_ONLY, file_system, known_scheme
 
 T = TypeVar("T")
 
@@ -30,6 +31,8 @@ _LIBRARIES = {
     *("aiobotocore", "aiohttp", "asyncio", "botocore", "fsspec", "gcsfs", "google", "httpcore"),
     *("httpcore2", "httpx", "httpx2", "huggingface_hub", "requests", "s3fs", "urllib3"),
 }
+_ONE_BY_ONE, _SPANS_AT_ONCE = ("hf", *READ_ONLY), 16
+"""Schemes whose library fetches several spans one after the other, or without a bound."""
 _NO_CREDENTIALS = ("NoCredentialsError", "DefaultCredentialsError", "LocalTokenNotFoundError")
 _PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 _AGAIN_STATUSES = (408, 425, 429)
@@ -232,7 +235,9 @@ def fetch_span(file: RemoteFile, start: int, end: int) -> bytes:
     def call() -> bytes:
         if web.is_web(file.address):
             return _checked(web.read_span(system, path, start, end), end - start)
-        content: bytes = system.cat_file(path, start=start, end=end)
+        # The hub's library would read megabytes ahead.
+        options = {"cache_type": "none"} if known_scheme(file.address) == "hf" else {}
+        content: bytes = system.cat_file(path, start=start, end=end, **options)
         return _checked(content, end - start)
 
     content = with_retries(file.address, call)
@@ -254,6 +259,9 @@ def fetch_spans(file: RemoteFile, spans: Sequence[tuple[int, int]]) -> list[byte
     """
     if len(spans) == 1:
         return [fetch_span(file, *spans[0])]
+    if known_scheme(file.address) in _ONE_BY_ONE:
+        with ThreadPoolExecutor(_SPANS_AT_ONCE) as threads:
+            return list(threads.map(lambda span: fetch_span(file, *span), spans))
     system, path = file_system(file.address)
     starts, ends = [span[0] for span in spans], [span[1] for span in spans]
     found: list[Any] = system.cat_ranges(

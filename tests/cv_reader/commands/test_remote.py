@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from cv_reader.commands import precompute, stage1, stage2
 from support.corpus import Corpus
 from support.filled_bucket import SMALL, Store, files_below
+from support.hub_server import Hub, serve
 from support.object_store import BUCKET, closed_port
 
 pytest.importorskip("fsspec")
@@ -175,3 +177,32 @@ def test_what_is_wrong_with_a_store_is_told_at_once(
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     assert "no credentials were found" in refused()
+
+
+@pytest.mark.slow
+def test_videos_of_a_hub_give_the_bytes_of_a_local_run(corpus: Corpus, tmp_path: Path) -> None:
+    """The hub is a server of this machine; its library talks to it as to the real one."""
+    pytest.importorskip("huggingface_hub")
+    names = ("good.mp4", "short.mp4")
+    data = corpus.write(tmp_path / "list.jsonl", *({"video": name} for name in (*names, "no.mp4")))
+    files = {f"videos/{name}": (corpus.root / name).read_bytes() for name in names}
+    program = [sys.executable, "-m", "cv_reader.commands.main", "precompute", *SMALL]
+    local = ["--jsonl", str(data), "--video_root", str(corpus.root)]
+    assert precompute.main([*local, *SMALL, "--out_root", str(tmp_path / "local")]) == 1
+    with serve(Hub("some/videos", {**files, "list.jsonl": data.read_bytes()})) as hub:
+        root = "hf://datasets/some/videos"
+        places = ["--jsonl", f"{root}/list.jsonl", "--video_root", f"{root}/videos"]
+        ended = subprocess.run(
+            [*program, *places, "--out_root", str(tmp_path / "out")],
+            env={**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0"},
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+    assert ended.returncode == 1, ended.stderr
+    assert "2 made, 0 kept, 0 skipped, 1 failed" in ended.stderr
+    assert "no.mp4: no such object" in ended.stderr
+    found, expected = (files_below(tmp_path / out / "assets") for out in ("out", "local"))
+    assert found.keys() == expected.keys()
+    # The hub tells no times.
+    assert all(found[name] == expected[name] for name in found if not name.endswith("meta.json"))
