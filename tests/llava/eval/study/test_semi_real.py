@@ -1,11 +1,14 @@
 """Rendered people: what is asked, and that training and test clips are made apart."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from llava.eval.study.drawing import NUM_FRAMES
 from llava.eval.study.scenes import ACTIONS
-from llava.eval.study.semi_real import FIRST_TRAINING_SEED, compose_person
+from llava.eval.study.semi_real import FIRST_TRAINING_SEED, compose_person, main
 
 pytest.importorskip("pybullet")
 
@@ -22,3 +25,20 @@ def test_a_clip_shows_a_person_who_moves(seed: int, capfd: pytest.CaptureFixture
     assert abs(steps).max() > 40
     again, _, _ = compose_person(seed)
     assert np.array_equal(person.pictures, again.pictures)
+
+
+@pytest.mark.slow
+def test_clips_become_a_data_set_that_grows(tmp_path: Path) -> None:
+    sizes = ["--val", "1", "--num_workers", "1"]
+    assert main([str(tmp_path), "--train", "1", *sizes]) == 0
+    first = tmp_path / "train" / f"clip_{FIRST_TRAINING_SEED}.mp4"
+    made = first.stat().st_mtime_ns
+    assert main([str(tmp_path), "--train", "2", *sizes]) == 0
+    assert first.stat().st_mtime_ns == made
+    classes = (tmp_path / "classes.txt").read_text().splitlines()
+    assert len(classes) == len(set(classes)) == 15
+    assert len((tmp_path / "val_new.csv").read_text().splitlines()) == 1
+    for line in (tmp_path / "train_new.csv").read_text().splitlines():
+        name, _, label = line.rpartition(",")
+        description = json.loads((tmp_path / name).with_suffix(".json").read_text())
+        assert description["questions"][0]["answer"] == classes[int(label)]
