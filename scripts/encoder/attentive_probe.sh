@@ -12,9 +12,9 @@ set -euo pipefail
 script_files=("$(realpath "$0")" scripts/encoder/probing.sh)
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-: "${DATASET=hmdb51}" "${INPUT=frames:16}" "${OUTPUT_DIR=results/attentive_probe/run}"
+: "${DATASET=hmdb51}" "${INPUT=frames:16}"
 if [ "${SMOKE:-0}" != 1 ]; then
-    : "${MODEL=lmms-lab-encoder/onevision-encoder-large}" "${DATASETS=$DATASET}"
+    : "${OUTPUT_DIR=results/attentive_probe/run}" "${MODEL=lmms-lab-encoder/onevision-encoder-large}" "${DATASETS=$DATASET}"
 fi
 source scripts/encoder/probing.sh
 launch_probe "$@"

@@ -13,11 +13,11 @@ script_files=("$(realpath "$0")" scripts/encoder/probing.sh)
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 [ $# = 0 ] || [[ "$1" = -* ]] || { MODEL="$1"; shift; }
-: "${INPUT=codec:4096}" "${OUTPUT_DIR=results/attentive_probe_codec/large_4kpatches}" "${CLIP_SLOTS=64}"
+: "${INPUT=codec:4096}"
 if [ "${SMOKE:-0}" != 1 ]; then
-    : "${MODEL=}" "${EMBEDDING_SIZE=1024}" "${FRAMES_TOKEN_NUM=256}" "${NUM_GPUS=8}"
+    : "${OUTPUT_DIR=results/attentive_probe_codec/large_4kpatches}" "${CLIP_SLOTS=64}" "${MODEL=}" "${EMBEDDING_SIZE=1024}" "${FRAMES_TOKEN_NUM=256}" "${NUM_GPUS=8}"
     : "${DATASETS=ssv2 diving48 perception_test charadesego epic_verb epic_noun k400 hmdb51}" "${FEATURES=streamed}" "${AUGMENTATION=reference}" "${CHOICE_SHARE=0}"
 fi
-: "${SAVE_REPORT=$OUTPUT_DIR}"
 source scripts/encoder/probing.sh
+: "${SAVE_REPORT=$OUTPUT_DIR}"
 launch_probe "$@"

@@ -13,11 +13,11 @@ script_files=("$(realpath "$0")" scripts/encoder/probing.sh)
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 [ $# = 0 ] || [[ "$1" = -* ]] || { MODEL="$1"; shift; }
-: "${INPUT=frames:8}" "${OUTPUT_DIR=results/attentive_probe/large_8frames}"
+: "${INPUT=frames:8}"
 if [ "${SMOKE:-0}" != 1 ]; then
-    : "${MODEL=lmms-lab-encoder/onevision-encoder-large}" "${EMBEDDING_SIZE=1024}" "${FRAMES_TOKEN_NUM=256}" "${NUM_GPUS=8}"
+    : "${OUTPUT_DIR=results/attentive_probe/large_8frames}" "${MODEL=lmms-lab-encoder/onevision-encoder-large}" "${EMBEDDING_SIZE=1024}" "${FRAMES_TOKEN_NUM=256}" "${NUM_GPUS=8}"
     : "${DATASETS=ssv2 diving48 perception_test charadesego epic_verb epic_noun k400 hmdb51}" "${FEATURES=streamed}" "${AUGMENTATION=reference}" "${CHOICE_SHARE=0}"
 fi
-: "${SAVE_REPORT=$OUTPUT_DIR}"
 source scripts/encoder/probing.sh
+: "${SAVE_REPORT=$OUTPUT_DIR}"
 launch_probe "$@"

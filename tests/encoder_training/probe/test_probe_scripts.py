@@ -82,6 +82,17 @@ def test_the_probe_recipes_are_the_published_ones() -> None:
     assert "MODEL must be a folder" in message
 
 
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_smoke_run_has_a_folder_of_its_own(script: str) -> None:
+    runs = _settings(_bash(script, DRY_RUN="1", SMOKE="1"))
+    folder = f"outputs/smoke_{script.removesuffix('.sh')}"
+    assert [run.output_dir for run in runs] == [f"{folder}/custom"]
+    assert runs[0].model_weight == f"{folder}/smoke/encoder"
+    assert runs[0].num_frames <= 16 and runs[0].save_report in ("", folder)
+    run = _settings(_bash(script, DRY_RUN="1", MODEL="m"))[0]
+    assert run.output_dir.startswith("results/attentive_probe")
+
+
 @pytest.mark.skipif(bool(glob.glob("/dev/nvidia[0-9]*")), reason="this machine has a GPU")
 def test_a_machine_without_a_gpu_is_told_once_for_all_data_sets(tmp_path: Path) -> None:
     python = tmp_path / "bin" / "python"
