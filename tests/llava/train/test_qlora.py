@@ -13,6 +13,8 @@ from llava.train.arguments import parse_arguments
 from llava.train.parts import parameter_numel
 from run_kit.checkpoints import MARKER_FILE
 from run_kit.log import read_log
+from support.ranks import finish, launcher
+from support.tolerances import SAME_LOSS
 
 FLAGS = "--model_name_or_path m --data_path d --output_dir o --use_cpu True"
 
@@ -71,3 +73,17 @@ def test_a_run_in_4_bits_learns_resumes_and_saves_plain_adapters(
     (tmp_path / "four" / "checkpoint-4" / MARKER_FILE).unlink()
     assert train(tmp_path / "four", **options, bits=4, resume_from_checkpoint="auto") == 0
     assert [row["loss"] for row in read_log(tmp_path / "four")] == four
+
+
+@pytest.mark.slow
+def test_two_ranks_with_zero_2_have_the_losses_of_one(
+    run_arguments: Callable[..., list[str]], train: Callable[..., int], tmp_path: Path
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    options = {"lora_enable": True, "lora_r": 4, "lora_dropout": 0.0, "bits": 4, "max_steps": 2}
+    options |= {"mm_tunable_parts": "mm_mlp_adapter"}
+    assert train(tmp_path / "one", **options, per_device_train_batch_size=4) == 0
+    ranks = {"per_device_train_batch_size": 2, "deepspeed": "scripts/zero2.json"}
+    finish([*launcher(2), *run_arguments(tmp_path / "two", **options, **ranks)])
+    one, two = ([row["loss"] for row in read_log(tmp_path / name)] for name in ("one", "two"))
+    assert two == pytest.approx(one, rel=SAME_LOSS)
