@@ -246,7 +246,7 @@ class Server:
             logger.info(f"a request's visual was refused: {error}")
             raise MediaError(
                 "a picture or video cannot be read: it is damaged, of an unknown kind, took too "
-                "long, or does not go with its settings"
+                "long, or does not fit its settings"
             ) from error
 
     def _ask(self, asked: ChatRequest, prepared: Prepared) -> AnswerStream:
