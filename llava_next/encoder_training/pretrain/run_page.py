@@ -136,7 +136,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("runs", nargs="+", type=Path, help="folders of runs")
-    parser.add_argument("--out", type=Path, help="page to write (default FIRST_RUN/report.html)")
+    parser.add_argument(
+        "-o", "--out", type=Path, help="page to write (default FIRST_RUN/report.html)"
+    )
     arguments = parser.parse_args(argv)
     with ExitOnError(USAGE):
         out = arguments.out or arguments.runs[0] / "report.html"

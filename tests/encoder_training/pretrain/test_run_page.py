@@ -32,6 +32,9 @@ def test_the_page_shows_figures_curves_data_and_settings(tmp_path: Path) -> None
     assert "4,096" in text and "<code>0123456789abcdef</code>" in text
     assert text.index(">margin<") < text.index(">size<") and "&lt;runs&gt;" in text
     assert "<runs>" not in text
+    page = tmp_path / "pages" / "both.html"
+    assert main([str(one), str(two), "-o", str(page)]) == 0
+    assert page.read_text(encoding="utf-8") == text
 
 
 def test_a_folder_without_a_run_is_refused(
