@@ -90,7 +90,7 @@ def test_a_pan_is_rebuilt_along_the_vectors(
     assert "nearest, along the vectors: original, rebuilt" in content
     capsys.readouterr()
     assert main([*map(str, arguments), "--backend", "pyav"]) == 2
-    assert "exact motion, but backend 'pyav'" in capsys.readouterr().err
+    assert "needs exact motion; what backend 'pyav' reads" in capsys.readouterr().err
 
 
 def test_what_cannot_be_measured_is_named(

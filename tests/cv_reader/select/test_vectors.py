@@ -101,7 +101,9 @@ def test_an_asset_records_what_was_followed(pan: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("backend", ["pyav", "estimated"])
 def test_vectors_that_are_not_exact_are_refused_by_name(pan: Path, backend: str) -> None:
-    with pytest.raises(UnsupportedVideoError, match=f"exact motion, but backend '{backend}'"):
+    with pytest.raises(
+        UnsupportedVideoError, match=f"needs exact motion; what backend '{backend}' reads"
+    ):
         select_from_video(pan, VECTORS, ReadOptions(backend=backend))
 
 
