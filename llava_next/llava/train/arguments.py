@@ -19,7 +19,13 @@ from llava.model.assemble import ModelSource
 from llava.model.projector import PROJECTOR_TYPES
 from llava.train.distributed import prepare_deepspeed
 from llava.train.parts import PARTS, PROJECTOR, VISION_TOWER, parse_parts
-from llava.train.switches import check_four_bits, check_switches, finish_fsdp, register_liger
+from llava.train.switches import (
+    check_four_bits,
+    check_switches,
+    finish_fsdp,
+    read_liger_config,
+    register_liger,
+)
 from llava.visual.config import parse_pinpoints
 
 
@@ -235,6 +241,9 @@ class LlavaTrainingArguments(TrainingArguments):
     report_to: None | str | list[str] = field(
         default="none", metadata={"help": "none, tensorboard, wandb, mlflow, swanlab"}
     )
+    liger_kernel_config: dict[str, bool] | str | None = field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default=None, metadata={"help": "JSON: kernels of Liger by name, true or false"}
+    )
     picture_steps: int = field(
         default=0,
         metadata={
@@ -283,6 +292,8 @@ class LlavaTrainingArguments(TrainingArguments):
         self._read_warmup_ratio()
         if self.deepspeed:
             prepare_deepspeed(self.use_cpu, timeout_seconds=self.ddp_timeout)
+        if isinstance(self.liger_kernel_config, str):
+            self.liger_kernel_config = read_liger_config(self.liger_kernel_config)
         check_switches(self)
         super().__post_init__()
         if self.fsdp:

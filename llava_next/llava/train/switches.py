@@ -57,6 +57,24 @@ def check_switches(args: TrainingArguments) -> None:
         _check_fsdp(args)
 
 
+def read_liger_config(text: str) -> dict[str, bool]:
+    """Read the value of ``--liger_kernel_config``.
+
+    Raises:
+        ValueError: if it is not a JSON object of true and false.
+    """
+    try:
+        config = json.loads(text)
+    except json.JSONDecodeError:
+        config = None
+    if not isinstance(config, dict) or not all(isinstance(v, bool) for v in config.values()):
+        raise ValueError(
+            f"--liger_kernel_config must be a JSON object of true and false, got {text!r}; for "
+            "example --liger_kernel_config '{\"rope\": false}'"
+        )
+    return config
+
+
 def _check_liger(args: TrainingArguments) -> None:
     for package in ("triton", "liger-kernel"):
         _require(package, "--use_liger_kernel True")

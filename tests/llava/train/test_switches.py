@@ -22,6 +22,7 @@ FLAGS = ["--model_name_or_path", "m", "--data_path", "d", "--output_dir", "o", "
         ),
         ("--report_to clearml", "--report_to must be of none, tensorboard, wandb, mlflow, swanlab"),
         ("--use_liger_kernel True", "needs the package triton.*pip install triton"),
+        ("--liger_kernel_config rope", "must be a JSON object of true and false, got 'rope'"),
         ("--fsdp True", "--fsdp needs several ranks"),
         ("--fsdp True --deepspeed scripts/zero2.json", "both shard the model; leave one out"),
     ],
