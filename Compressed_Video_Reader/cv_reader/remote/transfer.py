@@ -15,8 +15,14 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, TypeVar, cast
 
-from cv_reader.remote import web
 from cv_reader.remote.addresses import READ_ONLY, file_system, known_scheme
+from cv_reader.remote.web import (
+    NoRangesError,
+    answers_ranges,
+    is_web,
+    read_span,
+    write_whole,
+)
 
 T = TypeVar("T")
 
@@ -171,7 +177,7 @@ def _final(error: Exception, address: str) -> OSError | None:
         return NoCredentialsError(f"{address}: no credentials were found ({error_text(error)})")
     if isinstance(error, FileNotFoundError):
         return FileNotFoundError(f"{address}: no such object, folder or bucket")
-    if isinstance(error, web.NoRangesError):
+    if isinstance(error, NoRangesError):
         return TransferError(f"{address}: {error}; copy the file to this machine or a store")
     if isinstance(error, _PERMANENT):
         return type(error)(f"{address}: {error_text(error)}")
@@ -233,8 +239,8 @@ def fetch_span(file: RemoteFile, start: int, end: int) -> bytes:
     system, path = file_system(file.address)
 
     def call() -> bytes:
-        if web.is_web(file.address):
-            return _checked(web.read_span(system, path, start, end), end - start)
+        if is_web(file.address):
+            return _checked(read_span(system, path, start, end), end - start)
         # The hub's library would read megabytes ahead.
         options = {"cache_type": "none"} if known_scheme(file.address) == "hf" else {}
         content: bytes = system.cat_file(path, start=start, end=end, **options)
@@ -288,7 +294,7 @@ def fetch_file(file: RemoteFile, target: str | os.PathLike[str]) -> None:
         if not serves_ranges(file):
             system, path = file_system(file.address)
             size = file.size_bytes
-            with_retries(file.address, lambda: web.write_whole(system, path, stream, size))
+            with_retries(file.address, lambda: write_whole(system, path, stream, size))
             traffic.add(read=size)
             return
         for start in range(0, file.size_bytes, PART_BYTES):
@@ -303,10 +309,10 @@ def serves_ranges(file: RemoteFile) -> bool:
     Raises:
         OSError: As the module says.
     """
-    if not web.is_web(file.address) or file.size_bytes <= PART_BYTES:
+    if not is_web(file.address) or file.size_bytes <= PART_BYTES:
         return True
     system, path = file_system(file.address)
-    return with_retries(file.address, lambda: web.answers_ranges(system, path))
+    return with_retries(file.address, lambda: answers_ranges(system, path))
 
 
 def check_unchanged(file: RemoteFile) -> None:
