@@ -56,7 +56,7 @@ class FeatureRows:
         """Return rows as unit float32, without those that are not finite."""
         rows = np.asarray(block, np.float32)
         is_good = np.isfinite(rows).all(axis=1)
-        if not keep_bad:
+        if not keep_bad and not is_good.all():
             rows = rows[is_good]
         if self._prepare is not None:
             rows = self._prepare(rows)

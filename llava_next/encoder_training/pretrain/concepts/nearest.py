@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 
 BACKENDS = ("auto", "torch", "faiss", "flash")
-_BLOCK_BYTES = 64 << 20
+_BLOCK_BYTES = 4 << 20  # of products; larger blocks are given back to the system after each use
+_GPU_BLOCK_BYTES = 4 << 30
 
 
 class Nearest(NamedTuple):
@@ -81,9 +82,8 @@ def _faiss_search(centres: Floats, device: str) -> Search:
 
 def _torch_search(centres: Floats, device: str) -> Search:
     columns = torch.from_numpy(np.ascontiguousarray(centres, np.float32)).to(device).T.contiguous()
-    step = max(_BLOCK_BYTES // (4 * columns.shape[1]), 16)
-    if device != "cpu":
-        step *= 64
+    block_bytes = _BLOCK_BYTES if device == "cpu" else _GPU_BLOCK_BYTES
+    step = max(block_bytes // (4 * columns.shape[1]), 16)
 
     def search(rows: Floats, count: int) -> Nearest:
         numbers, cosines = [], []
@@ -129,4 +129,4 @@ def _flash_search(centres: Floats, device: str) -> Search:
 def unit_rows(rows: Floats) -> Floats:
     """Return rows scaled to length one; rows of zeros stay."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return (rows / np.maximum(lengths, 1e-12)).astype(np.float32)
+    return (rows / np.maximum(lengths, 1e-12)).astype(np.float32, copy=False)
