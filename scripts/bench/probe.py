@@ -117,25 +117,27 @@ def main() -> int:
         for name, make in work.items():
             seconds[name] = _least(make(), options.steps, device)
             print(f"{name:18} {seconds[name]:8.3f} s a step", flush=True)
-    one, many = seconds["one probe"], seconds["20 probes"]
+    encoder = 0.0
     if options.layers:
         block = _least(_block(options, device, dtype), options.steps, device)
         encoder = block * options.layers * options.clips / ENCODED_CLIPS
-        print(
-            f"{'encoder':18} {encoder:8.3f} s for the clips of a step, by one block of four clips"
-        )
+    _compare(seconds, encoder)
+    return 0
+
+
+def _compare(seconds: dict[str, float], encoder: float) -> None:
+    """Print how much twenty probes cost, for the seconds of the encoder's pass; 0: unknown."""
+    one, many = seconds["one probe"], seconds["20 probes"]
     for name in ("one probe, plain", "one probe"):
         print(f"20 probes / {name}, the step alone: {many / seconds[name]:.2f}")
-    if options.layers:
-        ratio = (encoder + many) / (encoder + one)
-        print(f"20 probes / one probe, a run with streamed features: {ratio:.3f}")
-        for epochs in EPOCHS:
-            ratio = (encoder + epochs * many) / (encoder + epochs * one)
-            print(
-                f"20 probes / one probe, a run of {epochs} epochs, each clip encoded once: "
-                f"{ratio:.3f}"
-            )
-    return 0
+    if not encoder:
+        return
+    print(f"{'encoder':18} {encoder:8.3f} s for the clips of a step, by one block of four clips")
+    ratio = (encoder + many) / (encoder + one)
+    print(f"20 probes / one probe, a run with streamed features: {ratio:.3f}")
+    for epochs in EPOCHS:
+        ratio = (encoder + epochs * many) / (encoder + epochs * one)
+        print(f"20 probes / one probe, {epochs} epochs, each clip encoded once: {ratio:.3f}")
 
 
 def _block(
@@ -148,7 +150,8 @@ def _block(
             hidden_size=width, intermediate_size=4 * width, num_attention_heads=width // 64,
             num_hidden_layers=1, use_head=False, attn_implementation="sdpa",
         )
-    ).to(device, dtype)  # fmt: skip
+    )  # fmt: skip
+    model = model.to(device, dtype)  # pyright: ignore[reportArgumentType]
     count = ENCODED_CLIPS * options.tokens
     patches = torch.randn(count, 3 * 14 * 14, device=device, dtype=dtype)
     positions = torch.randint(0, 16, (count, 3), device=device)

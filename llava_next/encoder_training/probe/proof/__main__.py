@@ -255,10 +255,14 @@ def write_proof_page(proof: Proof, runs: dict[str, list[ProbeRun]]) -> str:
     header = ("input", "tokens", *groups.values(), *last)
     chance = 100 / runs[FRAMES][0].result["data"]["num_classes"]
     origin = "pretrained on other pictures and clips, without these labels"
+    several = len(proof.seeds) > 1
+    spread = (
+        "; in brackets the 95 % interval of Student's distribution over them" if several else ""
+    )
     note = (
-        f"<p>{len(proof.seeds)} seeds; in brackets the 95 % interval of Student's distribution "
-        "over the seeds, where there are several. The interval over clips takes each clip's mean "
-        f"of the seeds, the last column its change. Chance is {chance:.1f} %. The encoder was "
+        f"<p>{len(proof.seeds)} seed{'s' if several else ''}{spread}. The interval over clips "
+        "takes each clip's mean of the seeds, the last column its change. Chance is "
+        f"{chance:.1f} %. The encoder was "
         f"{'given' if proof.encoder else origin}. Below: the first seed.</p>"
     )
     lines = [header, ["---"] * len(header), *rows]
@@ -266,7 +270,7 @@ def write_proof_page(proof: Proof, runs: dict[str, list[ProbeRun]]) -> str:
     write_text(out / "table.md", f"{text}\n{says}\n")
     table_of_all = table(header, rows, set(range(1, len(header))))
     summary = f"<h2>Inputs at equal tokens</h2>{table_of_all}<p>{says}</p>{note}"
-    first = [own[0]._replace(name=arm) for arm, own in runs.items()]
+    first = [own[0]._replace(name=arm.replace(",", "")) for arm, own in runs.items()]
     start, found, rest = probe_page(first).partition("</h1>\n")
     write_text(out / "report.html", f"{start}{found}{summary}{rest}")
     return says
