@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from cv_reader.remote.addresses import READ_ONLY, file_system, known_scheme
@@ -267,7 +268,7 @@ def fetch_spans(file: RemoteFile, spans: Sequence[tuple[int, int]]) -> list[byte
         return [fetch_span(file, *spans[0])]
     if known_scheme(file.address) in _ONE_BY_ONE:
         with ThreadPoolExecutor(_SPANS_AT_ONCE) as threads:
-            return list(threads.map(lambda span: fetch_span(file, *span), spans))
+            return list(threads.map(partial(fetch_span, file), *zip(*spans, strict=True)))
     system, path = file_system(file.address)
     starts, ends = [span[0] for span in spans], [span[1] for span in spans]
     found: list[Any] = system.cat_ranges(
