@@ -241,9 +241,9 @@ class LlavaTrainingArguments(TrainingArguments):
     report_to: None | str | list[str] = field(
         default="none", metadata={"help": "none, tensorboard, wandb, mlflow, swanlab"}
     )
-    liger_kernel_config: dict[str, bool] | str | None = field(  # pyright: ignore[reportIncompatibleVariableOverride]
-        default=None, metadata={"help": "JSON: kernels of Liger by name, true or false"}
-    )
+    liger_kernel_config: (  # pyright: ignore[reportIncompatibleVariableOverride]
+        dict[str, bool] | str | None
+    ) = field(default=None, metadata={"help": "JSON: kernels of Liger by name, true or false"})
     picture_steps: int = field(
         default=0,
         metadata={
@@ -293,7 +293,9 @@ class LlavaTrainingArguments(TrainingArguments):
         if self.deepspeed:
             prepare_deepspeed(self.use_cpu, timeout_seconds=self.ddp_timeout)
         if isinstance(self.liger_kernel_config, str):
-            self.liger_kernel_config = read_liger_config(self.liger_kernel_config)
+            self.liger_kernel_config = read_liger_config(  # pyright: ignore[reportIncompatibleVariableOverride]
+                self.liger_kernel_config
+            )
         check_switches(self)
         super().__post_init__()
         if self.fsdp:
