@@ -86,6 +86,7 @@ def test_slurm_and_wrong_numbers_as_in_fine_tuning() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_dry_run_ends_with_a_lower_loss(tmp_path: Path) -> None:
     _bash("ov_encoder_base_stage1_si_dry_run.sh", OUTPUT_DIR=str(tmp_path / "run"))
     losses = [row["loss"] for row in read_log(tmp_path / "run")]
