@@ -47,10 +47,7 @@ def _poison(root: Path) -> Generator[None]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("engine", ["local", "ray"])
-def test_exactly_the_poisoned_fail_each_with_its_reason(tmp_path: Path, engine: str) -> None:
-    if engine == "ray":
-        pytest.importorskip("ray")
+def test_exactly_the_poisoned_fail_each_with_its_reason(tmp_path: Path) -> None:
     corpus = Corpus(tmp_path)
     for number in range(3):
         write_video(tmp_path / f"{number}.mp4", moving_square(20, 48, 64, seed=number))
@@ -65,7 +62,6 @@ def test_exactly_the_poisoned_fail_each_with_its_reason(tmp_path: Path, engine: 
     data = corpus.write(tmp_path / "list.jsonl", *rows, rows[0])
     program = [sys.executable, "-m", "cv_reader.commands.main", "precompute", "--jsonl", str(data)]
     command = [*program, *SMALL, *LIMITS, "--out_root", str(tmp_path / "out")]
-    command += ["--engine", "ray", "--address", "local"] if engine == "ray" else []
     with _poison(tmp_path):
         ended = subprocess.run(command, capture_output=True, text=True, timeout=800)
     assert ended.returncode == 1, ended.stderr
