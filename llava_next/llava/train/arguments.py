@@ -290,13 +290,13 @@ class LlavaTrainingArguments(TrainingArguments):
         if self.eval_strategy == "steps" and not self.eval_steps:
             raise ValueError("--eval_strategy steps needs --eval_steps: steps between validations")
         self._read_warmup_ratio()
-        if self.deepspeed:
-            prepare_deepspeed(self.use_cpu, timeout_seconds=self.ddp_timeout)
         if isinstance(self.liger_kernel_config, str):
             self.liger_kernel_config = read_liger_config(  # pyright: ignore[reportIncompatibleVariableOverride]
                 self.liger_kernel_config
             )
         check_switches(self)
+        if self.deepspeed:
+            prepare_deepspeed(self.use_cpu, timeout_seconds=self.ddp_timeout)
         super().__post_init__()
         if self.fsdp:
             finish_fsdp(self)
