@@ -44,6 +44,7 @@ def _cases(folder: Path) -> dict[str, dict[str, Any]]:
     return json.loads((folder / "gpu.json").read_text(encoding="utf-8"))["cases"]
 
 
+@pytest.mark.slow
 def test_encoder_and_step_run_on_meta_and_count_what_a_gpu_would_do(tmp_path: Path) -> None:
     import_module("gpu_parts.assets").write_data(tmp_path / "assets", tiny=True)
     import_module("gpu_parts.encoder").run(_bench(tmp_path, "encoder"))
