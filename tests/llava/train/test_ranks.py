@@ -117,11 +117,16 @@ def test_ranks_killed_at_any_step_and_within_a_checkpoint_go_on_bit_for_bit(
     end_all(process)
     assert checkpoints(broken)
 
-    process = start(command)
-    wait_for(process, lambda: len(read_log(broken)) >= wanted + 5)
-    wait_for(process, lambda: any((broken / UNFINISHED_FOLDER).glob("*/*")))
-    end_all(process)
-    assert any((broken / UNFINISHED_FOLDER).iterdir()), "no checkpoint was being written"
+    unfinished = broken / UNFINISHED_FOLDER
+    for _ in range(3):  # A checkpoint may be finished between the look and the kill.
+        process = start(command)
+        wait_for(process, lambda: len(read_log(broken)) >= wanted + 5)
+        wait_for(process, lambda: any(unfinished.glob("*/*")))
+        end_all(process)
+        if unfinished.is_dir() and any(unfinished.iterdir()):
+            break
+    else:
+        pytest.fail("no checkpoint was being written at any of three kills")
     assert all((folder / MARKER_FILE).is_file() for folder in checkpoints(broken))
 
     finish(command)
