@@ -260,7 +260,7 @@ def _kind_table(results: Results, budget: int) -> str:
     guess = [f"{100 / len(KINDS[name].choices):.0f}" for name in results.kinds]
     rows.append(["guessing", *guess])
     names = [_kind_name(name) for name in results.kinds]
-    controls = [_kind_name(name) for name in results.kinds if not KINDS[name].temporal]
+    controls = [_kind_name(name) for name in results.kinds if KINDS[name].control]
     return (
         f"<h2>By kind of question, {results.tokens(budget)} tokens</h2>"
         f"<p>Accuracy / ceiling, in %. Controls, which codec input should not help: "

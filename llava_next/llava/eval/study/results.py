@@ -110,13 +110,9 @@ class Results:
         """Kinds whose answer depends on time and that the models learnt to answer.
 
         Learnt is what they answer above chance, by the 95 % interval, where the oracle shows them
-        the answer. The motion of the camera is left out: a control.
+        the answer.
         """
-        return [
-            name
-            for name in self.kinds
-            if KINDS[name].temporal and name != "camera" and name in self.learnt
-        ]
+        return [name for name in self.learnt if not KINDS[name].control]
 
     @cached_property
     def learnt(self) -> list[str]:
@@ -136,7 +132,7 @@ class Results:
     @cached_property
     def controls(self) -> list[str]:
         """Learnt kinds that codec input should not help."""
-        return [name for name in self.learnt if not KINDS[name].temporal or name == "camera"]
+        return [name for name in self.learnt if KINDS[name].control]
 
     def against(
         self, arm: str, other: str, num_images: int, kinds: Sequence[str]

@@ -64,13 +64,14 @@ class Kind:
     Args:
         text: what the model is asked.
         choices: the possible answers, equally frequent: chance is 1 / len(choices).
-        temporal: the answer depends on time: no single frame shows it.
+        control: codec input should not help; the answers of all others depend on time, so that no
+            single frame shows them.
         tuned: whether selections were tuned with it in view; the others judge without bias.
     """
 
     text: str
     choices: tuple[str, ...]
-    temporal: bool
+    control: bool = False
     tuned: bool = True
 
 
@@ -84,21 +85,21 @@ ACTIONS: dict[str, str] = {
 ``semi_real``."""
 
 KINDS: dict[str, Kind] = {
-    "event": Kind("Flash colour?", tuple(COLOURS), temporal=True),
-    "mover": Kind("Ball direction?", SIDES, temporal=True),
-    "order": Kind("First shape?", ("disc", "square"), temporal=True),
-    "count": Kind("How many blinks?", ("1", "2", "3", "4"), temporal=True),
-    "symbol": Kind("Brief symbol?", SYMBOLS, temporal=True),
-    "after_cut": Kind("Later box colour?", tuple(COLOURS), temporal=True),
-    "slow": Kind("Brighter side?", SIDES, temporal=True),
-    "change": Kind("Later ring colour?", tuple(COLOURS), temporal=True, tuned=False),
-    "vanish": Kind("Vanished dot?", SIDES, temporal=True, tuned=False),
-    "action": Kind("Which action?", tuple(ACTIONS), temporal=True, tuned=False),
-    "static": Kind("Box colour?", tuple(COLOURS), temporal=False),
-    "camera": Kind("Camera direction?", SIDES, temporal=True),
-    "sign": Kind("Sign letter?", LETTERS, temporal=False),
+    "event": Kind("Flash colour?", tuple(COLOURS)),
+    "mover": Kind("Ball direction?", SIDES),
+    "order": Kind("First shape?", ("disc", "square")),
+    "count": Kind("How many blinks?", ("1", "2", "3", "4")),
+    "symbol": Kind("Brief symbol?", SYMBOLS),
+    "after_cut": Kind("Later box colour?", tuple(COLOURS)),
+    "slow": Kind("Brighter side?", SIDES),
+    "change": Kind("Later ring colour?", tuple(COLOURS), tuned=False),
+    "vanish": Kind("Vanished dot?", SIDES, tuned=False),
+    "action": Kind("Which action?", tuple(ACTIONS), tuned=False),
+    "static": Kind("Box colour?", tuple(COLOURS), control=True),
+    "camera": Kind("Camera direction?", SIDES, control=True),
+    "sign": Kind("Sign letter?", LETTERS, control=True),
 }
-"""``static``, ``camera`` and ``sign`` are controls: codec input should not help there."""
+"""All kinds of question, by name."""
 
 
 @dataclass
