@@ -196,14 +196,15 @@ class LocalCache:
         return total <= allowed
 
 
-def _remove_unused(path: str) -> bool:
+def _remove_unused(path: str | Path, remove: Callable[[str | Path], None] = os.unlink) -> bool:
+    """Remove a file or folder unless a process holds it; False where one does."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return True
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.unlink(path)
+        remove(path)
     except BlockingIOError:
         return False
     except FileNotFoundError:
@@ -298,27 +299,15 @@ def keep_within(root: Path, max_bytes: int) -> None:
                     entries.append((folder.stat().st_mtime_ns, size, folder))
         total = sum(size for _, size, _ in entries)
         for _, size, folder in sorted(entries):
-            if total > max_bytes and _remove_unused_folder(folder):
+            if total > max_bytes and _remove_unused(folder, _remove_folder):
                 total -= size
 
 
-def _remove_unused_folder(folder: Path) -> bool:
-    try:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except FileNotFoundError:
-        return True
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        aside = folder.with_name(f"{_REMOVED}{uuid.uuid4().hex}")
-        os.rename(folder, aside)
-    except BlockingIOError:
-        return False
-    except FileNotFoundError:
-        return True
-    finally:
-        os.close(handle)
+def _remove_folder(folder: str | Path) -> None:
+    # Renamed first: others must never see a folder that lacks some of its files.
+    aside = Path(folder).with_name(f"{_REMOVED}{uuid.uuid4().hex}")
+    os.rename(folder, aside)
     shutil.rmtree(aside, ignore_errors=True)
-    return True
 
 
 _chosen: list[LocalCache] = []
