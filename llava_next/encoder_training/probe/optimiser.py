@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from encoder_training.probe.heads import GradientMemory
+
 SCHEDULES = ("linear", "cosine", "constant")
 LAST_RATE = 1e-7
 """Rate at which ``linear`` and ``cosine`` end."""
@@ -40,6 +42,7 @@ class StackedAdamW:
         schedule: str,
         num_steps: int,
     ) -> None:
+        self._memory: GradientMemory | None = getattr(module, "memory", None)
         self._parameters = dict(module.named_parameters())
         self._rates, self._max_norm = list(rates), max_grad_norm
         self._schedule, self._num_steps = schedule, num_steps
@@ -115,6 +118,9 @@ class StackedAdamW:
         self._adam.zero_grad()
         for value in self._parameters.values():
             value.grad = None
+        if self._memory is not None:
+            for grad in found.values():
+                self._memory.give(grad)
         return norm
 
     def state(self) -> dict[str, Tensor]:

@@ -108,6 +108,20 @@ def test_training_many_equals_training_each_alone() -> None:
         torch.testing.assert_close(heads(tokens)[number], head(tokens), rtol=1e-8, atol=1e-9)
 
 
+def test_gradients_use_the_memory_of_the_step_before() -> None:
+    heads, places = _heads(2), []
+    optimiser = StackedAdamW(
+        heads, rates=[1e-3] * 2, decays=[0.0] * 2, max_grad_norm=5, schedule="constant", num_steps=3
+    )
+    names = ("fc1_weight", "fc2_weight", "query_weight", "value_weight", "out_weight")
+    for _ in range(3):
+        heads(_tokens()).square().sum().backward()
+        found = [getattr(heads, name).grad for name in names]
+        places.append({value.data_ptr() for value in found if value is not None})
+        optimiser.step()
+    assert len(places[0]) == 5 and len(places[1] & places[2]) >= 4
+
+
 def test_a_probe_that_diverges_stops_alone() -> None:
     heads, tokens = _heads(2), _tokens()
     optimiser = StackedAdamW(

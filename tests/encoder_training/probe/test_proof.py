@@ -6,17 +6,10 @@ import numpy as np
 import pytest
 
 from encoder_training.probe.datasets import read_clips
-from encoder_training.probe.proof.__main__ import (
-    FRAMES,
-    PUBLISHED,
-    RATE_DISTORTION,
-    InputSizes,
-    clip_interval,
-    interval,
-    main,
-    verdict,
-)
+from encoder_training.probe.proof.__main__ import main
 from encoder_training.probe.proof.actions import ACTIONS, CLASSES, draw_action, write_actions
+from encoder_training.probe.proof.comparison import clip_interval, interval, verdict
+from encoder_training.probe.proof.plan import FRAMES, PUBLISHED, RATE_DISTORTION, InputSizes
 from encoder_training.probe.report import ProbeRun
 
 
@@ -98,10 +91,19 @@ def test_the_verdict_asks_for_points_and_for_disjoint_intervals(codec: int, word
 def test_the_proof_writes_its_table(tmp_path: Path) -> None:
     sizes = ["--train", "64", "--val", "32", "--epochs", "1", "--images", "48", "--clips", "16"]
     steps = ["--stage1_steps", "2", "--stage2_steps", "2"]
-    assert main([str(tmp_path), "--quick", *sizes, *steps]) == 0
+    assert main([str(tmp_path), "--quick", *sizes, *steps, "--num_workers", "2"]) == 0
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Inputs at equal tokens" in text and "codec, rate-distortion" in text
     assert (tmp_path / "pretraining" / "seed-0" / "stage2" / "final" / "config.json").is_file()
+    # One process gives what two have given, to the last digit.
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (alone / "clips").symlink_to(tmp_path / "clips")
+    shared = ["--pretraining", str(tmp_path / "pretraining"), "--num_workers", "1"]
+    assert main([str(alone), "--quick", *sizes, *steps, *shared]) == 0
+    for arm in ("frames", "codec_published", "codec_rate-distortion", "random_patches"):
+        part = Path("seed-0") / arm / "predictions.jsonl"
+        assert (alone / part).read_bytes() == (tmp_path / part).read_bytes()
     again = [str(tmp_path / "other"), "--quick", "--data", str(tmp_path / "clips")]
     trained = tmp_path / "pretraining" / "seed-0" / "stage2" / "final"
     again += ["--encoder", str(trained), "--epochs", "1", "--slots", "16"]
