@@ -282,6 +282,14 @@ def test_small_modules_serve_several_others() -> None:
     assert not SMALL_MODULES.keys() - small, "no longer small or alone: take it off the list"
 
 
+def test_no_class_is_a_generic_named_tuple() -> None:
+    """Python 3.10 cannot import one, and vermin does not see it."""
+    named = re.compile(r"^ *class \w+\((?=[^)]*\bNamedTuple\b)[^)]*,", re.MULTILINE)
+    paths = [path for package in PACKAGES for path in python_files(package)]
+    wrong = [path for path in paths if named.search(path.read_text(encoding="utf-8"))]
+    assert not wrong
+
+
 @pytest.mark.slow
 def test_the_oldest_supported_python_suffices() -> None:
     """Pyright cannot check this: the stubs of numpy need a newer Python than we support."""

@@ -38,12 +38,12 @@ _COMMIT_SECONDS, _COMMIT_RECORDS = 2.0, 5000
 _MAX_REASON_CHARS = 2000
 _BATCH_SAMPLES, _ALONE_SAMPLES = 512, 8192
 """Samples that a process looks over at a time, and those before helping processes are started."""
+_BATCH_MARKS = ",".join("?" * _BATCH_SAMPLES)
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Where the files of one sample are.
 
     Attributes:
@@ -57,8 +57,7 @@ class Place:
     outputs: Sequence[str]
 
 
-@dataclass(frozen=True)
-class LedgerEntry:
+class LedgerEntry(NamedTuple):
     """What the ledger says of a sample whose inputs have not changed.
 
     Attributes:
@@ -82,25 +81,15 @@ def ledger_path(folder: Path, part: str) -> Path:
 _Row = tuple[Any, ...]
 
 
-class _Question(NamedTuple):
-    """Whether the files of a sample are those of its record; plain, to be sent to a process."""
+_Question = tuple[bytes, Sequence[str], bytes | None, Sequence[str] | None]
+"""Digest and paths of a record's inputs, and of its outputs; no paths where they do not matter.
 
-    known_inputs: bytes
-    inputs: Sequence[str]
-    known_outputs: bytes | None
-    outputs: Sequence[str] | None
-    """None where they do not matter."""
-
-    def answer(self) -> bool:
-        """Look at the files."""
-        if digest(self.inputs) != self.known_inputs:
-            return False
-        if self.outputs is None:
-            return True
-        return self.known_outputs is not None and digest(self.outputs) == self.known_outputs
+Plain tuples, as many of them are sent to processes.
+"""
 
 
-class _Batch(NamedTuple, Generic[T]):
+@dataclass(frozen=True)
+class _Batch(Generic[T]):
     """Some tasks, with their places and records where they have them."""
 
     tasks: list[T]
@@ -181,6 +170,16 @@ class Ledger(contextlib.AbstractContextManager["Ledger"]):
         row = self._row(name)
         return row is not None and row[0] == FINISHED
 
+    def marked(self, samples: Iterable[T], name_of: Callable[[T], str]) -> Iterator[tuple[T, bool]]:
+        """Give each sample with what ``is_known`` says of its name; they are read a batch ahead."""
+        left = iter(samples)
+        while some := list(islice(left, _BATCH_SAMPLES)):
+            names = list(map(name_of, some))
+            rows = self._rows(names)
+            for sample, name in zip(some, names, strict=True):
+                row = rows.get(name)
+                yield sample, row is not None and row[0] == FINISHED
+
     def find(self, place: Place, *, is_trusted: bool = False) -> LedgerEntry | None:
         """Return what is recorded of a sample whose inputs, and outputs if finished, are the same.
 
@@ -191,10 +190,10 @@ class Ledger(contextlib.AbstractContextManager["Ledger"]):
         Returns:
             None where it is unknown or anything differs.
         """
-        row = self._open_row(place)
+        row = _open(self._row(place.name))
         if row is None:
             return None
-        return _entry(row, is_same=_question(row, place, is_trusted=is_trusted).answer())
+        return _entry(row, is_same=_answer(_question(row, place, is_trusted=is_trusted)))
 
     def find_all(
         self,
@@ -225,34 +224,34 @@ class Ledger(contextlib.AbstractContextManager["Ledger"]):
     ) -> Iterator[_Batch[T]]:
         left = iter(tasks)
         while some := list(islice(left, _BATCH_SAMPLES)):
-            batch: _Batch[T] = _Batch(some, [], [], [])
-            for task in some:
-                place = place_of(task)
-                row = place and self._open_row(place)
-                batch.places.append(place)
+            places = list(map(place_of, some))
+            found = self._rows([place.name for place in places if place])
+            batch: _Batch[T] = _Batch(some, places, [], [])
+            for place in places:
+                row = _open(found.get(place.name)) if place else None
                 batch.rows.append(row)
                 if place and row:
                     batch.questions.append(_question(row, place, is_trusted=is_trusted))
             yield batch
 
-    def _open_row(self, place: Place) -> _Row | None:
-        """Return a record that holds as long as the sample's files are the same."""
-        row = self._row(place.name)
-        is_open = row is not None and row[0] in (FINISHED, FAILED) and row[1] is not None
-        return row if is_open else None
-
     def _row(self, name: str) -> _Row | None:
-        if self._connection is None or self._settings < 0:
-            return None
+        return self._rows([name]).get(name)
+
+    def _rows(self, names: Sequence[str]) -> dict[str, _Row]:
+        """Return the records of names, a batch at most, with these settings."""
+        if self._connection is None or self._settings < 0 or not names:
+            return {}
+        marks = "?" if len(names) == 1 else _BATCH_MARKS
+        padded = [*names, *[names[0]] * (marks.count("?") - len(names))]
         try:
-            row = self._connection.execute(
-                "select state, inputs, outputs, tries, kind, reason, settings from record"
-                " where name = ?",
-                (name,),
-            ).fetchone()
+            rows = self._connection.execute(
+                "select name, state, inputs, outputs, tries, kind, reason from record"
+                f" where name in ({marks}) and settings = {self._settings:d}",
+                padded,
+            )
+            return {row[0]: row[1:] for row in rows}
         except sqlite3.DatabaseError:
-            return None
-        return row[:6] if row is not None and row[6] == self._settings else None
+            return {}
 
     def finish(self, place: Place) -> None:
         """Record a sample as finished, with the state of its files at this moment."""
@@ -301,13 +300,27 @@ class Ledger(contextlib.AbstractContextManager["Ledger"]):
         self._pending, self._last_commit = 0, time.monotonic()
 
 
+def _open(row: _Row | None) -> _Row | None:
+    """Return a record if it holds as long as the sample's files are the same."""
+    is_open = row is not None and row[0] in (FINISHED, FAILED) and row[1] is not None
+    return row if is_open else None
+
+
 def _question(row: _Row, place: Place, *, is_trusted: bool) -> _Question:
     is_looked_at = row[0] == FINISHED and not is_trusted
-    return _Question(row[1], place.inputs, row[2], place.outputs if is_looked_at else None)
+    return row[1], place.inputs, row[2], place.outputs if is_looked_at else None
+
+
+def _answer(question: _Question) -> bool:
+    """Return whether the files of a sample are those of its record."""
+    known_inputs, inputs, known_outputs, outputs = question
+    if digest(inputs) != known_inputs:
+        return False
+    return outputs is None or (known_outputs is not None and digest(outputs) == known_outputs)
 
 
 def _answer_all(questions: Sequence[_Question]) -> list[bool]:
-    return [question.answer() for question in questions]
+    return list(map(_answer, questions))
 
 
 def _entry(row: _Row, *, is_same: bool) -> LedgerEntry | None:

@@ -152,3 +152,12 @@ def test_many_samples_are_looked_up_in_their_order(
         task: task.split()[1] for task in tasks if task.split()[1] in (FINISHED, FAILED)
     }
     assert known_trusted == [t for t in tasks if t.split()[1] in ("finished", "failed", "added")]
+    with Ledger(ledger_path(tmp_path, "x"), "s", is_read_only=True) as before:
+        marked = list(before.marked(tasks, str))
+        assert marked == [(task, before.is_known(task)) for task in tasks]
+    assert {task.split()[1] for task, is_known in marked if is_known} == {
+        "finished",
+        "touched",
+        "added",
+        "no",
+    }

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,8 +102,7 @@ class RunSettings:
         return self.remote.local_video(self.video(sample), may_skim=may_skim)
 
 
-@dataclass(frozen=True)
-class EvaluationVideo:
+class EvaluationVideo(NamedTuple):
     """A video of a list, whose asset is to be made.
 
     Attributes:

@@ -16,6 +16,7 @@ CHUNK_CHARS = 1 << 20
 MAX_ELEMENT_CHARS = 1 << 25
 _LONGEST_TOKEN_CHARS = 16
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_LINE_ENDS = ("\n", "", "\r\n")
 _LONGEST_NUMBER_CHARS = 400
 
 Row = dict[str, Any]
@@ -49,11 +50,12 @@ def read_rows(path: Path) -> Iterator[tuple[str, Row | SampleError]]:
 
 
 def _line_rows(path: Path) -> Iterator[tuple[str, Row | SampleError]]:
+    name = str(path)
     with local_list(path) as local, local.open("rb", buffering=CHUNK_CHARS) as stream:
         number = 0
         while line := stream.readline(MAX_ELEMENT_CHARS):
             number += 1
-            where = f"{path}:{number}"
+            where = f"{name}:{number}"
             if len(line) == MAX_ELEMENT_CHARS and not line.endswith(b"\n"):
                 _skip_line(stream)
                 yield (
@@ -73,7 +75,11 @@ def _skip_line(stream: BinaryIO) -> None:
 
 def _parse_line(line: bytes, where: str) -> Row | SampleError:
     try:
-        content: Any = _DECODER.decode(line.removeprefix(_BYTE_ORDER_MARK).decode())
+        text = line.removeprefix(_BYTE_ORDER_MARK).decode()
+        content, end = _DECODER.raw_decode(text) if text.startswith("{") else (None, 0)
+        if text[end:] not in _LINE_ENDS:
+            # No object, white space around it, or a fault, which this describes.
+            content = _DECODER.decode(text)
     except (ValueError, RecursionError) as error:
         return SampleError(f"{where}: not valid JSON ({error}); repair or remove the line")
     return _as_row(content, where)

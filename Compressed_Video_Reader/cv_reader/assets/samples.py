@@ -123,6 +123,9 @@ def video_fault(video: object) -> str:
     """Return why a row's ``video`` cannot name a file; "" where it can."""
     if not isinstance(video, str) or not video:
         return f"video must be a path, got {video!r}; add one or remove the sample"
+    is_plain = video.isascii() and video.isprintable() and video[-1] not in "/."
+    if is_plain and len(video) <= _MAX_NAME_BYTES:
+        return ""
     try:
         encoded = os.fsencode(video)
     except UnicodeEncodeError:

@@ -9,7 +9,7 @@ line without a key gets the one that the evaluator derives from the path.
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -160,8 +160,7 @@ def _run(args: argparse.Namespace) -> int:
     ):
         announce("precompute", total, args)
         function = partial(make_evaluation_asset, work)
-        root = work.video_root or work.data_file.parent
-        places = partial(_place, work, root, is_tar=is_tar, is_trusted=args.trust_ledger)
+        places = _places(work, is_tar=is_tar, is_trusted=args.trust_ledger)
         for outcome in run_unfinished(function, _shard(args), args, ledger, places, shards):
             line: EvaluationVideo = outcome.task
             if outcome.failure:
@@ -244,32 +243,37 @@ def _check_lines(work: EvaluationRun, args: argparse.Namespace) -> int:
         SettingsError: naming two lines with one key and different videos.
         StaleAssetError: naming the first output made with other settings.
     """
-    known = Ledger(ledger_path(work.out_root, shard_suffix(args)), work.asked, is_read_only=True)
     # Hashes in place of names: a list may be long, and only its collisions need to be read again.
     videos: dict[int, int] = {}
     mine: set[int] = set()
     left_out = faults = 0
-    for number, line in enumerate(looked_over("precompute", _lines(args))):
-        is_mine = number % args.num_shards == args.shard_id
-        faults += bool(line.reason) and is_mine
-        left_out += not line.key and not line.reason
-        if not line.key:
-            continue
-        check_scheme(line.video)
-        key, video = hash(line.key), hash(line.video)
-        if is_mine:
-            mine.add(key)
-        if key not in videos:
-            videos[key] = video
-            is_asked = work.store is None or len(videos) <= ASKED_OF_STORE
-            if is_asked and not work.overwrite and not known.is_known(line.key):
-                refuse_other_settings(partial(_usable, work, line))
-        elif videos[key] != video:
-            _refuse_shared_key(line, args)
-    known.close()
+    path = ledger_path(work.out_root, shard_suffix(args))
+    with Ledger(path, work.asked, is_read_only=True) as known:
+        lines = looked_over("precompute", _lines(args))
+        for number, (line, is_known) in enumerate(known.marked(lines, _key)):
+            is_mine = number % args.num_shards == args.shard_id
+            if not line.key:
+                faults += bool(line.reason) and is_mine
+                left_out += not line.reason
+                continue
+            check_scheme(line.video)
+            key, video = hash(line.key), hash(line.video)
+            if is_mine:
+                mine.add(key)
+            if key not in videos:
+                videos[key] = video
+                is_asked = work.store is None or len(videos) <= ASKED_OF_STORE
+                if is_asked and not work.overwrite and not is_known:
+                    refuse_other_settings(partial(_usable, work, line))
+            elif videos[key] != video:
+                _refuse_shared_key(line, args)
     if left_out:
         say(f"precompute: left out {left_out} lines that say that their video does not exist")
     return len(mine) + faults
+
+
+def _key(line: EvaluationVideo) -> str:
+    return line.key
 
 
 def _refuse_shared_key(line: EvaluationVideo, args: argparse.Namespace) -> None:
@@ -298,21 +302,27 @@ def _state(work: EvaluationRun, line: EvaluationVideo) -> str:
     return "kept" if is_made(work, line) else "make"
 
 
-def _place(
-    work: EvaluationRun, root: Path, line: EvaluationVideo, *, is_tar: bool, is_trusted: bool
-) -> Place | None:
-    """Return where the ledger looks for a video and its asset, below ``root`` and the output."""
-    if line.reason:
-        return None
-    if work.store is not None or is_address(line.video) or is_address(root):
-        # The ledger looks at files of this machine; without it the store is asked, by a worker
-        # or, of a sample in a shard, by the run.
-        if is_trusted:
-            return Place(line.key, [], [])
-        return Place(line.key, [str(joined(root, line.video))], []) if is_tar else None
-    return Place(
-        line.key, [os.path.join(root, line.video)], [f"{work.out_root}/assets/{line.key}/"]
-    )
+def _places(
+    work: EvaluationRun, *, is_tar: bool, is_trusted: bool
+) -> Callable[[EvaluationVideo], Place | None]:
+    """Return what says where the ledger looks for the video of a line and its asset."""
+    root = work.video_root or work.data_file.parent
+    is_far = work.store is not None or is_address(root)
+    videos, assets = os.path.join(root, ""), f"{work.out_root}/assets/"
+
+    def place(line: EvaluationVideo) -> Place | None:
+        if line.reason:
+            return None
+        if is_far or is_address(line.video):
+            # The ledger looks at files of this machine; without it the store is asked, by a worker
+            # or, of a sample in a shard, by the run.
+            if is_trusted:
+                return Place(line.key, [], [])
+            return Place(line.key, [str(joined(root, line.video))], []) if is_tar else None
+        video = line.video if line.video.startswith("/") else videos + line.video
+        return Place(line.key, [video], [f"{assets}{line.key}/"])
+
+    return place
 
 
 def _trial(work: EvaluationRun, folder: Path, line: EvaluationVideo) -> None:

@@ -54,7 +54,7 @@ class Report(AbstractContextManager["Report"]):
 
     def __init__(self, name: str, fail_path: Path, log_every: int, total: int) -> None:
         self._name, self._fail_path, self._log_every = name, fail_path, max(log_every, 1)
-        self._total = total
+        self._total, self._done = total, 0
         self._started = self._last_line = self._last_sample = time.monotonic()
         self._busy_seconds = 0.0
         self.counts = {"made": 0, "kept": 0, "skipped": 0, "failed": 0}
@@ -92,6 +92,7 @@ class Report(AbstractContextManager["Report"]):
             self.remade += 1
             what = "made"
         self.counts[what] += 1
+        self._done += 1
         now = time.monotonic()
         if what in _WORK:
             self._busy_seconds += now - self._last_sample
@@ -99,10 +100,6 @@ class Report(AbstractContextManager["Report"]):
         if self._done % self._log_every == 0 or now - self._last_line >= _LINE_SECONDS:
             self._last_line = now
             say(f"{self._name}: {self._done} of {self._total}: {self._counts_text()}{self._pace()}")
-
-    @property
-    def _done(self) -> int:
-        return sum(self.counts.values())
 
     def _rate(self) -> float:
         """Return videos per second of those that were worked on.

@@ -33,7 +33,8 @@ _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/+(?=[^/])(.*)", re.DOTALL | re.IGNO
 
 def address_of(path: str | os.PathLike[str]) -> str | None:
     """Return the address that a path is, with its two slashes; None for a path of this machine."""
-    match = _ADDRESS.fullmatch(os.fspath(path))
+    text = os.fspath(path)
+    match = _ADDRESS.fullmatch(text) if ":/" in text else None
     if match is None:
         return None
     scheme = match[1].lower()

@@ -92,6 +92,36 @@ def test_a_broken_line_costs_itself(tmp_path: Path) -> None:
     assert found[3].row_index == 3
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"video": "a"}',
+        b'{"video": "a"}\r',
+        b' {"video": "a"} \t',
+        b'\xef\xbb\xbf{"video": "a"}',
+        b'{"video": "a"} {"video": "b"}',
+        b'{"video": "a"},',
+        b'{"video": ',
+        b"[1]",
+        b"{}x",
+    ],
+)
+def test_a_line_reads_as_the_standard_library_reads_it(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(line + b"\n" + line)
+    for number, (where, row) in enumerate(read_rows(path), 1):
+        assert where == f"{path}:{number}"
+        ended = line + b"\n" * (number == 1)
+        try:
+            expected = json.loads(ended.decode("utf-8-sig"))
+        except ValueError as error:
+            assert str(row) == f"{where}: not valid JSON ({error}); repair or remove the line"
+        else:
+            is_refused = isinstance(row, SampleError) and "must be a JSON object" in str(row)
+            assert is_refused if expected == [1] else row == expected
+    assert number == 2
+
+
 def test_bytes_that_are_no_text_cost_their_line(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     path.write_bytes(b'{"id": "\xff"}\n' + _lines([_row(1)]).encode())
