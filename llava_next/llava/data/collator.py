@@ -6,7 +6,7 @@ sample, or of all samples where packed.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ class BatchInfo:
         segment_patches: patches of each visual.
         sample_ids: id of each sample.
         bad_samples: samples that were replaced by others.
+        stream: from where the reader of a streamed batch continues; None for numbered entries.
     """
 
     set_index: Tensor
@@ -35,6 +36,7 @@ class BatchInfo:
     segment_patches: tuple[int, ...]
     sample_ids: tuple[str, ...]
     bad_samples: tuple[BadSample, ...]
+    stream: dict[str, Any] | None = None
 
     def pin_memory(self) -> "BatchInfo":
         """Copy to page-locked memory (called by ``torch.utils.data.DataLoader``)."""
@@ -94,6 +96,7 @@ class Collator:
                 segment_patches=tuple(len(segment.patches) for segment in segments),
                 sample_ids=tuple(item["sample_id"] for item in items),
                 bad_samples=tuple(bad for item in items for bad in item["bad_samples"]),
+                stream=items[-1].get("stream"),
             )
 
         if self.packed:

@@ -30,7 +30,8 @@ from llava.visual.batch import VisualSegment
 from llava.visual.config import VisualConfig
 
 ON_BAD_SAMPLE = ("stop", "skip")
-_MAX_REPLACEMENTS = 20
+MAX_REPLACEMENTS = 20
+"""Samples in turn that cannot be used, before a run that skips such samples stops, too."""
 _COUNTING_VERSION = 2
 """Raised when the same data and settings get other lengths."""
 
@@ -42,12 +43,7 @@ class BadSample(TypedDict):
     message: str
 
 
-class Item(TypedDict):
-    """One sample: ids and labels int64 (T,), segments in prompt order, id, data set.
-
-    ``bad_samples`` are those that this one replaces, usually none.
-    """
-
+class _EveryItem(TypedDict):
     input_ids: Tensor
     labels: Tensor
     segments: list[VisualSegment]
@@ -56,11 +52,31 @@ class Item(TypedDict):
     bad_samples: list[BadSample]
 
 
-class SupervisedDataset(Dataset[Item]):
-    """Samples of a data path, read when asked for.
+class Item(_EveryItem, total=False):
+    """One sample: ids and labels int64 (T,), segments in prompt order, id, data set.
 
-    A sample that cannot be used raises with its name. Where that is asked for it is replaced and
-    reported, always by the same one of its data set. None is ever cut.
+    ``bad_samples`` are those that this one replaces, usually none. The last sample of a batch of a
+    stream says in ``stream`` from where its reader continues.
+    """
+
+    stream: dict[str, Any]
+
+
+def none_usable(bad_samples: Sequence[BadSample]) -> RecordError:
+    """Return the error of samples in turn of which none could replace the others."""
+    return RecordError(
+        f"{len(bad_samples)} samples in turn cannot be used, the last: "
+        f"{bad_samples[-1]['message']}; check the data with python -m llava.data.validate"
+    )
+
+
+class SampleBuilder:
+    """Turns entries into samples: the settings that all of them share, and how they are applied.
+
+    Attributes:
+        data_path: path of the data.
+        image_folder: relative image and positions paths are below it.
+        video_folder: the same for raw videos.
     """
 
     def __init__(
@@ -76,7 +92,7 @@ class SupervisedDataset(Dataset[Item]):
         on_bad_sample: str = "stop",
         video_time_limit_seconds: float | None = 300,
     ) -> None:
-        """Index the data path; nothing is parsed yet but JSON arrays and mixtures.
+        """Keep the settings; nothing is read.
 
         Args:
             data_path: see ``llava.data.mixture``.
@@ -92,7 +108,7 @@ class SupervisedDataset(Dataset[Item]):
                 videos in this process, without a limit.
 
         Raises:
-            ValueError: if a data file is missing or broken, or a setting unknown.
+            ValueError: if a setting is unknown.
         """
         if on_bad_sample not in ON_BAD_SAMPLE:
             raise ValueError(
@@ -100,7 +116,6 @@ class SupervisedDataset(Dataset[Item]):
             )
         path = Path(data_path)
         self.data_path = path
-        self._entries = Mixture(path)
         beside = path if path.is_dir() else path.parent
         self.image_folder = beside if image_folder is None else Path(image_folder)
         self.video_folder = beside if video_folder is None else Path(video_folder)
@@ -109,8 +124,68 @@ class SupervisedDataset(Dataset[Item]):
         self._template = template
         self._max_length = max_length
         self._on_bad_sample = on_bad_sample
-        self._counter: TokenCounter | None = None
         self._video_time_limit_seconds = video_time_limit_seconds
+
+    def _parse(self, entry: Any, where: str) -> AnyRecord:
+        return parse_record(
+            entry,
+            where=where,
+            image_folder=self.image_folder,
+            video_folder=self.video_folder,
+        )
+
+    def _load(self, record: AnyRecord, set_index: int) -> Item:
+        segments = load_segments(
+            record,
+            self._visual_config,
+            video_time_limit_seconds=self._video_time_limit_seconds,
+        )
+        counts = [item for segment in segments for item in segment.expansions]
+        input_ids, labels = tokenize(
+            record,
+            counts,
+            self._tokenizer,
+            template=self._template,
+            max_length=self._max_length,
+        )
+        return Item(
+            input_ids=input_ids,
+            labels=labels,
+            segments=segments,
+            sample_id=record.sample_id,
+            set_index=set_index,
+            bad_samples=[],
+        )
+
+
+class SupervisedDataset(SampleBuilder, Dataset[Item]):
+    """Samples of a data path, read when asked for.
+
+    A sample that cannot be used raises with its name. Where that is asked for it is replaced and
+    reported, always by the same one of its data set. None is ever cut.
+    """
+
+    def __init__(
+        self,
+        data_path: str | Path,
+        tokenizer: PreTrainedTokenizerBase,
+        visual_config: VisualConfig,
+        **settings: Any,
+    ) -> None:
+        """Index the data path; nothing is parsed yet but JSON arrays and mixtures.
+
+        Args:
+            data_path: see ``llava.data.mixture``.
+            tokenizer: see ``SampleBuilder``, as for all that follows.
+            visual_config: preprocessing of images, frames and mosaics.
+            **settings: the further settings of ``SampleBuilder``.
+
+        Raises:
+            ValueError: if a data file is missing or broken, or a setting unknown.
+        """
+        super().__init__(data_path, tokenizer, visual_config, **settings)
+        self._entries = Mixture(self.data_path)
+        self._counter: TokenCounter | None = None
         self._known_lengths: np.ndarray | None = None
 
     @property
@@ -157,22 +232,14 @@ class SupervisedDataset(Dataset[Item]):
         """
         return self._parse(*self._entries.read(index))
 
-    def _parse(self, entry: Any, where: str) -> AnyRecord:
-        return parse_record(
-            entry,
-            where=where,
-            image_folder=self.image_folder,
-            video_folder=self.video_folder,
-        )
-
     def __getitem__(self, index: int) -> Item:
         bad_samples: list[BadSample] = []
-        for attempt in range(_MAX_REPLACEMENTS):
+        for attempt in range(MAX_REPLACEMENTS):
             candidate = self._candidate(index, attempt)
             if candidate is None:
                 return self._nothing(index, bad_samples)
             try:
-                item = self._load(candidate)
+                item = self._load(self.record(candidate), self._entries.set_of(candidate))
             except RecordError as error:
                 if self._on_bad_sample == "stop":
                     raise
@@ -180,10 +247,7 @@ class SupervisedDataset(Dataset[Item]):
             else:
                 item["bad_samples"] = bad_samples
                 return item
-        raise RecordError(
-            f"{_MAX_REPLACEMENTS} samples in turn cannot be used, the last: "
-            f"{bad_samples[-1]['message']}; check the data with python -m llava.data.validate"
-        )
+        raise none_usable(bad_samples)
 
     def _candidate(self, index: int, attempt: int) -> int | None:
         """Return the sample itself, then those that replace it: the same ones in every run.
@@ -213,24 +277,6 @@ class SupervisedDataset(Dataset[Item]):
             sample_id="",
             set_index=self._entries.set_of(index),
             bad_samples=bad_samples,
-        )
-
-    def _load(self, index: int) -> Item:
-        record = self.record(index)
-        segments = load_segments(
-            record,
-            self._visual_config,
-            video_time_limit_seconds=self._video_time_limit_seconds,
-        )
-        counts = [item for segment in segments for item in segment.expansions]
-        input_ids, labels = self._tokenize(record, counts)
-        return Item(
-            input_ids=input_ids,
-            labels=labels,
-            segments=segments,
-            sample_id=record.sample_id,
-            set_index=self._entries.set_of(index),
-            bad_samples=[],
         )
 
     def length(self, index: int) -> tuple[int, int]:
@@ -290,15 +336,6 @@ class SupervisedDataset(Dataset[Item]):
             )
         )
         return [next(counted) if result is None else result for result in results]
-
-    def _tokenize(self, record: AnyRecord, counts: list[Expansion]) -> tuple[Tensor, Tensor]:
-        return tokenize(
-            record,
-            counts,
-            self._tokenizer,
-            template=self._template,
-            max_length=self._max_length,
-        )
 
 
 def _tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:

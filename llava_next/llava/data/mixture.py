@@ -15,6 +15,8 @@ A mixture::
       - hf_path: lab/some-data            # a name on the Hub, read by the library datasets
         subset: charts                    # of a data set that has several
         split: train                      # the default
+        streaming: true                   # read in passing, see llava.data.streamed
+        weight: 2                         # share of its samples, where any of the sets is streamed
 
 An absolute path that does not exist, as published mixtures have them, means the file of that name
 next to the mixture, if there is one.
@@ -24,7 +26,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,8 @@ class DataSource:
         seed: seed of a random strategy.
         kind: type of entries that do not name their own, if any.
         name: name in logs.
+        streaming: whether the rows are read in passing, not by number.
+        weight: share of the samples that come from it, where any source is streamed.
     """
 
     path: Path
@@ -60,6 +64,9 @@ class DataSource:
     seed: tuple[int, ...] = (0,)
     kind: str | None = None
     name: str
+    # Not in the text form, over which fingerprints of earlier versions were made.
+    streaming: bool = field(default=False, repr=False)
+    weight: float = field(default=1.0, repr=False)
 
 
 class Mixture:
@@ -76,8 +83,18 @@ class Mixture:
         Raises:
             ValueError: if a file is missing or broken, or a setting of the mixture is unknown.
         """
-        is_mixture = data_path.suffix in _SUFFIXES
-        self._sources = _read_mixture(data_path) if is_mixture else _plain_sources(data_path)
+        self._sources = read_sources(data_path)
+        for source in self._sources:
+            if source.streaming:
+                raise ValueError(
+                    f"{data_path}, {source.name}: streaming is for --data_path of training; "
+                    "here entries are counted and read by number: leave streaming out"
+                )
+            if source.weight != 1:
+                raise ValueError(
+                    f"{data_path}, {source.name}: weight is for mixtures of which a part is "
+                    "streamed; choose entries by sampling_strategy"
+                )
         self.names = tuple(source.name for source in self._sources)
         self._files: list[EntrySource] = []
         self._rows: list[Sequence[int] | np.ndarray] = []
@@ -126,10 +143,7 @@ class Mixture:
         number = self.set_of(index)
         row = int(self._rows[number][index - self.set_range(number).start])
         entry, where = self._files[number].read(row), self._files[number].where(row)
-        kind = self._sources[number].kind
-        if kind is not None and isinstance(entry, dict) and entry.get("type") is None:
-            entry["type"] = kind
-        return entry, where
+        return with_kind(entry, self._sources[number].kind), where
 
     def read_or_error(self, index: int) -> tuple[Any, str] | RecordError:
         """Return what ``read`` returns, or the error of a broken entry."""
@@ -171,6 +185,33 @@ class Mixture:
         return digest.hexdigest()[:16]
 
 
+def read_sources(data_path: Path, *, streaming: bool = False) -> list[DataSource]:
+    """Return what a data path names, without looking into the files.
+
+    Args:
+        data_path: a file or folder, a mixture, files in braces or, streamed, a name on the Hub.
+        streaming: whether sources that do not say so themselves are streamed.
+
+    Raises:
+        ValueError: The mixture is missing or broken, or one of its settings is unknown.
+    """
+    if data_path.suffix in _SUFFIXES:
+        return _read_mixture(data_path, streaming)
+    paths = expand_braces(data_path)
+    names = _distinct([path.stem for path in paths])
+    return [
+        DataSource(path=path, name=name, streaming=streaming)
+        for path, name in zip(paths, names, strict=True)
+    ]
+
+
+def with_kind(entry: Any, kind: str | None) -> Any:
+    """Return an entry with the type of its source, where it does not name its own."""
+    if kind is not None and isinstance(entry, dict) and entry.get("type") is None:
+        entry["type"] = kind
+    return entry
+
+
 def expand_braces(path: Path) -> list[Path]:
     """Return the files that ``folder/{a,b}.json`` names; other paths, or one that exists, are one.
 
@@ -189,14 +230,6 @@ def expand_braces(path: Path) -> list[Path]:
     return [file for name in names for file in expand_braces(path.with_name(name))]
 
 
-def _plain_sources(data_path: Path) -> list[DataSource]:
-    paths = expand_braces(data_path)
-    return [
-        DataSource(path=path, name=name)
-        for path, name in zip(paths, _distinct([path.stem for path in paths]), strict=True)
-    ]
-
-
 def _distinct(names: list[str]) -> list[str]:
     """Return names in which those that occur again have a number."""
     seen: dict[str, int] = {}
@@ -207,7 +240,7 @@ def _distinct(names: list[str]) -> list[str]:
     return result
 
 
-def _read_mixture(path: Path) -> list[DataSource]:
+def _read_mixture(path: Path, streaming: bool) -> list[DataSource]:
     if not path.is_file():
         raise ValueError(f"data file {path} does not exist")
     try:
@@ -233,6 +266,8 @@ def _read_mixture(path: Path) -> list[DataSource]:
             seed=(entry.get("seed", seed), number),
             kind=entry.get("type"),
             name=name,
+            streaming=entry.get("streaming", streaming),
+            weight=float(entry.get("weight", 1)),
         )
         for number, ((file, entry, _), name) in enumerate(zip(parts, names, strict=True))
     ]
@@ -265,18 +300,17 @@ def _table(entry: dict[str, Any]) -> TableName | None:
 
 def _check_entry(entry: Any, name: str) -> None:
     paths = ("json_path", "hf_path")
-    keys = ("sampling_strategy", "type", "seed", "name", "subset", "split", "streaming")
+    keys = ("sampling_strategy", "type", "seed", "name", "subset", "split", "streaming", "weight")
     known = isinstance(entry, dict) and entry.keys() <= {*paths, *keys}
     if not known or len(entry.keys() & set(paths)) != 1:
         raise ValueError(
             f"{name} must have json_path or hf_path and (optional) {', '.join(keys)}, got {entry!r}"
         )
-    if entry.get("streaming"):
-        raise ValueError(
-            f"{name}: streaming is not supported: rows of a stream have no numbers, so batches "
-            "could be neither shuffled as a whole, balanced, packed nor resumed exactly; leave it "
-            "out (tables are mapped from disk, not loaded into memory), or write WebDataset tars"
-        )
+    if not isinstance(entry.get("streaming", False), bool):
+        raise ValueError(f"{name}: streaming must be true or false, got {entry['streaming']!r}")
+    weight = entry.get("weight", 1)
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < 1e9:
+        raise ValueError(f"{name}: weight must be a number above 0, got {weight!r}")
     for key in ("subset", "split"):
         if not isinstance(entry.get(key, ""), str):
             raise ValueError(f"{name}: {key} must be a text, got {entry[key]!r}")

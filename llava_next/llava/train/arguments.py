@@ -119,6 +119,16 @@ class DataArguments:
             "folder of either, a .yaml mixture, or {a,b}.json"
         }
     )
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "read the data in passing by the library datasets: a name on the Hub, or "
+            "tables, JSON or tars; of a mixture what does not say so itself; needs --max_steps"
+        },
+    )
+    shuffle_buffer: int = field(
+        default=1000, metadata={"help": "rows of a stream that a reader shuffles together"}
+    )
     image_folder: str | None = field(
         default=None, metadata={"help": "folder that relative image and position paths join"}
     )

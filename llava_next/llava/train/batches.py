@@ -13,6 +13,7 @@ from llava.data.dataset import SupervisedDataset
 from llava.data.lengths import Lengths, read_lengths, shared_lengths
 from llava.data.records import RecordError
 from llava.data.sampler import RankBatches, packed_rows, single_rows
+from llava.data.streamed import StreamBatches, StreamedDataset, StreamPlan
 from llava.train.arguments import DataArguments, LlavaTrainingArguments
 from llava.train.run.bad_samples import BadSampleLog
 
@@ -37,12 +38,12 @@ class EpochLoader(DataLoader[Any]):
 
 
 def plan_batches(
-    dataset: SupervisedDataset,
+    dataset: SupervisedDataset | StreamedDataset,
     data_args: DataArguments,
     args: LlavaTrainingArguments,
     bad_samples: BadSampleLog,
-) -> RankBatches:
-    """Plan the batches of this rank.
+) -> RankBatches | StreamBatches:
+    """Plan the batches of this rank; those of a stream follow from their numbers.
 
     Packing and balancing need the length of every sample; they are measured unless a file has them.
 
@@ -50,6 +51,8 @@ def plan_batches(
         RecordError: if a sample is broken and the run is to stop.
         ValueError: if there are too many of them, or too few rows for a step.
     """
+    if isinstance(dataset, StreamedDataset):
+        return StreamBatches(dataset)
     rows, costs = single_rows(np.arange(len(dataset))), None
     if args.pack_sequences or args.balance_lengths:
         lengths = _lengths(dataset, data_args, args)
@@ -76,6 +79,44 @@ def plan_batches(
         costs=costs,
         drop_last=args.dataloader_drop_last,
     )
+
+
+def plan_streams(data_args: DataArguments, args: LlavaTrainingArguments) -> StreamPlan:
+    """Plan how streams are read.
+
+    Raises:
+        ValueError: naming a setting that needs to know how many samples there are, or how long.
+    """
+    if args.max_steps <= 0:
+        raise ValueError(
+            "--max_steps is required where data is streamed: a stream has no end and no epochs"
+        )
+    if data_args.lengths_file is not None:
+        raise ValueError(
+            "--lengths_file is of numbered entries, and a stream has none; leave it out, or leave "
+            "streaming out"
+        )
+    if args.balance_lengths and args.should_log:
+        logger.info("lengths of streamed samples are unknown: --balance_lengths has no effect")
+    return StreamPlan(
+        seed=args.seed if args.data_seed is None else args.data_seed,
+        shuffle_rows=data_args.shuffle_buffer,
+        world_size=args.world_size,
+        rank=args.process_index,
+        readers=max(1, args.dataloader_num_workers),
+        batch_rows=args.per_device_train_batch_size,
+        packed=args.pack_sequences,
+    )
+
+
+def planned_samples(
+    dataset: SupervisedDataset | StreamedDataset, args: LlavaTrainingArguments
+) -> int:
+    """Return the number of samples of the data; of a stream, of the rows that the run will read."""
+    if isinstance(dataset, SupervisedDataset):
+        return len(dataset)
+    rows = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    return args.max_steps * rows * args.world_size
 
 
 def _lengths(

@@ -20,6 +20,7 @@ from transformers import PrinterCallback, ProgressCallback, set_seed
 from llava.data.collator import Collator
 from llava.data.dataset import SupervisedDataset
 from llava.data.records import RecordError
+from llava.data.streamed import StreamedDataset, is_streamed
 from llava.model.adapters import LoraSettings, add_adapters, quantise_decoder
 from llava.model.assemble import load_model
 from llava.model.processing import LlavaProcessor
@@ -29,7 +30,7 @@ from llava.train.arguments import (
     model_source,
     parse_arguments,
 )
-from llava.train.batches import plan_batches
+from llava.train.batches import plan_batches, plan_streams, planned_samples
 from llava.train.parts import parse_parts, set_trainable, tuned_weights_to_float32
 from llava.train.run.bad_samples import BadSampleLog, TooManyBadSamples
 from llava.train.run.config import describe_run, find_changes, refuse_changes, write_run_config
@@ -87,18 +88,18 @@ def prepare(arguments: Arguments) -> tuple[LlavaTrainer, Path | None]:
     if not training_args.deepspeed:
         tuned_weights_to_float32(model)  # pyright: ignore[reportArgumentType]
 
-    dataset = _open_dataset(arguments, processor, data_args.data_path)
+    dataset = _open_training_data(arguments, processor)
     description = describe_run(
         arguments, dataset.entries, trainable=trainable, world_size=training_args.world_size
     )
-    held_out = (
-        None
-        if data_args.eval_data_path is None
-        else _open_dataset(arguments, processor, data_args.eval_data_path)
-    )
+    validation = _make_validation(arguments, processor, model.config.image_token_id)
     changes = _changes_since(checkpoint, description, training_args)
+    if isinstance(dataset, StreamedDataset) and checkpoint is not None:
+        dataset.continue_from(checkpoint)
     bad_samples = BadSampleLog(
-        output_dir, num_samples=len(dataset), max_fraction=data_args.max_bad_fraction
+        output_dir,
+        num_samples=planned_samples(dataset, training_args),
+        max_fraction=data_args.max_bad_fraction,
     )
     trainer = LlavaTrainer(
         tuned_parts=parts,
@@ -111,15 +112,11 @@ def prepare(arguments: Arguments) -> tuple[LlavaTrainer, Path | None]:
             peak_flops(training_args.device, training_args.peak_tflops),
         ),
         bad_samples=bad_samples,
-        validation=None
-        if held_out is None
-        else Validation(
-            held_out, Collator(processor.pad_token_id, model.config.image_token_id), training_args
-        ),
+        validation=validation,
         model=model,
         args=training_args,
         train_dataset=dataset,
-        eval_dataset=held_out,
+        eval_dataset=None if validation is None else validation.dataset,
         data_collator=Collator(
             processor.pad_token_id, model.config.image_token_id, packed=training_args.pack_sequences
         ),
@@ -144,23 +141,58 @@ def _put_adapters(model: Any, lora: LoraSettings, arguments: Arguments) -> Any:
     return add_adapters(model, lora, base=model_args.model_name_or_path)
 
 
+def _open_training_data(
+    arguments: Arguments, processor: LlavaProcessor
+) -> SupervisedDataset | StreamedDataset:
+    _, data_args, training_args = arguments
+    if not is_streamed(data_args.data_path, streaming=data_args.streaming):
+        return _open_dataset(arguments, processor, data_args.data_path)
+    plan = plan_streams(data_args, training_args)
+    with training_args.main_process_first(desc="opening the data"):
+        return StreamedDataset(
+            data_args.data_path,
+            processor.tokenizer,
+            processor.visual,
+            plan=plan,
+            streaming=data_args.streaming,
+            **_sample_settings(arguments, processor),
+        )
+
+
 def _open_dataset(
     arguments: Arguments, processor: LlavaProcessor, data_path: str
 ) -> SupervisedDataset:
     """Index the data. One process of a machine makes the index of a new file, others map it."""
-    _, data_args, training_args = arguments
-    with training_args.main_process_first(desc="indexing the data"):
+    with arguments[2].main_process_first(desc="indexing the data"):
         return SupervisedDataset(
             data_path,
             processor.tokenizer,
             processor.visual,
-            image_folder=data_args.image_folder,
-            video_folder=data_args.video_folder,
-            video_time_limit_seconds=data_args.video_time_limit_seconds,
-            template=processor.template,
-            max_length=training_args.model_max_length,
-            on_bad_sample=data_args.on_bad_sample,
+            **_sample_settings(arguments, processor),
         )
+
+
+def _make_validation(
+    arguments: Arguments, processor: LlavaProcessor, image_token_id: int
+) -> Validation | None:
+    _, data_args, training_args = arguments
+    if data_args.eval_data_path is None:
+        return None
+    held_out = _open_dataset(arguments, processor, data_args.eval_data_path)
+    return Validation(held_out, Collator(processor.pad_token_id, image_token_id), training_args)
+
+
+def _sample_settings(arguments: Arguments, processor: LlavaProcessor) -> dict[str, Any]:
+    """Return how entries become samples."""
+    _, data_args, training_args = arguments
+    return {
+        "image_folder": data_args.image_folder,
+        "video_folder": data_args.video_folder,
+        "video_time_limit_seconds": data_args.video_time_limit_seconds,
+        "template": processor.template,
+        "max_length": training_args.model_max_length,
+        "on_bad_sample": data_args.on_bad_sample,
+    }
 
 
 def _changes_since(

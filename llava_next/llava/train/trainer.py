@@ -13,6 +13,7 @@ from transformers import Trainer
 from transformers.integrations.integration_utils import TensorBoardCallback
 
 from llava.data.sampler import RankBatches
+from llava.data.streamed import StreamBatches
 from llava.model.adapters import load_adapter_weights, save_adapters
 from llava.model.weights import PROJECTOR_FILE
 from llava.train.arguments import LlavaTrainingArguments
@@ -69,7 +70,7 @@ class LlavaTrainer(Trainer):
         *,
         tuned_parts: tuple[str, ...],
         adapters: Any = None,
-        batches: RankBatches,
+        batches: RankBatches | StreamBatches,
         meter: StepMeter,
         bad_samples: BadSampleLog,
         validation: Validation | None = None,
@@ -180,6 +181,8 @@ class LlavaTrainer(Trainer):
         tokens = 0 if visual is None else visual.patches.shape[0] // visual.patches_per_token
         self._meter.add_batch(info, inputs["layout"].num_supervised, tokens)
         self._meter.add_bad_samples(self._bad_samples.add(info.bad_samples))
+        if isinstance(self._batches, StreamBatches):
+            self._batches.trained_on(info.stream)
         if self._pictures is not None:
             self._pictures.show(visual, self.state.global_step + 1)
         # The library would wait for each tensor, and leave what is no tensor on the host.
@@ -328,6 +331,8 @@ class LlavaTrainer(Trainer):
         self._writes_checkpoint = True
         try:
             super()._save_checkpoint(model, trial)
+            if isinstance(self._batches, StreamBatches) and not self.args.save_only_model:
+                self._batches.write(folder / UNFINISHED_FOLDER / f"checkpoint-{step}")
         # torch reports a full disk as RuntimeError.
         except (OSError, RuntimeError, SafetensorError) as error:
             discard_unfinished(folder)

@@ -34,7 +34,7 @@ class Validation:
         """
         if not len(dataset):
             raise ValueError("--eval_data_path must hold at least one sample, got none")
-        self._dataset, self._collator, self._args = dataset, collator, args
+        self.dataset, self._collator, self._args = dataset, collator, args
         self._batches, self._num_counted = rank_batches(
             len(dataset), args.per_device_eval_batch_size, args.world_size, args.process_index
         )
@@ -51,7 +51,7 @@ class Validation:
             ``tokens``, and ``seconds``.
         """
         started, was_training = time.perf_counter(), model.training
-        names = self._dataset.entries.names
+        names = self.dataset.entries.names
         losses = LossSums(len(names), accelerator.device)
         model.eval()
         with torch.no_grad():
@@ -72,7 +72,7 @@ class Validation:
 
     def _loader(self) -> DataLoader[Any]:
         return DataLoader(
-            self._dataset,
+            self.dataset,
             batch_sampler=self._batches,
             collate_fn=self._collator,
             num_workers=self._args.dataloader_num_workers,

@@ -109,7 +109,10 @@ def test_an_absolute_path_of_a_published_mixture_means_the_file_next_to_it(tmp_p
 
 def test_streams_are_refused_with_the_reason(tmp_path: Path) -> None:
     text = "datasets:\n  - {hf_path: lab/some-data, streaming: true}"
-    with pytest.raises(ValueError, match="streaming is not supported.*resumed exactly; leave it"):
+    with pytest.raises(
+        ValueError,
+        match="some-data: streaming is for --data_path of training.*leave streaming out",
+    ):
         _mixture(tmp_path, text)
     with pytest.raises(ValueError, match="json_path or hf_path"):
         _mixture(tmp_path, "datasets:\n  - {hf_path: a, json_path: b.jsonl}")

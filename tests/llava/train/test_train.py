@@ -155,7 +155,8 @@ def test_labels_are_smoothed_where_asked_for(train: Callable[..., int], tmp_path
 def test_by_default_steps_hold_samples_of_similar_length_and_lengths_are_kept(
     train: Callable[..., int], tiny_material: Path, tmp_path: Path
 ) -> None:
-    shutil.copytree(tiny_material / "data", tmp_path / "data")
+    kept_by_others = shutil.ignore_patterns("*.lengths-*")
+    shutil.copytree(tiny_material / "data", tmp_path / "data", ignore=kept_by_others)
     data = tmp_path / "data" / "train.jsonl"
     options = {"data_path": data, "max_steps": 3, "per_device_train_batch_size": 4}
     assert train(tmp_path / "random", **options) == 0

@@ -8,6 +8,7 @@ as the library writes it, so published data sets with pictures inside need no un
 """
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -19,6 +20,7 @@ from llava.data.sources.entry_index import FileKey, files_key
 from llava.visual.pictures import PictureBytes
 
 _SUFFIXES = (".parquet", ".arrow")
+_MAX_PICTURE_BYTES = 1 << 28
 _FIELDS = ("image", "images", "video", "videos", "positions_thw")
 
 
@@ -66,23 +68,71 @@ class TableRows:
             RecordError: if the row cannot be read; the message names it.
         """
         try:
-            [entry] = self.table[row : row + 1].to_pylist()
+            [entry] = rows_of(self.table[row : row + 1])
         except (OSError, ValueError) as error:
             raise RecordError(f"{self.where(row)}: cannot be read: {error}") from error
-        for field in _FIELDS:
-            if field in entry:
-                entry[field] = _plain(entry[field], f"{self.where(row)}, {field}")
-        return entry
+        return plain_entry(entry, self.where(row))
 
 
-def _plain(value: Any, where: str) -> Any:
-    """Return paths and contents in place of the library's structs of both."""
+def rows_of(table: Any) -> list[dict[str, Any]]:
+    """Return the rows of an Arrow table, JSON inside decoded.
+
+    The library keeps a column of several types, such as the text or list of parts of a message, as
+    JSON.
+
+    Raises:
+        ValueError: The JSON is broken.
+    """
+    rows = table.to_pylist()
+    for field in table.schema:
+        if "json" in str(field.type):
+            for row in rows:
+                row[field.name] = _decoded(row[field.name], field.type)
+    return rows
+
+
+def _decoded(value: Any, kind: Any) -> Any:
+    """Return a value of an Arrow type, with what is JSON in it decoded."""
+    if value is None:
+        return None
+    if getattr(kind, "extension_name", "") == "arrow.json":
+        return json.loads(value) if isinstance(value, str) else value
     if isinstance(value, list):
-        return [_plain(item, f"{where} {number}") for number, item in enumerate(value, start=1)]
+        return [_decoded(item, kind.value_type) for item in value]
+    if isinstance(value, dict):
+        return {name: _decoded(item, kind.field(name).type) for name, item in value.items()}
+    return value
+
+
+def plain_entry(row: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return a row of the library as an entry; contents of picture files are ``PictureBytes``.
+
+    Raises:
+        RecordError: A picture has more bytes than any picture needs; the message names it.
+    """
+    named = ((field, f"{where}, {field}") for field in _FIELDS if field in row)
+    return row | {field: plain_value(row[field], name) for field, name in named}
+
+
+def plain_value(value: Any, where: str) -> Any:
+    """Return paths and contents in place of the library's structs of both.
+
+    Raises:
+        RecordError: as ``plain_entry``.
+    """
+    if isinstance(value, list):
+        return [
+            plain_value(item, f"{where} {number}") for number, item in enumerate(value, start=1)
+        ]
     if not isinstance(value, Mapping) or not {"bytes", "path"} >= value.keys():
         return value
     content, path = value.get("bytes"), value.get("path")
     if isinstance(content, bytes):
+        if len(content) > _MAX_PICTURE_BYTES:
+            raise RecordError(
+                f"{where}: a picture may have up to {_MAX_PICTURE_BYTES} bytes, "
+                f"got {len(content)}; make it smaller or leave it out"
+            )
         return PictureBytes(content, f"{where} ({path})" if path else where)
     return path
 
@@ -90,11 +140,12 @@ def _plain(value: Any, where: str) -> Any:
 def is_table(path: Path) -> bool:
     """Return whether a path is a table (Parquet, Arrow, ``save_to_disk``) or a folder of them."""
     if path.is_dir():
-        return any(path.glob("*.parquet")) or any(path.glob("*.arrow")) or _is_saved(path)
+        return any(path.glob("*.parquet")) or any(path.glob("*.arrow")) or is_saved(path)
     return path.suffix in _SUFFIXES
 
 
-def _is_saved(folder: Path) -> bool:
+def is_saved(folder: Path) -> bool:
+    """Return whether a folder was written by ``save_to_disk``."""
     return any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
@@ -127,7 +178,7 @@ def _load(path: Path, name: TableName) -> tuple[Any, list[Path]]:
     """Return a ``datasets.Dataset``, and its files where they are the user's own."""
     import datasets
 
-    if path.is_dir() and _is_saved(path):
+    if path.is_dir() and is_saved(path):
         saved: Any = datasets.load_from_disk(str(path))
         if isinstance(saved, datasets.DatasetDict):
             if name.split not in saved:

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from llava.data.mixture import Mixture
+from llava.data.streamed import StreamedEntries
 from llava.train.arguments import Arguments
 from run_kit.checkpoints import MARKER_FILE
 from run_kit.files import write_json
@@ -32,8 +33,8 @@ _PACKAGES = (
 )  # fmt: skip
 _COMPARED = ("model", "data", "training", "deepspeed_settings", "world_size")
 _FREE = frozenset((
-    "data_path", "image_folder", "video_folder", "on_bad_sample", "max_bad_fraction",
-    "video_time_limit_seconds",
+    "data_path", "streaming", "shuffle_buffer", "image_folder", "video_folder", "on_bad_sample",
+    "max_bad_fraction", "video_time_limit_seconds",
     "lengths_file", "output_dir", "deepspeed", "resume_from_checkpoint", "resume_with_changes",
     "eval_data_path", "eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "do_eval",
     "per_device_eval_batch_size",
@@ -49,7 +50,8 @@ _FREE = frozenset((
 ))  # fmt: skip
 """Settings that a resumed run may change: none of them changes what is computed.
 
-The paths of the data may change as well: its fingerprint says whether it is the same.
+The paths of the data may change as well: its fingerprint says whether it is the same, and how
+streams are read.
 """
 
 
@@ -58,7 +60,11 @@ class ChangedRunError(ValueError):
 
 
 def describe_run(
-    arguments: Arguments, entries: Mixture, *, trainable: dict[str, int], world_size: int
+    arguments: Arguments,
+    entries: Mixture | StreamedEntries,
+    *,
+    trainable: dict[str, int],
+    world_size: int,
 ) -> dict[str, Any]:
     """Return all that the results of a run depend on, as plain JSON values.
 
@@ -85,7 +91,7 @@ def describe_run(
     return json.loads(json.dumps(description, sort_keys=True, default=str))
 
 
-def fingerprint(entries: Mixture) -> dict[str, Any]:
+def fingerprint(entries: Mixture | StreamedEntries) -> dict[str, Any]:
     """Return the files of the data and what is taken from them; ``digest`` ignores their paths.
 
     A file counts as the same when its size, its time of change, its first and last 64 KB, the
@@ -93,8 +99,9 @@ def fingerprint(entries: Mixture) -> dict[str, Any]:
     """
     datasets = entries.describe()
     same = [{key: row[key] for key in row if key != "path"} for row in datasets]
+    samples = len(entries) if isinstance(entries, Mixture) else None
     digest = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:16]
-    return {"digest": digest, "samples": len(entries), "datasets": datasets}
+    return {"digest": digest, "samples": samples, "datasets": datasets}
 
 
 def find_changes(checkpoint: Path, description: Mapping[str, Any]) -> list[str]:

@@ -195,7 +195,8 @@ def test_an_index_can_be_sent_to_a_worker(tmp_path: Path) -> None:
         ("datasets: [{json_path: a.jsonl}]\nseeds: 3", "must be a mapping of datasets and"),
         ("datasets: [{json_path: a.jsonl}]\nseed: x", "a seed >= 0"),
         ("datasets: [{json_path: b.json}, {path: a.jsonl}]", "data set 2 must have json_path"),
-        ("datasets: [{json_path: a.jsonl, weight: 2}]", "data set 1 must have json_path"),
+        ("datasets: [{json_path: a.jsonl, weight: 2}]", "a: weight is for mixtures of which a"),
+        ("datasets: [{json_path: a.jsonl, share: 2}]", "data set 1 must have json_path"),
         ("datasets: [{json_path: a.jsonl, sampling_strategy: 'first:6'}]", "a.jsonl: .*6 of 5"),
     ],
 )

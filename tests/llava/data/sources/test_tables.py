@@ -30,6 +30,8 @@ class _Arrow:
     def __getitem__(self, rows: slice) -> "_Arrow":
         return _Arrow(self._rows[rows])
 
+    schema: tuple[Any, ...] = ()
+
     def to_pylist(self) -> list[dict[str, Any]]:
         return self._rows
 

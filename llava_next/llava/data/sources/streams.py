@@ -1,0 +1,229 @@
+"""Rows of data sets of the library ``datasets``, read in passing: nothing is copied to this disk.
+
+| path | read by |
+|---|---|
+| ``.parquet``, ``.arrow``, ``.jsonl``, ``.json``, ``.tar``, or a folder of these | its builder |
+| a folder of ``save_to_disk`` | the library, from its files |
+| another folder, or a name on the Hub | the one that the library chooses |
+
+A stream is made of shards: its files, or the row groups of Parquet files where these are too few.
+Its rows have no numbers over the whole, only within their shard, and are read from there in order.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import get_worker_info
+
+from llava.constants import IMAGE_PLACEHOLDER
+from llava.data.records import RecordError
+from llava.data.sources.entry_index import FileKey, files_key
+from llava.data.sources.tables import TableName, is_saved, plain_entry, plain_value, rows_of
+from llava.visual.loading import IMAGE_SUFFIXES, natural_order
+
+logger = logging.getLogger(__name__)
+
+_BUILDERS = {
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".jsonl": "json",
+    ".json": "json",
+    ".tar": "webdataset",
+}
+_MAX_SAVED_SHARDS = 64
+_KEY, _PLACE = "__key__", "__url__"
+"""Columns that the library gives to samples of WebDataset."""
+
+
+@dataclass(frozen=True)
+class RowStream:
+    """A data set that is read in passing.
+
+    Attributes:
+        path: the file, folder or name that it was opened from.
+        dataset: a ``datasets.IterableDataset`` that gives Arrow tables.
+        shards: number of its parts.
+        state_key: what shows whether it has changed.
+    """
+
+    path: Path
+    dataset: Any
+    shards: int
+    state_key: FileKey
+
+    def key(self) -> FileKey:
+        """Return the facts that show whether the data has changed, as far as they are known."""
+        return self.state_key
+
+    def where(self, shard: int, row: int) -> str:
+        """Return ``path, shard:row``, both counted from 1."""
+        return f"{self.path}, shard {shard + 1}:{row + 1}"
+
+    def rows(self, shard: int, start: int = 0) -> Iterator[dict[str, Any]]:
+        """Read the raw rows of a shard in order, from row ``start`` (counted from 0) on.
+
+        Raises:
+            RecordError: The shard is damaged or cannot be reached; the message names it.
+        """
+        import pyarrow
+        from datasets.exceptions import DatasetsError
+
+        if get_worker_info() is not None:
+            import fsspec.asyn
+
+            fsspec.asyn.reset_lock()  # of the process that this one was forked from
+        part = self.dataset.shard(num_shards=self.shards, index=shard)
+        row = start
+        try:
+            tables = part.iter(batch_size=1)
+            for table in islice(tables, start, None):
+                yield rows_of(table)[0]
+                row += 1
+        except (OSError, ValueError, pyarrow.ArrowException, DatasetsError) as error:
+            raise RecordError(
+                f"{self.where(shard, row)}: the stream cannot be read on: {error}"
+            ) from error
+
+    def entry(self, row: dict[str, Any], where: str) -> Any:
+        """Return a raw row as an entry; contents of picture files are ``PictureBytes``.
+
+        Raises:
+            RecordError: The row cannot be one; the message names it.
+        """
+        if {_KEY, _PLACE} <= row.keys():
+            return _of_members(row, where)
+        return plain_entry(row, where)
+
+
+def _of_members(row: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return a sample of WebDataset as an entry, by the rules of ``llava.data.sources.tars``."""
+    members = {
+        name: value
+        for name, value in row.items()
+        if name not in (_KEY, _PLACE) and value is not None
+    }
+    entry: Any = members.get("json")
+    caption = members.get("txt")
+    if isinstance(entry, dict) and entry.keys() & {"conversations", "messages"}:
+        entry = {name: value for name, value in entry.items() if value is not None}
+    elif isinstance(caption, str):
+        answer = {"from": "gpt", "value": caption.strip()}
+        entry = {"conversations": [{"from": "human", "value": IMAGE_PLACEHOLDER}, answer]}
+    else:
+        raise RecordError(
+            f"{where}: a sample needs a .json with conversations or messages, or a .txt, got "
+            f"{', '.join(sorted(members)[:5])}"
+        )
+    if any(name.endswith(".npy") for name in members) or "positions_thw" in entry:
+        raise RecordError(
+            f"{where}: positions of codec clips are read from tars by number only; name the tars "
+            "as json_path and leave streaming out"
+        )
+    pictures = {
+        name: plain_value(value, f"{where}, {name}")
+        for name, value in members.items()
+        if Path(f"x.{name}").suffix.lower() in IMAGE_SUFFIXES
+    }
+    if not entry.keys() & {"image", "images", "video", "videos"}:
+        if pictures:
+            names = sorted(pictures, key=lambda name: natural_order(Path(name)))
+            entry["image"] = [pictures[name] for name in names]
+    else:
+        named = pictures | {f"{row[_KEY]}.{name}": value for name, value in pictures.items()}
+        for field in ("image", "images"):
+            value = entry.get(field)
+            if isinstance(value, list):
+                entry[field] = [
+                    named.get(name, name) if isinstance(name, str) else name for name in value
+                ]
+            elif isinstance(value, str):
+                entry[field] = named.get(value, value)
+    entry.setdefault("id", row[_KEY])
+    return entry
+
+
+def open_row_stream(path: Path, name: TableName, *, readers: int) -> RowStream:
+    """Open a data set without reading its rows.
+
+    Args:
+        path: see the module.
+        name: which part of it.
+        readers: Parquet files fewer than these are split further, into their row groups.
+
+    Raises:
+        ValueError: ``datasets`` is not installed, or there is no such data set, or it is empty or
+            damaged.
+    """
+    if find_spec("datasets") is None:
+        raise ValueError(f"{path} is streamed by the package datasets; pip install datasets")
+    import pyarrow
+    from datasets.exceptions import DatasetsError
+
+    try:
+        dataset, key = _load(path, name)
+        if dataset.num_shards < readers:
+            dataset = dataset.reshard()
+        dataset = dataset.with_format("arrow")
+        if next(dataset.iter(batch_size=1), None) is None:
+            raise ValueError("it holds no rows")
+    except (OSError, ValueError, pyarrow.ArrowException, DatasetsError) as error:
+        raise ValueError(f"stream {path} cannot be read: {error}") from error
+    return RowStream(path, dataset, dataset.num_shards, key)
+
+
+def _load(path: Path, name: TableName) -> tuple[Any, FileKey]:
+    """Return a ``datasets.IterableDataset``, and what shows whether it has changed."""
+    import datasets
+
+    if path.is_dir() and is_saved(path):
+        saved: Any = datasets.load_from_disk(str(path))
+        if isinstance(saved, datasets.DatasetDict):
+            saved = _split_of(saved, name)
+        files = [Path(file["filename"]) for file in saved.cache_files]
+        shards = max(1, min(_MAX_SAVED_SHARDS, len(saved)))
+        return saved.to_iterable_dataset(num_shards=shards), files_key(files)
+    files = _files(path)
+    if files:
+        names = [str(file) for file in files]
+        builder = datasets.load_dataset_builder(_BUILDERS[files[0].suffix], data_files=names)
+        return builder.as_streaming_dataset(split="train"), files_key(files)
+    if not path.exists() and path.suffix in _BUILDERS:
+        raise ValueError("it does not exist")
+    builder = datasets.load_dataset_builder(str(path), name.subset)
+    return _split_of(builder.as_streaming_dataset(), name), _key_of(builder.config.data_files)
+
+
+def _split_of(splits: Any, name: TableName) -> Any:
+    if name.split not in splits:
+        raise ValueError(f"it has the splits {', '.join(map(str, splits))}, not {name.split!r}")
+    return splits[name.split]
+
+
+def _files(path: Path) -> list[Path]:
+    """Return the files of one of the known kinds that a path is, or that a folder holds."""
+    if path.is_file():
+        return [path] if path.suffix in _BUILDERS else []
+    if path.is_dir():
+        for suffix in _BUILDERS:
+            files = sorted(file for file in path.glob(f"*{suffix}") if file.name[0] != ".")
+            if files:
+                return files
+    return []
+
+
+def _key_of(data_files: Any) -> FileKey:
+    """Return a digest of names and states of files, with the revision that the Hub has of them."""
+    facts = repr(
+        [
+            (split, list(files), getattr(files, "origin_metadata", None))
+            for split, files in (data_files or {}).items()
+        ]
+    )
+    digest = hashlib.sha256(facts.encode()).digest()
+    return FileKey(0, 0, int.from_bytes(digest[:8], "little") >> 1)
