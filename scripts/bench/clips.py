@@ -22,14 +22,25 @@ _ENCODERS = {
 }
 
 
-def made_clip(folder: Path, codec: str, height_px: int, width_px: int, num_frames: int) -> Path:
+def made_clip(
+    folder: Path,
+    codec: str,
+    height_px: int,
+    width_px: int,
+    num_frames: int,
+    *,
+    crf: int | None = None,
+) -> Path:
     """Return a clip of moving content, encoded once and kept in the folder."""
-    path = folder / f"{codec}_{height_px}p_{num_frames}.mp4"
+    quality = "" if crf is None else f"_crf{crf}"
+    path = folder / f"{codec}_{height_px}p_{num_frames}{quality}.mp4"
     if path.exists():
         return path
     encoder, options = _ENCODERS[codec]
     pictures = _content(height_px, width_px, num_frames)
     options = {**options, "g": str(KEY_INTERVAL_FRAMES)}
+    if crf is not None:
+        options["crf"] = str(crf)
     encode_clip(path, pictures, codec=encoder, frame_rate=FRAME_RATE, options=options)
     return path
 

@@ -1,7 +1,7 @@
 """Compare what selections show with goals: quality, waste, brief events, key frames, time.
 
     python scripts/bench/selection.py [VIDEO or FOLDER ...] [--real FOLDER] [--made [NAME ...]]
-        [--vectors] [--planted 100] [--key_frames] [--time VIDEO]
+        [--vectors] [--planted 100] [--key_frames] [--time VIDEO] [--hour]
 
 Without arguments: the two real clips where they are present, the made clips, 60 planted ones, and
 key frames. All figures by ``cv_reader score``'s measure, at 64 slots of 36 x 36 cells; 8, 4 and 2
@@ -27,6 +27,7 @@ from cv_reader.select.rate_distortion.places import FollowedClip
 from cv_reader.select.rate_distortion.solver import decibels
 from cv_reader.views.rebuilt import RebuiltScore, score_all
 from cv_reader.views.selections import read_followed, read_pictures
+from hour import show_hour
 from planted import SCENES, coding_noise, made_scene
 from selection_checks import (
     MEAN,
@@ -287,6 +288,7 @@ def main() -> None:
     parser.add_argument("--planted", type=int, default=0, help="number of clips")
     parser.add_argument("--key_frames", action="store_true", help="measure key frame intervals")
     parser.add_argument("--time", type=Path, help="video to select from")
+    parser.add_argument("--hour", action="store_true", help="prepare an hour of 720p on two cores")
     parser.add_argument(
         "--folder",
         type=Path,
@@ -294,7 +296,7 @@ def main() -> None:
         help="folder for made clips",
     )
     args = parser.parse_args()
-    others = (args.planted, args.key_frames, args.time)
+    others = (args.planted, args.key_frames, args.time, args.hour)
     is_bare = not (args.videos or args.made is not None or any(others))
     av.logging.set_level(None)
     paths = videos_in(args.videos)
@@ -321,6 +323,8 @@ def main() -> None:
         show_key_frames(args.folder)
     if args.time:
         show_time(args.time)
+    if args.hour:
+        show_hour(args.folder)
 
 
 if __name__ == "__main__":
