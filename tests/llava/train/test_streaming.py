@@ -3,6 +3,8 @@
 import json
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,9 @@ from llava.train.run.config import read_run_config
 from run_kit.checkpoints import checkpoints
 from run_kit.log import read_log
 from support.equal_runs import assert_equal_runs
-from support.ranks import finish, launcher, start, wait_for
+from support.hub_server import Hub, serve
+from support.paths import ROOT
+from support.ranks import ENVIRONMENT, finish, launcher, start, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -124,6 +128,31 @@ def test_two_ranks_that_are_killed_continue_with_equal_losses(
     finish(command)
     assert_equal_runs(tmp_path / "whole", folder)
     assert read_run_config(folder)["starts"][1]["first_step"] > 1  # type: ignore[index]
+
+
+def test_a_name_on_the_hub_trains_as_its_files_do(
+    train: Callable[..., int],
+    run_arguments: Callable[..., list[str]],
+    material: Path,
+    tmp_path: Path,
+) -> None:
+    flags: dict[str, Any] = {**OPTIONS, "image_folder": material, "dataloader_num_workers": 2}
+    assert train(tmp_path / "files", **flags, data_path=material / "parts", streaming=True) == 0
+    files = {f"charts/{path.name}": path.read_bytes() for path in (material / "parts").iterdir()}
+    card = "---\nconfigs:\n- config_name: charts\n  data_files:\n"
+    card += "  - {split: train, path: charts/*.parquet}\n---\n"
+    mixture = material / "hub.yaml"
+    mixture.write_text("datasets:\n  - {hf_path: lab/large, subset: charts, streaming: true}\n")
+    command = [sys.executable, "-m", "llava.train.train"]
+    command += run_arguments(tmp_path / "hub", **flags, data_path=mixture)
+    with serve(Hub("lab/large", {**files, "README.md": card.encode()})) as hub:
+        environment = {**ENVIRONMENT, "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "hf")}
+        environment |= {"HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0"}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    losses = [[row["loss"] for row in read_log(tmp_path / name)] for name in ("files", "hub")]
+    assert losses[0] == losses[1] and len(losses[1]) == 8
+    assert {name for name, _ in hub.requests} >= set(files)
 
 
 def test_bad_rows_are_skipped_listed_once_and_limited(
