@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from llava.train.report.__main__ import main as report
 from llava.train.run.bad_samples import read_bad_samples
 from llava.train.run.config import read_run_config
 from run_kit.checkpoints import checkpoints
@@ -102,6 +103,11 @@ def test_a_resumed_run_equals_an_undisturbed_one(
     assert [row["step"] for row in read_log(tmp_path / "again")] == list(range(1, 9))
     config: Any = read_run_config(tmp_path / "again")
     assert len(config["starts"]) == 2 and config["data_fingerprint"]["samples"] is None
+    page = tmp_path / "page.html"
+    assert report([str(tmp_path / "again"), "-o", str(page)]) == 0
+    assert (
+        "4 shards, streamed, weight 2" in page.read_text() and "all, weight 1" in page.read_text()
+    )
     other = {**flags, "dataloader_num_workers": 3, "resume_from_checkpoint": "auto"}
     _interrupt(tmp_path / "again", last_step=3)
     assert train(tmp_path / "again", **other) == 2

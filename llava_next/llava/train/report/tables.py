@@ -130,7 +130,8 @@ def _data(run: Run) -> str:
     data = run.config.get("data_fingerprint")
     if data is None:
         return NONE
-    return f"{data['samples']:,} samples, <code>{data['digest']}</code>"
+    samples = "streamed" if data["samples"] is None else f"{data['samples']:,} samples"
+    return f"{samples}, <code>{data['digest']}</code>"
 
 
 def _times(count: int) -> str:
@@ -189,16 +190,28 @@ def _heading(run: Run) -> str:
     return f"<h3>{escape(run.name)}</h3>"
 
 
+def _count(value: int | None) -> str:
+    return NONE if value is None else f"{value:,}"
+
+
+def _taken(row: dict[str, Any]) -> str:
+    """Return what is taken of a data set; of one in a streamed mixture its weight, too."""
+    if "weight" not in row:
+        return row["sampling_strategy"]
+    how = f"{row['shards']} shards, streamed" if row["streaming"] else row["sampling_strategy"]
+    return f"{how}, weight {row['weight']:g}"
+
+
 def _data_section(run: Run) -> str:
     rows = [
         [
             escape(row["name"]),
-            f"{row['samples']:,}",
-            f"{row['entries']:,}",
-            escape(row["sampling_strategy"]),
+            _count(row.get("samples")),
+            _count(row.get("entries")),
+            escape(_taken(row)),
             escape(row["type"] or "by its fields"),
-            f"{short_number(row['size_bytes'])}B",
-            _clock(row["modified"] / 1e9),
+            f"{short_number(row['size_bytes'])}B" if row["size_bytes"] else NONE,
+            _clock(row["modified"] / 1e9) if row["modified"] else NONE,
             _code(row["edges"]),
             _code(row["path"]),
         ]
