@@ -9,6 +9,7 @@ from cv_reader.engines import local, on_ray, on_slurm
 from cv_reader.engines.tasks import Limits, TaskOutcome
 from cv_reader.errors import SettingsError
 from cv_reader.remote.addresses import is_address
+from cv_reader.remote.choice import local_output
 
 ENGINES = ("local", "ray", "slurm")
 
@@ -98,7 +99,8 @@ def run_by_engine(
     places = (getattr(args, name, None) for name in _PLACES)
     if args.engine == "slurm":
         jobs = on_slurm.SlurmChoice(
-            spool=_output(args),
+            # With an output in a store: below the cache, which machines must share.
+            spool=local_output(args, _output(args))[0],
             sbatch_arguments=args.sbatch_arguments,
             chunk_tasks=args.chunk_tasks,
             task_cpus=args.task_cpus,

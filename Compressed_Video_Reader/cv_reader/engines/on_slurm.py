@@ -152,9 +152,8 @@ class _Run:
             if time.monotonic() - asked > _ASK_SECONDS and self._is_lost(number):
                 tries = self._tries[number]
                 if tries >= _MAX_TRIES:
-                    reason = (
-                        f"its Slurm job ended without a result, {tries} times; see {self._spool}"
-                    )
+                    reason = f"its Slurm job ended without a result, {tries} times"
+                    reason += self._log(number)
                     return [TaskOutcome(task, None, Failure("WorkerDied", reason)) for task in work]
                 self._submit([number])
             if time.monotonic() - asked > _ASK_SECONDS:
@@ -206,10 +205,11 @@ class _Run:
         """Return the last line of an element's output, for messages."""
         array, index = self._places[number]
         try:
-            text = (self._spool / f"{array}_{index}.log").read_text(errors="replace")
+            text = (self._spool / f"{array}_{index}.log").read_text(errors="replace").strip()
         except OSError:
-            return ""
-        return f"; its last line: {text.strip().splitlines()[-1]}" if text.strip() else ""
+            folder = self._spool.parent
+            return f", nor output; do all machines see {folder} (--out_root, --cache_root)?"
+        return f"; its last line: {text.splitlines()[-1]}" if text else ""
 
     def cancel(self) -> None:
         """End what is still queued or at work."""

@@ -108,15 +108,10 @@ def local_output(args: argparse.Namespace, output: Path) -> tuple[Path, str | No
         output: a folder of this machine, or an address.
 
     Raises:
-        SettingsError: The output is an address, and the command's settings need a folder.
+        SettingsError: The output is an address, and the settings of the cache make no sense.
     """
     store = address_of(output)
     if store is None:
         return output, None
-    if args.engine == "slurm":
-        raise SettingsError(
-            f"--engine slurm needs a folder that all machines share, got {store}; use --engine ray,"
-            " or --num_shards with one machine for each"
-        )
     store = store.rstrip("/")
     return remote_reading(args).cache.output(store), store

@@ -47,7 +47,8 @@ def _poison(root: Path) -> Generator[None]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_exactly_the_poisoned_fail_each_with_its_reason(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_exactly_the_poisoned_fail_each_with_its_reason(tmp_path: Path, engine: str) -> None:
     corpus = Corpus(tmp_path)
     for number in range(3):
         write_video(tmp_path / f"{number}.mp4", moving_square(20, 48, 64, seed=number))
@@ -62,6 +63,9 @@ def test_exactly_the_poisoned_fail_each_with_its_reason(tmp_path: Path) -> None:
     data = corpus.write(tmp_path / "list.jsonl", *rows, rows[0])
     program = [sys.executable, "-m", "cv_reader.commands.main", "precompute", "--jsonl", str(data)]
     command = [*program, *SMALL, *LIMITS, "--out_root", str(tmp_path / "out")]
+    if engine == "ray":
+        pytest.importorskip("ray")
+        command += ["--engine", "ray", "--address", "local"]
     with _poison(tmp_path):
         ended = subprocess.run(command, capture_output=True, text=True, timeout=800)
     assert ended.returncode == 1, ended.stderr

@@ -15,6 +15,7 @@ from cv_reader.remote.files import forget_looked_up
 from support.corpus import Corpus
 from support.filled_bucket import Store, files_below
 from support.object_store import BUCKET
+from support.slurm_node import stand_in
 
 pytest.importorskip("fsspec")
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -115,13 +116,18 @@ def test_an_index_is_written_to_a_store_and_continued(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["local", "ray"])
+@pytest.mark.parametrize("engine", ["local", "ray", "slurm"])
 def test_commands_write_to_a_bucket_whatever_the_network_does(
-    store: tuple[Store, Any], engine: str
+    store: tuple[Store, Any], engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, system = store
+    chosen = {"local": [], "ray": ["--engine", "ray", "--address", "local"]}
+    chosen["slurm"] = ["--engine", "slurm", "--chunk_tasks", "2"]
     if engine == "ray":
         pytest.importorskip("ray")
+    if engine == "slurm":
+        (tmp_path / "bin").mkdir()
+        monkeypatch.setenv("PATH", str(stand_in(tmp_path / "bin")), prepend=":")
     rows = [
         {
             "id": str(number),
@@ -138,10 +144,9 @@ def test_commands_write_to_a_bucket_whatever_the_network_does(
     (run.local / "data.jsonl").write_text(text)
     kinds = ["", "", "error", "", "", "", "", "cut", "", "", "slow", ""]
     run.faults.kind = lambda number, _method, _path: kinds[number % len(kinds)]
-    ray = ["--engine", "ray", "--address", "local"] if engine == "ray" else []
 
     def started(command: str, *args: str) -> str:
-        program = [sys.executable, "-m", "cv_reader.commands.main", command, *args, *ray]
+        program = [sys.executable, "-m", "cv_reader.commands.main", command, *args, *chosen[engine]]
         ended = subprocess.run(program, capture_output=True, text=True, timeout=300)
         assert ended.returncode == 0, ended.stderr
         return ended.stderr

@@ -1,6 +1,7 @@
 """Tasks as jobs of Slurm: order, lost jobs, refusals, and the same bytes as on one machine."""
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -57,6 +58,27 @@ def test_what_cannot_work_is_refused_by_name(
     monkeypatch.setenv("PATH", str(programs))
     with pytest.raises(SettingsError, match="Slurm's sbatch, which is not on the PATH"):
         check_slurm()
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        (None, "3 times, nor output; do all machines see .*/spool .--out_root, --cache_root"),
+        ("slurmstepd: exceeded memory", "3 times; its last line: slurmstepd: exceeded memory"),
+    ],
+)
+def test_a_job_that_gives_no_result_says_why(
+    programs: Path, monkeypatch: pytest.MonkeyPatch, output: str | None, reason: str
+) -> None:
+    monkeypatch.setattr(on_slurm, "_POLL_SECONDS", 0.0)
+    text = "#!/bin/sh\necho 1\n"
+    if output:
+        text += f"for f in {programs}/spool/.cv*; do for n in 0 1 2; do "
+        text += f"echo '{output}' > $f/${{n}}_0.log; done; done\n"
+    (programs / "bin" / "sbatch").write_text(text)
+    choice = SlurmChoice(spool=programs / "spool", versions=versions_of_node)
+    (outcome,) = run_tasks(eval, ["1"], Limits(), choice)
+    assert outcome.failure is not None and re.search(reason, outcome.failure.reason)
 
 
 @pytest.mark.slow

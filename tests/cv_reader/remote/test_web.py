@@ -21,8 +21,17 @@ PART_BYTES = 1 << 10
 
 
 @contextmanager
-def _server(content: bytes, *, has_ranges: bool, sent: list[int]) -> Generator[str]:
-    """Serve one file under every name; ``sent`` gets the size of each body."""
+def _server(
+    content: bytes, *, has_ranges: bool, sent: list[int], told: int | None = None
+) -> Generator[str]:
+    """Serve one file under every name.
+
+    Args:
+        content: of the file.
+        has_ranges: whether parts are served.
+        sent: gets the size of each body.
+        told: size that is told before the file is asked for; None = the true one.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *_: object) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -43,7 +52,8 @@ def _server(content: bytes, *, has_ranges: bool, sent: list[int]) -> Generator[s
             if span and has_ranges:
                 body, status = content[int(span[1]) : int(span[2]) + 1], 206
             self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
+            length = len(body) if with_body or told is None else told
+            self.send_header("Content-Length", str(length))
             self.end_headers()
             if with_body:
                 sent.append(len(body))
@@ -96,3 +106,28 @@ def test_a_video_is_fetched_whatever_the_server_can(
             reading.local_video(Path(f"{address}/none.mp4")),
         ):
             pass
+
+
+def test_a_file_that_is_too_large_is_refused_before_and_while_it_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "FIRST_WAIT_SECONDS", 0.001)
+    content, sent = bytes(1 << 20), list[int]()
+    reading = RemoteReading(cache=LocalCache(tmp_path, 1000), whole_mib=64)
+    with (
+        _server(content, has_ranges=False, sent=sent) as address,
+        pytest.raises(VideoError, match=r"large.mp4.* 1048576 bytes exceeds the cache of 1000"),
+        reading.local_video(Path(f"{address}/large.mp4")),
+    ):
+        pass
+    assert sent == []
+    # One span, or a whole file in parts: neither takes more than was told.
+    for part_bytes, reason in ((1 << 20, "901 bytes where 900 were"), (500, "more where 900 were")):
+        monkeypatch.setattr(transfer, "PART_BYTES", part_bytes)
+        with (
+            _server(content, has_ranges=False, sent=sent, told=900) as address,
+            pytest.raises(VideoError, match=rf"larger.mp4.*the server sent .*{reason}"),
+            reading.local_video(Path(f"{address}/larger.mp4")),
+        ):
+            pass
+        assert not [p for p in (tmp_path / "files").iterdir() if p.name[:5] != ".lock"]
