@@ -7,6 +7,7 @@ from typing import Any
 
 from cv_reader.commands.arguments import add_setting, add_size_arguments, new_parser
 from cv_reader.exits import FAILED_SAMPLES, OK, run_command, say
+from cv_reader.select.config import DISTORTIONS
 from cv_reader.streams.gate import EventGate
 from cv_reader.streams.live import stream
 from cv_reader.streams.output import SegmentWriter
@@ -67,10 +68,11 @@ def _parser() -> argparse.ArgumentParser:
         default=TOKEN_PRICE,
         help="smallest distortion that keeping a cell must avoid",
     )
-    add_setting(
-        group,
-        "distortion",
-        "measure of the difference between a cell and what is shown in its place",
+    group.add_argument(
+        "--distortion",
+        choices=DISTORTIONS,
+        default=live_config().distortion,
+        help="measure of the difference between a cell and what is shown in its place",
     )
     group.add_argument(
         "--predict",

@@ -43,7 +43,20 @@ SIGNALS = (
 PIXEL_SIGNALS = ("rlt", "evs")
 """Those of ``peers``, which compare pixels of whole clips."""
 SELECTORS = ("topk", "rate_distortion", "uniform")
-DISTORTIONS = ("sharp", "worst", "worst_2", "mean", "power_1.5", "power_2", "power_3")
+DISTORTIONS = (
+    "sharp",
+    "worst",
+    "worst_2",
+    "worst_3",
+    "mean",
+    "power_1.5",
+    "power_2",
+    "power_3",
+)
+SHARP_GREY_LEVELS = 20.0
+"""Difference of a cell that ``sharp`` counts as twice its mean squared difference; of larger ones
+the worst quarter decides, by its third power."""
+
 DIRECTIONS = ("nearest", "hold")
 PREDICTIONS = ("search", "still", "vectors")
 COMPENSATIONS = ("median", "mean", "none", "similarity")
@@ -304,7 +317,10 @@ class AssetConfig:
     def rules(self) -> dict[str, float]:
         """Fixed numbers of the settings in use, which ``meta.json`` records: assets made by other
         ones are stale."""
-        return {"cheap_reach_steps": CHEAP_REACH_STEPS} if self.frames == "cheap" else {}
+        found = {"cheap_reach_steps": CHEAP_REACH_STEPS} if self.frames == "cheap" else {}
+        if self.select == "rate_distortion" and self.distortion == "sharp":
+            found["sharp_grey_levels"] = SHARP_GREY_LEVELS
+        return found
 
     @cached_property
     def fingerprint(self) -> str:

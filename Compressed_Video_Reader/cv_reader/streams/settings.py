@@ -13,11 +13,15 @@ TOKEN_PRICE = 400.0
 def live_config(**settings: Any) -> AssetConfig:
     """Return the settings of a selection that a stream can make; ``settings`` replace defaults.
 
+    The distortion is ``worst_3``: what a stream spends depends on its price, and the noise of a
+    camera must not reach that by adding up over slots.
+
     Raises:
         SettingsError: a value is out of its range.
     """
     defaults: dict[str, Any] = {
         "select": "rate_distortion",
+        "distortion": "worst_3",
         "direction": "hold",
         "predict": "still",
         "token_price": TOKEN_PRICE,

@@ -1,5 +1,6 @@
 """The contract on disk: names, fingerprints, checks, atomic replacement."""
 
+import hashlib
 import json
 import os
 import struct
@@ -180,6 +181,20 @@ def test_the_fingerprint_covers_every_setting() -> None:
 def test_the_default_fingerprint_outlives_releases() -> None:
     # Changes with ALGORITHM_VERSION or the settings alone: then all assets are made again.
     assert AssetConfig().fingerprint == "1c589e511d8a6fc6"
+
+
+def test_assets_of_another_sharp_are_made_again() -> None:
+    """Its rule is part of the fingerprint; what does not use it keeps the one it had."""
+
+    def without_rules(config: AssetConfig) -> str:
+        content = {"algorithm_version": ALGORITHM_VERSION, **config.to_dict()}
+        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    sharp = AssetConfig(select="rate_distortion")
+    assert sharp.fingerprint != without_rules(sharp)
+    for config in (AssetConfig(), AssetConfig(select="rate_distortion", distortion="worst_3")):
+        assert config.fingerprint == without_rules(config)
 
 
 def test_whole_numbers_and_floats_are_one_setting() -> None:

@@ -7,8 +7,10 @@ below 2^24, where float32 is exact: the result does not depend on threads, on th
 or on the library that multiplies.
 
 ``distortions`` turns them into what a selection minimises. The plain mean lets broad changes that
-matter little (waves, grain) outbid small ones; ``sharp`` judges a cell by its worst quarter and
-lets large differences weigh more than in proportion. ``docs/selection.md`` has the measurements.
+matter little (waves, grain) outbid small ones; ``worst_3`` judges a cell by its worst quarter and
+lets large differences weigh more than in proportion. ``sharp`` is the sum of the two: the mean
+decides about small differences, and the worst quarter about large ones. ``docs/selection.md`` has
+the measurements.
 
 Axis letters: n cells or quarters, S source slots, W target slots, f features of one of them.
 """
@@ -19,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cv_reader.select.config import SHARP_GREY_LEVELS
 from cv_reader.select.rate_distortion.clip import (
     CELL_WEIGHT,
     CHROMA_PX,
@@ -42,21 +45,30 @@ class Measure(NamedTuple):
     Attributes:
         parts: parts along a side of a cell that are judged, and moved, alone; the worst one counts.
         power: power of the mean squared difference.
+        unit: mean squared difference that its power leaves as it is.
+        adds_mean: the mean squared difference of the whole cell, moved as one, is added.
+        noise: mean squared difference that, in one slot, is no reason to keep a cell at another
+            slot than every fourth. Two encodings by x264 at CRF 23 differ by 1 to 8, parts of cells
+            by more. 0 = every difference counts.
     """
 
     parts: int
     power: float
+    unit: float = 100.0
+    adds_mean: bool = False
+    noise: float = 36.0
 
 
 MEASURES = MappingProxyType(
     {
-        "mean": Measure(1, 1.0),
+        "sharp": Measure(2, 3.0, unit=SHARP_GREY_LEVELS**2, adds_mean=True, noise=25.0),
+        "mean": Measure(1, 1.0, noise=0.0),
         "power_1.5": Measure(1, 1.5),
         "power_2": Measure(1, 2.0),
         "power_3": Measure(1, 3.0),
         "worst": Measure(2, 1.0),
         "worst_2": Measure(2, 2.0),
-        "sharp": Measure(2, 3.0),
+        "worst_3": Measure(2, 3.0),
     }
 )
 
@@ -73,9 +85,6 @@ _GROUP_CELLS = 8
 
 _CELL_SAMPLES = LUMA_PX**2 + 2 * CHROMA_PX**2
 """Samples that describe a cell."""
-
-_MEAN_UNIT = 100.0
-"""Mean squared difference (10 grey levels) at which all powers agree."""
 
 
 def squared_distances(
@@ -272,23 +281,31 @@ def level_distortion(mean_square: float, measure: Measure) -> float:
     """Return the distortion of a cell that differs by the same amount everywhere."""
     parts = measure.parts**2
     squared = np.full((parts, 1, 1), mean_square * CELL_WEIGHT / parts, np.float32)
-    return float(distortions(squared, measure)[0, 0, 0])
+    whole = np.full((1, 1, 1), mean_square * CELL_WEIGHT, np.float32)
+    return float(distortions(squared, measure, whole)[0, 0, 0])
 
 
-def distortions(squared: Distances, measure: Measure) -> Distances:
+def distortions(squared: Distances, measure: Measure, whole: Distances | None = None) -> Distances:
     """Return what a selection minimises: float32 (cells, ...), from ``squared_distances``.
 
-    The unit is a mean squared difference; powers are scaled so that 10 grey levels count alike.
+    The unit is a mean squared difference.
+
+    Args:
+        squared: of the parts of cells that the measure judges.
+        measure: which.
+        whole: of whole cells, where the measure adds their mean.
     """
     weight = np.float32(CELL_WEIGHT // measure.parts**2)
     if measure.parts > 1:
         squared = squared.reshape(-1, measure.parts**2, *squared.shape[1:]).max(axis=1)
     means = squared / weight
-    if measure.power == 1:
-        return means
-    relative = means / np.float32(_MEAN_UNIT)
-    if measure.power == 1.5:
-        return means * np.sqrt(relative)
-    for _ in range(int(measure.power) - 1):
-        means *= relative
+    if measure.power != 1:
+        relative = means / np.float32(measure.unit)
+        if measure.power == 1.5:
+            means *= np.sqrt(relative)
+        for _ in range(int(measure.power) - 1):
+            means *= relative
+    if measure.adds_mean:
+        assert whole is not None
+        means += whole / np.float32(CELL_WEIGHT)
     return means

@@ -16,6 +16,7 @@ from cv_reader.select.rate_distortion.distances import (
     MEASURES,
     NOTHING_NEW,
     Distances,
+    Measure,
     level_distortion,
 )
 from cv_reader.select.rate_distortion.exchange import exchanged
@@ -47,10 +48,6 @@ from cv_reader.select.rate_distortion.windows import (
 _PEAK = 255.0
 _STEEP_RATIO = 1.5
 _PREFERRED_SLOTS = 4
-_NOISE = 36.0
-"""Mean squared difference (6 grey levels) that, in one slot, is no reason to keep a cell at another
-slot than every fourth. Two encodings by x264 at CRF 23 differ by 1 to 8, parts of cells by more."""
-
 _WINDOWS_RATIO, _WINDOWS_POWERS = 1.25, (-1.0, -1 / 3, 1 / 3, 1.0)
 """Prices of long clips that are solved together, around the one that is expected."""
 
@@ -92,6 +89,10 @@ class Solver:
         return sorted({*whole, *([0] if self.config.keep_uniform_first else [])})
 
     @property
+    def _measure(self) -> Measure:
+        return MEASURES[self.config.distortion]
+
+    @property
     def outside(self) -> int:
         """Return how many units outside the picture are kept with whole slots."""
         return len(self.config.full_slots) * self.units.num_outside
@@ -113,9 +114,9 @@ class Solver:
     @property
     def least_price(self) -> float:
         """Return the price below which differences are noise."""
-        if self.config.distortion == "mean":
+        if not self._measure.noise:
             return LEAST_PRICE
-        return rounded(level_distortion(NOTHING_NEW, MEASURES[self.config.distortion]))
+        return rounded(level_distortion(NOTHING_NEW, self._measure))
 
     def kept_at(self, costs: Spans, price: float) -> Cells:
         """Return the units that are kept where a cell costs ``price``: bool (W, n)."""
@@ -269,7 +270,7 @@ class Solver:
 
     def _highest_sum(self) -> float:
         """Return the most that a cell can differ from something else in a window of slots."""
-        most = level_distortion(_PEAK**2, MEASURES[self.config.distortion])
+        most = level_distortion(_PEAK**2, self._measure)
         return most * WINDOW_SLOTS * float(self.weights.max())
 
     def walk(self, prices: Sequence[float], units: Units) -> list[tuple[Cells, Distances]]:
@@ -303,8 +304,8 @@ class Solver:
         slots = slots or slice(0, window.between.shape[1])
         forced = [slot - slots.start for slot in self.forced if slots.start <= slot < slots.stop]
         keeping = np.zeros(window.between.shape[1], np.float32)
-        if self.config.distortion != "mean":
-            noise = level_distortion(_NOISE, MEASURES[self.config.distortion])
+        if self._measure.noise:
+            noise = level_distortion(self._measure.noise, self._measure)
             keeping[np.arange(len(keeping)) % _PREFERRED_SLOTS > 0] = self.unit_price(noise)
         costs = segments(
             self._weighted(window.between, slots),

@@ -147,11 +147,29 @@ def _with_grey(
     clip: SmallClip, line: int, slots: slice, measure: Measure, follow: int, shown: Slots | None
 ) -> tuple[Distances, Distances]:
     """Return the distortions of a row of cells: of what was before, (w, c, W), and (w, W, W)."""
+    kinds = (measure.parts, 1) if measure.adds_mean else (measure.parts,)
+    squared = [_squared(clip, line, slots, parts, follow, shown) for parts in kinds]
+    found = distortions(squared[0], measure, squared[-1])
+    ways = 0 if shown is None else len(shown)
+    if shown is not None and (shown != NO_SLOT).all():
+        return found[:, :ways], found[:, ways:]
+    plain = [grey_distances(clip, line, slots, parts=parts) for parts in kinds]
+    grey = distortions(plain[0], measure, plain[-1])[:, None]
+    if shown is None:
+        return grey, found
+    is_grey = (shown == NO_SLOT).T[..., None]
+    return np.where(is_grey, grey, found[:, :ways]), found[:, ways:]
+
+
+def _squared(
+    clip: SmallClip, line: int, slots: slice, parts: int, follow: int, shown: Slots | None
+) -> Distances:
+    """Return the squared differences of a row of cells or their quarters, motion followed."""
     squared = squared_distances(
         clip,
         line,
         slots,
-        parts=measure.parts,
+        parts=parts,
         follow=follow,
         half=not isinstance(clip, FollowedClip),
         carried=None if shown is None else np.maximum(shown, 0),
@@ -159,16 +177,8 @@ def _with_grey(
     if isinstance(clip, FollowedClip):
         # What was carried in came from slots that no chain of the window leads to.
         among = squared[:, 0 if shown is None else len(shown) :]
-        follow_vectors(clip, line, slots, among, parts=measure.parts)
-    found = distortions(squared, measure)
-    ways = 0 if shown is None else len(shown)
-    if shown is not None and (shown != NO_SLOT).all():
-        return found[:, :ways], found[:, ways:]
-    grey = distortions(grey_distances(clip, line, slots, parts=measure.parts), measure)[:, None]
-    if shown is None:
-        return grey, found
-    is_grey = (shown == NO_SLOT).T[..., None]
-    return np.where(is_grey, grey, found[:, :ways]), found[:, ways:]
+        follow_vectors(clip, line, slots, among, parts=parts)
+    return squared
 
 
 def _cells_of(carried: Slots, clip: SmallClip, units: Units) -> Slots:

@@ -117,7 +117,9 @@ def _topk(**settings: Any) -> Mapping[str, Any]:
 
 
 def _rate_distortion(**settings: Any) -> Mapping[str, Any]:
-    return MappingProxyType({"select": "rate_distortion", **settings})
+    # The distortion that the study was made with; it was called "sharp", and the default, then.
+    fixed = {"select": "rate_distortion", "distortion": "worst_3"}
+    return MappingProxyType({**fixed, **settings})
 
 
 ARMS: Mapping[str, Arm] = MappingProxyType(

@@ -159,7 +159,7 @@ def test_a_quality_is_met_without_repeats_where_that_is_possible(quality_db: flo
     assert not found.gains.any()
 
 
-@pytest.mark.parametrize("distortion", ["sharp", "worst_2"])
+@pytest.mark.parametrize("distortion", ["sharp", "worst_3"])
 @pytest.mark.parametrize("direction", ["hold", "nearest"])
 def test_noise_does_not_decide(distortion: str, direction: str) -> None:
     config = replace(CONFIG, distortion=distortion, direction=direction, num_images=6)
@@ -285,3 +285,18 @@ def test_what_fills_the_rest_never_makes_a_held_clip_worse() -> None:
 def test_a_quality_of_long_clips_is_refused() -> None:
     with pytest.raises(SettingsError, match="quality_db must be 0 where sequence_length"):
         replace(CONFIG, sequence_length=128, quality_db=30.0)
+
+
+@pytest.mark.parametrize("is_later", [False, True])
+def test_sharp_is_the_mean_and_a_part_of_the_worst_quarter(is_later: bool) -> None:
+    """Cells that show grey, cells that were kept before, and slots of the window."""
+    clip, config = _clip(_moving()), replace(CONFIG, predict="search")
+    units, slots = Units.of(clip, 1), slice(4, 9)
+    carried = np.arange(units.num_inside)[None] % 5 - 1 if is_later else None
+    sharp, mean, worst = (
+        cell_window(clip, units, slots, config, measure=MEASURES[name], carried=carried)
+        for name in ("sharp", "mean", "worst_3")
+    )
+    for found, plain, steep in zip(sharp[:2], mean[:2], worst[:2], strict=True):
+        assert np.allclose(found, plain + steep * (100 / 400) ** 2, rtol=1e-5)
+        assert (steep > plain).any()

@@ -184,6 +184,8 @@ def test_grey_is_the_middle_of_all_planes(clip: SmallClip) -> None:
 def test_measures_agree_at_ten_grey_levels_and_part_above() -> None:
     ten, forty = np.full((4, 1, 1), 48 * 100.0, np.float32), np.full((4, 1, 1), 48 * 1600.0, "f4")
     for measure in MEASURES.values():
+        if measure.adds_mean:
+            continue
         parts = measure.parts**2
         scale = 4 / parts
         assert distortions(ten[:parts] * scale, measure).tolist() == [[[100.0]]]
@@ -196,3 +198,13 @@ def test_measures_agree_at_ten_grey_levels_and_part_above() -> None:
 def test_the_worst_quarter_counts() -> None:
     quarters = np.array([0, 48, 96, 480], np.float32).reshape(4, 1, 1)
     assert distortions(quarters, Measure(2, 1.0)).tolist() == [[[10.0]]]
+
+
+def test_sharp_adds_the_mean_and_the_worst_quarter_to_the_third_power() -> None:
+    """The unit of the power is 20 grey levels; the whole cell may fit better moved as one, or worse
+    than its quarters moved alone: it is compared by itself."""
+    quarters = 48 * np.array([0, 100, 800, 400], np.float32).reshape(4, 1, 1)
+    whole = np.full((1, 1, 1), 192 * 350.0, np.float32)
+    found = distortions(quarters, MEASURES["sharp"], whole)
+    assert found.tolist() == [[[350.0 + 800 * (800 / 400) ** 2]]]
+    assert level_distortion(400.0, MEASURES["sharp"]) == 800.0
