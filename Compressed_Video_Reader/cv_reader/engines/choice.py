@@ -17,6 +17,12 @@ _PLACES = ("dataset_path", "video_root", "out_root", "out_image_root", "visidx_r
 """Arguments of commands that name files and folders which every node must see."""
 
 
+_AT_LEAST_0 = (
+    *("num_workers", "timeout_seconds", "memory_limit_mib", "maxtasks_per_child"),
+    *("max_samples", "max_tries"),
+)
+
+
 def add_scheduler_arguments(parser: argparse.ArgumentParser) -> None:
     """Add where tasks run."""
     group = parser.add_argument_group("engine")
@@ -61,6 +67,9 @@ def check_engine(args: argparse.Namespace) -> None:
     Raises:
         SettingsError: It is not installed, not reachable, or its settings make no sense.
     """
+    for name in _AT_LEAST_0:
+        if not getattr(args, name, 0) >= 0:
+            raise SettingsError(f"--{name} must be at least 0, got {getattr(args, name):g}")
     if args.engine != "local":
         if args.task_cpus < 0 or args.task_memory_mib < 0:
             raise SettingsError(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -42,8 +43,8 @@ _ONE_BY_ONE, _SPANS_AT_ONCE = ("hf", *READ_ONLY), 16
 """Schemes whose library fetches several spans one after the other, or without a bound."""
 _NO_CREDENTIALS = ("NoCredentialsError", "DefaultCredentialsError", "LocalTokenNotFoundError")
 _PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
-_AGAIN_STATUSES = (408, 425, 429)
-_TIMES = ("LastModified", "mtime", "updated", "created")
+_AGAIN_STATUSES, _MISSING_STATUSES = (408, 425, 429), (404, 410)
+_TIMES = ("LastModified", "mtime", "updated", "created", "Last-Modified")
 _TAGS = ("ETag", "etag", "blob_id", "generation")
 
 
@@ -147,9 +148,10 @@ def with_retries(address: str, call: Callable[[], T], max_tries: int = MAX_TRIES
     for number in range(1, max_tries + 1):
         try:
             found = call()
-        except Exception as error:
-            if not _is_of_transfer(error):
+        except Exception as raised:
+            if not _is_of_transfer(raised):
                 raise
+            error = _told(raised, address)
             final = _final(error, address)
             if final is None and number == max_tries:
                 said = error_text(error)
@@ -172,7 +174,13 @@ def _is_of_transfer(error: Exception) -> bool:
     return isinstance(error, OSError) or library in _LIBRARIES
 
 
-def _final(error: Exception, address: str) -> OSError | None:
+def _told(error: Exception, address: str) -> BaseException:
+    """Return what a web server told, where fsspec calls any failure a missing file."""
+    cause = error.__cause__ if isinstance(error, FileNotFoundError) and is_web(address) else None
+    return cause if cause and getattr(cause, "status", 0) not in _MISSING_STATUSES else error
+
+
+def _final(error: BaseException, address: str) -> OSError | None:
     """Return what to raise for an error that no further try can change."""
     if type(error).__name__ in _NO_CREDENTIALS:
         return NoCredentialsError(f"{address}: no credentials were found ({error_text(error)})")
@@ -221,8 +229,9 @@ def _mtime_ns(info: dict[str, Any]) -> int:
     """Return the time of the last change, to the microsecond; 0 where it is not told."""
     found = next((info[name] for name in _TIMES if info.get(name)), 0)
     if isinstance(found, str):
+        parse = parsedate_to_datetime if "," in found else datetime.fromisoformat
         try:
-            found = datetime.fromisoformat(found.replace("Z", "+00:00"))
+            found = parse(found.replace("Z", "+00:00"))
         except ValueError:
             return 0
     if isinstance(found, datetime):

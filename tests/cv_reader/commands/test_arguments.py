@@ -176,3 +176,18 @@ def test_a_negative_number_of_threads_is_refused() -> None:
     required = ["--jsonl", "x", "--out_root", "x", "--num_threads", "-1"]
     with pytest.raises(SettingsError, match="--num_threads must be at least 0"):
         read_options_from(PARSERS["precompute"]().parse_args(required))
+
+
+@pytest.mark.parametrize(
+    "flag",
+    ["--num_workers", "--timeout_seconds", "--memory_limit_mib", "--max_samples", "--max_tries"],
+)
+def test_numbers_below_0_are_refused_before_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    data = tmp_path / "v.jsonl"
+    data.write_text('{"video": "clip.mp4"}\n')
+    arguments = ["--jsonl", str(data), "--out_root", str(tmp_path / "out"), flag, "-1"]
+    assert precompute.main(arguments) == 2
+    assert f"{flag} must be at least 0, got -1" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

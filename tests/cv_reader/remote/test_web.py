@@ -2,7 +2,7 @@
 
 import re
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,7 +22,12 @@ PART_BYTES = 1 << 10
 
 @contextmanager
 def _server(
-    content: bytes, *, has_ranges: bool, sent: list[int], told: int | None = None
+    content: bytes,
+    *,
+    has_ranges: bool,
+    sent: list[int],
+    told: int | None = None,
+    statuses: Sequence[int] = (),
 ) -> Generator[str]:
     """Serve one file under every name.
 
@@ -31,7 +36,9 @@ def _server(
         has_ranges: whether parts are served.
         sent: gets the size of each body.
         told: size that is told before the file is asked for; None = the true one.
+        statuses: of the first answers, which have no content.
     """
+    first = iter(statuses)
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *_: object) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -44,8 +51,8 @@ def _server(
             self._answer(with_body=True)
 
         def _answer(self, *, with_body: bool) -> None:
-            if "none" in self.path:
-                self.send_error(404)
+            if "none" in self.path or (status := next(first, 0)):
+                self.send_error(404 if "none" in self.path else status)
                 return
             span = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range") or "")
             body, status = content, 200
@@ -54,6 +61,7 @@ def _server(
             self.send_response(status)
             length = len(body) if with_body or told is None else told
             self.send_header("Content-Length", str(length))
+            self.send_header("Last-Modified", "Sun, 29 Nov 2026 12:00:00 GMT")
             self.end_headers()
             if with_body:
                 sent.append(len(body))
@@ -131,3 +139,25 @@ def test_a_file_that_is_too_large_is_refused_before_and_while_it_comes(
         ):
             pass
         assert not [p for p in (tmp_path / "files").iterdir() if p.name[:5] != ".lock"]
+
+
+def test_a_server_that_is_away_is_asked_again_and_is_no_missing_file(
+    clip: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "FIRST_WAIT_SECONDS", 0.001)
+    sent = list[int]()
+    # The library asks twice (HEAD, GET) before it says that there is no such file.
+    with _server(clip, has_ranges=True, sent=sent, statuses=[503, 503, 500, 502]) as address:
+        file = look_up(f"{address}/clip.mp4")
+        assert (file.size_bytes, file.mtime_ns) == (len(clip), 1795953600 * 10**9)
+    for statuses, reason in (([503] * 10, "failed 5 times.*503"), ([403] * 2, "answers 403")):
+        with _server(clip, has_ranges=True, sent=sent, statuses=statuses) as address:
+            with pytest.raises(OSError, match=rf"clip.mp4: .*{reason}") as raised:
+                look_up(f"{address}/clip.mp4")
+            assert not isinstance(raised.value, FileNotFoundError)
+    with (
+        pytest.raises(VideoError, match=r"clip.mp4: failed 5 times.*[Cc]onnect"),
+        RemoteReading(cache=LocalCache(tmp_path, 10**7)).local_video(Path(f"{address}/clip.mp4")),
+    ):
+        pass
+    assert sent == []
