@@ -96,6 +96,11 @@ def plan_streams(data_args: DataArguments, args: LlavaTrainingArguments) -> Stre
             "--lengths_file is of numbered entries, and a stream has none; leave it out, or leave "
             "streaming out"
         )
+    if args.ignore_data_skip:
+        raise ValueError(
+            "--ignore_data_skip has no meaning where data is streamed: a resumed run continues "
+            "with the next rows without reading those before them; leave it out"
+        )
     if args.balance_lengths and args.should_log:
         logger.info("lengths of streamed samples are unknown: --balance_lengths has no effect")
     return StreamPlan(

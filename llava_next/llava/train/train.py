@@ -20,6 +20,7 @@ from transformers import PrinterCallback, ProgressCallback, set_seed
 from llava.data.collator import Collator
 from llava.data.dataset import SupervisedDataset
 from llava.data.records import RecordError
+from llava.data.sources.streams import StreamError
 from llava.data.streamed import StreamedDataset, is_streamed
 from llava.model.adapters import LoraSettings, add_adapters, quantise_decoder
 from llava.model.assemble import load_model
@@ -239,7 +240,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Data workers that the garbage collector finds, not their last user, take seconds to end.
         traceback.clear_frames(error.__traceback__)
         return FAILED_SAMPLES
-    except (TooManyBadSamples, CheckpointError, DivergedRunError) as error:
+    except (TooManyBadSamples, CheckpointError, DivergedRunError, StreamError) as error:
         logger.error("error: %s", error)
         return FAILED_SAMPLES
     return OK

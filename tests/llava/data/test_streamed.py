@@ -14,7 +14,7 @@ from llava.data import streamed
 from llava.data.records import RecordError
 from llava.data.sources.entry_index import FileKey
 from llava.data.sources.passes import Reader, StreamPasses
-from llava.data.sources.streams import RowStream
+from llava.data.sources.streams import RowStream, StreamError
 from llava.data.streamed import StreamBatches, StreamedDataset, StreamPlan
 from llava.model.tiny import tiny_tokenizer
 from llava.visual.config import VisualConfig
@@ -101,7 +101,7 @@ def test_shuffling_mixes_shards_within_a_block_and_differs_from_pass_to_pass() -
 
 
 def test_a_reader_without_rows_says_so() -> None:
-    with pytest.raises(RecordError, match=r"lab/made has no rows for reader 3 of 3; use fewer"):
+    with pytest.raises(StreamError, match=r"lab/made has no rows for reader 3 of 3; use fewer"):
         _passes(_stream([2]), 2, 3).next_row()
 
 

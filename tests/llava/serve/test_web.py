@@ -138,6 +138,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
     folder = tmp_path_factory.mktemp("web")
     write_tiny_checkpoint(folder / "model", seed=3)
     write_video(folder / "a.mp4", moving_square(50, 96, 128, (1, 1)))
+    write_video(folder / "a.avi", moving_square(50, 96, 128, (1, 1)))
     (folder / "broken.mp4").write_bytes(b"no video" * 100)
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
@@ -212,9 +213,20 @@ def test_a_browser_talks_about_a_video(
     assert (tmp_path / "talk.png").stat().st_size > 10_000
     page.set_input_files("#file", folder / "broken.mp4")
     page.wait_for_selector("#state.failed:has-text('cannot be read')")
+    page.wait_for_selector("#player", state="hidden")
+    page.screenshot(path=tmp_path / "broken.png", full_page=True)
     page.fill("#question", "What is this?")
     page.click("#ask")
     page.wait_for_selector(".failed .took:has-text('cannot be read')")
+    # A codec that the server reads and the browser does not play: the time line alone is shown.
+    page.set_input_files("#file", folder / "a.avi")
+    page.wait_for_selector("#told:has-text('codec: 128 visual tokens')")
+    page.wait_for_selector("#unplayable:not([hidden])")
+    assert page.locator("#stage").is_hidden() and page.locator("#line").is_visible()
+    page.locator("#line").focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector("#moment:has-text('picture 2 of ')")
+    page.screenshot(path=tmp_path / "unplayable.png", full_page=True)
     assert failures == []
     page.close()
 

@@ -1,6 +1,7 @@
 """Training on streams: an interrupted run equals an undisturbed one, on one rank and on two."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -178,6 +179,27 @@ def test_bad_rows_are_skipped_listed_once_and_limited(
     assert train(tmp_path / "limit", **{**flags, "max_bad_fraction": 0.01}) == 1
 
 
+def test_a_shard_that_cannot_be_read_on_ends_the_run_which_continues_when_it_is_repaired(
+    train: Callable[..., int], material: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    flags = {**OPTIONS, "shuffle_buffer": 1, "image_folder": material, "save_steps": 1}
+    flags |= {"data_path": material / "parts", "streaming": True, "on_bad_sample": "skip"}
+    assert train(tmp_path / "whole", **flags) == 0
+    last = material / "parts" / "3.parquet"
+    content, stat = last.read_bytes(), last.stat()
+    damaged = bytearray(content)
+    damaged[4 : len(content) // 2] = bytes(len(content) // 2 - 4)
+    last.write_bytes(damaged)
+    os.utime(last, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert train(tmp_path / "torn", **flags) == 1
+    assert "the stream cannot be read on" in caplog.text and "--on_bad_sample" not in caplog.text
+    last.write_bytes(content)
+    os.utime(last, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    again = {**flags, "resume_from_checkpoint": "auto", "resume_with_changes": True}
+    assert train(tmp_path / "torn", **again) == 0
+    assert_equal_runs(tmp_path / "whole", tmp_path / "torn")
+
+
 def test_what_needs_a_length_is_refused_by_name(
     train: Callable[..., int], material: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -185,6 +207,7 @@ def test_what_needs_a_length_is_refused_by_name(
     for flags, message in (
         ({"max_steps": -1}, "--max_steps is required where data is streamed"),
         ({"lengths_file": tmp_path / "l.npz"}, "--lengths_file is of numbered entries"),
+        ({"ignore_data_skip": True}, "--ignore_data_skip has no meaning where data is streamed"),
         ({"shuffle_buffer": 0}, "--shuffle_buffer must be 1 or more, got 0"),
         ({"data_path": material / "none.parquet"}, "none.parquet cannot be read: it does not"),
         (

@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from llava.data.records import RecordError
 from llava.data.sources.opening import EntrySource
-from llava.data.sources.streams import RowStream
+from llava.data.sources.streams import RowStream, StreamError
 
 _MAX_BLOCK_BYTES = 1 << 28
 """A block is closed early where its rows are large, for example by pictures."""
@@ -81,7 +80,7 @@ class StreamPasses:
             state: result of ``state``.
 
         Raises:
-            RecordError: as ``next_row``.
+            StreamError: as ``next_row``.
         """
         self._stream, self._reader, self._block_rows = stream, reader, block_rows
         self._block: list[tuple[int, int, dict[str, Any]]] = []
@@ -105,7 +104,7 @@ class StreamPasses:
         """Return the next row.
 
         Raises:
-            RecordError: The stream cannot be read on, or has nothing for this reader.
+            StreamError: The stream cannot be read on, or has nothing for this reader.
         """
         if not self._block:
             self._fill()
@@ -150,7 +149,7 @@ class StreamPasses:
                 self._next_block += 1
                 return
             self._start_pass(self._pass + 1)
-        raise RecordError(
+        raise StreamError(
             f"stream {self._stream.path} has no rows for reader {self._reader.number + 1} of "
             f"{self._reader.readers}; use fewer ranks, or fewer --dataloader_num_workers"
         )

@@ -41,6 +41,10 @@ _KEY, _PLACE = "__key__", "__url__"
 """Columns that the library gives to samples of WebDataset."""
 
 
+class StreamError(ValueError):
+    """A stream cannot be read on; the message names data set, shard and row."""
+
+
 @dataclass(frozen=True)
 class RowStream:
     """A data set that is read in passing.
@@ -69,7 +73,7 @@ class RowStream:
         """Read the raw rows of a shard in order, from row ``start`` (counted from 0) on.
 
         Raises:
-            RecordError: The shard is damaged or cannot be reached; the message names it.
+            StreamError: The shard is damaged or cannot be reached; the message names it.
         """
         import pyarrow
         from datasets.exceptions import DatasetsError
@@ -86,8 +90,9 @@ class RowStream:
                 yield rows_of(table)[0]
                 row += 1
         except (OSError, ValueError, pyarrow.ArrowException, DatasetsError) as error:
-            raise RecordError(
-                f"{self.where(shard, row)}: the stream cannot be read on: {error}"
+            raise StreamError(
+                f"{self.where(shard, row)}: the stream cannot be read on: {error}; repair it, then "
+                "continue with --resume_from_checkpoint auto"
             ) from error
 
     def entry(self, row: dict[str, Any], where: str) -> Any:

@@ -161,11 +161,10 @@ function show(file, kind = file.type.startsWith("image/") ? "image" : "video") {
     return;
   }
   shown = { kind, file, url: null };
-  byId("player").hidden = kind !== "video";
   byId("picture").hidden = kind === "video";
   const local = URL.createObjectURL(file);
-  if (kind === "video") player.load(local);
-  else byId("picture").src = local;
+  player.load(kind === "video" ? local : null);
+  if (kind !== "video") byId("picture").src = local;
   startOver();
   prepare();
 }
@@ -359,9 +358,7 @@ byId("images").oninput = () => {
 };
 byId("stop").onclick = () => running?.abort();
 byId("new").onclick = startOver;
-byId("video").onerror = () => {
-  if (byId("video").error) byId("moment").textContent = "this browser cannot play the file";
-};
+byId("picture").onerror = () => (byId("picture").hidden = true);
 document.onkeydown = (event) => event.key === "Escape" && running?.abort();
 byId("question").onkeydown = (event) => {
   if (event.key === "Enter" && !event.shiftKey) {

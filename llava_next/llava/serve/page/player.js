@@ -7,15 +7,34 @@ const video = byId("video"), kept = byId("kept"), line = byId("line");
 const SAME_PICTURE_SECONDS = 0.002;
 let slots = []; // [{seconds, cells}], ascending
 let grid = 1;
+let at = 0; // the moment that is shown of a video that the browser cannot play
 
 export function clock(seconds) {
   const minutes = Math.floor(seconds / 60);
   return `${minutes}:${(seconds - 60 * minutes).toFixed(1).padStart(4, "0")}`;
 }
 
+// Shows a video as soon as something of it can be shown; null shows none.
 export function load(url) {
+  at = 0;
+  if (url) video.src = url; else video.removeAttribute("src");
+  video.load();
   show(null);
-  video.src = url;
+}
+
+function isPicture() {
+  return !video.error && video.videoWidth > 0;
+}
+
+// Hides what has nothing to show: the picture, and all of it where the server could not read it either.
+function arrange() {
+  byId("stage").hidden = byId("controls").hidden = !isPicture();
+  byId("unplayable").hidden = !video.error || !slots.length;
+  byId("player").hidden = !isPicture() && !slots.length;
+}
+
+function moment() {
+  return isPicture() ? video.currentTime : at;
 }
 
 // Takes what the server tells of the video; null while it is not known.
@@ -26,7 +45,9 @@ export function show(described) {
 }
 
 export function seek(seconds) {
-  video.currentTime = seconds + SAME_PICTURE_SECONDS;
+  at = seconds;
+  if (isPicture()) video.currentTime = seconds + SAME_PICTURE_SECONDS;
+  else draw();
 }
 
 export function isPlayable() {
@@ -115,7 +136,8 @@ function drawLine(seconds) {
   context.fillRect(Math.min(seconds / end, 1) * (width - 2), 0, 2, height);
 }
 
-function draw(seconds = video.currentTime) {
+function draw(seconds = moment()) {
+  arrange();
   drawKept(seconds);
   drawLine(seconds);
   const slot = slots[slotAt(seconds)];
@@ -136,11 +158,12 @@ function follow(_, frame) {
 }
 
 function toggle() {
+  if (!isPicture()) return;
   if (video.paused) video.play().catch(() => {}); else video.pause();
 }
 
 function step(places) {
-  const next = slotAt(video.currentTime) + places;
+  const next = slotAt(moment()) + places;
   if (slots.length) seek(slots[Math.min(Math.max(next, 0), slots.length - 1)].seconds);
 }
 
@@ -150,7 +173,8 @@ function seekTo(event) {
 }
 
 if ("requestVideoFrameCallback" in video) video.requestVideoFrameCallback(follow);
-for (const name of ["seeked", "loadedmetadata", "loadeddata", "play", "pause", "timeupdate", "ended"]) {
+for (const name of ["seeked", "loadedmetadata", "loadeddata", "play", "pause", "timeupdate", "ended",
+  "emptied", "error"]) {
   video.addEventListener(name, () => draw());
 }
 video.onclick = toggle;

@@ -11,7 +11,7 @@ from PIL import Image
 from llava.data.mixture import Mixture
 from llava.data.records import RecordError, parse_record
 from llava.data.sources.entry_index import FileKey
-from llava.data.sources.streams import RowStream, open_row_stream
+from llava.data.sources.streams import RowStream, StreamError, open_row_stream
 from llava.data.sources.tables import TableName
 from llava.visual.pictures import PictureBytes, load_image
 
@@ -183,5 +183,5 @@ def test_streams_that_cannot_be_read_are_refused_by_name(table: Any, tmp_path: P
     stream = open_row_stream(tmp_path / "late", TableName(), readers=1)
     (tmp_path / "late" / "1.parquet").write_bytes(content[:500])
     assert len(list(stream.rows(0))) == 4
-    with pytest.raises(RecordError, match=r"late, shard 2:1: the stream cannot be read on: "):
+    with pytest.raises(StreamError, match=r"late, shard 2:1: the stream cannot be read on: "):
         list(stream.rows(1))
