@@ -38,6 +38,8 @@
 #define CHROMA_PATCH (CHROMA + 2 * (MAX_FOLLOW / 2))
 #define PITCH 32        /* Samples from one row of a patch to the next. */
 #define MAX_GROUPS 24   /* Groups of four samples of a whole cell: 16 of luma, 4 of each colour. */
+#define QUARTERS 4
+#define BOTH 3          /* Value of parts: the quarters of a cell, and the cell. */
 
 typedef struct {
     const uint8_t *luma, *chroma;      /* (T, height, width), (T, 2, height / 2, width / 2) */
@@ -48,8 +50,14 @@ typedef struct {
     int parts, num_shifts, follow;
     int8_t shifts[MAX_SHIFTS][2];      /* down, right; none first */
     double still;
-    float *out;                        /* (columns * parts * parts, num_sources, num_targets) */
+    float *out;                        /* (columns * units, num_sources, num_targets) */
 } Task;
+
+/* Return how many units of a cell are compared. */
+static int units_of(int parts)
+{
+    return parts == BOTH ? QUARTERS + 1 : parts * parts;
+}
 
 #if HAS_KERNEL
 
@@ -274,24 +282,122 @@ FAST static void run_cell(const Task *task, const Patch *patches, Tile *tiles, f
     run_unit(task, patches, 0, 1, tiles, out);
 }
 
+/*
+ * Write the least distances of one source over some shifts, of the four quarters and of the cell, whose
+ * quarters are shifted alike; only of the units in `written`. Note the greatest of each.
+ */
+FAST static void compare_both(const Patch *patch, const Places *places, int num_shifts,
+                              const Tile *tiles, const Task *task, float *const *out,
+                              const int *written, __m512i *greatest)
+{
+    const int num_groups = MAX_GROUPS / QUARTERS, num_luma = num_groups * 2 / 3;
+    Py_ssize_t num_targets = task->num_targets, num_tiles = (num_targets + LANES - 1) / LANES;
+
+    for (Py_ssize_t first = 0; first < num_targets; first += LANES, tiles++) {
+        __mmask16 mask = num_targets - first < LANES ? (1u << (num_targets - first)) - 1 : 0xffff;
+        __m512i best[QUARTERS + 1], constant[QUARTERS + 1];
+
+        constant[QUARTERS] = _mm512_setzero_si512();
+        for (int unit = 0; unit <= QUARTERS; unit++)
+            best[unit] = _mm512_set1_epi32(INT32_MIN);
+        for (int part = 0; part < QUARTERS; part++) {
+            constant[part]     = _mm512_loadu_si512(tiles[part * num_tiles].constant);
+            constant[QUARTERS] = _mm512_add_epi32(constant[QUARTERS], constant[part]);
+        }
+        for (int number = 0; number < num_shifts; number++) {
+            __m512i sum = _mm512_setzero_si512();
+
+            for (int part = 0; part < QUARTERS; part++) {
+                const __m512i *there = tiles[part * num_tiles].samples;
+                int luma = places[part].luma[number], chroma = places[part].chroma[number];
+                int squares = (&patch->luma_squares[0][0])[luma] +
+                              (&patch->chroma_squares[0][0])[chroma];
+                __m512i both = _mm512_setzero_si512();
+
+                for (int group = num_luma; group < num_groups; group++)
+                    both = _mm512_dpbusd_epi32(
+                        both, there[group],
+                        _mm512_set1_epi32(group_of(patch, luma, chroma, group, 2)));
+                both = _mm512_slli_epi32(both, CHROMA_SHIFT);
+                for (int group = 0; group < num_luma; group++)
+                    both = _mm512_dpbusd_epi32(
+                        both, there[group],
+                        _mm512_set1_epi32(group_of(patch, luma, chroma, group, 2)));
+                both = _mm512_sub_epi32(_mm512_slli_epi32(both, 1), _mm512_set1_epi32(squares));
+                best[part] = _mm512_max_epi32(best[part], both);
+                sum        = _mm512_add_epi32(sum, both);
+            }
+            best[QUARTERS] = _mm512_max_epi32(best[QUARTERS], sum);
+        }
+        for (int unit = 0; unit <= QUARTERS; unit++) {
+            __m512i least = _mm512_sub_epi32(constant[unit], best[unit]);
+
+            greatest[unit] = _mm512_mask_max_epi32(greatest[unit], mask, greatest[unit], least);
+            if (written[unit])
+                _mm512_mask_storeu_ps(out[unit] + first, mask, _mm512_cvtepi32_ps(least));
+        }
+    }
+}
+
+/* Compare a column's quarters and its cell; all quarters of a row come before all cells. */
+FAST static void run_both(const Task *task, const Patch *patches, Py_ssize_t column, Tile *tiles)
+{
+    Py_ssize_t size = task->num_sources * task->num_targets;
+    Py_ssize_t num_tiles = (task->num_targets + LANES - 1) / LANES;
+    __m512i greatest[QUARTERS + 1];
+    int written[QUARTERS + 1], is_moving = task->num_shifts > 1;
+    Places places[QUARTERS];
+
+    for (int part = 0; part < QUARTERS; part++) {
+        find_places(task, part, 2, &places[part]);
+        fill_tiles(task, patches, &places[part], 2, tiles + part * num_tiles);
+    }
+    for (int unit = 0; unit <= QUARTERS; unit++) {
+        greatest[unit] = _mm512_setzero_si512();
+        written[unit]  = 1;
+    }
+    for (int is_last = 0; is_last < 1 + is_moving; is_last++) {
+        for (Py_ssize_t source = 0; source < task->num_sources; source++) {
+            float *out[QUARTERS + 1];
+
+            for (int unit = 0; unit <= QUARTERS; unit++)
+                out[unit] = task->out + source * task->num_targets +
+                            (unit == QUARTERS ? QUARTERS * task->num_columns + column
+                                              : QUARTERS * column + unit) * size;
+            compare_both(patches + source, places, is_last ? task->num_shifts : 1, tiles, task, out,
+                         written, greatest);
+        }
+        if (!is_last)
+            is_moving = 0;
+        for (int unit = 0; unit <= QUARTERS && !is_last && task->num_shifts > 1; unit++) {
+            double still = unit == QUARTERS ? task->still : task->still / QUARTERS;
+
+            written[unit] = _mm512_reduce_max_epi32(greatest[unit]) > still;
+            is_moving |= written[unit];
+        }
+    }
+}
+
 /* Return 0, or -1 where memory is missing. */
 static int run(const Task *task)
 {
     Py_ssize_t num_tiles = (task->num_targets + LANES - 1) / LANES;
     Patch *patches = calloc(task->num_sources, sizeof(*patches));
-    Tile *tiles = aligned_alloc(64, num_tiles * sizeof(*tiles));
-    int num_parts = task->parts * task->parts;
+    int num_units = units_of(task->parts), num_sets = task->parts == BOTH ? QUARTERS : 1;
+    Tile *tiles = aligned_alloc(64, num_sets * num_tiles * sizeof(*tiles));
     float *out = task->out;
 
     if (patches && tiles) {
-        memset(tiles, 0, num_tiles * sizeof(*tiles));
+        memset(tiles, 0, num_sets * num_tiles * sizeof(*tiles));
         for (Py_ssize_t column = 0; column < task->num_columns; column++) {
             for (Py_ssize_t source = 0; source < task->num_sources; source++) {
                 cut_patch(task, task->sources[column * task->num_sources + source],
                           task->first_column + column, patches + source);
-                prepare(patches + source, task->parts, task->follow);
+                prepare(patches + source, task->parts == 1 ? 1 : 2, task->follow);
             }
-            for (int part = 0; part < num_parts; part++) {
+            if (task->parts == BOTH)
+                run_both(task, patches, column, tiles);
+            for (int part = 0; task->parts != BOTH && part < num_units; part++) {
                 if (task->parts == 2)
                     run_quarters(task, patches, part, tiles, out);
                 else
@@ -352,8 +458,8 @@ static const char *check(const Task *task, Py_ssize_t num_slots, const Py_buffer
 {
     Py_ssize_t most = (Py_ssize_t)1 << 20;
 
-    if (task->parts != 1 && task->parts != 2)
-        return "parts must be 1 or 2";
+    if (task->parts < 1 || task->parts > BOTH)
+        return "parts must be 1, 2 or 3";
     if (num_slots < 1 || num_slots > most || task->height < LUMA || task->height > most ||
         task->width < LUMA || task->width > most || task->height % LUMA || task->width % LUMA)
         return "there are no whole cells";
@@ -369,7 +475,7 @@ static const char *check(const Task *task, Py_ssize_t num_slots, const Py_buffer
     if (sources->len != task->num_columns * task->num_sources * (Py_ssize_t)sizeof(int32_t))
         return "sources do not fit the columns";
     if (out->len / (Py_ssize_t)sizeof(float) / task->num_sources / task->num_targets !=
-            task->num_columns * task->parts * task->parts ||
+            task->num_columns * units_of(task->parts) ||
         out->len % ((Py_ssize_t)sizeof(float) * task->num_sources * task->num_targets))
         return "the output does not fit";
     for (Py_ssize_t i = 0; i < task->num_columns * task->num_sources; i++)
@@ -439,6 +545,8 @@ PyMODINIT_FUNC PyInit_distances(void)
     PyObject *module = PyModule_Create(&module_definition);
 
     if (module && PyModule_AddObject(module, "IS_FAST", PyBool_FromLong(is_fast())) < 0)
+        Py_CLEAR(module);
+    if (module && PyModule_AddIntConstant(module, "BOTH", BOTH) < 0)
         Py_CLEAR(module);
     return module;
 }

@@ -115,9 +115,8 @@ def squared_distances(
         whole numbers; n cells, or 4 quarters of each: upper left, upper right, lower left, right.
     """
     if native is not None and native.IS_FAST:
-        return _least_by_kernel(
-            clip, row, slots, parts, shifts(follow, half=half), carried, columns
-        )
+        tried = shifts(follow, half=half)
+        return _least_by_kernel(clip, row, slots, parts, tried, carried, columns)
     samples = _sources(clip, row, slots, carried, follow, columns)
     right = _target(samples, parts, 0 if carried is None else len(carried))
     least = _compared(samples, right, parts)
@@ -136,6 +135,27 @@ def squared_distances(
     return least
 
 
+def quarters_and_cells(
+    clip: SmallClip,
+    row: int,
+    slots: slice,
+    *,
+    follow: int = 0,
+    half: bool = False,
+    carried: Slots | None = None,
+) -> tuple[Distances, Distances]:
+    """Return ``squared_distances`` of the quarters of a row's cells, and of the cells."""
+    if native is not None and native.IS_FAST and (both := getattr(native, "BOTH", 0)):
+        tried = shifts(follow, half=half)
+        found = _least_by_kernel(clip, row, slots, both, tried, carried, slice(None))
+        return found[: 4 * clip.width], found[4 * clip.width :]
+    quarters, cells = (
+        squared_distances(clip, row, slots, parts=parts, follow=follow, half=half, carried=carried)
+        for parts in (2, 1)
+    )
+    return quarters, cells
+
+
 def _least_by_kernel(
     clip: SmallClip,
     row: int,
@@ -145,14 +165,22 @@ def _least_by_kernel(
     carried: Slots | None,
     columns: slice,
 ) -> Distances:
-    """Return what ``squared_distances`` does, by the native reader's kernel."""
+    """Return what ``squared_distances`` does, by the native reader's kernel.
+
+    Args:
+        clip, row, slots, carried, columns: as for ``squared_distances``.
+        parts: 1, 2, or the kernel's ``BOTH``: all quarters, then all cells.
+        tried: shifts, none first.
+    """
     assert native is not None
+    is_both = parts > 2
+    units, smallest = (5, 1) if is_both else (parts**2, parts**2)
     first, last, _ = columns.indices(clip.width)
     targets = np.arange(clip.num_slots, dtype=np.int32)[slots]
     sources = np.broadcast_to(targets, (last - first, len(targets)))
     if carried is not None:
         sources = np.concatenate([carried.T, sources], axis=1)
-    least = np.empty((len(sources) * parts**2, sources.shape[1], len(targets)), np.float32)
+    least = np.empty((len(sources) * units, sources.shape[1], len(targets)), np.float32)
     if least.size:
         native.least_distances(
             np.ascontiguousarray(clip.luma).data,
@@ -164,7 +192,7 @@ def _least_by_kernel(
             (row, first, last - first),
             len(targets),
             parts,
-            _STILL * CELL_WEIGHT / parts**2,
+            _STILL * CELL_WEIGHT / smallest,
         )
     return least
 

@@ -6,7 +6,7 @@ Axis letters: T slots, W slots of a window, n units, c ways in which earlier slo
 units along a side of the square.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from cv_reader.select.rate_distortion.distances import (
     Measure,
     distortions,
     grey_distances,
+    quarters_and_cells,
     squared_distances,
 )
 from cv_reader.select.rate_distortion.followed import follow_vectors
@@ -148,7 +149,7 @@ def _with_grey(
 ) -> tuple[Distances, Distances]:
     """Return the distortions of a row of cells: of what was before, (w, c, W), and (w, W, W)."""
     kinds = (measure.parts, 1) if measure.adds_mean else (measure.parts,)
-    squared = [_squared(clip, line, slots, parts, follow, shown) for parts in kinds]
+    squared = _squared(clip, line, slots, kinds, follow, shown)
     found = distortions(squared[0], measure, squared[-1])
     ways = 0 if shown is None else len(shown)
     if shown is not None and (shown != NO_SLOT).all():
@@ -162,22 +163,31 @@ def _with_grey(
 
 
 def _squared(
-    clip: SmallClip, line: int, slots: slice, parts: int, follow: int, shown: Slots | None
-) -> Distances:
-    """Return the squared differences of a row of cells or their quarters, motion followed."""
-    squared = squared_distances(
-        clip,
-        line,
-        slots,
-        parts=parts,
-        follow=follow,
-        half=not isinstance(clip, FollowedClip),
-        carried=None if shown is None else np.maximum(shown, 0),
-    )
+    clip: SmallClip,
+    line: int,
+    slots: slice,
+    kinds: Sequence[int],
+    follow: int,
+    shown: Slots | None,
+) -> list[Distances]:
+    """Return squared differences of a row, motion followed: of its quarters, cells, or both."""
+    carried = None if shown is None else np.maximum(shown, 0)
+    half = not isinstance(clip, FollowedClip)
+    if len(kinds) > 1:
+        squared = [
+            *quarters_and_cells(clip, line, slots, follow=follow, half=half, carried=carried)
+        ]
+    else:
+        squared = [
+            squared_distances(
+                clip, line, slots, parts=kinds[0], follow=follow, half=half, carried=carried
+            )
+        ]
     if isinstance(clip, FollowedClip):
-        # What was carried in came from slots that no chain of the window leads to.
-        among = squared[:, 0 if shown is None else len(shown) :]
-        follow_vectors(clip, line, slots, among, parts=parts)
+        for parts, one in zip(kinds, squared, strict=True):
+            # What was carried in came from slots that no chain of the window leads to.
+            among = one[:, 0 if shown is None else len(shown) :]
+            follow_vectors(clip, line, slots, among, parts=parts)
     return squared
 
 

@@ -5,6 +5,9 @@ from typing_extensions import Buffer
 IS_FAST: bool
 """Whether this processor has the instructions (AVX-512 VNNI); there is no other way."""
 
+BOTH: int
+"""Value of ``parts``: the quarters of a cell, and the cell; builds of before lack it."""
+
 def least_distances(
     luma: Buffer,
     chroma: Buffer,
@@ -27,12 +30,13 @@ def least_distances(
         chroma: uint8 (T, 2, 4 h, 4 w).
         sources: int32 (columns, S), slots that are shown; the last W of them are the targets.
         shifts: int8 (m, 2), samples down and right, none first; at most 7 each.
-        out: float32 (columns * parts * parts, S, W), written.
+        out: float32 (columns * units, S, W), written; with ``BOTH`` all quarters, then all cells.
         size: (T, 8 h, 8 w).
         place: row of cells, first column, number of columns.
         num_targets: W.
-        parts: 1 for whole cells, 2 for their quarters.
-        still: a unit is shifted where it differs by more than this between any two slots.
+        parts: 1 for whole cells, 2 for their quarters, ``BOTH`` for four quarters and the cell.
+        still: a unit is shifted where it differs by more than this between any two slots; with
+            ``BOTH`` a quarter where it differs by more than a fourth of this.
 
     Raises:
         ValueError: sizes do not fit, or ``IS_FAST`` is false.

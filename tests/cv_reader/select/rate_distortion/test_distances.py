@@ -13,6 +13,7 @@ from cv_reader.select.rate_distortion.distances import (
     distortions,
     grey_distances,
     level_distortion,
+    quarters_and_cells,
     squared_distances,
 )
 
@@ -106,36 +107,55 @@ def kernel() -> Any:
     return found if found.IS_FAST else pytest.skip("this processor lacks AVX-512 VNNI")
 
 
-@pytest.mark.usefixtures("kernel")
-@pytest.mark.parametrize(("follow", "half"), [(0, False), (1, False), (3, True), (7, True)])
-@pytest.mark.parametrize("parts", [1, 2])
-def test_the_kernel_gives_the_numbers_of_numpy(
-    follow: int, half: bool, parts: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(scope="module")
+def moving() -> SmallClip:
     """More slots than the kernel compares at once, of which some cells move and some do not."""
     generator, slots, width = np.random.default_rng(2), 19, 5
     luma = generator.integers(0, 256, (1, 8, 8 * width)).repeat(slots, 0)
     luma[:, :, 12:] = generator.integers(0, 256, luma[:, :, 12:].shape)
     chroma = generator.integers(0, 256, (1, 2, 4, 4 * width)).repeat(slots, 0)
     chroma[9:] = 255 - chroma[9:]
-    clip = SmallClip(
+    return SmallClip(
         luma=luma.astype(np.uint8),
         chroma=chroma.astype(np.uint8),
         rows=slice(0, 1),
         columns=slice(0, width),
         grid=width,
     )
-    carried = generator.integers(0, slots, (3, width))
+
+
+@pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize(("follow", "half"), [(0, False), (1, False), (3, True), (7, True)])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_the_kernel_gives_the_numbers_of_numpy(
+    moving: SmallClip, follow: int, half: bool, parts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slots, generator = moving.num_slots, np.random.default_rng(3)
+    carried = generator.integers(0, slots, (3, moving.width))
 
     def compare() -> list[np.ndarray]:
         ways = ({}, {"columns": slice(1, 3)}, {"carried": carried})
         fixed = {"parts": parts, "follow": follow, "half": half}
-        return [squared_distances(clip, 0, slice(1, slots), **fixed, **way) for way in ways]
+        return [squared_distances(moving, 0, slice(1, slots), **fixed, **way) for way in ways]
 
     found = compare()
     monkeypatch.setattr(distances, "native", None)
     for one, expected in zip(found, compare(), strict=True):
         assert np.array_equal(one, expected)
+
+
+@pytest.mark.parametrize(("follow", "half"), [(0, False), (3, True)])
+@pytest.mark.parametrize("is_later", [False, True])
+def test_quarters_and_cells_are_compared_together(
+    moving: SmallClip, follow: int, half: bool, is_later: bool
+) -> None:
+    """The kernel's common pass against one pass for each; without a kernel they are the same."""
+    carried = np.random.default_rng(3).integers(0, moving.num_slots, (3, moving.width))
+    fixed: dict[str, Any] = {"follow": follow, "half": half}
+    fixed["carried"] = carried if is_later else None
+    found = quarters_and_cells(moving, 0, slice(1, 19), **fixed)
+    for one, parts in zip(found, (2, 1), strict=True):
+        assert np.array_equal(one, squared_distances(moving, 0, slice(1, 19), parts=parts, **fixed))
 
 
 def test_the_kernel_refuses_what_it_could_not_read(clip: SmallClip, kernel: Any) -> None:
@@ -169,7 +189,8 @@ def test_the_kernel_refuses_what_it_could_not_read(clip: SmallClip, kernel: Any)
     refused("output", out=out[:1].copy())
     refused("as many sources", num_targets=SLOTS + 1)
     refused("outside", place=(0, 0, 0), sources=sources[:0])
-    refused("parts", parts=3)
+    refused("output", parts=3)
+    refused("parts", parts=4)
     refused("too large", shifts=np.array([[0, 0], [8, 0]], np.int8))
     refused("none", shifts=np.array([[1, 0]], np.int8))
 
