@@ -45,7 +45,7 @@ from cv_reader.commands.arguments import (
     shard_suffix,
     with_threads,
 )
-from cv_reader.commands.convert.output import TarOutput, add_output_choice
+from cv_reader.commands.convert.output import TarOutput, add_output_choice, refuse_shards
 from cv_reader.commands.progress import (
     Report,
     announce,
@@ -180,6 +180,7 @@ def _shards(
     work: EvaluationRun, args: argparse.Namespace, ledger: Ledger, store: str | None
 ) -> AbstractContextManager[TarOutput | None]:
     if args.output == "folder":
+        refuse_shards(Path(store or work.out_root) / "assets")
         return nullcontext()
     is_current = partial(_is_current, work)
     shards = None if store is None else f"{store}/assets"

@@ -47,7 +47,7 @@ from cv_reader.commands.arguments import (
     shard_suffix,
     with_threads,
 )
-from cv_reader.commands.convert.output import TarOutput, add_output_choice
+from cv_reader.commands.convert.output import TarOutput, add_output_choice, refuse_shards
 from cv_reader.commands.progress import (
     Report,
     announce,
@@ -319,6 +319,7 @@ def _shards(
     stage: Stage2, work: Work, args: argparse.Namespace, ledger: Ledger
 ) -> AbstractContextManager[TarOutput | None]:
     if args.output == "folder":
+        refuse_shards(Path(stage.store or stage.out_image_root) / stage.shard_folder)
         return nullcontext()
     is_current = partial(_is_current, stage, work)
     store = stage.shards and "/".join(filter(None, (stage.shards, stage.shard_folder)))

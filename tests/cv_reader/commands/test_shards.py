@@ -228,7 +228,7 @@ def test_a_key_with_a_number_sign_is_refused_before_work(
 SIZE = ["--square_size", "64", "--num_images", "2", "--seq_len_frames", "8"]
 
 
-def _precompute(data: Path, out: Path, *extra: str) -> int:
+def _precompute(data: Path, out: Path | str, *extra: str) -> int:
     arguments = ["--jsonl", str(data), "--out_root", str(out), *SIZE, "--output", "tar"]
     return precompute.main([*arguments, "--shard_samples", "3", *extra])
 
@@ -250,6 +250,7 @@ def _contents(out: Path) -> dict[str, bytes]:
     return _tree(out / "assets")
 
 
+@pytest.mark.usefixtures("own_cache")
 def test_a_run_packs_what_it_finishes(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -275,6 +276,10 @@ def test_a_run_packs_what_it_finishes(
     assert _contents(out) == before
     assert _precompute(data, out, "--topk_mode", "time_bucket") == 2
     assert "topk_mode" in capsys.readouterr().err
+    # Folders beside shards would be second assets of the same keys.
+    for root in (out, f"file://{out}"):
+        assert _precompute(data, root, "--output", "folder") == 2
+        assert f"{root}/assets: holds shards (shard_00000" in capsys.readouterr().err
     assert _contents(out) == before
 
 

@@ -15,14 +15,22 @@ from pathlib import Path
 from typing import Any
 
 from cv_reader.commands.convert.shards import ShardWriter, check_limits, remove_shard, unpack_sample
-from cv_reader.errors import AssetError
+from cv_reader.errors import AssetError, SettingsError
 from cv_reader.exits import say
 from cv_reader.ledger import Ledger, Place
-from cv_reader.remote.addresses import is_address
+from cv_reader.remote.addresses import address_of, is_address
 from cv_reader.remote.output import put_shard
-from cv_reader.shards import file_names, find_shards, index_path, sample_path, shard_keys
+from cv_reader.remote.videos import remote_status
+from cv_reader.shards import (
+    file_names,
+    find_shards,
+    index_path,
+    sample_path,
+    shard_keys,
+)
 
 _BYTES_PER_MIB = 1 << 20
+_SHARD = re.compile(r"shard_(\d+of\d+_)?\d{6}\.tar")
 
 
 def add_output_choice(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +46,30 @@ def add_output_choice(parser: argparse.ArgumentParser) -> None:
         "--shard_samples", type=int, default=1000, help="number of samples that end a tar"
     )
     group.add_argument("--shard_mib", type=int, default=1024, help="size that ends a tar, in MiB")
+
+
+def refuse_shards(folder: Path) -> None:
+    """Refuse a folder that holds shards, before asset folders are written beside them.
+
+    Readers would find two assets of one key. A store, whose list may be long, is asked for its
+    first shard only.
+
+    Raises:
+        SettingsError: naming a shard.
+    """
+    if is_address(folder):
+        first = "shard_000000.tar"
+        found = first if remote_status(folder / first) else None
+    elif folder.is_dir():
+        with os.scandir(folder) as entries:
+            found = next((e.name for e in entries if _SHARD.fullmatch(e.name)), None)
+    else:
+        return
+    if found is not None:
+        raise SettingsError(
+            f"{address_of(folder) or folder}: holds shards ({found}); pass --output tar, or choose "
+            "another output folder"
+        )
 
 
 class TarOutput(contextlib.AbstractContextManager["TarOutput"]):
