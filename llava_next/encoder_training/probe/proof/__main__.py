@@ -14,7 +14,8 @@ finished parts.
     python -m encoder_training.probe.proof OUT --data DIR --encoder DIR --frames 8 --slots 64
 
 compares the inputs on labelled videos instead: DIR holds ``train_new.csv``, ``val_new.csv`` and,
-with the name of each class, ``classes.txt``.
+with the name of each class, ``classes.txt``. With ``--label_steps N`` in place of ``--encoder`` an
+encoder is trained on the labels of the training clips first, N steps.
 
 Exit codes, see ``run_kit.exits``: 0 done; 1 a step failed; 2 usage; 130 interrupted.
 """
@@ -44,6 +45,7 @@ from encoder_training.pretrain.proof.steps import ProofSettings as PretrainingSi
 from encoder_training.probe.__main__ import main as probe
 from encoder_training.probe.proof.actions import write_actions
 from encoder_training.probe.proof.comparison import write_proof_page
+from encoder_training.probe.proof.labelled import train_on_labels, write_labelled_set
 from encoder_training.probe.proof.plan import QUICK, InputSizes, Proof, ProofSizes
 from encoder_training.probe.report import RESULT_FILE, ProbeRun, read_result
 from run_kit.exits import FAILED_SAMPLES, INTERRUPTED, OK, ExitOnError, say
@@ -86,12 +88,17 @@ def make_shared(proof: Proof) -> None:
             partial, train=sizes.train, val=sizes.val, size_px=SIZE_PX, num_frames=VIDEO_FRAMES
         )
         partial.rename(proof.clips)
-    if proof.encoder is None:
+    if proof.encoder is None and sizes.label_steps:
+        write_labelled_set(proof)
+    elif proof.encoder is None:
         make_data(proof.pretraining_folder, _pretraining(sizes))
 
 
 def pretrain_encoder(proof: Proof, seed: int) -> Path:
-    """Pretrain the encoder of a seed as the proof of pretraining does; return its folder."""
+    """Pretrain the encoder of a seed as the proof of pretraining does, or train it on labels."""
+    if proof.sizes.label_steps:
+        with _output_to(proof.out / f"seed-{seed}" / "training.log"):
+            return train_on_labels(proof, seed)
     out, settings = proof.pretraining_folder, _pretraining(proof.sizes)
     encoder = out / f"seed-{seed}" / "stage2" / "final"
     if not (encoder / "config.json").exists():

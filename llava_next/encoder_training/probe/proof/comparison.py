@@ -106,7 +106,9 @@ def write_proof_page(proof: Proof, runs: dict[str, list[ProbeRun]]) -> str:
     last = ("interval over clips", "against frames, points")
     header = ("input", "tokens", *groups.values(), *last)
     chance = 100 / runs[FRAMES][0].result["data"]["num_classes"]
-    origin = "pretrained on other pictures and clips, without these labels"
+    origin = "given" if proof.encoder else "pretrained on other pictures and clips, without labels"
+    if proof.sizes.label_steps and proof.encoder is None:
+        origin = "trained on the labels of the training clips"
     several = len(proof.seeds) > 1
     spread = (
         "; in brackets the 95 % interval of Student's distribution over them" if several else ""
@@ -114,8 +116,7 @@ def write_proof_page(proof: Proof, runs: dict[str, list[ProbeRun]]) -> str:
     note = (
         f"<p>{len(proof.seeds)} seed{'s' if several else ''}{spread}. The interval over clips "
         "takes each clip's mean of the seeds, the last column its change. Chance is "
-        f"{chance:.1f} %. The encoder was "
-        f"{'given' if proof.encoder else origin}. Below: the first seed.</p>"
+        f"{chance:.1f} %. The encoder was {origin}. Below: the first seed.</p>"
     )
     lines = [header, ["---"] * len(header), *rows]
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -1,5 +1,6 @@
 """What the proof of the probe compares: sizes, inputs and folders."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,9 @@ class ProofSizes:
         epochs: of the probes.
         images, clips: made to pretrain on.
         stage1_steps, stage2_steps: of pretraining.
+        label_steps: train on the labels of the training clips instead, for so many steps.
+        label_frames: frames of a clip in these steps; codec patches have as many tokens.
+        label_batch: clips of such a step.
     """
 
     train: int = 2560
@@ -26,6 +30,9 @@ class ProofSizes:
     clips: int = 1440
     stage1_steps: int = 1000
     stage2_steps: int = 800
+    label_steps: int = 0
+    label_frames: int = 2
+    label_batch: int = 16
 
 
 QUICK = ProofSizes(
@@ -53,6 +60,11 @@ class InputSizes:
     def tokens(self) -> int:
         """Return the tokens of every input."""
         return self.frames * self.frame_tokens
+
+    @property
+    def grid(self) -> int:
+        """Return the tokens along a side of a frame."""
+        return math.isqrt(self.frame_tokens)
 
     def arms(self) -> dict[str, dict[str, Any]]:
         """Return the settings of each input, by its name."""

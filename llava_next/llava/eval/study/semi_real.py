@@ -3,7 +3,8 @@
 The package ``pybullet`` ships 15 recorded actions, a jointed body and a renderer. Every clip varies
 body, colours, textures, light, camera and background; training and test clips share neither body
 sizes nor directions of the camera, which alternate every 30 degrees. The question is which action
-it is.
+it is. In the data set below they share no pace either: test clips are slower or faster than any
+training clip.
 
     python -m llava.eval.study.semi_real OUT [--train 3000] [--val 1000]
 
@@ -74,8 +75,16 @@ class Person:
         return self.pictures[frame]
 
 
-def compose_person(seed: int, sizes: Sizes = USUAL_SIZES) -> tuple[Person, list[Question], str]:
+def compose_person(
+    seed: int, sizes: Sizes = USUAL_SIZES, *, has_other_paces: bool = False
+) -> tuple[Person, list[Question], str]:
     """Render one clip; the same arguments and results as ``scenes.compose``.
+
+    Args:
+        seed: seed of everything; from ``FIRST_TRAINING_SEED`` on that of a training clip.
+        sizes: of pictures and cells.
+        has_other_paces: play test clips at 0.56 to 0.7 or 1.3 to 1.63 of the recorded speed, and
+            not at 0.8 to 1.25 as training clips.
 
     Raises:
         ValueError: if pybullet is not installed.
@@ -84,7 +93,8 @@ def compose_person(seed: int, sizes: Sizes = USUAL_SIZES) -> tuple[Person, list[
     is_training = seed >= FIRST_TRAINING_SEED
     action = list(ACTIONS)[int(rng.integers(len(ACTIONS)))]
     stage = _stage()
-    pose = _Motion(_read_motion(ACTIONS[action]), rng)
+    is_other = has_other_paces and not is_training
+    pose = Motion(_read_motion(ACTIONS[action]), rng, has_other_pace=is_other)
     stage.dress(rng, is_training)
     way = ("still", "sway", "pan")[int(rng.integers(3))]
     camera = _camera(rng, way, is_training)
@@ -135,14 +145,23 @@ def _read_motion(action: str) -> NDArray[np.float64]:
     return np.array(json.loads(path.read_text(encoding="utf-8"))["Frames"])
 
 
-class _Motion:
-    """A recording, played at a random pace after a random pause; long ones from a random moment."""
+class Motion:
+    """A recording, played at a random pace after a random pause; long ones from a random moment.
 
-    def __init__(self, values: NDArray[np.float64], rng: np.random.Generator) -> None:
+    Attributes:
+        pace: seconds of the recording in a second of the clip.
+    """
+
+    def __init__(
+        self, values: NDArray[np.float64], rng: np.random.Generator, *, has_other_pace: bool
+    ) -> None:
         self._values = values
         self._seconds = np.concatenate([[0.0], np.cumsum(values[:-1, 0])])
         length = float(self._seconds[-1])
         pace = rng.uniform(0.8, 1.25)
+        if has_other_pace:
+            pace *= 0.7 if pace < 1 else 1.3
+        self.pace = pace
         shown = NUM_FRAMES * _FRAME_SECONDS * pace
         first = (
             rng.uniform(0, length - shown) if length > shown else -rng.uniform(0, shown - length)
@@ -283,7 +302,8 @@ class _Stage:
 
 def _label(seed: int, folder: Path) -> int:
     """Write the clip of a seed, or keep it, and return the number of its action."""
-    clip = write_clip(folder, seed, composer=compose_person)
+    composer = partial(compose_person, has_other_paces=True)
+    clip = write_clip(folder, seed, composer=composer)
     return list(ACTIONS).index(clip.questions[0].answer)
 
 
@@ -293,7 +313,7 @@ def write_data_set(out: Path, *, train: int, val: int, num_workers: int) -> None
     Args:
         out: folder to write.
         train: clips to train on, seeds from ``FIRST_TRAINING_SEED``.
-        val: clips to score, of other bodies and directions of the camera, seeds from 0.
+        val: clips to score, of other bodies, directions of the camera and paces, seeds from 0.
         num_workers: processes.
     """
     context = get_context("spawn")

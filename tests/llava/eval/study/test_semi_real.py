@@ -8,7 +8,7 @@ import pytest
 
 from llava.eval.study.drawing import NUM_FRAMES
 from llava.eval.study.scenes import ACTIONS
-from llava.eval.study.semi_real import FIRST_TRAINING_SEED, compose_person, main
+from llava.eval.study.semi_real import FIRST_TRAINING_SEED, Motion, compose_person, main
 
 pytest.importorskip("pybullet")
 
@@ -25,6 +25,21 @@ def test_a_clip_shows_a_person_who_moves(seed: int, capfd: pytest.CaptureFixture
     assert abs(steps).max() > 40
     again, _, _ = compose_person(seed)
     assert np.array_equal(person.pictures, again.pictures)
+
+
+def test_other_paces_are_those_of_no_training_clip() -> None:
+    recording = np.zeros((30, 44))
+    recording[:, 0] = 0.04
+    paces: dict[bool, list[float]] = {
+        other: [
+            Motion(recording, np.random.default_rng(seed), has_other_pace=other).pace
+            for seed in range(60)
+        ]
+        for other in (False, True)
+    }
+    assert 0.8 <= min(paces[False]) < max(paces[False]) <= 1.25
+    assert all(0.56 <= pace < 0.7 or 1.3 <= pace <= 1.625 for pace in paces[True])
+    assert min(paces[True]) < 0.7 < 1.3 <= max(paces[True])
 
 
 @pytest.mark.slow
