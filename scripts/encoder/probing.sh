@@ -63,6 +63,7 @@ launch_probe() {
                 --val_crops "${VAL_CROPS:-1}" \
                 --features "${FEATURES:-cached}" \
                 ${FEATURE_DIR:+--feature_dir "$FEATURE_DIR"} \
+                ${INPUT_DIR:+--input_dir "$INPUT_DIR"} \
                 --feature_dtype "${FEATURE_DTYPE:-float16}" \
                 --clips_per_shard "${CLIPS_PER_SHARD:-64}" \
                 --encode_batch "${ENCODE_BATCH:-4}" \

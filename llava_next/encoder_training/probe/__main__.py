@@ -90,6 +90,7 @@ class Probing:
             role: StreamedFeatures(
                 clips, self.material.how, self.material.encoder, dtype=dtype,
                 encode_batch=settings.encode_batch, num_workers=settings.num_workers,
+                input_dir=Path(settings.input_dir) if settings.input_dir else None,
             )
             for role, clips in (("train", self.material.train), ("val", self.material.val))
         }  # fmt: skip

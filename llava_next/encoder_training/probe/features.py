@@ -8,7 +8,6 @@ again, with its shard.
 Axis letters: B clips of a batch, T tokens of a clip, D width.
 """
 
-import dataclasses
 import hashlib
 import json
 from collections import OrderedDict
@@ -29,23 +28,16 @@ from encoder_training.probe.clips import (
     ClipInput,
     ClipPixels,
     ClipView,
-    index_digest,
     read_view,
 )
 from encoder_training.probe.datasets import ClipList
 from encoder_training.probe.encoders import FrozenEncoder
+from encoder_training.probe.inputs import FoundClips, KeptInputs, Key, clip_facts, input_settings
 from run_kit.files import replace_file
 from run_kit.ranks import gather, rank_and_size
 
 _FORMAT = 1
 _OPEN_SHARDS = 64
-
-
-class Key(NamedTuple):
-    """One view of the clip with this number in its list."""
-
-    clip: int
-    view: ClipView
 
 
 class TokenBatch(NamedTuple):
@@ -73,6 +65,15 @@ def stack(clips: Sequence[Tensor]) -> TokenBatch:
 class StreamedFeatures:
     """Features that are computed whenever they are asked for.
 
+    Args:
+        clips: the list.
+        how: how its videos become input.
+        encoder: makes the features.
+        dtype: of the features.
+        encode_batch: clips that the encoder takes at once.
+        num_workers: processes that read clips.
+        input_dir: folder to keep inputs in, which other encoders then need not read; None: not.
+
     Attributes:
         clips: the list.
         how: how its videos become input.
@@ -88,8 +89,10 @@ class StreamedFeatures:
         dtype: torch.dtype,
         encode_batch: int,
         num_workers: int,
+        input_dir: Path | None = None,
     ) -> None:
         self.clips, self.how, self.encoder = clips, how, encoder
+        self._kept = None if input_dir is None else KeptInputs(input_dir, clips, how)
         self.dtype, self._encode_batch, self._num_workers = dtype, encode_batch, num_workers
         self.broken: dict[str, str] = {}
         self.num_tokens, self.num_encoded = 0, 0
@@ -98,7 +101,7 @@ class StreamedFeatures:
         """Yield the tokens (T, D) of each clip of each batch; None for clips that are broken."""
         if not batches:
             return
-        reader, done = _Reader(self.clips, self.how), 0
+        reader, done = _Reader(self.clips, self.how, self._kept), 0
         loader: Any = DataLoader(
             reader,
             batch_sampler=cast("Any", [list(batch) for batch in batches]),
@@ -133,8 +136,8 @@ class StreamedFeatures:
 class _Reader(Dataset[Any]):
     """Reads views; errors are results, so that every broken clip is named."""
 
-    def __init__(self, clips: ClipList, how: ClipInput) -> None:
-        self._clips, self._how = clips, how
+    def __init__(self, clips: ClipList, how: ClipInput, kept: KeptInputs | None) -> None:
+        self._clips, self._how, self._kept = clips, how, kept
 
     def video(self, key: Key) -> str:
         """Return the path of a clip in its list."""
@@ -147,10 +150,16 @@ class _Reader(Dataset[Any]):
         except BrokenClipError as error:
             return error
 
+    def __getitems__(self, keys: Sequence[Key]) -> FoundClips:
+        """Return the views of a batch; the loader calls it."""
+        if self._kept is None:
+            return [self[key] for key in keys]
+        return self._kept.batch(keys, self.__getitem__)
 
-def _read_apart(reader: _Reader, batch: Sequence[Key]) -> list[ClipPixels | BrokenClipError]:
+
+def _read_apart(reader: _Reader, batch: Sequence[Key]) -> FoundClips:
     """Read views in a process of their own, which a clip may end; then that clip is broken."""
-    found: list[ClipPixels | BrokenClipError] = []
+    found: FoundClips = []
     pool = ProcessPoolExecutor(1)
     for key in batch:
         try:
@@ -234,17 +243,10 @@ class CachedFeatures:
         return range(start, min(start + self._size, len(self._source.clips.clips)))
 
     def _facts(self, number: int) -> list[Any]:
-        facts: list[Any] = []
-        for index in self._indices(number):
-            path = self._source.clips.file(index)
-            status = path.stat() if path.is_file() else None
-            video = self._source.clips.clips[index].video
-            facts.append([
-                video,
-                None if status is None else [status.st_size, status.st_mtime_ns],
-                index_digest(self._source.how, video),
-            ])  # fmt: skip
-        return facts
+        return [
+            clip_facts(self._source.clips, self._source.how, index)
+            for index in self._indices(number)
+        ]
 
     def _metadata(self, number: int) -> dict[str, str]:
         with safe_open(self.path(number), framework="pt") as file:
@@ -347,21 +349,13 @@ def segments_of(view: ClipView, count: int) -> list[ClipView]:
 def features_fingerprint(source: StreamedFeatures, views: Sequence[ClipView]) -> str:
     """Return 64 hexadecimal digits over all that decides the features of a video."""
     how, encoder = source.how, source.encoder
-    settings = dataclasses.asdict(how)
-    settings["config"] = None if how.config is None else how.config.fingerprint
-    if how.time_scale == 1:
-        settings.pop("time_scale")
-    settings["index"] = bool(how.index)  # each clip's own line is a fact of its shard
-    if all(view.draw is None for view in views) and how.kind != "random":
-        settings.pop("seed")
-        settings.pop("augmentation")
     parameter = next(encoder.model.parameters())
     content = {
         "format": _FORMAT,
         "encoder": encoder.fingerprint,
         "tokens": [encoder.size_px, encoder.num_other_tokens, getattr(encoder, "_keeps_cls", None)],
         "compute": [str(parameter.dtype), encoder.device.type],
-        "input": settings,
+        "input": input_settings(how, views),
         "views": [list(view) for view in views],
         "dtype": str(source.dtype),
     }

@@ -101,6 +101,10 @@ class ProbeSettings:
         "cached",
     )
     feature_dir: str = _flag("Folder of cached features; empty: OUTPUT_DIR/features.", "")
+    input_dir: str = _flag(
+        "Folder to keep what the encoder gets of each clip in, to read and select once for several "
+        "encoders; empty: not kept.", ""
+    )  # fmt: skip
     feature_dtype: Literal["float16", "bfloat16", "float32"] = _flag("Type of features.", "float16")
     clips_per_shard: int = _flag("Clips of a file of cached features.", 64)
     encode_batch: int = _flag("Clips that the encoder takes at once.", 4)
@@ -182,6 +186,7 @@ class ProbeSettings:
              "streamed", not is_drawn or streams or self.train_views > 1),
             ("train_views", "1 without --augmentation, or with streamed features",
              self.train_views == 1 or (is_drawn and not streams)),
+            ("input_dir", "empty with --features streamed", not (streams and self.input_dir)),
             ("val_segments", "1 with --num_segments",
              self.val_segments == 1 or self.num_segments == 1),
             ("val_crops", "1 or 3", self.val_crops in (1, 3)),

@@ -22,7 +22,7 @@ REPORT_NAME = "report_attentive_probe"
 _FREE = frozenset((
     "output_dir", "data_root", "video_root", "feature_dir", "num_workers", "on_broken", "use_cpu",
     "save_report", "resume", "save_steps", "encode_batch", "model_name", "model_weight",
-    "class_names", "cache_dir", "features", "clips_per_shard",
+    "class_names", "cache_dir", "features", "clips_per_shard", "input_dir",
 ))  # fmt: skip
 """Settings that a continued run may change: none changes what is computed. Weights are compared by
 their fingerprint."""

@@ -19,8 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from encoder_training.probe.clips import ClipView
-from encoder_training.probe.features import Key, stack
+from encoder_training.probe.features import stack
 from encoder_training.probe.heads import HeadShape, ProbeHeads
+from encoder_training.probe.inputs import Key
 from encoder_training.probe.optimiser import StackedAdamW
 from encoder_training.probe.scores import score_clips
 from encoder_training.probe.settings import ProbeSettings

@@ -1,5 +1,7 @@
 """What encoders get of a clip, and what peers return."""
 
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,8 @@ from encoder_training.probe.clips import (
 )
 from encoder_training.probe.datasets import ClipList
 from encoder_training.probe.encoders import load_encoder, time_embedding
-from encoder_training.probe.features import CachedFeatures, JoinedSegments, Key, StreamedFeatures
+from encoder_training.probe.features import CachedFeatures, JoinedSegments, StreamedFeatures
+from encoder_training.probe.inputs import Key
 from encoder_training.probe.settings import ProbeSettings
 from support.media import write_video
 from support.probe_runs import make_encoder
@@ -116,6 +119,45 @@ def test_joined_segments_are_the_tokens_of_the_parts(
         ((whole, gone),) = joined.batches([[Key(0, ClipView()), Key(1, ClipView())]])
         assert gone is None and list(joined.broken) == ["gone.mp4"]
         torch.testing.assert_close(whole, tokens)
+
+
+def test_kept_inputs_are_read_once_until_a_clip_changes(
+    video: Path, ours: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "copy.mp4"
+    shutil.copy(video, copy)
+    listed = ClipList(copy, tmp_path, "path,label", [LabelledVideo("copy.mp4", (0,), "")])
+    asked: list[str] = []
+
+    def count(path: Path, name: str, how: ClipInput, view: ClipView) -> ClipPixels:
+        asked.append(name)
+        return read_view(path, name, how, view)
+
+    monkeypatch.setattr("encoder_training.probe.features.read_view", count)
+
+    def tokens(frames: int = 2) -> torch.Tensor:
+        stream = StreamedFeatures(
+            listed, _input(count=frames), ours, dtype=torch.float32, encode_batch=4, num_workers=0,
+            input_dir=tmp_path / "inputs",
+        )  # fmt: skip
+        ((found,),) = stream.batches([[Key(0, ClipView())]])
+        assert found is not None
+        return found
+
+    first = tokens()
+    assert torch.equal(tokens(), first) and len(asked) == 1
+    assert len(tokens(3)) > len(first) and len(asked) == 2
+    (file, _) = sorted((tmp_path / "inputs").rglob("*.safetensors"), key=lambda f: f.stat().st_size)
+    file.write_bytes(b"damaged")
+    assert torch.equal(tokens(), first) and len(asked) == 3
+    os.utime(copy, (1, 1))
+    assert torch.equal(tokens(), first) and len(asked) == 4
+    copy.unlink()
+    stream = StreamedFeatures(
+        listed, _input(count=2), ours, dtype=torch.float32, encode_batch=4, num_workers=0,
+        input_dir=tmp_path / "inputs",
+    )  # fmt: skip
+    assert list(stream.batches([[Key(0, ClipView())]])) == [[None]] and "copy.mp4" in stream.broken
 
 
 def test_drawn_views_repeat_and_differ(video: Path) -> None:

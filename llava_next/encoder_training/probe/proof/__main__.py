@@ -46,18 +46,25 @@ from encoder_training.probe.__main__ import main as probe
 from encoder_training.probe.proof.actions import write_actions
 from encoder_training.probe.proof.comparison import write_proof_page
 from encoder_training.probe.proof.labelled import train_on_labels, write_labelled_set
-from encoder_training.probe.proof.plan import QUICK, InputSizes, Proof, ProofSizes
+from encoder_training.probe.proof.plan import QUICK, RANDOM, InputSizes, Proof, ProofSizes
 from encoder_training.probe.report import RESULT_FILE, ProbeRun, read_result
 from run_kit.exits import FAILED_SAMPLES, INTERRUPTED, OK, ExitOnError, say
 
 
+def _inputs(proof: Proof) -> Path:
+    """Return the folder of what encoders get of the clips, which is removed in the end."""
+    return proof.out / "inputs"
+
+
 def _settings(proof: Proof, seed: int, encoder: Path, arm: str) -> dict[str, Any]:
     clips, names = proof.clips, proof.clips / "classes.txt"
+    # Places of random patches differ between the seeds; all else is read for the first of them.
+    is_shared = len(proof.seeds) > 1 and arm != RANDOM
     return {
         "dataset": "custom", "train_list": str(clips / "train_new.csv"),
         "val_list": str(clips / "val_new.csv"), "video_root": str(clips),
         **({"class_names": str(names)} if names.is_file() else {}),
-        "model_weight": str(encoder),
+        "model_weight": str(encoder), **({"input_dir": str(_inputs(proof))} if is_shared else {}),
         "frames_token_num": proof.inputs.frame_tokens, "use_cpu": True, "bf16": False,
         "num_workers": 0, "scale_time": True, "default_lr_list": [3e-4, 1e-3, 3e-3],
         "default_weight_decay": [0.0, 0.1], "default_epoch": proof.sizes.epochs, "batch_size": 32,
@@ -190,6 +197,7 @@ def run_proof(proof: Proof, num_workers: int) -> str:
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    shutil.rmtree(_inputs(proof), ignore_errors=True)
     return write_proof_page(
         proof, {arm: [found[arm, seed] for seed in proof.seeds] for arm in arms}
     )

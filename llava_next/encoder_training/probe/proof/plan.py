@@ -39,6 +39,7 @@ QUICK = ProofSizes(
     train=640, val=320, epochs=12, images=2400, clips=720, stage1_steps=300, stage2_steps=200
 )
 FRAMES, PUBLISHED, RATE_DISTORTION = "frames", "codec, published", "codec, rate-distortion"
+RANDOM = "random patches"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,7 @@ class InputSizes:
             FRAMES: {"input": f"frames:{self.frames}"},
             PUBLISHED: codec,
             RATE_DISTORTION: {**codec, "selection": ["select=rate_distortion"]},
-            "random patches": {"input": f"random:{self.tokens}", "num_frames": self.slots},
+            RANDOM: {"input": f"random:{self.tokens}", "num_frames": self.slots},
         }
 
 
