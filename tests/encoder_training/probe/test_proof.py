@@ -1,6 +1,8 @@
 """The made actions, and the proof on a few of them."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +94,8 @@ def test_the_verdict_asks_for_points_and_for_disjoint_intervals(codec: int, word
 def test_the_proof_writes_its_table(tmp_path: Path) -> None:
     sizes = ["--train", "64", "--val", "32", "--epochs", "1", "--images", "48", "--clips", "16"]
     steps = ["--stage1_steps", "2", "--stage2_steps", "2"]
-    assert main([str(tmp_path), "--quick", *sizes, *steps, "--num_workers", "2"]) == 0
+    command = [sys.executable, "-m", "encoder_training.probe.proof", str(tmp_path), "--quick"]
+    subprocess.run([*command, *sizes, *steps, "--num_workers", "2"], check=True)
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Inputs at equal tokens" in text and "codec, rate-distortion" in text
     assert (tmp_path / "pretraining" / "seed-0" / "stage2" / "final" / "config.json").is_file()
