@@ -4,6 +4,7 @@ Mosaics become JPEG files, which hold luma and colour differences as video strea
 scaled without a conversion to RGB, which costs three times as much.
 """
 
+import functools
 import re
 import threading
 from collections.abc import Sequence
@@ -202,11 +203,7 @@ def jpeg_planes(
         chroma: uint8 (2, rows, columns), blue and red difference; a part of that size or the same.
         colors: what they mean.
     """
-    matrix = np.linalg.solve(_to_rgb(_BT601), _to_rgb(colors.matrix))
-    matrix[np.abs(matrix) < _NOTHING] = 0
-    if not colors.is_full:
-        matrix *= 255 / np.array([219, 224, 224])
-    (scale, *to_luma), *to_chroma = matrix.astype(np.float32)
+    (scale, *to_luma), *to_chroma = _to_jpeg(colors)
     blue, red = chroma.astype(np.float32) - NEUTRAL
     # Scaled by a whole number of 256ths, in 16 bit: this plane is the largest, so its cost counts.
     light: NDArray[np.int16] = luma.astype(np.int16)
@@ -222,6 +219,16 @@ def jpeg_planes(
         rows += share.repeat(times, axis=1)[:, None]
     turned = [to_blue * blue + to_red * red + NEUTRAL for _, to_blue, to_red in to_chroma]
     return _of_8_bit(light), _of_8_bit(np.rint(turned))
+
+
+@functools.lru_cache(maxsize=16)
+def _to_jpeg(colors: Colors) -> NDArray[np.float32]:
+    """Return the matrix (3, 3) that ``jpeg_planes`` applies."""
+    matrix = np.linalg.solve(_to_rgb(_BT601), _to_rgb(colors.matrix))
+    matrix[np.abs(matrix) < _NOTHING] = 0
+    if not colors.is_full:
+        matrix *= 255 / np.array([219, 224, 224])
+    return matrix.astype(np.float32)
 
 
 def _of_8_bit(samples: NDArray[Any]) -> NDArray[np.uint8]:

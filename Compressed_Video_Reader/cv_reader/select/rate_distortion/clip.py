@@ -107,9 +107,8 @@ def put_square(clip: SmallClip, slot: int, square: Square) -> None:
     if not clip.height or not clip.width:
         return
     luma = _reduced(square.luma[0], clip, LUMA_PX) + np.uint8(square.colors.black_luma)
-    chroma = [_reduced(plane, clip, CHROMA_PX) for plane in square.chroma]
-    differences = np.stack(chroma) + np.uint8(NEUTRAL)
-    clip.luma[slot], clip.chroma[slot] = jpeg_planes(luma, differences, square.colors)
+    chroma = np.stack([_reduced(plane, clip, CHROMA_PX) for plane in square.chroma])
+    clip.luma[slot], clip.chroma[slot] = jpeg_planes(luma, chroma, square.colors)
 
 
 def changes(clip: SmallClip) -> NDArray[np.float32]:
@@ -133,7 +132,7 @@ def changes(clip: SmallClip) -> NDArray[np.float32]:
 def _reduced(plane: Samples, clip: SmallClip, side: int) -> Samples:
     """Reduce the content of a plane of the square to ``side`` samples per cell.
 
-    Values around 128 wrap in planes that hold them less 128: they are turned back before.
+    Colour differences are held less 128, where values around it wrap: they are turned back before.
     """
     per_cell = plane.shape[0] // clip.grid
     rows = slice(clip.rows.start * per_cell, clip.rows.stop * per_cell)
@@ -142,10 +141,24 @@ def _reduced(plane: Samples, clip: SmallClip, side: int) -> Samples:
     size = (clip.width * side, clip.height * side)
     if side == CHROMA_PX:
         content = content ^ np.uint8(NEUTRAL)
-    reduced = np.asarray(
-        Image.fromarray(np.ascontiguousarray(content)).resize(size, Image.Resampling.BOX)
-    )
-    return reduced ^ np.uint8(NEUTRAL) if side == CHROMA_PX else reduced
+    if per_cell == 2 * side:
+        return _halved(content)
+    image = Image.fromarray(np.ascontiguousarray(content))
+    return np.asarray(image.resize(size, Image.Resampling.BOX))
+
+
+def _halved(samples: Samples) -> Samples:
+    """Return what Pillow's ``BOX`` gives of half the size, in a third of the time: means of two
+    neighbours across, then of two down, each rounded up at halves."""
+    pairs = samples.view(np.uint16)
+    across = pairs & np.uint16(255)
+    across += pairs >> np.uint16(8)
+    across += np.uint16(1)
+    across >>= np.uint16(1)
+    down = across[::2] + across[1::2]
+    down += np.uint16(1)
+    down >>= np.uint16(1)
+    return down.astype(np.uint8)
 
 
 def _span(places: NDArray[np.intp]) -> slice:

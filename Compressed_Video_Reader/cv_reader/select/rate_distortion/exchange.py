@@ -53,21 +53,25 @@ def exchanged(
     """
     shown = _Shown.of(between, before, kept.T.copy())
     found = shown.kept
-    units: Units = np.arange(len(found), dtype=np.intp)
+    count = len(found)
+    changed: Units = np.arange(count, dtype=np.intp)
+    add, drop, best, worst = changed.copy(), changed.copy(), np.empty(count), np.empty(count)
     for _ in range(_MAX_ROUNDS):
-        missed = shown.missed - keeping
-        missed[~found] = np.inf
+        is_kept, places = found[changed], np.arange(len(changed))
+        missed = shown.missed[changed] - keeping
+        missed[~is_kept] = np.inf
         missed[:, forced] = np.inf
-        spared = shown.gain - keeping.astype(np.float64)
-        spared[found] = -np.inf
-        add, drop = spared.argmax(axis=1), missed.argmin(axis=1)
-        best, worst = spared[units, add], missed[units, drop]
+        spared = shown.gain[changed] - keeping.astype(np.float64)
+        spared[is_kept] = -np.inf
+        add[changed], drop[changed] = spared.argmax(axis=1), missed.argmin(axis=1)
+        best[changed], worst[changed] = spared[places, add[changed]], missed[places, drop[changed]]
         adding, dropping = _trade(best, worst, budget - int(found.sum()), least)
         if not len(adding) and not len(dropping):
             break
         shown.add(adding, add[adding])
         shown.drop(dropping, drop[dropping])
-        shown.weigh(np.union1d(adding, dropping))
+        changed = np.union1d(adding, dropping)
+        shown.weigh(changed)
     return np.ascontiguousarray(found.T)
 
 

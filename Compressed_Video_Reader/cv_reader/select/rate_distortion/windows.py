@@ -154,8 +154,9 @@ def _with_grey(
     ways = 0 if shown is None else len(shown)
     if shown is not None and (shown != NO_SLOT).all():
         return found[:, :ways], found[:, ways:]
-    plain = [grey_distances(clip, line, slots, parts=parts) for parts in kinds]
-    grey = distortions(plain[0], measure, plain[-1])[:, None]
+    plain = grey_distances(clip, line, slots, parts=measure.parts)
+    cells = plain.reshape(-1, measure.parts**2, plain.shape[1]).sum(axis=1)
+    grey = distortions(plain, measure, cells)[:, None]
     if shown is None:
         return grey, found
     is_grey = (shown == NO_SLOT).T[..., None]
