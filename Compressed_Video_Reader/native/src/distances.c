@@ -527,7 +527,78 @@ static PyObject *least_distances(PyObject *module, PyObject *args)
     Py_RETURN_NONE;
 }
 
+/*
+ * Sum what a slot would spare in the order in which numpy sums up to 128 float32: eight sums side by
+ * side, these in pairs, then the rest.
+ */
+static float sum_spared(const float *best, const float *shown, Py_ssize_t count, float floor)
+{
+    float sums[8] = { 0 }, total = 0;
+    Py_ssize_t slot = 0;
+
+    if (count >= 8) {
+        for (; slot + 8 <= count; slot += 8)
+            for (int i = 0; i < 8; i++) {
+                float spared = best[slot + i] - shown[slot + i];
+
+                sums[i] += spared > floor ? spared : floor;
+            }
+        total = ((sums[0] + sums[1]) + (sums[2] + sums[3])) +
+                ((sums[4] + sums[5]) + (sums[6] + sums[7]));
+    }
+    for (; slot < count; slot++) {
+        float spared = best[slot] - shown[slot];
+
+        total += spared > floor ? spared : floor;
+    }
+    return total;
+}
+
+PyDoc_STRVAR(sum_gains_doc, "sum_gains(between, best, units, floors, gains, num_slots) -> None\n\n"
+                            "See distances.pyi.");
+
+static PyObject *sum_gains(PyObject *module, PyObject *args)
+{
+    Py_buffer between, best, units, floors, gains;
+    Py_ssize_t slots, count, most;
+    int fits;
+
+    if (!PyArg_ParseTuple(args, "y*y*y*y*w*n:sum_gains", &between, &best, &units, &floors, &gains,
+                          &slots))
+        return NULL;
+    count = units.len / (Py_ssize_t)sizeof(int64_t);
+    most  = slots < 1 || slots > 128 ? 0 : best.len / (slots * (Py_ssize_t)sizeof(float));
+    fits  = most && best.len == most * slots * (Py_ssize_t)sizeof(float) &&
+           gains.len == best.len && between.len == best.len * slots &&
+           units.len == count * (Py_ssize_t)sizeof(int64_t) &&
+           floors.len == count * (Py_ssize_t)sizeof(float);
+    for (Py_ssize_t i = 0; fits && i < count; i++)
+        fits = ((int64_t *)units.buf)[i] >= 0 && ((int64_t *)units.buf)[i] < most;
+    if (fits) {
+        Py_BEGIN_ALLOW_THREADS
+        for (Py_ssize_t i = 0; i < count; i++) {
+            int64_t unit = ((int64_t *)units.buf)[i];
+            const float *here = (float *)best.buf + unit * slots;
+            const float *shown = (float *)between.buf + unit * slots * slots;
+
+            for (Py_ssize_t slot = 0; slot < slots; slot++)
+                ((float *)gains.buf)[unit * slots + slot] =
+                    sum_spared(here, shown + slot * slots, slots, ((float *)floors.buf)[i]);
+        }
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&between);
+    PyBuffer_Release(&best);
+    PyBuffer_Release(&units);
+    PyBuffer_Release(&floors);
+    PyBuffer_Release(&gains);
+    if (!fits)
+        return PyErr_Format(PyExc_ValueError, "the sizes do not fit together");
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef module_methods[] = {
+    { "sum_gains", sum_gains, METH_VARARGS, sum_gains_doc },
     { "least_distances", least_distances, METH_VARARGS, least_distances_doc },
     { NULL },
 };

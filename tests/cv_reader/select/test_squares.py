@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 from av import VideoFrame
+from PIL import Image
 
 from cv_reader.backends.pixels import AvPicture
 from cv_reader.errors import OutputError
 from cv_reader.select import squares
 from cv_reader.select.geometry import Letterbox, letterbox
 from cv_reader.select.mosaics import square_frame
+from cv_reader.select.rate_distortion.clip import empty_clip, put_square
 from cv_reader.select.squares import SquareStore
 from support.media import texture
 
@@ -67,3 +69,24 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     picture = AvPicture(VideoFrame.from_ndarray(texture(36, 64)))
     with pytest.raises(OutputError, match=rf"temporary file in {tmp_path}: .*make room"):
         store.put(0, square_frame(picture, store._box, store.planes()))
+
+
+@pytest.mark.parametrize("patch", [14, 16])
+def test_content_is_reduced_as_pillow_reduces_by_area(patch: int) -> None:
+    """Cells of 16 pixels are halved by a short cut; those of 14 are not."""
+    box = letterbox(96, 160, square_px=12 * patch, patch_px=patch)
+    clip, square = empty_clip(box, 1), _filled(box, count=1)[0]
+    # Colours as JPEG files have them, so that nothing else is converted; black is 0 there.
+    full = square._replace(colors=square.colors._replace(matrix=5, is_full=True))
+    put_square(clip, 0, full)
+    for plane, found, offset in (
+        (square.luma[0], clip.luma[0], 0),
+        (square.chroma[0], clip.chroma[0, 0], 128),
+        (square.chroma[1], clip.chroma[0, 1], 128),
+    ):
+        side = len(plane) // 12
+        inside = plane[clip.rows.start * side : clip.rows.stop * side] + np.uint8(offset)
+        image = Image.fromarray(inside[:, clip.columns.start * side : clip.columns.stop * side])
+        expected = image.resize(found.shape[::-1], Image.Resampling.BOX)
+        assert np.ptp(found) > 20
+        assert np.array_equal(found, np.asarray(expected))

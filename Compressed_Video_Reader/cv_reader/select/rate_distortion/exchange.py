@@ -16,11 +16,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cv_reader.select.rate_distortion import distances
 from cv_reader.select.rate_distortion.distances import Distances
 
 _MAX_ROUNDS = 32
 _GROUP_UNITS = 16
 """Units whose gains are summed together, so that their distances stay in a processor's cache."""
+
+_SUMMED_SLOTS = 128
+"""Slots that the kernel sums as numpy does."""
 
 Cells = NDArray[np.bool_]
 Units = NDArray[np.intp]
@@ -170,18 +174,37 @@ class _Shown:
     def weigh(self, units: Units) -> None:
         """Bring up to date what slots of some units would gain, and how they would be missed."""
         is_empty: Cells = np.logical_not(self.kept[units].any(axis=1))
-        floor = np.where(is_empty, np.float32(-np.inf), np.float32(0))[:, None, None]
-        spared = np.empty((_GROUP_UNITS, *self.between.shape[1:]), np.float32)
+        floors = np.where(is_empty, np.float32(-np.inf), np.float32(0))
+        _sum_gains(self.between, self.best, units, floors, self.gain)
         best = self.best[units]
-        for first in range(0, len(units), _GROUP_UNITS):
-            here = slice(first, first + _GROUP_UNITS)
-            some = spared[: len(units[here])]
-            np.take(self.between, units[here], axis=0, out=some, mode="clip")
-            np.subtract(best[here, None], some, out=some)
-            np.maximum(some, floor[here], out=some)
-            self.gain[units[here]] = some.sum(axis=2)
         slots = best.shape[1]
         places = self.source[units] + np.arange(len(units))[:, None] * slots
         added = self.second[units].astype(np.float64) - best
         sums = np.bincount(places.ravel(), added.ravel(), minlength=best.size)
         self.missed[units] = sums.reshape(best.shape)
+
+
+def _sum_gains(
+    between: Distances, best: Distances, units: Units, floors: Distances, gains: Distances
+) -> None:
+    """Write what slots of some units would spare, by the native reader's kernel where it can.
+
+    Args:
+        between, best: see ``_Shown``.
+        units: intp (m,).
+        floors: float32 (m,), the least that counts in one slot.
+        gains: float32 (n, W), of which the rows of the units are written.
+    """
+    native, slots = distances.native, best.shape[1]
+    if slots <= _SUMMED_SLOTS and hasattr(native, "sum_gains"):
+        assert native is not None
+        native.sum_gains(between, best, units.astype(np.int64), floors, gains, slots)
+        return
+    spared = np.empty((_GROUP_UNITS, slots, slots), np.float32)
+    for first in range(0, len(units), _GROUP_UNITS):
+        here = units[first : first + _GROUP_UNITS]
+        some = spared[: len(here)]
+        np.take(between, here, axis=0, out=some, mode="clip")
+        np.subtract(best[here, None], some, out=some)
+        np.maximum(some, floors[first : first + _GROUP_UNITS, None, None], out=some)
+        gains[here] = some.sum(axis=2)

@@ -42,3 +42,28 @@ def least_distances(
         ValueError: sizes do not fit, or ``IS_FAST`` is false.
         MemoryError: out of memory.
     """
+
+def sum_gains(
+    between: Buffer,
+    best: Buffer,
+    units: Buffer,
+    floors: Buffer,
+    gains: Buffer,
+    num_slots: int,
+    /,
+) -> None:
+    """Write what keeping each slot too would spare of some units, on every processor.
+
+    Sums are numpy's, to the bit: the same order, for up to 128 slots.
+
+    Args:
+        between: float32 (n, W, W), [i, s, t] of showing slot s at slot t.
+        best: float32 (n, W), of what is shown.
+        units: int64 (m,), those to write.
+        floors: float32 (m,), the least that counts in one slot.
+        gains: float32 (n, W), of which the rows of ``units`` are written.
+        num_slots: W.
+
+    Raises:
+        ValueError: sizes do not fit, or a unit is none of the n.
+    """

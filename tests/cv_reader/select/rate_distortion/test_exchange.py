@@ -156,3 +156,26 @@ def test_what_changes_is_kept_up_to_date(seed: int) -> None:
     found = exchanged(between, before, kept, budget, keeping=keeping, forced=[0], least=0.5)
     assert (found != kept).any()
     np.testing.assert_array_equal(found, _slow(between, before, kept, budget, keeping))
+
+
+@pytest.mark.parametrize("slots", [3, 8, 61, 64, 96])
+def test_the_kernel_sums_gains_as_numpy_does(slots: int) -> None:
+    """To the bit, with values that no order of additions sums exactly."""
+    kernel = pytest.importorskip("cv_reader_native.distances", reason="no native reader")
+    if not hasattr(kernel, "sum_gains"):
+        pytest.skip("a native reader of before")
+    generator, count = np.random.default_rng(slots), 5
+    between = generator.random((count, slots, slots), np.float32) ** 3
+    best = generator.random((count, slots), np.float32)
+    units, floors = np.array([4, 0, 2]), np.array([0, -np.inf, 0], np.float32)
+    gains = np.full((count, slots), 7, np.float32)
+    kernel.sum_gains(between, best, units.astype(np.int64), floors, gains, slots)
+    expected = np.full_like(gains, 7)
+    spared = np.maximum(best[units, None] - between[units], floors[:, None, None])
+    expected[units] = spared.sum(axis=2)
+    assert np.array_equal(gains, expected)
+    for wrong in (np.array([5]), np.array([-1])):
+        with pytest.raises(ValueError, match="fit together"):
+            kernel.sum_gains(between, best, wrong, floors[:1], gains, slots)
+    with pytest.raises(ValueError, match="fit together"):
+        kernel.sum_gains(between, best[:4].copy(), units, floors, gains, slots)
