@@ -1,9 +1,12 @@
 """Helpers for the ranks of one run; they also work in a single process without a group."""
 
+import atexit
+import logging
 import os
+import sys
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -89,6 +92,22 @@ def leave() -> None:
     if _several():
         dist.barrier()
         dist.destroy_process_group()
+
+
+def end_process(code: int) -> NoReturn:
+    """End a rank whose run is done, together with all other ranks; alone, exit as usual.
+
+    The interpreter is not torn down: threads of gloo and DeepSpeed may outlive what they use even
+    when the group was destroyed, and an abort there would make a complete run a failed one.
+    """
+    if not _several():
+        sys.exit(code)
+    dist.barrier()
+    atexit._run_exitfuncs()  # such as those that end the run of a tracker
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
 
 
 def _several() -> bool:
