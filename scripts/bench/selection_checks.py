@@ -47,6 +47,7 @@ def show_planted(folder: Path, count: int) -> None:
         "rd mean": MEAN,
         "rd worst": RATE | NO_FIRST | {"distortion": "worst"},
         "rd power_3": RATE | NO_FIRST | {"distortion": "power_3"},
+        "rd worst_3": RATE | NO_FIRST | {"distortion": "worst_3"},
         "rd sharp": RATE | NO_FIRST,
         "rd sharp, hold": RATE | NO_FIRST | {"direction": "hold"},
         "rd sharp, first frame whole": RATE,

@@ -39,6 +39,10 @@ Distances = NDArray[np.float32]
 Slots = NDArray[np.intp]
 
 
+NOTHING_NEW = 9.0
+"""Mean squared difference (3 grey levels) below which a cell shows what was shown already."""
+
+
 class Measure(NamedTuple):
     """A named way to judge the difference of two cells.
 
@@ -47,22 +51,32 @@ class Measure(NamedTuple):
         power: power of the mean squared difference.
         unit: mean squared difference that its power leaves as it is.
         adds_mean: the mean squared difference of the whole cell, moved as one, is added.
-        noise: mean squared difference that, in one slot, is no reason to keep a cell at another
-            slot than every fourth. Two encodings by x264 at CRF 23 differ by 1 to 8, parts of cells
-            by more. 0 = every difference counts.
+        least: mean squared difference that a kept cell must spare in one slot; 0 = any.
+        noise: mean squared differences that, in one slot, are no reason to keep a cell elsewhere
+            than at every eighth slot: at the fourth ones between, at the second ones between these,
+            at all others. Two encodings by x264 at CRF 23 differ by 1 to 8, parts of cells by more.
+            Empty = every difference counts.
     """
 
     parts: int
     power: float
     unit: float = 100.0
     adds_mean: bool = False
-    noise: float = 36.0
+    least: float = NOTHING_NEW
+    noise: tuple[float, ...] = (0.0, 36.0, 36.0)
 
 
 MEASURES = MappingProxyType(
     {
-        "sharp": Measure(2, 3.0, unit=SHARP_GREY_LEVELS**2, adds_mean=True, noise=25.0),
-        "mean": Measure(1, 1.0, noise=0.0),
+        "sharp": Measure(
+            parts=2,
+            power=3.0,
+            unit=SHARP_GREY_LEVELS**2,
+            adds_mean=True,
+            least=2.5**2,
+            noise=(2.5**2, 5.0**2, 6.0**2),
+        ),
+        "mean": Measure(1, 1.0, least=0.0, noise=()),
         "power_1.5": Measure(1, 1.5),
         "power_2": Measure(1, 2.0),
         "power_3": Measure(1, 3.0),
@@ -71,9 +85,6 @@ MEASURES = MappingProxyType(
         "worst_3": Measure(2, 3.0),
     }
 )
-
-NOTHING_NEW = 9.0
-"""Mean squared difference (3 grey levels) below which a cell shows what was shown already."""
 
 _CENTRE = 128
 _STILL = 4.0

@@ -47,7 +47,9 @@ from cv_reader.select.rate_distortion.windows import (
 
 _PEAK = 255.0
 _STEEP_RATIO = 1.5
-_PREFERRED_SLOTS = 4
+_PREFERRED_STEPS = (8, 4, 2)
+"""Every so many slots are preferred to those between them; see ``Measure.noise``."""
+
 _WINDOWS_RATIO, _WINDOWS_POWERS = 1.25, (-1.0, -1 / 3, 1 / 3, 1.0)
 """Prices of long clips that are solved together, around the one that is expected."""
 
@@ -114,9 +116,9 @@ class Solver:
     @property
     def least_price(self) -> float:
         """Return the price below which differences are noise."""
-        if not self._measure.noise:
+        if not self._measure.least:
             return LEAST_PRICE
-        return rounded(level_distortion(NOTHING_NEW, self._measure))
+        return rounded(level_distortion(self._measure.least, self._measure))
 
     def kept_at(self, costs: Spans, price: float) -> Cells:
         """Return the units that are kept where a cell costs ``price``: bool (W, n)."""
@@ -304,9 +306,9 @@ class Solver:
         slots = slots or slice(0, window.between.shape[1])
         forced = [slot - slots.start for slot in self.forced if slots.start <= slot < slots.stop]
         keeping = np.zeros(window.between.shape[1], np.float32)
-        if self._measure.noise:
-            noise = level_distortion(self._measure.noise, self._measure)
-            keeping[np.arange(len(keeping)) % _PREFERRED_SLOTS > 0] = self.unit_price(noise)
+        for step, noise in zip(_PREFERRED_STEPS, self._measure.noise, strict=False):
+            level = self.unit_price(level_distortion(noise, self._measure))
+            keeping[np.arange(len(keeping)) % step > 0] = level
         costs = segments(
             self._weighted(window.between, slots),
             [self._weighted(before, slots) for before in window.before],

