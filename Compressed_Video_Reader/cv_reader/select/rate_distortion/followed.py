@@ -59,6 +59,7 @@ def follow_vectors(
     *,
     parts: int = 1,
     columns: slice = slice(None),
+    whole: Distances | None = None,
 ) -> None:
     """Lower distances to those of what vectors lead to, where these are closer.
 
@@ -70,9 +71,14 @@ def follow_vectors(
             to.
         parts: 1 for whole cells, 2 for their quarters.
         columns: columns of places that ``least`` has.
+        whole: float32 (c, W, W), those of whole cells, to lower as well; None = those alone.
     """
     by_cell = least.reshape(-1, parts**2, *least.shape[1:])
-    moving = np.flatnonzero(by_cell.max(axis=(1, 2, 3)) > _STILL * CELL_WEIGHT / parts**2)
+    is_moving = by_cell.max(axis=(1, 2, 3)) > _STILL * CELL_WEIGHT / parts**2
+    is_whole_moving = np.zeros_like(is_moving)
+    if whole is not None:
+        is_whole_moving = whole.max(axis=(1, 2)) > _STILL * CELL_WEIGHT
+    moving = np.flatnonzero(is_moving | is_whole_moving)
     across: Whole = np.arange(clip.width, dtype=np.intp)[columns]
     inner, planes = CELL_UNITS // parts, clip.planes(slots)
     for first in range(0, len(moving), _GROUP_CELLS):
@@ -80,6 +86,7 @@ def follow_vectors(
         places = _places(clip, slots, np.full(len(cells), row), across[cells])
         there = _targets(clip, row, slots, across[cells])
         found = by_cell[cells].transpose(2, 3, 1, 0).copy()
+        found_whole = None if whole is None else whole[cells].transpose(1, 2, 0).copy()
         for targets, sources, steps in _chains(clip, slots, places):
             shown = _shown(planes, sources, _within(places, targets, sources, steps))
             step = there[..., targets[0] : targets[-1] + 1, :] - shown
@@ -88,7 +95,13 @@ def follow_vectors(
             errors = errors.reshape(parts, inner, parts, inner, *errors.shape[2:]).sum(axis=(1, 3))
             errors = errors.reshape(parts**2, *errors.shape[2:]).swapaxes(0, 1)
             found[sources, targets] = np.minimum(found[sources, targets], errors)
-        by_cell[cells] = found.transpose(3, 2, 0, 1)
+            if found_whole is not None:
+                total = np.minimum(found_whole[sources, targets], errors.sum(axis=1))
+                found_whole[sources, targets] = total
+        by_cell[cells[is_moving[cells]]] = found.transpose(3, 2, 0, 1)[is_moving[cells]]
+        if whole is not None and found_whole is not None:
+            some = is_whole_moving[cells]
+            whole[cells[some]] = found_whole.transpose(2, 0, 1)[some]
 
 
 def shown_along(

@@ -185,10 +185,10 @@ def _squared(
             )
         ]
     if isinstance(clip, FollowedClip):
-        for parts, one in zip(kinds, squared, strict=True):
-            # What was carried in came from slots that no chain of the window leads to.
-            among = one[:, 0 if shown is None else len(shown) :]
-            follow_vectors(clip, line, slots, among, parts=parts)
+        # What was carried in came from slots that no chain of the window leads to.
+        among, *cells = (one[:, 0 if shown is None else len(shown) :] for one in squared)
+        whole = cells[0] if cells else None
+        follow_vectors(clip, line, slots, among, parts=kinds[0], whole=whole)
     return squared
 
 

@@ -182,6 +182,21 @@ def test_a_window_compares_its_slots_as_the_whole_clip_does(clip: SmallClip, par
     assert part[:, 1:].min() < 2e6
 
 
+def test_quarters_and_cells_are_followed_together(clip: SmallClip) -> None:
+    """As one pass for each does; a cell stays where it is still as a whole, quarters likewise."""
+    everything, generator = slice(0, SLOTS), np.random.default_rng(4)
+    quarters = generator.integers(0, 400_000, (4 * GRID, SLOTS, SLOTS)).astype(np.float32)
+    cells = generator.integers(0, 1_600_000, (GRID, SLOTS, SLOTS)).astype(np.float32)
+    quarters[:4], cells[1], quarters[8:12], cells[2] = 192, 192, 192, 192
+    apart = quarters.copy(), cells.copy()
+    follow_vectors(clip, 1, everything, apart[0], parts=2)
+    follow_vectors(clip, 1, everything, apart[1])
+    assert (apart[0] < quarters).any() and (apart[1] < cells).any()
+    follow_vectors(clip, 1, everything, quarters, parts=2, whole=cells)
+    np.testing.assert_array_equal(quarters, apart[0])
+    np.testing.assert_array_equal(cells, apart[1])
+
+
 def test_pictures_shown_are_those_that_distances_are_of(clip: SmallClip, before: Any) -> None:
     generator = np.random.default_rng(5)
     for target in (0, 4):
