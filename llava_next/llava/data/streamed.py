@@ -244,6 +244,11 @@ class StreamedDataset(SampleBuilder, Dataset[Item]):
             )
         self.states[:] = states
 
+    def close(self) -> None:
+        """Close the shards that this process has open."""
+        for reader in self._readers.values():
+            reader.close()
+
     def sample(self, entry: Any, where: str, set_index: int) -> Item:
         """Turn an entry into a sample.
 
@@ -276,6 +281,10 @@ class _BatchReader:
         self._waiting: tuple[Item, _State] | None = None
         weights = dataset.entries.weights
         self._shares = weights / weights.sum()
+
+    def close(self) -> None:
+        for passes in self._passes.values():
+            passes.close()
 
     def batch(self, number: int) -> list[Item]:
         plan = self._dataset.entries.plan

@@ -243,6 +243,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (TooManyBadSamples, CheckpointError, DivergedRunError, StreamError) as error:
         logger.error("error: %s", error)
         return FAILED_SAMPLES
+    finally:
+        if isinstance(trainer.train_dataset, StreamedDataset):
+            trainer.train_dataset.close()
     return OK
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -23,7 +23,7 @@ from llava.visual.config import VisualConfig
 class _Rows(RowStream):
     """A stream of rows in memory."""
 
-    def rows(self, shard: int, start: int = 0) -> Iterator[dict[str, Any]]:
+    def rows(self, shard: int, start: int = 0) -> Generator[dict[str, Any], None, None]:
         yield from self.dataset[shard][start:]
 
 
@@ -167,6 +167,7 @@ def test_batches_resume_anywhere_also_packed_mixed_and_with_bad_rows(
         again = opened()
         again.continue_from(tmp_path)
         rest = [_samples(again.__getitems__([number])) for number in range(stopped, 10)]
+        again.close()
         assert rest == names[stopped:]
 
 

@@ -10,7 +10,7 @@ resumed run continues with the very next row:
 - numbered entries are shuffled as a whole.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,7 +84,7 @@ class StreamPasses:
         """
         self._stream, self._reader, self._block_rows = stream, reader, block_rows
         self._block: list[tuple[int, int, dict[str, Any]]] = []
-        self._rows: Iterator[dict[str, Any]] | None = None
+        self._rows: Generator[dict[str, Any], None, None] | None = None
         self._taken = 0
         self._start_pass(0)
         self._start = self._place()
@@ -111,6 +111,11 @@ class StreamPasses:
         shard, row, raw = self._take()
         where = self._stream.where(shard, row)
         return Drawn(where, lambda: self._stream.entry(raw, where))
+
+    def close(self) -> None:
+        """Close the shard that is open, before the interpreter takes its reader to pieces."""
+        if self._rows is not None:
+            self._rows.close()
 
     def _place(self) -> dict[str, int]:
         return {
@@ -195,6 +200,9 @@ class NumberedPasses:
     def state(self) -> dict[str, int]:
         """Return where the next row is: its pass, and how many come before it."""
         return {"pass": self._pass, "taken": self._taken}
+
+    def close(self) -> None:
+        """Do nothing: no file stays open."""
 
     def next_row(self) -> Drawn:
         """Return the next entry."""

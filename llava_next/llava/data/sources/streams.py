@@ -12,7 +12,7 @@ Its rows have no numbers over the whole, only within their shard, and are read f
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import islice
@@ -69,7 +69,7 @@ class RowStream:
         """Return ``path, shard:row``, both counted from 1."""
         return f"{self.path}, shard {shard + 1}:{row + 1}"
 
-    def rows(self, shard: int, start: int = 0) -> Iterator[dict[str, Any]]:
+    def rows(self, shard: int, start: int = 0) -> Generator[dict[str, Any], None, None]:
         """Read the raw rows of a shard in order, from row ``start`` (counted from 0) on.
 
         Raises:
@@ -82,6 +82,7 @@ class RowStream:
             import fsspec.asyn
 
             fsspec.asyn.reset_lock()  # of the process that this one was forked from
+        errors = (OSError, ValueError, pyarrow.ArrowException, DatasetsError)
         part = self.dataset.shard(num_shards=self.shards, index=shard)
         row = start
         try:
@@ -89,7 +90,7 @@ class RowStream:
             for table in islice(tables, start, None):
                 yield rows_of(table)[0]
                 row += 1
-        except (OSError, ValueError, pyarrow.ArrowException, DatasetsError) as error:
+        except errors as error:
             raise StreamError(
                 f"{self.where(shard, row)}: the stream cannot be read on: {error}; repair it, then "
                 "continue with --resume_from_checkpoint auto"
