@@ -11,6 +11,7 @@ import json
 import os
 import re
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,16 +98,12 @@ def quantise_decoder(
     """
     if find_spec("bitsandbytes") is None:
         raise ValueError("--bits 4 needs the package bitsandbytes; pip install bitsandbytes")
-    from bitsandbytes.nn import (  # pyright: ignore[reportMissingImports]
-        Linear4bit,
-        Params4bit,
-    )
-
+    kinds: Any = import_module("bitsandbytes.nn")
     target = re.compile(_TARGETS)
     for name, module in list(model.named_modules()):
         if not target.fullmatch(name) or not isinstance(module, nn.Linear):
             continue
-        layer: Any = Linear4bit(
+        layer: Any = kinds.Linear4bit(
             module.in_features,
             module.out_features,
             bias=module.bias is not None,
@@ -115,7 +112,7 @@ def quantise_decoder(
             quant_type=settings.quant_type,
             device="meta",
         )
-        layer.weight = Params4bit(
+        layer.weight = kinds.Params4bit(
             module.weight.detach(),
             requires_grad=False,
             quant_type=settings.quant_type,
