@@ -9,7 +9,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Generator, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -87,6 +87,7 @@ class VideoView:
         jitter: draw the frames of chunks and collages from their stretch of the video; off, they
             are evenly spaced. Codec patches always come from the frames that were selected from.
         short_videos: ``refuse`` videos of fewer than T frames, or ``repeat`` frames.
+        select: how codec patches are chosen, as ``cv_reader`` names it; empty: its usual way.
         threads: decoding threads of a video.
     """
 
@@ -97,6 +98,7 @@ class VideoView:
     split: VideoSplit = VideoSplit()
     jitter: bool = True
     short_videos: Literal["refuse", "repeat"] = "refuse"
+    select: str = ""
     threads: int = 1
 
     def __post_init__(self) -> None:
@@ -117,12 +119,13 @@ class VideoView:
 
 def selection_settings(view: VideoView) -> AssetConfig:
     """Return the settings by which ``cv_reader`` selects the codec patches of a view."""
-    return AssetConfig(
+    usual = AssetConfig(
         sequence_length=view.clip_frames,
         num_images=view.num_frames,
         square_size=view.size_px,
         patch_size=view.patch_size,
     )
+    return replace(usual, select=view.select) if view.select else usual
 
 
 _config = lru_cache(maxsize=8)(selection_settings)

@@ -280,6 +280,7 @@ def _run(arguments: argparse.Namespace) -> Counter[str]:
         clip_frames=arguments.clip_frames,
         num_frames=arguments.num_frames,
         short_videos=arguments.short_videos,
+        select=arguments.select,
     )
     if arguments.labels:
         facts = read_label_info(arguments.labels)
@@ -328,6 +329,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--num_centres", type=int, default=0, help="size of the bank of a list's own labels")
     add("--bank", help="name and version of the bank of a list's own labels")
     add("--codec", action="store_true", help="select codec patches of videos now")
+    add("--select", default="", help="how --codec chooses, such as rate_distortion")
     add("--index_folder", type=Path, help="folder of KEY.visidx.npy files of the reference's tools")
     add("--asset_folder", type=Path, help="folder of codec assets, such as OUT/assets")
     add("--video_paths", action="store_true", help="store paths of videos instead of their bytes")

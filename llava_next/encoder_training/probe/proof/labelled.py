@@ -1,8 +1,9 @@
 """Train an encoder on the labels of a data set of videos, by whole frames and codec patches.
 
 An encoder that has never seen what a data set shows says little about its inputs. This one sees the
-training clips in equal parts as a few whole frames and as codec patches of the published formula,
-as many tokens, and no clip to score. Every step is left out where its result exists.
+training clips in equal parts as a few whole frames and as codec patches by rate and distortion, as
+many tokens, and no clip to score. Pictures are smaller than those that are probed, patches are not:
+so it sees more clips in the same time. Every step is left out where its result exists.
 """
 
 import json
@@ -21,7 +22,10 @@ from run_kit.files import write_text
 
 
 def _sizes(proof: Proof) -> dict[str, int]:
-    """Return the flags of patches, slots and frames; patches leave the videos their size."""
+    """Return the flags of patches, slots and frames.
+
+    Patches are those with which the probe leaves the videos their size.
+    """
     clips = read_clips(proof.clips / "train_new.csv", proof.clips)
     with open_video(clips.file(0), num_threads=1) as video:
         longer_px = max(video.index.width_px, video.index.height_px)
@@ -30,6 +34,10 @@ def _sizes(proof: Proof) -> dict[str, int]:
         "clip_frames": proof.inputs.slots,
         "num_frames": proof.sizes.label_frames,
     }
+
+
+def _size_px(proof: Proof, sizes: Mapping[str, int]) -> int:
+    return sizes["patch_size"] * (proof.inputs.grid // proof.sizes.label_shrink)
 
 
 def _words(flags: Mapping[str, Any]) -> list[str]:
@@ -59,7 +67,7 @@ def write_labelled_set(proof: Proof) -> None:
     flags = {
         "num_centres": 1 + max(max(clip.labels) for clip in clips.clips), "bank": "labels",
         "kind": "video", "short_videos": "repeat",
-        "size_px": sizes["patch_size"] * proof.inputs.grid, **sizes,
+        "select": "rate_distortion", "size_px": _size_px(proof, sizes), **sizes,
     }  # fmt: skip
     if write([str(folder / "train.jsonl"), str(folder / "set"), "--codec", *_words(flags)]):
         raise RuntimeError(f"the set {folder / 'set'} could not be written")
@@ -75,7 +83,7 @@ def train_on_labels(proof: Proof, seed: int) -> Path:
     if (folder / "final" / "config.json").exists():
         return folder / "final"
     sizes = _sizes(proof)
-    size_px = sizes["patch_size"] * proof.inputs.grid
+    size_px = _size_px(proof, sizes)
     flags = {
         "output_dir": folder, "size": "tiny", "video_set": proof.out / "labelled" / "set",
         "image_px": size_px, "video_px": size_px, "short_videos": "repeat",

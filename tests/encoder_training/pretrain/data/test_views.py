@@ -253,6 +253,8 @@ def test_the_split_of_a_batch() -> None:
 def test_selection_has_the_sizes_of_the_view() -> None:
     config = selection_settings(VideoView())
     assert (config.sequence_length, config.num_images, config.grid) == (64, 8, 16)
+    other = selection_settings(VideoView(select="rate_distortion"))
+    assert (config.select, other.select) == ("topk", "rate_distortion")
 
 
 def test_a_batch_needs_samples_of_one_kind() -> None:
