@@ -160,8 +160,9 @@ class Chooser:
 
             self._scores[self.slots] = changes(self._clip)
             links = self._chains.finish()
-            self._followed = follow_motion(self._clip, links, self._config.block_cells)
             # Long clips and their chains take much memory, and are not needed twice.
+            block = self._config.block_cells
+            self._followed = follow_motion(self._clip, links, block, in_place=True)
             self._clip, self._chains = self._followed, None
         return self._clip
 

@@ -120,7 +120,9 @@ class FollowedClip(SmallClip):
         return _turned(values, self, self.turns, 1)
 
 
-def follow_motion(clip: SmallClip, links: Links, block: int) -> FollowedClip:
+def follow_motion(
+    clip: SmallClip, links: Links, block: int, *, in_place: bool = False
+) -> FollowedClip:
     """Turn a clip to places that stay with the scene.
 
     Args:
@@ -128,6 +130,7 @@ def follow_motion(clip: SmallClip, links: Links, block: int) -> FollowedClip:
         links: vectors between its slots.
         block: cells along a side of what is chosen as one; content is turned by whole blocks, and
             not at all where it does not consist of whole ones.
+        in_place: turn the pictures of ``clip`` itself, which takes less memory.
 
     Raises:
         ValueError: if the interpolated pictures would need more than a GiB.
@@ -152,7 +155,8 @@ def follow_motion(clip: SmallClip, links: Links, block: int) -> FollowedClip:
     turns = (cameras.cumsum(axis=0) + turn_steps // 2) // turn_steps * block * is_whole
     whole: list[list[int]] = turns.tolist()
     own = {one.name: getattr(clip, one.name) for one in fields(SmallClip)}
-    own["luma"], own["chroma"] = np.empty_like(clip.luma), np.empty_like(clip.chroma)
+    if not in_place:
+        own["luma"], own["chroma"] = np.empty_like(clip.luma), np.empty_like(clip.chroma)
     for slot, (y, x) in enumerate(whole):
         own["luma"][slot] = np.roll(clip.luma[slot], (LUMA_PX * y, LUMA_PX * x), (0, 1))
         own["chroma"][slot] = np.roll(clip.chroma[slot], (CHROMA_PX * y, CHROMA_PX * x), (1, 2))

@@ -135,6 +135,16 @@ def test_turns_follow_the_camera(clip: SmallClip) -> None:
     assert np.abs(clip.turns * 8 * STEPS - camera).max() <= 4 * STEPS
 
 
+def test_pictures_may_be_turned_in_place() -> None:
+    luma = np.random.default_rng(6).integers(0, 256, (SLOTS, 48, 48)).astype(np.uint8)
+    links = _links(np.array([[0, 8 * STEPS]] * SLOTS) * (np.arange(SLOTS) > 0)[:, None])
+    turned = follow_motion(_clip(luma), links, 1)
+    clip = _clip(luma.copy())
+    found = follow_motion(clip, links, 1, in_place=True)
+    assert found.luma is clip.luma and (found.luma == turned.luma).all()
+    assert (found.chroma == turned.chroma).all() and (turned.luma != luma).any()
+
+
 @pytest.mark.parametrize("parts", [1, 2])
 def test_distances_are_those_of_units_that_are_followed_one_by_one(
     clip: SmallClip, before: Any, parts: int
