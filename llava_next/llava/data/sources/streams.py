@@ -173,7 +173,7 @@ def open_row_stream(path: Path, name: TableName, *, readers: int) -> RowStream:
 
     try:
         dataset, key = _load(path, name)
-        if dataset.num_shards < readers:
+        if dataset.num_shards < readers and hasattr(dataset, "reshard"):  # not in old versions
             dataset = dataset.reshard()
         dataset = dataset.with_format("arrow")
         if next(dataset.iter(batch_size=1), None) is None:
