@@ -180,6 +180,7 @@ ROOMS = {
     "llava.train.run": "data train visual",
     "llava.visual": "",
     "llava.visuals": "visual",
+    "llava.vllm_plugin": "messages model visual",
     "run_kit.checkpoints": "files ranks",
     "run_kit.clips": "files",
     "run_kit.exits": "",
