@@ -175,7 +175,7 @@ _SCORING = {
     "mv_compensate": "estimate of the camera's motion that is subtracted from the vectors before "
     "scoring",
     "frames": "sample frames evenly by frame number (uniform) or by coded bytes (bitcost); cheap "
-    "moves even ones by 0.67 of a step at most to where little has to be decoded",
+    "moves even ones by 0.7 of a step at most to where little has to be decoded",
     "mv_pct": "percentile of a frame's motion energy that is scaled to 1",
     "res_pct": "percentile of a frame's residual energy that is scaled to 1",
     "w_mv": "weight of the motion energy",

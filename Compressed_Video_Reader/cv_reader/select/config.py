@@ -61,7 +61,7 @@ DIRECTIONS = ("nearest", "hold")
 PREDICTIONS = ("search", "still", "vectors")
 COMPENSATIONS = ("median", "mean", "none", "similarity")
 FRAME_SAMPLINGS = ("uniform", "bitcost", "cheap")
-CHEAP_REACH_STEPS = 0.67
+CHEAP_REACH_STEPS = 0.7
 """How far ``cheap`` moves a slot, in steps between slots."""
 
 ORDERS = ("raster", "zigzag")

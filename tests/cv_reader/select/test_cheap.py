@@ -142,7 +142,7 @@ def test_assets_of_another_reach_are_stale(clip: Path, tmp_path: Path) -> None:
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     meta["fingerprint"] = hashlib.sha256(canonical.encode()).hexdigest()[:16]
     path.write_text(json.dumps(meta))
-    with pytest.raises(StaleAssetError, match=r"cheap_reach_steps None where 0\.67 is asked for"):
+    with pytest.raises(StaleAssetError, match=r"cheap_reach_steps None where 0\.7 is asked for"):
         usable_meta(path, CONFIG)
     # What does not move slots has no such number, and the fingerprint of before.
     plain = replace(CONFIG, frames="uniform")
