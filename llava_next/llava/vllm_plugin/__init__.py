@@ -12,14 +12,17 @@ ARCHITECTURES = {
 
 
 def register() -> None:
-    """Tell vLLM the model classes, and transformers the configurations; may be called again.
+    """Tell vLLM the models and the loader of packed codec assets; may be called again.
 
-    The model's own module is imported when vLLM builds the model, so that no process touches a GPU
-    before it has forked.
+    The models' own module is imported when vLLM builds one, so that no process touches a GPU before
+    it has forked.
     """
-    from vllm import ModelRegistry
+    from vllm import ModelRegistry  # pyright: ignore[reportMissingImports]
 
-    import llava.model  # noqa: F401  (registers the configurations: no remote code is needed)
+    # Both register by being imported: the configurations, so that no remote code is needed, and
+    # the loader.
+    import llava.model
+    import llava.vllm_plugin.media  # noqa: F401
 
     for architecture, place in ARCHITECTURES.items():
         ModelRegistry.register_model(architecture, place)

@@ -8,20 +8,20 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from vllm.config import VllmConfig
-from vllm.model_executor.models.interfaces import (
+from vllm.config import VllmConfig  # pyright: ignore[reportMissingImports]
+from vllm.model_executor.models.interfaces import (  # pyright: ignore[reportMissingImports]
     MultiModalEmbeddings,
     SupportsMultiModal,
     SupportsPP,
 )
-from vllm.model_executor.models.utils import (
+from vllm.model_executor.models.utils import (  # pyright: ignore[reportMissingImports]
     AutoWeightsLoader,
     WeightsMapper,
     init_vllm_registered_model,
     maybe_prefix,
 )
-from vllm.multimodal import MULTIMODAL_REGISTRY
-from vllm.sequence import IntermediateTensors
+from vllm.multimodal import MULTIMODAL_REGISTRY  # pyright: ignore[reportMissingImports]
+from vllm.sequence import IntermediateTensors  # pyright: ignore[reportMissingImports]
 
 from llava.constants import IMAGE_TOKEN, VIDEO_TOKEN
 from llava.model.llava_arch import VisionTower

@@ -1,31 +1,21 @@
 """Prompts and visuals as vLLM takes them: the same tokens and patches as ``LlavaProcessor``.
 
-A video is given as frames, or as a codec asset: ``{"mosaics": ..., "positions": ...}``, see
-``codec_item``. Nothing here decodes a video.
+A video is given as frames, or as a codec asset, see ``llava.vllm_plugin.clips``. Nothing here reads
+a video.
 
-Axis letters: F frames, G mosaics, N rows of positions, P patches.
+Axis letters: P patches, p side of a patch in pixels.
 """
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from transformers import BatchFeature
-from vllm.multimodal.inputs import MultiModalFieldConfig
-from vllm.multimodal.media import MediaWithBytes
-from vllm.multimodal.parse import (
-    ImageProcessorItems,
-    ModalityDataItems,
-    MultiModalDataItems,
-    MultiModalDataParser,
-    ProcessorBatchItems,
-    VideoProcessorItems,
-)
-from vllm.multimodal.processing import (
+from vllm.multimodal.inputs import MultiModalFieldConfig  # pyright: ignore[reportMissingImports]
+from vllm.multimodal.parse import MultiModalDataItems, MultiModalDataParser  # pyright: ignore[reportMissingImports]
+from vllm.multimodal.processing import (  # pyright: ignore[reportMissingImports]
     BaseDummyInputsBuilder,
     BaseMultiModalProcessor,
     BaseProcessingInfo,
@@ -34,139 +24,20 @@ from vllm.multimodal.processing import (
     PromptUpdateDetails,
 )
 
-from cv_reader.assets import read_asset
 from llava.constants import IMAGE_TOKEN, VIDEO_TOKEN
 from llava.messages import fill_prompt
 from llava.model.processing import LlavaProcessor
 from llava.visual.batch import VisualSegment
 from llava.visual.config import VisualConfig
-from llava.visual.pictures import load_image
 from llava.visual.segments import codec_visual, frames_visual, image_visual
 from llava.visual.sizes import ImagePlan, plan_images
-from llava.visual.time_marks import frame_seconds, slot_seconds
+from llava.visual.time_marks import frame_seconds
+from llava.vllm_plugin.clips import picture_bytes
+from llava.vllm_plugin.media import LlavaDataParser
 
 MODALITIES = ("image", "video")
 _MARK_TOKENS = 24
 """Room for the text between the frames of a dummy video, where a checkpoint has time marks."""
-
-
-def codec_item(folder: str | Path) -> dict[str, Any]:
-    """Read a codec asset as ``multi_modal_data={"video": ...}`` of vLLM's ``LLM`` takes it.
-
-    Returns:
-        ``mosaics`` uint8 (G, side, side, 3), ``positions`` int64 (N, 3), and ``seconds``, the time
-        of each slot t, where the asset has time stamps.
-
-    Raises:
-        ValueError: if a file is missing, damaged or breaks the contract of assets.
-    """
-    asset = read_asset(folder)
-    item: dict[str, Any] = {
-        "mosaics": np.stack([np.asarray(load_image(path)) for path in asset.images]),
-        "positions": asset.positions.astype(np.int64),
-    }
-    try:
-        item["seconds"] = list(slot_seconds(asset.folder).values())
-    except ValueError:  # checkpoints without time marks need none; others will say so
-        return item
-    return item
-
-
-class _PlannedImages(ProcessorBatchItems[Any]):
-    """Pictures with their plans: how large one becomes depends on the others of its prompt.
-
-    Items are (picture, plan). Both are in the item's hash, so no cache confuses two sizes.
-    """
-
-    def __init__(self, data: Sequence[Any]) -> None:
-        super().__init__(data, "image")
-
-
-class _Parser(MultiModalDataParser):
-    """Reads what a request shows: pictures, frames, codec assets."""
-
-    def __init__(self, visual: VisualConfig) -> None:
-        super().__init__()
-        self.visual = visual
-
-    def _parse_image_data(self, data: Any) -> ModalityDataItems[Any, Any] | None:
-        if isinstance(data, list) and any(isinstance(item, tuple) for item in data):
-            return _PlannedImages(data)  # already planned: those that a cache did not have
-        items = super()._parse_image_data(data)
-        if items is None or not isinstance(items, ImageProcessorItems):
-            raise ValueError("images must be pictures; embeddings of them are not supported")
-        pictures = items.get_all()
-        if any(picture is None for picture in pictures):
-            raise ValueError("an image must be sent whole; its UUID alone is not enough")
-        sizes = [tuple(items.get_image_size(place)) for place in range(len(pictures))]
-        plans = plan_images(sizes, self.visual) if sizes else []  # pyright: ignore[reportArgumentType]
-        return _PlannedImages(list(zip(map(_picture, pictures), plans, strict=True)))
-
-    def _parse_video_data(self, data: Any) -> ModalityDataItems[Any, Any] | None:
-        given = data if isinstance(data, list) else [data]
-        if not any(isinstance(item, Mapping) for item in given):
-            return self._parse_frames(data)
-        return VideoProcessorItems(
-            [
-                _codec(item) if isinstance(item, Mapping) else self._parse_frames([item]).data[0]
-                for item in given
-            ]
-        )
-
-    def _parse_frames(self, data: Any) -> VideoProcessorItems:
-        items = super()._parse_video_data(data)
-        if not isinstance(items, VideoProcessorItems) or any(item is None for item in items.data):
-            raise ValueError(
-                "a video must be frames, or a codec asset with mosaics and positions; embeddings, "
-                "and a UUID alone, are not supported"
-            )
-        times = items.metadata if isinstance(items.metadata, list) else [None] * len(items)
-        pairs = [
-            (item.media if isinstance(item, MediaWithBytes) else item, dict(about or {}))
-            for item, about in zip(items.data, times, strict=True)
-        ]
-        return VideoProcessorItems(pairs)  # pyright: ignore[reportArgumentType]
-
-
-def _picture(item: Any) -> Image.Image:
-    """Return a picture as Pillow has it; arrays are uint8, channels last or first."""
-    return item if isinstance(item, Image.Image) else Image.fromarray(_bytes(item))
-
-
-def _bytes(item: Any) -> np.ndarray:
-    """Return one RGB picture uint8 (H, W, 3)."""
-    array = item.cpu().numpy() if isinstance(item, torch.Tensor) else np.asarray(item)
-    if array.ndim == 3 and array.shape[-1] != 3 and array.shape[0] == 3:
-        array = np.ascontiguousarray(array.transpose(1, 2, 0))
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3:
-        raise ValueError(
-            f"pictures and frames must be uint8 (H, W, 3), got {array.dtype} {array.shape}"
-        )
-    return array
-
-
-def _codec(item: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a codec asset in one form, so that equal assets have equal hashes."""
-    unknown = item.keys() - {"mosaics", "positions", "seconds"}
-    if unknown or not {"mosaics", "positions"} <= item.keys():
-        raise ValueError(
-            "a video that is a mapping must be a codec asset: mosaics, positions and, where the "
-            f"checkpoint has time marks, seconds; got {', '.join(map(str, item)) or 'nothing'}"
-        )
-    mosaics = [_bytes(np.asarray(mosaic)) for mosaic in item["mosaics"]]
-    if not mosaics or len({mosaic.shape for mosaic in mosaics}) > 1:
-        raise ValueError("mosaics must be at least one, all of one size")
-    made: dict[str, Any] = {"mosaics": np.stack(mosaics), "positions": _rows(item["positions"])}
-    if item.get("seconds") is not None:
-        made["seconds"] = [float(second) for second in item["seconds"]]
-    return made
-
-
-def _rows(positions: Any) -> np.ndarray:
-    rows = np.asarray(positions)
-    if rows.dtype.kind not in "iu":
-        raise ValueError(f"positions must be integers (N, 3), got {rows.dtype} {rows.shape}")
-    return np.ascontiguousarray(rows.astype(np.int64))
 
 
 class LlavaProcessingInfo(BaseProcessingInfo):
@@ -196,7 +67,7 @@ class LlavaProcessingInfo(BaseProcessingInfo):
 
     def get_data_parser(self) -> MultiModalDataParser:
         """Return what reads the visuals of a request."""
-        return _Parser(self.processor.visual)
+        return LlavaDataParser(self.processor.visual)
 
     def get_supported_mm_limits(self) -> Mapping[str, int | None]:
         """Return that a prompt may show any number of pictures and videos."""
@@ -339,14 +210,15 @@ def _video_segment(item: Any, visual: VisualConfig) -> VisualSegment:
     """Return a codec asset, or frames with what is known about them, as a segment."""
     if isinstance(item, Mapping):
         seconds = item.get("seconds")
-        times = None if seconds is None else dict(enumerate(seconds))
+        times = None if seconds is None else dict(enumerate(seconds.tolist()))
         mosaics = [Image.fromarray(mosaic) for mosaic in item["mosaics"]]
         return codec_visual(mosaics, item["positions"], visual, seconds=times)
     frames, about = item
     seconds = None
     if visual.time_marks and about.get("frames_indices") is not None:
         seconds = frame_seconds([int(i) for i in about["frames_indices"]], about.get("fps"))
-    return frames_visual([_picture(frame) for frame in frames], visual, seconds=seconds)
+    pictures = [Image.fromarray(picture_bytes(frame)) for frame in frames]
+    return frames_visual(pictures, visual, seconds=seconds)
 
 
 def _prompt_ids(modality: str, segment: VisualSegment, processor: LlavaProcessor) -> list[int]:

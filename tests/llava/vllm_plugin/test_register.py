@@ -35,6 +35,9 @@ def test_every_model_is_registered_by_a_class_that_exists(monkeypatch: pytest.Mo
         register_model=lambda name, place: models.update({name: place})
     )
     monkeypatch.setitem(sys.modules, "vllm", types.SimpleNamespace(ModelRegistry=registry))
+    # Its import registers the loader with vLLM.
+    media = "llava.vllm_plugin.media"
+    monkeypatch.setitem(sys.modules, media, types.ModuleType(media))
     register()
     register()  # vLLM may do so several times
     trained = {name for name in llava.model.__all__ if name.endswith("ForCausalLM")}
