@@ -34,7 +34,7 @@ from llava.model.processing import LlavaProcessor
 from llava.model.tiny import write_tiny_checkpoint
 from llava.visual.config import PROCESSOR_FILE
 from llava.vllm_plugin import ARCHITECTURES
-from llava.vllm_plugin.clips import codec_item, pack_asset, unpack_asset
+from llava.vllm_plugin.clips import MEDIA_TYPE, codec_item, pack_asset, unpack_asset
 from support.media import texture
 
 pytestmark = pytest.mark.slow
@@ -340,36 +340,40 @@ def test_features_and_logits_are_those_of_our_model(
     for parts, data in (
         ([], {}),
         (shown, {"image": [one, two]}),
-        ([clip, shown[1]], {"video": codec_item(codec_asset), "image": two}),
+        ([shown[0], clip, shown[1]], {"image": [one, two], "video": codec_item(codec_asset)}),
     ):
         found, expected = _ask(served, parts, data)
         with torch.inference_mode():
             logits = ours(**expected).logits[0]
-            places = sorted(
-                (place.offset, modality, number)
-                for modality, ranges in found.get("mm_placeholders", {}).items()
-                for number, place in enumerate(ranges)
-            )
-            items = found["mm_kwargs"].get_data() if parts else {}
-            given = model.embed_multimodal(**items)
-            features = dict(zip(_by_modality(items), given, strict=True))
-            ordered = [features[modality, number] for _, modality, number in places]
+            features = _features(model, found)
             if parts:
                 tower = ours.model.mm_projector(ours.model.vision_tower(expected["visual"]))
-                assert (torch.cat(ordered) - tower).abs().max() <= 1e-5
+                assert (torch.cat(features) - tower).abs().max() <= 1e-5
             ids = torch.tensor(found["prompt_token_ids"])
             is_visual = ids == served.config.hf_config.image_token_id
-            embeds = model.embed_input_ids(ids, ordered or None, is_multimodal=is_visual)
+            embeds = model.embed_input_ids(ids, features or None, is_multimodal=is_visual)
             states = model(ids, torch.arange(len(ids)), inputs_embeds=embeds)
             answer = model.compute_logits(states)
         assert (answer - logits).abs().max() <= 1e-4 * logits.abs().max()
         assert torch.equal(answer.argmax(-1), logits.argmax(-1))
 
 
-def _by_modality(items: dict[str, Any]) -> list[tuple[str, int]]:
-    """Return the items in the order in which the model gives their features."""
-    names = [name.removesuffix("_patches") for name in items if name.endswith("_patches")]
-    return [(name, number) for name in names for number in range(len(items[f"{name}_lengths"]))]
+def _features(model: Any, found: Any) -> list[torch.Tensor]:
+    """Return the features of a prompt's items, batched as vLLM's worker does, in its order."""
+    from vllm.multimodal.utils import group_and_batch_mm_kwargs
+
+    places = sorted(
+        (place.offset, modality, number)
+        for modality, ranges in found.get("mm_placeholders", {}).items()
+        for number, place in enumerate(ranges)
+    )
+    items = [(modality, found["mm_kwargs"][modality][number]) for _, modality, number in places]
+    features: list[torch.Tensor] = []
+    for _, count, fields in group_and_batch_mm_kwargs(items, device=torch.device("cpu")):
+        given = model.embed_multimodal(**fields)
+        assert len(given) == count
+        features += given
+    return features
 
 
 def _url(kind: str, data: bytes) -> str:
@@ -426,7 +430,7 @@ def test_requests_over_http_become_the_same_tokens(
     jpegs = ",".join(base64.b64encode(_png(frame)).decode() for frame in frames)
     sent = [
         (image, {"type": "image", "image": frames[0]}),
-        (_video(_url("application/x-codec-asset", packed.read_bytes())), clip),
+        (_video(_url(MEDIA_TYPE, packed.read_bytes())), clip),
         (_video(f"file://{packed}"), clip),
         (_video(f"data:video/jpeg;base64,{jpegs}"), {"type": "video", "video": frames}),
     ]
@@ -443,7 +447,7 @@ def test_requests_over_http_become_the_same_tokens(
     ids = _rendered(server, _video(f"file://{codec_asset.parents[1] / 'a.mp4'}"))
     assert ids.count(served.config.hf_config.image_token_id) == 12 * tokens
     with pytest.raises(urllib.error.HTTPError, match="400"):
-        _rendered(server, _video(_url("application/x-codec-asset", packed.read_bytes()[:-9])))
+        _rendered(server, _video(_url(MEDIA_TYPE, packed.read_bytes()[:-9])))
 
 
 def _rendered(server: str, part: dict[str, Any]) -> list[int]:
