@@ -310,7 +310,10 @@ def _check_entry(entry: Any, name: str) -> None:
         raise ValueError(f"{name}: streaming must be true or false, got {entry['streaming']!r}")
     weight = entry.get("weight", 1)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < 1e9:
-        raise ValueError(f"{name}: weight must be a number above 0, got {weight!r}")
+        raise ValueError(
+            f"{name}: weight must be a number above 0 and below 1e9, such as 3 or 0.5, "
+            f"got {weight!r}"
+        )
     for key in ("subset", "split"):
         if not isinstance(entry.get(key, ""), str):
             raise ValueError(f"{name}: {key} must be a text, got {entry[key]!r}")

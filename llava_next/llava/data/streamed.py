@@ -10,7 +10,6 @@ Those that are not streamed are read by number, shuffled as a whole.
 """
 
 import hashlib
-import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,15 +31,12 @@ from llava.data.mixture import DataSource, read_sources, with_kind
 from llava.data.records import RecordError
 from llava.data.sources.opening import EntrySource, open_entries, select_rows
 from llava.data.sources.passes import NumberedPasses, Reader, StreamPasses
-from llava.data.sources.streams import RowStream, open_row_stream
+from llava.data.sources.streams import RowStream, StreamError, open_row_stream
 from llava.data.sources.tables import TableName
+from llava.data.stream_states import State, read_states, write_states
 from llava.visual.config import VisualConfig
-from run_kit.files import write_json
 
 logger = logging.getLogger(__name__)
-
-_STATE_FILE = "stream_state_{rank}.json"
-_State = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,7 +207,7 @@ class StreamedDataset(SampleBuilder, Dataset[Item]):
         """
         super().__init__(data_path, tokenizer, visual_config, **settings)
         self.entries = StreamedEntries(self.data_path, plan, streaming=streaming)
-        self.states: list[_State | None] = [None] * plan.readers
+        self.states: list[State | None] = [None] * plan.readers
         self._readers: dict[int, _BatchReader] = {}
 
     def __getitems__(self, numbers: list[int]) -> list[Item]:
@@ -226,23 +222,16 @@ class StreamedDataset(SampleBuilder, Dataset[Item]):
         """Continue behind the batches that a checkpoint was trained on.
 
         Raises:
-            ValueError: The checkpoint does not say from where this rank's readers continue, or
-                they are others.
+            ValueError: as ``llava.data.stream_states.read_states``.
         """
-        path = checkpoint / _STATE_FILE.format(rank=self.entries.plan.rank)
-        try:
-            states = json.loads(path.read_text(encoding="utf-8"))["readers"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path} cannot be read ({error}), so it is unknown where the streams continue; "
-                "resume from another checkpoint"
-            ) from error
-        if len(states) != len(self.states):
-            raise ValueError(
-                f"{checkpoint} was read by {len(states)} readers per rank, and these are "
-                f"{len(self.states)}: resume with as many --dataloader_num_workers as before"
-            )
-        self.states[:] = states
+        plan = self.entries.plan
+        self.states[:] = read_states(
+            checkpoint,
+            rank=plan.rank,
+            ranks=plan.world_size,
+            readers=plan.readers,
+            streamed={source.name: source.streaming for source in self.entries.sources},
+        )
 
     def close(self) -> None:
         """Close the shards that this process has open."""
@@ -272,13 +261,13 @@ class StreamedDataset(SampleBuilder, Dataset[Item]):
 class _BatchReader:
     """One reader of this rank."""
 
-    def __init__(self, dataset: StreamedDataset, number: int, state: _State | None) -> None:
+    def __init__(self, dataset: StreamedDataset, number: int, state: State | None) -> None:
         self._dataset, self._number = dataset, number
         state = state or {"batches": 0, "drawn": 0, "sets": [None] * len(dataset.entries.names)}
         self._batches, self._drawn = state["batches"], state["drawn"]
         self._starts: list[dict[str, int] | None] = list(state["sets"])
         self._passes: dict[int, StreamPasses | NumberedPasses] = {}
-        self._waiting: tuple[Item, _State] | None = None
+        self._waiting: tuple[Item, State] | None = None
         weights = dataset.entries.weights
         self._shares = weights / weights.sum()
 
@@ -289,8 +278,11 @@ class _BatchReader:
     def batch(self, number: int) -> list[Item]:
         plan = self._dataset.entries.plan
         if number != self._batches * plan.readers + self._number:
-            raise RuntimeError(
-                f"batch {number} was asked of reader {self._number}, which has {self._batches} done"
+            raise StreamError(
+                f"batch {number + 1} is asked of reader {self._number + 1} of {plan.readers}, "
+                f"which has read {self._batches}: its state is not of this checkpoint, or "
+                "--gradient_accumulation_steps was another; resume as before, or from another "
+                "checkpoint"
             )
         items = [item for _ in range(plan.batch_rows) for item in self._row(packed=plan.packed)]
         self._batches += 1
@@ -298,7 +290,7 @@ class _BatchReader:
         items[-1]["stream"] = {"reader": self._number, **state, "batches": self._batches}
         return items
 
-    def _state(self) -> _State:
+    def _state(self) -> State:
         starts = self._starts
         sets = [
             self._passes[number].state() if number in self._passes else starts[number]
@@ -365,7 +357,7 @@ class StreamBatches(Sampler[list[int]]):
 
     def __init__(self, dataset: StreamedDataset) -> None:
         self._states = dataset.states
-        self._rank = dataset.entries.plan.rank
+        self._plan, self._names = dataset.entries.plan, dataset.entries.names
 
     def set_epoch(self, epoch: int) -> None:
         """Do nothing: a stream has no epochs (called by the library)."""
@@ -376,11 +368,12 @@ class StreamBatches(Sampler[list[int]]):
             yield [number]
             number += 1
 
-    def trained_on(self, stream: _State) -> None:
+    def trained_on(self, stream: State) -> None:
         """Note a batch that was trained on, by what its reader said."""
         state = dict(stream)
         self._states[state.pop("reader")] = state
 
     def write(self, folder: Path) -> None:
         """Write from where the readers of this rank continue into a checkpoint."""
-        write_json(folder / _STATE_FILE.format(rank=self._rank), {"readers": self._states})
+        rank, ranks = self._plan.rank, self._plan.world_size
+        write_states(folder, self._states, self._names, rank=rank, ranks=ranks)

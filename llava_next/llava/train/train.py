@@ -146,6 +146,11 @@ def _open_training_data(
     arguments: Arguments, processor: LlavaProcessor
 ) -> SupervisedDataset | StreamedDataset:
     _, data_args, training_args = arguments
+    if training_args.dataloader_num_workers < 0:
+        raise ValueError(
+            "--dataloader_num_workers must be 0 (read in the process itself) or more, got "
+            f"{training_args.dataloader_num_workers}"
+        )
     if not is_streamed(data_args.data_path, streaming=data_args.streaming):
         return _open_dataset(arguments, processor, data_args.data_path)
     plan = plan_streams(data_args, training_args)
@@ -217,6 +222,11 @@ def _changes_since(
     return changes
 
 
+def message_of(error: Exception) -> str:
+    """Return what an error says, without the trace that comes with it from a data worker."""
+    return str(error).rpartition(f"{type(error).__qualname__}: ")[2]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
@@ -235,13 +245,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         logger.error(
             "error: %s\nContinue with --resume_from_checkpoint auto and --on_bad_sample skip, or "
             "repair the sample and add --resume_with_changes true",
-            error,
+            message_of(error),
         )
         # Data workers that the garbage collector finds, not their last user, take seconds to end.
         traceback.clear_frames(error.__traceback__)
         return FAILED_SAMPLES
     except (TooManyBadSamples, CheckpointError, DivergedRunError, StreamError) as error:
-        logger.error("error: %s", error)
+        logger.error("error: %s", message_of(error))
+        traceback.clear_frames(error.__traceback__)
         return FAILED_SAMPLES
     finally:
         if isinstance(trainer.train_dataset, StreamedDataset):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cv_reader.shards import file_bytes, is_file, is_plain, open_file
 from run_kit.files import whole_pictures_only
@@ -194,6 +194,8 @@ def _named_errors(path: str | Path | PictureBytes) -> Iterator[None]:
         yield
     except Image.DecompressionBombError as error:
         raise ValueError(f"image {path} is too large: {error}") from error
+    except UnidentifiedImageError as error:  # its text names an object in memory
+        raise ValueError(f"image {path} cannot be read: it is not a picture") from error
     except _PILLOW_ERRORS as error:
         raise ValueError(f"image {path} cannot be read: {error}") from error
 

@@ -8,13 +8,15 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from llava.data import streamed
 from llava.data.records import RecordError
 from llava.data.sources.entry_index import FileKey
-from llava.data.sources.passes import Reader, StreamPasses
+from llava.data.sources.passes import NumberedPasses, Reader, StreamPasses
 from llava.data.sources.streams import RowStream, StreamError
+from llava.data.stream_states import read_states, write_states
 from llava.data.streamed import StreamBatches, StreamedDataset, StreamPlan
 from llava.model.tiny import tiny_tokenizer
 from llava.visual.config import VisualConfig
@@ -208,7 +210,77 @@ def test_what_streams_cannot_do_is_refused_by_name(
     with pytest.raises(ValueError, match=r"x: sampling_strategy first:3 counts entries.*weight"):
         streamed.StreamedEntries(path, plan, streaming=False)
     path.write_text("datasets:\n  - {json_path: a.jsonl, weight: 0}")
-    with pytest.raises(ValueError, match="weight must be a number above 0, got 0"):
+    with pytest.raises(ValueError, match="weight must be a number above 0 and .*, got 0"):
         streamed.is_streamed(path, streaming=False)
     assert streamed.is_streamed("lab/some-data", streaming=True)
     assert not streamed.is_streamed(tmp_path / "a.jsonl", streaming=False)
+
+
+PLACE = {"pass": 0, "shard": 1, "row": 2, "block": 3, "taken": 4}
+LINES = {"pass": 1, "taken": 5}
+
+
+def _read(folder: Path, streamed: dict[str, bool], **changes: int) -> list[Any]:
+    known = {"rank": 0, "ranks": 2, "readers": 1, **changes}
+    return read_states(folder, **known, streamed=streamed)
+
+
+def test_places_are_found_by_name_and_those_of_other_ranks_are_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = {"batches": 4, "drawn": 9, "sets": [PLACE, LINES]}
+    write_states(tmp_path, [state], ["far", "near"], rank=0, ranks=2)
+    assert _read(tmp_path, {"far": True, "near": False}) == [state] and not caplog.text
+    assert _read(tmp_path, {"near": False, "far": True})[0]["sets"] == [LINES, PLACE]
+    assert _read(tmp_path, {"near": False})[0]["sets"] == [LINES] and not caplog.text
+    assert _read(tmp_path, {"new": True, "far": False})[0]["sets"] == [None, None]
+    assert "data set new begins at its start" in caplog.text and "set far begins" in caplog.text
+    with pytest.raises(ValueError, match="state_0.json is of 2 ranks, and these are 1: resume wi"):
+        _read(tmp_path, {"far": True, "near": False}, ranks=1)
+
+
+@pytest.mark.parametrize(
+    "states",
+    [
+        None,
+        [{"x": 1}],
+        [{"batches": "x", "drawn": 1, "sets": [None]}],
+        [{"batches": 1, "drawn": 1, "sets": [None, None]}],
+        [{"batches": 1, "drawn": 1, "sets": [{**PLACE, "row": -1}]}],
+        [{"batches": 1, "drawn": 1, "sets": [{**PLACE, "pass": 1e300}]}],
+        [{"batches": 1, "drawn": 1, "sets": [{"row": 1}]}],
+        [{"batches": 1, "drawn": 1, "sets": ["x"]}],
+        ["x"],
+    ],
+)
+def test_a_damaged_state_is_refused_by_the_name_of_its_file(tmp_path: Path, states: Any) -> None:
+    content = {"ranks": 2, "data_sets": ["far"], "readers": states}
+    (tmp_path / "stream_state_0.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"stream_state_0.json cannot be read .*another checkpoin"):
+        _read(tmp_path, {"far": True})
+
+
+def test_a_reader_whose_rows_have_gone_since_the_checkpoint_reads_on() -> None:
+    state = {"pass": 0, "shard": 0, "row": 0, "block": 0, "taken": 4}
+    assert _ids(_passes(_stream([2]), 0, 1, state=state), 2) in (["s0", "s1"], ["s1", "s0"])
+    entries: Any = [_row(number) for number in range(3)]
+    numbered = NumberedPasses(entries, np.arange(3), Reader(0, 1, (5,)), state={**LINES})
+    numbered._entries = type("E", (), {"where": str, "read": entries.__getitem__})()
+    numbered.next_row()
+    assert numbered.state() == {"pass": 2, "taken": 1}
+
+
+def test_a_state_of_another_step_ends_the_run_by_a_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = _dataset(tmp_path, monkeypatch, settings={}, readers=1)
+    with pytest.raises(StreamError, match="batch 4 is asked of reader 1 of 1, which has read 0"):
+        dataset.__getitems__([3])
+
+
+@pytest.mark.parametrize("weight", ["0", "abc", ".nan", "1.0e+10", "true"])
+def test_a_weight_must_be_a_number_in_its_range(tmp_path: Path, weight: str) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(f"datasets:\n  - {{json_path: a.jsonl, weight: {weight}}}")
+    with pytest.raises(ValueError, match="data set 1: weight must be a number above 0 and below"):
+        streamed.is_streamed(path, streaming=False)

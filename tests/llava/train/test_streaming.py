@@ -193,6 +193,9 @@ def test_a_shard_that_cannot_be_read_on_ends_the_run_which_continues_when_it_is_
     os.utime(last, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert train(tmp_path / "torn", **flags) == 1
     assert "the stream cannot be read on" in caplog.text and "--on_bad_sample" not in caplog.text
+    caplog.clear()
+    assert train(tmp_path / "workers", **flags, dataloader_num_workers=2) == 1
+    assert "error: " in caplog.text and "Original Traceback" not in caplog.text
     last.write_bytes(content)
     os.utime(last, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     again = {**flags, "resume_from_checkpoint": "auto", "resume_with_changes": True}
@@ -208,6 +211,7 @@ def test_what_needs_a_length_is_refused_by_name(
         ({"max_steps": -1}, "--max_steps is required where data is streamed"),
         ({"lengths_file": tmp_path / "l.npz"}, "--lengths_file is of numbered entries"),
         ({"ignore_data_skip": True}, "--ignore_data_skip has no meaning where data is streamed"),
+        ({"dataloader_num_workers": -1}, "--dataloader_num_workers must be 0 (read in the"),
         ({"shuffle_buffer": 0}, "--shuffle_buffer must be 1 or more, got 0"),
         ({"data_path": material / "none.parquet"}, "none.parquet cannot be read: it does not"),
         (

@@ -93,7 +93,7 @@ class StreamPasses:
             self._at, self._row = state["shard"], state["row"]
             self._next_block = state["block"]
             self._fill()
-            for _ in range(state["taken"]):
+            for _ in range(min(state["taken"], len(self._block))):  # rows may have gone
                 self._take()
 
     def state(self) -> dict[str, int]:
@@ -206,7 +206,7 @@ class NumberedPasses:
 
     def next_row(self) -> Drawn:
         """Return the next entry."""
-        if self._taken == len(self._mine):
+        if self._taken >= len(self._mine):  # more where rows have gone since the state
             self._start_pass(self._pass + 1)
         row = int(self._mine[self._taken])
         self._taken += 1

@@ -12,6 +12,7 @@ Its rows have no numbers over the whole, only within their shard, and are read f
 
 import hashlib
 import logging
+import tarfile
 from collections.abc import Generator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -24,7 +25,14 @@ from torch.utils.data import get_worker_info
 from llava.constants import IMAGE_PLACEHOLDER
 from llava.data.records import RecordError
 from llava.data.sources.entry_index import FileKey, files_key
-from llava.data.sources.tables import TableName, is_saved, plain_entry, plain_value, rows_of
+from llava.data.sources.tables import (
+    TableName,
+    is_saved,
+    plain_entry,
+    plain_value,
+    refuse_parts,
+    rows_of,
+)
 from llava.visual.loading import IMAGE_SUFFIXES, natural_order
 
 logger = logging.getLogger(__name__)
@@ -54,20 +62,23 @@ class RowStream:
         dataset: a ``datasets.IterableDataset`` that gives Arrow tables.
         shards: number of its parts.
         state_key: what shows whether it has changed.
+        files: names of the files that are the shards, where each shard is one of several files.
     """
 
     path: Path
     dataset: Any
     shards: int
     state_key: FileKey
+    files: tuple[str, ...] = ()
 
     def key(self) -> FileKey:
         """Return the facts that show whether the data has changed, as far as they are known."""
         return self.state_key
 
     def where(self, shard: int, row: int) -> str:
-        """Return ``path, shard:row``, both counted from 1."""
-        return f"{self.path}, shard {shard + 1}:{row + 1}"
+        """Return ``path, shard:row``, both counted from 1, with the file where shards are files."""
+        file = f" ({self.files[shard]})" if self.files else ""
+        return f"{self.path}, shard {shard + 1}{file}:{row + 1}"
 
     def rows(self, shard: int, start: int = 0) -> Generator[dict[str, Any], None, None]:
         """Read the raw rows of a shard in order, from row ``start`` (counted from 0) on.
@@ -75,14 +86,10 @@ class RowStream:
         Raises:
             StreamError: The shard is damaged or cannot be reached; the message names it.
         """
-        import pyarrow
-        from datasets.exceptions import DatasetsError
-
         if get_worker_info() is not None:
             import fsspec.asyn
 
             fsspec.asyn.reset_lock()  # of the process that this one was forked from
-        errors = (OSError, ValueError, pyarrow.ArrowException, DatasetsError)
         part = self.dataset.shard(num_shards=self.shards, index=shard)
         row = start
         try:
@@ -90,10 +97,10 @@ class RowStream:
             for table in islice(tables, start, None):
                 yield rows_of(table)[0]
                 row += 1
-        except errors as error:
+        except _errors() as error:
             raise StreamError(
-                f"{self.where(shard, row)}: the stream cannot be read on: {error}; repair it, then "
-                "continue with --resume_from_checkpoint auto"
+                f"{self.where(shard, row)}: the stream cannot be read on: {_line(error)}; repair "
+                "it, then continue with --resume_from_checkpoint auto"
             ) from error
 
     def entry(self, row: dict[str, Any], where: str) -> Any:
@@ -168,23 +175,43 @@ def open_row_stream(path: Path, name: TableName, *, readers: int) -> RowStream:
     """
     if find_spec("datasets") is None:
         raise ValueError(f"{path} is streamed by the package datasets; pip install datasets")
-    import pyarrow
-    from datasets.exceptions import DatasetsError
-
     try:
-        dataset, key = _load(path, name)
+        dataset, key, files = _load(path, name)
         if dataset.num_shards < readers and hasattr(dataset, "reshard"):  # not in old versions
             dataset = dataset.reshard()
         dataset = dataset.with_format("arrow")
         if next(dataset.iter(batch_size=1), None) is None:
             raise ValueError("it holds no rows")
-    except (OSError, ValueError, pyarrow.ArrowException, DatasetsError) as error:
-        raise ValueError(f"stream {path} cannot be read: {error}") from error
-    return RowStream(path, dataset, dataset.num_shards, key)
+    except _errors() as error:
+        raise ValueError(
+            f"stream {path} cannot be read: {_line(error)} (a stream is a name on the Hub, a file "
+            f"of {', '.join(_BUILDERS)}, or a folder of these)"
+        ) from error
+    shards = dataset.num_shards
+    names = tuple(file.name for file in files) if 1 < len(files) == shards else ()
+    return RowStream(path, dataset, shards, key, names)
 
 
-def _load(path: Path, name: TableName) -> tuple[Any, FileKey]:
-    """Return a ``datasets.IterableDataset``, and what shows whether it has changed."""
+def _errors() -> tuple[type[Exception], ...]:
+    """Return what the library raises for data that is missing or damaged."""
+    import pyarrow
+    from datasets.exceptions import DatasetsError
+
+    return (
+        OSError, ValueError, TypeError, LookupError, RuntimeError, StopIteration, EOFError,
+        pyarrow.ArrowException, DatasetsError, tarfile.TarError,
+    )  # fmt: skip
+
+
+def _line(error: Exception) -> str:
+    """Return what an error says as one line; those of files without rows say nothing of use."""
+    if "BatchSize must be greater than 0" in str(error):
+        return "a Parquet file holds no rows, which the library cannot read; remove that file"
+    return " ".join(str(error).split())[:600] or "it holds no rows"
+
+
+def _load(path: Path, name: TableName) -> tuple[Any, FileKey, list[Path]]:
+    """Return a ``datasets.IterableDataset``, what shows whether it has changed, and its files."""
     import datasets
 
     if path.is_dir() and is_saved(path):
@@ -193,16 +220,38 @@ def _load(path: Path, name: TableName) -> tuple[Any, FileKey]:
             saved = _split_of(saved, name)
         files = [Path(file["filename"]) for file in saved.cache_files]
         shards = max(1, min(_MAX_SAVED_SHARDS, len(saved)))
-        return saved.to_iterable_dataset(num_shards=shards), files_key(files)
+        return saved.to_iterable_dataset(num_shards=shards), files_key(files), []
     files = _files(path)
     if files:
+        refuse_parts(name)
+        if files[0].suffix == ".tar":
+            _check_ends(files)
         names = [str(file) for file in files]
         builder = datasets.load_dataset_builder(_BUILDERS[files[0].suffix], data_files=names)
-        return builder.as_streaming_dataset(split="train"), files_key(files)
+        return builder.as_streaming_dataset(split="train"), files_key(files), files
     if not path.exists() and path.suffix in _BUILDERS:
         raise ValueError("it does not exist")
     builder = datasets.load_dataset_builder(str(path), name.subset)
-    return _split_of(builder.as_streaming_dataset(), name), _key_of(builder.config.data_files)
+    key = _key_of(builder.config.data_files)
+    return _split_of(builder.as_streaming_dataset(), name), key, []
+
+
+def _check_ends(files: list[Path]) -> None:
+    """Refuse tars that were cut: the library reads them as if they were whole.
+
+    Raises:
+        ValueError: One does not end in the block of zeros of the format; the message names it.
+    """
+    for file in files:
+        with file.open("rb") as stream:
+            size = stream.seek(0, 2)
+            stream.seek(max(0, size - tarfile.BLOCKSIZE))
+            end = stream.read()
+        if size % tarfile.BLOCKSIZE or end != bytes(tarfile.BLOCKSIZE):
+            raise ValueError(
+                f"{file} has {size} bytes and no end of a tar: it was cut, or is none; "
+                "copy it again"
+            )
 
 
 def _split_of(splits: Any, name: TableName) -> Any:

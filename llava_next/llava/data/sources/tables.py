@@ -189,6 +189,7 @@ def _load(path: Path, name: TableName) -> tuple[Any, list[Path]]:
         return saved, [Path(file["filename"]) for file in saved.cache_files]
     if not path.exists() and path.suffix not in _SUFFIXES:
         return datasets.load_dataset(str(path), name.subset, split=name.split), []
+    refuse_parts(name)
     for suffix in _SUFFIXES:
         files = sorted(path.glob(f"*{suffix}")) if path.is_dir() else [path]
         files = [file for file in files if file.suffix == suffix]
@@ -199,6 +200,20 @@ def _load(path: Path, name: TableName) -> tuple[Any, list[Path]]:
             names = [str(file) for file in files]
             return datasets.load_dataset("parquet", data_files=names, split="train"), files
     raise ValueError("it does not exist")
+
+
+def refuse_parts(name: TableName) -> None:
+    """Refuse subset and split where a path is files, which have neither.
+
+    Raises:
+        ValueError: One is named; the message says which.
+    """
+    if name != TableName():
+        part = f"subset {name.subset!r}" if name.subset is not None else f"split {name.split!r}"
+        raise ValueError(
+            f"{part} is of names on the Hub and of save_to_disk, and these are files, all of which "
+            "are read: leave it out, and name the files of that part"
+        )
 
 
 def _key(files: list[Path], table: Any) -> FileKey:

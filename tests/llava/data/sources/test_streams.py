@@ -2,6 +2,7 @@
 
 import io
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from PIL import Image
 from llava.data.mixture import Mixture
 from llava.data.records import RecordError, parse_record
 from llava.data.sources.entry_index import FileKey
-from llava.data.sources.streams import RowStream, StreamError, open_row_stream
-from llava.data.sources.tables import TableName
+from llava.data.sources.streams import RowStream, StreamError, _check_ends, open_row_stream
+from llava.data.sources.tables import TableName, open_table
 from llava.visual.pictures import PictureBytes, load_image
 
 TURNS = [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "A"}]
@@ -174,6 +175,17 @@ def test_streams_that_cannot_be_read_are_refused_by_name(table: Any, tmp_path: P
     refused("splits", "splits train, not 'test'", TableName(None, "test"))
     (tmp_path / "torn.parquet").write_bytes((tmp_path / "parts" / "1.parquet").read_bytes()[:300])
     refused("torn.parquet", "")
+    for name, message in (("e.jsonl", "it holds no rows"), ("e.tar", "no end of a tar")):
+        (tmp_path / name).write_bytes(b"")
+        refused(name, message)
+    parquet = pytest.importorskip("pyarrow.parquet")
+    none = parquet.read_table(tmp_path / "parts" / "0.parquet").slice(0, 0)
+    parquet.write_table(none, tmp_path / "none.parquet")
+    refused("none.parquet", "a Parquet file holds no rows")
+    refused("parts", "split 'test' is of names on the Hub", TableName(None, "test"))
+    refused("parts", "subset 'charts' is of names on the Hub", TableName("charts"))
+    with pytest.raises(ValueError, match="split 'test' is of names on the Hub"):
+        open_table(tmp_path / "parts", TableName(None, "test"))
     with pytest.raises(ValueError, match="stream lab/no-such-set cannot be read"):
         open_row_stream(Path("lab/no-such-set"), TableName(), readers=1)
     (tmp_path / "late").mkdir()
@@ -183,5 +195,22 @@ def test_streams_that_cannot_be_read_are_refused_by_name(table: Any, tmp_path: P
     stream = open_row_stream(tmp_path / "late", TableName(), readers=1)
     (tmp_path / "late" / "1.parquet").write_bytes(content[:500])
     assert len(list(stream.rows(0))) == 4
-    with pytest.raises(StreamError, match=r"late, shard 2:1: the stream cannot be read on: "):
+    with pytest.raises(
+        StreamError, match=r"late, shard 2 \(1.parquet\):1: the stream cannot be read"
+    ):
         list(stream.rows(1))
+
+
+def test_a_tar_that_was_cut_is_refused_where_the_library_reads_it_as_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as tar:
+        for name in ("a.txt", "b.txt"):
+            member = tarfile.TarInfo(name)
+            member.size = 700
+            tar.addfile(member, io.BytesIO(b"x" * 700))
+    content = path.read_bytes()
+    _check_ends([path])
+    for size in (0, 100, 512, 1300, 3000, 3072):
+        path.write_bytes(content[:size])
+        with pytest.raises(ValueError, match=f"a.tar has {size} bytes and no end of a tar"):
+            _check_ends([path])
