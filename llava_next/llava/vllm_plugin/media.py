@@ -19,6 +19,7 @@ from vllm.multimodal.parse import (  # pyright: ignore[reportMissingImports]
 from vllm.multimodal.video import VIDEO_LOADER_REGISTRY, VideoLoader  # pyright: ignore[reportMissingImports]
 
 from llava.visual.config import VisualConfig
+from llava.visual.pictures import to_rgb
 from llava.visual.sizes import plan_images
 from llava.vllm_plugin.clips import checked_item, is_packed_asset, picture_bytes, unpack_asset
 
@@ -61,14 +62,19 @@ class LlavaDataParser(MultiModalDataParser):
     def _parse_image_data(self, data: Any) -> ModalityDataItems[Any, Any] | None:
         if isinstance(data, list) and any(isinstance(item, tuple) for item in data):
             return PlannedImages(data)  # those of a prompt that vLLM's cache did not have
-        items = super()._parse_image_data(data)
+        # vLLM clips 16-bit pictures; those that arrive here whole are converted by our rule.
+        given = [_upright(item) for item in data] if isinstance(data, list) else _upright(data)
+        items = super()._parse_image_data(given)
         if items is None:
             return None
         if not isinstance(items, ImageProcessorItems) or any(item is None for item in items.data):
             raise ValueError(
                 "images must be pictures; embeddings, and a UUID alone, are not supported"
             )
-        pictures = [_picture(item) for item in items.get_all()]
+        pictures = [
+            to_rgb(item) if isinstance(item, Image.Image) else Image.fromarray(picture_bytes(item))
+            for item in items.get_all()
+        ]
         plans = plan_images([picture.size for picture in pictures], self.visual)
         return PlannedImages(list(zip(pictures, plans, strict=True)))
 
@@ -107,5 +113,5 @@ def _clip(frames: Any, about: Mapping[str, Any]) -> Any:
     return frames, dict(about)
 
 
-def _picture(item: Any) -> Image.Image:
-    return item if isinstance(item, Image.Image) else Image.fromarray(picture_bytes(item))
+def _upright(item: Any) -> Any:
+    return to_rgb(item) if isinstance(item, Image.Image) else item

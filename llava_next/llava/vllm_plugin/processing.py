@@ -148,7 +148,9 @@ class LlavaVllmProcessor(BaseMultiModalProcessor[LlavaProcessingInfo]):
             if mm_items.get_count(modality, strict=False) == 0:
                 continue
             read = _image_segment if modality == "image" else _video_segment
-            segments = [read(item, processor.visual) for item in mm_items[modality].get_all()]
+            items = mm_items[modality].get_all()
+            self._check_lengths(items, processor.visual)
+            segments = [read(item, processor.visual) for item in items]
             fields |= {
                 f"{modality}_patches": torch.cat([segment.patches for segment in segments]),
                 f"{modality}_positions": torch.cat([segment.positions for segment in segments]),
@@ -158,6 +160,17 @@ class LlavaVllmProcessor(BaseMultiModalProcessor[LlavaProcessingInfo]):
                 ],
             }
         return BatchFeature(fields)
+
+    def _check_lengths(self, items: Sequence[Any], visual: VisualConfig) -> None:
+        """Refuse assets that no prompt can hold before memory is taken for their patches."""
+        most = self.info.ctx.model_config.max_model_len
+        for item in items:
+            rows = len(item["positions"]) if isinstance(item, Mapping) else 0
+            if rows // visual.patches_per_token > most:
+                raise ValueError(
+                    f"a codec asset of {rows} positions exceeds the prompt's {most} tokens; make "
+                    "it with fewer or smaller mosaics, or raise --max-model-len"
+                )
 
     def _get_mm_fields_config(
         self, hf_inputs: BatchFeature, hf_processor_mm_kwargs: Mapping[str, object]

@@ -173,6 +173,21 @@ def test_pictures_become_the_tokens_and_patches_of_our_processor(served: SimpleN
     assert text["prompt_token_ids"] == expected["input_ids"][0].tolist()
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "I;16", "upright"])
+def test_pictures_of_every_kind_are_read_by_our_rules(served: SimpleNamespace, mode: str) -> None:
+    (picture,) = _pictures((84, 112))
+    if mode == "I;16":
+        picture = Image.fromarray(np.arange(84 * 112, dtype=np.uint16).reshape(84, 112) * 6)
+    elif mode == "upright":
+        picture.getexif()[0x0112] = 6
+    else:
+        picture = picture.convert(mode)
+    if mode in ("RGBA", "LA"):
+        picture.putalpha(Image.fromarray(texture(84, 112, seed=9)[:, :, 0]))
+    found, expected = _ask(served, [{"type": "image", "image": picture}], {"image": picture})
+    _check(served, found, expected)
+
+
 def test_frames_and_codec_assets_do_so_too(served: SimpleNamespace, codec_asset: Path) -> None:
     frames = _pictures(*[(40, 60)] * 4)
     (picture,) = _pictures((200, 160))
@@ -249,6 +264,10 @@ def test_what_cannot_be_shown_is_refused(served: SimpleNamespace) -> None:
         parse({"video": torch.zeros(1, 4, 128)})
     with pytest.raises(ValueError, match="must be a codec asset with mosaics"):
         parse({"video": {"path": "clip.mp4"}})
+    long = {"mosaics": np.zeros((1, 80, 80, 3), np.uint8), "positions": np.zeros((6400, 3), int)}
+    if served.ours.visual.patches_per_token == 1:
+        with pytest.raises(ValueError, match="6400 positions exceeds the prompt's 4096 tokens"):
+            served.processor("<|video_pad|>", parse({"video": long}))
     picture = parse({"image": _pictures((40, 60))})
     with pytest.raises(ValueError, match="mm_processor_kwargs must be empty"):
         served.processor("<|image_pad|>", picture, hf_processor_mm_kwargs={"num_images": 2})
@@ -398,7 +417,8 @@ def server(
     command = [str(Path(sys.executable).with_name("vllm")), "launch", "render"]
     command += [str(served.folder), "--host", "127.0.0.1", "--port", str(port)]
     command += ["--max-model-len", "8192", "--served-model-name", "tiny"]
-    command += ["--media-io-kwargs", '{"video": {"video_backend": "llava_codec"}}']
+    media = {"image": {"image_mode": None}, "video": {"video_backend": "llava_codec"}}
+    command += ["--media-io-kwargs", json.dumps(media)]
     command += ["--allowed-local-media-path", str(codec_asset.parents[1])]
     address = f"http://127.0.0.1:{port}"
     settings = {**os.environ, "VLLM_TARGET_DEVICE": "cpu", "VLLM_NO_USAGE_STATS": "1"}
@@ -422,14 +442,25 @@ def server(
 def test_requests_over_http_become_the_same_tokens(
     served: SimpleNamespace, server: str, codec_asset: Path
 ) -> None:
+    from vllm.entrypoints.scale_out.token_in_token_out.mm_serde import decode_mm_kwargs_item
+
     frames = _pictures(*[(40, 60)] * 3)
+    clear = frames[0].copy()
+    clear.putalpha(frames[1].convert("L"))
     packed = codec_asset.parents[1] / "packed.safetensors"
     packed.write_bytes(pack_asset(codec_asset))
-    image = {"type": "image_url", "image_url": {"url": _url("image/png", _png(frames[0]))}}
+    deep = Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64) * 15)
+    pictures = [
+        (
+            {"type": "image_url", "image_url": {"url": _url("image/png", _png(picture))}},
+            {"type": "image", "image": picture},
+        )
+        for picture in (frames[0], clear, deep)
+    ]
     clip = {"type": "video", "video": str(codec_asset)}
     jpegs = ",".join(base64.b64encode(_png(frame)).decode() for frame in frames)
     sent = [
-        (image, {"type": "image", "image": frames[0]}),
+        *pictures,
         (_video(_url(MEDIA_TYPE, packed.read_bytes())), clip),
         (_video(f"file://{packed}"), clip),
         (_video(f"data:video/jpeg;base64,{jpegs}"), {"type": "video", "video": frames}),
@@ -438,20 +469,27 @@ def test_requests_over_http_become_the_same_tokens(
         expected = served.ours.apply_chat_template(
             [{"role": "user", "content": [shown, QUESTION]}],
             tokenize=True,
+            return_dict=True,
             add_generation_prompt=True,
         )
-        assert _rendered(server, part) == expected[0].tolist()
+        answer = _rendered(server, part)
+        assert answer["token_ids"] == expected["input_ids"][0].tolist()
+        (modality,) = answer["features"]["kwargs_data"]
+        (item,) = answer["features"]["kwargs_data"][modality]
+        fields = decode_mm_kwargs_item(item).get_data()
+        assert torch.equal(fields[f"{modality}_patches"], expected["visual"].patches)
+        assert torch.equal(fields[f"{modality}_positions"], expected["visual"].positions)
     # Any other video becomes frames, which vLLM reads.
     visual = served.ours.visual
     tokens = visual.patches_per_side**2 // visual.patches_per_token
-    ids = _rendered(server, _video(f"file://{codec_asset.parents[1] / 'a.mp4'}"))
+    ids = _rendered(server, _video(f"file://{codec_asset.parents[1] / 'a.mp4'}"))["token_ids"]
     assert ids.count(served.config.hf_config.image_token_id) == 12 * tokens
     with pytest.raises(urllib.error.HTTPError, match="400"):
         _rendered(server, _video(_url(MEDIA_TYPE, packed.read_bytes()[:-9])))
 
 
-def _rendered(server: str, part: dict[str, Any]) -> list[int]:
-    """Return the tokens of a question about one visual."""
+def _rendered(server: str, part: dict[str, Any]) -> dict[str, Any]:
+    """Return what the front end makes of a question about one visual."""
     body = {"model": "tiny", "messages": [{"role": "user", "content": [part, QUESTION]}]}
     request = urllib.request.Request(
         f"{server}/v1/chat/completions/render",
@@ -459,7 +497,7 @@ def _rendered(server: str, part: dict[str, Any]) -> list[int]:
         {"Content-Type": "application/json"},
     )
     with urllib.request.urlopen(request, timeout=60) as reply:
-        return json.load(reply)["token_ids"]
+        return json.load(reply)
 
 
 def _video(address: str) -> dict[str, Any]:
