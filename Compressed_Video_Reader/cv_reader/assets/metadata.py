@@ -127,9 +127,12 @@ def check_settings(meta: dict[str, Any], expected: AssetConfig, where: object) -
         for name in sorted(stored.keys() | asked.keys())
         if stored.get(name) != asked.get(name)
     ]
+    way_out = "ask for the settings it was made with, or pass --overwrite"
+    if meta["cfg"] == expected.to_dict():  # no setting asks for an earlier rule
+        way_out = "this version makes it otherwise; pass --overwrite"
     raise StaleAssetError(
         f"{where}: made with {', '.join(differing) or 'settings unlike its recorded ones'}; "
-        "ask for the settings it was made with, or pass --overwrite to make it again"
+        f"{way_out} to make it again"
     )
 
 

@@ -103,6 +103,12 @@ def packing_config(stage: Stage2, sample: VideoSample, selected: dict[str, Any])
             f"is {ALGORITHM_VERSION}; run stage 1 again with --overwrite"
         )
     config = config_of(selected, path)
+    if selected["fingerprint"] != config.fingerprint:
+        rules = ", ".join(f"{name} {value}" for name, value in config.rules.items())
+        raise StaleAssetError(
+            f"{path}: chosen by an earlier rule of its settings where this version has {rules}; "
+            "run stage 1 again with --overwrite"
+        )
     key = recorded_name(sample.key)
     if selected["key"] != key:
         raise AssetError(

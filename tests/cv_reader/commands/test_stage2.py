@@ -1,5 +1,6 @@
 """Stage 2 as users run it, behind stage 1."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -209,3 +210,28 @@ def test_the_promised_paths_run(corpus: Corpus, tmp_path: Path) -> None:
         command = [sys.executable, tool / f"{name}.py", *args]
         subprocess.run(command, check=True, cwd=tmp_path, capture_output=True)
     assert len(_records(tmp_path / "train.jsonl")) == 1
+
+
+def test_choices_by_an_earlier_rule_are_not_packed_as_those_of_this_version(
+    corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = corpus.write(tmp_path / "data.json", corpus.row(str(corpus.root / "good.mp4")))
+    assert stage1.main(_first(data, tmp_path, "--select", "rate_distortion")) == 0
+    [path] = (tmp_path / "stage1").glob("*.meta.json")
+    meta = json.loads(path.read_text())
+    assert meta.pop("sharp_grey_levels") == 20
+    content = {"algorithm_version": meta["algorithm_version"], **meta["cfg"]}
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    meta["fingerprint"] = hashlib.sha256(canonical.encode()).hexdigest()[:16]
+    path.write_text(json.dumps(meta))
+    assert stage1.main(_first(data, tmp_path, "--select", "rate_distortion")) == 1
+    refused = "sharp_grey_levels None where 20.0 is asked for; this version makes it otherwise"
+    assert refused in capsys.readouterr().err
+    assert stage2.main(_second(data, tmp_path)) == 1
+    refused = (
+        "earlier rule of its settings where this version has sharp_grey_levels 20.0; run stage"
+    )
+    assert refused in capsys.readouterr().err
+    assert not list((tmp_path / "images").rglob("meta.json"))
+    again = _first(data, tmp_path, "--select", "rate_distortion", "--overwrite")
+    assert stage1.main(again) == 0 and stage2.main(_second(data, tmp_path)) == 0
