@@ -227,7 +227,7 @@ def test_choices_by_an_earlier_rule_are_not_packed_as_those_of_this_version(
     assert stage1.main(_first(data, tmp_path, "--select", "rate_distortion")) == 1
     refused = "sharp_grey_levels None where 20.0 is asked for; this version makes it otherwise"
     assert refused in capsys.readouterr().err
-    assert stage2.main(_second(data, tmp_path)) == 1
+    assert stage2.main(_second(data, tmp_path)) == 2
     refused = (
         "earlier rule of its settings where this version has sharp_grey_levels 20.0; run stage"
     )
