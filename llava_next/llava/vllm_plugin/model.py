@@ -57,8 +57,15 @@ class _LlavaForVllm(nn.Module, SupportsMultiModal, SupportsPP):
 
     @classmethod
     def get_placeholder_str(cls, modality: str, i: int) -> str | None:
-        """Return what a chat template writes for a picture or a video."""
-        return {"image": IMAGE_TOKEN, "video": VIDEO_TOKEN}[modality]
+        """Return what a chat template writes for a picture or a video.
+
+        Raises:
+            ValueError: if it is neither.
+        """
+        tokens = {"image": IMAGE_TOKEN, "video": VIDEO_TOKEN}
+        if modality not in tokens:
+            raise ValueError(f"a prompt shows pictures and videos, got {modality}")
+        return tokens[modality]
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()

@@ -484,8 +484,14 @@ def test_requests_over_http_become_the_same_tokens(
     tokens = visual.patches_per_side**2 // visual.patches_per_token
     ids = _rendered(server, _video(f"file://{codec_asset.parents[1] / 'a.mp4'}"))["token_ids"]
     assert ids.count(served.config.hf_config.image_token_id) == 12 * tokens
-    with pytest.raises(urllib.error.HTTPError, match="400"):
-        _rendered(server, _video(_url(MEDIA_TYPE, packed.read_bytes()[:-9])))
+    sound = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
+    for part in (
+        _video(_url(MEDIA_TYPE, packed.read_bytes()[:-9])),
+        _video(_url("a/b", b"x")),
+        sound,
+    ):
+        with pytest.raises(urllib.error.HTTPError, match="400"):
+            _rendered(server, part)
 
 
 def _rendered(server: str, part: dict[str, Any]) -> dict[str, Any]:
