@@ -235,7 +235,11 @@ def _video_segment(item: Any, visual: VisualConfig) -> VisualSegment:
 
 
 def _prompt_ids(modality: str, segment: VisualSegment, processor: LlavaProcessor) -> list[int]:
-    """Return the tokens that a visual becomes in a prompt, as ``LlavaProcessor`` writes them."""
+    """Return the tokens that a visual becomes in a prompt, as ``LlavaProcessor`` writes them.
+
+    Special tokens bound them, or a time mark at the start of a line: no tokenizer of Qwen joins a
+    line break with the ``<`` behind it.
+    """
     if modality == "image":
         text, _ = fill_prompt(IMAGE_TOKEN, [segment], [])
     else:
