@@ -185,7 +185,11 @@ class CodecIndex:
         config = AssetConfig.from_dict(cast("dict[str, Any]", settings), where)
         header = IndexHeader(config, keep)
         if content.get("fingerprint") != config.fingerprint:
-            raise AssetError(f"{where}: the fingerprint is not that of the settings")
+            raise StaleAssetError(
+                f"{where}: fingerprint {str(content.get('fingerprint'))[:16]} where its settings "
+                f"and this version give {config.fingerprint}: another version made the index, or "
+                "the line was changed; make it again with cv_reader index --overwrite"
+            )
         return header
 
     def _lines(self) -> Iterator[tuple[int, int, bytes]]:

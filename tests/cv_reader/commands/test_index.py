@@ -190,3 +190,19 @@ def test_pickles_become_an_index(videos: Path, tmp_path: Path) -> None:
     _index(videos, out, "--pickles", str(tmp_path / "map.csv"), "--num_workers", "1")
     flat = CodecIndex(out).entry("v1.mp4").rows @ np.array([16, 4, 1])
     np.testing.assert_array_equal(flat, rows[1])
+
+
+def test_an_index_by_an_earlier_rule_is_stale_and_made_again(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = _index(videos, tmp_path / "i.jsonl", "--select", "rate_distortion")
+    first, *rest = out.read_text().splitlines(keepends=True)
+    header = json.loads(first)
+    header["fingerprint"] = "0123456789abcdef"
+    out.write_text(json.dumps(header) + "\n" + "".join(rest))
+    _index(videos, out, "--select", "rate_distortion", code=2)
+    assert "fingerprint 0123456789abcdef where its settings and this version give" in (
+        text := capsys.readouterr().err
+    )
+    assert "make it again with cv_reader index --overwrite" in text
+    _index(videos, out, "--select", "rate_distortion", "--overwrite")
