@@ -38,7 +38,7 @@ class ProofSizes:
 
 
 QUICK = ProofSizes(
-    train=640, val=320, epochs=12, images=2400, clips=720, stage1_steps=300, stage2_steps=200
+    train=640, val=320, epochs=12, images=1200, clips=360, stage1_steps=400, stage2_steps=250
 )
 FRAMES, PUBLISHED, RATE_DISTORTION = "frames", "codec, published", "codec, rate-distortion"
 RANDOM = "random patches"
