@@ -162,7 +162,7 @@ def _of_members(row: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def open_row_stream(path: Path, name: TableName, *, readers: int) -> RowStream:
-    """Open a data set without reading its rows.
+    """Open a data set, reading one row of it, or one for each reader where files are few.
 
     Args:
         path: see the module.
@@ -180,8 +180,15 @@ def open_row_stream(path: Path, name: TableName, *, readers: int) -> RowStream:
         if dataset.num_shards < readers and hasattr(dataset, "reshard"):  # not in old versions
             dataset = dataset.reshard()
         dataset = dataset.with_format("arrow")
-        if next(dataset.iter(batch_size=1), None) is None:
+        needed = readers if dataset.num_shards < readers else 1  # a row for each, where they share
+        count = sum(1 for _ in islice(dataset.iter(batch_size=1), needed))
+        if count == 0:
             raise ValueError("it holds no rows")
+        if count < needed:
+            raise ValueError(
+                f"it holds {count} rows for {readers} readers; use fewer ranks, or fewer "
+                "--dataloader_num_workers"
+            )
     except _errors() as error:
         raise ValueError(
             f"stream {path} cannot be read: {_line(error)} (a stream is a name on the Hub, a file "

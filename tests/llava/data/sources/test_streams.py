@@ -178,6 +178,9 @@ def test_streams_that_cannot_be_read_are_refused_by_name(table: Any, tmp_path: P
     for name, message in (("e.jsonl", "it holds no rows"), ("e.tar", "no end of a tar")):
         (tmp_path / name).write_bytes(b"")
         refused(name, message)
+    with pytest.raises(ValueError, match="it holds 10 rows for 11 readers; use fewer ranks, or"):
+        open_row_stream(tmp_path / "parts", TableName(), readers=11)
+    assert open_row_stream(tmp_path / "parts", TableName(), readers=10).shards < 10
     parquet = pytest.importorskip("pyarrow.parquet")
     none = parquet.read_table(tmp_path / "parts" / "0.parquet").slice(0, 0)
     parquet.write_table(none, tmp_path / "none.parquet")
