@@ -91,6 +91,16 @@ def test_the_verdict_asks_for_points_and_for_disjoint_intervals(codec: int, word
 
 
 @pytest.mark.slow
+def test_seeds_pretrain_side_by_side(tmp_path: Path) -> None:
+    sizes = ["--train", "32", "--val", "16", "--epochs", "1", "--images", "48", "--clips", "96"]
+    sizes += ["--stage1_steps", "2", "--stage2_steps", "2", "--num_workers", "2"]
+    command = [sys.executable, "-m", "encoder_training.probe.proof", str(tmp_path), "--quick"]
+    subprocess.run([*command, *sizes, "--seeds", "0", "1"], check=True)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "2 seeds" in text
+
+
+@pytest.mark.slow
 def test_the_proof_writes_its_table(tmp_path: Path) -> None:
     sizes = ["--train", "64", "--val", "32", "--epochs", "1", "--images", "48", "--clips", "16"]
     steps = ["--stage1_steps", "2", "--stage2_steps", "2"]

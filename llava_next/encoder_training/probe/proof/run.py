@@ -22,6 +22,7 @@ from encoder_training.pretrain.proof.steps import (
     label_sets,
     make_data,
     train_stages,
+    unlabelled_set,
 )
 from encoder_training.pretrain.proof.steps import ProofSettings as PretrainingSizes
 from encoder_training.probe.__main__ import main as probe
@@ -81,6 +82,8 @@ def make_shared(proof: Proof) -> None:
         write_labelled_set(proof)
     elif proof.encoder is None:
         make_data(proof.pretraining_folder, _pretraining(sizes))
+        # Seeds that pretrain side by side would write it at the same time.
+        unlabelled_set(proof.pretraining_folder, "train", "clips")
 
 
 def pretrain_encoder(proof: Proof, seed: int) -> Path:
