@@ -34,6 +34,7 @@ import numpy as np
 import yaml
 
 from llava.data.records import RECORD_TYPES, RecordError
+from llava.data.sources.entry_index import FileKey
 from llava.data.sources.opening import EntrySource, open_entries, select_rows
 from llava.data.sources.tables import TableName, TableRows
 
@@ -156,14 +157,9 @@ class Mixture:
         """Return per data set the file, a digest of its ends, and what is taken of it."""
         described: list[dict[str, Any]] = []
         for source, file, rows in zip(self._sources, self._files, self._rows, strict=True):
-            key = file.key()
             described.append(
                 {
-                    "name": source.name,
-                    "path": str(source.path),
-                    "size_bytes": key.size_bytes,
-                    "modified": key.modified_ns,
-                    "edges": key.edges,
+                    **describe_file(source, file.key()),
                     "entries": len(file),
                     "samples": len(rows),
                     "sampling_strategy": source.strategy,
@@ -203,6 +199,17 @@ def read_sources(data_path: Path, *, streaming: bool = False) -> list[DataSource
         DataSource(path=path, name=name, streaming=streaming)
         for path, name in zip(paths, names, strict=True)
     ]
+
+
+def describe_file(source: DataSource, key: FileKey) -> dict[str, Any]:
+    """Return the name of a data set, and by what a change of its file is noticed."""
+    return {
+        "name": source.name,
+        "path": str(source.path),
+        "size_bytes": key.size_bytes,
+        "modified": key.modified_ns,
+        "edges": key.edges,
+    }
 
 
 def with_kind(entry: Any, kind: str | None) -> Any:

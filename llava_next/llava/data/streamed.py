@@ -27,7 +27,7 @@ from llava.data.dataset import (
     SampleBuilder,
     none_usable,
 )
-from llava.data.mixture import DataSource, read_sources, with_kind
+from llava.data.mixture import DataSource, describe_file, read_sources, with_kind
 from llava.data.records import RecordError
 from llava.data.sources.opening import EntrySource, open_entries, select_rows
 from llava.data.sources.passes import NumberedPasses, Reader, StreamPasses
@@ -146,16 +146,10 @@ class StreamedEntries:
         """Return per data set the source, a digest of it, and how it is read."""
         described: list[dict[str, Any]] = []
         for source, (opened, rows) in zip(self.sources, self._opened, strict=True):
-            is_stream = isinstance(opened, RowStream)
-            key = opened.key()
             described.append(
                 {
-                    "name": source.name,
-                    "path": str(source.path),
-                    "size_bytes": key.size_bytes,
-                    "modified": key.modified_ns,
-                    "edges": key.edges,
-                    "streaming": is_stream,
+                    **describe_file(source, opened.key()),
+                    "streaming": source.streaming,
                     "weight": source.weight,
                     "readers": self.plan.readers,
                     "type": source.kind,
