@@ -1,6 +1,5 @@
 """The made actions, and the proof on a few of them."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -124,11 +123,3 @@ def test_the_proof_writes_its_table(tmp_path: Path) -> None:
     assert main(again) == 0
     text = (tmp_path / "other" / "report.html").read_text(encoding="utf-8")
     assert "appearance controls" not in text and "Goal m" in text
-    # An encoder that is trained on the labels of the same clips, at the videos' own size.
-    by_labels = ["--label_steps", "2", "--label_batch", "4", "--epochs", "1", "--slots", "16"]
-    given = [str(tmp_path / "labels"), "--quick", "--data", str(tmp_path / "clips"), *by_labels]
-    assert main([*given, "--frame_tokens", "36"]) == 0
-    config = json.loads((tmp_path / "labels/seed-0/encoder/final/config.json").read_text())
-    assert config["patch_size"] == 8
-    text = (tmp_path / "labels" / "report.html").read_text(encoding="utf-8")
-    assert "trained on the labels of the training clips" in text

@@ -14,8 +14,7 @@ finished parts.
     python -m encoder_training.probe.proof OUT --data DIR --encoder DIR --frames 8 --slots 64
 
 compares the inputs on labelled videos instead: DIR holds ``train_new.csv``, ``val_new.csv`` and,
-with the name of each class, ``classes.txt``. With ``--label_steps N`` in place of ``--encoder`` an
-encoder is trained on the labels of the training clips first, N steps.
+with the name of each class, ``classes.txt``.
 
 Exit codes, see ``run_kit.exits``: 0 done; 1 a step failed; 2 usage; 130 interrupted.
 """

@@ -107,8 +107,6 @@ def write_proof_page(proof: Proof, runs: dict[str, list[ProbeRun]]) -> str:
     header = ("input", "tokens", *groups.values(), *last)
     chance = 100 / runs[FRAMES][0].result["data"]["num_classes"]
     origin = "given" if proof.encoder else "pretrained on other pictures and clips, without labels"
-    if proof.sizes.label_steps and proof.encoder is None:
-        origin = "trained on the labels of the training clips"
     several = len(proof.seeds) > 1
     spread = (
         "; in brackets the 95 % interval of Student's distribution over them" if several else ""

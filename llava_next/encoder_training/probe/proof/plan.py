@@ -18,10 +18,6 @@ class ProofSizes:
         epochs: of the probes.
         images, clips: made to pretrain on.
         stage1_steps, stage2_steps: of pretraining.
-        label_steps: train on the labels of the training clips instead, for so many steps.
-        label_frames: frames of a clip in these steps; codec patches have as many tokens.
-        label_shrink: how many times smaller pictures are in these steps.
-        label_batch: clips of such a step.
     """
 
     train: int = 2560
@@ -31,10 +27,6 @@ class ProofSizes:
     clips: int = 1440
     stage1_steps: int = 1000
     stage2_steps: int = 800
-    label_steps: int = 0
-    label_frames: int = 4
-    label_shrink: int = 2
-    label_batch: int = 32
 
 
 QUICK = ProofSizes(

@@ -28,7 +28,6 @@ from encoder_training.pretrain.proof.steps import ProofSettings as PretrainingSi
 from encoder_training.probe.__main__ import main as probe
 from encoder_training.probe.proof.actions import write_actions
 from encoder_training.probe.proof.comparison import write_proof_page
-from encoder_training.probe.proof.labelled import train_on_labels, write_labelled_set
 from encoder_training.probe.proof.plan import RANDOM, Proof, ProofSizes
 from encoder_training.probe.report import RESULT_FILE, ProbeRun, read_result
 from run_kit.exits import say
@@ -78,19 +77,14 @@ def make_shared(proof: Proof) -> None:
             partial, train=sizes.train, val=sizes.val, size_px=SIZE_PX, num_frames=VIDEO_FRAMES
         )
         partial.rename(proof.clips)
-    if proof.encoder is None and sizes.label_steps:
-        write_labelled_set(proof)
-    elif proof.encoder is None:
+    if proof.encoder is None:
         make_data(proof.pretraining_folder, _pretraining(sizes))
         # Seeds that pretrain side by side would write it at the same time.
         unlabelled_set(proof.pretraining_folder, "train", "clips")
 
 
 def pretrain_encoder(proof: Proof, seed: int) -> Path:
-    """Pretrain the encoder of a seed as the proof of pretraining does, or train it on labels."""
-    if proof.sizes.label_steps:
-        with _output_to(proof.out / f"seed-{seed}" / "training.log"):
-            return train_on_labels(proof, seed)
+    """Pretrain the encoder of a seed as the proof of pretraining does."""
     out, settings = proof.pretraining_folder, _pretraining(proof.sizes)
     encoder = out / f"seed-{seed}" / "stage2" / "final"
     if not (encoder / "config.json").exists():
