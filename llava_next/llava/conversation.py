@@ -51,17 +51,6 @@ class Piece(NamedTuple):
     repeat: int = 1
 
 
-def expand_video_placeholder(turns: Sequence[Turn], num_frames: int) -> list[dict[str, str]]:
-    """Write ``<video>`` in human turns as one ``<image>`` line per frame, as codec data has it."""
-    frames = "\n".join([IMAGE_PLACEHOLDER] * num_frames)
-    return [
-        {**turn, "value": turn["value"].replace(VIDEO_PLACEHOLDER, frames)}
-        if turn["from"] == "human"
-        else dict(turn)
-        for turn in turns
-    ]
-
-
 def render(
     turns: Sequence[Turn],
     template: str = "qwen_1_5",

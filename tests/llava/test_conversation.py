@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from llava.conversation import encode, expand_placeholders, expand_video_placeholder, render
+from llava.conversation import encode, expand_placeholders, render
 from support.tokenizer import SPECIAL_TOKENS, byte_tokenizer
 
 QUESTION = {"from": "human", "value": "<image>\nWhat is it?"}
@@ -145,12 +145,6 @@ def test_placeholder_count_mismatch_names_both(counts: list[int]) -> None:
     message = f"s1: the human turns hold 1 <image> placeholders for {len(counts)} images"
     with pytest.raises(ValueError, match=message):
         expand_placeholders(render([QUESTION, ANSWER], sample="s1"), counts, sample="s1")
-
-
-def test_video_is_written_as_frame_lines() -> None:
-    turns = [{"from": "human", "value": "<video>\nWhat?"}, {"from": "gpt", "value": "a <video>"}]
-    expanded = expand_video_placeholder(turns, 3)
-    assert [turn["value"] for turn in expanded] == ["<image>\n<image>\n<image>\nWhat?", "a <video>"]
 
 
 @pytest.mark.parametrize(

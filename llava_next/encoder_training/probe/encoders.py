@@ -79,11 +79,6 @@ class FrozenEncoder(ABC):
         self.fingerprint = _fingerprint(model, self)
 
     @property
-    def has_cls(self) -> bool:
-        """Return whether its tokens begin with others than those of patches."""
-        return self.num_other_tokens > 0
-
-    @property
     def device(self) -> torch.device:
         """Return where it is."""
         return next(self.model.parameters()).device

@@ -8,8 +8,6 @@ from llava.serve.engine import Engine
 from llava.serve.memory import VisualStore
 from llava.visual.clips import VIDEO_INPUTS, ClipSettings
 
-GIB = 1 << 30
-
 
 def add_flag(parser: Any, name: str, **options: Any) -> None:
     """Add a flag that may be written with hyphens or underscores."""

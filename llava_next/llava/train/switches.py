@@ -39,7 +39,7 @@ def check_switches(args: TrainingArguments) -> None:
     Raises:
         ValueError: naming a switch that cannot work here, and the remedy.
     """
-    _check_optimiser(str(getattr(args.optim, "value", args.optim)), bool(args.deepspeed))
+    _check_optimiser(str(getattr(args.optim, "value", args.optim)))
     given = [args.report_to] if isinstance(args.report_to, str) else args.report_to or []
     for name in given:
         if name not in _REPORTERS:
@@ -117,7 +117,7 @@ def _require(package: str, switch: str) -> None:
         )
 
 
-def _check_optimiser(name: str, is_deepspeed: bool) -> None:
+def _check_optimiser(name: str) -> None:
     if any(part in name for part in _OWN_GROUPS):
         raise ValueError(
             f"--optim {name} chooses its own groups of parameters, so the parts of the model could "

@@ -55,18 +55,6 @@ def plan_images(sizes_px: Sequence[tuple[int, int]], config: VisualConfig) -> li
     return plans
 
 
-def image_grid(width_px: int, height_px: int, config: VisualConfig) -> tuple[int, int]:
-    """Return the grid (rows, columns) of an image that is its sample's only one.
-
-    Where patches are merged, canvases grow to whole blocks and native sizes shrink to them.
-
-    Raises:
-        ValueError: The image is empty or, in mode ``native``, has an aspect ratio above 200.
-    """
-    plan = plan_images([(width_px, height_px)], config)[0]
-    return plan.rows, plan.columns
-
-
 def _plan_one(width_px: int, height_px: int, config: VisualConfig, *, at_base: bool) -> ImagePlan:
     """Return the plan of one image before any budget."""
     if min(width_px, height_px) < 1:

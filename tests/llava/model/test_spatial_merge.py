@@ -12,7 +12,7 @@ from llava.visual.batch import VisualSegment, pack_segments
 from llava.visual.config import VisualConfig
 from llava.visual.loading import count_mosaics
 from llava.visual.segments import block_order, codec_visual, frames_visual, image_visual
-from llava.visual.sizes import image_grid
+from support.image_grids import image_grid
 
 MERGED = VisualConfig(patch_size_px=2, patches_per_side=4, merge_side_patches=2)
 PLAIN = VisualConfig(patch_size_px=2, patches_per_side=4)

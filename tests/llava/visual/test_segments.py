@@ -19,7 +19,8 @@ from llava.visual.segments import (
     normalised_patches,
     resize_mosaic,
 )
-from llava.visual.sizes import best_canvas, image_grid
+from llava.visual.sizes import best_canvas
+from support.image_grids import image_grid
 
 PINPOINTS = ((574, 1120), (1120, 574), (1120, 1120), (1694, 574), (574, 1694))
 TINY = VisualConfig(patch_size_px=4, patches_per_side=3)

@@ -16,7 +16,8 @@ from llava.visual.config import (
     write_processor_settings,
 )
 from llava.visual.segments import image_visual
-from llava.visual.sizes import best_canvas, image_grid, plan_images
+from llava.visual.sizes import best_canvas, plan_images
+from support.image_grids import image_grid
 
 PINPOINTS = ((574, 1120), (1120, 574), (1120, 1120), (1694, 574), (574, 1694))
 ANYRES = VisualConfig(image_aspect_ratio="anyres", image_grid_pinpoints=PINPOINTS)

@@ -44,7 +44,6 @@ class Layout:
     """Layout of pictures in the decoder's memory: the same for all of a stream.
 
     Attributes:
-        stored_height: rows before cropping.
         left, top: pixels to cut off.
         width, height: W and H.
         format: FFmpeg's name.
@@ -52,7 +51,6 @@ class Layout:
         blocks: columns and rows of blocks that the maps have.
     """
 
-    stored_height: int
     left: int
     top: int
     width: int
@@ -66,7 +64,6 @@ class Layout:
         """Return the layout of one picture."""
         width, height, left, top, right, bottom, name, depth, *blocks = picture.layout
         return cls(
-            stored_height=height,
             left=left,
             top=top,
             width=width - left - right,
