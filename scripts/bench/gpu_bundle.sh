@@ -4,7 +4,7 @@
 #
 #   bash scripts/bench/gpu_bundle.sh OUT        (a new folder, or one that this script made)
 #
-# OUT/run.sh [flags of gpu.py]   runs there; results are in OUT/results
+# OUT/run.sh [flags of gpu.py]   runs there; figures and logs, few and small files, are in RESULTS (default OUT/results)
 # OUT/code, OUT/assets, OUT/wheels
 #
 # The machine brings Python 3.12, torch with CUDA and transformers. PyAV and flash-attn are not packed: the
@@ -59,7 +59,10 @@ fi
 
 cat > "$out/run.sh" << 'RUN'
 #!/usr/bin/env bash
-# Run scripts/bench/gpu.py of this bundle; flags are passed on. PYTHON=python3 chooses the interpreter.
+# Run scripts/bench/gpu.py of this bundle; flags are passed on.
+#   PYTHON=python3     the interpreter
+#   RESULTS=results    gpu.json (written after each case), gpu.html, logs
+#   WORK, PACKAGES     what is not kept, 5 GB; packages that are missing (default: folders in /tmp)
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 python="${PYTHON:-python3}"
@@ -84,7 +87,8 @@ FIND
     fi
 fi
 export PYTHONPATH="$here/code/llava_next:$here/code/Compressed_Video_Reader:$packages${PYTHONPATH:+:$PYTHONPATH}"
-exec "$python" "$here/code/scripts/bench/gpu.py" --assets "$here/assets" --out "${RESULTS:-$here/results}" "$@"
+exec "$python" "$here/code/scripts/bench/gpu.py" --assets "$here/assets" --out "${RESULTS:-$here/results}" \
+    --work "${WORK:-/tmp/gpu_bundle_work}" "$@"
 RUN
 chmod +x "$out/run.sh"
 

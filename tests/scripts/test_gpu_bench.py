@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -9,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -34,6 +37,7 @@ def _bench(folder: Path, part: str, device: str = "meta", **options: Any) -> Any
         device=torch.device(device),
         tiny=True,
         out=folder,
+        work=folder / "work",
         assets=folder / "assets",
         results=results,
         **settings,
@@ -95,13 +99,87 @@ def test_finished_cases_are_not_run_again_and_failed_ones_only_when_asked(tmp_pa
     assert _cases(tmp_path)["part: c"]["status"] == "no time left"
     assert _cases(tmp_path)["part: b"]["why"] == "KeyError: 'broken'"
     run()
-    run(retry=True)
+    assert calls == ["works", "fails"]
+    results = _bench(tmp_path, "part").results
+    results.forget_failed()
+    results.write()
+    run()
     assert calls == ["works", "fails", "fails"]
+
+
+def test_a_case_that_loses_the_device_ends_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after an illegal access: its own error is kept, and no case after it fails by it."""
+    module = import_module("gpu_parts.bench")
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    bench = _bench(tmp_path, "part")
+    with monkeypatch.context() as patch, pytest.raises(module.DeviceLostError, match="part: a"):
+        patch.setattr(module.Bench, "_wait", broken)
+        bench.case("a", broken)
+    assert "illegal memory" in _cases(tmp_path)["part: a"]["why"]
+    again = _bench(tmp_path, "part")
+    for name in ("a", "b"):
+        again.case(name, dict)
+    assert [case["status"] for case in _cases(tmp_path).values()] == ["failed", "done"]
+
+
+_CASES = """
+import subprocess, sys, time
+from gpu_parts.bench import FIRST, LAST
+
+def hangs():
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "gpu_bench_hangs"])
+    time.sleep(60)
+
+def run(bench):
+    bench.case("late", dict, stage=LAST)
+    bench.case("hangs", hangs, seconds=0, stage=FIRST)
+    bench.case("early", dict, stage=FIRST)
+    bench.case("dies", lambda: sys.exit("gone"))
+"""
+
+
+@pytest.mark.slow
+def test_a_case_that_hangs_or_ends_the_process_does_not_keep_the_others(tmp_path: Path) -> None:
+    """The script itself; its first part is replaced by cases that do so."""
+    folder = tmp_path / "scripts" / "bench"
+    shutil.copytree(SCRIPT.parent, folder)
+    for name in ("llava_next", "Compressed_Video_Reader"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (folder / "gpu_parts" / "correctness.py").write_text(_CASES, encoding="utf-8")
+    bench = folder / "gpu_parts" / "bench.py"
+    text = bench.read_text(encoding="utf-8")
+    bench.write_text(text.replace("LIMIT_FACTOR = 30, 3\n", "LIMIT_FACTOR = 0.1, 3\n"))
+    command = [sys.executable, str(folder / "gpu.py"), "--out", str(tmp_path / "out")]
+    command += ["--device", "cpu", "--parts", "correctness", "--minutes"]
+    run = subprocess.run([*command, "1"], capture_output=True, text=True, timeout=120)
+    cases = _cases(tmp_path / "out")
+    assert run.returncode == 1
+    assert list(cases) == [f"correctness: {name}" for name in ("hangs", "early", "dies", "late")]
+    assert [case["status"] for case in cases.values()] == ["failed", "done", "failed", "done"]
+    assert "ended after" in cases["correctness: hangs"]["why"]
+    assert "the process ended within" in cases["correctness: dies"]["why"]
+    assert 'correctness.py", line 7 in hangs' in run.stderr
+    running = [" ".join(one.info["cmdline"] or ()) for one in psutil.process_iter(["cmdline"])]
+    assert not any("gpu_bench_hangs" in line for line in running)
+
+    # Time that is up ends a case, too; the next run gives it one more try.
+    shutil.rmtree(tmp_path / "out")
+    bench.write_text(text)
+    started = time.monotonic()
+    run = subprocess.run([*command, "0.4"], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 1 and time.monotonic() - started < 24 + 15
+    assert _cases(tmp_path / "out")["correctness: hangs"]["status"] == "cut off"
+    assert (tmp_path / "out" / "gpu.html").is_file()
 
 
 def test_a_case_in_which_the_process_ended_is_reported(tmp_path: Path) -> None:
     bench = _bench(tmp_path, "part")
-    bench.results.cases["part: a"] = {"status": "running"}
+    bench.results.cases["part: a"] = {"status": "running", "until": 0}
     bench.case("a", dict)
     assert _cases(tmp_path)["part: a"]["why"] == "the process ended within this case"
 
@@ -139,6 +217,43 @@ def test_live_bytes_are_those_of_tensors_that_are_held_at_once() -> None:
         third = torch.zeros(750)  # 3000, in place of 2000
         assert live.peak == 5000
     assert len(second) + len(third) == 1000
+
+
+def test_a_case_is_overdue_some_time_after_it_should_have_ended(tmp_path: Path) -> None:
+    results = _bench(tmp_path, "part").results
+    times = {"started": 100.0, "expected": 5.0, "until": 145.0}
+    results.cases = {"a": {"status": "done"}, "b": {"status": "running", **times}}
+    assert results.end_overdue(144.0) is None
+    assert results.end_overdue(146.0) == "b"
+    assert results.cases["b"] == {
+        "status": "failed",
+        "why": "ended after 46 s, because it takes about 5 s",
+    }
+
+
+def test_the_most_telling_cases_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is run: what each stage would run is only listed."""
+    module = import_module("gpu_parts.bench")
+    listed: list[tuple[int, str, float]] = []
+
+    def note(bench: Any, name: str, run: Any, *, seconds: float = 5, stage: int = 2) -> None:
+        listed.append((stage, f"{bench.part}: {name}", seconds))
+
+    monkeypatch.setattr(module.Bench, "case", note)
+    for part in ("correctness", "encoder", "step", "sft", "generation"):
+        bench = _bench(tmp_path, part)
+        bench.tiny = False
+        import_module(f"gpu_parts.{part}").run(bench)
+    first = [name for stage, name, _ in listed if stage == module.FIRST]
+    goals = {key for key, *_ in import_module("gpu_parts.report").GOALS}
+    assert goals <= set(first)
+    assert sum(seconds for stage, _, seconds in listed if stage == module.FIRST) < 7 * 60
+    slow = [name for stage, name, seconds in listed if stage < module.COMPILED and seconds > 75]
+    assert not slow
+    compiled = re.compile("flex|compile|static")
+    assert all(
+        (stage >= module.COMPILED) == bool(compiled.search(name)) for stage, name, _ in listed
+    )
 
 
 def test_only_chosen_cases_run(tmp_path: Path) -> None:

@@ -1,11 +1,11 @@
 """What all parts share: cases with results that survive a crash, timing, memory, operations."""
 
+import gc
 import json
 import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -25,9 +25,19 @@ DONE, LEFT_OUT, FAILED = "done", "left out", "failed"
 MEMORY, RUNNING, LATER = "out of memory", "running", "no time left"
 CUT_OFF = "cut off"
 
+FIRST, THEN, COMPILED, LAST = STAGES = (1, 2, 3, 4)
+"""The most telling cases of all parts, the others; what compiles, the most telling cases first."""
+LIMIT_SECONDS, LIMIT_FACTOR = 30, 3
+"""A case is ended after this many seconds, and this many times what it is expected to take."""
+LEFTOVER_BYTES = 1 << 30
+
 
 class LeftOutError(Exception):
     """A case cannot run here; the message says why."""
+
+
+class DeviceLostError(Exception):
+    """A case left the device unusable for this process, or memory that cannot be freed."""
 
 
 @dataclass
@@ -57,6 +67,20 @@ class Results:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.path, {"machine": self.machine, "cases": self.cases})
 
+    def end_overdue(self, now: float) -> str | None:
+        """Let the running case fail if its time is over; return its name then."""
+        for key, case in self.cases.items():
+            if case["status"] == RUNNING and now > case["until"]:
+                seconds = round(now - case["started"])
+                why = f"ended after {seconds} s, because it takes about {case['expected']:.0f} s"
+                self.cases[key] = {"status": FAILED, "why": why}
+                return key
+        return None
+
+    def forget_failed(self) -> None:
+        """Let the cases that failed run once more."""
+        self.cases = {k: case for k, case in self.cases.items() if case["status"] != FAILED}
+
     def settle_running(self) -> None:
         """Let the case within which an earlier run was ended run once more, and fail after that."""
         for case in self.cases.values():
@@ -79,50 +103,68 @@ class Bench:
         device: ``cuda``, ``cpu``, or ``meta``, on which nothing is computed.
         tiny: whether models are those of a trial run.
         out: folder of results.
+        work: folder of what is not kept: a checkpoint, the run that is trained.
         assets: folder that ``gpu_parts/assets.py`` wrote, with codec assets and data.
         deadline: ``time.time()`` after which no case starts.
         results: where figures go.
         peak: operations per second of the device by its data sheet, None if not known.
-        retry: run cases that failed before.
         chosen: parts of names; only cases whose ``part: name`` has one of them run. Empty: all.
+        stage: only cases of this stage run. None: all.
+        parent: the process that watches this one; no case starts after it has ended.
     """
 
     part: str
     device: torch.device
     tiny: bool
     out: Path
+    work: Path
     assets: Path
     deadline: float
     results: Results
     peak: float | None = None
-    retry: bool = False
     chosen: Sequence[str] = ()
+    stage: int | None = None
+    parent: int | None = None
 
     @property
     def dtype(self) -> torch.dtype:
         """float32 on the CPU, bfloat16 elsewhere."""
         return torch.float32 if self.device.type == "cpu" else torch.bfloat16
 
-    def case(self, name: str, run: Callable[[], Figures], *, seconds: float = 5.0) -> None:
+    def case(
+        self, name: str, run: Callable[[], Figures], *, seconds: float = 5.0, stage: int = THEN
+    ) -> None:
         """Run a case unless it has been run, or the time is up; write what came of it.
 
         Args:
             name: its name within the part.
             run: returns the figures.
             seconds: about how long it takes on a GPU.
+            stage: one of ``STAGES``.
+
+        Raises:
+            DeviceLostError: if this process cannot go on to another case.
         """
         key = f"{self.part}: {name}"
-        if self.results.is_finished(key) or not is_chosen(key, self.chosen):
+        if self.stage not in (None, stage) or not is_chosen(key, self.chosen):
             return
         before = self.results.cases.get(key, {}).get("status")
-        if before in (RUNNING, FAILED) and not self.retry:
-            if before == RUNNING:  # the process ended within it
-                self._write(key, {"status": FAILED, "why": "the process ended within this case"})
+        if self.results.is_finished(key) or before == FAILED:
             return
-        if time.time() + seconds > self.deadline:
+        if before == RUNNING:  # the process ended within it
+            self._write(key, {"status": FAILED, "why": "the process ended within this case"})
+            return
+        if self.parent not in (None, os.getppid()):
+            raise SystemExit("the process that watches this one has ended")
+        now = time.time()
+        if now + seconds > self.deadline:
             self._write(key, {"status": LATER, "why": f"needs about {seconds:.0f} s"})
             return
-        self._write(key, {"status": RUNNING, **({CUT_OFF: True} if before == CUT_OFF else {})})
+        limit = LIMIT_SECONDS + LIMIT_FACTOR * seconds
+        until = now + limit * (1 if self.device.type == "cuda" else 10)
+        running = {"status": RUNNING, "started": now, "expected": seconds, "until": until}
+        self._write(key, running | ({CUT_OFF: True} if before == CUT_OFF else {}))
+        held = self._held_bytes()
         started = time.perf_counter()
         try:
             found = {"status": DONE, **run()}
@@ -134,9 +176,23 @@ class Bench:
             found = {"status": FAILED, "why": f"{type(error).__name__}: {error}"[:600]}
         found["took_seconds"] = round(time.perf_counter() - started, 2)
         self._write(key, found)
-        if self.device.type == "cuda":
-            with suppress(RuntimeError):
+        self._free(key, held, ended_well=found["status"] == DONE)
+
+    def _held_bytes(self) -> int:
+        return torch.cuda.memory_allocated() if self.device.type == "cuda" else 0
+
+    def _free(self, key: str, held: int, *, ended_well: bool) -> None:
+        """Free what a case held. What it keeps by intent, such as a model, it keeps by success."""
+        gc.collect()
+        try:
+            self._wait()
+            if self.device.type == "cuda":
                 torch.cuda.empty_cache()
+        except RuntimeError as error:  # an error of a kernel stays until the process ends
+            raise DeviceLostError(f"{key}: {str(error).splitlines()[0]}") from error
+        left = self._held_bytes() - held
+        if not ended_well and left > LEFTOVER_BYTES:
+            raise DeviceLostError(f"{key}: {left / 1e9:.1f} GB cannot be freed")
 
     def _write(self, key: str, found: Figures) -> None:
         self.results.cases[key] = found
@@ -168,6 +224,7 @@ class Bench:
         if self.device.type != "cuda":
             return None
         torch.cuda.synchronize()
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         step()
         torch.cuda.synchronize()

@@ -7,7 +7,16 @@ import torch
 from torch import Tensor
 from transformers.utils.import_utils import is_flash_attn_2_available
 
-from gpu_parts.bench import Bench, Figures, LeftOutError, encoder_operations
+from gpu_parts.bench import (
+    COMPILED,
+    FIRST,
+    LAST,
+    THEN,
+    Bench,
+    Figures,
+    LeftOutError,
+    encoder_operations,
+)
 from onevision_encoder import OneVisionEncoderConfig, OneVisionEncoderModel, grid_positions
 from onevision_encoder.export import SIZES
 from onevision_encoder.varlen import is_varlen_available
@@ -32,24 +41,31 @@ TINY = {
     "intermediate_size": 128,
 }
 BACKENDS = ("varlen", "sdpa", "flash_attention_2", "flex_attention", "eager")
+TELLING = ("1 x 10368, varlen", "1 x 10368, sdpa", "8 x 1296, varlen", "mixed, varlen")
 OUTPUT_LAYER = -2
 COMPILED_SECONDS = 45.0
 
 
 def run(bench: Bench) -> None:
-    """Measure every size, shape and backend; compiled blocks come last."""
+    """Measure every size, shape and backend, and compiled blocks."""
     sizes = ("large",) if bench.tiny else ("large", "base")
-    for shape in SHAPES:
-        for size in sizes:
+    for size in sizes:
+        for shape in SHAPES:
             for backend in BACKENDS:
-                name = f"{size}, {shape}, {backend}"
-                bench.case(name, _case(bench, size, shape, backend, compiled=False), seconds=6)
+                name = f"{shape}, {backend}"
+                stage = FIRST if size == "large" and name in TELLING else THEN
+                seconds = 8.0
+                if backend == "flex_attention":  # it is always compiled
+                    stage, seconds = LAST, COMPILED_SECONDS
+                case = _case(bench, size, shape, backend, compiled=False)
+                bench.case(f"{size}, {name}", case, seconds=seconds, stage=stage)
     for size in sizes:
         for shape in list(SHAPES)[: 1 if bench.tiny else None]:
             for backend in BACKENDS[: 1 if bench.tiny else 2]:
-                name = f"{size}, {shape}, {backend}, compiled"
+                name = f"{size}, {shape}, {backend}"
+                stage = COMPILED if name == f"large, {TELLING[0]}" else LAST
                 case = _case(bench, size, shape, backend, compiled=True)
-                bench.case(name, case, seconds=COMPILED_SECONDS)
+                bench.case(f"{name}, compiled", case, seconds=COMPILED_SECONDS, stage=stage)
 
 
 def _case(

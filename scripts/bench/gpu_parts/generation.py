@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from gpu_parts.bench import Bench, Figures, LeftOutError
+from gpu_parts.bench import COMPILED, FIRST, LAST, THEN, Bench, Figures, LeftOutError
 from gpu_parts.material import build, dataset, image_token
 from llava.visual.batch import pack_segments
 
@@ -25,8 +25,11 @@ def run(bench: Bench) -> None:
     models: list[Any] = []
     for cache in ("dynamic", "static"):
         for name in INPUTS:
+            is_first, is_compiled = name == next(iter(INPUTS)), cache == "static"
+            stage = (COMPILED if is_first else LAST) if is_compiled else FIRST if is_first else THEN
             case = _case(bench, name, cache, models)
-            bench.case(f"{name}, {cache} cache", case, seconds=8 if cache == "dynamic" else 45)
+            seconds = 45 if is_compiled else 15
+            bench.case(f"{name}, {cache} cache", case, seconds=seconds, stage=stage)
 
 
 def _case(bench: Bench, name: str, cache: str, models: list[Any]) -> Callable[[], Figures]:

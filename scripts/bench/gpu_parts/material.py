@@ -1,5 +1,6 @@
 """Random models of published shapes and batches of the data that ``assets.py`` wrote."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -117,10 +118,12 @@ def step(model: Any, batch: Batch) -> Callable[[], Tensor]:
 
 def write_checkpoint(bench: Bench, size: str, folder: Path) -> None:
     """Write a random model with tokenizer and processor, unless it is there."""
-    if (folder / "config.json").is_file():
+    if folder.is_dir():
         return
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
     model = build(bench, size)
     model.config.use_cache = True
-    model.save_pretrained(folder)
-    tokenizer = tiny_tokenizer()
-    LlavaProcessor(tokenizer, visual_config(bench)).save_pretrained(folder)
+    model.save_pretrained(unfinished)
+    LlavaProcessor(tiny_tokenizer(), visual_config(bench)).save_pretrained(unfinished)
+    unfinished.rename(folder)

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from gpu_parts.bench import Bench, Figures, LeftOutError
+from gpu_parts.bench import FIRST, Bench, Figures, LeftOutError
 from gpu_parts.material import ROW_TOKENS, TINY_ROW_TOKENS, write_checkpoint
 from llava.data.training_memory import read_model_size, training_gigabytes
 from run_kit.log import read_log
@@ -28,15 +28,17 @@ RUNS = {
 def run(bench: Bench) -> None:
     """Run the script three times."""
     for name, settings in RUNS.items():
-        bench.case(name, _case(bench, settings), seconds=75)
+        bench.case(name, _case(bench, name, settings), seconds=75, stage=FIRST)
 
 
-def _case(bench: Bench, settings: dict[str, str]) -> Callable[[], Figures]:
-    return lambda: train(bench, settings)
+def _case(bench: Bench, name: str, settings: dict[str, str]) -> Callable[[], Figures]:
+    return lambda: train(bench, name, settings)
 
 
-def train(bench: Bench, settings: dict[str, str]) -> Figures:
+def train(bench: Bench, name: str, settings: dict[str, str]) -> Figures:
     """Train for some steps and read the figures from the run's own log.
+
+    What the run prints is in ``OUT/sft_NUMBER.log``.
 
     Raises:
         LeftOutError: if there are no data, or nothing is computed.
@@ -46,11 +48,11 @@ def train(bench: Bench, settings: dict[str, str]) -> Figures:
         raise LeftOutError(f"{data} is absent; make it with scripts/bench/gpu_parts/assets.py")
     if bench.device.type == "meta":
         raise LeftOutError("nothing is computed on meta")
-    model, out = bench.out / "model", bench.out / "sft"
+    model, out = bench.work / "model", bench.work / "sft"
     write_checkpoint(bench, "1.7b", model)
     shutil.rmtree(out, ignore_errors=True)
     command, environment, strategy = launch(bench, settings, model, data, out)
-    log = bench.out / "sft.log"
+    log = bench.out / f"sft_{1 + list(RUNS).index(name)}.log"
     with log.open("w", encoding="utf-8") as file:
         done = subprocess.run(command, cwd=ROOT, env=environment, stdout=file, stderr=file)
     if done.returncode:
@@ -81,7 +83,7 @@ def launch(
         "DATALOADER_NUM_WORKERS": 0 if bench.tiny else WORKERS,
         "NUM_GPUS": 1,
         "OMP_NUM_THREADS": 1 if bench.tiny else 8,
-        "VENV": _python_folder(bench.out),
+        "VENV": _python_folder(bench.work),
         **settings,
     }
     if bench.device.type == "cpu":
@@ -107,9 +109,9 @@ def _paths(environment: dict[str, str]) -> list[str]:
     return [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
 
 
-def _python_folder(out: Path) -> Path:
+def _python_folder(work: Path) -> Path:
     """Return a folder whose ``bin/python`` is this interpreter, for the script's PATH."""
-    program = out / "interpreter" / "bin" / "python"
+    program = work / "interpreter" / "bin" / "python"
     program.parent.mkdir(parents=True, exist_ok=True)
     program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n', encoding="utf-8")
     program.chmod(0o755)
