@@ -16,7 +16,7 @@ that spells ``<|im_start|>`` or ``<|image_pad|>`` is encoded as the plain charac
 ``<image>`` is a placeholder in human turns alone; in an answer it is text.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
@@ -231,6 +231,30 @@ def encode(
 ) -> tuple[list[int], list[bool]]:
     """Token ids of expanded pieces, and for each id whether it is supervised.
 
+    Raises:
+        ValueError: as ``encode_runs``.
+    """
+    ids: list[int] = []
+    supervised: list[bool] = []
+    for run in encode_runs(pieces, tokenizer):
+        ids += run.ids * run.repeat
+        supervised += [run.supervised] * (len(run.ids) * run.repeat)
+    return ids, supervised
+
+
+class EncodedRun(NamedTuple):
+    """Token ids, which follow each other ``repeat`` times, and whether the loss counts them."""
+
+    ids: list[int]
+    repeat: int
+    supervised: bool
+
+
+def encode_runs(
+    pieces: Sequence[Piece], tokenizer: PreTrainedTokenizerBase
+) -> Iterator[EncodedRun]:
+    """Give the token ids of expanded pieces.
+
     Adjacent plain runs of equal supervision are encoded as one text, so that the ids equal those
     of the whole prompt encoded at once.
 
@@ -240,11 +264,9 @@ def encode(
     """
     special_texts = {IMAGE_TOKEN} | {piece.text for piece in pieces if piece.special}
     special_ids = {text: _special_id(text, tokenizer) for text in sorted(special_texts)}
-    ids: list[int] = []
-    supervised: list[bool] = []
     for piece in _merge_plain(pieces):
         if piece.special:
-            new = [special_ids[piece.text]] * piece.repeat
+            new = [special_ids[piece.text]]
         else:
             new = tokenizer.encode(piece.text, add_special_tokens=False, split_special_tokens=True)
             if not set(special_ids.values()).isdisjoint(new):
@@ -252,9 +274,7 @@ def encode(
                     "the tokenizer turns plain text into special tokens; "
                     f"{', '.join(special_ids)} must be marked special in its added tokens"
                 )
-        ids += new
-        supervised += [piece.supervised] * len(new)
-    return ids, supervised
+        yield EncodedRun(new, piece.repeat if piece.special else 1, piece.supervised)
 
 
 class TokenCounter:

@@ -6,6 +6,7 @@ Axis letters: T text tokens (visual tokens included).
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -15,7 +16,7 @@ from llava.conversation import (
     Piece,
     TokenCounter,
     count_visual,
-    encode,
+    encode_runs,
     expand_placeholders,
     render,
 )
@@ -136,11 +137,14 @@ def tokenize(
         RecordError: The template cannot express the conversation, the number of placeholders
             differs, or the sample is longer than ``max_length``; the message names the sample.
     """
-    ids, supervised = encode(_pieces(record, token_counts, template), tokenizer)
-    _check_length(record, len(ids), count_visual(token_counts), max_length)
-    input_ids = torch.tensor(ids)
-    labels = input_ids.masked_fill(~torch.tensor(supervised), IGNORE_INDEX)
-    return input_ids, labels
+    # As arrays: lists of the thousands of ids of a clip would take longer than its text.
+    ids, labels = list[np.ndarray](), list[np.ndarray]()
+    for run in encode_runs(_pieces(record, token_counts, template), tokenizer):
+        ids.append(np.tile(np.array(run.ids, np.int64), run.repeat))
+        labels.append(ids[-1] if run.supervised else np.full_like(ids[-1], IGNORE_INDEX))
+    input_ids = torch.from_numpy(np.concatenate(ids))
+    _check_length(record, len(input_ids), count_visual(token_counts), max_length)
+    return input_ids, torch.from_numpy(np.concatenate(labels))
 
 
 class Measured(NamedTuple):

@@ -23,8 +23,7 @@ from typing import Any
 from cv_reader.remote.addresses import joined
 from llava.conversation import Turn
 from llava.data.turns import Conversation, TurnError, place_visuals, read_conversation, shown
-from llava.visual.loading import Picture
-from llava.visual.pictures import PictureBytes
+from llava.visual.pictures import Picture, PictureBytes
 
 DEFAULT_NUM_FRAMES = 8
 FRAME_SAMPLINGS = ("uniform", "cheap")

@@ -22,7 +22,7 @@ from cv_reader.shards import file_bytes, is_plain, open_file
 from llava.constants import Expansion
 from llava.visual.batch import VisualSegment
 from llava.visual.config import VisualConfig
-from llava.visual.pictures import PictureBytes, load_image, read_image_size
+from llava.visual.pictures import Picture, PictureBytes, load_image, read_image_size
 from llava.visual.segments import (
     check_blocks,
     codec_visual,
@@ -36,8 +36,6 @@ from llava.visual.video_process import UniformFrames, read_uniform_frames, read_
 from onevision_encoder.patches import uniform_slots
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-Picture = Path | PictureBytes
-"""A picture: a file, in a folder or in a shard, or the content of one."""
 _HEADER_BYTES = 4096
 
 
@@ -57,7 +55,7 @@ def load_images(paths: Sequence[Picture], config: VisualConfig) -> list[VisualSe
 
 def load_frames(paths: Sequence[Picture], config: VisualConfig) -> VisualSegment:
     """Read the uniformly sampled frames of one video, given as F image files in order."""
-    return frames_visual([load_image(path) for path in paths], config)
+    return frames_visual(paths, config)
 
 
 def load_frame_folder(folder: Path, num_frames: int, config: VisualConfig) -> VisualSegment:
@@ -131,7 +129,7 @@ def load_mosaics(images: Sequence[Picture], positions: Path, config: VisualConfi
     """
     rows = read_positions(positions, num_images=len(images))
     seconds = slot_seconds(positions.parent) if config.time_marks else None
-    return codec_visual([load_image(path) for path in images], rows, config, seconds=seconds)
+    return codec_visual(images, rows, config, seconds=seconds)
 
 
 def load_asset(folder: str | Path, config: VisualConfig) -> VisualSegment:
@@ -142,8 +140,7 @@ def load_asset(folder: str | Path, config: VisualConfig) -> VisualSegment:
     """
     asset = read_asset(folder)
     seconds = slot_seconds(asset.folder) if config.time_marks else None
-    images = [load_image(path) for path in asset.images]
-    return codec_visual(images, asset.positions, config, seconds=seconds)
+    return codec_visual(asset.images, asset.positions, config, seconds=seconds)
 
 
 def load_kept(

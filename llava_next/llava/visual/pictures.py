@@ -45,6 +45,10 @@ class PictureBytes(NamedTuple):
     __str__ = __repr__
 
 
+Picture = Path | PictureBytes
+"""A picture: a file, in a folder or in a shard, or the content of one."""
+
+
 def load_image(path: str | Path | PictureBytes) -> Image.Image:
     """Read an image file, or the content of one, as upright 8-bit RGB.
 
@@ -63,8 +67,8 @@ def read_picture(source: Any) -> Image.Image:
     """Read a picture from any source, as upright 8-bit RGB.
 
     Args:
-        source: a PIL image, uint8 pixels (H, W, 3) or (H, W), a path, the content of an image file,
-            or a ``data:`` URL of one.
+        source: a PIL image, uint8 pixels (H, W, 3) or (H, W), a path, the content of an image file
+            (with a name for messages or without), or a ``data:`` URL of one.
 
     Raises:
         ValueError: if it holds no picture.
@@ -81,7 +85,7 @@ def read_picture(source: Any) -> Image.Image:
         return to_rgb(Image.fromarray(source))
     if isinstance(source, str) and source.startswith("data:"):
         return load_image_bytes(decode_data_url(source))
-    if isinstance(source, str | Path):
+    if isinstance(source, str | Path | PictureBytes):
         return load_image(source)
     raise ValueError(
         "a picture must be a PIL image, pixels, a path or the content of a file, got "

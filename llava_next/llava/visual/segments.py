@@ -4,11 +4,15 @@ An image, a stack of frames or the mosaics of a codec clip become patches in the
 layout, with their (t, h, w) positions. ``llava.visual.sizes`` decides how large an image becomes.
 A frame or a padded image keeps its aspect on a black canvas, like the frames inside codec assets.
 
+Frames and mosaics that are files are read one after another, each cut before the next is read. So a
+clip needs the memory of one picture besides its patches; fresh memory for all of them would cost a
+data worker more time than the cutting.
+
 Axis letters: F frames, G mosaics, P patches, p side of a patch in pixels.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -17,9 +21,9 @@ from torch import Tensor
 
 from llava.visual.batch import Normalisation, VisualSegment, normalise_bytes
 from llava.visual.config import VisualConfig
-from llava.visual.pictures import fit_on_canvas, resize, to_rgb
+from llava.visual.pictures import Picture, fit_on_canvas, read_picture, resize, to_rgb
 from llava.visual.sizes import ImagePlan, plan_images
-from llava.visual.time_marks import NO_TIMES, time_marks
+from llava.visual.time_marks import NO_TIMES, TimeMark, time_marks
 from onevision_encoder.patches import grid_positions, uniform_slots
 
 
@@ -51,7 +55,11 @@ def byte_patches(images: Sequence[Image.Image], patch_size_px: int) -> Tensor:
             )
     if not images:
         raise ValueError("patches need at least one image, got none")
-    count = sum(image.width * image.height for image in images) // patch**2
+    return _cut(images, patch, sum(image.width * image.height for image in images) // patch**2)
+
+
+def _cut(images: Iterable[Image.Image], patch: int, count: int) -> Tensor:
+    """Cut images, which make ``count`` patches of whole pixels; see ``byte_patches``."""
     # The bytes of a row of a patch move as one item, once: into their place.
     cut = np.empty((count, 3, patch), dtype=f"V{patch}")
     start = 0
@@ -102,7 +110,7 @@ def image_visual(
     width, height = plan.columns * config.patch_size_px, plan.rows * config.patch_size_px
     image = (fit_on_canvas if plan.keeps_aspect else resize)(image, width, height)
     positions = grid_positions(torch.zeros(1, dtype=torch.int64), plan.rows, plan.columns)
-    return _segment([image], positions, config)
+    return _segment([image], 1, (plan.rows, plan.columns), positions, config)
 
 
 def image_visuals(images: Sequence[Image.Image], config: VisualConfig) -> list[VisualSegment]:
@@ -116,7 +124,7 @@ def image_visuals(images: Sequence[Image.Image], config: VisualConfig) -> list[V
 
 
 def frames_visual(
-    images: Sequence[Image.Image],
+    images: Sequence[Image.Image | Picture],
     config: VisualConfig,
     *,
     seconds: Sequence[float] | None = None,
@@ -127,7 +135,7 @@ def frames_visual(
     and has a placeholder of its own.
 
     Args:
-        images: the frames, in order.
+        images: the frames, or their files, in order.
         config: the preprocessing settings.
         seconds: the time of each frame; needed where ``config`` has ``time_marks``.
 
@@ -141,10 +149,11 @@ def frames_visual(
         )
     grid = config.patches_per_side
     side = grid * config.patch_size_px
-    squares = [fit_on_canvas(to_rgb(image), side, side) for image in images]
+    squares = (fit_on_canvas(read_picture(image), side, side) for image in images)
     slots = uniform_slots(len(images), config.virtual_frames)
     times = None if seconds is None else dict(zip(slots.tolist(), seconds, strict=True))
-    return _segment(squares, grid_positions(slots, grid, grid), config, _times(config, times))
+    positions = grid_positions(slots, grid, grid)
+    return _segment(squares, len(images), (grid, grid), positions, config, _times(config, times))
 
 
 def _times(config: VisualConfig, seconds: Mapping[int, float] | None) -> Mapping[int, float] | None:
@@ -157,7 +166,7 @@ def _times(config: VisualConfig, seconds: Mapping[int, float] | None) -> Mapping
 
 
 def codec_visual(
-    mosaics: Sequence[Image.Image],
+    mosaics: Sequence[Image.Image | Picture],
     positions: np.ndarray,
     config: VisualConfig,
     *,
@@ -166,15 +175,15 @@ def codec_visual(
     """Make all mosaics of one codec clip ONE segment.
 
     Args:
-        mosaics: G square images of one size.
+        mosaics: G square images of one size, or their files.
         positions: integers (N, 3), rows (t, h, w): row ``g * grid**2 + r * grid + c`` is the cell
             at row r, column c of mosaic g, with ``grid = sqrt(N / G)``.
         config: gives patch size, mean and std.
         seconds: the time of each slot t; needed where ``config`` has ``time_marks``.
 
     Raises:
-        ValueError: if mosaics and positions do not belong together, patches are merged whose
-            cells are no neighbours in the video, or times are needed and unknown.
+        ValueError: if a file cannot be read, mosaics and positions do not belong together, patches
+            are merged whose cells are no neighbours in the video, or times are needed and unknown.
     """
     if positions.dtype.kind not in "iu" or positions.ndim != 2:
         raise ValueError(
@@ -187,13 +196,23 @@ def codec_visual(
             f"positions must have grid x grid rows per mosaic, got {len(positions)} rows "
             f"for {len(mosaics)} mosaics"
         )
-    sizes = sorted({mosaic.size for mosaic in mosaics})
-    if len(sizes) > 1:
-        raise ValueError(f"the mosaics of a clip must have one size, got {sizes}")
     check_blocks(positions, len(mosaics), config)
-    squares = [resize_mosaic(to_rgb(image), grid, config.patch_size_px) for image in mosaics]
+    squares = _squares(mosaics, grid, config.patch_size_px)
     rows = torch.from_numpy(positions.astype(np.int64))
-    return _segment(squares, rows, config, _times(config, seconds))
+    return _segment(squares, len(mosaics), (grid, grid), rows, config, _times(config, seconds))
+
+
+def _squares(
+    mosaics: Iterable[Image.Image | Picture], grid: int, patch_px: int
+) -> Iterator[Image.Image]:
+    """Read mosaics, one at a time, and bring them to one patch per cell."""
+    sizes: set[tuple[int, int]] = set()
+    for mosaic in mosaics:
+        image = read_picture(mosaic)
+        sizes.add(image.size)
+        if len(sizes) > 1:
+            raise ValueError(f"the mosaics of a clip must have one size, got {sorted(sizes)}")
+        yield resize_mosaic(image, grid, patch_px)
 
 
 def check_blocks(positions: np.ndarray, num_images: int, config: VisualConfig) -> None:
@@ -236,24 +255,30 @@ def check_blocks(positions: np.ndarray, num_images: int, config: VisualConfig) -
 
 
 def _segment(
-    images: Sequence[Image.Image],
+    images: Iterable[Image.Image],
+    num_images: int,
+    grid: tuple[int, int],
     positions: Tensor,
     config: VisualConfig,
     seconds: Mapping[int, float] | None = None,
 ) -> VisualSegment:
-    """Images of one size with their raster positions as a segment, blocks of patches together."""
-    patch, merge = config.patch_size_px, config.merge_side_patches
-    rows, columns = images[0].height // patch, images[0].width // patch
-    patches = byte_patches(images, patch)
+    """Images of one size with their raster positions as a segment, blocks of patches together.
+
+    ``grid`` is patch rows and columns of each image.
+    """
+    merge = config.merge_side_patches
+    patches = _cut(images, config.patch_size_px, num_images * math.prod(grid))
     if merge > 1:
-        order = block_order(len(images), rows, columns, merge)
+        order = block_order(num_images, *grid, merge)
         patches, positions = patches[order], positions[order]
-    slots: list[int] = positions[:: config.patches_per_token, 0].tolist()
+    marks: tuple[TimeMark, ...] = ()
+    if seconds is not None:
+        marks = time_marks(positions[:: config.patches_per_token, 0].tolist(), seconds)
     return VisualSegment(
-        time_marks=() if seconds is None else time_marks(slots, seconds),
+        time_marks=marks,
         patches=patches,
         positions=positions,
-        placeholder_tokens=(rows * columns // config.patches_per_token,) * len(images),
+        placeholder_tokens=(math.prod(grid) // config.patches_per_token,) * num_images,
         patches_per_token=config.patches_per_token,
         normalisation=Normalisation(config.image_mean, config.image_std),
     )

@@ -3,8 +3,9 @@
 from typing import Any
 
 import pytest
+import torch
 
-from llava.constants import IGNORE_INDEX
+from llava.constants import IGNORE_INDEX, Expansion
 from llava.data.encoding import tokenize
 from llava.data.records import TextRecord
 from support.tokenizer import byte_tokenizer
@@ -17,7 +18,7 @@ def _record(question: str = "<image>\nWhat?") -> TextRecord:
     return TextRecord(sample_id="s1", where="d.jsonl:7", turns=turns)
 
 
-def _tokenize(record: TextRecord, counts: list[int], max_length: int = 1000) -> Any:
+def _tokenize(record: TextRecord, counts: list[Expansion], max_length: int = 1000) -> Any:
     return tokenize(record, counts, TOKENIZER, template="qwen_1_5", max_length=max_length)
 
 
@@ -27,6 +28,18 @@ def test_labels_are_the_answer_and_nothing_else() -> None:
     assert TOKENIZER.decode(labels[kept]) == "A cat.<|im_end|>\n"
     assert (labels[kept] == input_ids[kept]).all()
     assert kept.nonzero().flatten().diff().eq(1).all()
+
+
+def test_the_ids_are_those_of_the_whole_prompt() -> None:
+    input_ids, labels = _tokenize(_record("<image> and <image>"), [2, (1, "<0.5 seconds>", 3)])
+    start, pad, end = "<|im_start|>", "<|image_pad|>", "<|im_end|>\n"
+    question = f"{pad * 2} and {pad}<0.5 seconds>{pad * 3}"
+    prompt = (
+        f"{start}system\nYou are a helpful assistant.{end}"
+        f"{start}user\n{question}{end}{start}assistant\nA cat.{end}"
+    )
+    assert input_ids.dtype == labels.dtype == torch.int64
+    assert input_ids.tolist() == TOKENIZER.encode(prompt, add_special_tokens=False)
 
 
 def test_each_visual_token_has_its_placeholder() -> None:

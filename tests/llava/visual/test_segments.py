@@ -1,9 +1,11 @@
 """Preprocessing against torch's own convolution and hand-computed grids."""
 
 import json
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import permutations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -184,6 +186,49 @@ def test_the_grid_of_a_clip_follows_from_its_positions() -> None:
     mosaics, positions = _tiny_clip()
     segment = codec_visual(mosaics, positions, replace(TINY, patches_per_side=7))
     assert segment.placeholder_tokens == (9, 9)
+
+
+@pytest.mark.parametrize("cell_px", [4, 5])
+def test_files_give_the_bytes_that_pillow_decodes_and_resizes(tmp_path: Path, cell_px: int) -> None:
+    paths = [tmp_path / f"{number}.jpg" for number in range(2)]
+    for number, path in enumerate(paths):
+        _noise(3 * cell_px, 3 * cell_px, number).save(path, quality=95)
+    expected = [  # cell by cell, channel by channel
+        pixels[4 * row : 4 * row + 4, 4 * column : 4 * column + 4, channel].tobytes()
+        for pixels in map(_decoded_as_12_px, paths)
+        for row in range(3)
+        for column in range(3)
+        for channel in range(3)
+    ]
+    segment = codec_visual(paths, _tiny_clip()[1], TINY)
+    assert segment.patches.dtype == torch.uint8
+    assert segment.patches.numpy().tobytes() == b"".join(expected)
+    frames = frames_visual(paths, TINY).patches
+    assert frames.numpy().tobytes() == b"".join(expected)
+
+
+def _decoded_as_12_px(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.array(image.convert("RGB").resize((12, 12), Image.Resampling.BICUBIC))
+
+
+def test_a_clip_keeps_one_of_its_pictures_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[weakref.ref[Image.Image]] = []
+    most = 0
+
+    def read(source: Image.Image) -> Image.Image:
+        nonlocal most
+        picture = source.copy()
+        alive.append(weakref.ref(picture))
+        most = max(most, sum(each() is not None for each in alive))
+        return picture
+
+    monkeypatch.setattr("llava.visual.segments.read_picture", read)
+    mosaics, positions = _tiny_clip()
+    codec_visual(mosaics * 4, np.concatenate([positions] * 4), TINY)
+    frames_visual(mosaics * 4, TINY)
+    assert len(alive) == 16
+    assert most <= 2  # the one that is cut, until the next is there
 
 
 def test_published_mosaic_size_becomes_the_encoder_grid() -> None:
