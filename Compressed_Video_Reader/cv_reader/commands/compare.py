@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from cv_reader.assets.files import new_file
-from cv_reader.commands.arguments import add_reading_arguments, new_parser
+from cv_reader.commands.arguments import add_reading_arguments
+from cv_reader.commands.arguments.parser import new_parser
 from cv_reader.commands.progress import check_writable
 from cv_reader.errors import AssetError, SettingsError, VideoError
 from cv_reader.exits import FAILED_SAMPLES, OK, run_command, say
@@ -47,10 +48,19 @@ def _parser() -> argparse.ArgumentParser:
     parser = new_parser("cv_reader compare", __doc__)
     parser.add_argument("folder", type=Path, help="folder with *.meta.json files and their arrays")
     parser.add_argument(
-        "--video_root", type=Path, required=True, help="folder that the paths of videos start from"
+        "--video_root",
+        metavar="FOLDER",
+        type=Path,
+        required=True,
+        help="folder that the paths of videos start from",
     )
     parser.add_argument(
-        "-o", "--output", type=Path, required=True, help="file to write: .html, .png or .jpg"
+        "-o",
+        "--output",
+        metavar="FILE",
+        type=Path,
+        required=True,
+        help="file to write: .html, .png or .jpg",
     )
     parser.add_argument(
         "--slots", type=int, default=6, help="number of slots to show of each video"

@@ -1,6 +1,5 @@
 """``cv_reader doctor``: what this installation can read, and how exactly."""
 
-import argparse
 import platform
 import sys
 from typing import Literal
@@ -11,6 +10,7 @@ import PIL
 from av.codec.codec import Codec, UnknownCodecError
 
 from cv_reader.backends import BACKENDS, native
+from cv_reader.commands.arguments.parser import new_parser
 from cv_reader.exits import OK, USAGE
 from cv_reader.media.frames import MAP_FIELDS
 from cv_reader.select.config import ALGORITHM_VERSION
@@ -31,7 +31,7 @@ TEST_ENCODERS = ("libx264", "libx265", "libvpx-vp9", "libsvtav1", "mpeg4", "mpeg
 
 def main(argv: list[str] | None = None) -> int:
     """Print the report; returns 0, or 2 where a decoder is missing."""
-    argparse.ArgumentParser(prog="cv_reader doctor", description=__doc__).parse_args(argv)
+    new_parser("cv_reader doctor", __doc__).parse_args(argv)
     without_decoder = [codec for codec, name in DECODERS.items() if not _has(name, "r")]
     without_encoder = [name for name in TEST_ENCODERS if not _has(name, "w")]
     print("\n".join([*_versions(), "", *_backends(), "", *_table(without_decoder)]))

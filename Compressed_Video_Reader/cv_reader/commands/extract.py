@@ -24,8 +24,8 @@ from cv_reader.commands.arguments import (
     HDR_HELP,
     add_reading_arguments,
     add_setting,
-    new_parser,
 )
+from cv_reader.commands.arguments.parser import new_parser
 from cv_reader.errors import SettingsError, VideoError
 from cv_reader.exits import FAILED_SAMPLES, OK, run_command, say
 from cv_reader.media.frames import MAP_FIELDS, CodecFrame

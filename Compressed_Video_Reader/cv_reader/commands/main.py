@@ -21,7 +21,7 @@ COMMANDS = MappingProxyType(
         "score": "measure what kept patches show of a video, by rebuilding it from them",
         "stats": "draw which patches a folder of assets keeps, over time and space",
         "stream": "follow a live stream, and choose patches of each half second as it comes",
-        "convert": "turn assets into canvases of LLaVA-OneVision-2, and back",
+        "convert": "turn assets into tar shards or canvases of LLaVA-OneVision-2, and back",
         "extract": "write motion, residual and bits of frames as numpy files",
         "doctor": "say what this installation can read, and how exactly",
     }

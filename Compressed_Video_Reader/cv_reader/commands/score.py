@@ -21,7 +21,8 @@ from PIL import Image
 
 from cv_reader.assets.files import new_file
 from cv_reader.assets.make import select_from_video
-from cv_reader.commands.arguments import add_reading_arguments, add_size_arguments, new_parser
+from cv_reader.commands.arguments import add_reading_arguments, add_size_arguments
+from cv_reader.commands.arguments.parser import new_parser
 from cv_reader.commands.progress import check_writable
 from cv_reader.errors import AssetError, SettingsError, VideoError
 from cv_reader.exits import FAILED_SAMPLES, OK, run_command, say
@@ -81,9 +82,14 @@ def _parser() -> argparse.ArgumentParser:
         help="selections to score: asset folders, *.meta.json files, or .npy files of rows "
         "(t, h, w)",
     )
-    parser.add_argument("--video", type=Path, help="video that .npy files and --choose refer to")
     parser.add_argument(
-        "--video_root", type=Path, help="folder that the video paths of assets start from"
+        "--video", metavar="FILE", type=Path, help="video that .npy files and --choose refer to"
+    )
+    parser.add_argument(
+        "--video_root",
+        metavar="FOLDER",
+        type=Path,
+        help="folder that the video paths of assets start from",
     )
     parser.add_argument(
         "--choose",
@@ -95,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--frame_ids",
+        metavar="FILE",
         type=Path,
         help=".npy file of the frame numbers of the slots of .npy rows (default: evenly spread)",
     )
@@ -105,7 +112,9 @@ def _parser() -> argparse.ArgumentParser:
         help="way to follow motion: a small search, or also the codec's own vectors, which must be "
         "exact; reads every picture",
     )
-    parser.add_argument("-o", "--output", type=Path, help="file to write: .html, .gif or .json")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", type=Path, help="file to write: .html, .gif or .json"
+    )
     add_size_arguments(parser, "of .npy rows and of selections by --choose")
     add_reading_arguments(parser)
     return parser

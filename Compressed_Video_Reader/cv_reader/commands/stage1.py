@@ -26,12 +26,11 @@ from cv_reader.commands.arguments import (
     add_size_arguments,
     check_shards,
     config_from,
-    new_parser,
     read_options_from,
-    refuse,
     shard_suffix,
     with_threads,
 )
+from cv_reader.commands.arguments.parser import new_parser, refuse
 from cv_reader.commands.progress import (
     Report,
     announce,

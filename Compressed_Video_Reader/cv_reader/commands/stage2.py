@@ -41,12 +41,11 @@ from cv_reader.commands.arguments import (
     add_run_arguments,
     add_size_arguments,
     check_shards,
-    new_parser,
     read_options_from,
-    refuse,
     shard_suffix,
     with_threads,
 )
+from cv_reader.commands.arguments.parser import new_parser, refuse
 from cv_reader.commands.convert.output import TarOutput, add_output_choice, refuse_shards
 from cv_reader.commands.progress import (
     Report,

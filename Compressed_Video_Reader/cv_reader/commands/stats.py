@@ -13,10 +13,8 @@ from numpy.typing import NDArray
 
 from cv_reader.assets.files import new_file
 from cv_reader.assets.validation import ASSET, Target, find_targets
-from cv_reader.commands.arguments import (
-    add_worker_arguments,
-    new_parser,
-)
+from cv_reader.commands.arguments import add_worker_arguments
+from cv_reader.commands.arguments.parser import new_parser
 from cv_reader.commands.progress import check_writable, run_samples
 from cv_reader.errors import SettingsError
 from cv_reader.exits import FAILED_SAMPLES, OK, run_command, say
@@ -34,9 +32,12 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = new_parser("cv_reader stats", __doc__)
     parser.add_argument("root", type=Path, help="folder with assets at any depth")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="HTML file to write")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", type=Path, required=True, help="HTML file to write"
+    )
     parser.add_argument(
         "--video_root",
+        metavar="FOLDER",
         type=Path,
         help="folder that video paths start from; also measures what the assets show of "
         "their videos",

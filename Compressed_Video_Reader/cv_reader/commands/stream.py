@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cv_reader.commands.arguments import add_setting, add_size_arguments, new_parser
+from cv_reader.commands.arguments import add_setting, add_size_arguments
+from cv_reader.commands.arguments.parser import new_parser
 from cv_reader.exits import FAILED_SAMPLES, OK, run_command, say
 from cv_reader.select.config import DISTORTIONS
 from cv_reader.streams.gate import EventGate

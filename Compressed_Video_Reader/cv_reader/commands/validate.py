@@ -22,10 +22,8 @@ from cv_reader.assets.validation import (
     check_target,
     find_targets,
 )
-from cv_reader.commands.arguments import (
-    add_worker_arguments,
-    new_parser,
-)
+from cv_reader.commands.arguments import add_worker_arguments
+from cv_reader.commands.arguments.parser import new_parser
 from cv_reader.commands.progress import check_writable, run_samples
 from cv_reader.engines.tasks import Failure
 from cv_reader.errors import AssetError, SettingsError

@@ -17,8 +17,8 @@ from cv_reader.commands.arguments import (
     add_scoring_arguments,
     add_size_arguments,
     config_from,
-    new_parser,
 )
+from cv_reader.commands.arguments.parser import new_parser
 from cv_reader.commands.progress import check_writable
 from cv_reader.errors import SettingsError
 from cv_reader.exits import OK, run_command, say
@@ -39,7 +39,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = new_parser("cv_reader visualize", __doc__)
     parser.add_argument("video", type=Path, help="video file to read")
     parser.add_argument(
-        "-o", "--output", type=Path, required=True, help="file to write: .gif, .png, .jpg or .html"
+        "-o",
+        "--output",
+        metavar="FILE",
+        type=Path,
+        required=True,
+        help="file to write: .gif, .png, .jpg or .html",
     )
     add_size_arguments(parser)
     add_budget_arguments(parser, is_first_frame_whole=True)

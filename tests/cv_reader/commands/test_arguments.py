@@ -10,10 +10,13 @@ import pytest
 from cv_reader.commands import (
     compare,
     extract,
+    index,
     precompute,
+    score,
     stage1,
     stage2,
     stats,
+    stream,
     validate,
     visualize,
 )
@@ -23,7 +26,10 @@ from cv_reader.select.config import AssetConfig
 
 PARSERS = {
     module.__name__.rpartition(".")[2]: module._parser
-    for module in (compare, extract, precompute, stage1, stage2, stats, validate, visualize)
+    for module in (
+        *(compare, extract, index, precompute, score, stage1, stage2, stats, stream, validate),
+        visualize,
+    )
 } | {"both": stage2._parser_of_both}
 ALIASES = {
     "--dataset_path": ("--input_dataset", "--jsonl"),
@@ -43,6 +49,18 @@ def _actions(name: str) -> list[argparse.Action]:
 def test_every_flag_has_help(name: str) -> None:
     silent = [a.option_strings or a.dest for a in _actions(name) if not a.help]
     assert not silent
+
+
+@pytest.mark.parametrize("typo", ["--patchsize", "--patch-size"])
+def test_a_wrong_flag_ends_with_one_line_that_names_the_right_one(
+    typo: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        PARSERS["visualize"]().parse_args(["a.mp4", "-o", "a.png", typo, "14"])
+    assert ended.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert f"unrecognized arguments: {typo} 14; did you mean --patch_size?" in line
+    assert "cv_reader visualize --help" in line
 
 
 def test_refused_flags_alone_are_hidden() -> None:

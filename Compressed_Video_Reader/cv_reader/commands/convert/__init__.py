@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cv_reader.assets.contract import META
-from cv_reader.commands.arguments import new_parser
+from cv_reader.commands.arguments.parser import new_parser
 from cv_reader.commands.convert.canvases import CANVAS_POSITIONS, read_canvases, write_canvases
 from cv_reader.commands.convert.shards import (
     add_shard_arguments,
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         "--out", metavar="FOLDER", type=Path, required=True, help="folder for the new folders"
     )
     parser.add_argument(
-        "--overwrite", action="store_true", help="make folders again that are there already"
+        "--overwrite", action="store_true", help="make folders and shards again that exist"
     )
     add_shard_arguments(parser)
     return run_command(_run, parser.parse_args(argv))

@@ -42,9 +42,9 @@ from cv_reader.commands.arguments import (
     add_scoring_arguments,
     add_size_arguments,
     config_from,
-    new_parser,
     read_options_from,
 )
+from cv_reader.commands.arguments.parser import new_parser
 from cv_reader.commands.index.pickles import read_pickle
 from cv_reader.commands.progress import Report, announce, run_samples
 from cv_reader.engines.choice import check_engine

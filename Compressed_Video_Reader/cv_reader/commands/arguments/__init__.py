@@ -5,12 +5,12 @@ versions gave it stay as aliases.
 """
 
 import argparse
-from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from cv_reader.backends import BACKEND_NAMES
+from cv_reader.commands.arguments.parser import only, refuse
 from cv_reader.cores import available_cores
 from cv_reader.engines.choice import add_scheduler_arguments
 from cv_reader.errors import SettingsError
@@ -19,55 +19,6 @@ from cv_reader.remote.choice import add_remote_arguments
 from cv_reader.select.config import CHOICES, AssetConfig
 
 HDR_HELP = "how HDR video (PQ, HLG) is read: shown as SDR (tonemap), refused, or as raw samples"
-
-
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Show defaults of arguments that have a value, and keep the paragraphs of the description."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        has_value = not isinstance(action.default, (bool, list, type(None)))
-        return super()._get_help_string(action) if has_value else action.help
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        fill = super()._fill_text
-        paragraphs = text.replace("``", "`").split("\n\n")
-        return "\n\n".join(fill(paragraph, width, indent) for paragraph in paragraphs)
-
-
-def new_parser(prog: str, description: str | None) -> argparse.ArgumentParser:
-    """Return the parser of a command; its help shows the default of every argument."""
-    return argparse.ArgumentParser(prog, description=description, formatter_class=_HelpFormatter)
-
-
-class Refuse(argparse.Action):
-    """A flag of the reference implementation that has no meaning here: exit 2 with the reason."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        parser.error(f"{option_string} is not supported: {self.metavar}")
-
-
-def refuse(parser: argparse.ArgumentParser, flags: dict[str, str]) -> None:
-    """Accept flags, with or without a value, and refuse them with a reason."""
-    for flag, reason in flags.items():
-        # The help is hidden, so the metavar is free to carry the reason.
-        parser.add_argument(flag, action=Refuse, nargs="?", metavar=reason, help=argparse.SUPPRESS)
-
-
-def only(value: str, reason: str) -> Callable[[str], str]:
-    """Return an argument type that accepts one value, and refuses others with the reason."""
-
-    def check(text: str) -> str:
-        if text != value:
-            raise argparse.ArgumentTypeError(f"{text!r} is not supported, only {value!r}: {reason}")
-        return text
-
-    return check
 
 
 def add_dataset_argument(parser: argparse.ArgumentParser, help_text: str) -> None:
