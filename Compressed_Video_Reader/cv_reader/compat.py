@@ -34,7 +34,7 @@ FrameDict = dict[str, Any]
 def read_video(
     path: str | os.PathLike[str], without_residual: int = 0, max_frames: int = 0
 ) -> list[FrameDict]:
-    """All frames of a video, in memory at once; prefer ``read_video_cb`` or ``open_video``.
+    """Return all frames of a video, in memory at once; prefer ``read_video_cb`` or ``open_video``.
 
     Args:
         without_residual: leave ``residual`` out if not 0.

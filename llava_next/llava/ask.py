@@ -102,8 +102,12 @@ class Assistant:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
+    names = [item.name for item in fields(AssetConfig) if item.name != "num_images"]
     parser = argparse.ArgumentParser(
-        "python -m llava.ask", description="Ask a checkpoint about a video or an image."
+        "python -m llava.ask",
+        description="Ask a checkpoint about a video or an image.",
+        epilog="Each setting of assets is a flag too; `cv_reader precompute --help` says what it "
+        f"means: {', '.join(f'--{name}' for name in names)}.",
     )
     parser.add_argument("checkpoint", help="folder of a LLaVA checkpoint")
     parser.add_argument("path", help="video or image file")
@@ -127,12 +131,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="most tokens of the answer (default %(default)s)",
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
-    group = parser.add_argument_group("settings of assets, as of cv_reader precompute")
-    names = [item.name for item in fields(AssetConfig) if item.name != "num_images"]
     for name in names:
-        group.add_argument(f"--{name}", metavar="VALUE", help="see cv_reader precompute --help")
+        parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     settings = {name: text for name in names if (text := getattr(args, name)) is not None}
+    # Before the model is loaded, which may take minutes; SHARD.tar#KEY names an asset in a shard.
+    is_local = "://" not in args.path
+    if is_local and not any(Path(p).exists() for p in (args.path, args.path.partition("#")[0])):
+        say(f"error: {args.path}: no such file or folder; check the path")
+        return USAGE
     try:
         answer = Assistant.load(args.checkpoint, args.device).ask(
             args.path,

@@ -20,5 +20,7 @@ VIRTUAL_FRAMES = 64
 """Length of the virtual time line: t runs over 0..63 for videos of every length."""
 
 CLIP_IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
+"""Mean of each channel, on pixels scaled to 0..1, as in the encoder's training."""
+
 CLIP_IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 """Standard deviation of each channel, on pixels scaled to 0..1, as in the encoder's training."""

@@ -229,7 +229,7 @@ def _is_placeholder(piece: Piece) -> bool:
 def encode(
     pieces: Sequence[Piece], tokenizer: PreTrainedTokenizerBase
 ) -> tuple[list[int], list[bool]]:
-    """Token ids of expanded pieces, and for each id whether it is supervised.
+    """Return token ids of expanded pieces, and for each id whether it is supervised.
 
     Raises:
         ValueError: as ``encode_runs``.

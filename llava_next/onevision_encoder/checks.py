@@ -142,7 +142,7 @@ def check_index_range(visible_indices: Tensor, limit: int, what: str) -> None:
 
 
 def segment_lengths(cu_seqlens: Tensor, num_patches: int) -> tuple[int, ...]:
-    """Lengths of the segments, on the host.
+    """Return lengths of the segments, on the host.
 
     Raises:
         ValueError: if ``cu_seqlens`` is not integer (S + 1,) rising strictly from 0 to

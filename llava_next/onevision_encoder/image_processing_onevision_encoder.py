@@ -88,7 +88,7 @@ class OneVisionEncoderImageProcessor(CLIPProcessor):  # pyright: ignore[reportGe
         return BatchFeature({"pixel_values": _stacked(pixels)})
 
     def native_size(self, image: Any) -> tuple[int, int]:
-        """Height and width in pixels of an image, each rounded to a multiple of the patch size."""
+        """Return an image's height and width in pixels, rounded to multiples of the patch size."""
         array = to_numpy_array(image)
         height, width = array.shape if array.ndim == 2 else get_image_size(array)
         return self._rounded(height), self._rounded(width)

@@ -85,7 +85,7 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs: object,
 ) -> tuple[Tensor, Tensor]:
-    """Attention in plain operations, the softmax in the working dtype as the weights expect.
+    """Return attention in plain operations, the softmax in the working dtype as the weights expect.
 
     Returns:
         (B, L, N, K) and the probabilities (B, N, L, L).

@@ -24,13 +24,13 @@ class VideoRotaryEmbeddingSplit466(nn.Module):
         self.theta = config.rope_theta
 
     def forward(self, t: int, h: int, w: int, device: torch.device | None = None) -> Tensor:
-        """Angles of a whole grid, raster order: float32 (t * h * w, K / 2)."""
+        """Return angles of a whole grid, raster order: float32 (t * h * w, K / 2)."""
         return self.forward_from_positions(grid_positions(torch.arange(t, device=device), h, w))
 
     def forward_from_positions(
         self, patch_positions: Tensor, dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        """Angles of explicit positions.
+        """Return angles of explicit positions.
 
         Args:
             patch_positions: (..., 3), rows (t, h, w), integer or floating.
@@ -48,7 +48,7 @@ class VideoRotaryEmbeddingSplit466(nn.Module):
         return torch.cat(angles, dim=-1)
 
     def tables(self, patch_positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Cosine and signed sine for ``rotate``: each (..., 1, K), one row for all heads.
+        """Return cosine and signed sine for ``rotate``: each (..., 1, K), one row for all heads.
 
         The published weights expect an unusual layout: the angles are repeated side by side, as
         for a rotation of halves, but neighbours are rotated into each other. The two members of

@@ -152,7 +152,7 @@ class _Searched:
     def cut(
         self, pyramid: Pyramid, scale: int, offsets: NDArray[np.int32], size_px: int
     ) -> NDArray[np.uint8]:
-        """Squares of reduced pixels at the blocks' corners plus (y, x): uint8 (size, size, A).
+        """Return reduced pixels at the blocks' corners plus (y, x): uint8 (size, size, A).
 
         The blocks come last, so that what follows runs along memory.
         """

@@ -84,7 +84,7 @@ class AvPicture(ShownPicture):
         return np.ascontiguousarray(turn_pixels(array, display.orientation))
 
     def planes(self, luma_px: tuple[int, int], chroma_px: tuple[int, int]) -> Planes:
-        """Scaled to (width, height), colours as in the stream; HDR as SDR."""
+        """Return planes scaled to (width, height), colours as in the stream; HDR as SDR."""
         display = self._display
         sizes = display.turned(luma_px), display.turned(chroma_px)
         if display.tone_maps:

@@ -33,7 +33,7 @@ def residual(
     used: NDArray[np.bool_],
     block_px: int,
 ) -> NDArray[np.int16]:
-    """Luma minus prediction.
+    """Return luma minus prediction.
 
     A block with a vector is predicted from the reference of its list, with two vectors by their
     rounded mean. A block without one, or whose reference is missing, is predicted by the mean of

@@ -40,7 +40,7 @@ _RECORD = np.dtype(
 
 
 def read_vectors(frame: VideoFrame, path: str) -> NDArray[Any]:
-    """FFmpeg's records of a picture, (V,) structured, a copy."""
+    """Return FFmpeg's records of a picture, (V,) structured, a copy."""
     data = side_data(frame, "MOTION_VECTORS", path)
     if data is None:
         return np.zeros(0, _RECORD)

@@ -105,7 +105,7 @@ def _video_path(root: Path, video: str) -> Path:
 
 
 def shown_slots(agreement: Agreement, count: int) -> list[int]:
-    """Slots from the least to the most agreement, evenly by rank; without any kept there are
+    """Return slots from the least to the most agreement, evenly by rank; without any kept there are
     none."""
     values = agreement.slot_jaccard()
     ranked = [int(slot) for slot in np.argsort(values, kind="stable") if not np.isnan(values[slot])]

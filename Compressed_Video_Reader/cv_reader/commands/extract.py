@@ -108,7 +108,7 @@ def _write_frames(
 
 
 def parse_frames(text: str, num_frames: int) -> list[int]:
-    """Frame numbers from ``all``, ``uniform:COUNT`` or ``0,5,10-20``: strictly increasing.
+    """Return frame numbers from ``all``, ``uniform:COUNT`` or ``0,5,10-20``: strictly increasing.
 
     Raises:
         SettingsError: another form, or a number that the video does not have.

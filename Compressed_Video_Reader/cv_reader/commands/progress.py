@@ -284,7 +284,8 @@ def _settle(task: Any, record: LedgerEntry, max_tries: int) -> TaskOutcome[Any, 
 
 def announce(name: str, total: int, args: Any) -> None:
     """Say that existing output was checked, and what work begins."""
-    say(f"{name}: {total} samples to go through with {args.num_workers} workers")
+    workers = "1 worker" if args.num_workers == 1 else f"{args.num_workers} workers"
+    say(f"{name}: {total} samples to go through with {workers}")
 
 
 def _short(value: object) -> object:

@@ -80,7 +80,7 @@ def decode(
     options: DecodeOptions,
     needed: NDArray[np.bool_] | None = None,
 ) -> Iterator[Decoded]:
-    """Like ``decode_with``, with PyAV's decoder."""
+    """Decode as ``decode_with`` does, with PyAV's decoder."""
     return decode_with(source, ids, options, _av_decoder, needed)
 
 

@@ -88,7 +88,7 @@ class Colorimetry(NamedTuple):
     primaries: int = _UNSPECIFIED
 
     def completed(self, matrix: int, color_range: int) -> tuple[int, int]:
-        """Matrix and range of a picture, those of the stream where the picture names none."""
+        """Return a picture's matrix and range, those of the stream where it names none."""
         return (
             self.matrix if matrix == _UNSPECIFIED else matrix,
             color_range or self.color_range,
@@ -117,17 +117,19 @@ class Display:
         return _HDR_NAMES.get(self.colors.transfer, "")
 
     def turned(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Columns and rows of a coded size after the turn; or of a shown size before it."""
+        """Return a coded size (columns, rows) after the turn; or a shown size before it."""
         return (size[1], size[0]) if self.orientation.swaps_sides else size
 
     def shown_size(self, coded_size: tuple[int, int]) -> tuple[int, int]:
-        """Width and height in square pixels of a picture of coded columns and rows: rows are kept,
-        columns scaled to the shape of the samples."""
+        """Return width and height of a picture of coded columns and rows, in square pixels.
+
+        Rows are kept; columns are scaled to the shape of the samples.
+        """
         columns, rows = coded_size
         return self.turned((max(1, round(columns * self.sample_aspect)), rows))
 
     def facts(self, samples: tuple[int, int]) -> dict[str, Any]:
-        """How pictures are shown, ready for JSON.
+        """Return how pictures are shown, ready for JSON.
 
         Args:
             samples: columns and rows after the turn.

@@ -58,7 +58,7 @@ class Picture(Protocol):
         ...
 
     def planes(self, luma_px: tuple[int, int], chroma_px: tuple[int, int]) -> Planes:
-        """Scaled to (width, height), colours as in the stream; HDR as SDR."""
+        """Return planes scaled to (width, height), colours as in the stream; HDR as SDR."""
         ...
 
     def luma(self) -> NDArray[np.uint8]:
@@ -253,7 +253,7 @@ def frames_at_once(width_px: int, height_px: int) -> int:
 
 
 def map_shape(height_px: int, width_px: int, cell_px: int) -> tuple[int, int]:
-    """Rows and columns of cells that cover a picture; the last ones may be partial."""
+    """Return rows and columns of cells that cover a picture; the last ones may be partial."""
     return -(-height_px // cell_px), -(-width_px // cell_px)
 
 

@@ -275,7 +275,7 @@ def units_of_record(record: bytes) -> Iterator[bytes]:
 
 
 def length_size(extradata: bytes | None) -> int | None:
-    """Bytes of the length before each NAL unit, or None where start codes separate them.
+    """Return bytes of the length before each NAL unit, or None where start codes separate them.
 
     Args:
         extradata: extradata of the stream; an ``avcC`` record (MP4, Matroska) begins with 1.
@@ -336,7 +336,7 @@ class FieldReader:
         )
 
     def is_second(self, packet: bytes | memoryview) -> bool:
-        """Whether a packet completes the frame that the packet before it began."""
+        """Return whether a packet completes the frame that the packet before it began."""
         if self.is_idle:
             return False
         for unit in islice(packet_units(bytes(packet), self._length_size), MAX_UNITS):

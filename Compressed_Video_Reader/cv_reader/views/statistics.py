@@ -137,7 +137,7 @@ def read_kept(folder: Path, video_root: Path | None = None) -> Kept:
 
 
 def new_totals(kept: Kept) -> Totals:
-    """Totals of the shape of an asset, still empty."""
+    """Return totals of the shape of an asset, still empty."""
     return Totals(
         free_slots=kept.free_slots.copy(), per_cell=np.zeros(kept.per_cell.shape, np.int64)
     )

@@ -111,7 +111,7 @@ def _rgb(image: Image.Image) -> Pixels:
 
 
 def heat(values: NDArray[np.float32]) -> Pixels:
-    """Colours of values in [0, 1]: uint8 (..., 3)."""
+    """Return colours of values in [0, 1]: uint8 (..., 3)."""
     place = np.clip(values, 0, 1) * (len(_HEAT_STOPS) - 1)
     low = np.minimum(place.astype(int), len(_HEAT_STOPS) - 2)
     share = (place - low)[..., None]
@@ -119,7 +119,7 @@ def heat(values: NDArray[np.float32]) -> Pixels:
 
 
 def saliency_tile(shown: ShownVideo, slot: int) -> Pixels:
-    """Energies of a slot as colours, the frame's light and dark shining through."""
+    """Return energies of a slot as colours, the frame's light and dark shining through."""
     colours = heat(_enlarged(shown, shown.saliency[slot]))
     grey = shown.tiles[slot].mean(axis=2, keepdims=True) / 255
     return (colours * (0.55 + 0.45 * grey)).astype(np.uint8)
@@ -139,7 +139,7 @@ def _enlarged(shown: ShownVideo, cells: NDArray[Any]) -> NDArray[Any]:
 
 
 def strip(tiles: Sequence[Pixels], tile_px: int = TILE_PX, columns: int = COLUMNS) -> Image.Image:
-    """Tiles side by side, each fitted into ``tile_px``."""
+    """Return tiles side by side, each fitted into ``tile_px``."""
     pictures = [_fitted(tile, tile_px) for tile in tiles]
     width, height = pictures[0].size
     # Upright tiles leave room for twice as many.
@@ -153,7 +153,7 @@ def strip(tiles: Sequence[Pixels], tile_px: int = TILE_PX, columns: int = COLUMN
 
 
 def strips(shown: ShownVideo) -> list[tuple[str, Image.Image]]:
-    """Captions and pictures: the four panels in some of the slots, then the mosaics."""
+    """Return captions and pictures: the four panels in some of the slots, then the mosaics."""
     count = min(SHOWN_SLOTS, len(shown.tiles))
     slots = _spread(len(shown.tiles) - 1, count)
     uniform = shown.uniform_slots
@@ -185,7 +185,7 @@ def strips(shown: ShownVideo) -> list[tuple[str, Image.Image]]:
 
 
 def sheet(shown: ShownVideo) -> Image.Image:
-    """All strips with their captions on one picture."""
+    """Return all strips with their captions on one picture."""
     parts = strips(shown)
     font = label_font(15)
     width = max(picture.width for _, picture in parts) + 2 * _MARGIN_PX
@@ -201,7 +201,7 @@ def sheet(shown: ShownVideo) -> Image.Image:
 
 
 def animation(shown: ShownVideo) -> list[Image.Image]:
-    """One picture per slot: the four panels, and how many patches each slot keeps."""
+    """Return one picture per slot: the four panels, and how many patches each slot keeps."""
     return [_moment(shown, slot) for slot in range(len(shown.tiles))]
 
 

@@ -25,9 +25,18 @@ MODELS = ("llava_ov_encoder", "llava_ov_encoder_chat")
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser("launch", add_help=False, allow_abbrev=False)
-    parser.add_argument("--processes", type=int, default=1)
+    parser = argparse.ArgumentParser(
+        "python -m llava.eval.launch",
+        description="Run lmms-eval in one process or several; all other arguments are its own.",
+        add_help=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--processes", type=int, default=1, help="processes of this machine (default 1)"
+    )
     args, rest = parser.parse_known_args(argv)
+    if {"-h", "--help"}.intersection(rest):
+        sys.stdout.write(f"{parser.format_help()}\n")
     with ExitOnError(USAGE):
         check_arguments(rest)
     try:

@@ -252,7 +252,7 @@ class LlavaForCausalLMMixin(IsolatesSamples, _CausalLM):
         layout: BatchLayout | None = None,
         **kwargs: Any,
     ) -> Any:
-        """One pass of the language model over text and visuals.
+        """Run one pass of the language model over text and visuals.
 
         Args:
             input_ids: int64 (B, T); each visual token is one ``config.image_token_id``.

@@ -193,7 +193,7 @@ def write_tiny_checkpoint(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+    """Run the command; returns its exit code."""
     parser = argparse.ArgumentParser(
         "python -m llava.model.tiny", description="Write a tiny random LLaVA checkpoint."
     )

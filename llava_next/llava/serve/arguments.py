@@ -11,7 +11,7 @@ from llava.visual.clips import VIDEO_INPUTS, ClipSettings
 
 def add_flag(parser: Any, name: str, **options: Any) -> None:
     """Add a flag that may be written with hyphens or underscores."""
-    parser.add_argument(name, "--" + name[2:].replace("-", "_"), **options)
+    parser.add_argument(*dict.fromkeys((name, "--" + name[2:].replace("-", "_"))), **options)
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:

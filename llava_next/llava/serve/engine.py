@@ -135,7 +135,7 @@ class Engine:
         memory: PrefixMemory | None = None,
         then: Callable[[str], None] | None = None,
     ) -> AnswerStream:
-        """AnswerStream a conversation that ends with a question.
+        """Answer a conversation that ends with a question.
 
         Args:
             messages: see ``llava.messages``. Answers without text are left out, and questions that

@@ -49,7 +49,7 @@ class ChatSession:
         return usage
 
     def ask(self, question: str, settings: GenerationSettings | None = None) -> AnswerStream:
-        """AnswerStream a question about all that was shown.
+        """Answer a question about all that was shown.
 
         Args:
             question: plain text.

@@ -46,7 +46,7 @@ def slot_seconds(folder: Path) -> dict[int, float]:
     except ValueError as error:
         raise ValueError(
             f"{folder} carries no time stamps ({error}); time marks need {FRAME_IDS} and the "
-            f"frame_rate of {META} beside the positions: make the asset with cv_reader, or use a "
+            f"frame_rate of {META} next to the positions: make the asset with cv_reader, or use a "
             "checkpoint that is trained without time marks"
         ) from error
 

@@ -31,12 +31,12 @@ EXACTNESS: Mapping[str, str] = MappingProxyType(
 
 
 def is_installed() -> bool:
-    """Whether ``install.sh`` has been run for this interpreter."""
+    """Return whether ``install.sh`` has been run for this interpreter."""
     return importlib.util.find_spec("cv_reader_native") is not None
 
 
 def describe_build() -> str:
-    """One line for ``cv_reader doctor``; it must be installed."""
+    """Return one line for ``cv_reader doctor``; it must be installed."""
     from cv_reader_native import BUILD_ID, FFMPEG_VERSION
 
     return f"present: {', '.join(CODECS)} (build {BUILD_ID}, FFmpeg {FFMPEG_VERSION})"

@@ -199,29 +199,32 @@ class NativePicture:
         return self.display.colors.completed(*self.picture.color)
 
     def residual_y(self) -> NDArray[np.int16]:
-        """int16 (H, W), in units of the stream's samples."""
+        """Return the residual, int16 (H, W), in units of the stream's samples."""
         return self._map("residual", self.layout.pixels, np.int16)
 
     def motion(self) -> NDArray[np.int16]:
-        """int16 (2, h, w, 2), quarter pixels."""
+        """Return vectors, int16 (2, h, w, 2), in quarter pixels."""
         return self._map("motion", self.layout.vectors, np.int16)
 
     def motion_ref(self) -> NDArray[np.int16]:
-        """int16 (2, h, w), frames."""
+        """Return distances to the references, int16 (2, h, w), in frames."""
         return self._map("distance", self.layout.cells, np.int16)
 
     def bits(self) -> NDArray[np.float32] | None:
-        """float32 (ceil(H / 16), ceil(W / 16)), or None where cropping shifts the blocks."""
+        """Return bits of blocks, float32 (ceil(H / 16), ceil(W / 16)).
+
+        None where cropping shifts the blocks.
+        """
         layout = self.layout
         return self._map("bits", layout.bits, np.float32) if layout.has_blocks else None
 
     def qp(self) -> NDArray[np.uint8] | None:
-        """uint8 (ceil(H / 16), ceil(W / 16)), or None where cropping shifts the blocks."""
+        """Return quantisers of blocks, uint8, shape and None as of ``bits``."""
         layout = self.layout
         return self._map("qp", layout.qp, np.uint8) if layout.has_blocks else None
 
     def residual_blocks(self) -> NDArray[np.bool_] | None:
-        """bool, same shape, false where the residual is zero.
+        """Return blocks with a residual: bool, the shape of ``bits``.
 
         None where blocks are laid out otherwise in the picture as shown.
         """

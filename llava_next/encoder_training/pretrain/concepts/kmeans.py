@@ -24,7 +24,7 @@ BLOCK_ROWS = 1 << 16
 
 
 class FeatureRows:
-    """FeatureRows of several arrays as one matrix (N, d), read block by block.
+    """Rows of several arrays as one matrix (N, d), read block by block.
 
     Args:
         parts: arrays (n, d), memory-mapped or not; rows with NaN are bad samples and are

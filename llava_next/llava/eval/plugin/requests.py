@@ -180,7 +180,7 @@ def _message_visuals(messages: Any, name: str) -> list[Any]:
 
 
 def is_padding(request: Instance) -> bool:
-    """Whether a request only evens out the ranks; its answer is thrown away."""
+    """Return whether a request only evens out the ranks; its answer is thrown away."""
     return bool(request.metadata.get("__padding_only__"))
 
 
@@ -206,7 +206,7 @@ def write_prompt(context: str, segments: Sequence[VisualSegment]) -> str:
 
 
 def command_line(requests: Sequence[Instance]) -> Namespace | None:
-    """lmms-eval's parsed command line, or None where it was called from Python.
+    """Return lmms-eval's parsed command line, or None where it was called from Python.
 
     Models are not given it. But a request's ``doc_to_visual`` or ``doc_to_messages`` is bound to
     its task, and a task holds the parsed command line, whether that came from flags or from a YAML
@@ -240,8 +240,10 @@ def default_stop(request: Instance) -> str | None:
 
 
 def judged_tasks(requests: Sequence[Instance]) -> list[str]:
-    """Names of the tasks that a judge model scores, over a network: their scorer's module holds
-    something of lmms-eval's judges or of a client library."""
+    """Return names of the tasks that a judge model scores, over a network.
+
+    Their scorer's module holds something of lmms-eval's judges or of a client library.
+    """
     scorers = {
         request.task_name: task.config.process_results
         for request in requests
@@ -269,14 +271,14 @@ def _is_of_a_judge(value: object) -> bool:
 
 
 def results_folder(flags: Namespace | None, pretrained: str) -> Path | None:
-    """Where lmms-eval will write this run's results, or None where it writes none."""
+    """Return where lmms-eval will write this run's results, or None where it writes none."""
     if flags is None or not flags.output_path:
         return None
     return Path(flags.output_path) / sanitize_model_name(pretrained)
 
 
 def shows_stored_images(documents: Sequence[Any]) -> bool:
-    """Whether a split's visuals are images inside the data set; to look at them is to decode."""
+    """Return whether a split's visuals are images in the data set; to look at them is to decode."""
     return isinstance(documents, Dataset) and require_decoding(dict(documents.features))
 
 
