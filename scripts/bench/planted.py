@@ -18,10 +18,11 @@ from run_kit.clips import encode_clip
 Frame = NDArray[np.uint8]
 
 HEIGHT_PX, WIDTH_PX, NUM_FRAMES, FRAME_RATE = 180, 320, 160, 25
+CRF = 23
 EVENT_SIDE_PX, EVENT_SLOTS, EVENT_PX = 96, 64, 10
 
 
-def write_clip(path: Path, frames: Iterable[Frame], key_interval: int, crf: int = 23) -> Path:
+def write_clip(path: Path, frames: Iterable[Frame], key_interval: int, crf: float = CRF) -> Path:
     """Encode frames with x264 on one thread: equal frames give equal files. crf 0 loses nothing."""
     options = {
         "preset": "veryfast",
@@ -139,7 +140,7 @@ SCENES: dict[str, tuple[Callable[[int, NDArray[np.float32]], NDArray[np.float32]
 """Name -> what a frame shows, and the key interval."""
 
 
-def made_scene(folder: Path, name: str, crf: int = 23, key_interval: int = 0) -> Path:
+def made_scene(folder: Path, name: str, crf: float = CRF, key_interval: int = 0) -> Path:
     """Return one of the twelve clips, encoded once and kept in the folder.
 
     Args:
@@ -149,7 +150,8 @@ def made_scene(folder: Path, name: str, crf: int = 23, key_interval: int = 0) ->
         key_interval: other key frames than the scene's own; 0 = those.
     """
     content, own_interval = SCENES[name]
-    suffix = ("" if crf else "_lossless") + (f"_keys_{key_interval}" if key_interval else "")
+    suffix = {CRF: "", 0: "_lossless"}.get(crf, f"_crf_{crf}")
+    suffix += f"_keys_{key_interval}" if key_interval else ""
     path = folder / f"{name.replace(' ', '_').replace(',', '')}{suffix}.mp4"
     if path.exists():
         return path

@@ -25,10 +25,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("clips")
 
 
-def _clip(folder: Path, key_interval: int, num_frames: int = 24) -> Path:
-    path = folder / f"{key_interval}_{num_frames}.mp4"
+def _clip(folder: Path, key_interval: int, num_frames: int = 24, crf: int = 6) -> Path:
+    path = folder / f"{key_interval}_{num_frames}_{crf}.mp4"
     frames = moving_square(num_frames, 48, 64, (1, 2), square_px=16)
-    options = {"g": str(key_interval), "crf": "6"}
+    options = {"g": str(key_interval), "crf": str(crf)}
     return path if path.exists() else write_video(path, frames, options=options)
 
 
@@ -41,6 +41,8 @@ def test_key_frames_do_not_decide(folder: Path) -> None:
     changed = 1 - len(kept[0] & kept[1]) / len(kept[0])
     # Other key frames give slightly other pixels.
     assert changed < 0.05
+    exact = [_rows(_clip(folder, g, crf=0), RATE) for g in (3, 250)]
+    np.testing.assert_array_equal(*exact)
 
 
 def test_backends_and_threads_do_not_decide(folder: Path) -> None:
