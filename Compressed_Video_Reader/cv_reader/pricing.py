@@ -114,8 +114,8 @@ def _mosaics_needed(path: Path, config: AssetConfig, options: ReadOptions) -> ND
     """Return how many mosaics a clip needs at each price of the table: float64 (prices,)."""
     with RemoteReading().local_video(path) as local, options.open(local) as video:
         index = video.index
-        if config.follows_vectors:
-            video.check_exact("motion", "predict 'vectors'")
+        for field, needed_by in config.needs_exact.items():
+            video.check_exact(field, needed_by)
         box = video_box(index, config)
         chooser = Chooser(box, config, sampled_frames(index, config)[0])
         frames = video.frames(chooser.wanted_frames(), signals=chooser.needs_signals)

@@ -177,8 +177,8 @@ def select_from_video(
     """
     with replace(options, hdr=config.hdr).open(path) as video:
         index = video.index
-        if config.follows_vectors:
-            video.check_exact("motion", "predict 'vectors'")
+        for field, needed_by in config.needs_exact.items():
+            video.check_exact(field, needed_by)
         box = video_box(index, config)
         frame_ids, sampling_facts = sampled_frames(index, config)
         chooser = Chooser(box, config, frame_ids)

@@ -8,6 +8,7 @@ code 1 where some could not be measured.
 """
 
 import argparse
+import html
 import json
 from collections import defaultdict
 from collections.abc import Iterator
@@ -214,7 +215,7 @@ def _selections(
         try:
             selection = select_from_video(args.video, config, options)
         except (VideoError, AssetError) as error:
-            yield error
+            yield AssetError(f"--choose {name!r}: {error}")
             continue
         yield (
             args.video,
@@ -321,7 +322,7 @@ def _shown(section: _Section) -> str:
         for way in ways
     ]
     return (
-        f"<h2>{Path(section.video).name}</h2>{table(header, lines)}"
+        f"<h2>{html.escape(Path(section.video).name)}</h2>{table(header, lines)}"
         f'<div class="side">{"".join(films)}</div>'
     )
 

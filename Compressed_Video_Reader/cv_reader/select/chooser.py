@@ -192,18 +192,28 @@ class Chooser:
         side = config.grid // config.block_cells
         shape = (config.sequence_length, side, side)
         gains, kept = np.zeros(shape, np.float32), np.zeros(shape, np.bool_)
-        gains[self.slots], kept[self.slots] = choice.gains, choice.kept
-        count = int(kept.sum()) * config.block_cells**2
+        found, followed, block = (choice.gains, choice.kept), self._followed, config.block_cells
+        if followed is not None:
+            found = tuple(followed.turned_back(one, block) for one in found)
+        gains[self.slots], kept[self.slots] = found
+        self._move_repeats(kept)
+        count = int(kept.sum()) * block**2
         facts: dict[str, Any] = {"token_price": choice.price, "num_chosen": count}
-        if (followed := self._followed) is not None:
-            block = config.block_cells
-            gains[self.slots] = followed.turned_back(choice.gains, block)
-            kept[self.slots] = followed.turned_back(choice.kept, block)
+        if followed is not None:
             facts["vectors"] = followed.facts()
         rows = select_cells(
             gains, valid, self._repeated, config, chosen=kept, num_images=choice.num_images
         )
         return self._chosen(rows, self._scores, choice.num_images, facts)
+
+    def _move_repeats(self, kept: NDArray[np.bool_]) -> None:
+        """Keep slots that must be whole, and repeat a frame, at their own time: (T, u, u)."""
+        config = self._config
+        for slot in config.full_slots:
+            first = int(np.flatnonzero(~self._repeated[: slot + 1])[-1])
+            kept[slot] = kept[first]
+            if first not in config.full_slots and not (config.keep_uniform_first and first == 0):
+                kept[first] = False
 
     def _chosen(
         self,

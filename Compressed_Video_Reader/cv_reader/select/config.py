@@ -61,6 +61,13 @@ DIRECTIONS = ("nearest", "hold")
 PREDICTIONS = ("search", "still", "vectors")
 COMPENSATIONS = ("median", "mean", "none", "similarity")
 FRAME_SAMPLINGS = ("uniform", "bitcost", "cheap")
+MAX_SLOTS, MAX_SQUARE_PX, MAX_CELLS = 1 << 16, 1 << 14, 1 << 26
+"""Limits on the slots of a clip, on the side of a mosaic, and on the cells of all slots: what grows
+with them stays below some hundred megabytes each."""
+
+MAX_TOKEN_PRICE = 1e18
+"""More than a cell can differ in all slots of a clip, by any distortion."""
+
 CHEAP_REACH_STEPS = 0.7
 """How far ``cheap`` moves a slot, in steps between slots."""
 
@@ -171,12 +178,21 @@ class AssetConfig:
 
     def _check_pairs(self) -> None:
         square, patch = self.square_size, self.patch_size
+        for name, most in (("square_size", MAX_SQUARE_PX), ("sequence_length", MAX_SLOTS)):
+            _require(getattr(self, name) <= most, name, getattr(self, name), f"at most {most}")
         _require(square % patch == 0, "square_size", square, f"a multiple of patch_size {patch}")
         block = self.block_cells
         _require(block in (1, 2), "block_cells", block, "1 or 2")
         _require(self.grid % block == 0, "block_cells", block, f"1 where the grid is {self.grid}")
         self._check_selector()
         slots, images = self.sequence_length, self.num_images
+        cells, limit = slots * self.grid**2, f"at most {MAX_CELLS // self.grid**2}"
+        _require(
+            cells <= MAX_CELLS,
+            "sequence_length",
+            slots,
+            f"{limit} where a side has {self.grid} cells",
+        )
         _require(slots >= images, "sequence_length", slots, f"at least num_images ({images})")
         _require(
             -1 <= self.mid_full_frame_index < slots,
@@ -184,8 +200,8 @@ class AssetConfig:
             self.mid_full_frame_index,
             f"-1 or a slot 0..{slots - 1}",
         )
-        full = self.full_slots
-        _require(images >= len(full), "num_images", images, f"at least {len(full)} for full frames")
+        whole = self.num_whole_slots
+        _require(images >= whole, "num_images", images, f"at least {whole} for whole frames")
         _require(
             self.time_bucket_count == -1 or self.time_bucket_count >= 1,
             "time_bucket_count",
@@ -209,6 +225,8 @@ class AssetConfig:
             self.token_price,
             "0 where quality_db is given",
         )
+        price = self.token_price
+        _require(price <= MAX_TOKEN_PRICE, "token_price", price, f"at most {MAX_TOKEN_PRICE:g}")
         _require(
             self.quality_db <= MAX_DB,
             "quality_db",
@@ -236,6 +254,14 @@ class AssetConfig:
         return self.select == "rate_distortion" and self.predict == "vectors"
 
     @property
+    def needs_exact(self) -> dict[str, str]:
+        """What a backend must give exactly (a key of ``exactness``), and which setting needs it."""
+        needs = {"motion": "predict 'vectors'"} if self.follows_vectors else {}
+        if self.select == "topk" and self.signal in ("bits", "bits_between"):
+            needs["bits"] = f"signal {self.signal!r}"
+        return needs
+
+    @property
     def grid(self) -> int:
         """Cells along one side of the square: the contract between assets and visual tokens."""
         return self.square_size // self.patch_size
@@ -254,6 +280,11 @@ class AssetConfig:
         if self.keep_mid_full_frame and mid > 0:
             wanted.add(mid)
         return tuple(sorted(wanted))
+
+    @property
+    def num_whole_slots(self) -> int:
+        """Slots of which all cells, or all content cells, are kept."""
+        return len({*self.full_slots, *([0] if self.keep_uniform_first else [])})
 
     def to_dict(self) -> dict[str, Any]:
         """All settings by name, ready for JSON."""
@@ -320,6 +351,9 @@ class AssetConfig:
         found = {"cheap_reach_steps": CHEAP_REACH_STEPS} if self.frames == "cheap" else {}
         if self.select == "rate_distortion" and self.distortion == "sharp":
             found["sharp_grey_levels"] = SHARP_GREY_LEVELS
+        if self.select == "rate_distortion" and self.keep_mid_full_frame and self.has_free_length:
+            # Before, a middle slot that repeats a frame made another slot whole as well.
+            found["whole_repeats"] = 1.0
         return found
 
     @cached_property

@@ -321,7 +321,7 @@ class ProbeSettings:
         )  # fmt: skip
         is_ordered = config.select == "topk" and config.topk_mode != "time_bucket"
         step = config.block_cells**2 if is_ordered else area
-        whole = len(config.full_slots) or int(config.keep_uniform_first)
+        whole = config.num_whole_slots
         if how.count % step or how.count < whole * area:
             raise ValueError(
                 f"--input {self.input} must keep a multiple of {step} patches, and at least the "

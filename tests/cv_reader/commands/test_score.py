@@ -1,6 +1,7 @@
 """``cv_reader score``: all kinds of selections, all kinds of output, refusals."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +64,14 @@ def test_assets_selections_and_rows_give_one_score(clip: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize(("suffix", "start"), [(".html", b"<!doctype html>"), (".gif", b"GIF89a")])
 def test_a_page_or_a_film_is_written(clip: Path, tmp_path: Path, suffix: str, start: bytes) -> None:
+    clip = shutil.copyfile(clip, tmp_path / "<b>&.mp4")
     output = tmp_path / f"score{suffix}"
     arguments = ["--video", str(clip), *SIZES, "--choose", "uniform", "-o", str(output)]
     assert main(arguments) == 0
     content = output.read_bytes()
     assert content.startswith(start)
     assert suffix != ".html" or content.count(b"data:image/webp") == 2
+    assert b"<b>" not in content
 
 
 @pytest.mark.skipif(BACKENDS[0].name != "native", reason="needs exact vectors")
@@ -101,6 +104,10 @@ def test_what_cannot_be_measured_is_named(
     assert main([str(argument) for argument in arguments]) == 1
     assert "t, h, w below [8, 8, 8]" in capsys.readouterr().err
     for wrong, message in (
+        (
+            ["--choose", "bits", "--video", str(clip), "--backend", "pyav"],
+            f"--choose 'bits': {clip}: signal 'bits' needs exact bits",
+        ),
         (["--choose", "uniform"], "need --video"),
         (["--video", str(clip)], "nothing to measure"),
         (["--video", str(clip), "--choose", "sharpness"], "no selector"),

@@ -96,6 +96,29 @@ def test_the_budget_is_met_whatever_the_settings(
     assert len(blocks) <= 128 // block_cells**2
 
 
+@pytest.mark.parametrize("num_frames", [2, 3, 6])
+@pytest.mark.parametrize("whole_first", ["keep_first_full_frame", "keep_uniform_first", ""])
+@pytest.mark.parametrize("mode", [{"quality_db": 30.0}, {"direction": "hold"}])
+def test_a_middle_slot_that_repeats_a_frame_is_kept_whole_too(
+    folder: Path, whole_first: str, mode: dict[str, Any], num_frames: int
+) -> None:
+    """Of 2, 3 and 6 frames slot 4 of 8 repeats the first, begins the second, repeats the third."""
+    first = {"keep_first_full_frame": False} | ({whole_first: True} if whole_first else {})
+    settings: dict[str, Any] = SIZES | {"num_images": 3} | mode | first
+    config = AssetConfig(**settings, select="rate_distortion", keep_mid_full_frame=True)
+    found = select_from_video(_clip(folder, 250, num_frames), config, ReadOptions())
+    rows, facts = found.rows, found.facts
+    assert len(rows) == len(np.unique(rows, axis=0)) == 64 * facts["num_images"]
+    assert facts["num_images"] == 3 or mode == {"quality_db": 30.0}
+    per_slot = np.bincount(rows[:, 0], minlength=8)
+    assert per_slot[4] == 64
+    assert (
+        per_slot[0] >= {"keep_first_full_frame": 64, "keep_uniform_first": 48, "": 0}[whole_first]
+    )
+    # 6 x 8 of 8 x 8 cells are content: what was chosen is in the rows.
+    assert 48 * (1 + bool(whole_first)) <= facts["num_chosen"] <= len(rows)
+
+
 def test_uniform_keeps_whole_frames(folder: Path) -> None:
     config = AssetConfig(**SIZES | {"num_images": 3}, select="uniform")
     assert whole_frame_slots(config) == [0, 3, 7]
@@ -154,6 +177,19 @@ def test_a_block_that_is_kept_twice_stays_together() -> None:
         ({"select": "best"}, "select must be one of"),
         ({"num_images": 1, "keep_mid_full_frame": True}, "num_images must be at least 2"),
         ({"sequence_length": 1, "num_images": 2}, "sequence_length"),
+        (
+            {
+                "num_images": 1,
+                "keep_first_full_frame": False,
+                "keep_uniform_first": True,
+                "keep_mid_full_frame": True,
+            },
+            "num_images must be at least 2",
+        ),
+        ({"select": "rate_distortion", "token_price": 1e19}, "token_price must be at most 1e"),
+        ({"square_size": 1 << 40, "patch_size": 1 << 20}, "square_size must be at most"),
+        ({"sequence_length": 1 << 20}, "sequence_length must be at most 65536"),
+        ({"sequence_length": 60_000}, "sequence_length must be at most 51781 where a side has 36"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], message: str) -> None:

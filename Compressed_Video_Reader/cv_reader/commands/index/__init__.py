@@ -337,7 +337,7 @@ def _check_keep(config: AssetConfig, keep: int) -> None:
     area = config.grid**2
     is_ordered = config.select == "topk" and config.topk_mode != "time_bucket"
     step = config.block_cells**2 if is_ordered else area
-    whole = len(config.full_slots) or int(config.keep_uniform_first)
+    whole = config.num_whole_slots
     if keep % step or keep < whole * area:
         raise SettingsError(
             f"--keep must be a multiple of {step} from {max(whole * area, step)} with "

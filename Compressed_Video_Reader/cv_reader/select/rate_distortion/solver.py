@@ -86,8 +86,10 @@ class Solver:
 
     @property
     def forced(self) -> list[int]:
-        """Return the slots whose units are all kept."""
-        whole = [slot for slot in self.config.full_slots if slot < self.clip.num_slots]
+        """Return the slots of the clip whose units are all kept."""
+        # A slot that is kept whole may repeat the picture of one before it.
+        ends = np.cumsum(self.weights)
+        whole: list[int] = np.searchsorted(ends, self.config.full_slots, side="right").tolist()
         return sorted({*whole, *([0] if self.config.keep_uniform_first else [])})
 
     @property
@@ -96,12 +98,16 @@ class Solver:
 
     @property
     def outside(self) -> int:
-        """Return how many units outside the picture are kept with whole slots."""
-        return len(self.config.full_slots) * self.units.num_outside
+        """Return how many units are kept with whole slots besides those of ``forced`` slots that
+        touch the picture: units outside it, and whole slots that repeat a picture."""
+        repeats = self.config.num_whole_slots - len(self.forced)
+        return (
+            len(self.config.full_slots) * self.units.num_outside + repeats * self.units.num_inside
+        )
 
     @property
     def budget(self) -> int:
-        """Return how many units of the picture may be kept."""
+        """Return how many units of the clip may be kept."""
         return self.config.num_images * self.units.side**2 - self.outside
 
     def images_for(self, count: int) -> int:
