@@ -10,7 +10,6 @@ added by ``--add_head``, with random weights.
 Axis letters: D width, C channels, p side of a patch in pixels, N heads.
 """
 
-import argparse
 import json
 import math
 import re
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 
 from onevision_encoder import OneVisionEncoderConfig, OneVisionEncoderModel
 from onevision_encoder.export import export
+from run_kit.arguments import command_parser
 from run_kit.exits import OK, USAGE, ExitOnError, say
 
 _PATCHES = "embeddings.patch_embedding.weight"
@@ -168,11 +168,7 @@ def read_vision_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; exit codes are those of ``run_kit.exits``."""
-    parser = argparse.ArgumentParser(
-        prog="python -m encoder_training.key_map",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("encoder_training.key_map", __doc__)
     parser.add_argument("checkpoint", type=Path, help="folder of safetensors")
     parser.add_argument("out", type=Path, help="new folder, in the layout of the Hub")
     parser.add_argument("--add_head", action="store_true", help="add a random pooling head")
@@ -180,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--dtype",
         default="bfloat16",
         choices=["bfloat16", "float16", "float32"],
-        help="dtype of the written weights (default bfloat16)",
+        help="type of the written weights",
     )
     arguments = parser.parse_args(argv)
     with ExitOnError(USAGE):

@@ -24,6 +24,7 @@ from llava.model.llava_arch import LlavaForCausalLMMixin
 from llava.model.loading import load_pretrained
 from llava.model.processing import LlavaProcessor
 from llava.visual.loading import is_video
+from run_kit.arguments import command_parser
 from run_kit.exits import OK, USAGE, say
 
 
@@ -103,9 +104,9 @@ class Assistant:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     names = [item.name for item in fields(AssetConfig) if item.name != "num_images"]
-    parser = argparse.ArgumentParser(
-        "python -m llava.ask",
-        description="Ask a checkpoint about a video or an image.",
+    parser = command_parser(
+        "llava.ask",
+        "Ask a checkpoint about a video or an image.",
         epilog="Each setting of assets is a flag too; `cv_reader precompute --help` says what it "
         f"means: {', '.join(f'--{name}' for name in names)}.",
     )
@@ -116,19 +117,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--video_input",
         choices=("codec", "frames"),
         default="codec",
-        help="show a video as codec input or as whole frames (default %(default)s)",
+        help="show a video as codec input or as whole frames",
     )
     parser.add_argument(
         "--num_images",
         type=int,
         default=8,
-        help="number of mosaics or frames (default %(default)s)",
+        help="number of mosaics or frames",
     )
     parser.add_argument(
         "--max_new_tokens",
         type=int,
         default=256,
-        help="most tokens of the answer (default %(default)s)",
+        help="most tokens of the answer",
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     for name in names:

@@ -8,7 +8,6 @@ installed: pictures, frames and codec assets need nothing else. Raw videos also 
 and say so.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from huggingface_hub import HfApi
 from llava.model.adapters import ADAPTER_CONFIG_FILE, merge_adapters
 from llava.model.loading import load_pretrained
 from llava.model.processing import LlavaProcessor
+from run_kit.arguments import command_parser
 from run_kit.exits import OK, USAGE, say
 from run_kit.files import write_json
 from run_kit.flat_code import flat_code, flat_name
@@ -124,9 +124,8 @@ def upload(folder: Path, repo_id: str, *, dry_run: bool = False) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    parser = argparse.ArgumentParser(
-        "python -m llava.export",
-        description="Write a checkpoint as a folder that transformers loads by itself.",
+    parser = command_parser(
+        "llava.export", "Write a checkpoint as a folder that transformers loads by itself."
     )
     parser.add_argument("checkpoint", help="folder of a checkpoint, or of adapters to merge")
     parser.add_argument("out", type=Path, help="folder to write; must be empty or absent")
@@ -139,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--max_shard_size",
         default="5GB",
-        help="largest file of weights, such as 500MB (default %(default)s)",
+        help="largest file of weights, such as 500MB",
     )
     parser.add_argument("--push_to_hub", metavar="REPO", help="also upload the folder to this repo")
     parser.add_argument(

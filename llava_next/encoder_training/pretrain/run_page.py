@@ -2,11 +2,9 @@
 
     python -m encoder_training.pretrain.run_page RUN [RUN ...] [--out PAGE]
 
-RUN is the folder of a run, finished or not. Exit codes, see ``run_kit.exits``: 0 done; 2 a folder
-holds no run.
+RUN is the folder of a run, finished or not. Exit codes: 0 done; 2 a folder holds no run.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -15,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from encoder_training.pretrain.record import CONFIG_FILE
+from run_kit.arguments import command_parser
 from run_kit.exits import OK, USAGE, ExitOnError, say
 from run_kit.files import write_text
 from run_kit.log import read_log
@@ -130,14 +129,14 @@ def _settings(runs: Sequence[LoggedRun]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m encoder_training.pretrain.run_page",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("runs", nargs="+", type=Path, help="folders of runs")
+    parser = command_parser("encoder_training.pretrain.run_page", __doc__)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
     parser.add_argument(
-        "-o", "--out", type=Path, help="page to write (default FIRST_RUN/report.html)"
+        "-o",
+        "--out",
+        metavar="PAGE",
+        type=Path,
+        help="page to write (default: report.html in the first run)",
     )
     arguments = parser.parse_args(argv)
     with ExitOnError(USAGE):

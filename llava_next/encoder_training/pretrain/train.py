@@ -8,7 +8,7 @@ The encoder is replicated, with the gradients averaged by DistributedDataParalle
 shared out, each rank having its rows. A step runs the encoder once on all its visuals, then each
 head on its own; gradients come back to the features, and from there through the encoder.
 
-Exit codes, see ``run_kit.exits``: 0 done; 1 failed during training (checkpoints remain); 2
+Exit codes: 0 done; 1 failed during training (checkpoints remain); 2
 settings, data or installation wrong, nothing started; 130 interrupted.
 """
 

@@ -4,7 +4,7 @@
 
 alone or under torchrun. docs/probe.md explains data, inputs and results; ``--help`` every setting.
 
-Exit codes, see ``run_kit.exits``: 0 done; 1 clips could not be read, or the run failed (what is
+Exit codes: 0 done; 1 clips could not be read, or the run failed (what is
 done remains, and the same command continues); 2 settings, lists or installation wrong, nothing
 started; 130 interrupted.
 """

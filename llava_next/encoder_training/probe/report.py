@@ -2,11 +2,10 @@
 
     python -m encoder_training.probe.report RUN [RUN ...] [--out PAGE]
 
-The first RUN is what the others are compared with: put frames first, then codec input. Exit codes,
-see ``run_kit.exits``: 0 done; 2 a folder holds no finished probe.
+The first RUN is what the others are compared with: put frames first, then codec input. Exit codes:
+0 done; 2 a folder holds no finished probe.
 """
 
-import argparse
 import json
 import math
 import sys
@@ -15,6 +14,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from run_kit.arguments import command_parser
 from run_kit.exits import OK, USAGE, ExitOnError, say
 from run_kit.files import read_json_lines, write_text
 from run_kit.pages.charts import Curve, Mark, interval_chart, line_chart
@@ -274,14 +274,16 @@ def _named(folders: Sequence[Path]) -> list[ProbeRun]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m encoder_training.probe.report",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("runs", nargs="+", type=Path, help="folders of finished probes")
+    parser = command_parser("encoder_training.probe.report", __doc__)
     parser.add_argument(
-        "-o", "--out", type=Path, help="page to write (default FIRST_RUN/report.html)"
+        "runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished probe"
+    )
+    parser.add_argument(
+        "-o",
+        "--out",
+        metavar="PAGE",
+        type=Path,
+        help="page to write (default: report.html in the first run)",
     )
     arguments = parser.parse_args(argv)
     with ExitOnError(USAGE):

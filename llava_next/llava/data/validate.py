@@ -35,6 +35,7 @@ from llava.visual.config import (
     parse_pinpoints,
     read_processor_settings,
 )
+from run_kit.arguments import command_parser
 from run_kit.exits import FAILED_SAMPLES, OK, USAGE, say
 
 _SHOWN_FAILURES = 20
@@ -175,7 +176,7 @@ def format_report(report: dict[str, Any], lengths: Lengths) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m llava.data.validate", allow_abbrev=False)
+    parser = command_parser("llava.data.validate", __doc__, allow_abbrev=False)
     parser.add_argument(
         "data_path",
         type=Path,
@@ -229,7 +230,7 @@ def _parser() -> argparse.ArgumentParser:
         "--model_max_length",
         type=int,
         default=16384,
-        help="most tokens of a sample (default %(default)s)",
+        help="most tokens of a sample",
     )
     parser.add_argument(
         "--pack_sequences",
@@ -256,32 +257,32 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "--per_device_train_batch_size",
         type=_positive,
         default=1,
-        help="samples per GPU and step (default %(default)s)",
+        help="samples per GPU and step",
     )
     group.add_argument(
         "--gradient_accumulation_steps",
         type=_positive,
         default=1,
-        help="batches per optimiser step (default %(default)s)",
+        help="batches per optimiser step",
     )
     group.add_argument(
         "--num_gpus",
         type=_positive,
         default=1,
-        help="number of GPUs (default %(default)s)",
+        help="number of GPUs",
     )
     group.add_argument(
         "--num_train_epochs",
         type=float,
         default=1.0,
-        help="number of epochs (default %(default)s)",
+        help="number of epochs",
     )
     group.add_argument(
         "--zero_stage",
         type=int,
         choices=range(4),
         default=3,
-        help="ZeRO stage, for --memory (default %(default)s)",
+        help="ZeRO stage, for --memory",
     )
     group.add_argument(
         "--memory", action="store_true", help="estimate GPU memory from the sizes of the weights"

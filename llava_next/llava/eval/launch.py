@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llava.eval.settings import check_checkpoint, read_settings, split_model_args
+from run_kit.arguments import command_parser
 from run_kit.exits import FAILED_SAMPLES, INTERRUPTED, OK, USAGE, ExitOnError, say
 
 MODELS = ("llava_ov_encoder", "llava_ov_encoder_chat")
@@ -25,15 +26,13 @@ MODELS = ("llava_ov_encoder", "llava_ov_encoder_chat")
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
-        "python -m llava.eval.launch",
-        description="Run lmms-eval in one process or several; all other arguments are its own.",
+    parser = command_parser(
+        "llava.eval.launch",
+        "Run lmms-eval in one process or several; all other arguments are its own.",
         add_help=False,
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--processes", type=int, default=1, help="processes of this machine (default 1)"
-    )
+    parser.add_argument("--processes", type=int, default=1, help="processes of this machine")
     args, rest = parser.parse_known_args(argv)
     if {"-h", "--help"}.intersection(rest):
         sys.stdout.write(f"{parser.format_help()}\n")

@@ -3,7 +3,6 @@
 Run: ``python -m llava.model.merge --adapters DIR --out DIR``
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,20 +10,19 @@ from typing import Any
 
 from llava.model.adapters import ADAPTER_CONFIG_FILE, merge_adapters
 from llava.model.loading import load_pretrained
+from run_kit.arguments import command_parser
 from run_kit.exits import OK, USAGE, say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    parser = argparse.ArgumentParser(
-        "python -m llava.model.merge", description="Merge adapters into their base model."
-    )
+    parser = command_parser("llava.model.merge", "Merge adapters into their base model.")
     parser.add_argument("--adapters", type=Path, required=True, help="folder that training wrote")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument(
         "--max_shard_size",
         default="50GB",
-        help="largest file of weights, such as 500MB (default %(default)s)",
+        help="largest file of weights, such as 500MB",
     )
     args = parser.parse_args(argv)
     try:

@@ -7,7 +7,6 @@ with grouped-query attention, a byte-level tokenizer with Qwen's special tokens,
 same arguments give the same bytes.
 """
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,6 +31,7 @@ from llava.model.processing import LlavaProcessor
 from llava.model.projector import MERGE_SIDE_PATCHES, PROJECTOR_TYPES
 from llava.visual.config import VisualConfig
 from onevision_encoder import OneVisionEncoderConfig
+from run_kit.arguments import command_parser
 from run_kit.exits import OK
 
 END_OF_TEXT = "<|endoftext|>"
@@ -194,30 +194,26 @@ def write_tiny_checkpoint(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        "python -m llava.model.tiny", description="Write a tiny random LLaVA checkpoint."
-    )
+    parser = command_parser("llava.model.tiny", "Write a tiny random LLaVA checkpoint.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="seed of the random weights (default %(default)s)"
-    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random weights")
     parser.add_argument(
         "--language_model",
         choices=("qwen3", "qwen2"),
         default="qwen3",
-        help="kind of decoder (default %(default)s)",
+        help="kind of decoder",
     )
     parser.add_argument(
         "--patches_per_side",
         type=int,
         default=8,
-        help="side of a square image, in patches (default %(default)s)",
+        help="side of a square image, in patches",
     )
     parser.add_argument(
         "--mm_projector_type",
         choices=PROJECTOR_TYPES,
         default="mlp2x_gelu",
-        help="kind of projector (default %(default)s)",
+        help="kind of projector",
     )
     args = parser.parse_args(argv)
     write_tiny_checkpoint(

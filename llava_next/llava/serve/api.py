@@ -23,6 +23,7 @@ from llava.serve.arguments import (
     load_engine,
 )
 from llava.serve.engine import Engine
+from run_kit.arguments import command_parser
 from run_kit.exits import OK, USAGE, say
 
 try:
@@ -97,15 +98,15 @@ def build_app(engine: Engine, settings: ServerSettings) -> FastAPI:
 
 
 def _parser(module: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        f"python -m {module}",
-        description="Serve a checkpoint by the protocol of the OpenAI chat completions. "
+    parser = command_parser(
+        module,
+        "Serve a checkpoint by the protocol of the OpenAI chat completions. "
         f"If {API_KEY_VARIABLE} is set, requests must bring it as their API key.",
     )
     add_engine_arguments(parser)
     server = parser.add_argument_group("server")
-    add_flag(server, "--host", default="127.0.0.1", help="address (default %(default)s: local)")
-    add_flag(server, "--port", type=int, default=8000, help="port (default %(default)s)")
+    add_flag(server, "--host", default="127.0.0.1", help="address to listen at")
+    add_flag(server, "--port", type=int, default=8000, help="port")
     add_flag(server, "--served-model-name", help="name of the model (default: that of its folder)")
     add_flag(
         server,
@@ -132,7 +133,7 @@ def _parser(module: str) -> argparse.ArgumentParser:
         ("--answer-seconds", 600, "time in which a request must be answered"),
         ("--kept-conversations", 8, "conversations whose keys and values are kept"),
     ):
-        add_flag(limits, name, type=int, default=default, help=f"{text} (default %(default)s)")
+        add_flag(limits, name, type=int, default=default, help=text)
     return parser
 
 

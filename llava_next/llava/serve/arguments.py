@@ -28,14 +28,14 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         "--video-input",
         choices=VIDEO_INPUTS,
         default="codec",
-        help="show videos as codec input or as whole frames (default %(default)s)",
+        help="show videos as codec input or as whole frames",
     )
     add_flag(
         videos,
         "--num-images",
         type=int,
         default=8,
-        help="mosaics or frames per video (default %(default)s)",
+        help="mosaics or frames per video",
     )
     add_flag(videos, "--codec-cache", help="folder that keeps computed assets (default: none)")
     add_flag(
@@ -52,14 +52,14 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-new-tokens",
         type=int,
         default=1024,
-        help="most tokens of an answer (default %(default)s)",
+        help="most tokens of an answer",
     )
     add_flag(
         answers,
         "--temperature",
         type=float,
         default=0.0,
-        help="0 takes the likeliest token, more draws (default %(default)s)",
+        help="0 takes the likeliest token, more draws",
     )
 
 

@@ -7,7 +7,6 @@ and may be followed by settings such as ``input=frames num_images=4``; ``/new`` 
 ``/help`` lists the commands, ``/quit`` or Ctrl-D ends. Ctrl-C stops an answer.
 """
 
-import argparse
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from llava.serve.arguments import (
 )
 from llava.serve.engine import Engine
 from llava.serve.session import ChatSession
+from run_kit.arguments import command_parser
 from run_kit.exits import INTERRUPTED, OK, USAGE, say, without_controls
 
 try:
@@ -117,9 +117,7 @@ def _read_line() -> str:
 
 def main(argv: Sequence[str] | None = None, read_line: Callable[[], str] | None = None) -> int:
     """Run the chat; return its exit code."""
-    parser = argparse.ArgumentParser(
-        "python -m llava.serve.chat", description="Talk to a checkpoint about pictures and videos."
-    )
+    parser = command_parser("llava.serve.chat", "Talk to a checkpoint about pictures and videos.")
     add_engine_arguments(parser)
     add_flag(
         parser,

@@ -4,7 +4,6 @@ Run: ``python -m llava.train.smoke --out DIR``. It writes ``DIR/model``, ``DIR/d
 with codec, image and text samples, and ``DIR/data/captions.jsonl`` with its images alone.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from llava.model.tiny import write_tiny_checkpoint
+from run_kit.arguments import command_parser
 from run_kit.exits import OK
 
 GRID_PATCHES = 8
@@ -108,9 +108,7 @@ _KINDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    parser = argparse.ArgumentParser(
-        "python -m llava.train.smoke", description="Write the files of a smoke run."
-    )
+    parser = command_parser("llava.train.smoke", "Write the files of a smoke run.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     args = parser.parse_args(argv)
     write_tiny_checkpoint(args.out / "model", patches_per_side=GRID_PATCHES)

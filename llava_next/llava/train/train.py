@@ -3,7 +3,7 @@
 Run: ``python -m llava.train.train --model_name_or_path DIR --data_path FILE --output_dir DIR``,
 alone or under torchrun; with ``--deepspeed scripts/zero2.json``, and ``--use_cpu`` without a GPU.
 
-Exit codes, see ``run_kit.exits``: 0 done; 1 failed in training (checkpoints remain); 2 settings,
+Exit codes: 0 done; 1 failed in training (checkpoints remain); 2 settings,
 data or installation wrong, nothing started; 130 interrupted.
 """
 

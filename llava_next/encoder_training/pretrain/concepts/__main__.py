@@ -8,7 +8,7 @@
 SOURCE is a folder of images or videos, a JSONL list, or tar shards. Every command continues where
 it was stopped, and refuses a folder that was made with other settings. See docs/pretraining.md.
 
-Exit codes, see ``run_kit.exits``: 0 done; 1 done but for bad samples; 2 usage or settings; 130
+Exit codes: 0 done; 1 done but for bad samples; 2 usage or settings; 130
 interrupted.
 """
 
@@ -25,6 +25,7 @@ from encoder_training.pretrain.concepts.nearest import BACKENDS
 from encoder_training.pretrain.concepts.report import write_report
 from encoder_training.pretrain.data.samples import BadSampleError
 from encoder_training.pretrain.data.sources import read_source
+from run_kit.arguments import command_parser
 from run_kit.exits import FAILED_SAMPLES, INTERRUPTED, OK, USAGE, ExitOnError, say
 
 
@@ -120,45 +121,54 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m encoder_training.pretrain.concepts",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("encoder_training.pretrain.concepts", __doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_features(commands)
     cluster = commands.add_parser("cluster", help="cluster features into a bank")
     cluster.set_defaults(run=_cluster)
     cluster.add_argument("features", type=Path, help="folder of features, or a .npy file (N, D)")
     cluster.add_argument("bank", type=Path, help="folder to write")
-    cluster.add_argument("--centres", type=int, required=True, help="how many concepts")
-    cluster.add_argument("--iterations", type=int, default=20, help="of k-means")
-    cluster.add_argument("--fraction", type=float, default=1.0, help="rows that an iteration sees")
-    cluster.add_argument("--hierarchical", action="store_true", help="coarse clusters first")
+    cluster.add_argument("--centres", type=int, required=True, help="number of concepts")
+    cluster.add_argument("--iterations", type=int, default=20, help="iterations of k-means")
     cluster.add_argument(
-        "--components", type=int, default=0, help="project on so many principal directions; 0: none"
+        "--fraction", type=float, default=1.0, help="share of the rows that an iteration sees"
     )
-    cluster.add_argument("--whiten", action="store_true", help="give them the same spread")
-    cluster.add_argument("--seed", type=int, default=0, help="of everything random")
+    cluster.add_argument(
+        "--hierarchical", action="store_true", help="make coarse clusters first, and divide each"
+    )
+    cluster.add_argument(
+        "--components",
+        type=int,
+        default=0,
+        help="number of principal directions to project on; 0 = none",
+    )
+    cluster.add_argument(
+        "--whiten", action="store_true", help="give the principal directions the same spread"
+    )
+    cluster.add_argument("--seed", type=int, default=0, help="seed of all that is random")
     labels = commands.add_parser("label", help="label samples with their nearest centres")
     labels.set_defaults(run=_label)
     labels.add_argument("features", type=Path, help="folder of features, or a .npy file (N, D)")
     labels.add_argument("bank", type=Path, help="folder of the bank")
     labels.add_argument("labels", type=Path, help="folder to write")
-    labels.add_argument("--count", type=int, default=10, help="labels of each sample")
+    labels.add_argument("--count", type=int, default=10, help="number of labels of a sample")
     labels.add_argument("--share", default="0/1", help="I/N: write every Nth part, from the Ith")
     for command in (cluster, labels):
-        command.add_argument("--backend", choices=BACKENDS, default="auto", help="for products")
-        command.add_argument("--device", default="cpu", help="for products, such as cuda:0")
+        command.add_argument(
+            "--backend", choices=BACKENDS, default="auto", help="library that computes products"
+        )
+        command.add_argument("--device", default="cpu", help="device of products, such as cuda:0")
     report = commands.add_parser("report", help="write a page about a bank and its labels")
     report.set_defaults(run=_report)
     report.add_argument("features", type=Path, help="folder of features, or a .npy file")
     report.add_argument("bank", type=Path, help="folder of the bank")
     report.add_argument("labels", type=Path, help="folder of labels")
     report.add_argument("page", type=Path, help="HTML file to write")
-    report.add_argument("--source", help="where the samples are, for pictures")
-    report.add_argument("--clusters", type=int, default=12, help="clusters shown with pictures")
-    report.add_argument("--seed", type=int, default=0, help="of what is drawn")
+    report.add_argument("--source", help="source of the samples, for pictures")
+    report.add_argument(
+        "--clusters", type=int, default=12, help="number of clusters shown with pictures"
+    )
+    report.add_argument("--seed", type=int, default=0, help="seed of what is shown")
     return parser
 
 
@@ -167,22 +177,39 @@ def _add_features(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     features.set_defaults(run=_features)
     features.add_argument("source", help="folder, JSONL list or tar shards")
     features.add_argument("out", type=Path, help="folder to write")
-    features.add_argument("--kind", choices=["image", "video"], help="keep only these")
     features.add_argument(
-        "--model", default=STATISTICS, help="what transformers loads, or 'statistics' of pixels"
-    )
-    features.add_argument("--num_frames", type=int, default=8, help="of a video, for a model")
-    features.add_argument(
-        "--pool", choices=["concat", "mean"], default="concat", help="how frames join"
+        "--kind", choices=["image", "video"], help="keep only images, or only videos"
     )
     features.add_argument(
-        "--layer", choices=["pooled", "mean"], default="pooled", help="output of the model"
+        "--model",
+        default=STATISTICS,
+        help="folder or name that transformers loads, or 'statistics' of pixels",
     )
-    features.add_argument("--rows_per_part", type=int, default=8192, help="samples of a file")
+    features.add_argument(
+        "--num_frames", type=int, default=8, help="frames of a video that the model sees"
+    )
+    features.add_argument(
+        "--pool",
+        choices=["concat", "mean"],
+        default="concat",
+        help="join the features of frames side by side, or average them",
+    )
+    features.add_argument(
+        "--layer",
+        choices=["pooled", "mean"],
+        default="pooled",
+        help="pooled output of the model, or the mean of its tokens",
+    )
+    features.add_argument(
+        "--rows_per_part", type=int, default=8192, help="number of samples of a file"
+    )
     features.add_argument("--share", default="0/1", help="I/N: write every Nth part, from the Ith")
-    features.add_argument("--device", default="cpu", help="for the model, such as cuda:0")
+    features.add_argument("--device", default="cpu", help="device of the model, such as cuda:0")
     features.add_argument(
-        "--on_bad", choices=["stop", "skip"], default="stop", help="what a bad sample does"
+        "--on_bad",
+        choices=["stop", "skip"],
+        default="stop",
+        help="stop at a bad sample, or skip it",
     )
 
 

@@ -9,10 +9,9 @@ concept is (appearance, motion), and motions come in pairs that are each other's
 no set of frames tells them apart. Place, size and rotation of the thing, brightness, blotches,
 phase, width and slant of the ground, light and noise vary freely.
 
-Exit codes, see ``run_kit.exits``: 0 done; 2 usage or an existing folder; 130 interrupted.
+Exit codes: 0 done; 2 usage or an existing folder; 130 interrupted.
 """
 
-import argparse
 import io
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +25,7 @@ from PIL import Image
 from encoder_training.pretrain.data.samples import Kind
 from encoder_training.pretrain.data.set_info import SetInfo
 from encoder_training.pretrain.data.tar_shards import LABELS, SetWriter, npy_bytes
+from run_kit.arguments import command_parser
 from run_kit.clips import encode_clip
 from run_kit.exits import OK, USAGE, ExitOnError
 from run_kit.files import write_json_lines
@@ -287,17 +287,15 @@ def write_made_set(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m encoder_training.pretrain.data.made",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("encoder_training.pretrain.data.made", __doc__)
     parser.add_argument("out", type=Path, help="new folder")
-    parser.add_argument("--images", type=int, default=4800, help="how many images")
-    parser.add_argument("--clips", type=int, default=1600, help="how many clips")
-    parser.add_argument("--size_px", type=int, default=48, help="side of a picture; even")
-    parser.add_argument("--clip_frames", type=int, default=64, help="frames of a clip")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random")
+    parser.add_argument("--images", type=int, default=4800, help="number of images")
+    parser.add_argument("--clips", type=int, default=1600, help="number of clips")
+    parser.add_argument(
+        "--size_px", type=int, default=48, help="side of a picture, in pixels; even"
+    )
+    parser.add_argument("--clip_frames", type=int, default=64, help="number of frames of a clip")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all that is random")
     settings = vars(parser.parse_args(argv))
     with ExitOnError(USAGE):
         make_files(**settings)

@@ -13,7 +13,7 @@ labelled again without selecting again.
 
 A set whose writing was stopped continues after its last finished shard.
 
-Exit codes, see ``run_kit.exits``: 0 done; 1 done but for bad samples; 2 usage or settings; 130
+Exit codes: 0 done; 1 done but for bad samples; 2 usage or settings; 130
 interrupted.
 """
 
@@ -52,6 +52,7 @@ from encoder_training.pretrain.data.videos import (
     check_codec_indices,
     selection_settings,
 )
+from run_kit.arguments import command_parser
 from run_kit.exits import FAILED_SAMPLES, OK, USAGE, ExitOnError, say
 
 Labelled = tuple[SourceItem, Sequence[int]]
@@ -316,35 +317,36 @@ def _run(arguments: argparse.Namespace) -> Counter[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m encoder_training.pretrain.data.write",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("encoder_training.pretrain.data.write", __doc__)
     add = parser.add_argument
     add("source", help="folder, JSONL list or tar shards")
     add("set", type=Path, help="folder to write")
-    add("--kind", choices=["image", "ocr", "video"], default="image", help="which head it trains")
+    add("--kind", choices=["image", "ocr", "video"], default="image", help="kind of samples")
     add("--labels", type=Path, help="labels of the concept bank for this source")
     add("--num_centres", type=int, default=0, help="size of the bank of a list's own labels")
     add("--bank", help="name and version of the bank of a list's own labels")
     add("--codec", action="store_true", help="select codec patches of videos now")
-    add("--select", default="", help="how --codec chooses, such as rate_distortion")
+    add("--select", default="", help="selection of --codec, such as rate_distortion")
     add("--index_folder", type=Path, help="folder of KEY.visidx.npy files of the reference's tools")
     add("--asset_folder", type=Path, help="folder of codec assets, such as OUT/assets")
     add("--video_paths", action="store_true", help="store paths of videos instead of their bytes")
-    add("--patch_size", type=int, default=14, help="side of a patch, pixels")
-    add("--size_px", type=int, default=224, help="side of a video's padded square, pixels")
-    add("--clip_frames", type=int, default=64, help="frame slots of a clip")
+    add("--patch_size", type=int, default=14, help="side of a patch, in pixels")
+    add("--size_px", type=int, default=224, help="side of a video's padded square, in pixels")
+    add("--clip_frames", type=int, default=64, help="number of frame slots of a clip")
     add("--num_frames", type=int, default=8, help="budget of codec patches, in whole frames")
     add(
         "--short_videos",
         choices=["refuse", "repeat"],
         default="refuse",
-        help="what a video of fewer frames than slots does",
+        help="refuse a video of fewer frames than slots, or repeat its frames",
     )
-    add("--samples_per_shard", type=int, default=10_000, help="a shard ends after so many")
-    add("--on_bad", choices=["stop", "skip"], default="stop", help="what a bad sample does")
+    add("--samples_per_shard", type=int, default=10_000, help="number of samples that end a shard")
+    add(
+        "--on_bad",
+        choices=["stop", "skip"],
+        default="stop",
+        help="stop at a bad sample, or skip it",
+    )
     return parser
 
 

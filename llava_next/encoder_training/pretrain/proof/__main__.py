@@ -8,10 +8,9 @@ learned is judged by the concepts of other images and clips, which no step befor
 ``OUT/report.html`` has figures, curves and pictures; ``OUT/figures.json`` the figures alone. A
 proof that was stopped continues.
 
-Exit codes, see ``run_kit.exits``: 0 done; 1 a step failed; 2 usage; 130 interrupted.
+Exit codes: 0 done; 1 a step failed; 2 usage; 130 interrupted.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -25,21 +24,34 @@ from encoder_training.pretrain.proof.steps import (
     make_data,
     train_stages,
 )
+from run_kit.arguments import command_parser
 from run_kit.exits import FAILED_SAMPLES, INTERRUPTED, OK, ExitOnError, say
+
+_SEEDS_HELP = "seeds; an encoder is trained for each (default: 0 1 2)"
+_HELP = {
+    "images": "number of images to train on",
+    "clips": "number of clips to train on",
+    "judged_images": "number of other images to judge by",
+    "judged_clips": "number of other clips to judge by",
+    "image_centres": "centres of the bank of images",
+    "video_centres": "centres of the bank of clips",
+    "labels": "labels of a sample: its nearest centres",
+    "stage1_steps": "steps of stage 1, on images",
+    "stage2_steps": "steps of stage 2, on images and clips",
+    "image_batch": "images of a step",
+    "video_batch": "clips of a step",
+    "embedding_steps": "steps between two pictures of the embeddings",
+}
+"""Settings to what they mean."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m encoder_training.pretrain.proof",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("encoder_training.pretrain.proof", __doc__)
     parser.add_argument("out", type=Path, help="folder to write")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run of each")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help=_SEEDS_HELP)
     for field in fields(ProofSettings):
-        name = field.name.replace("_", " ")
-        text = f"{name} (default {field.default})"
+        text = _HELP[field.name]
         parser.add_argument(f"--{field.name}", type=int, default=field.default, help=text)
     given = vars(parser.parse_args(argv))
     out, seeds = given.pop("out"), given.pop("seeds")

@@ -16,51 +16,65 @@ finished parts.
 compares the inputs on labelled videos instead: DIR holds ``train_new.csv``, ``val_new.csv`` and,
 with the name of each class, ``classes.txt``.
 
-Exit codes, see ``run_kit.exits``: 0 done; 1 a step failed; 2 usage; 130 interrupted.
+Exit codes: 0 done; 1 a step failed; 2 usage; 130 interrupted.
 """
 
-import argparse
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
+from cv_reader.cores import available_cores
 from encoder_training.probe.proof.plan import QUICK, InputSizes, Proof, ProofSizes
 from encoder_training.probe.proof.run import run_proof
+from run_kit.arguments import command_parser
 from run_kit.exits import FAILED_SAMPLES, INTERRUPTED, OK, ExitOnError, say
 
-
-def _num_cores() -> int:
-    """Return the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+_HELP = {
+    "train": "number of clips to train on",
+    "val": "number of clips to score",
+    "epochs": "epochs of the probes",
+    "images": "number of images to pretrain on",
+    "clips": "number of clips to pretrain on",
+    "stage1_steps": "steps of pretraining on images",
+    "stage2_steps": "steps of pretraining on images and clips",
+    "frames": "number of whole frames; all inputs have as many tokens",
+    "frame_tokens": "tokens of a frame, a square number",
+    "slots": "number of frames that patches are chosen from",
+}
+"""Sizes to what they mean."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m encoder_training.probe.proof",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("encoder_training.probe.proof", __doc__)
     parser.add_argument("out", type=Path, help="folder to write")
-    parser.add_argument("--quick", action="store_true", help="small clips, one seed, few steps")
-    parser.add_argument("--seeds", type=int, nargs="+", help="one encoder and probes of each")
-    parser.add_argument("--encoder", type=Path, help="probe this one instead of training one")
+    parser.add_argument(
+        "--quick", action="store_true", help="take fewer clips, one seed and fewer steps"
+    )
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        help="seeds; an encoder and its probes for each (default: 0 1 2, --quick 0)",
+    )
+    parser.add_argument(
+        "--encoder", type=Path, help="folder of an encoder to probe instead of pretraining one"
+    )
     parser.add_argument("--data", type=Path, help="folder of labelled videos with their lists")
     for item in fields(ProofSizes):
-        name = item.name.replace("_", " ")
-        text = f"{name} (default {item.default}, quick {getattr(QUICK, item.name)})"
+        defaults = f"default: {item.default}, --quick {getattr(QUICK, item.name)}"
+        text = f"{_HELP[item.name]} ({defaults})"
         parser.add_argument(f"--{item.name}", type=int, help=text)
     for item in fields(InputSizes):
-        text = f"{item.name.replace('_', ' ')} of the inputs (default {item.default})"
+        text = _HELP[item.name]
         parser.add_argument(f"--{item.name}", type=int, default=item.default, help=text)
     parser.add_argument(
         "--pretraining", type=Path, help="folder of encoder_training.pretrain.proof, to use or fill"
     )
     parser.add_argument(
-        "--num_workers", type=int, default=_num_cores(),
-        help="pretrainings and probes side by side, one thread each (default: the free cores)",
+        "--num_workers", type=int, default=available_cores(),
+        help="pretrainings and probes side by side, one thread each",
     )  # fmt: skip
     given = vars(parser.parse_args(argv))
     num_workers = max(given.pop("num_workers"), 1)

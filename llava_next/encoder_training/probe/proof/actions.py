@@ -8,10 +8,9 @@ its class, all else varies freely. Fourteen classes come in seven pairs: each fr
 the other, in another order, for another time or another number of times. Two more are appearance
 controls: nothing moves but the noise, and the shape is the class.
 
-Exit codes, see ``run_kit.exits``: 0 done; 2 usage or an existing folder.
+Exit codes: 0 done; 2 usage or an existing folder.
 """
 
-import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from encoder_training.pretrain.data.made import (
     Pose,
 )
 from onevision_encoder import OneVisionEncoderConfig, OneVisionEncoderModel
+from run_kit.arguments import command_parser
 from run_kit.clips import encode_clip
 from run_kit.exits import OK, USAGE, ExitOnError
 from run_kit.files import write_text
@@ -169,18 +169,18 @@ def write_tiny_encoder(out: Path, *, size_px: int, patch_size: int) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m encoder_training.probe.proof.actions",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("encoder_training.probe.proof.actions", __doc__)
     parser.add_argument("out", type=Path, help="new folder")
-    parser.add_argument("--train", type=int, default=2800, help="clips to train on")
-    parser.add_argument("--val", type=int, default=980, help="clips to score")
-    parser.add_argument("--size_px", type=int, default=48, help="side of a picture; even")
-    parser.add_argument("--num_frames", type=int, default=64, help="frames of a clip")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random")
-    parser.add_argument("--encoder", type=Path, help="also write a tiny random encoder to try with")
+    parser.add_argument("--train", type=int, default=2800, help="number of clips to train on")
+    parser.add_argument("--val", type=int, default=980, help="number of clips to score")
+    parser.add_argument(
+        "--size_px", type=int, default=48, help="side of a picture, in pixels; even"
+    )
+    parser.add_argument("--num_frames", type=int, default=64, help="number of frames of a clip")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all that is random")
+    parser.add_argument(
+        "--encoder", type=Path, help="folder for a tiny random encoder, to try with"
+    )
     values = vars(parser.parse_args(argv))
     with ExitOnError(USAGE):
         encoder: Path | None = values.pop("encoder")

@@ -24,6 +24,7 @@ from llava.eval.benchmarks.download import DownloadError, download
 from llava.eval.benchmarks.table import VIDEO_BENCHMARKS, VIDEO_SUFFIXES, Benchmark, find_benchmark
 from llava.eval.environment import hf_home, switch, variable, variables
 from llava.eval.settings import SIZE_FLAGS, environment_defaults, read_selection
+from run_kit.arguments import command_parser
 from run_kit.exits import INTERRUPTED, OK, USAGE, say
 from run_kit.files import write_json_lines
 
@@ -66,11 +67,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "prepare_benchmark",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("llava.eval.benchmarks.prepare", __doc__)
     names = ", ".join(item.name for item in VIDEO_BENCHMARKS)
     parser.add_argument("tasks", nargs="+", metavar="TASK", help=f"all, or of: {names}")
     for name, default, meaning in (
@@ -80,12 +77,11 @@ def _parser() -> argparse.ArgumentParser:
         ("patch_size", AssetConfig.patch_size, "side of a cell, in pixels"),
     ):
         text = variable(name.upper(), f"LLAVA_CODEC_{name.upper()}", default=str(default))
-        help_text = f"{meaning} (default %(default)s)"
-        parser.add_argument(f"--{name}", type=int, default=text, help=help_text)
+        parser.add_argument(f"--{name}", type=int, default=text, help=meaning)
     parser.add_argument(
         "--num_workers",
         default=variable("NUM_WORKERS", default=_DEFAULT_WORKERS),
-        help="number of worker processes (default %(default)s)",
+        help="number of worker processes",
     )
     parser.add_argument(
         "--dry_run",

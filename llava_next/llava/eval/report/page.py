@@ -7,7 +7,6 @@ compared sample by sample.
 Exit codes: 0 done; 2 a folder holds no results.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from itertools import product
@@ -17,6 +16,7 @@ from llava.eval.report.comparison import common_tasks, comparison_section
 from llava.eval.report.results import ResultsError, RunResult, read_evaluations
 from llava.eval.report.samples import samples_section
 from llava.eval.report.tables import runs_section, scores_section
+from run_kit.arguments import command_parser
 from run_kit.exits import OK, USAGE, say
 from run_kit.files import write_text
 from run_kit.pages.page import page
@@ -24,9 +24,7 @@ from run_kit.pages.page import page
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m llava.eval.report", description="Write a page about evaluations."
-    )
+    parser = command_parser("llava.eval.report", "Write a page about evaluations.")
     parser.add_argument(
         "results", nargs="+", type=Path, metavar="RESULTS", help="output folder of an evaluation"
     )
@@ -37,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         "--samples",
         type=int,
         default=6,
-        help="number of samples shown of each task (default %(default)s)",
+        help="number of samples shown of each task",
     )
     args = parser.parse_args(argv)
     try:

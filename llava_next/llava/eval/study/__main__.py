@@ -22,6 +22,7 @@ from llava.eval.study.material import make_test_data, make_training_data, measur
 from llava.eval.study.page import write_page
 from llava.eval.study.results import figures
 from llava.eval.study.scenes import KINDS
+from run_kit.arguments import command_parser
 from run_kit.exits import OK, USAGE, say
 from run_kit.files import replace_file
 
@@ -32,9 +33,9 @@ QUICK = {"num_training_clips": 400, "num_test_clips": 40, "num_steps": 300, "see
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "python -m llava.eval.study",
-        description="Train one model per seed on made clips as every arm shows them, and compare "
+    parser = command_parser(
+        "llava.eval.study",
+        "Train one model per seed on made clips as every arm shows them, and compare "
         "the arms at equal visual tokens. Started again, it continues where it ended.",
     )
     parser.add_argument(

@@ -12,10 +12,9 @@ writes them as a data set of videos with labels: ``OUT/train`` and ``OUT/val`` w
 ``OUT/train_new.csv`` and ``OUT/val_new.csv`` with lines ``path,label``, and ``OUT/classes.txt``.
 Clips that are there already are kept.
 
-Exit codes, see ``run_kit.exits``: 0 done; 1 a clip failed; 2 usage, or no pybullet.
+Exit codes: 0 done; 1 a clip failed; 2 usage, or no pybullet.
 """
 
-import argparse
 import json
 import os
 import sys
@@ -37,6 +36,7 @@ from PIL import Image
 from llava.eval.study.clips import write_clip
 from llava.eval.study.drawing import NUM_FRAMES, USUAL_SIZES, Sizes, enlarge, landscape
 from llava.eval.study.scenes import ACTIONS, Question
+from run_kit.arguments import command_parser
 from run_kit.exits import FAILED_SAMPLES, OK, USAGE, ExitOnError, say
 from run_kit.files import write_text
 
@@ -334,15 +334,11 @@ def write_data_set(out: Path, *, train: int, val: int, num_workers: int) -> None
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m llava.eval.study.semi_real",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("llava.eval.study.semi_real", __doc__)
     parser.add_argument("out", type=Path, help="folder to write")
-    parser.add_argument("--train", type=int, default=3000, help="clips to train on")
-    parser.add_argument("--val", type=int, default=1000, help="clips to score")
-    parser.add_argument("--num_workers", type=int, default=2, help="processes")
+    parser.add_argument("--train", type=int, default=3000, help="number of clips to train on")
+    parser.add_argument("--val", type=int, default=1000, help="number of clips to score")
+    parser.add_argument("--num_workers", type=int, default=2, help="number of processes")
     options = parser.parse_args(argv)
     with ExitOnError(USAGE) as state:
         if find_spec("pybullet") is None:

@@ -5,10 +5,9 @@ training; the run may still be in progress. Several runs share each chart. All f
 ``train_log.jsonl``, ``validation_log.jsonl``, ``run_config.json`` and ``bad_samples.jsonl`` in the
 folder; the page itself needs no other file.
 
-Exit codes, see ``run_kit.exits``: 0 done; 2 a folder holds no run.
+Exit codes: 0 done; 2 a folder holds no run.
 """
 
-import argparse
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from llava.train.report.runs import Row, Run, read_runs
 from llava.train.report.tables import run_sections, summary_table
+from run_kit.arguments import command_parser
 from run_kit.exits import OK, USAGE, say
 from run_kit.files import write_text
 from run_kit.pages.charts import Curve, line_chart
@@ -177,9 +177,7 @@ def _line(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m llava.train.report", description="Write a page about training runs."
-    )
+    parser = command_parser("llava.train.report", "Write a page about training runs.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="output folder of a run")
     parser.add_argument(
         "-o",
