@@ -214,7 +214,7 @@ def test_settings_survive_json() -> None:
         ({"signal": "magic"}, "signal must be one of"),
         ({"mv_pct": 0.0}, "mv_pct"),
         ({"w_mv": 0.0, "w_res": 0.0}, "above 0"),
-        ({"num_images": 1, "keep_mid_full_frame": True}, "at least 2 for full frames"),
+        ({"num_images": 1, "keep_mid_full_frame": True}, "at least 2 for whole frames"),
         ({"mid_full_frame_index": 64}, "slot 0..63"),
     ],
 )
