@@ -310,6 +310,7 @@ _ABOUT = (
 
 def _shown(section: _Section) -> str:
     header, lines = _columns(section.scored)
+    lines = [[name.replace(",", ", "), *figures] for name, *figures in lines]  # may wrap there
     ways = ["hold", "nearest"]
     if section.followed is not None:
         ways += [way.name for way in VECTOR_WAYS if way.name in section.scored[0].score.rebuilt]

@@ -86,6 +86,7 @@ def _section(totals: Totals) -> str:
         "slots, cells": f"{slots} slots of {grid} x {grid} cells",
         "read by": ", ".join(f"{name} ({count})" for name, count in totals.makers.most_common()),
         "settings": ", ".join(f"{k} ({n})" for k, n in totals.fingerprints.most_common(8)),
+        "mosaics": ", ".join(f"{k} ({n})" for k, n in sorted(totals.num_images.items())),
         "patches in whole slots": f"{int(counts[:, ~totals.free_slots].mean(axis=0).sum())}",
         "patches that competed": f"{int(counts[:, free].sum(axis=1).mean())} on average",
     }

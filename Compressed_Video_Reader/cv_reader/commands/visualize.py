@@ -83,6 +83,7 @@ def _page(video: Path, shown: ShownVideo, options: ReadOptions) -> str:
         f"{shown.facts['num_frames']} frames, {shown.facts['codec_name']}",
         "read by": f"{shown.facts['backend']} (motion {shown.facts['exactness']['motion']}, "
         f"residual {shown.facts['exactness']['residual_y']})",
+        "settings": " ".join(shown.config.to_flags()) or "defaults",
         "patches kept": f"{int(shown.kept.sum())} of {shown.kept.size} "
         f"({100 * shown.kept_share:.3g} %)",
         "frame numbers": ", ".join(map(str, shown.frame_ids.tolist())),
@@ -101,8 +102,9 @@ def _score(video: Path, shown: ShownVideo, options: ReadOptions) -> str:
     uniform = select_whole_frames(shown.config)
     clip, _, seconds = read_pictures(video, shown.frame_ids, shown.config, options)
     scores = score_all(clip, [kept, uniform], seconds)
+    names = {"kept patches": shown.facts["K"], "whole frames": len(uniform)}
     lines = [
-        [name, *(f"{one.psnr_db:.1f} dB" for one in score.rebuilt.values())]
-        for name, score in zip(("kept patches", "whole frames"), scores, strict=True)
+        [name, str(tokens), *(f"{one.psnr_db:.1f} dB" for one in score.rebuilt.values())]
+        for (name, tokens), score in zip(names.items(), scores, strict=True)
     ]
-    return table(["rebuilt from", *scores[0].rebuilt], lines)
+    return table(["rebuilt from", "tokens", *scores[0].rebuilt], lines)

@@ -9,9 +9,10 @@ from PIL import Image, ImageDraw
 from cv_reader.select.rate_distortion.clip import Samples, SmallClip
 from cv_reader.select.rate_distortion.places import FollowedClip
 from cv_reader.views.rebuilt import Rebuilt, RebuiltScore, rebuilt_slots
-from cv_reader.views.visualize import heat, label_font
+from cv_reader.views.visualize import fitting, heat, label_font
 
-_PANEL_PX, _GAP_PX, _LABEL_PX = 280, 6, 20
+_PANEL_PX, _GAP_PX, _LINE_PX = 280, 6, 18
+_LABEL_PX = 2 * _LINE_PX + 2
 _GROUND, _INK, _FAINT = (250, 250, 248), (40, 40, 44), (110, 110, 118)
 _BRIGHT_LEVELS = 64
 """Difference, in grey levels, that has the brightest colour."""
@@ -63,15 +64,15 @@ def _moment(
     scale = _PANEL_PX / max(original.size)
     width, height = (max(1, round(side * scale)) for side in original.size)
     step = height + _LABEL_PX + _GAP_PX
-    canvas = Image.new(
-        "RGB", (3 * (width + _GAP_PX) + _GAP_PX, step * len(rows) + _GAP_PX), _GROUND
-    )
+    full = 3 * (width + _GAP_PX) + _GAP_PX
+    canvas = Image.new("RGB", (full, step * len(rows) + _GAP_PX), _GROUND)
     draw = ImageDraw.Draw(canvas)
     for number, (name, one, planes) in enumerate(zip(names, rebuilt, rows, strict=True)):
         top = number * step + _GAP_PX
-        draw.text((_GAP_PX, top), name, fill=_INK, font=label_font(13))
+        shown = fitting(name, full - 2 * _GAP_PX, 13)
+        draw.text((_GAP_PX, top), shown, fill=_INK, font=label_font(13))
         note = f"{one.psnr_db:.1f} dB in all, slot {slot}"
-        draw.text((width + 2 * _GAP_PX, top), note, fill=_FAINT, font=label_font(12))
+        draw.text((_GAP_PX, top + _LINE_PX), note, fill=_FAINT, font=label_font(12))
         panels = (original, _rgb(*planes), _difference(clip.luma[slot], planes[0]))
         for column, panel in enumerate(panels):
             left = _GAP_PX + column * (width + _GAP_PX)

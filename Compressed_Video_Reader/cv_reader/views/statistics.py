@@ -24,6 +24,7 @@ class Kept:
     Attributes:
         maker: backend that read the video.
         fingerprint: fingerprint of the settings.
+        num_images: mosaics.
         per_slot: int32 (T,), patches kept in each slot.
         per_cell: int32 (g, g), slots in which each cell is kept.
         free_slots: bool (T,), slots that had to compete.
@@ -36,6 +37,7 @@ class Kept:
 
     maker: str
     fingerprint: str
+    num_images: int
     per_slot: NDArray[np.int32]
     per_cell: NDArray[np.int32]
     free_slots: NDArray[np.bool_]
@@ -53,6 +55,7 @@ class Totals:
         num_videos: V.
         makers: backend -> videos.
         fingerprints: fingerprint -> videos.
+        num_images: number of mosaics -> videos.
         per_slot: V arrays int32 (T,).
         per_cell: int64 (g, g).
         padding_shares: share of padding in what competed, per video.
@@ -65,6 +68,7 @@ class Totals:
     num_videos: int = 0
     makers: Counter[str] = field(default_factory=Counter[str])
     fingerprints: Counter[str] = field(default_factory=Counter[str])
+    num_images: Counter[int] = field(default_factory=Counter[int])
     per_slot: list[NDArray[np.int32]] = field(default_factory=list[NDArray[np.int32]])
     padding_shares: list[float] = field(default_factory=list[float])
     nearest_db: list[float] = field(default_factory=list[float])
@@ -75,6 +79,7 @@ class Totals:
         self.num_videos += 1
         self.makers[kept.maker] += 1
         self.fingerprints[kept.fingerprint] += 1
+        self.num_images[kept.num_images] += 1
         self.per_slot.append(kept.per_slot)
         self.per_cell += kept.per_cell
         self.padding_shares.append(kept.num_padding / max(kept.num_rows, 1))
@@ -86,11 +91,13 @@ class Totals:
                 values.append(value)
 
     def half_slots(self) -> NDArray[np.int64]:
-        """Return per video in how many slots half of what competed was kept: int64 (V,)."""
+        """Return in how many slots half of what competed was kept: int64, one number for each video
+        of which anything competed."""
         counts = np.array(self.per_slot)[:, self.free_slots]
+        counts = counts[counts.any(axis=1)]
         ordered = -np.sort(-counts, axis=1)
         reached = 2 * np.cumsum(ordered, axis=1) >= counts.sum(axis=1, keepdims=True)
-        return reached.argmax(axis=1) + 1
+        return reached.argmax(axis=1) + 1 if counts.size else np.zeros(0, np.int64)
 
 
 def read_kept(folder: Path, video_root: Path | None = None) -> Kept:
@@ -128,6 +135,7 @@ def read_kept(folder: Path, video_root: Path | None = None) -> Kept:
         nothing_new=nothing_new,
         maker=str(asset.meta["backend"]),
         fingerprint=str(asset.meta["fingerprint"]),
+        num_images=len(asset.images),
         per_slot=kept.sum(axis=(1, 2)).astype(np.int32),
         per_cell=competed.sum(axis=0).astype(np.int32),
         free_slots=free,

@@ -73,6 +73,12 @@ class ShownVideo:
         return float(self.kept.mean())
 
     @property
+    def saliency_name(self) -> str:
+        """What the saliency shows, in few words."""
+        names = {"topk": self.config.signal, "rate_distortion": "change since last slot"}
+        return names.get(self.config.select, "none is looked at")
+
+    @property
     def uniform_slots(self) -> list[int]:
         """Slots of as many evenly spread whole frames as the budget would hold."""
         last = self.config.sequence_length - 1
@@ -170,7 +176,7 @@ def strips(shown: ShownVideo) -> list[tuple[str, Image.Image]]:
             strip([shown.tiles[slot] for slot in uniform]),
         ),
         (
-            f"Temporal saliency ({shown.config.signal}), dark: none",
+            f"Temporal saliency ({shown.saliency_name}), dark: none",
             strip([saliency_tile(shown, slot) for slot in slots]),
         ),
         (
@@ -216,7 +222,7 @@ def _moment(shown: ShownVideo, slot: int) -> Image.Image:
             f"frame {frames[past[-1]]}, {len(past)} of {len(shown.uniform_slots)}",
             shown.tiles[past[-1]],
         ),
-        ("Temporal saliency", shown.config.signal, saliency_tile(shown, slot)),
+        ("Temporal saliency", shown.saliency_name, saliency_tile(shown, slot)),
         (
             "Codec patches",
             f"{kept} here, {100 * shown.kept_share:.3g} % in all",
@@ -244,6 +250,15 @@ def _moment(shown: ShownVideo, slot: int) -> Image.Image:
 def label_font(size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """Return the font of captions."""
     return ImageFont.load_default(size_px)
+
+
+def fitting(text: str, width_px: int, size_px: int) -> str:
+    """Return a caption as it is, or with dots for what is too wide at its end."""
+    font, shown = label_font(size_px), text
+    while len(shown) > 1 and font.getlength(shown) > width_px:
+        text = text[:-1]
+        shown = f"{text}..."
+    return shown
 
 
 def _draw_bars(

@@ -81,6 +81,12 @@ def test_totals_add_up(root: Path) -> None:
     counts = np.sort(totals.per_slot[0][1:])[::-1]
     half = totals.half_slots()[0]
     assert counts[:half].sum() >= 8 > counts[: half - 1].sum()
+    assert totals.num_images == {2: 3}
+    # A video of which nothing competes has no such number; nor have videos of whole slots alone.
+    totals.per_slot[1][1:] = 0
+    assert len(totals.half_slots()) == 2
+    totals.free_slots[:] = False
+    assert len(totals.half_slots()) == 0
 
 
 def test_a_page_that_needs_no_other_file(corpus: Corpus, root: Path, tmp_path: Path) -> None:

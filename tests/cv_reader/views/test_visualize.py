@@ -1,6 +1,8 @@
 """Pictures show what is kept: kept cells keep their pixels, all others are washed out."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +13,10 @@ from cv_reader.select.config import AssetConfig
 from cv_reader.views.visualize import (
     ShownVideo,
     animation,
+    fitting,
     heat,
     kept_tile,
+    label_font,
     show_video,
     strip,
     strips,
@@ -62,6 +66,22 @@ def test_five_strips_with_captions(shown: ShownVideo) -> None:
     ]  # fmt: skip
     assert "25 %" in captions[3]
     assert ", ".join(map(str, shown.frame_ids.tolist())) in captions[0]
+
+
+def test_captions_name_what_is_drawn_and_fit(shown: ShownVideo) -> None:
+    names: list[tuple[dict[str, Any], str]] = [
+        ({"signal": "bits"}, "bits"),
+        ({"select": "rate_distortion"}, "change since last slot"),
+        ({"select": "uniform"}, "none"),
+    ]
+    for settings, name in names:
+        config = replace(shown.config, **settings)
+        assert f"Temporal saliency ({name}" in strips(replace(shown, config=config))[2][0]
+    assert fitting("uniform", 80, 13) == "uniform"
+    short = fitting("select=rate_distortion,num_images=4", 80, 13)
+    assert short.startswith("select=")
+    assert short.endswith("...")
+    assert label_font(13).getlength(short) <= 80
 
 
 def test_one_moment_per_slot_all_of_one_size(shown: ShownVideo) -> None:
