@@ -61,7 +61,11 @@ def export(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit code is 0, or 2 where nothing was written."""
-    parser = argparse.ArgumentParser(prog="python -m onevision_encoder.export", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m onevision_encoder.export",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("checkpoint", nargs="?", help="folder with config.json and safetensors")
     parser.add_argument("out", help="folder to write")
     parser.add_argument(
@@ -73,12 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--dtype",
         default="bfloat16",
         choices=["bfloat16", "float16", "float32"],
-        help="type of the written weights (default %(default)s)",
+        help="type of the written weights (default: %(default)s)",
     )
     parser.add_argument(
         "--max_shard_size",
         default="5GB",
-        help="largest file of weights, such as 500MB (default %(default)s)",
+        help="largest file of weights, such as 500MB (default: %(default)s)",
     )
     arguments = parser.parse_args(argv)
     if (arguments.checkpoint is None) == (arguments.random is None):

@@ -212,7 +212,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--output_layer",
         type=int,
         default=-1,
-        help="-1 for the last hidden state, -2 for what LLaVA uses (default %(default)s)",
+        help="-1 for the last hidden state, -2 for what LLaVA uses (default: %(default)s)",
     )
     arguments = parser.parse_args(argv)
     if (arguments.checkpoint is None) == (arguments.random is None):

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from transformers import AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from llava.conversation import TEMPLATES
 from llava.data.dataset import SupervisedDataset
@@ -313,13 +314,23 @@ def _open(args: argparse.Namespace) -> SupervisedDataset:
     }
     return SupervisedDataset(
         args.data_path,
-        AutoTokenizer.from_pretrained(str(folder)),
+        _read_tokenizer(folder),
         replace(visual, **{name: value for name, value in changes.items() if value is not None}),
         image_folder=args.image_folder,
         video_folder=args.video_folder,
         template=args.version or template,
         max_length=args.model_max_length,
     )
+
+
+def _read_tokenizer(folder: Path) -> Any:
+    """Read a tokenizer; the library would warn of model types that only ``llava.model`` knows."""
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        return AutoTokenizer.from_pretrained(str(folder))
+    finally:
+        transformers_logging.set_verbosity(level)
 
 
 def _run_shape(args: argparse.Namespace) -> RunShape:

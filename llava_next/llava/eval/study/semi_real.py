@@ -213,7 +213,7 @@ class _Stage:
             import pybullet_data  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise ValueError(
-                "semi-real clips need pybullet; pip install -e .[semi_real]"
+                "semi-real clips need pybullet; pip install -e '.[semi_real]'"
             ) from error
         self._engine: Any = pybullet
         pybullet.connect(pybullet.DIRECT)
@@ -342,7 +342,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     with ExitOnError(USAGE) as state:
         if find_spec("pybullet") is None:
-            raise ValueError("semi-real clips need pybullet; pip install -e .[semi_real]")
+            raise ValueError("semi-real clips need pybullet; pip install -e '.[semi_real]'")
         state.code = FAILED_SAMPLES
         write_data_set(
             options.out, train=options.train, val=options.val, num_workers=options.num_workers
