@@ -470,16 +470,3 @@ def test_continuous_integration_runs_the_test_command_of_the_readme() -> None:
     assert "bash scripts/test.sh" in readme
     assert "bash examples/quickstart/run.sh" in readme
     assert readme.count("\n") < 250
-
-
-def test_commands_of_the_package_resolve() -> None:
-    from importlib import import_module
-
-    project = PYPROJECT["project"]
-    targets = [
-        *project["scripts"].values(),
-        *project["entry-points"]["lmms_eval.models"].values(),
-    ]
-    for target in targets:
-        module, _, attribute = target.partition(":")
-        assert callable(getattr(import_module(module), attribute))

@@ -9,6 +9,7 @@ web.
 """
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -195,6 +196,7 @@ def serve(
         return USAGE
     extend(app)
     say(f"serving {settings.name} at http://{args.host}:{args.port}")
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     uvicorn.run(app, host=args.host, port=args.port, log_level="warning", timeout_keep_alive=10)
     return OK
 

@@ -8,6 +8,7 @@ that asks, so that it delays no other answer.
 answers questions about it and reads neither the video nor answered questions again.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from loguru import logger
 from transformers import DynamicCache, GenerationConfig, StoppingCriteriaList
 
 from llava.generation import GenerationSettings, StopRows, TokenSink
@@ -29,6 +29,8 @@ from llava.serve.batching import Row, next_batch
 from llava.serve.memory import PrefixMemory, ShownVisual, VisualStore, visual_key
 from llava.visual.batch import pack_segments
 from llava.visual.clips import ClipSettings
+
+logger = logging.getLogger(__name__)
 
 
 class Engine:

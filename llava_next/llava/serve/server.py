@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 import json
+import logging
 import time
 import uuid
 from collections import OrderedDict
@@ -14,7 +15,6 @@ import anyio
 import anyio.to_thread
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
-from loguru import logger
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from pydantic import ValidationError
 
@@ -26,6 +26,8 @@ from llava.serve.limits import error_dict
 from llava.serve.media import MediaError, MediaLimits, MediaReader
 from llava.serve.memory import PrefixMemory, ShownVisual
 from llava.serve.schema import ChatRequest
+
+logger = logging.getLogger(__name__)
 
 _READERS = 4
 """Requests whose pictures and videos are read at a time."""
@@ -243,7 +245,7 @@ class Server:
         try:
             return self.engine.show(messages)
         except (ValueError, OSError, MemoryError) as error:
-            logger.info(f"a request's visual was refused: {error}")
+            logger.warning("a request's visual was refused: %s", error)
             raise MediaError(
                 "a picture or video cannot be read: it is damaged, of an unknown kind, took too "
                 "long, or does not fit its settings"

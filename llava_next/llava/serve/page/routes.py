@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -11,7 +12,6 @@ from typing import Any
 import anyio.to_thread
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
-from loguru import logger
 from pydantic import BaseModel, ValidationError
 
 from llava.messages import visual_parts
@@ -23,6 +23,8 @@ from llava.serve.server import RefusedError, Server
 from llava.visual.batch import VisualSegment
 from llava.visual.clips import clip_moments
 from llava.visual.video_process import progress_told
+
+logger = logging.getLogger(__name__)
 
 PAGE = {
     "/": ("index.html", "text/html"),
