@@ -34,7 +34,7 @@ _REQUIRED_OF_FOLDERS: dict[str, type] = {"files": dict, "image_stem": str}
 _OTHER_PROGRAMS = ("sample_key", "keep_frames_equiv", "doc_id", "created_at", "stats")
 """Keys by which the reference implementation's files are recognised."""
 
-_RULES = ("cheap_reach_steps", "sharp_grey_levels", "whole_repeats")
+_RULES = ("cheap_reach_steps", "rate_distortion_version")
 """Names of ``AssetConfig.rules``."""
 
 _PLAIN_NAME = re.compile(r"[^/\0]{1,255}")

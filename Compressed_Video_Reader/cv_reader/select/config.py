@@ -18,6 +18,9 @@ from cv_reader.media.display import HDR_MODES
 ALGORITHM_VERSION = 8
 """Raised whenever the same settings and the same video give other positions or pixels."""
 
+RATE_DISTORTION_VERSION = 2
+"""Raised whenever ``rate_distortion`` alone gives other positions: other choices stay valid."""
+
 MAX_DB = 100.0
 """PSNR of pictures that do not differ, and of those that differ by less."""
 
@@ -53,10 +56,6 @@ DISTORTIONS = (
     "power_2",
     "power_3",
 )
-SHARP_GREY_LEVELS = 20.0
-"""Difference of a cell that ``sharp`` counts as twice its mean squared difference; of larger ones
-the worst quarter decides, by its third power."""
-
 DIRECTIONS = ("nearest", "hold")
 PREDICTIONS = ("search", "still", "vectors")
 COMPENSATIONS = ("median", "mean", "none", "similarity")
@@ -349,11 +348,8 @@ class AssetConfig:
         """Fixed numbers of the settings in use, which ``meta.json`` records: assets made by other
         ones are stale."""
         found = {"cheap_reach_steps": CHEAP_REACH_STEPS} if self.frames == "cheap" else {}
-        if self.select == "rate_distortion" and self.distortion == "sharp":
-            found["sharp_grey_levels"] = SHARP_GREY_LEVELS
-        if self.select == "rate_distortion" and self.keep_mid_full_frame and self.has_free_length:
-            # Before, a middle slot that repeats a frame made another slot whole as well.
-            found["whole_repeats"] = 1.0
+        if self.select == "rate_distortion":
+            found["rate_distortion_version"] = RATE_DISTORTION_VERSION
         return found
 
     @cached_property

@@ -11,6 +11,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -597,7 +598,109 @@ static PyObject *sum_gains(PyObject *module, PyObject *args)
     Py_RETURN_NONE;
 }
 
+/* What the swaps of a unit are found from; the tables are the unit's own. */
+typedef struct Swaps {
+    const float *between;  /* slots x slots, [s][t] of showing slot s at slot t */
+    const float *best;     /* of what is shown */
+    const float *second;   /* of the best kept slot but one */
+    const int64_t *source; /* the kept slot that is shown */
+    const uint8_t *kept;
+    const uint8_t *may_drop;
+    const double *keeping; /* what it costs to keep a slot */
+    Py_ssize_t slots;
+} Swaps;
+
+/* Find the slot to keep instead of a kept one; of equal swaps the first. */
+static void find_swap(const Swaps *unit, int64_t *add, int64_t *drop, double *most)
+{
+    double missed[128];
+
+    *add = *drop = 0;
+    *most        = -INFINITY;
+    for (Py_ssize_t s = 0; s < unit->slots; s++) {
+        const float *shown = unit->between + s * unit->slots;
+        double spared      = 0;
+
+        if (unit->kept[s])
+            continue;
+        memset(missed, 0, (size_t)unit->slots * sizeof(*missed));
+        for (Py_ssize_t t = 0; t < unit->slots; t++) {
+            float with_new = shown[t] < unit->best[t] ? shown[t] : unit->best[t];
+            float without  = shown[t] < unit->second[t] ? shown[t] : unit->second[t];
+
+            spared += unit->best[t] - with_new;
+            missed[unit->source[t]] += without - with_new;
+        }
+        for (Py_ssize_t k = 0; k < unit->slots; k++) {
+            double found = ((spared - missed[k]) - unit->keeping[s]) + unit->keeping[k];
+
+            if (unit->kept[k] && unit->may_drop[k] && found > *most) {
+                *most = found;
+                *add  = s;
+                *drop = k;
+            }
+        }
+    }
+}
+
+PyDoc_STRVAR(best_swaps_doc, "best_swaps(between, best, second, source, kept, units, keeping, may_drop, "
+                             "add, drop, spared, num_slots) -> None\n\nSee distances.pyi.");
+
+static PyObject *best_swaps(PyObject *module, PyObject *args)
+{
+    enum { BETWEEN, BEST, SECOND, SOURCE, KEPT, UNITS, KEEPING, MAY_DROP, ADD, DROP, SPARED, TABLES };
+    Py_buffer table[TABLES];
+    Py_ssize_t slots, count, num_units, cells;
+    int fits;
+
+    if (!PyArg_ParseTuple(args, "y*y*y*y*y*y*y*y*w*w*w*n:best_swaps", &table[BETWEEN], &table[BEST],
+                          &table[SECOND], &table[SOURCE], &table[KEPT], &table[UNITS],
+                          &table[KEEPING], &table[MAY_DROP], &table[ADD], &table[DROP],
+                          &table[SPARED], &slots))
+        return NULL;
+    count     = table[UNITS].len / (Py_ssize_t)sizeof(int64_t);
+    num_units = slots < 1 || slots > 128 ? 0 : table[KEPT].len / slots;
+    cells     = num_units * slots;
+    fits      = num_units && table[KEPT].len == cells &&
+           table[BEST].len == cells * (Py_ssize_t)sizeof(float) &&
+           table[SECOND].len == table[BEST].len && table[BETWEEN].len == table[BEST].len * slots &&
+           table[SOURCE].len == cells * (Py_ssize_t)sizeof(int64_t) &&
+           table[UNITS].len == count * (Py_ssize_t)sizeof(int64_t) &&
+           table[KEEPING].len == slots * (Py_ssize_t)sizeof(double) &&
+           table[MAY_DROP].len == slots && table[ADD].len == table[UNITS].len &&
+           table[DROP].len == table[UNITS].len &&
+           table[SPARED].len == count * (Py_ssize_t)sizeof(double);
+    for (Py_ssize_t i = 0; fits && i < count; i++)
+        fits = ((int64_t *)table[UNITS].buf)[i] >= 0 && ((int64_t *)table[UNITS].buf)[i] < num_units;
+    for (Py_ssize_t i = 0; fits && i < cells; i++)
+        fits = ((int64_t *)table[SOURCE].buf)[i] >= 0 && ((int64_t *)table[SOURCE].buf)[i] < slots;
+    if (fits) {
+        Py_BEGIN_ALLOW_THREADS
+        for (Py_ssize_t i = 0; i < count; i++) {
+            int64_t first = ((int64_t *)table[UNITS].buf)[i] * slots;
+            Swaps unit    = { .between  = (float *)table[BETWEEN].buf + first * slots,
+                              .best     = (float *)table[BEST].buf + first,
+                              .second   = (float *)table[SECOND].buf + first,
+                              .source   = (int64_t *)table[SOURCE].buf + first,
+                              .kept     = (uint8_t *)table[KEPT].buf + first,
+                              .may_drop = table[MAY_DROP].buf,
+                              .keeping  = table[KEEPING].buf,
+                              .slots    = slots };
+
+            find_swap(&unit, (int64_t *)table[ADD].buf + i, (int64_t *)table[DROP].buf + i,
+                      (double *)table[SPARED].buf + i);
+        }
+        Py_END_ALLOW_THREADS
+    }
+    for (int i = 0; i < TABLES; i++)
+        PyBuffer_Release(&table[i]);
+    if (!fits)
+        return PyErr_Format(PyExc_ValueError, "the sizes do not fit together");
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef module_methods[] = {
+    { "best_swaps", best_swaps, METH_VARARGS, best_swaps_doc },
     { "sum_gains", sum_gains, METH_VARARGS, sum_gains_doc },
     { "least_distances", least_distances, METH_VARARGS, least_distances_doc },
     { NULL },

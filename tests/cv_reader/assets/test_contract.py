@@ -183,18 +183,24 @@ def test_the_default_fingerprint_outlives_releases() -> None:
     assert AssetConfig().fingerprint == "1c589e511d8a6fc6"
 
 
-def test_assets_of_another_sharp_are_made_again() -> None:
-    """Its rule is part of the fingerprint; what does not use it keeps the one it had."""
+def test_assets_of_earlier_rules_are_made_again() -> None:
+    """Rules are part of the fingerprint; what does not use them keeps the one it had."""
 
     def without_rules(config: AssetConfig) -> str:
         content = {"algorithm_version": ALGORITHM_VERSION, **config.to_dict()}
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
-    sharp = AssetConfig(select="rate_distortion")
-    assert sharp.fingerprint != without_rules(sharp)
-    for config in (AssetConfig(), AssetConfig(select="rate_distortion", distortion="worst_3")):
-        assert config.fingerprint == without_rules(config)
+    ruled: list[tuple[dict[str, Any], set[str]]] = [
+        ({}, set()),
+        ({"select": "uniform"}, set()),
+        ({"select": "rate_distortion"}, {"rate_distortion_version"}),
+        ({"frames": "cheap"}, {"cheap_reach_steps"}),
+    ]
+    for settings, rules in ruled:
+        config = AssetConfig(**settings)
+        assert set(config.rules) == rules
+        assert (config.fingerprint == without_rules(config)) == (not rules)
 
 
 def test_whole_numbers_and_floats_are_one_setting() -> None:

@@ -219,17 +219,17 @@ def test_choices_by_an_earlier_rule_are_not_packed_as_those_of_this_version(
     assert stage1.main(_first(data, tmp_path, "--select", "rate_distortion")) == 0
     [path] = (tmp_path / "stage1").glob("*.meta.json")
     meta = json.loads(path.read_text())
-    assert meta.pop("sharp_grey_levels") == 20
+    assert meta.pop("rate_distortion_version") == 2
     content = {"algorithm_version": meta["algorithm_version"], **meta["cfg"]}
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     meta["fingerprint"] = hashlib.sha256(canonical.encode()).hexdigest()[:16]
     path.write_text(json.dumps(meta))
     assert stage1.main(_first(data, tmp_path, "--select", "rate_distortion")) == 1
-    refused = "sharp_grey_levels None where 20.0 is asked for; this version makes it otherwise"
+    refused = "rate_distortion_version None where 2 is asked for; this version makes it otherwise"
     assert refused in capsys.readouterr().err
     assert stage2.main(_second(data, tmp_path)) == 2
     refused = (
-        "earlier rule of its settings where this version has sharp_grey_levels 20.0; run stage"
+        "earlier rule of its settings where this version has rate_distortion_version 2; run stage"
     )
     assert refused in capsys.readouterr().err
     assert not list((tmp_path / "images").rglob("meta.json"))

@@ -21,7 +21,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cv_reader.select.config import SHARP_GREY_LEVELS
 from cv_reader.select.rate_distortion.clip import (
     CELL_WEIGHT,
     CHROMA_PX,
@@ -41,6 +40,11 @@ Slots = NDArray[np.intp]
 
 NOTHING_NEW = 9.0
 """Mean squared difference (3 grey levels) below which a cell shows what was shown already."""
+
+
+_SHARP_GREY_LEVELS = 20.0
+"""Difference of a cell that ``sharp`` counts as twice its mean squared difference; of larger ones
+the worst quarter decides, by its third power."""
 
 
 class Measure(NamedTuple):
@@ -71,7 +75,7 @@ MEASURES = MappingProxyType(
         "sharp": Measure(
             parts=2,
             power=3.0,
-            unit=SHARP_GREY_LEVELS**2,
+            unit=_SHARP_GREY_LEVELS**2,
             adds_mean=True,
             least=2.5**2,
             noise=(2.5**2, 5.0**2, 6.0**2),

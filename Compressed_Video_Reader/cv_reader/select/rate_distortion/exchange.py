@@ -8,6 +8,10 @@ spare most if it were kept too, and the kept slot that would be missed least. Th
 best offers in return for the slots that are missed least, as long as that spares anything. Within
 a cell, a slot that is added only makes others less missed: every round shows more, and none less.
 
+Where no cell has anything to offer any more, each one looks for a kept slot that another slot can
+replace: it may be missed a lot until its successor is there (Kaufman and Rousseeuw, Partitioning
+around medoids, 1987). Exchanges between cells and swaps within them alternate until none is left.
+
 Axis letters: W slots, n units, m units of which something changed.
 """
 
@@ -20,6 +24,9 @@ from cv_reader.select.rate_distortion import distances
 from cv_reader.select.rate_distortion.distances import Distances
 
 _MAX_ROUNDS = 32
+_MAX_SWAP_ROUNDS = 32
+"""Swaps of a cell in a row, and how often exchanges and swaps alternate."""
+
 _GROUP_UNITS = 16
 """Units whose gains are summed together, so that their distances stay in a processor's cache."""
 
@@ -56,16 +63,31 @@ def exchanged(
         bool (W, n).
     """
     shown = _Shown.of(between, before, kept.T.copy())
+    costs = keeping.astype(np.float64)
+    changed: Units = np.arange(len(shown.kept), dtype=np.intp)
+    for _ in range(_MAX_SWAP_ROUNDS):
+        traded = _exchange(shown, budget, costs, forced, least)
+        changed = _swap(shown, np.union1d(changed, traded), costs, forced, least)
+        if not len(changed):
+            break
+    return np.ascontiguousarray(shown.kept.T)
+
+
+def _exchange(
+    shown: "_Shown", budget: int, keeping: Sums, forced: list[int], least: float
+) -> Units:
+    """Exchange slots between units until nothing is spared, and return the units that changed."""
     found = shown.kept
     count = len(found)
     changed: Units = np.arange(count, dtype=np.intp)
+    ever = np.zeros(count, bool)
     add, drop, best, worst = changed.copy(), changed.copy(), np.empty(count), np.empty(count)
     for _ in range(_MAX_ROUNDS):
         is_kept, places = found[changed], np.arange(len(changed))
         missed = shown.missed[changed] - keeping
         missed[~is_kept] = np.inf
         missed[:, forced] = np.inf
-        spared = shown.gain[changed] - keeping.astype(np.float64)
+        spared = shown.gain[changed] - keeping
         spared[is_kept] = -np.inf
         add[changed], drop[changed] = spared.argmax(axis=1), missed.argmin(axis=1)
         best[changed], worst[changed] = spared[places, add[changed]], missed[places, drop[changed]]
@@ -76,7 +98,37 @@ def exchanged(
         shown.drop(dropping, drop[dropping])
         changed = np.union1d(adding, dropping)
         shown.weigh(changed)
-    return np.ascontiguousarray(found.T)
+        ever[changed] = True
+    return np.flatnonzero(ever)
+
+
+def _swap(shown: "_Shown", units: Units, keeping: Sums, forced: list[int], least: float) -> Units:
+    """Replace kept slots of units by better ones, one a round, and return the units that changed.
+
+    Args:
+        shown: what is shown, brought up to date.
+        units: intp (m,), units that may have changed since their slots were swapped.
+        keeping: float64 (W,), see ``exchanged``.
+        forced: see ``exchanged``.
+        least: see ``exchanged``.
+    """
+    ever = np.zeros(len(shown.kept), bool)
+    may_drop = np.ones(len(keeping), bool)
+    may_drop[forced] = False
+    for _ in range(_MAX_SWAP_ROUNDS):
+        # The successor spares no more than it would if nothing were dropped.
+        most = np.where(shown.kept[units], -np.inf, shown.gain[units] - keeping).max(axis=1)
+        units = units[most + keeping.max() > least]
+        add, drop, spared = shown.best_swaps(units, keeping, may_drop)
+        is_better = spared > least
+        units, add, drop = units[is_better], add[is_better], drop[is_better]
+        if not len(units):
+            break
+        shown.add(units, add)
+        shown.drop(units, drop)
+        shown.weigh(units)
+        ever[units] = True
+    return np.flatnonzero(ever)
 
 
 def _trade(best: Sums, worst: Sums, room: int, least: float) -> tuple[Units, Units]:
@@ -182,6 +234,59 @@ class _Shown:
         added = self.second[units].astype(np.float64) - best
         sums = np.bincount(places.ravel(), added.ravel(), minlength=best.size)
         self.missed[units] = sums.reshape(best.shape)
+
+    def best_swaps(self, units: Units, keeping: Sums, may_drop: Cells) -> tuple[Units, Units, Sums]:
+        """Return which slot each of some units best keeps instead of which kept one, by the native
+        reader's kernel where it can.
+
+        Args:
+            units: intp (m,).
+            keeping: float64 (W,), what it costs to keep a unit at each slot.
+            may_drop: bool (W,), slots that need not stay kept.
+
+        Returns:
+            intp (m,) slot to keep, intp (m,) slot to drop, and float64 (m,), what that spares: of
+            equal swaps the first; minus infinity where no slot can be dropped.
+        """
+        count, slots = len(units), len(keeping)
+        add, drop = np.zeros(count, np.int64), np.zeros(count, np.int64)
+        spared = np.empty(count, np.float64)
+        native = distances.native
+        if slots <= _SUMMED_SLOTS and hasattr(native, "best_swaps"):
+            assert native is not None
+            tables = (self.between, self.best, self.second, self.source.astype(np.int64), self.kept)
+            found = (units.astype(np.int64), keeping, may_drop, add, drop, spared)
+            native.best_swaps(*tables, *found, slots)
+            return add, drop, spared
+        for first in range(0, count, _GROUP_UNITS):
+            here = slice(first, first + _GROUP_UNITS)
+            swaps = self._swaps(units[here]) - keeping[:, None] + keeping
+            swaps[:, :, ~may_drop] = -np.inf
+            flat = swaps.reshape(len(swaps), -1)
+            best = flat.argmax(axis=1)
+            add[here], drop[here] = np.divmod(best, slots)
+            spared[here] = np.take_along_axis(flat, best[:, None], axis=1)[:, 0]
+        return add, drop, spared
+
+    def _swaps(self, units: Units) -> Sums:
+        """Return what units spare by keeping one slot instead of another: float64 (m, W, W).
+
+        [i, s, k] keeps slot s instead of slot k; minus infinity where s is kept or k is not. Slots
+        are added up in their order, as the kernel does.
+        """
+        here, best, kept = self.between[units], self.best[units], self.kept[units]
+        slots = best.shape[1]
+        with_new = np.minimum(best[:, None], here)
+        # Where slot k is what is shown, the next best or the new slot is shown instead.
+        missed = np.minimum(self.second[units][:, None], here) - with_new
+        rows = np.arange(len(units) * slots).reshape(-1, slots, 1) * slots
+        places = rows + self.source[units][:, None]
+        sums = np.bincount(places.ravel(), missed.ravel(), minlength=missed.size)
+        spared = (best[:, None] - with_new).cumsum(axis=2, dtype=np.float64)[:, :, -1]
+        found = spared[:, :, None] - sums.reshape(missed.shape)
+        found[kept] = -np.inf
+        found.transpose(0, 2, 1)[~kept] = -np.inf
+        return found
 
 
 def _sum_gains(

@@ -67,3 +67,40 @@ def sum_gains(
     Raises:
         ValueError: sizes do not fit, or a unit is none of the n.
     """
+
+def best_swaps(
+    between: Buffer,
+    best: Buffer,
+    second: Buffer,
+    source: Buffer,
+    kept: Buffer,
+    units: Buffer,
+    keeping: Buffer,
+    may_drop: Buffer,
+    add: Buffer,
+    drop: Buffer,
+    spared: Buffer,
+    num_slots: int,
+    /,
+) -> None:
+    """Find the slot that some units best keep instead of one that they keep, on every processor.
+
+    Sums are float64 over the slots in their order; at most 128 slots.
+
+    Args:
+        between: float32 (n, W, W), [i, s, t] of showing slot s at slot t.
+        best: float32 (n, W), of what is shown.
+        second: float32 (n, W), of the best kept slot but one.
+        source: int64 (n, W), the kept slot that is shown, 0 to W - 1.
+        kept: bool (n, W).
+        units: int64 (m,), those of interest.
+        keeping: float64 (W,), what it costs to keep a slot.
+        may_drop: bool (W,), slots that need not stay kept.
+        add: int64 (m,), written: the slot to keep.
+        drop: int64 (m,), written: the slot to drop.
+        spared: float64 (m,), written: what that spares; minus infinity where none can be dropped.
+        num_slots: W.
+
+    Raises:
+        ValueError: sizes do not fit, or a unit or source is out of range.
+    """

@@ -1,10 +1,11 @@
 """Exchanged slots: what comes again is kept once, and no exchange shows less."""
 
-from itertools import combinations
+from itertools import combinations, permutations
 
 import numpy as np
 import pytest
 
+from cv_reader.select.rate_distortion import exchange
 from cv_reader.select.rate_distortion.exchange import exchanged
 
 SLOTS = 8
@@ -64,7 +65,7 @@ def test_no_exchange_shows_less_or_more_than_the_budget(seed: int) -> None:
         assert _error(between, before, found) < _error(between, before, kept)
 
 
-def test_no_single_exchange_is_left_that_spares_anything() -> None:
+def test_no_single_exchange_or_swap_is_left_that_spares_anything() -> None:
     between, before, kept = _random(7, units=4)
     found = exchanged(
         between, before, kept, int(kept.sum()), keeping=NO_COST, forced=[0], least=1e-9
@@ -72,7 +73,7 @@ def test_no_single_exchange_is_left_that_spares_anything() -> None:
     reached = _error(between, before, found)
     places = [(slot, unit) for slot in range(1, SLOTS) for unit in range(4)]
     for first, second in combinations(places, 2):
-        if found[first] == found[second] or first[1] == second[1]:
+        if found[first] == found[second]:
             continue
         other = found.copy()
         other[first], other[second] = ~other[first], ~other[second]
@@ -105,29 +106,61 @@ def test_slots_that_cost_more_to_keep_are_left_for_others() -> None:
     assert np.flatnonzero(found[:, 0]).tolist() == [0, 4]
 
 
+def _shown(between: np.ndarray, before: np.ndarray, unit: int, slots: np.ndarray) -> float:
+    shown = between[unit][slots].min(axis=0) if slots.any() else before[unit]
+    return float(shown.sum(dtype=np.float64))
+
+
 def _slow(
     between: np.ndarray, before: np.ndarray, kept: np.ndarray, budget: int, keeping: np.ndarray
 ) -> np.ndarray:
-    """Exchange by the rule: in each round everything is found out again from what is kept."""
-    units, found, least = range(len(between)), kept.copy(), 0.5
+    """Exchange and swap by the rule, until neither spares anything."""
+    found, units = kept.copy(), range(len(between))
+    while True:
+        _exchange_by_rule(between, before, found, budget, keeping)
+        rounds = 0
+        while any([_swap_by_rule(between, before, found, keeping, unit) for unit in units]):
+            rounds += 1
+        if not rounds:
+            return found
 
-    def shown(unit: int, slots: np.ndarray) -> float:
-        has = slots.any()
-        return (between[unit][slots].min(axis=0) if has else before[unit]).sum(dtype=np.float64)
 
+def _swap_by_rule(
+    between: np.ndarray, before: np.ndarray, found: np.ndarray, keeping: np.ndarray, unit: int
+) -> bool:
+    """Make the best swap of a unit, slot 0 excepted, if it spares more than 0.5."""
+    now, most, better = _shown(between, before, unit, found[:, unit]), 0.5, None
+    for add, drop in permutations(range(SLOTS), 2):
+        if drop and found[drop, unit] and not found[add, unit]:
+            other = found[:, unit].copy()
+            other[add], other[drop] = True, False
+            spared = now - _shown(between, before, unit, other) - keeping[add] + keeping[drop]
+            if spared > most:
+                most, better = spared, other
+    if better is not None:
+        found[:, unit] = better
+    return better is not None
+
+
+def _exchange_by_rule(
+    between: np.ndarray, before: np.ndarray, found: np.ndarray, budget: int, keeping: np.ndarray
+) -> None:
+    """Exchange slots; in each round everything is found out again from what is kept."""
+    least = 0.5
     for _ in range(32):
         offers, losses = [], []
-        for unit in units:
-            now = shown(unit, found[:, unit])
+        for unit in range(len(between)):
+            now = _shown(between, before, unit, found[:, unit])
             with_one = np.full(SLOTS, -np.inf)
             without = np.full(SLOTS, np.inf)
             for slot in range(SLOTS):
                 other = found[:, unit].copy()
                 other[slot] = not other[slot]
+                after = _shown(between, before, unit, other)
                 if not found[slot, unit]:
-                    with_one[slot] = now - shown(unit, other) - keeping[slot]
+                    with_one[slot] = now - after - keeping[slot]
                 elif slot and other.any():
-                    without[slot] = shown(unit, other) - now - keeping[slot]
+                    without[slot] = after - now - keeping[slot]
             offers.append((-with_one.max(), unit, int(with_one.argmax())))
             losses.append((without.min(), unit, int(without.argmin())))
         offers, losses = sorted(offers), sorted(losses)
@@ -139,12 +172,30 @@ def _slow(
             for offer, loss in zip(offers[added:], losses[useless:], strict=False)
         )
         if not added and not useless and not pairs:
-            return found
+            return
         for _, unit, slot in offers[: added + pairs]:
             found[slot, unit] = True
         for _, unit, slot in losses[: useless + pairs]:
             found[slot, unit] = False
-    return found
+
+
+def test_a_slot_that_is_missed_is_replaced_by_a_better_one() -> None:
+    """Of the slot beside the first: dropped alone it is missed more than any other alone spares."""
+    values = np.array([0, 6, 9, 9, 9, 10, 6, 0])
+    between = np.square(values[:, None] - values)[None].astype(np.float32)
+    kept = np.zeros((SLOTS, 1), bool)
+    kept[[0, 1]] = True
+    found = exchanged(
+        between,
+        np.full((1, SLOTS), 90, np.float32),
+        kept,
+        2,
+        keeping=NO_COST,
+        forced=[0],
+        least=1e-9,
+    )
+    best = min(range(1, SLOTS), key=lambda slot: np.minimum(between[0, 0], between[0, slot]).sum())
+    assert np.flatnonzero(found[:, 0]).tolist() == [0, best] != [0, 1]
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -179,3 +230,30 @@ def test_the_kernel_sums_gains_as_numpy_does(slots: int) -> None:
             kernel.sum_gains(between, best, wrong, floors[:1], gains, slots)
     with pytest.raises(ValueError, match="fit together"):
         kernel.sum_gains(between, best[:4].copy(), units, floors, gains, slots)
+
+
+@pytest.mark.parametrize("slots", [3, 8, 61, 96])
+def test_the_kernel_finds_the_swaps_that_numpy_finds(
+    slots: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit, with values that no order of additions sums exactly."""
+    kernel = pytest.importorskip("cv_reader_native.distances", reason="no native reader")
+    if not hasattr(kernel, "best_swaps"):
+        pytest.skip("a native reader of before")
+    generator, count = np.random.default_rng(slots), 40
+    between = generator.random((count, slots, slots), np.float32) ** 3
+    kept = generator.random((count, slots)) < 0.4
+    kept[3], kept[4] = False, True
+    shown = exchange._Shown.of(between, np.full((count, slots), 9, np.float32), kept)
+    units, keeping = np.arange(count)[::-2].copy(), generator.random(slots) / 8
+    may_drop = np.arange(slots) != 1
+    found = shown.best_swaps(units, keeping, may_drop)
+    monkeypatch.setattr(exchange.distances, "native", None)
+    for one, other in zip(found, shown.best_swaps(units, keeping, may_drop), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert np.isfinite(found[2]).any()
+    tables = [between, shown.best, shown.second, shown.source, kept, units, keeping, may_drop]
+    written = [np.zeros(len(units), np.int64), np.zeros(len(units), np.int64), found[2]]
+    for place, wrong in ((3, shown.source + slots), (5, units + count), (6, keeping[1:].copy())):
+        with pytest.raises(ValueError, match="fit together"):
+            kernel.best_swaps(*tables[:place], wrong, *tables[place + 1 :], *written, slots)
