@@ -8,7 +8,7 @@
 - ``start``: a data path of ``--lines`` lines, with its index and without: time and memory to open
   it; time to pack it, to plan an epoch, and to resume at its end.
 - ``balance``: padding and waiting that balanced and packed orders save.
-- ``host``: time of one core for each stage of a codec sample of 8 mosaics, and its bytes.
+- ``host``: time of one core for each stage of a codec sample of 8 mosaics, beside bare decoding.
 - ``wait``: how fast pictures load, and how long runs wait for them with 0, 1 and 2 workers.
 
 Ratios are of one run. Weights and pictures are random. ``--size 2b`` (the large encoder with a

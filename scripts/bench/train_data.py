@@ -1,13 +1,14 @@
 """Start-up, order and loading of training data: the parts of train.py that need no model."""
 
 import argparse
+import io
 import json
 import shutil
-import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from cv_reader.assets import read_positions
 from llava.constants import IMAGE_TOKEN
 from llava.data.collator import Batch, Collator
 from llava.data.dataset import SupervisedDataset
+from llava.data.encoding import tokenize
 from llava.data.mixture import Mixture
 from llava.data.sampler import RankBatches, packed_rows, single_rows
 from llava.model.tiny import tiny_tokenizer, write_tiny_checkpoint
@@ -26,7 +29,7 @@ from llava.train.smoke import write_mixture
 from llava.train.train import main as train
 from llava.visual.config import VisualConfig
 from llava.visual.pictures import load_image
-from llava.visual.segments import byte_patches, normalised_patches, resize_mosaic
+from llava.visual.segments import byte_patches, resize_mosaic
 from measure import measure
 from run_kit.log import read_log
 
@@ -155,61 +158,103 @@ def bench_wait(args: argparse.Namespace) -> None:
 
 
 def bench_host(_: argparse.Namespace) -> None:
-    """CPU time of one core for each stage of a codec sample, and the bytes that travel."""
+    """CPU time of one core for each stage of a codec sample, beside what no reader can avoid."""
+    print(f"\na codec sample of {MOSAICS} mosaics, ms of one core, least of {_TIMES}")
+    kinds = ((MOSAIC_PX, "jpg"), (GRID * 14, "jpg"), (GRID * 14, "ppm"))
     with tempfile.TemporaryDirectory() as name:
-        dataset, image_token = _write_clips(Path(name), copies=1)
-        record: Any = dataset.record(0)
-        item = dataset[0]
-        [segment] = item["segments"]
-        collate = Collator(0, image_token)
-        batch = collate([item])
-        images = [load_image(path) for path in record.images]
-        squares = [resize_mosaic(image, GRID, 14) for image in images]
-        small, _ = _write_clips(Path(name) / "small", copies=1, side_px=GRID * 14)
-        config = VisualConfig()
-        stages: list[tuple[str, Callable[[], object]]] = [
-            ("worker: decode the JPEG files", lambda: [load_image(x) for x in record.images]),
-            ("worker: resize to patches", lambda: [resize_mosaic(x, GRID, 14) for x in images]),
-            ("worker: cut into patches", lambda: byte_patches(squares, 14)),
-            ("worker: whole sample", lambda: dataset[0]),
-            (f"worker: whole sample of {GRID * 14} px mosaics", lambda: small[0]),
-            ("worker: collate", lambda: collate([item])),
-            ("step: copy all that travels once", lambda: _copied(batch)),
-            ("before: normalise to float32 (worker)", lambda: normalised_patches(squares, config)),
-        ]
-        print(f"\na codec sample of {MOSAICS} mosaics of {MOSAIC_PX} px, ms of one core")
-        for title, stage in stages:
-            print(f"  {title:<40}{_cpu_milliseconds(stage):>8.2f}")
-        floats = segment.normalised().patches
-        print(f"  bytes of its patches: {segment.patches.nbytes:,}, before {floats.nbytes:,}")
+        found = [_host_stages(Path(name) / f"{px}_{kind}", px, kind) for px, kind in kinds]
+    print(f"  {'':<36}" + "".join(f"{f'{px} px {kind}':>14}" for px, kind in kinds))
+    for title in found[0]:
+        print(f"  {title:<36}" + "".join(f"{times[title]:>14.2f}" for times in found))
+    ratios = [times[_WHOLE] / times[_LIMIT] for times in found]
+    print(f"  {'worker, relative to that':<36}" + "".join(f"{ratio:>14.2f}" for ratio in ratios))
 
 
-def _copied(batch: Batch) -> list[Tensor]:
-    """Copy what a step copies to page-locked memory or to the device."""
+_TIMES = 15
+"""Repetitions; other work on the machine makes some of them slower."""
+_WHOLE, _LIMIT = "worker: whole sample", "bare decoding, or reading of PPM"
+
+
+def _host_stages(folder: Path, side_px: int, kind: str) -> dict[str, float]:
+    """Return the milliseconds of each stage."""
+    dataset, image_token = _write_clips(folder, copies=1, side_px=side_px, kind=kind)
+    record: Any = dataset.record(0)
+    item, tokenizer = dataset[0], tiny_tokenizer()
+    [segment] = item["segments"]
+    collate = Collator(0, image_token)
+    images = [load_image(path) for path in record.images]
+    squares = [resize_mosaic(image, GRID, 14) for image in images]
+    counts = segment.expansions
+    contents = [path.read_bytes() for path in record.images]
+    fresh = [segment.patches.clone() for _ in range(_TIMES + 1)]
+    pairs = [(x.clone(), x) for x in _travelling(collate([item]))]
+    decode = _bare_decoder() if kind == "jpg" else None
+
+    def each(work: Callable[[Any], object], items: Sequence[Any]) -> Callable[[], None]:
+        def run() -> None:
+            for one in items:  # what it gives is dropped before the next, as in a worker
+                work(one)
+
+        return run
+
+    stages: dict[str, Callable[[], object]] = {
+        "worker: parse the entry": lambda: dataset.record(0),
+        "worker: read and decode mosaics": each(load_image, record.images),
+        "worker: resize to patches": each(lambda x: resize_mosaic(x, GRID, 14), images),
+        "worker: cut into patches": lambda: byte_patches(squares, 14),
+        "worker: positions": lambda: read_positions(record.positions, num_images=MOSAICS),
+        "worker: tokens": lambda: tokenize(
+            record, counts, tokenizer, template="qwen_1_5", max_length=32768
+        ),
+        _WHOLE: lambda: dataset[0],
+        "worker: collate": lambda: collate([item]),
+        "worker: into shared memory": lambda: fresh.pop().share_memory_(),
+        "step: copy all that travels once": lambda: [x.copy_(y) for x, y in pairs],
+        _LIMIT: each(decode, contents) if decode else each(Path.read_bytes, record.images),
+    }
+    return {title: _cpu_milliseconds(stage) for title, stage in stages.items()}
+
+
+def _bare_decoder() -> Callable[[bytes], object]:
+    """Return simplejpeg's decoder into one buffer, or Pillow's where that is not installed."""
+    if find_spec("simplejpeg"):
+        import simplejpeg
+
+        return simplejpeg.decode_jpeg
+    print("  (bare decoding by Pillow: simplejpeg, which is faster, is not installed)")
+
+    def decode(content: bytes) -> object:
+        return Image.open(io.BytesIO(content)).load()
+
+    return decode
+
+
+def _travelling(batch: Batch) -> list[Tensor]:
+    """Return what a step copies to page-locked memory or to the device."""
     visual, layout = batch["visual"], batch["layout"]
     assert visual is not None
-    tensors = [visual.patches, visual.positions, visual.cu_seqlens, batch["input_ids"]]
-    return [x.clone() for x in (*tensors, batch["labels"], layout.placeholders, layout.supervised)]
+    visuals = [visual.patches, visual.positions, visual.cu_seqlens]
+    return [*visuals, batch["input_ids"], batch["labels"], layout.placeholders, layout.supervised]
 
 
 def _cpu_milliseconds(stage: Callable[[], object]) -> float:
-    """Return the CPU time of a call, the median of nine after a first."""
+    """Return the least CPU time of a call after a first."""
     stage()
     times: list[float] = []
-    for _ in range(9):
+    for _ in range(_TIMES):
         started = time.process_time()
         stage()
         times.append(time.process_time() - started)
-    return 1e3 * statistics.median(times)
+    return 1e3 * min(times)
 
 
 def _write_clips(
-    folder: Path, copies: int, side_px: int = MOSAIC_PX
+    folder: Path, copies: int, side_px: int = MOSAIC_PX, kind: str = "jpg"
 ) -> tuple[SupervisedDataset, int]:
     """Write a data set of a made codec clip; return it and the image token."""
     folder.mkdir(exist_ok=True)
     random = np.random.default_rng(0)
-    names = [f"{number}.jpg" for number in range(MOSAICS)]
+    names = [f"{number}.{kind}" for number in range(MOSAICS)]
     for name in names:
         cells = random.integers(0, 256, (GRID, GRID, 3), dtype=np.uint8)
         mosaic = Image.fromarray(cells).resize((side_px, side_px), Image.Resampling.BICUBIC)

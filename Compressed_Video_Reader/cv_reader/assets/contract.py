@@ -33,7 +33,7 @@ from cv_reader.assets.metadata import (
 )
 from cv_reader.assets.names import evaluation_key
 from cv_reader.errors import AssetError
-from cv_reader.select.config import ALGORITHM_VERSION, AssetConfig
+from cv_reader.select.config import ALGORITHM_VERSION, AssetConfig, mosaic_name
 from cv_reader.shards import file_bytes, open_file
 
 __all__ = [
@@ -65,7 +65,7 @@ PICTURE_ERRORS = (
 )
 """What Pillow raises for files that are missing, damaged, no pictures, or absurdly large."""
 
-_MOSAIC = re.compile(r".+_\d{3,}\.jpg", re.DOTALL)
+_MOSAIC = re.compile(r".+_\d{3,}\.(jpg|ppm)", re.DOTALL)
 _READ_BYTES = 1 << 20
 
 
@@ -129,14 +129,15 @@ def _check_names(folder: Path, meta: dict[str, Any], config: AssetConfig) -> Non
     recorded = meta["files"]
     count = recorded_images(meta, config, folder / META)
     # Counted first: a damaged count may ask for millions of names.
-    names = _image_names(meta, count) if count <= len(recorded) else ["all mosaics"]
+    names = _image_names(meta, config, count) if count <= len(recorded) else ["all mosaics"]
     missing = [name for name in (POSITIONS, FRAME_IDS, *names) if name not in recorded]
     if missing:
         raise AssetError(f"{folder / META}: files lacks {missing[0]}; make the asset again")
 
 
-def _image_names(meta: dict[str, Any], count: int) -> list[str]:
-    return [f"{meta['image_stem']}_{index:03d}.jpg" for index in range(count)]
+def _image_names(meta: dict[str, Any], config: AssetConfig, count: int) -> list[str]:
+    stem, quality = meta["image_stem"], config.jpg_quality
+    return [mosaic_name(stem, index, quality) for index in range(count)]
 
 
 def recorded_images(meta: dict[str, Any], config: AssetConfig, where: object) -> int:
@@ -168,14 +169,15 @@ def is_asset_file(name: str) -> bool:
 
 def _find_images(folder: Path, meta: dict[str, Any], config: AssetConfig) -> tuple[Path, ...]:
     count = recorded_images(meta, config, folder / META)
-    images = tuple(folder / name for name in _image_names(meta, count))
+    images = tuple(folder / name for name in _image_names(meta, config, count))
+    kind = "JPEG" if config.jpg_quality else "PPM"
     for image in images:
         try:
-            with open_file(image) as stream, Image.open(stream, formats=("JPEG",)) as opened:
+            with open_file(image) as stream, Image.open(stream, formats=(kind,)) as opened:
                 size = opened.size
         except PICTURE_ERRORS as error:
             raise AssetError(
-                f"{image}: not a readable JPEG ({error}); make the asset again"
+                f"{image}: not a readable {kind} ({error}); make the asset again"
             ) from error
         if size != (config.square_size, config.square_size):
             raise AssetError(

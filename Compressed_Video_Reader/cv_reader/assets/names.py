@@ -116,7 +116,7 @@ def hash8(text: str) -> str:
 
 
 def image_stem(video: str) -> str:
-    """Return the stem of a training sample's mosaics: ``{stem}_000.jpg``."""
+    """Return the stem of a training sample's mosaics, as ``mosaic_name`` takes it."""
     return safe_name(PurePosixPath(video).stem, _MAX_PART_BYTES)
 
 

@@ -30,7 +30,7 @@ from cv_reader.remote.addresses import address_of
 from cv_reader.remote.cache import choose_cache
 from cv_reader.remote.output import move_folder
 from cv_reader.remote.videos import remote_status
-from cv_reader.select.config import ALGORITHM_VERSION, AssetConfig
+from cv_reader.select.config import ALGORITHM_VERSION, AssetConfig, mosaic_name
 from cv_reader.select.mosaics import arrange_rows
 from cv_reader.shards import is_file
 
@@ -281,12 +281,14 @@ def training_record(
     # A shard that is still open has its samples' folders beside it.
     meta_path, stem = stage.folder(sample) / META, image_stem(sample.video)
     folder = folder or stage.place(sample)
-    count = int(read_meta(meta_path if meta_path.exists() else folder / META)["num_images"])
+    meta_path = meta_path if meta_path.exists() else folder / META
+    meta = read_meta(meta_path)
+    count, quality = int(meta["num_images"]), config_of(meta, meta_path).jpg_quality
     place = address_of(folder) or str(folder)
     record: dict[str, Any] = {
         "id": sample.sample_id,
         "conversations": rewrite_conversations(sample, count),
-        "image": [os.path.join(place, f"{stem}_{index:03d}.jpg") for index in range(count)],
+        "image": [os.path.join(place, mosaic_name(stem, n, quality)) for n in range(count)],
     }
     if with_positions:
         record["positions_thw"] = os.path.join(place, POSITIONS)

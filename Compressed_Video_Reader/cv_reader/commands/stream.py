@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         help="let a kept cell shift along the motion to show another slot (search, about three "
         "times the cost), or not (still)",
     )
-    add_setting(group, "jpg_quality", "JPEG quality of the mosaics of --out, 1 to 100")
+    add_setting(group, "jpg_quality", "JPEG quality of the mosaics of --out, 1 to 100; 0 = PPM")
     group = parser.add_argument_group("reading")
     group.add_argument(
         "--slots_per_second",

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cv_reader.media.conversion import NEUTRAL, Colors, jpeg_planes
-from cv_reader.select.config import AssetConfig
+from cv_reader.select.config import AssetConfig, mosaic_name
 from cv_reader.select.geometry import Letterbox
 
 if TYPE_CHECKING:
@@ -235,20 +235,23 @@ def to_image(square: Square) -> Image.Image:
 def write_mosaics(
     mosaics: Iterable[Image.Image], folder: Path, *, stem: str, quality: int
 ) -> tuple[Path, ...]:
-    """Write ``{stem}_000.jpg`` and so on, 4:2:0.
+    """Write ``{stem}_000.jpg`` and so on, 4:2:0; at quality 0 uncompressed as ``{stem}_000.ppm``.
 
     Args:
         mosaics: G images; each is written before the next is asked for.
         folder: an existing folder.
         stem: stem of the file names, safe for paths.
-        quality: 1..100.
+        quality: 0..100.
     """
     paths: list[Path] = []
     for index, mosaic in enumerate(mosaics):
         # Encoded in memory: Pillow's own writing hides why a disk refuses.
         content = io.BytesIO()
-        mosaic.save(content, "JPEG", quality=quality, subsampling="4:2:0")
-        path = folder / f"{stem}_{index:03d}.jpg"
+        if quality:
+            mosaic.save(content, "JPEG", quality=quality, subsampling="4:2:0")
+        else:
+            mosaic.convert("RGB").save(content, "PPM")
+        path = folder / mosaic_name(stem, index, quality)
         path.write_bytes(content.getvalue())
         paths.append(path)
     return tuple(paths)

@@ -231,8 +231,9 @@ def pack_segments(samples: Sequence[Sequence[VisualSegment]]) -> VisualBatch | N
     if len(normalisations) > 1:
         rows = [(segment.normalised(), sample, source) for segment, sample, source in rows]
     lengths = tuple(segment.patches.shape[0] for segment, _, _ in rows)
+    patches = [segment.patches for segment, _, _ in rows]
     return VisualBatch(
-        patches=torch.cat([segment.patches for segment, _, _ in rows]),
+        patches=torch.cat(patches) if len(patches) > 1 else patches[0],
         positions=torch.cat([segment.positions for segment, _, _ in rows]).to(torch.int64),
         cu_seqlens=torch.tensor((0, *lengths)).cumsum(0).to(torch.int32),
         sample_index=torch.tensor([sample for _, sample, _ in rows]),

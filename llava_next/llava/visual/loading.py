@@ -35,7 +35,9 @@ from llava.visual.time_marks import NO_TIMES, expansions, slot_seconds, time_mar
 from llava.visual.video_process import UniformFrames, read_uniform_frames, read_within
 from onevision_encoder.patches import uniform_slots
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".gif", ".tif", ".tiff"}
+)
 _HEADER_BYTES = 4096
 
 

@@ -8,6 +8,7 @@ Rules chosen here:
 
 import base64
 import io
+import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cv_reader.shards import file_bytes, is_file, is_plain, open_file
@@ -31,6 +33,7 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_NOTES = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 """Chunks that say nothing that is used: texts, and colour profiles."""
 _MAX_FILE_BYTES = 1 << 30
+_PPM_HEAD = re.compile(rb"P6\n(\d{1,6}) (\d{1,6})\n255\n")
 
 
 class PictureBytes(NamedTuple):
@@ -91,6 +94,33 @@ def read_picture(source: Any) -> Image.Image:
         "a picture must be a PIL image, pixels, a path or the content of a file, got "
         f"{type(source).__name__}"
     )
+
+
+def read_uncompressed(source: object) -> NDArray[np.uint8] | None:
+    """Return the pixels of a ``.ppm`` file as assets have it, which takes no more than to read it.
+
+    Returns:
+        uint8 (H, W, 3), or None for any other source: ``read_picture`` reads it, or says what is
+        wrong with it.
+    """
+    if not isinstance(source, Path) or source.suffix != ".ppm":
+        return None
+    try:
+        size = file_bytes(source)
+        if size > _MAX_FILE_BYTES:
+            return None
+        with open_file(source) as stream:
+            content = stream.read(size)
+    except (OSError, ValueError):
+        return None
+    head = _PPM_HEAD.match(content)
+    if head is None:
+        return None
+    width, height = int(head[1]), int(head[2])
+    is_whole = 0 < width * height <= MAX_PICTURE_PX
+    if not is_whole or len(content) != head.end() + 3 * width * height:
+        return None
+    return np.frombuffer(content, np.uint8, offset=head.end()).reshape(height, width, 3)
 
 
 def decode_data_url(url: str) -> bytes:

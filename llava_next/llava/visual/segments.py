@@ -16,12 +16,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from llava.visual.batch import Normalisation, VisualSegment, normalise_bytes
 from llava.visual.config import VisualConfig
-from llava.visual.pictures import Picture, fit_on_canvas, read_picture, resize, to_rgb
+from llava.visual.pictures import (
+    Picture,
+    fit_on_canvas,
+    read_picture,
+    read_uncompressed,
+    resize,
+    to_rgb,
+)
 from llava.visual.sizes import ImagePlan, plan_images
 from llava.visual.time_marks import NO_TIMES, TimeMark, time_marks
 from onevision_encoder.patches import grid_positions, uniform_slots
@@ -55,23 +63,23 @@ def byte_patches(images: Sequence[Image.Image], patch_size_px: int) -> Tensor:
             )
     if not images:
         raise ValueError("patches need at least one image, got none")
-    return _cut(images, patch, sum(image.width * image.height for image in images) // patch**2)
+    pictures = (np.asarray(to_rgb(image)) for image in images)
+    return _cut(pictures, patch, sum(image.width * image.height for image in images) // patch**2)
 
 
-def _cut(images: Iterable[Image.Image], patch: int, count: int) -> Tensor:
-    """Cut images, which make ``count`` patches of whole pixels; see ``byte_patches``."""
-    # The bytes of a row of a patch move as one item, once: into their place.
-    cut = np.empty((count, 3, patch), dtype=f"V{patch}")
+def _cut(pictures: Iterable[NDArray[np.uint8]], patch: int, count: int) -> Tensor:
+    """Cut pictures uint8 (H, W, 3) of whole patches, ``count`` in all; see ``byte_patches``."""
+    cut = np.empty((count, 3, patch**2), np.uint8)
     start = 0
-    for image in images:
-        rows, columns = image.height // patch, image.width // patch
+    for pixels in pictures:
+        rows, columns = pixels.shape[0] // patch, pixels.shape[1] // patch
         end = start + rows * columns
-        places = cut[start:end].reshape(rows, columns, 3, patch)
-        for channel, band in enumerate(to_rgb(image).split()):
-            plane = np.asarray(band).view(f"V{patch}").reshape(rows, patch, columns)
-            places[:, :, channel] = plane.transpose(0, 2, 1)
+        # The bytes of a row of a patch move as one item; then channels are taken apart.
+        items = pixels.reshape(-1).view(f"V{3 * patch}").reshape(rows, patch, columns)
+        patches = items.transpose(0, 2, 1).copy().view(np.uint8)
+        cut[start:end] = patches.reshape(-1, patch**2, 3).transpose(0, 2, 1)
         start = end
-    return torch.from_numpy(cut.view(np.uint8).reshape(count, 3 * patch**2))
+    return torch.from_numpy(cut.reshape(count, -1))
 
 
 def resize_mosaic(image: Image.Image, grid_patches: int, patch_size_px: int) -> Image.Image:
@@ -110,7 +118,7 @@ def image_visual(
     width, height = plan.columns * config.patch_size_px, plan.rows * config.patch_size_px
     image = (fit_on_canvas if plan.keeps_aspect else resize)(image, width, height)
     positions = grid_positions(torch.zeros(1, dtype=torch.int64), plan.rows, plan.columns)
-    return _segment([image], 1, (plan.rows, plan.columns), positions, config)
+    return _segment([np.asarray(image)], 1, (plan.rows, plan.columns), positions, config)
 
 
 def image_visuals(images: Sequence[Image.Image], config: VisualConfig) -> list[VisualSegment]:
@@ -149,7 +157,7 @@ def frames_visual(
         )
     grid = config.patches_per_side
     side = grid * config.patch_size_px
-    squares = (fit_on_canvas(read_picture(image), side, side) for image in images)
+    squares = (np.asarray(fit_on_canvas(read_picture(image), side, side)) for image in images)
     slots = uniform_slots(len(images), config.virtual_frames)
     times = None if seconds is None else dict(zip(slots.tolist(), seconds, strict=True))
     positions = grid_positions(slots, grid, grid)
@@ -197,22 +205,28 @@ def codec_visual(
             f"for {len(mosaics)} mosaics"
         )
     check_blocks(positions, len(mosaics), config)
-    squares = _squares(mosaics, grid, config.patch_size_px)
+    squares = _mosaic_pixels(mosaics, grid, config.patch_size_px)
     rows = torch.from_numpy(positions.astype(np.int64))
     return _segment(squares, len(mosaics), (grid, grid), rows, config, _times(config, seconds))
 
 
-def _squares(
+def _mosaic_pixels(
     mosaics: Iterable[Image.Image | Picture], grid: int, patch_px: int
-) -> Iterator[Image.Image]:
-    """Read mosaics, one at a time, and bring them to one patch per cell."""
+) -> Iterator[NDArray[np.uint8]]:
+    """Read mosaics, one at a time, and bring them to one patch per cell: uint8 (side, side, 3)."""
+    side = grid * patch_px
     sizes: set[tuple[int, int]] = set()
     for mosaic in mosaics:
-        image = read_picture(mosaic)
-        sizes.add(image.size)
+        pixels = read_uncompressed(mosaic)
+        is_ready = pixels is not None and pixels.shape[:2] == (side, side)
+        image = None if is_ready else read_picture(mosaic)
+        sizes.add((side, side) if image is None else image.size)
         if len(sizes) > 1:
             raise ValueError(f"the mosaics of a clip must have one size, got {sorted(sizes)}")
-        yield resize_mosaic(image, grid, patch_px)
+        if image is not None:
+            pixels = np.asarray(resize_mosaic(image, grid, patch_px))
+        assert pixels is not None
+        yield pixels
 
 
 def check_blocks(positions: np.ndarray, num_images: int, config: VisualConfig) -> None:
@@ -255,7 +269,7 @@ def check_blocks(positions: np.ndarray, num_images: int, config: VisualConfig) -
 
 
 def _segment(
-    images: Iterable[Image.Image],
+    images: Iterable[NDArray[np.uint8]],
     num_images: int,
     grid: tuple[int, int],
     positions: Tensor,

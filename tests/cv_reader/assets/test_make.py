@@ -2,14 +2,17 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cv_reader import open_video
 from cv_reader.assets.make import collect_mosaics, select_from_video, write_evaluation_asset
+from cv_reader.assets.validation import Checks, check_asset
 from cv_reader.errors import AssetError, StaleAssetError, UnsupportedVideoError
 from cv_reader.reader import ReadOptions
 from cv_reader.select.config import AssetConfig
@@ -46,6 +49,25 @@ def test_one_pass_gives_what_two_stages_give(clip: Path, tmp_path: Path) -> None
     for index, path in enumerate(asset.images):
         mosaics[index].save(tmp_path / "x.jpg", quality=95, subsampling="4:2:0")
         assert (tmp_path / "x.jpg").read_bytes() == path.read_bytes()
+
+
+def test_quality_0_keeps_all_pixels_in_files_without_compression(
+    clip: Path, tmp_path: Path
+) -> None:
+    config = replace(CONFIG, jpg_quality=0)
+    asset = write_evaluation_asset(clip, key="clip", out_root=tmp_path, config=config)
+    mosaics = collect_mosaics(clip, asset.positions, asset.frame_ids, CONFIG, ReadOptions())
+    for path, mosaic in zip(asset.images, mosaics, strict=True):
+        assert path.suffix == ".ppm"
+        assert path.stat().st_size == 15 + 3 * SQUARE**2
+        with Image.open(path) as image:
+            np.testing.assert_array_equal(np.asarray(image), np.asarray(mosaic.convert("RGB")))
+    check_asset(asset.folder, Checks(is_deep=True, video_root=clip.parent))
+    with pytest.raises(StaleAssetError, match="jpg_quality 0 where 95 is asked for"):
+        write_evaluation_asset(clip, key="clip", out_root=tmp_path, config=CONFIG)
+    write_evaluation_asset(clip, key="clip", out_root=tmp_path, config=CONFIG, overwrite=True)
+    names = {path.name for path in asset.folder.glob("mosaic_*")}
+    assert names == {"mosaic_000.jpg", "mosaic_001.jpg"}
 
 
 def test_the_asset_keeps_the_contract(clip: Path, tmp_path: Path) -> None:

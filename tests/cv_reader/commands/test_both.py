@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from cv_reader.commands import precompute
+from cv_reader.commands.convert import main as convert
+from cv_reader.commands.validate import main as validate
 from support.corpus import Corpus
 
 SELECTION = ["--square_size", "64", "--keep_frames_equiv", "2", "--sequence_length", "8"]
@@ -58,6 +60,24 @@ def test_one_pass_leaves_what_two_stages_leave(
         trees.append(_tree(folder))
     assert trees[0] == trees[1]
     assert len(trees[0]) == 2 * 3 + 2 * 5 + 1
+
+
+def test_uncompressed_mosaics_are_named_kept_packed_and_checked(
+    data: Path, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _both(data, corpus, "--jpg_quality", "0")
+    lines = Path("train.jsonl").read_text().splitlines()
+    images = [Path(name) for line in lines for name in json.loads(line)["image"]]
+    assert [image.suffix for image in images] == [".ppm"] * 4
+    assert {image.stat().st_size for image in images} == {13 + 3 * 64**2}
+    before = _tree(tmp_path)
+    _both(data, corpus, "--jpg_quality", "0")
+    assert _tree(tmp_path) == before
+    assert convert(["images", "--to", "tar", "--out", "shards"]) == 0
+    assert validate(["shards", "--deep"]) == validate(["train.jsonl"]) == 0
+    images[0].write_bytes(images[0].read_bytes()[:-1])
+    assert validate(["train.jsonl"]) == 1
 
 
 def test_each_part_resumes_by_itself(

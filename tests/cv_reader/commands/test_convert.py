@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,16 @@ def test_there_and_back_gives_the_same_bytes(asset: Path, tmp_path: Path) -> Non
     assert _convert(asset, "onevision2", tmp_path / "theirs") == 0
     assert _convert(tmp_path / "theirs", "cv_reader", tmp_path / "back") == 0
     assert _files(tmp_path / "back" / "clip") == _files(asset)
+
+
+def test_uncompressed_mosaics_are_no_canvases(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    video = write_video(tmp_path / "a.mp4", moving_square(5, 54, 96, (1, 3)))
+    config = replace(CONFIG, jpg_quality=0)
+    made = write_evaluation_asset(video, key="clip", out_root=tmp_path, config=config)
+    assert _convert(made.folder, "onevision2", tmp_path / "theirs") == 1
+    assert "make it with --jpg_quality 95" in capsys.readouterr().err
 
 
 def test_canvases_are_what_their_readers_expect(asset: Path, tmp_path: Path) -> None:

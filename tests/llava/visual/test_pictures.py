@@ -14,6 +14,7 @@ from llava.visual.pictures import (
     fitted_size,
     load_image,
     read_image_size,
+    read_uncompressed,
     to_rgb,
 )
 
@@ -168,3 +169,27 @@ def test_postscript_is_not_run(tmp_path: Path) -> None:
     _tiny_picture().save(tmp_path / "a.eps")
     with pytest.raises(ValueError, match=r"a\.eps cannot be read: PostScript"):
         load_image(tmp_path / "a.eps")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"P6\n2 1\n255\n" + bytes(5),
+        b"P6\n2 1\n255\n" + bytes(7),
+        b"P6\n0 1\n255\n",
+        b"P6\n2 1\n65535\n" + bytes(12),
+        b"P6\n999999 999999\n255\n" + bytes(6),
+        b"P5\n3 2\n255\n" + bytes(6),
+        b"P6 2 1 255 " + bytes(6),
+        b"",
+    ],
+)
+def test_only_a_whole_file_of_assets_is_read_without_pillow(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.ppm"
+    path.write_bytes(content)
+    assert read_uncompressed(path) is None
+    path.write_bytes(b"P6\n2 1\n255\n" + bytes(range(6)))
+    assert np.array_equal(read_uncompressed(path), [[[0, 1, 2], [3, 4, 5]]])
+    assert np.array_equal(np.asarray(load_image(path)), [[[0, 1, 2], [3, 4, 5]]])
+    assert read_uncompressed(path.rename(tmp_path / "x.jpg")) is None
+    assert read_uncompressed(path) is None

@@ -188,9 +188,11 @@ def test_the_grid_of_a_clip_follows_from_its_positions() -> None:
     assert segment.placeholder_tokens == (9, 9)
 
 
-@pytest.mark.parametrize("cell_px", [4, 5])
-def test_files_give_the_bytes_that_pillow_decodes_and_resizes(tmp_path: Path, cell_px: int) -> None:
-    paths = [tmp_path / f"{number}.jpg" for number in range(2)]
+@pytest.mark.parametrize(("cell_px", "suffix"), [(4, "jpg"), (5, "jpg"), (4, "ppm")])
+def test_files_give_the_bytes_that_pillow_decodes_and_resizes(
+    tmp_path: Path, cell_px: int, suffix: str
+) -> None:
+    paths = [tmp_path / f"{number}.{suffix}" for number in range(2)]
     for number, path in enumerate(paths):
         _noise(3 * cell_px, 3 * cell_px, number).save(path, quality=95)
     expected = [  # cell by cell, channel by channel

@@ -194,7 +194,12 @@ def add_packing_arguments(parser: argparse.ArgumentParser) -> None:
         "order of the cells of a slot: all rows from left to right (raster), or odd rows from "
         "right to left (zigzag)",
     )
-    add_setting(group, "jpg_quality", "JPEG quality of the mosaics, 1 to 100")
+    add_setting(
+        group,
+        "jpg_quality",
+        "JPEG quality of the mosaics, 1 to 100; 0 = uncompressed PPM files, which training reads "
+        "in half the time and which take ten times the room",
+    )
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, log_every: int, num_workers: int) -> None:

@@ -92,6 +92,11 @@ def write_canvases(asset_folder: Path, out_root: Path, overwrite: bool) -> str:
             f"{asset_folder}: LLaVA-OneVision-2 merges blocks of 2 x 2 patches, but this asset was "
             "chosen cell by cell; make it with --block_cells 2"
         )
+    if not settings["jpg_quality"]:
+        raise AssetError(
+            f"{asset_folder}: canvases are JPEG files, but this asset's mosaics are PPM files; "
+            "make it with --jpg_quality 95"
+        )
     video = str(asset.meta["video"])
     target = out_root / canvas_folder_name(video)
     if (target / _DONE).exists() and not overwrite:

@@ -181,7 +181,8 @@ def asset_bytes(config: AssetConfig) -> int:
     """Return roughly the most bytes that one asset takes on disk."""
     pixels = config.num_images * config.square_size**2
     cells = config.num_images * (config.square_size // config.patch_size) ** 2
-    return int(pixels * _JPEG_BYTES_PER_PIXEL) + cells * _TABLE_BYTES_PER_CELL + _META_BYTES
+    bytes_per_pixel = _JPEG_BYTES_PER_PIXEL if config.jpg_quality else 3
+    return int(pixels * bytes_per_pixel) + cells * _TABLE_BYTES_PER_CELL + _META_BYTES
 
 
 def _say_sizes(
