@@ -21,7 +21,7 @@ from cv_reader.remote.addresses import address_of
 from cv_reader.remote.videos import RemoteReading
 from cv_reader.select.cheap import sampled_frames
 from cv_reader.select.chooser import Chooser, video_box
-from cv_reader.select.config import AssetConfig
+from cv_reader.select.config import MAX_TOKEN_PRICE, AssetConfig
 
 PRICE_FILE = "token_price.json"
 
@@ -100,6 +100,8 @@ def _recorded(path: Path, asked: dict[str, Any]) -> float:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         found = {name: content[name] for name in asked}
         price = float(content["token_price"])
+        if not 0 < price <= MAX_TOKEN_PRICE:
+            raise ValueError(f"token_price {price}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SettingsError(f"{path}: not a recorded price ({error!r}); remove it") from error
     if found != asked:

@@ -56,6 +56,15 @@ def test_mosaics_follow_what_clips_need(videos: list[Path], tmp_path: Path) -> N
         priced_config(config, 3, [], ReadOptions(), tmp_path / "out")
 
 
+@pytest.mark.parametrize("price", ["NaN", "0", "-1", "Infinity", '"high"', "1e19"])
+def test_a_recorded_price_that_is_none_is_refused_by_its_file(tmp_path: Path, price: str) -> None:
+    asked = {"mean_num_images": 3.0, "fingerprint": CONFIG.fingerprint}
+    text = json.dumps(asked)[:-1] + f', "token_price": {price}}}'
+    (tmp_path / PRICE_FILE).write_text(text)
+    with pytest.raises(SettingsError, match=f"{PRICE_FILE}: not a recorded price"):
+        priced_config(CONFIG, 3, [], ReadOptions(), tmp_path)
+
+
 def test_the_lowest_price_that_meets_the_mean_is_taken() -> None:
     means = np.linspace(9, 1, 361)
     assert price_for(means, 9) == pytest.approx(1e-4)

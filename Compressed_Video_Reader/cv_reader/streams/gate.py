@@ -4,6 +4,8 @@ from collections import deque
 
 import numpy as np
 
+from cv_reader.errors import SettingsError
+
 _HISTORY_WINDOWS = 240
 _WARM_UP_WINDOWS = 8
 _PERCENTILE = 90.0
@@ -15,10 +17,15 @@ class EventGate:
     """Compares bits and new patches per second with a running percentile of both.
 
     Args:
-        factor: how many times the percentile a rate must reach to be an event.
+        factor: how many times the percentile a rate must reach to be an event, above 0.
+
+    Raises:
+        SettingsError: the factor is not above 0.
     """
 
     def __init__(self, factor: float = 1.5) -> None:
+        if not factor > 0:
+            raise SettingsError(f"gate must be above 0, got {factor!r}")
         self._factor = factor
         self._history: deque[tuple[float, float]] = deque(maxlen=_HISTORY_WINDOWS)
 

@@ -161,15 +161,15 @@ class PictureReader:
         self._last_seconds = seconds
         reason, self._break = self._break, ""
         bits, self._spent_bits = self._spent_bits, 0
+        number, counters.pictures = counters.pictures, counters.pictures + 1
         yield StreamPicture(
-            counters.pictures,
+            number,
             seconds,
             frame.key_frame,
             AvPicture(frame, self._display),
             reason,
             bits,
         )
-        counters.pictures += 1
 
     def _seconds(self, frame: VideoFrame, stream: VideoStream) -> float | None:
         """Return a picture's time; None where it is out of order."""

@@ -1,7 +1,7 @@
 """Opening what a stream comes from, with time limits: a file, a pipe or a URL.
 
-Nothing is opened but what the caller names: a file or pipe may lead nowhere else, and a URL only to
-the protocols of its own kind, never to a file of this machine.
+Nothing is opened but what the caller names: a pipe may lead nowhere else, a play list on disk only
+to files, and a URL only to the protocols of its own kind, never to a file of this machine.
 """
 
 import os

@@ -162,9 +162,14 @@ class WindowMaker:
         rates = self._bits / seconds, count / seconds
         self._bits = 0
         gate = self._gate.value(*rates)
+        number = self._counters.windows
+        # Before the window goes out: the caller may not come back for another.
         self._counters.patches += len(rows)
+        self._counters.windows += 1
+        if segment.num_slots == self._settings.config.sequence_length:
+            self._segment = None
         yield StreamWindow(
-            number=self._counters.windows,
+            number=number,
             segment=segment.number,
             break_before="" if first else segment.reason,
             rows=rows,
@@ -179,11 +184,8 @@ class WindowMaker:
             gate=gate,
             is_event=self._gate.is_event(gate),
             box=segment.box,
-            counters=replace(self._counters, windows=self._counters.windows + 1),
+            counters=replace(self._counters),
         )
-        self._counters.windows += 1
-        if segment.num_slots == self._settings.config.sequence_length:
-            self._segment = None
 
 
 class _Window:

@@ -45,6 +45,18 @@ def test_one_line_per_window(clip: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "75 pictures" in out.err
 
 
+def test_one_window_is_enough(clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(clip), *SIZES, "--max_windows", "1"]) == 0
+    out = capsys.readouterr()
+    (line,) = _lines(out.out)
+    counters = line["counters"]
+    assert counters["windows"] == 1
+    assert f"1 windows, {line['patches']} patches of {counters['pictures']} pictures" in out.err
+    for flag, value in (("--max_windows", "-1"), ("--gate", "nan"), ("--gate", "0")):
+        assert main([str(clip), *SIZES, flag, value]) == 2
+        assert f"{flag.strip('-')} must be" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("block", ["1", "2"])
 def test_segments_become_sound_assets(
     clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], block: str
