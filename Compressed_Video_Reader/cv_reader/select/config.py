@@ -114,7 +114,7 @@ class AssetConfig:
         w_res: weight of the residual in ``mv_residual``.
         order: order of the cells of a slot: ``raster``, or ``zigzag`` (odd rows right to left).
         jpg_quality: JPEG quality of the mosaics, 1..100, chroma 4:2:0; 0 = uncompressed PPM files,
-            which are read in half the time and take ten times the room.
+            which training reads in a third of the time and which take ten times the room.
         hdr: HDR video (PQ, HLG): ``tonemap`` to SDR, ``refuse``, or ``raw`` samples as if SDR.
 
     Raises:

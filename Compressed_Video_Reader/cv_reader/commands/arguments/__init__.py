@@ -198,7 +198,7 @@ def add_packing_arguments(parser: argparse.ArgumentParser) -> None:
         group,
         "jpg_quality",
         "JPEG quality of the mosaics, 1 to 100; 0 = uncompressed PPM files, which training reads "
-        "in half the time and which take ten times the room",
+        "in a third of the time and which take ten times the room",
     )
 
 
