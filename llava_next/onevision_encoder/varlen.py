@@ -70,6 +70,7 @@ def runs_kernel(machine: Machine) -> bool:
     )
 
 
+@torch.compiler.assume_constant_result  # compiled blocks need not look at the machine
 def is_varlen_available() -> bool:
     """Return whether this machine has a device that runs the kernel, and a torch with it."""
     return runs_kernel(this_machine())

@@ -190,6 +190,13 @@ def selective_contexts() -> Any:
     return create_selective_checkpoint_contexts(_policy)
 
 
+def _holds_tokens(cache: Cache | None, is_said: bool | None) -> bool:
+    """Return what is said, else count: for a static cache the host then waits for its device."""
+    if cache is None or is_said is not None:
+        return cache is not None and bool(is_said)
+    return bool(cache.get_seq_length())
+
+
 class LlavaForCausalLMMixin(IsolatesSamples, _CausalLM):
     """A language model whose prompt may contain visuals.
 
@@ -250,6 +257,7 @@ class LlavaForCausalLMMixin(IsolatesSamples, _CausalLM):
         visual: VisualBatch | None = None,
         loss_only: bool | None = None,
         layout: BatchLayout | None = None,
+        continues_cache: bool | None = None,
         **kwargs: Any,
     ) -> Any:
         """Run one pass of the language model over text and visuals.
@@ -268,24 +276,23 @@ class LlavaForCausalLMMixin(IsolatesSamples, _CausalLM):
             loss_only: with ``labels``, compute the loss without all logits, by the same modules on
                 every rank for every kind of batch. Default: in training mode.
             layout: what the collator saw, and checked; with it no value is read back.
-            **kwargs: passed on to the language model (``num_items_in_batch`` among them).
+            continues_cache: whether ``past_key_values`` holds tokens; None: it is asked.
+            **kwargs: of the language model (``num_items_in_batch`` among them).
 
         Returns:
             ``CausalLMOutputWithPast``; ``TrainingOutput`` where the loss alone is computed.
 
         Raises:
             PlaceholderCountError: if a sample's placeholders are not as many as its visual tokens.
-            ValueError: if ``visual`` comes with ``inputs_embeds``, or ``use_cache`` with several
-                samples in a row.
+            ValueError: if ``visual`` comes with embeddings, or ``use_cache`` with several samples.
         """
         if inputs_embeds is not None and visual is not None:
             raise ValueError(
-                "visual must be None where inputs_embeds is given, because its placeholders can be "
-                "found in input_ids only; pass input_ids"
+                "visual must be None beside inputs_embeds: placeholders are in input_ids only"
             )
         loss_only = labels is not None and (self.training if loss_only is None else loss_only)
-        # Without visuals, a placeholder after a cache is one that the model itself generated.
-        is_cached = past_key_values is not None and past_key_values.get_seq_length() > 0
+        is_cached = _holds_tokens(past_key_values, continues_cache)
+        # A placeholder behind a cache, without visuals, is one that the model generated.
         has_new_visuals = visual is not None or not is_cached
         if layout is None and (has_new_visuals or loss_only):
             tokens = self._tokens(input_ids, inputs_embeds)
@@ -361,6 +368,8 @@ class LlavaForCausalLMMixin(IsolatesSamples, _CausalLM):
             input_ids, *args, is_first_iteration=is_first_iteration, use_cache=use_cache, **kwargs
         )
         inputs["visual"] = visual if is_first_iteration or not use_cache else None
+        if not is_first_iteration:
+            inputs["continues_cache"] = True  # said, not counted: compiled steps have no breaks
         step_ids = inputs.get("input_ids")
         if inputs["visual"] is not None and step_ids is not None:
             is_placeholder = input_ids == self.config.image_token_id

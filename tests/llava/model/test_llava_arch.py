@@ -1,9 +1,11 @@
 from dataclasses import replace
+from functools import wraps
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from transformers import CompileConfig
 
 from llava.constants import IGNORE_INDEX
 from llava.model.placeholders import PlaceholderCountError, repeat_samples
@@ -12,6 +14,7 @@ from llava.visual.config import VisualConfig
 from llava.visual.segments import image_visual
 from support.llava_types import MixedSamples, TinyModel
 from support.tolerances import FLOAT32
+from support.waiting import NoWaiting
 
 
 def _logits(model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
@@ -209,13 +212,44 @@ def test_a_batch_generates_what_its_samples_generate_alone(
         assert together[row, -6:].tolist() == alone[0, -6:].tolist()
 
 
-def test_a_static_cache_gives_the_same_tokens(tiny: TinyModel, mixed_samples: MixedSamples) -> None:
+def test_a_static_cache_gives_the_same_tokens_and_its_steps_read_no_value(
+    tiny: TinyModel, mixed_samples: MixedSamples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A static cache has its length on the device: to read it would break a compiled step."""
     model, processor = tiny
     conversations, segments = mixed_samples
     inputs = processor(conversations[:1], segments[:1])
     options = {"max_new_tokens": 4, "min_new_tokens": 4}
     expected = model.generate(**inputs, **options)
+    forward, watched = type(model).forward, []
+
+    @wraps(forward)  # the library looks at its parameters
+    def watch(self: Any, input_ids: torch.Tensor, **kwargs: Any) -> Any:
+        if input_ids.shape[1] > 1:
+            return forward(self, input_ids, **kwargs)
+        with NoWaiting() as mode:
+            output = forward(self, input_ids, **kwargs)
+        watched.append(mode.operations)
+        return output
+
+    monkeypatch.setattr(type(model), "forward", watch)
     assert torch.equal(model.generate(**inputs, **options, cache_implementation="static"), expected)
+    assert len(watched) == 3 and min(watched) > 50
+
+
+@pytest.mark.slow
+def test_a_compiled_step_of_a_static_cache_is_one_graph(
+    tiny: TinyModel, mixed_samples: MixedSamples
+) -> None:
+    model, processor = tiny
+    conversations, segments = mixed_samples
+    inputs = processor(conversations[:1], segments[:1])
+    options = {"max_new_tokens": 4, "min_new_tokens": 4}
+    expected = model.generate(**inputs, **options)
+    compiled = CompileConfig(backend="eager", mode=None, fullgraph=True)  # pyright: ignore[reportArgumentType]
+    compiled._compile_all_devices = True  # pyright: ignore[reportAttributeAccessIssue]
+    options |= {"cache_implementation": "static", "compile_config": compiled}
+    assert torch.equal(model.generate(**inputs, **options), expected)
 
 
 def test_the_tower_runs_for_the_prompt_alone(

@@ -47,6 +47,35 @@ def test_adapters_need_gradients_through_the_language_model_but_none_of_its_weig
     assert counts[2] - counts[1] == 2 * decoder * TOKENS
 
 
+@pytest.mark.parametrize(
+    ("name", "tflops"),
+    [
+        ("NVIDIA H200", 989),
+        ("NVIDIA H200 NVL", 835),
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA H100 NVL", 835),
+        ("NVIDIA GH200 480GB", 989),
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA L40S", 362),
+        ("NVIDIA B200", 2250),
+        ("NVIDIA L4", None),
+        ("NVIDIA RTX A1000", None),
+    ],
+)
+def test_the_peak_is_that_of_the_card_and_an_unknown_card_is_said(
+    name: str,
+    tflops: float | None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Names as the driver gives them; figures of the data sheets without sparsity."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: name)
+    expected = None if tflops is None else tflops * 1e12
+    assert peak_flops(torch.device("cuda"), None) == expected
+    assert (f"{name} is not known" in caplog.text) == (tflops is None)
+
+
 def test_the_peak_is_as_given_and_unknown_on_a_cpu() -> None:
     assert peak_flops(torch.device("cpu"), 2.5) == 2.5e12
     assert peak_flops(torch.device("cpu"), None) is None
