@@ -254,9 +254,10 @@ class _Shown:
         native = distances.native
         if slots <= _SUMMED_SLOTS and hasattr(native, "best_swaps"):
             assert native is not None
-            tables = (self.between, self.best, self.second, self.source.astype(np.int64), self.kept)
-            found = (units.astype(np.int64), keeping, may_drop, add, drop, spared)
-            native.best_swaps(*tables, *found, slots)
+            source = self.source.astype(np.int64)
+            shown = (self.between.data, self.best.data, self.second.data, source.data)
+            asked = (self.kept.data, units.astype(np.int64).data, keeping.data, may_drop.data)
+            native.best_swaps(*shown, *asked, add.data, drop.data, spared.data, slots)
             return add, drop, spared
         for first in range(0, count, _GROUP_UNITS):
             here = slice(first, first + _GROUP_UNITS)
@@ -279,11 +280,11 @@ class _Shown:
         with_new = np.minimum(best[:, None], here)
         # Where slot k is what is shown, the next best or the new slot is shown instead.
         missed = np.minimum(self.second[units][:, None], here) - with_new
-        rows = np.arange(len(units) * slots).reshape(-1, slots, 1) * slots
-        places = rows + self.source[units][:, None]
+        rows: Units = np.arange(len(units) * slots, dtype=np.intp).reshape(-1, slots, 1)
+        places = rows * slots + self.source[units][:, None]
         sums = np.bincount(places.ravel(), missed.ravel(), minlength=missed.size)
         spared = (best[:, None] - with_new).cumsum(axis=2, dtype=np.float64)[:, :, -1]
-        found = spared[:, :, None] - sums.reshape(missed.shape)
+        found: Sums = np.subtract(spared[:, :, None], sums.reshape(missed.shape))
         found[kept] = -np.inf
         found.transpose(0, 2, 1)[~kept] = -np.inf
         return found
