@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from av.format import ContainerFormat
+
 from cv_reader.errors import SettingsError
 from cv_reader.select.config import AssetConfig
 
@@ -78,6 +80,8 @@ class StreamSettings:
         for name in ("window_slots", "max_keyless_packets", "queue_packets"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         _require(self.window_slots <= 64, "window_slots", self.window_slots, "at most 64")
+        name, rule = self.container_format, "a format that FFmpeg reads, such as mpegts"
+        _require(name is None or _can_read(name), "container_format", name, rule)
         config, what = self.config, "what a live selection needs (live_config gives it)"
         for name, wanted in (
             ("select", "rate_distortion"),
@@ -134,6 +138,13 @@ class StreamCounters:
     def to_dict(self) -> dict[str, int]:
         """Return all counts by name, ready for JSON."""
         return asdict(self)
+
+
+def _can_read(container_format: str) -> bool:
+    try:
+        return ContainerFormat(container_format, "r").is_input
+    except ValueError:
+        return False
 
 
 def _require(holds: bool, name: str, value: object, rule: str) -> None:

@@ -52,7 +52,7 @@ def test_one_window_is_enough(clip: Path, capsys: pytest.CaptureFixture[str]) ->
     counters = line["counters"]
     assert counters["windows"] == 1
     assert f"1 windows, {line['patches']} patches of {counters['pictures']} pictures" in out.err
-    for flag, value in (("--max_windows", "-1"), ("--gate", "nan"), ("--gate", "0")):
+    for flag, value in (("--max_windows", "-1"), ("--gate", "nan"), ("--container_format", "x")):
         assert main([str(clip), *SIZES, flag, value]) == 2
         assert f"{flag.strip('-')} must be" in capsys.readouterr().err
 
