@@ -11,7 +11,7 @@ from av import VideoFrame
 from PIL import Image
 
 from cv_reader.backends.pixels import AvPicture
-from cv_reader.errors import OutputError
+from cv_reader.errors import AssetError, OutputError
 from cv_reader.select import squares
 from cv_reader.select.geometry import Letterbox, letterbox
 from cv_reader.select.mosaics import square_frame
@@ -69,6 +69,11 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     picture = AvPicture(VideoFrame.from_ndarray(texture(36, 64)))
     with pytest.raises(OutputError, match=rf"temporary file in {tmp_path}: .*make room"):
         store.put(0, square_frame(picture, store._box, store.planes()))
+
+
+def test_a_clip_that_needs_too_much_memory_is_refused() -> None:
+    with pytest.raises(AssetError, match=r"9000 slots of 36 x 36 cells need .* use fewer slots"):
+        empty_clip(letterbox(576, 576, square_px=576, patch_px=16), 9000)
 
 
 @pytest.mark.parametrize("patch", [14, 16])

@@ -9,10 +9,10 @@ cell shows at the end of a window being carried into the next: memory does not g
 of slots, and a live stream that works on windows makes the same choice.
 
 Two encodings of the same pictures differ by their coding noise, and must be chosen alike. So a cell
-must spare a little to be kept at all, every fourth slot is preferred where a cell is shown about as
-well, and what is left of a budget then shows whole frames. ``mean`` does without: it aims at PSNR,
-which counts every difference. Where clips need not have equally many mosaics, cells that show
-nothing new fill none.
+must spare a little to be kept at all, some slots are preferred where a cell is shown about as well
+(``Measure.noise``), and what is left of a budget then shows whole frames. ``mean`` does without: it
+aims at PSNR, which counts every difference. Where clips need not have equally many mosaics, cells
+that show nothing new fill none.
 
 With ``block_cells`` 2 a unit is a block of 2 x 2 cells, otherwise it is a cell. Axis letters: T
 slots, W slots of a window, n units of the picture, u units along a side of the square.
@@ -25,9 +25,7 @@ from numpy.typing import NDArray
 
 from cv_reader.select.config import EXACT_SLOTS, AssetConfig
 from cv_reader.select.rate_distortion.clip import SmallClip
-from cv_reader.select.rate_distortion.distances import (
-    Distances,
-)
+from cv_reader.select.rate_distortion.distances import Distances
 from cv_reader.select.rate_distortion.prices import (
     LEAST_PRICE,
     bracketed,

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cv_reader.errors import AssetError
 from cv_reader.media.conversion import NEUTRAL, jpeg_planes
 from cv_reader.select.geometry import Letterbox
 from cv_reader.select.mosaics import Square
@@ -75,7 +76,7 @@ def empty_clip(box: Letterbox, num_slots: int) -> SmallClip:
     """Return a black clip of a picture's content cells, to be filled by ``put_square``.
 
     Raises:
-        ValueError: if it would need more than a GiB.
+        AssetError: if it would need more than a GiB.
     """
     valid = box.valid_cells()
     places = np.argwhere(valid)
@@ -83,7 +84,7 @@ def empty_clip(box: Letterbox, num_slots: int) -> SmallClip:
     height, width = rows.stop - rows.start, columns.stop - columns.start
     size = num_slots * height * width * (LUMA_PX**2 + 2 * CHROMA_PX**2)
     if size > MAX_CLIP_BYTES:
-        raise ValueError(
+        raise AssetError(
             f"{num_slots} slots of {height} x {width} cells need {size} bytes, more than "
             f"{MAX_CLIP_BYTES}; use fewer slots or larger patches"
         )

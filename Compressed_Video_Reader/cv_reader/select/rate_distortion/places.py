@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cv_reader.errors import AssetError
 from cv_reader.select.config import EXACT_SLOTS
 from cv_reader.select.rate_distortion.chains import STEPS, UNIT_STEPS, Links
 from cv_reader.select.rate_distortion.clip import (
@@ -133,12 +134,12 @@ def follow_motion(
         in_place: turn the pictures of ``clip`` itself, which takes less memory.
 
     Raises:
-        ValueError: if the interpolated pictures would need more than a GiB.
+        AssetError: if the interpolated pictures would need more than a GiB.
     """
     slots = min(clip.num_slots, EXACT_SLOTS)
     size = clip.luma[:slots].size * LUMA_PHASES**2 + clip.chroma[:slots].size * CHROMA_PHASES**2
     if size > MAX_CLIP_BYTES:
-        raise ValueError(
+        raise AssetError(
             f"{slots} slots of {clip.height} x {clip.width} cells need {size} bytes to follow "
             f"vectors, more than {MAX_CLIP_BYTES}; use fewer slots or larger patches"
         )

@@ -104,7 +104,8 @@ def fitting_prices(
 
 
 def with_rest(kept: NDArray[np.bool_], more: NDArray[np.bool_], budget: int) -> NDArray[np.bool_]:
-    """Spend what is left of a budget on units of which a slightly lower price keeps more."""
+    """Spend what is left of a budget, in raster order, on units of which a slightly lower price
+    keeps more: ``kept`` is written to, and returned."""
     extra = more.sum(axis=0) - kept.sum(axis=0)
     rest = budget - int(kept.sum())
     for unit in np.flatnonzero(extra > 0).tolist():

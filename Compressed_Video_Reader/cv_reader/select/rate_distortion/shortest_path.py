@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 HOLD, NEAREST = "hold", "nearest"
-DIRECTIONS = (HOLD, NEAREST)
 
 _MANY_SLOTS = 255
 """Slots whose numbers do not fit into 8 bit."""

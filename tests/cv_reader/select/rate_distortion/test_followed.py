@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cv_reader.errors import AssetError
 from cv_reader.select.config import AssetConfig
 from cv_reader.select.rate_distortion import places
 from cv_reader.select.rate_distortion.chains import CELL_UNITS, STEPS, UNIT_STEPS, Links
@@ -318,7 +319,7 @@ def test_pixels_tell_the_camera_where_vectors_end() -> None:
 def test_clips_that_need_too_much_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(places, "MAX_CLIP_BYTES", 32 * 48 * SLOTS * 16)
     with pytest.raises(
-        ValueError, match="7 slots of 4 x 6 cells need .* to follow vectors, .* use fewer slots"
+        AssetError, match="7 slots of 4 x 6 cells need .* to follow vectors, .* use fewer slots"
     ):
         follow_motion(_clip(np.zeros((SLOTS, 32, 48))), _links(np.zeros((SLOTS, 2), int)), 1)
 
