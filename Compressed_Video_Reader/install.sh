@@ -9,6 +9,7 @@
 # the environment stays as it is. `scripts/fuzz/native_reader.py --sanitize address` runs it.
 # Exit codes: 0 installed and checked, 2 something is missing (named) or failed.
 set -euo pipefail
+if [ "${1:-}" = "-h" ] || [ "${1:-}" = "--help" ]; then sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0; fi
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 native=$here/native

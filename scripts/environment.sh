@@ -11,6 +11,11 @@
 # FLASH    1: also build flash-attn (needs the CUDA compiler; up to an hour; MAX_JOBS= limits its memory)
 # Versions are those of constraints.txt (on Python 3.10: the supported ranges). A second call does nothing twice and takes no time.
 
+if [ "${BASH_SOURCE[0]}" = "$0" ] && { [ "${1:-}" = "-h" ] || [ "${1:-}" = "--help" ]; }; then
+    sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    exit 0
+fi
+
 project_root="$(cd -P "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV="${VENV:-$project_root/.venv}"
 EXTRAS="${EXTRAS-train,eval,pretrain,serve,dev}"

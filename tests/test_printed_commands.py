@@ -4,8 +4,10 @@ import contextlib
 import importlib
 import io
 import re
+import subprocess
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -87,3 +89,23 @@ def test_scripts_know_the_printed_variables() -> None:
         files = [ROOT / script, *folder.glob("*.sh"), *(ROOT / "scripts").glob("*.sh")]
         text = "".join(file.read_text(encoding="utf-8") for file in files)
         assert not [name for name in names if not re.search(rf"\b{name}\b", text)], script
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "Compressed_Video_Reader/install.sh",
+        "examples/learning_study/run.sh",
+        "scripts/environment.sh",
+    ],
+)
+def test_scripts_that_install_or_compute_explain_themselves_first(
+    script: str, tmp_path: Path
+) -> None:
+    nothing = {"PATH": "/usr/bin:/bin", "VENV": str(tmp_path), "CV_READER_CACHE": str(tmp_path)}
+    done = subprocess.run(
+        ["bash", str(ROOT / script), "--help"], env=nothing, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and not done.stderr and not list(tmp_path.iterdir())
+    assert f"bash {Path(script).name}" in done.stdout or f"bash {script}" in done.stdout
+    assert "set -e" not in done.stdout

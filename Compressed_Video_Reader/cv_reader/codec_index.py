@@ -1,7 +1,7 @@
 """The codec index: which patches of each video of a data set are kept, as one file of JSON lines.
 
     {"schema": "cv_reader.codec_index", "version": 1, "settings": {...}, "fingerprint": "...",
-     "algorithm_version": 7, "grid": 16, "slots": 64, "keep": 2048, "root": "relative"}
+     "algorithm_version": 8, "grid": 16, "slots": 64, "keep": 2048, "root": "relative"}
     {"video": "a/b.mp4", "source": {...}, "backend": "native", "num_frames": 200,
      "frame_ids": [0, 3, ...], "rows": [0, 1, 1, ...]}
 

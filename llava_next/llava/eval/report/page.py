@@ -29,13 +29,14 @@ def main(argv: list[str] | None = None) -> int:
         "results", nargs="+", type=Path, metavar="RESULTS", help="output folder of an evaluation"
     )
     parser.add_argument(
-        "-o", "--out", type=Path, help="HTML file to write (default: RESULTS/report.html)"
+        "-o",
+        "--out",
+        metavar="PAGE",
+        type=Path,
+        help="HTML file to write (default: report.html in the first RESULTS)",
     )
     parser.add_argument(
-        "--samples",
-        type=int,
-        default=6,
-        help="number of samples shown of each task",
+        "--samples", type=int, default=6, help="number of samples shown of each task"
     )
     args = parser.parse_args(argv)
     try:
