@@ -284,7 +284,7 @@ def _settle(task: Any, record: LedgerEntry, max_tries: int) -> TaskOutcome[Any, 
 
 def announce(name: str, total: int, args: Any) -> None:
     """Say that existing output was checked, and what work begins."""
-    workers = "1 worker" if args.num_workers == 1 else f"{args.num_workers} workers"
+    workers = f"{args.num_workers} workers" if args.num_workers > 1 else "1 worker"
     say(f"{name}: {total} samples to go through with {workers}")
 
 

@@ -187,6 +187,8 @@ def _run(args: argparse.Namespace) -> int:
         remote=remote_reading(args),
         store=args.visidx_root and address_of(args.visidx_root),
     )
+    if is_packing and first.store is None and not first.out_root.is_dir():
+        raise SettingsError(f"--visidx_root {first.out_root}: no such folder; run stage 1 first")
     check_places([args.visidx_root])
     stage = stage2_from(args, first, first_full=args.first_full, skip_missing=args.skip_missing)
     if args.dry_run:

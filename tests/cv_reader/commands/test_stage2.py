@@ -172,13 +172,14 @@ def test_a_video_that_changed_since_stage_1_fails(
         (["--num_images", "9"], "sequence_length must be at least num_images"),
         (["--out_image_root", "/dev/null/x"], "cannot be written"),
         (["--out_jsonl", "/dev/null/x.jsonl"], "cannot be written"),
+        (["--visidx_root", "nowhere"], "nowhere: no such folder; run stage 1 first"),
     ],
 )
 def test_what_cannot_work_starts_nothing(
     chosen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], extra: list[str], reason: str
 ) -> None:
-    args = _second(chosen, tmp_path, *extra)
-    assert stage2.main(args) == 2
+    first = ["--visidx_root", str(chosen.parent / "stage1")]
+    assert stage2.main(_second(chosen, tmp_path, *first, *extra)) == 2
     assert reason in capsys.readouterr().err
 
 
