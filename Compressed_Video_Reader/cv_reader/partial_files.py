@@ -28,7 +28,7 @@ class PartialFile:
         size_bytes: size of the whole.
         mtime_ns: modification time of the whole.
         fetch: returns the bytes of each of some spans.
-        may_skim: whether a reader may trust the header of a video to spare most of its packets.
+        may_skim: whether a reader may trust a video's header instead of fetching most packets.
 
     Attributes:
         path, mtime_ns, may_skim: as given.

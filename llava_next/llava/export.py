@@ -62,7 +62,7 @@ def export_checkpoint(
     """Write a checkpoint with the code that loads it.
 
     Args:
-        checkpoint: whatever ``load_pretrained`` takes; adapters are merged.
+        checkpoint: folder or name that ``load_pretrained`` takes; adapters are merged.
         out: folder to write; it must be empty or absent.
         dtype: of the written weights; ``auto`` keeps the checkpoint's.
         max_shard_size: largest file of weights, such as ``500MB``.

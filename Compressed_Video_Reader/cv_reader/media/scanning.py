@@ -247,7 +247,7 @@ class _HeaderOnly:
     def of(
         cls, path: str, stream: VideoStream, container: InputContainer, fields: FieldReader | None
     ) -> "_HeaderOnly":
-        """Return what spares reading a stream, or does nothing where it must be read.
+        """Return a scan by the header alone, inactive where the packets must be read.
 
         Args:
             fields: of an H.264 stream of which the first picture is not decoded, else None.

@@ -190,7 +190,7 @@ class LocalCache:
                         entries.append((age, size, entry.path))
         total = sum(size for _, size, _ in entries)
         for age, size, path in sorted(entries):
-            # A temporary file that nobody locks was left by a process that was killed.
+            # A temporary file without a lock was left by a process that was killed.
             if (total > allowed or age < 0) and _remove_unused(path):
                 total -= size
         return total <= allowed

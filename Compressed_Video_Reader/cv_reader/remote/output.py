@@ -1,7 +1,7 @@
 """Finished folders of this disk moved to a store: complete as soon as their metadata is there.
 
 A store has no folders that appear as a whole. So the metadata is the last object that is written,
-and the first that is removed: whoever finds it finds all the rest.
+and the first that is removed: where it exists, everything else does.
 """
 
 import os

@@ -1,8 +1,8 @@
 """Remote videos as files of this disk: fetched whole into the cache, or by ranges.
 
-A short video is fetched whole: its frames are too close to each other to spare anything.
-Of a long one only those parts are fetched that are read. FFmpeg reads every packet of a file to
-list them; the header of an MP4 knows almost as much, so that a reader may spare their content (see
+A short video is fetched whole, because its frames are too close together to leave anything out.
+Of a long one, only the parts that are read are fetched. FFmpeg reads every packet of a file to list
+them; the header of an MP4 says almost as much, so that their content need not be fetched (see
 ``cv_reader.media.scanning``).
 """
 

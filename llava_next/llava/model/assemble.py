@@ -103,7 +103,7 @@ def _greedy(config: GenerationConfig) -> GenerationConfig:
     """Return greedy settings with a language model's own special tokens.
 
     Temperature and the like were chosen for chats with that language model alone; answers about
-    visuals are compared, so the same question shall get the same answer.
+    visuals are compared, so the same question must get the same answer.
     """
     return GenerationConfig(
         do_sample=False,

@@ -337,7 +337,7 @@ class LlavaForCausalLMMixin(IsolatesSamples, _CausalLM):
     def _isolate(
         self, layout: BatchLayout, use_cache: bool | None, loss_only: bool
     ) -> dict[str, Any]:
-        """Return arguments that keep samples apart, or that spare a training step its mask."""
+        """Return arguments that isolate samples, or that make a mask needless in training."""
         if not layout.holds_several_samples and not loss_only:
             return {}
         arguments = isolation_arguments(self.config, layout)
