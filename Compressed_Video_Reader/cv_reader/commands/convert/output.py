@@ -1,6 +1,6 @@
 """``--output tar``: a run packs its finished folders into shards, in the order of tasks.
 
-Workers write folders as without it. The run appends each one that is finished to the open shard, and
+Workers write folders as without it. The run appends each finished one to the open shard, and
 removes the folders of a shard once it is in place: a run that is killed loses nothing, and the next
 one continues with the next shard.
 """
