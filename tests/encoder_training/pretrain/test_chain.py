@@ -36,7 +36,9 @@ def test_images_become_a_labelled_set(made: Path, tmp_path: Path) -> None:
         assert concepts(command) == 0
     page = out / "page.html"
     assert concepts(["report", features, bank, labels, str(page), "--source", source]) == 0
-    assert page.read_text().count("data:image/jpeg") >= 6
+    shown = page.read_text()
+    assert shown.count("data:image/jpeg") >= 6
+    assert ">cluster<" in shown and ">iteration of k-means<" in shown and ">step<" not in shown
     assert write([source, str(out / "set"), "--labels", labels]) == 0
 
     images = open_set(out / "set", view=ImageView(size_px=28), batch_size=7, num_epochs=1)

@@ -75,12 +75,14 @@ def write_report(
     ranks = np.arange(1, len(ordered) + 1)
     body.append('<div class="charts">')
     curve = Curve("samples", ranks.tolist(), ordered.tolist(), 0)
-    body.append(line_chart("samples of a cluster, largest cluster first", [curve], smooth=False))
+    title = "samples of a cluster, largest cluster first"
+    body.append(line_chart(title, [curve], smooth=False, axis="cluster"))
     history = bank.facts.get("history", [])
     if history:
         steps = [float(number) for number in range(1, len(history) + 1)]
         cosines = [row["mean_cosine"] for row in history]
-        body.append(line_chart("mean cosine to the centre", [Curve("cosine", steps, cosines, 1)]))
+        lines = [Curve("cosine", steps, cosines, 0)]
+        body.append(line_chart("mean cosine to the centre", lines, axis="iteration of k-means"))
     body.append("</div>")
     if items:
         body += _pictures(sizes, first, keys, items, num_clusters, random)

@@ -85,7 +85,8 @@ def _rate(run: Run) -> str:
 def _mfu(run: Run) -> str:
     known = [(row["mfu"], row["seconds"]) for row in run.rows if row.get("mfu") is not None]
     if not known:
-        return f"{NONE} (peak speed of the device is not known; train with --peak_tflops)"
+        flag = _command("--peak_tflops")
+        return f"{NONE} (peak speed of the device is not known; train with {flag})"
     total = sum(seconds for _, seconds in known)
     return f"{100 * sum(mfu * seconds for mfu, seconds in known) / total:.1f} %"
 
