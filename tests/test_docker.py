@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -168,3 +169,19 @@ def test_torch_and_the_base_image_are_of_one_cuda_version() -> None:
     assert tuple(map(int, torch_pin)) >= (2, 11)  # from there on the index has builds for CUDA 13
     assert "cuda:13." in cuda
     assert "a driver for CUDA 13" in README.read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("linter", "pattern"),
+    [(["hadolint"], "*Dockerfile"), (["shellcheck", "-x", "-S", "warning"], "*.sh")],
+)
+def test_linters_find_nothing_where_they_are_installed(linter: list[str], pattern: str) -> None:
+    if shutil.which(linter[0]) is None:
+        pytest.skip(f"needs {linter[0]}")
+    files = subprocess.run(
+        ["git", "ls-files", pattern], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert files
+    found = subprocess.run([*linter, *files], cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout + found.stderr

@@ -95,6 +95,7 @@ def launch(
         "RESUME": "",
         "DATALOADER_NUM_WORKERS": 0 if bench.tiny else WORKERS,
         "NUM_GPUS": 1,
+        "NCCL_SOCKET_IFNAME": "lo",  # a machine without a network has no other
         "OMP_NUM_THREADS": 1 if bench.tiny else 8,
         "VENV": _python_folder(bench.work),
         **settings,
