@@ -47,11 +47,16 @@ def price_between(prices: Sequence[float], counts: Sequence[int], target: float)
     return prices[fit - 1] * (prices[fit] / prices[fit - 1]) ** share
 
 
-def highest_price(costs: Spans) -> float:
-    """Return a price at which nothing is kept that need not be."""
-    start = np.where(np.isfinite(costs.start), costs.start, 0).max()
-    after = np.where(np.isfinite(costs.after[0]), costs.after[0], 0).max()
-    return float(max(start, after)) + 1.0
+def highest_price(costs: Spans, forced: Sequence[int] = ()) -> float:
+    """Return a price at which nothing is kept that need not be.
+
+    Args:
+        costs: of a window.
+        forced: its slots that every path keeps: no other slot spares more than what one of these,
+            or what was there before, shows up to the next one.
+    """
+    spans = [costs.start, *(costs.after[slot] for slot in sorted({0, *forced}))]
+    return float(max(np.where(np.isfinite(one), one, 0).max() for one in spans)) + 1.0
 
 
 def bracketed(

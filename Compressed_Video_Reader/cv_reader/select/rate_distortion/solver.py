@@ -141,7 +141,8 @@ class Solver:
         price, kept = self._of_free_length(costs) if config.has_free_length else (0.0, None)
         if kept is None:
             lowest = price or self.least_price
-            lower, price = self._fitting(costs, self.budget, highest_price(costs), lowest)
+            highest = highest_price(costs, self.forced)
+            lower, price = self._fitting(costs, self.budget, highest, lowest)
             kept = with_rest(self.kept_at(costs, price), self.kept_at(costs, lower), self.budget)
             if config.direction == NEAREST:
                 kept = self._exchanged(window, kept, costs.keeping)
@@ -197,7 +198,7 @@ class Solver:
         config = self.config
         everything = slice(0, self.clip.num_slots)
         plain = cell_window(self.clip, self.units, everything, config, measure=MEASURES["mean"])
-        highest = highest_price(costs)
+        highest = highest_price(costs, self.forced)
         low, high = bracketed(lambda at: self._misses(plain, self.kept_at(news, at)), highest)
         if low < high:
             return low, news

@@ -78,6 +78,20 @@ def test_the_budget_is_met_to_the_cell_and_prices_fall_with_it() -> None:
 
 
 @pytest.mark.parametrize("direction", ["hold", "nearest"])
+@pytest.mark.parametrize("first", [{}, {"keep_first_full_frame": False}])
+def test_a_whole_slot_near_the_beginning_takes_its_part_of_the_budget(
+    direction: str, first: dict[str, Any]
+) -> None:
+    """What may be spared behind it is more than what is shown up to it."""
+    config = replace(
+        CONFIG, direction=direction, keep_mid_full_frame=True, mid_full_frame_index=1, **first
+    )
+    found = choose_units(_clip(_noise()), ONES, config)
+    assert found.kept[1].sum() == 24
+    assert found.kept.sum() == 3 * 36 - 12 * len(config.full_slots)
+
+
+@pytest.mark.parametrize("direction", ["hold", "nearest"])
 @pytest.mark.parametrize("predict", ["still", "search"])
 @pytest.mark.parametrize("content", [_noise, _moving])
 def test_no_other_choice_of_as_many_cells_shows_more(
