@@ -88,7 +88,9 @@ def test_a_whole_slot_near_the_beginning_takes_its_part_of_the_budget(
     )
     found = choose_units(_clip(_noise()), ONES, config)
     assert found.kept[1].sum() == 24
-    assert found.kept.sum() == 3 * 36 - 12 * len(config.full_slots)
+    budget = 3 * 36 - 12 * len(config.full_slots)
+    # The last cell may cost more than two neighbouring prices are apart: the caller fills that.
+    assert budget - 2 < found.kept.sum() <= budget
 
 
 @pytest.mark.parametrize("direction", ["hold", "nearest"])
