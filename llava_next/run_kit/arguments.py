@@ -1,6 +1,8 @@
 """How the commands read their arguments: help that keeps paragraphs and shows every default."""
 
 import argparse
+import difflib
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -32,3 +34,56 @@ def command_parser(module: str, description: str | None, **options: Any) -> argp
     """
     text = (description or "").replace("``", "`")
     return _Parser(f"python -m {module}", description=text, **options)
+
+
+def parse_settings(
+    module: str,
+    kinds: Sequence[type],
+    argv: Sequence[str] | None,
+    *,
+    description: str | None,
+    required: str = "",
+) -> list[Any]:
+    """Read settings whose flags are the fields of dataclasses.
+
+    Args:
+        module: full name of the module that ``python -m`` runs.
+        kinds: dataclasses; their fields' metadata holds the help.
+        argv: arguments; None takes those of the process.
+        description: what the command does, such as the module's docstring.
+        required: flags that the usage shows, as the others are too many.
+
+    Returns:
+        One object of each kind.
+
+    Raises:
+        ValueError: A flag is unknown, or a dataclass refuses a value.
+        SystemExit: ``--help`` was given (code 0), or a flag is missing or malformed (code 2).
+    """
+    from transformers import HfArgumentParser
+
+    given: Any = tuple(kinds)
+    parser = HfArgumentParser(
+        given,
+        prog=f"python -m {module}",
+        usage=f"%(prog)s {required} [--help] ...",
+        description=(description or "").replace("``", "`"),
+        formatter_class=_HelpFormatter,
+        allow_abbrev=False,
+    )
+    *parsed, unknown = parser.parse_args_into_dataclasses(
+        None if argv is None else list(argv),
+        return_remaining_strings=True,
+        look_for_args_file=False,
+    )
+    if unknown:
+        known = [flag for action in parser._actions for flag in action.option_strings]
+        similar = [
+            match
+            for word in unknown
+            if word.startswith("--")
+            for match in difflib.get_close_matches(word, known, 1)
+        ]
+        meant = f"did you mean {', '.join(similar)}? " if similar else ""
+        raise ValueError(f"unknown arguments: {' '.join(unknown)}; {meant}see --help")
+    return parsed

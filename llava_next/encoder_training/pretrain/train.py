@@ -23,7 +23,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from transformers import HfArgumentParser
 
 from encoder_training.pretrain.collectives import gather_counts, sum_over_ranks
 from encoder_training.pretrain.data.samples import Kind, PretrainBatch, normalise
@@ -41,6 +40,7 @@ from encoder_training.pretrain.settings import Settings
 from encoder_training.pretrain.state import TrainingState, load_centres, load_state, save_state
 from onevision_encoder import OneVisionEncoderModel
 from onevision_encoder.checks import check_positions
+from run_kit.arguments import parse_settings
 from run_kit.checkpoints import check_sharing, find_checkpoint
 from run_kit.exits import FAILED_SAMPLES, INTERRUPTED, OK, USAGE, ExitOnError
 from run_kit.ranks import gather, join_group, leave, rank_and_size
@@ -355,9 +355,14 @@ def _save_embeddings(run: Pretraining, output_dir: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see the module's text for the exit codes."""
-    parser = HfArgumentParser(Settings, prog="python -m encoder_training.pretrain.train")  # pyright: ignore
     with ExitOnError(USAGE) as state:
-        (settings,) = parser.parse_args_into_dataclasses(argv)
+        (settings,) = parse_settings(
+            "encoder_training.pretrain.train",
+            (Settings,),
+            argv,
+            description=__doc__,
+            required="--output_dir DIR --image_set DIR ...",
+        )
         device = join_group(settings.use_cpu)
         output_dir = Path(settings.output_dir)
         check_sharing(output_dir)

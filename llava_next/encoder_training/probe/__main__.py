@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import HfArgumentParser
 
 from encoder_training.probe.clips import ClipView
 from encoder_training.probe.features import (
@@ -52,6 +51,7 @@ from encoder_training.probe.training import (
     ProbeTraining,
     split_for_choice,
 )
+from run_kit.arguments import parse_settings
 from run_kit.checkpoints import check_sharing, find_checkpoint
 from run_kit.exits import FAILED_SAMPLES, INTERRUPTED, OK, USAGE, ExitOnError, say
 from run_kit.files import write_json, write_json_lines, write_text
@@ -345,9 +345,14 @@ def run_probe(settings: ProbeSettings, state: ExitOnError | None = None) -> dict
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; see the module's text for the exit codes."""
-    parser = HfArgumentParser(ProbeSettings, prog="python -m encoder_training.probe")  # pyright: ignore
     with ExitOnError(USAGE) as state:
-        (settings,) = parser.parse_args_into_dataclasses(argv)
+        (settings,) = parse_settings(
+            "encoder_training.probe",
+            (ProbeSettings,),
+            argv,
+            description=__doc__,
+            required="--dataset NAME --model_weight DIR",
+        )
         try:
             result = run_probe(settings, state)
         except KeyboardInterrupt:

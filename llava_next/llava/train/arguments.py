@@ -7,10 +7,9 @@ starts.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import TrainingArguments
 
 from llava.conversation import TEMPLATES
 from llava.data.dataset import ON_BAD_SAMPLE
@@ -27,6 +26,7 @@ from llava.train.switches import (
     register_liger,
 )
 from llava.visual.config import parse_pinpoints
+from run_kit.arguments import parse_settings
 
 
 @dataclass
@@ -357,21 +357,13 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
         ValueError: A flag is unknown, or a value is out of range.
         SystemExit: ``--help`` was given (code 0), or a flag is missing or malformed (code 2).
     """
-    kinds: Any = (ModelArguments, DataArguments, LlavaTrainingArguments)
-    parser = HfArgumentParser(
-        kinds,
-        prog="python -m llava.train.train",
-        usage="%(prog)s --model_name_or_path DIR --data_path FILE --output_dir DIR [--help] ...",
-        allow_abbrev=False,
+    model_args, data_args, training_args = parse_settings(
+        "llava.train.train",
+        (ModelArguments, DataArguments, LlavaTrainingArguments),
+        argv,
+        description="Train a LLaVA model; the scripts of scripts/ set these flags by variables.",
+        required="--model_name_or_path DIR --data_path FILE --output_dir DIR",
     )
-    *parsed, unknown = parser.parse_args_into_dataclasses(
-        list(argv) if argv is not None else None,
-        return_remaining_strings=True,
-        look_for_args_file=False,
-    )
-    if unknown:
-        raise ValueError(f"unknown arguments: {' '.join(unknown)}; see --help")
-    model_args, data_args, training_args = parsed
     if (data_args.eval_data_path is None) != (training_args.eval_strategy == "no"):
         raise ValueError(
             "validation needs both --eval_data_path FILE and --eval_strategy steps or epoch, got "

@@ -23,7 +23,6 @@ from support.pretrain_runs import (
     flags,
     largest_difference,
     load_numbered,
-    make_sets,
     micro_step_gradients,
     moments,
     run_command,
@@ -32,13 +31,6 @@ from support.pretrain_runs import (
     with_videos,
 )
 from support.process_group import forking_context, on_ranks
-
-
-@pytest.fixture(scope="module")
-def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sets")
-    make_sets(folder)
-    return folder
 
 
 @pytest.mark.parametrize("rows", [[5, 2], pytest.param([4, 0, 2, 1], marks=pytest.mark.slow)])

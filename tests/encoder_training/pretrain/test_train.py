@@ -22,18 +22,10 @@ from support.pretrain_runs import (
     encoder_weights,
     flags,
     largest_difference,
-    make_sets,
     moments,
     tiny_settings,
     with_videos,
 )
-
-
-@pytest.fixture(scope="module")
-def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sets")
-    make_sets(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,7 @@ def test_unknown_flags_end_the_run_with_code_2(
 ) -> None:
     assert main([*REQUIRED, "--output_dir", str(tmp_path), flag, "1"]) == 2
     assert f"unknown arguments: {flag} 1" in caplog.text
+    assert ("did you mean --max_steps? see --help" in caplog.text) == (flag == "--max_step")
 
 
 def test_a_missing_required_flag_ends_the_run_with_code_2() -> None:
