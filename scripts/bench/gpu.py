@@ -22,12 +22,12 @@ missing packages for a machine without a network.
 """
 
 import argparse
-import faulthandler
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -37,79 +37,25 @@ for _folder in ("scripts/bench", "llava_next", "Compressed_Video_Reader"):
         sys.path.insert(0, str(ROOT / _folder))
 
 import psutil  # noqa: E402
-import torch  # noqa: E402
 
-from gpu_parts.bench import (  # noqa: E402
-    FAILED,
-    LEFT_OUT,
-    STAGES,
-    Bench,
-    DeviceLostError,
-    Results,
-    describe,
-)
 from gpu_parts.report import build_page, text  # noqa: E402
-from run_kit.speed import peak_flops  # noqa: E402
+from gpu_parts.results import LEFT_OUT, Results  # noqa: E402
 
 PARTS = ("correctness", "encoder", "step", "sft", "generation")
 LEAST_SECONDS = 15
+USAGE = 2
 BEGIN_AGAIN = 75
-"""Exit code of the second process where another one must go on, and of one that was ended."""
-
-
-def run_cases(args: argparse.Namespace) -> int:
-    """Run all cases in this process; returns 0, or ``BEGIN_AGAIN`` to go on in another process."""
-    # The other process asks where this one is before it ends it.
-    faulthandler.register(signal.SIGUSR1, all_threads=True)
-    device = torch.device(args.device)
-    results = Results.read(args.out / "gpu.json")
-    torch.set_float32_matmul_precision("highest")
-    if device.type != "cuda":
-        torch.set_num_threads(1)
-    tiny = device.type == "cpu" or args.tiny
-    assets = args.assets
-    if tiny or (device.type == "meta" and not (assets / "mixture.jsonl").is_file()):
-        assets = args.work / "trial_assets"
-        if not (assets / "mixture.jsonl").is_file():
-            import_module("gpu_parts.assets").write_data(assets, tiny=True)
-    for stage in STAGES:
-        for part in args.parts:
-            bench = Bench(
-                part=part,
-                device=device,
-                tiny=tiny,
-                out=args.out,
-                work=args.work,
-                assets=assets,
-                deadline=args.deadline,
-                results=results,
-                peak=peak_flops(device, args.peak_tflops),
-                chosen=args.cases,
-                stage=stage,
-                parent=os.getppid(),
-            )
-            try:
-                import_module(f"gpu_parts.{part}").run(bench)
-            except DeviceLostError as error:
-                print(f"the process begins again: {error}", flush=True)
-                return BEGIN_AGAIN
-            except Exception as error:  # noqa: BLE001  the other parts still have figures to give
-                why = f"{type(error).__name__}: {error}"[:600]
-                results.cases[f"{part}: all of it"] = {"status": FAILED, "why": why}
-                results.write()
-    return 0
+"""Code of a process that was ended; ``gpu_parts.cases`` asks for another one by it, too."""
 
 
 def end_tree(process: subprocess.Popen[bytes]) -> None:
     """End a process and all that it started, directly or not."""
-    if process.poll() is not None:
-        return
-    tree = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+    tree: list[psutil.Process] = []
+    with suppress(psutil.NoSuchProcess):
+        tree = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
     for one in tree:
-        try:
+        with suppress(psutil.NoSuchProcess):
             one.kill()
-        except psutil.NoSuchProcess:
-            continue
     process.wait()
 
 
@@ -151,7 +97,6 @@ def run_all(args: argparse.Namespace) -> int:
     deadline = time.time() + 60 * args.minutes
     path = args.out / "gpu.json"
     results = Results.read(path)
-    results.machine = describe(torch.device(args.device), args.peak_tflops)
     results.settle_running()
     if args.retry:
         results.forget_failed()
@@ -167,6 +112,8 @@ def run_all(args: argparse.Namespace) -> int:
             break
         before = reached
         code = watch(command, path, deadline)
+        if code == USAGE:
+            return USAGE
         if code:
             print(f"the process ended with code {code}", flush=True)
     results = Results.read(path)
@@ -184,7 +131,7 @@ def run_all(args: argparse.Namespace) -> int:
     unknown = [text for text in args.cases if not any(text in key for key in results.cases)]
     if unknown and code == 0:
         print(f"error: no case of these parts has {unknown} in its name", file=sys.stderr)
-        return 2
+        return USAGE
     return 0 if finished == len(results.cases) and code == 0 else 1
 
 
@@ -217,11 +164,12 @@ def main(argv: list[str] | None = None) -> int:
     args.out = args.out.resolve()
     args.assets = args.out / "assets" if args.assets is None else args.assets.resolve()
     args.work = args.out / "work" if args.work is None else args.work.resolve()
-    if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("no CUDA device found; --device cpu or --device meta try the script")
     for name, value in (("TOKENIZERS_PARALLELISM", "false"), ("HF_HUB_OFFLINE", "1")):
         os.environ.setdefault(name, value)
-    return run_all(args) if args.deadline is None else run_cases(args)
+    if args.deadline is None:
+        return run_all(args)
+    # Only this second process takes seconds to import torch, and memory of the device.
+    return import_module("gpu_parts.cases").run_cases(args)
 
 
 if __name__ == "__main__":

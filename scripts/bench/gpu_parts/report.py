@@ -3,7 +3,7 @@
 from html import escape
 from typing import Any
 
-from gpu_parts.bench import DONE, Figures, Results
+from gpu_parts.results import DONE, Figures, Results
 from run_kit.pages.page import page, table
 
 COLUMNS = ("tokens_per_second", "tflops", "mfu", "peak_gigabytes", "data_wait", "host_waits")
