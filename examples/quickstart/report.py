@@ -54,14 +54,17 @@ def write_report(
 ) -> Path:
     """Write ``report.html`` into the run's folder and return its path."""
     evaluations = read_evaluations(results)
-    videos = list(material.keys.items())[:SHOWN_VIDEOS]
+    telling = better_with_codec(evaluations)
+    keys = [item for item in material.keys.items() if item[0] in telling or not telling]
+    videos = keys[:SHOWN_VIDEOS]
+    note = "<p>Videos with a question that codec input answers better.</p>" if telling else ""
     steps = [
         [html.escape(step.name), f"{step.seconds:.1f}", f"<code>{html.escape(step.command)}</code>"]
         for step in run.steps
     ]
     body = f"""
 {result_section(evaluations, len(material.records), len(material.questions), seconds)}
-<h2>What the model sees</h2>
+<h2>What the model sees</h2>{note}
 {"".join(video_section(video, read_asset(assets / key)) for video, key in videos)}
 <h1>Evaluation</h1>{evaluation_body(evaluations, SHOWN_SAMPLES)}
 <h1>Training</h1>{training_body(read_trainings([model]))}
@@ -70,6 +73,18 @@ def write_report(
     target = run.path("report.html")
     target.write_text(page("From videos to a model", body), encoding="utf-8")
     return target
+
+
+def better_with_codec(evaluations: Sequence[RunResult]) -> set[str]:
+    """Return the videos with a question that is answered better with codec input than frames."""
+    by_input = {run.video_input: run.tasks for run in evaluations}
+    found: set[str] = set()
+    for name, task in by_input["codec"].items():
+        frames = by_input["frames"][name].samples
+        for number, sample in task.samples.items():
+            if (sample.score or 0) > (frames[number].score or 0) and sample.video is not None:
+                found.add(sample.video)
+    return found
 
 
 def result_section(

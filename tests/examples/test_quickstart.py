@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,7 @@ from llava.data.records import CodecRecord, ImageRecord, TextRecord, VideoRecord
 from make_clips import COLOURS, EVENT_FRAMES, clip_frames, conversation, make_clips
 from mixture import write_mixture
 from quickstart import training_lines
+from report import better_with_codec
 from support.media import moving_square, write_video
 from support.paths import ROOT
 from task.utils import normalise, process_results
@@ -125,6 +128,19 @@ def test_the_console_shows_a_header_and_some_steps() -> None:
     shown = [line for line in lines if show(line)]
     assert shown == [header, "   1/300   0.1  1.2", "   20/300   0.1  1.2"]
     assert training_lines(3)("   2/3   0.1  1.2")
+
+
+def test_the_page_shows_videos_on_which_the_inputs_differ() -> None:
+    def evaluation(video_input: str, scores: list[float | None]) -> Any:
+        samples = {
+            number: SimpleNamespace(score=score, video=f"{number}.mp4")
+            for number, score in enumerate(scores)
+        }
+        tasks = {"event": SimpleNamespace(samples=samples)}
+        return SimpleNamespace(video_input=video_input, tasks=tasks)
+
+    runs = [evaluation("codec", [1, 1, 0, 1, None]), evaluation("frames", [1, 0, 1, None, 1])]
+    assert better_with_codec(runs) == better_with_codec(runs[::-1]) == {"1.mp4", "3.mp4"}
 
 
 @pytest.mark.slow
