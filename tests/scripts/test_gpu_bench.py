@@ -254,6 +254,14 @@ def test_the_most_telling_cases_come_first(tmp_path: Path, monkeypatch: pytest.M
     assert all(stage >= module.COMPILED for stage, name, _ in listed if compiled.search(name))
 
 
+def test_no_case_starts_when_the_process_that_watches_has_ended(tmp_path: Path) -> None:
+    calls: list[int] = []
+    _bench(tmp_path, "part", parent=os.getppid()).case("a", lambda: {"calls": calls.append(1)})
+    with pytest.raises(SystemExit, match="watches"):
+        _bench(tmp_path, "part", parent=os.getpid()).case("b", lambda: {"calls": calls.append(2)})
+    assert calls == [1]
+
+
 def test_only_chosen_cases_run(tmp_path: Path) -> None:
     bench = _bench(tmp_path, "part", chosen=["large", "part: b"])
     for name in ("small, 1", "large, 1", "b"):

@@ -24,6 +24,7 @@ def run_cases(args: argparse.Namespace) -> int:
     """
     # The other process asks where this one is before it ends it.
     faulthandler.register(signal.SIGUSR1, all_threads=True)
+    parent = os.getppid()
     device = torch.device(args.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         message = "no CUDA device found; --device cpu or --device meta try the script"
@@ -54,7 +55,7 @@ def run_cases(args: argparse.Namespace) -> int:
                 peak=peak_flops(device, args.peak_tflops),
                 chosen=args.cases,
                 stage=stage,
-                parent=os.getppid(),
+                parent=parent,
             )
             try:
                 import_module(f"gpu_parts.{part}").run(bench)
