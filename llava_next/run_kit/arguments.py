@@ -2,8 +2,11 @@
 
 import argparse
 import difflib
-from collections.abc import Sequence
-from typing import Any
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
+
+from run_kit.exits import USAGE
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -22,6 +25,19 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **{"formatter_class": _HelpFormatter} | options)
+
+    def error(self, message: str) -> NoReturn:
+        """End with code 2 and one line, as ``cv_reader``'s commands do."""
+        unknown = re.findall(r"--[\w-]+", message) if message.startswith("unrecognized") else []
+        where = f"`{self.prog} --help` shows the arguments"
+        self.exit(USAGE, f"{self.prog}: {message}; {_meant(unknown, self)}{where}\n")
+
+
+def _meant(unknown: Iterable[str], parser: argparse.ArgumentParser) -> str:
+    """Return a question about flags whose names are similar to unknown ones, if there are any."""
+    known = [flag for action in parser._actions for flag in action.option_strings]
+    similar = [match for word in unknown for match in difflib.get_close_matches(word, known, 1)]
+    return f"did you mean {', '.join(similar)}? " if similar else ""
 
 
 def command_parser(module: str, description: str | None, **options: Any) -> argparse.ArgumentParser:
@@ -77,13 +93,6 @@ def parse_settings(
         look_for_args_file=False,
     )
     if unknown:
-        known = [flag for action in parser._actions for flag in action.option_strings]
-        similar = [
-            match
-            for word in unknown
-            if word.startswith("--")
-            for match in difflib.get_close_matches(word, known, 1)
-        ]
-        meant = f"did you mean {', '.join(similar)}? " if similar else ""
+        meant = _meant((word for word in unknown if word.startswith("--")), parser)
         raise ValueError(f"unknown arguments: {' '.join(unknown)}; {meant}see --help")
     return parsed

@@ -2,6 +2,8 @@
 
 import re
 
+import pytest
+
 from run_kit.arguments import command_parser
 
 
@@ -18,3 +20,17 @@ def test_help_shows_defaults_of_commands_and_of_their_sub_commands() -> None:
     text = parser.format_help()
     assert "Do `it`.\n\n    python -m a.module OUT\n" in text
     assert "a name\n" in text
+
+
+def test_a_wrong_flag_ends_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = command_parser("a.module", None)
+    parser.add_argument("--steps", type=int, help="number of steps")
+    for words, said in (
+        (["--step_s", "3"], "unrecognized arguments: --step_s 3; did you mean --steps? `python"),
+        (["--steps", "x"], "argument --steps: invalid int value: 'x'; `python -m a.module --help`"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            parser.parse_args(words)
+        assert ended.value.code == 2
+        [line] = capsys.readouterr().err.splitlines()
+        assert said in line

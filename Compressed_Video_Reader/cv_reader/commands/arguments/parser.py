@@ -19,10 +19,9 @@ class _Parser(argparse.ArgumentParser):
         if message.startswith("unrecognized"):
             unknown = re.findall(r"--[\w-]+", message)
         similar = [match for flag in unknown for match in difflib.get_close_matches(flag, known, 1)]
-        meant = f"; did you mean {', '.join(similar)}?" if similar else ""
-        self.exit(
-            USAGE, f"{self.prog}: {message}{meant} (`{self.prog} --help` shows the arguments)\n"
-        )
+        meant = f"did you mean {', '.join(similar)}? " if similar else ""
+        where = f"`{self.prog} --help` shows the arguments"
+        self.exit(USAGE, f"{self.prog}: {message}; {meant}{where}\n")
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
