@@ -45,7 +45,7 @@ def _case(bench: Bench, name: str, settings: dict[str, str]) -> Callable[[], Fig
 def train(bench: Bench, name: str, settings: dict[str, str]) -> Figures:
     """Train for some steps and read the figures from the run's own log.
 
-    What the run prints is in ``OUT/sft_NUMBER.log``.
+    What the runs print is in ``OUT/sft.log``.
 
     Raises:
         LeftOutError: if there are no data, or nothing is computed.
@@ -57,13 +57,15 @@ def train(bench: Bench, name: str, settings: dict[str, str]) -> Figures:
         raise LeftOutError("nothing is computed on meta")
     model, out = bench.work / "model", bench.work / "sft"
     write_checkpoint(bench, "1.7b", model)
-    log = bench.out / f"sft_{1 + list(RUNS).index(name)}.log"
-    log.unlink(missing_ok=True)
+    log = bench.out / "sft.log"
     strategies = ["ZeRO-2"] * (find_spec("deepspeed") is not None) + ["plain"]
+    strategy = strategies[0]
     for strategy in strategies:
         shutil.rmtree(out, ignore_errors=True)
         command, environment = launch(bench, settings, model, data, out, strategy)
         with log.open("a", encoding="utf-8") as file:
+            file.write(f"\n{name}, {strategy}: {shlex.join(command)}\n")
+            file.flush()
             done = subprocess.run(command, cwd=ROOT, env=environment, stdout=file, stderr=file)
         if done.returncode == 0:
             break
@@ -71,8 +73,8 @@ def train(bench: Bench, name: str, settings: dict[str, str]) -> Figures:
             raise RuntimeError(f"exit code {done.returncode}: {_tail(log)}; see {log.name}")
     rows = read_log(out)
     shutil.rmtree(out)
-    reasons = {"ZeRO-2": "", "plain": ": DeepSpeed is not installed, or failed"}
-    return {"strategy": strategy + reasons[strategy], **figures(bench, rows, model)}
+    shown = {"ZeRO-2": "ZeRO-2", "plain": "plain: DeepSpeed is not installed, or failed"}
+    return {"strategy": shown[strategy], **figures(bench, rows, model)}
 
 
 def launch(
