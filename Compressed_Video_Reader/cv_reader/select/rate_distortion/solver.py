@@ -139,22 +139,25 @@ class Solver:
         window = cell_window(self.clip, self.units, everything, config)
         costs = self.segments(window)[0]
         price, kept = self._of_free_length(costs) if config.has_free_length else (0.0, None)
+        # What a quality needs is kept as it is: exchanges aim at the distortion, not at the PSNR.
+        is_exchanged = config.direction == NEAREST and not (kept is not None and config.quality_db)
+        budget = self.budget if kept is None else int(kept.sum())
         if kept is None:
             lowest = price or self.least_price
             highest = highest_price(costs, self.forced)
-            lower, price = self._fitting(costs, self.budget, highest, lowest)
-            kept = with_rest(self.kept_at(costs, price), self.kept_at(costs, lower), self.budget)
-            if config.direction == NEAREST:
-                kept = self._exchanged(window, kept, costs.keeping)
+            lower, price = self._fitting(costs, budget, highest, lowest)
+            kept = with_rest(self.kept_at(costs, price), self.kept_at(costs, lower), budget)
+        if is_exchanged:
+            kept = self._exchanged(window, kept, budget, costs.keeping)
         return price, kept, self.gains(window, costs, kept)
 
-    def _exchanged(self, window: Window, kept: Cells, keeping: Distances) -> Cells:
-        """Return a choice within the budget that shows no less by the best of all kept slots."""
+    def _exchanged(self, window: Window, kept: Cells, budget: int, keeping: Distances) -> Cells:
+        """Return a choice within a budget that shows no less by the best of all kept slots."""
         return exchanged(
             self._weighted(window.between),
             self._weighted(window.before[0]),
             kept,
-            self.budget,
+            budget,
             keeping=keeping,
             forced=self.forced,
             least=self.unit_price(self.least_price),

@@ -197,6 +197,16 @@ def test_a_price_below_what_the_budget_allows_is_raised() -> None:
     assert cheap.price > 1
 
 
+def test_a_price_does_not_pay_twice_for_pictures_that_come_again() -> None:
+    luma = np.concatenate([_noise(1), _noise(1, 4)] * (SLOTS // 2))
+    settings: dict[str, Any] = {"token_price": 200.0, "num_images": SLOTS}
+    for direction, times in (("hold", SLOTS), ("nearest", 2)):
+        config = replace(CONFIG, direction=direction, keep_first_full_frame=False, **settings)
+        found = choose_units(_clip(luma), ONES, config)
+        assert found.kept.sum() == times * 4 * GRID
+        assert found.num_images == -(-int(found.kept.sum()) // GRID**2)
+
+
 def test_slots_that_stand_for_more_frames_count_more() -> None:
     luma = np.full((3, 48, 8 * GRID), 200)
     luma[1] += 15
