@@ -71,6 +71,36 @@ def test_a_room_imports_what_its_extras_bring(room: Path) -> None:
     assert not missing
 
 
+def _imported_by(module: str) -> set[str]:
+    """Return the modules that importing one imports, as far as the project's own import them."""
+    found, waiting = set[str](), [module]
+    while waiting:
+        name = waiting.pop()
+        path = (READER.parent if name.startswith("cv_reader") else MODELS) / name.replace(".", "/")
+        files = [path.with_suffix(".py"), path / "__init__.py", path / "__main__.py"]
+        pattern = r"^(?:from ([\w.]+) import|import ([\w.]+))"
+        for text in (file.read_text(encoding="utf-8") for file in files if file.is_file()):
+            named = {a or b for a, b in re.findall(pattern, text, re.MULTILINE)}
+            waiting += [item for item in named - found if item.partition(".")[0] in OWN]
+            found |= named
+    return found
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "encoder_training.pretrain.run_page",
+        "encoder_training.probe.report",
+        "llava.eval.report",
+        "llava.train.report",
+    ],
+)
+def test_pages_of_finished_runs_import_no_model(module: str) -> None:
+    """So they are written in a fraction of a second."""
+    heavy = {"torch", "transformers", "lmms_eval", "peft"}
+    assert not {name for name in _imported_by(module) if name.partition(".")[0] in heavy}
+
+
 def test_classifiers_name_every_supported_python() -> None:
     supported = SpecifierSet(PROJECT["requires-python"])
     versions = {f"3.{minor}" for minor in range(30) if f"3.{minor}" in supported}

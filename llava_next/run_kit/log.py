@@ -1,10 +1,12 @@
-"""``train_log.jsonl`` and ``validation_log.jsonl``: the figures of a run, one line per step."""
+"""What a run records: ``train_log.jsonl``, ``validation_log.jsonl``, ``run_config.json``."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 from run_kit.files import append_json_lines, read_json_lines, write_json_lines
 
+CONFIG_FILE = "run_config.json"
 LOG_FILE = "train_log.jsonl"
 VALIDATION_FILE = "validation_log.jsonl"
 
@@ -32,6 +34,12 @@ class TrainLog:
 def read_log(folder: Path) -> list[dict[str, Any]]:
     """Return the lines of a run's log; none where there is no log."""
     return read_json_lines(folder / LOG_FILE)
+
+
+def read_run_config(folder: Path) -> dict[str, Any] | None:
+    """Return what a run was made of, its ``run_config.json``; None where there is none."""
+    path = folder / CONFIG_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def append_validation(folder: Path, row: dict[str, Any]) -> None:

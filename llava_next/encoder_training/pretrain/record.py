@@ -28,13 +28,12 @@ from run_kit.files import (
     write_json,
     write_text,
 )
-from run_kit.log import TrainLog
+from run_kit.log import CONFIG_FILE, TrainLog
 from run_kit.pages.text import duration_text, short_number
 from run_kit.ranks import rank_and_size
 from run_kit.speed import peak_flops
 from run_kit.versions import code_state, package_versions
 
-CONFIG_FILE = "run_config.json"
 FINAL_FOLDER = "final"
 AVERAGE_FOLDER = "final_average"
 EMBEDDINGS_FOLDER = "embeddings"

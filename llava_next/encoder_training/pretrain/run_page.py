@@ -5,18 +5,16 @@
 RUN is the folder of a run, finished or not. Exit codes: 0 done; 2 a folder holds no run.
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from encoder_training.pretrain.record import CONFIG_FILE
 from run_kit.arguments import command_parser
 from run_kit.exits import OK, USAGE, ExitOnError, say
 from run_kit.files import write_text
-from run_kit.log import read_log
+from run_kit.log import read_log, read_run_config
 from run_kit.pages.charts import Curve, line_chart
 from run_kit.pages.page import page, table
 from run_kit.pages.text import duration_text, short_number
@@ -49,10 +47,10 @@ def read_run(folder: Path) -> LoggedRun:
     Raises:
         ValueError: if the folder holds no run with a logged step.
     """
-    path, rows = folder / CONFIG_FILE, read_log(folder)
-    if not path.is_file() or not rows:
+    config, rows = read_run_config(folder), read_log(folder)
+    if config is None or not rows:
         raise ValueError(f"{folder} must be the folder of a pretraining run with a logged step")
-    return LoggedRun(folder.name, json.loads(path.read_text(encoding="utf-8")), rows)
+    return LoggedRun(folder.name, config, rows)
 
 
 def run_page(runs: Sequence[LoggedRun]) -> str:

@@ -55,6 +55,7 @@ from run_kit.arguments import parse_settings
 from run_kit.checkpoints import check_sharing, find_checkpoint
 from run_kit.exits import FAILED_SAMPLES, INTERRUPTED, OK, USAGE, ExitOnError, say
 from run_kit.files import write_json, write_json_lines, write_text
+from run_kit.log import CONFIG_FILE
 from run_kit.pages.text import duration_text
 from run_kit.ranks import gather, join_group, leave, rank_and_size
 from run_kit.versions import code_state, package_versions
@@ -330,7 +331,7 @@ def run_probe(settings: ProbeSettings, state: ExitOnError | None = None) -> dict
     if checkpoint is not None:
         check_same_run(checkpoint, about)
     if rank_and_size()[0] == 0:
-        write_json(folder / "run_config.json", about)
+        write_json(folder / CONFIG_FILE, about)
     if state is not None:
         state.code = FAILED_SAMPLES
     broken = probe.encode()

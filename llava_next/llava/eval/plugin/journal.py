@@ -16,11 +16,11 @@ from typing import Any
 from lmms_eval.api.instance import Instance
 
 from llava.eval.plugin.manifest import library_versions
+from llava.eval.result_files import ANSWER_FILES, answer_file, read_answers
 from llava.eval.settings import EvalSettings
 from llava.generation import GenerationSettings
-from run_kit.files import append_json_lines, read_json_lines
+from run_kit.files import append_json_lines
 
-_FILES = "answers_rank*.jsonl"
 _WITHOUT_MEANING = ("manifest", "codec_debug", "codec_cache", "batch_size", "device", "codec_root")
 """Settings that do not change answers."""
 
@@ -37,7 +37,7 @@ class AnswerJournal:
             run_key: identity of the run, see ``run_key``.
         """
         self._run_key = run_key
-        self._path = None if folder is None else folder / f"answers_rank{rank}.jsonl"
+        self._path = None if folder is None else answer_file(folder, rank)
         self._kept: dict[str, Any] = {}
         if folder is not None:
             _remove_finished(folder)
@@ -94,15 +94,10 @@ def run_key(settings: EvalSettings, checkpoint: Path, asset_fingerprint: str | N
     return _digest([meaning, weights, config, asset_fingerprint, library_versions()])
 
 
-def read_answers(folder: Path) -> list[dict[str, Any]]:
-    """Return the rows of all ranks, without a last line that was cut off."""
-    return [row for path in sorted(folder.glob(_FILES)) for row in read_json_lines(path)]
-
-
 def _remove_finished(folder: Path) -> None:
     """Remove the answers of a run that ended; any rank may be the first to do so."""
     ended = max((path.stat().st_mtime_ns for path in folder.glob("*_results.json")), default=0)
-    for path in folder.glob(_FILES):
+    for path in folder.glob(ANSWER_FILES):
         try:
             if path.stat().st_mtime_ns <= ended:
                 path.unlink()

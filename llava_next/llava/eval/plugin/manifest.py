@@ -26,7 +26,6 @@ from llava.eval.plugin.visuals import Visual
 from llava.eval.settings import EvalSettings
 from run_kit.files import write_json
 
-NAME = "manifest.json"
 _CHUNK_BYTES = 1 << 24
 COUNTS = ("hits", "misses", "online", "frames", "frame_folders", "images")
 DEFAULT_STOP_RULE = (

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from llava.eval.environment import local_rank
 from llava.eval.plugin.answering import Answer, Answerer
 from llava.eval.plugin.journal import AnswerJournal, run_key
-from llava.eval.plugin.manifest import NAME, RunRecord, build_manifest, merge, write_manifest
+from llava.eval.plugin.manifest import RunRecord, build_manifest, merge, write_manifest
 from llava.eval.plugin.preflight import check_assets
 from llava.eval.plugin.requests import (
     Sample,
@@ -35,6 +35,7 @@ from llava.eval.plugin.requests import (
     shows_stored_images,
 )
 from llava.eval.plugin.visuals import VisualLoader
+from llava.eval.result_files import MANIFEST_FILE
 from llava.eval.settings import read_settings
 from llava.generation import GenerationSettings
 from llava.model.loading import load_pretrained
@@ -213,7 +214,7 @@ class LlavaOVEncoder(lmms):
             self._name_judged(requests)
             folder = results_folder(flags, self.settings.pretrained)
             if self._manifest_path is None and folder is not None:
-                self._manifest_path = folder / NAME
+                self._manifest_path = folder / MANIFEST_FILE
             if self.settings.video_input == "codec":
                 check_assets(self._videos(requests), self._loader, self.settings, folder)
             key = run_key(self.settings, self._checkpoint, self._loader.asset_fingerprint)

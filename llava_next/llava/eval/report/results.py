@@ -10,8 +10,7 @@ from typing import Any
 
 from llava.eval.benchmarks.table import find_benchmark
 from llava.eval.environment import settle_hf_home
-from llava.eval.plugin.journal import read_answers
-from llava.eval.plugin.manifest import NAME
+from llava.eval.result_files import MANIFEST_FILE, read_answers
 
 _PAIRS = (("pred_answer", "answer"), ("parsed_pred", "answer"), ("pred_id", "answer_id"))
 """Fields in which lmms-eval's tasks record the parsed answer and the right one."""
@@ -215,9 +214,11 @@ def equal_weights(counts: Sequence[int]) -> list[float]:
 
 def _read_run(folder: Path, path: Path) -> RunResult:
     newest = max(folder.glob("*_results.json"))
-    if not (folder / NAME).is_file():
-        raise ResultsError(f"{folder}: no {NAME}, so what was evaluated there is not known")
-    manifest = json.loads((folder / NAME).read_text(encoding="utf-8"))
+    if not (folder / MANIFEST_FILE).is_file():
+        raise ResultsError(
+            f"{folder}: no {MANIFEST_FILE}, so what was evaluated there is not known"
+        )
+    manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
     results = json.loads(newest.read_text(encoding="utf-8"))
     stem = newest.name.removesuffix("results.json")
     details: defaultdict[str, dict[int, dict[str, Any]]] = defaultdict(dict)

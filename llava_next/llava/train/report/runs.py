@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llava.train.run.bad_samples import read_bad_samples
-from llava.train.run.config import read_run_config
-from run_kit.log import LOG_FILE, read_log, read_validation
+from run_kit.log import LOG_FILE, read_log, read_run_config, read_validation
 
 Row = dict[str, Any]
 

@@ -1,9 +1,12 @@
 """The list of samples that were replaced, and the limit on their number."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from llava.data.dataset import BadSample
 from run_kit.files import append_json_lines, read_json_lines
+
+if TYPE_CHECKING:  # the pages about runs read the list, and need no data
+    from llava.data.dataset import BadSample
 
 BAD_SAMPLES_FILE = "bad_samples.jsonl"
 
@@ -24,7 +27,7 @@ class BadSampleLog:
         self._num_samples, self._max_fraction = num_samples, max_fraction
         self._known = {bad["index"] for bad in read_bad_samples(folder)}
 
-    def add(self, bad_samples: tuple[BadSample, ...]) -> int:
+    def add(self, bad_samples: "tuple[BadSample, ...]") -> int:
         """Record the samples that this rank does not know yet; return how many these are."""
         new = [bad for bad in bad_samples if bad["index"] not in self._known]
         if new:
@@ -50,6 +53,6 @@ class BadSampleLog:
             )
 
 
-def read_bad_samples(folder: Path) -> list[BadSample]:
+def read_bad_samples(folder: Path) -> "list[BadSample]":
     """Return the samples that a run has recorded; none where there is no file."""
     return read_json_lines(folder / BAD_SAMPLES_FILE)

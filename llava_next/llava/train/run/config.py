@@ -24,9 +24,9 @@ from llava.data.streamed import StreamedEntries
 from llava.train.arguments import Arguments
 from run_kit.checkpoints import MARKER_FILE
 from run_kit.files import write_json
+from run_kit.log import CONFIG_FILE, read_run_config
 from run_kit.versions import code_state, package_versions
 
-CONFIG_FILE = "run_config.json"
 _PACKAGES = (
     "torch", "transformers", "accelerate", "deepspeed", "peft", "bitsandbytes", "flash-attn",
     "safetensors", "numpy", "pillow", "av", "onevision-encoder", "cv-reader-native",
@@ -185,12 +185,6 @@ def write_run_config(
     }
     starts = [*(before or {}).get("starts", []), start]
     write_json(folder / CONFIG_FILE, {**description, "starts": starts}, sort_keys=True)
-
-
-def read_run_config(folder: Path) -> dict[str, Any] | None:
-    """Return the content of a run's ``run_config.json``; None where there is none."""
-    path = folder / CONFIG_FILE
-    return _read_json(path) if path.is_file() else None
 
 
 def _device_name(device: torch.device) -> str:

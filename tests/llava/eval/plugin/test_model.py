@@ -17,8 +17,9 @@ from lmms_eval.models.registry_v2 import ModelRegistryV2
 from PIL import Image
 
 from llava.eval.plugin.answering import Answerer
-from llava.eval.plugin.journal import AnswerJournal, read_answers
+from llava.eval.plugin.journal import AnswerJournal
 from llava.eval.plugin.model import LlavaOVEncoder
+from llava.eval.result_files import read_answers
 from llava.model.loading import load_pretrained
 from support.eval_toy import Toy
 from support.tolerances import SAME_LOSS

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from llava.data.mixture import Mixture
-from llava.train.run.config import fingerprint, read_run_config
-from run_kit.log import read_log
+from llava.train.run.config import fingerprint
+from run_kit.log import read_log, read_run_config
 from run_kit.versions import code_state
 
 LINES = ['{"a": 1}', '{"bb": 2}', '{"ccc": 3}']
