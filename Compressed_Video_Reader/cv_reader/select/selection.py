@@ -287,14 +287,14 @@ def _bucket_cells(
     free = [slot for slot in range(slots) if slot not in config.full_slots]
     wanted = config.time_bucket_count
     count = config.num_images - len(config.full_slots) if wanted < 0 else wanted
-    count = max(1, min(count, len(free)))
+    count = min(max(count, 1), len(free))
     chosen: list[NDArray[np.intp]] = []
+    flat = np.array(ranks.ravel())
     for bucket, quota in zip(_split(free, count), _quotas(budget, count), strict=True):
         first, last = bucket[0], bucket[-1] + 1
-        picked = _best(ranks[first:last].ravel(), quota, _CONTENT_FLOOR)
-        chosen.append(picked + first * cells)
-    flat = np.array(ranks.ravel())
-    flat[np.concatenate(chosen)] = _NEVER
+        picked = _best(ranks[first:last].ravel(), quota, _CONTENT_FLOOR) + first * cells
+        chosen.append(picked)
+        flat[picked] = _NEVER
     rest = budget - sum(len(part) for part in chosen)
     return np.concatenate([*chosen, _best(flat, rest, floor)])
 

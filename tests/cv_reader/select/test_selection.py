@@ -167,6 +167,15 @@ def test_a_single_frame_fills_the_budget_under_every_policy() -> None:
         assert unique == (GRID**2 if policy == "repeat" else config.num_rows)
 
 
+def test_slots_that_are_all_whole_leave_no_buckets() -> None:
+    config = _config(
+        sequence_length=2, num_images=2, topk_mode="time_bucket", keep_mid_full_frame=True
+    )
+    scores, valid, repeated = _inputs(0)
+    rows = select_cells(scores[:2], valid, repeated[:2], config)
+    assert len(np.unique(rows, axis=0)) == config.num_rows == 2 * GRID**2
+
+
 @pytest.mark.parametrize("num_frames", [1, 2, 7, 63, 64, 65, 487, 737, 154])
 def test_frame_ids_are_the_floor_of_the_exact_spread(num_frames: int) -> None:
     ids = sample_frame_ids(num_frames, 64)
