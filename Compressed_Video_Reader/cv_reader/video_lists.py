@@ -85,7 +85,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
                     count += 1
                     yield where, text.strip()
     except OSError as error:
-        raise SettingsError(f"{path}: cannot be read ({error.strerror})") from error
+        raise SettingsError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except UnicodeDecodeError as error:
         raise SampleError(f"{path}: must be UTF-8 text ({error.reason})") from error
     if not count:

@@ -46,7 +46,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, Row | SampleError]]:
     try:
         yield from readers[path.suffix](path)
     except OSError as error:
-        raise SettingsError(f"{path}: cannot be read ({error.strerror})") from error
+        raise SettingsError(f"{path}: cannot be read ({error.strerror}); check the path") from error
 
 
 def _line_rows(path: Path) -> Iterator[tuple[str, Row | SampleError]]:
