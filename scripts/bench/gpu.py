@@ -143,7 +143,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("outputs/gpu"), help="folder of results")
     parser.add_argument("--assets", type=Path, help="folder of assets.py (default OUT/assets)")
     parser.add_argument(
-        "--work", type=Path, help="folder of what is not kept, 5 GB (default OUT/work)"
+        "--work", type=Path, help="folder of what is not kept, 10 GB (default OUT/work)"
     )
     parser.add_argument("--minutes", type=float, default=12, help="time after which it ends")
     parser.add_argument(

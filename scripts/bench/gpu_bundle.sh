@@ -65,7 +65,8 @@ cat > "$out/run.sh" << 'RUN'
 # Run scripts/bench/gpu.py of this bundle; flags are passed on.
 #   PYTHON=python3     the interpreter
 #   RESULTS=results    gpu.json (written after each case), gpu.html, logs
-#   WORK, PACKAGES     what is not kept, 5 GB; packages that are missing (default: folders in /tmp)
+#   WORK               what is not kept, 10 GB (default: a folder in /dev/shm if 30 GB are free there, else in /tmp)
+#   PACKAGES           packages that are missing (default: a folder in /tmp)
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 python="${PYTHON:-python3}"
@@ -86,12 +87,17 @@ FIND
 )"
     if [ -n "$missing" ]; then
         mapfile -t missing <<< "$missing"
-        "$python" -m pip install --quiet --no-index --no-deps --no-compile --target "$packages" "${missing[@]}"
+        "$python" -m pip install --quiet --no-index --no-deps --no-compile --target "$packages" "${missing[@]}" \
+            || { echo "the packed packages cannot be installed; what needs them is left out"; rm -rf "$packages"; }
     fi
+fi
+if [ -z "${WORK:-}" ]; then
+    free_kb="$(df -k --output=avail /dev/shm 2> /dev/null | tail -n 1)" || free_kb=0
+    if [ "${free_kb:-0}" -gt 30000000 ]; then WORK=/dev/shm/gpu_bundle_work; else WORK=/tmp/gpu_bundle_work; fi
 fi
 export PYTHONPATH="$here/code/llava_next:$here/code/Compressed_Video_Reader:$packages${PYTHONPATH:+:$PYTHONPATH}"
 exec "$python" "$here/code/scripts/bench/gpu.py" --assets "$here/assets" --out "${RESULTS:-$here/results}" \
-    --work "${WORK:-/tmp/gpu_bundle_work}" "$@"
+    --work "$WORK" "$@"
 RUN
 chmod +x "$out/run.sh"
 
