@@ -292,6 +292,7 @@ def test_the_report_says_what_goals_became(tmp_path: Path) -> None:
         "sft: 1.7b, packed, checkpointed": {"status": "done", "mfu": 0.3, "tokens_per_second": 90},
         "sft: 1.7b, one sample a step, checkpointed": {"status": "done", "tokens_per_second": 45},
         "step: loss, Liger": {"status": "left out", "why": "needs <liger>"},
+        "correctness: features, float32": {"status": "done", "largest": 2e-4},
     }
     report = import_module("gpu_parts.report")
     text, page = report.text(results), report.build_page(results)
@@ -300,6 +301,8 @@ def test_the_report_says_what_goals_became(tmp_path: Path) -> None:
     assert "1.7b, packed: mfu 40%: not measured" in text
     assert "2.00 times (goal 1.5)" in text
     assert "needs &lt;liger&gt;" in page
+    assert "largest difference: missed, 0.0002 (goal 0.0001)" in text
+    assert "wait for data, packed rows: not measured (goal 0.03)" in text
 
 
 @pytest.mark.slow

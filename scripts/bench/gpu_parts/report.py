@@ -84,7 +84,17 @@ def goal_lines(results: Results) -> list[str]:
         lines.append(f"packed rows against one sample a step: {ratio:.2f} times (goal 1.5)")
     else:
         lines.append("packed rows against one sample a step: not measured")
+    wait = results.cases.get("sft: 1.7b, packed, checkpointed", {}).get("data_wait")
+    lines.append(_at_most("wait for data, packed rows", wait, 0.03))
+    largest = results.cases.get("correctness: features, float32", {}).get("largest")
+    lines.append(_at_most("features in float32, largest difference", largest, 1e-4))
     return lines
+
+
+def _at_most(name: str, value: float | None, goal: float) -> str:
+    if value is None:
+        return f"{name}: not measured (goal {goal:g})"
+    return f"{name}: {'reached' if value <= goal else 'missed'}, {value:g} (goal {goal:g})"
 
 
 def text(results: Results) -> str:
