@@ -144,7 +144,7 @@ def test_only_a_deep_look_finds_what_keeps_its_size(
 
 
 def test_a_deep_look_finds_a_changed_or_missing_source(
-    made: Path, corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     videos = tmp_path / "videos"
     shutil.copytree(corpus.root, videos)

@@ -99,7 +99,6 @@ def test_generated_tokens_decode_without_special_tokens(processor: LlavaProcesso
 def test_a_saved_processor_comes_back(
     processor: LlavaProcessor,
     tmp_path: Path,
-    mixed_samples: MixedSamples,
 ) -> None:
     visual = replace(
         processor.visual, image_aspect_ratio="anyres", image_grid_pinpoints=((28, 56), (56, 28))

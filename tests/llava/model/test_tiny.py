@@ -112,9 +112,7 @@ def test_any_text_survives_the_tokenizer() -> None:
     assert tokenizer.decode(tokenizer(text).input_ids) == text
 
 
-def test_the_command_writes_a_checkpoint(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_writes_a_checkpoint(tmp_path: Path) -> None:
     assert main(["--out", str(tmp_path / "x"), "--patches_per_side", "4"]) == 0
     _, processor = load_pretrained(tmp_path / "x")
     assert processor.visual.patches_per_side == 4

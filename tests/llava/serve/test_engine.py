@@ -118,7 +118,7 @@ def test_equal_tokens_of_another_picture_are_not_reused(engine: Engine, folder: 
     assert answer.usage.reused_tokens < 64
 
 
-def test_a_changed_file_is_read_again(engine: Engine, folder: Path, tmp_path: Path) -> None:
+def test_a_changed_file_is_read_again(engine: Engine, tmp_path: Path) -> None:
     path = tmp_path / "p.png"
     shown = []
     for colour in ("red", "blue"):

@@ -100,7 +100,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(
 
 
 def test_lengths_of_other_data_are_refused(
-    train: Callable[..., int], tiny_material: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    train: Callable[..., int], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert train(tmp_path, pack_sequences=True, lengths_file=tmp_path / "none.npz") == 2
     assert "is absent or of other data or settings" in caplog.text

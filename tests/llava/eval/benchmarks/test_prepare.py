@@ -81,9 +81,7 @@ def test_assets_are_made_once(home: Path, capfd: pytest.CaptureFixture[str]) -> 
     assert "--overwrite" in capfd.readouterr().err
 
 
-def test_a_broken_video_is_reported_and_the_others_are_made(
-    home: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_broken_video_is_reported_and_the_others_are_made(home: Path) -> None:
     folder = home / "TOMATO" / "videos"
     _touch(folder / "broken.mp4")
     write_video(folder / "good.mp4", moving_square(9, 48, 64))

@@ -69,7 +69,6 @@ def test_weights_that_are_not_finite_are_not_saved(check: FiniteCheck) -> None:
 @pytest.mark.parametrize("steps", [8, 2])
 def test_a_diverged_run_ends_with_code_1_and_saves_nothing(
     train: Callable[..., int],
-    tiny_material: Path,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     steps: int,
