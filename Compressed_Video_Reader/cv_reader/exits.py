@@ -9,6 +9,7 @@ import contextlib
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Generator
 from pathlib import Path
 from types import FrameType
@@ -60,7 +61,7 @@ def shortened(text: str, max_chars: int) -> str:
 def run_command(body: "Callable[[argparse.Namespace], int]", args: "argparse.Namespace") -> int:
     """Run a command's body, and turn what stops it into one message and an exit code."""
     try:
-        with interrupts():
+        with interrupts(), plain_warnings():
             return body(args)
     except OutputError as error:
         say(f"stopped: {error}, then run the same command to continue")
@@ -115,6 +116,21 @@ def interrupts() -> Generator[None, None, None]:
         for number, handler in before.items():
             if handler is signal.SIG_DFL:
                 signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def plain_warnings() -> Generator[None, None, None]:
+    """Print warnings in the block as messages, without the line of code that gives them."""
+    before = warnings.formatwarning
+    warnings.formatwarning = _one_line
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
+
+
+def _one_line(message: Warning | str, *_place: object, **_line: object) -> str:
+    return f"warning: {message}\n"
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 
 from cv_reader.engines.tasks import Failure, attempt
+from cv_reader.exits import plain_warnings
 
 _STOP_SECONDS = 2.0
 _ADDRESS_SPACE_FACTOR = 2
@@ -169,7 +170,7 @@ def _serve(connection: Connection, module: str, ends_with_parent: bool) -> None:
     gc.freeze()
     gc.enable()
     is_limited = False
-    with contextlib.suppress(EOFError, OSError):
+    with contextlib.suppress(EOFError, OSError), plain_warnings():
         while True:
             function, task, limit_bytes = connection.recv()
             if limit_bytes and not is_limited:

@@ -3,12 +3,13 @@
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 
 from cv_reader.backends import native
 from cv_reader.commands import doctor, main
-from cv_reader.exits import CLOSED_PIPE
+from cv_reader.exits import CLOSED_PIPE, plain_warnings
 
 
 def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,3 +92,11 @@ def test_a_closed_pipe_ends_a_command_quietly(closed: str, arguments: list[str])
         os.close(writing)
     assert ended.returncode == CLOSED_PIPE
     assert not getattr(ended, other)
+
+
+def test_warnings_of_commands_show_no_code() -> None:
+    before = warnings.formatwarning
+    with plain_warnings():
+        text = warnings.formatwarning("HDR is mapped", UserWarning, "reader.py", 3, line="x = 1")
+    assert text == "warning: HDR is mapped\n"
+    assert warnings.formatwarning is before
