@@ -234,8 +234,14 @@ def _scored(
 ) -> _Section:
     first = group[0]
     clip, _, seconds = read_pictures(path, first.frame_ids, first.config, options)
+    if not clip.luma.size:
+        square_px, patch_px = first.config.square_size, first.config.patch_size
+        raise AssetError(
+            f"{path}: no cell of {patch_px} pixels is entirely picture, nothing can be measured; "
+            f"use a larger square than {square_px} pixels, or smaller cells"
+        )
     followed = None
-    if along and clip.luma.size:
+    if along:
         followed = read_followed(path, first.frame_ids, clip, first.config, options)
     scores = score_all(clip, [one.rows for one in group], seconds, followed=followed)
     scored = [_Scored(one, score) for one, score in zip(group, scores, strict=True)]

@@ -101,6 +101,10 @@ def _score(video: Path, shown: ShownVideo, options: ReadOptions) -> str:
     kept = np.argwhere(shown.kept).astype(np.int32)
     uniform = select_whole_frames(shown.config)
     clip, _, seconds = read_pictures(video, shown.frame_ids, shown.config, options)
+    if not clip.luma.size:
+        return (
+            "<p>No cell is entirely picture: what is kept shows nothing that can be measured.</p>"
+        )
     scores = score_all(clip, [kept, uniform], seconds)
     names = {"kept patches": shown.facts["K"], "whole frames": len(uniform)}
     lines = [

@@ -125,7 +125,7 @@ def read_kept(folder: Path, video_root: Path | None = None) -> Kept:
         rows = slice(ranges["valid_h_start"], ranges["valid_h_end"])
         content[rows, ranges["valid_w_start"] : ranges["valid_w_end"]] = True
     nearest_db = nothing_new = float("nan")
-    if video_root is not None:
+    if video_root is not None and content.any():
         path = video_path(video_root, str(asset.meta["video"]))
         clip, _, seconds = read_pictures(path, asset.frame_ids, config, ReadOptions())
         (score,) = score_all(clip, [asset.positions], seconds, with_motion=False)

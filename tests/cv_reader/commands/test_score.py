@@ -108,6 +108,10 @@ def test_what_cannot_be_measured_is_named(
             ["--choose", "bits", "--video", str(clip), "--backend", "pyav"],
             f"--choose 'bits': {clip}: signal 'bits' needs exact bits",
         ),
+        (
+            ["--choose", "uniform", "--video", str(clip), *SIZES, "--patch_size", "64"],
+            f"{clip}: no cell of 64 pixels is entirely picture",
+        ),
         (["--choose", "uniform"], "need --video"),
         (["--video", str(clip)], "nothing to measure"),
         (["--video", str(clip), "--choose", "sharpness"], "no selector"),
