@@ -33,6 +33,7 @@ from cv_reader.commands.arguments import (
     add_budget_arguments,
     add_dataset_argument,
     add_fail_argument,
+    add_mean_argument,
     add_packing_arguments,
     add_run_arguments,
     add_scoring_arguments,
@@ -102,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     add_size_arguments(parser)
     add_budget_arguments(parser, is_first_frame_whole=True)
     add_scoring_arguments(parser)
+    add_mean_argument(parser)
     add_packing_arguments(parser)
     add_output_choice(parser)
     add_run_arguments(parser, log_every=20, num_workers=8)

@@ -21,6 +21,7 @@ from cv_reader.commands.arguments import (
     add_budget_arguments,
     add_dataset_argument,
     add_fail_argument,
+    add_mean_argument,
     add_run_arguments,
     add_scoring_arguments,
     add_size_arguments,
@@ -78,6 +79,7 @@ def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
     add_size_arguments(parser)
     add_budget_arguments(parser, is_first_frame_whole=False)
     add_scoring_arguments(parser)
+    add_mean_argument(parser)
     parser.add_argument(
         "--check_codec",
         action="store_true",

@@ -17,6 +17,7 @@ from cv_reader.commands.arguments import (
     add_scoring_arguments,
     add_size_arguments,
     config_from,
+    refuse_mean_argument,
 )
 from cv_reader.commands.arguments.parser import new_parser
 from cv_reader.commands.progress import check_writable
@@ -51,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     add_reading_arguments(parser)
     add_packing_arguments(parser)
     add_scoring_arguments(parser)
+    refuse_mean_argument(parser)
     return parser
 
 

@@ -73,7 +73,7 @@ def test_refused_flags_alone_are_hidden() -> None:
     }
     assert hidden == {
         "--res_use_grad", "--unsupported_txt", "--export_patches", "--chunksize",
-        "--opencv_threads",
+        "--opencv_threads", "--mean_num_images",
     }  # fmt: skip
 
 

@@ -108,13 +108,6 @@ def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("selector")
     for name, help_text in _SELECTOR.items():
         add_setting(group, name, help_text)
-    group.add_argument(
-        "--mean_num_images",
-        type=float,
-        default=0.0,
-        help="with rate_distortion: mean number of mosaics per video, reached by one price for "
-        "the data set; 0 = --num_images mosaics for every video",
-    )
 
 
 _SCORING = {
@@ -149,6 +142,23 @@ _SELECTOR = {
     "price at which the budget is spent",
 }
 """Settings of assets to what they mean, in the order of ``--help``."""
+
+
+def add_mean_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the mean budget of a data set."""
+    parser.add_argument(
+        "--mean_num_images",
+        type=float,
+        default=0.0,
+        help="with rate_distortion: mean number of mosaics per video, reached by one price for "
+        "the data set; 0 = --num_images mosaics for every video",
+    )
+
+
+def refuse_mean_argument(parser: argparse.ArgumentParser) -> None:
+    """Refuse the mean budget where no data set gets a price."""
+    reason = "its price is that of a data set; take --token_price of its token_price.json"
+    refuse(parser, {"--mean_num_images": reason})
 
 
 def add_budget_arguments(parser: argparse.ArgumentParser, *, is_first_frame_whole: bool) -> None:

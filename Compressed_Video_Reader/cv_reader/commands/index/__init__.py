@@ -43,6 +43,7 @@ from cv_reader.commands.arguments import (
     add_size_arguments,
     config_from,
     read_options_from,
+    refuse_mean_argument,
 )
 from cv_reader.commands.arguments.parser import new_parser
 from cv_reader.commands.index.pickles import read_pickle
@@ -107,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     add_size_arguments(parser)
     add_budget_arguments(parser, is_first_frame_whole=True)
     add_scoring_arguments(parser)
+    refuse_mean_argument(parser)
     add_run_arguments(parser, log_every=100, num_workers=8)
     # The encoder's patches of 14 pixels in squares of 224: the 64 x 256 cells of the probe.
     parser.set_defaults(square_size=224, patch_size=14)
@@ -116,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(args: argparse.Namespace) -> int:
     check_suffix(args.out)
     check_engine(args)
-    for name, default in (("num_shards", 1), ("dry_run", False), ("mean_num_images", 0.0)):
+    for name, default in (("num_shards", 1), ("dry_run", False)):
         if getattr(args, name) != default:
             raise SettingsError(f"--{name} is not supported here: one run writes one file")
     check_places([args.dataset_path, args.video_root])
