@@ -19,7 +19,7 @@ h3 { font-size: 1rem; margin: 1.6rem 0 .3rem } p { max-width: 80ch; margin: 0 0 
 table { border-collapse: collapse; margin: .5rem 0 1rem; display: block; overflow-x: auto }
 th, td { padding: .2rem 1.4rem .2rem 0; text-align: right; vertical-align: top }
 td { white-space: nowrap } .facts td, td:first-child { white-space: normal }
-td:first-child { min-width: 9rem; overflow-wrap: anywhere }
+td:first-child { min-width: 11.5rem; overflow-wrap: anywhere }
 th:first-child, td:first-child { text-align: left } th { font-weight: 600; opacity: .75 }
 .facts td { text-align: left } .facts td:first-child { opacity: .7; white-space: nowrap }
 img { max-width: 100%; border-radius: 4px } figure { margin: 1rem 0 }
