@@ -74,6 +74,7 @@ def test_refused_flags_alone_are_hidden() -> None:
     assert hidden == {
         "--res_use_grad", "--unsupported_txt", "--export_patches", "--chunksize",
         "--opencv_threads", "--mean_num_images",
+        *("--max_tries", "--trust_ledger", "--num_shards", "--shard_id", "--dry_run"),  # of index
     }  # fmt: skip
 
 

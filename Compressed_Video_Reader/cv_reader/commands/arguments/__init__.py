@@ -212,8 +212,17 @@ def add_packing_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_run_arguments(parser: argparse.ArgumentParser, log_every: int, num_workers: int) -> None:
-    """Add the settings of the run that change no byte of the output."""
+def add_run_arguments(
+    parser: argparse.ArgumentParser, log_every: int, num_workers: int, *, is_shared: bool = True
+) -> None:
+    """Add the settings of the run that change no byte of the output.
+
+    Args:
+        parser: of the command.
+        log_every: default of ``--log_every``.
+        num_workers: default of ``--num_workers``.
+        is_shared: whether several runs may share a data set, and a ledger knows what is finished.
+    """
     add_worker_arguments(parser, num_workers, timeout_seconds=1800.0, tasks_per_worker=2000)
     add_scheduler_arguments(parser)
     add_remote_arguments(parser)
@@ -228,23 +237,10 @@ def add_run_arguments(parser: argparse.ArgumentParser, log_every: int, num_worke
     group.add_argument(
         "--max_samples", type=int, default=0, help="number of rows to read, from the first; 0 = all"
     )
-    tries_help = "number of runs that try a sample; 0 = any"
-    group.add_argument("--max_tries", type=int, default=0, help=tries_help)
-    trust_help = "do not look at files of finished samples"
-    group.add_argument("--trust_ledger", action="store_true", help=trust_help)
-    group.add_argument(
-        "--num_shards", type=int, default=1, help="number of runs that share the data set"
-    )
-    group.add_argument("--shard_id", type=int, default=0, help="number of this run, from 0")
     group.add_argument(
         "--overwrite",
         action="store_true",
         help="make output again that exists, even if it was made with other settings",
-    )
-    group.add_argument(
-        "--dry_run",
-        action="store_true",
-        help="write nothing; print what would be done and what it would cost",
     )
     group.add_argument(
         "--video_root",
@@ -258,6 +254,25 @@ def add_run_arguments(parser: argparse.ArgumentParser, log_every: int, num_worke
         default=0,
         help="number of threads that decode one video; 0 = 1, or more where there are fewer "
         "videos than workers and cores",
+    )
+    if is_shared:
+        _add_share_arguments(parser)
+
+
+def _add_share_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("share")
+    tries_help = "number of runs that try a sample; 0 = any"
+    group.add_argument("--max_tries", type=int, default=0, help=tries_help)
+    trust_help = "do not look at files of finished samples"
+    group.add_argument("--trust_ledger", action="store_true", help=trust_help)
+    group.add_argument(
+        "--num_shards", type=int, default=1, help="number of runs that share the data set"
+    )
+    group.add_argument("--shard_id", type=int, default=0, help="number of this run, from 0")
+    group.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="write nothing; print what would be done and what it would cost",
     )
 
 

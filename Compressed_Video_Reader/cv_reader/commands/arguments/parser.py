@@ -64,7 +64,14 @@ def refuse(parser: argparse.ArgumentParser, flags: dict[str, str]) -> None:
     """Accept flags, with or without a value, and refuse them with a reason."""
     for flag, reason in flags.items():
         # The help is hidden, so the metavar is free to carry the reason.
-        parser.add_argument(flag, action=_Refuse, nargs="?", metavar=reason, help=argparse.SUPPRESS)
+        parser.add_argument(
+            flag,
+            action=_Refuse,
+            nargs="?",
+            metavar=reason,
+            default=argparse.SUPPRESS,
+            help=argparse.SUPPRESS,
+        )
 
 
 def only(value: str, reason: str) -> Callable[[str], str]:

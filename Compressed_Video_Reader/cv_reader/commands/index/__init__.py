@@ -45,7 +45,7 @@ from cv_reader.commands.arguments import (
     read_options_from,
     refuse_mean_argument,
 )
-from cv_reader.commands.arguments.parser import new_parser
+from cv_reader.commands.arguments.parser import new_parser, refuse
 from cv_reader.commands.index.pickles import read_pickle
 from cv_reader.commands.progress import Report, announce, run_samples
 from cv_reader.engines.choice import check_engine
@@ -109,7 +109,10 @@ def _parser() -> argparse.ArgumentParser:
     add_budget_arguments(parser, is_first_frame_whole=True)
     add_scoring_arguments(parser)
     refuse_mean_argument(parser)
-    add_run_arguments(parser, log_every=100, num_workers=8)
+    add_run_arguments(parser, log_every=100, num_workers=8, is_shared=False)
+    alone = "one run writes one file, which says what is finished"
+    names = ("max_tries", "trust_ledger", "num_shards", "shard_id", "dry_run")
+    refuse(parser, {f"--{name}": alone for name in names})
     # The encoder's patches of 14 pixels in squares of 224: the 64 x 256 cells of the probe.
     parser.set_defaults(square_size=224, patch_size=14)
     return parser
@@ -118,9 +121,6 @@ def _parser() -> argparse.ArgumentParser:
 def _run(args: argparse.Namespace) -> int:
     check_suffix(args.out)
     check_engine(args)
-    for name, default in (("num_shards", 1), ("dry_run", False)):
-        if getattr(args, name) != default:
-            raise SettingsError(f"--{name} is not supported here: one run writes one file")
     check_places([args.dataset_path, args.video_root])
     folder, store = _local_folder(args)
     videos = _videos(args)
