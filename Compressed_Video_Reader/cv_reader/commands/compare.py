@@ -190,6 +190,8 @@ def _stacked(pictures: list[Image.Image]) -> Image.Image:
 
 
 def _verdict(agreement: Agreement) -> str:
+    if not agreement.theirs.any():
+        return f"none of their cells had to compete, read by {agreement.backend}"
     return (
         f"{100 * agreement.shared:.1f} % of their cells are kept here too (expected by chance "
         f"{100 * agreement.chance:.1f} %), Jaccard {agreement.jaccard:.3f}, read by "
@@ -201,8 +203,8 @@ def _page(agreements: list[Agreement], count: int) -> str:
     body = "".join(_section(one, shown_slots(one, count)) for one in agreements)
     about = (
         "<p>Compared are the cells that compete: content of the slots that are not kept whole by "
-        "rule. Here: chosen by this reader from the same frames with the same settings. There: the "
-        f"selections that were given. {_key()}</p>"
+        "rule. Here: chosen by this reader from the same frames, by scores (--select topk), with "
+        f"the same budget. There: the selections that were given. {_key()}</p>"
     )
     return document("Agreement of selections", about + body)
 

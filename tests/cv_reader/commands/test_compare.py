@@ -69,6 +69,17 @@ def test_cells_are_counted_and_told_apart(same: Path, clip: Path) -> None:
     assert there_alone == pytest.approx(1 - np.mean(coded[:10]))
 
 
+def test_a_selection_of_one_whole_frame_has_nothing_to_compare(
+    same: Path, clip: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    rows = np.argwhere(np.ones((1, 8, 8), bool)).astype(np.int32)
+    write_selection(same, rows, np.load(same / "sample.frame_ids.npy"))
+    arguments = [str(same), "--video_root", str(clip.parent), "-o", str(tmp_path / "page.html")]
+    assert main(arguments) == 0
+    assert "none of their cells had to compete, read by" in capsys.readouterr().err
+    assert "nan %" not in (tmp_path / "page.html").read_text()
+
+
 @pytest.mark.parametrize("suffix", ["html", "png"])
 def test_the_command_writes_a_page_or_a_picture(
     suffix: str, same: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
