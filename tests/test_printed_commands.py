@@ -77,6 +77,16 @@ def test_modules_have_the_printed_flags() -> None:
         assert not flags - known, f"{name} does not know {flags - known}"
 
 
+def test_programs_have_the_printed_flags() -> None:
+    found = _flags_by(r"python ((?:scripts|examples)/[\w/]+\.py)")
+    assert len(found) > 15
+    for name, flags in found.items():
+        files = [ROOT / name, *(ROOT / name).parent.glob("measure.py")]
+        text = "".join(file.read_text(encoding="utf-8") for file in files)
+        unknown = {flag for flag in flags if f'"{flag}"' not in text}
+        assert not unknown, f"{name} does not know {unknown}"
+
+
 def test_scripts_know_the_printed_variables() -> None:
     scripts: dict[str, set[str]] = {}
     for line in _printed():
