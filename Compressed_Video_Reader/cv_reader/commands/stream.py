@@ -7,6 +7,7 @@ from typing import Any
 
 from cv_reader.commands.arguments import add_setting, add_size_arguments
 from cv_reader.commands.arguments.parser import new_parser
+from cv_reader.commands.progress import check_writable
 from cv_reader.errors import SettingsError
 from cv_reader.exits import FAILED_SAMPLES, OK, run_command, say
 from cv_reader.select.config import DISTORTIONS
@@ -129,6 +130,8 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     if options.max_windows < 0:
         raise SettingsError(f"--max_windows must be at least 0, got {options.max_windows}")
+    if options.out is not None:
+        check_writable(options.out)
     config = live_config(**{name: getattr(options, name) for name in _CONFIG})
     reading = {name: getattr(options, name) for name in _READING}
     with stream(

@@ -55,6 +55,9 @@ def test_one_window_is_enough(clip: Path, capsys: pytest.CaptureFixture[str]) ->
     for flag, value in (("--max_windows", "-1"), ("--gate", "nan"), ("--container_format", "x")):
         assert main([str(clip), *SIZES, flag, value]) == 2
         assert f"{flag.strip('-')} must be" in capsys.readouterr().err
+    # Before the stream is opened, not when its first segment is over.
+    assert main([str(clip), *SIZES, "--out", str(clip / "segments")]) == 2
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("block", ["1", "2"])
