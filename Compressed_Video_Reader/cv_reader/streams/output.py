@@ -11,7 +11,7 @@ from PIL import Image
 from cv_reader.assets.contract import MOSAIC_STEM, write_asset
 from cv_reader.assets.freshness import selection_hash
 from cv_reader.assets.metadata import build_meta
-from cv_reader.errors import OutputError
+from cv_reader.errors import SettingsError
 from cv_reader.select.config import AssetConfig
 from cv_reader.select.mosaics import arrange_rows
 from cv_reader.streams.windows import StreamWindow
@@ -28,14 +28,14 @@ class SegmentWriter:
         name: what ``meta.json`` calls the stream.
 
     Raises:
-        OutputError: there are assets already.
+        SettingsError: there are assets already.
     """
 
     def __init__(self, root: Path, config: AssetConfig, name: str) -> None:
         self._folder, self._config, self._name = root / "assets", config, name
         self._windows: list[StreamWindow] = []
         if self._folder.is_dir() and any(self._folder.iterdir()):
-            raise OutputError(f"{self._folder}: holds assets already; name another folder")
+            raise SettingsError(f"{self._folder}: holds assets already; name another folder")
 
     def add(self, window: StreamWindow) -> None:
         """Take a window; writes the segment before it, if it begins a new one."""

@@ -88,7 +88,7 @@ def test_segments_become_sound_assets(
         for row, cell in zip(asset.positions.tolist(), cells, strict=True):
             error = np.abs(cell[..., 0].astype(int) - kept[(number, *row)][..., 0])
             assert error.max() <= 8, "luma of JPEG files of the best quality"
-    assert main([*arguments, "--out", str(tmp_path)]) == 1
+    assert main([*arguments, "--out", str(tmp_path)]) == 2
     assert "holds assets already" in capsys.readouterr().err
 
 
