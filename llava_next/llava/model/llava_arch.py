@@ -288,7 +288,7 @@ class LlavaForCausalLMMixin(IsolatesSamples, _CausalLM):
         """
         if inputs_embeds is not None and visual is not None:
             raise ValueError(
-                "visual must be None beside inputs_embeds: placeholders are in input_ids only"
+                "visual needs input_ids, which have its placeholders; pass input_ids, no embeddings"
             )
         loss_only = labels is not None and (self.training if loss_only is None else loss_only)
         is_cached = _holds_tokens(past_key_values, continues_cache)
