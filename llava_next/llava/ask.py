@@ -11,6 +11,7 @@ Every other setting of assets can be given by its name: ``select="rate_distortio
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -107,8 +108,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = command_parser(
         "llava.ask",
         "Ask a checkpoint about a video or an image.",
-        epilog="Each setting of assets is a flag too; `cv_reader precompute --help` says what it "
-        f"means: {', '.join(f'--{name}' for name in names)}.",
+        epilog=textwrap.fill(
+            "Each setting of assets is a flag too; `cv_reader precompute --help` says what it "
+            f"means: {', '.join(f'--{name}' for name in names)}."
+        ),
     )
     parser.add_argument("checkpoint", help="folder of a LLaVA checkpoint")
     parser.add_argument("path", help="video or image file")

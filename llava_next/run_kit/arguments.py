@@ -11,8 +11,11 @@ from run_kit.exits import USAGE
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        is_shown = action.default not in (None, "") and not isinstance(action.default, (bool, list))
-        return super()._get_help_string(action) if is_shown else action.help
+        has_value = action.default not in (None, "") and not isinstance(
+            action.default, (bool, list)
+        )
+        is_said = "(default" in (action.help or "")
+        return super()._get_help_string(action) if has_value and not is_said else action.help
 
     def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
         """Call every number N: names of flags in capitals would double the length of the usage."""
@@ -87,12 +90,10 @@ def parse_settings(
         formatter_class=_HelpFormatter,
         allow_abbrev=False,
     )
-    *parsed, unknown = parser.parse_args_into_dataclasses(
-        None if argv is None else list(argv),
-        return_remaining_strings=True,
-        look_for_args_file=False,
-    )
+    arguments = None if argv is None else list(argv)
+    # Before values are checked: one may be missing because its flag is misspelt.
+    _, unknown = parser.parse_known_args(arguments)
     if unknown:
         meant = _meant((word for word in unknown if word.startswith("--")), parser)
         raise ValueError(f"unknown arguments: {' '.join(unknown)}; {meant}see --help")
-    return parsed
+    return list(parser.parse_args_into_dataclasses(arguments, look_for_args_file=False))

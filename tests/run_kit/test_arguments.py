@@ -10,6 +10,7 @@ from run_kit.arguments import command_parser
 def test_help_shows_defaults_of_commands_and_of_their_sub_commands() -> None:
     parser = command_parser("a.module", "Do ``it``.\n\n    python -m a.module OUT")
     parser.add_argument("--name", default="", help="a name")
+    parser.add_argument("--type", default="auto", help="a type (default: the file's)")
     commands = parser.add_subparsers()
     for one in (parser, commands.add_parser("go")):
         one.add_argument("--steps", type=int, default=3, help="number of steps")
@@ -19,7 +20,7 @@ def test_help_shows_defaults_of_commands_and_of_their_sub_commands() -> None:
         assert "--quick do less\n" in text
     text = parser.format_help()
     assert "Do `it`.\n\n    python -m a.module OUT\n" in text
-    assert "a name\n" in text
+    assert "a name\n" in text and "(default: the file's)\n" in text
 
 
 def test_a_wrong_flag_ends_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
