@@ -160,7 +160,8 @@ def _run(args: argparse.Namespace) -> int:
         raise SettingsError("nothing could be measured")
     if args.output:
         _write(args.output, sections)
-        say(f"score: {args.output}")
+        others = f", the first of {len(sections)} videos" if len(sections) > 1 else ""
+        say(f"score: {args.output}{others if suffix == '.gif' else ''}")
     return FAILED_SAMPLES if failed else OK
 
 

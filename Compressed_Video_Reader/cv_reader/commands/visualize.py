@@ -91,7 +91,9 @@ def _page(video: Path, shown: ShownVideo, options: ReadOptions) -> str:
         "frame numbers": ", ".join(map(str, shown.frame_ids.tolist())),
         "fingerprint": shown.config.fingerprint,
     }
-    figures = [figure("All slots in turn", "image/gif", film(animation(shown)))]
+    pictures = animation(shown)
+    which = "All" if len(pictures) == len(shown.tiles) else f"{len(pictures)} of the"
+    figures = [figure(f"{which} slots in turn", "image/gif", film(pictures))]
     figures += [picture_figure(caption, picture) for caption, picture in strips(shown)]
     return document(
         video.name, facts_table(facts) + _score(video, shown, options) + "".join(figures)

@@ -25,7 +25,7 @@ from cv_reader.select.percentiles import float_percentile
 SHOWN_SLOTS = 16
 COLUMNS = 8
 TILE_PX, PANEL_PX, GAP_PX = 128, 260, 4
-_MIN_PANEL_PX = 164
+_MIN_PANEL_PX, _MAX_PICTURES = 164, 128
 _BAR_PX, _LABEL_PX, _MARGIN_PX = 44, 20, 8
 
 _BRIGHT_PERCENTILE = 99.5
@@ -193,22 +193,27 @@ def strips(shown: ShownVideo) -> list[tuple[str, Image.Image]]:
 def sheet(shown: ShownVideo) -> Image.Image:
     """Return all strips with their captions on one picture."""
     parts = strips(shown)
-    font = label_font(15)
     width = max(picture.width for _, picture in parts) + 2 * _MARGIN_PX
     step = _LABEL_PX + GAP_PX
     height = sum(picture.height + step + 2 * _MARGIN_PX for _, picture in parts) + _MARGIN_PX
     canvas = Image.new("RGB", (width, height), _GROUND)
     draw, top = ImageDraw.Draw(canvas), _MARGIN_PX
     for caption, picture in parts:
-        draw.text((_MARGIN_PX, top), caption, fill=_INK, font=font)
+        shown_caption = fitting(caption, width - 2 * _MARGIN_PX, 15)
+        draw.text((_MARGIN_PX, top), shown_caption, fill=_INK, font=label_font(15))
         canvas.paste(picture, (_MARGIN_PX, top + step))
         top += picture.height + step + 2 * _MARGIN_PX
     return canvas
 
 
 def animation(shown: ShownVideo) -> list[Image.Image]:
-    """Return one picture per slot: the four panels, and how many patches each slot keeps."""
-    return [_moment(shown, slot) for slot in range(len(shown.tiles))]
+    """Return one picture per slot: the four panels, and how many patches each slot keeps.
+
+    Returns:
+        At most 128 pictures, of evenly spread slots where there are more.
+    """
+    count = min(len(shown.tiles), _MAX_PICTURES)
+    return [_moment(shown, slot) for slot in _spread(len(shown.tiles) - 1, count)]
 
 
 def _moment(shown: ShownVideo, slot: int) -> Image.Image:
@@ -270,9 +275,10 @@ def _draw_bars(
     # A first frame that is kept whole would press all others flat.
     full = max(int(np.sort(counts)[-2]), 1) if len(counts) > 1 else int(counts[0])
     step, base = (right - left) / len(counts), bottom - 6
+    gap = 1 if step >= 3 else 0
     for slot, count in enumerate(counts.tolist()):
         height = round((base - top) * min(count / full, 1))
-        begin, end = left + slot * step + 1, left + (slot + 1) * step - 1
+        begin, end = left + slot * step + gap, left + (slot + 1) * step - gap
         if slot == now:
             draw.rectangle((begin, top, end, base), fill=_NOW)
         draw.rectangle((begin, base - height, end, base), fill=_KEPT if slot == now else _FAINT)

@@ -10,6 +10,7 @@ import pytest
 from cv_reader.assets.make import select_from_video
 from cv_reader.reader import ReadOptions
 from cv_reader.select.config import AssetConfig
+from cv_reader.views import visualize
 from cv_reader.views.visualize import (
     ShownVideo,
     animation,
@@ -84,11 +85,23 @@ def test_captions_name_what_is_drawn_and_fit(shown: ShownVideo) -> None:
     assert label_font(13).getlength(short) <= 80
 
 
-def test_one_moment_per_slot_all_of_one_size(shown: ShownVideo) -> None:
+def test_one_moment_per_slot_all_of_one_size(
+    shown: ShownVideo, monkeypatch: pytest.MonkeyPatch
+) -> None:
     moments = animation(shown)
     assert len(moments) == 8
     assert len({moment.size for moment in moments}) == 1
     assert moments[1].tobytes() != moments[5].tobytes()
+    # More slots than the bars have pixels.
+    slots = 2000
+    config = replace(shown.config, sequence_length=slots)
+    some = {"kept": shown.kept[[0] * slots], "saliency": shown.saliency[[0] * slots]}
+    ids, tiles = np.arange(slots, dtype=np.int32), shown.tiles[:1] * slots
+    long = replace(shown, tiles=tiles, frame_ids=ids, config=config, **some)
+    monkeypatch.setattr(visualize, "_MAX_PICTURES", 2)
+    assert len(animation(long)) == 2
+    monkeypatch.setattr(visualize, "_MAX_PICTURES", 3)
+    assert [one.tobytes() for one in animation(shown)] == [moments[n].tobytes() for n in (0, 3, 7)]
 
 
 @pytest.mark.parametrize(("size", "columns"), [((72, 128), 8), ((128, 72), 16)])
