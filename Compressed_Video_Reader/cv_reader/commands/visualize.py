@@ -30,6 +30,9 @@ from cv_reader.views.rebuilt import score_all
 from cv_reader.views.selections import read_pictures
 from cv_reader.views.visualize import ShownVideo, animation, sheet, show_video, strips
 
+_LISTED = 64
+"""Numbers that a page lists of many."""
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 1 where the video cannot be read."""
@@ -88,7 +91,7 @@ def _page(video: Path, shown: ShownVideo, options: ReadOptions) -> str:
         "settings": " ".join(shown.config.to_flags()) or "defaults",
         "patches kept": f"{int(shown.kept.sum())} of {shown.kept.size} "
         f"({100 * shown.kept_share:.3g} %)",
-        "frame numbers": ", ".join(map(str, shown.frame_ids.tolist())),
+        "frame numbers": _numbers(shown.frame_ids.tolist()),
         "fingerprint": shown.config.fingerprint,
     }
     pictures = animation(shown)
@@ -98,6 +101,12 @@ def _page(video: Path, shown: ShownVideo, options: ReadOptions) -> str:
     return document(
         video.name, facts_table(facts) + _score(video, shown, options) + "".join(figures)
     )
+
+
+def _numbers(values: list[int]) -> str:
+    """Return numbers as a list, of many the first ones and the last."""
+    text = [str(value) for value in values]
+    return ", ".join(text if len(text) <= 2 * _LISTED else [*text[:_LISTED], "...", text[-1]])
 
 
 def _score(video: Path, shown: ShownVideo, options: ReadOptions) -> str:
