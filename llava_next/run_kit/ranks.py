@@ -95,14 +95,21 @@ def leave() -> None:
 
 
 def end_process(code: int) -> NoReturn:
-    """End a rank whose run is done, together with all other ranks; alone, exit as usual.
+    """End a rank whose run is done, together with all other ranks; alone, exit as usual."""
+    if _several():
+        dist.barrier()
+    give_up(code)
+
+
+def give_up(code: int) -> NoReturn:
+    """End a rank that cannot go on, without the others; alone, exit as usual.
 
     The interpreter is not torn down: threads of gloo and DeepSpeed may outlive what they use even
-    when the group was destroyed, and an abort there would make a complete run a failed one.
+    when the group was destroyed. An abort there would make a complete run a failed one, and hide
+    the code that says why another one ended.
     """
     if not _several():
         sys.exit(code)
-    dist.barrier()
     atexit._run_exitfuncs()  # such as those that end the run of a tracker
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):

@@ -3,6 +3,7 @@
 import itertools
 import socket
 import socketserver
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -57,6 +58,9 @@ def fill_bucket(server: str, folder: Path, prefix: str = "") -> None:
 
 def use_s3(patch: pytest.MonkeyPatch, address: str) -> None:
     """Have the library of s3:// find a server and credentials, by its own ways."""
+    if "s3fs" in sys.modules:
+        # It keeps connections by address alone, those of another test's server, too.
+        sys.modules["s3fs"].S3FileSystem.clear_instance_cache()
     patch.setenv("AWS_ACCESS_KEY_ID", "test")
     patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     patch.setenv("AWS_DEFAULT_REGION", "us-east-1")

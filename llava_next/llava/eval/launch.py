@@ -74,7 +74,7 @@ def _run_here(arguments: Sequence[str]) -> int:
 
     from llava.eval.plugin.missing_data import MissingDataError, explain
     from llava.eval.plugin.model import LlavaOVEncoder
-    from run_kit.ranks import leave
+    from run_kit.ranks import give_up, leave
 
     evaluate = lmms_eval_command.cli_evaluate_single
 
@@ -95,6 +95,10 @@ def _run_here(arguments: Sequence[str]) -> int:
     try:
         lmms_eval_command.cli_evaluate()
         leave()
+    except SystemExit as ending:
+        if isinstance(ending.code, int):
+            give_up(ending.code)
+        raise
     finally:
         lmms_eval_command.cli_evaluate_single = evaluate
     return OK
@@ -103,8 +107,8 @@ def _run_here(arguments: Sequence[str]) -> int:
 def _run_several(processes: int, arguments: Sequence[str]) -> int:
     """Run one such process per device; one that ends with an error ends the others.
 
-    The code is 2 if any process found that nothing can be started: no process starts to answer
-    before all have checked, so the codes of the others are consequences.
+    The code is 2 if any process found that nothing can be started, and none was killed: no process
+    starts to answer before all have checked, so the codes of the others are consequences.
     """
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -116,7 +120,9 @@ def _run_several(processes: int, arguments: Sequence[str]) -> int:
     except ChildFailedError as error:
         say(str(error))
         codes = {failure.exitcode for failure in error.failures.values()}
-        return USAGE if USAGE in codes else FAILED_SAMPLES
+        # Before a run begins, too, the others fail where one is killed; the launcher terminates.
+        is_killed = any(code < 0 and code != -signal.SIGTERM for code in codes)
+        return USAGE if USAGE in codes and not is_killed else FAILED_SAMPLES
     except SignalException as error:
         return INTERRUPTED if error.sigval == signal.SIGINT else FAILED_SAMPLES
     return OK

@@ -48,7 +48,7 @@ from run_kit.checkpoints import (
     find_checkpoint,
 )
 from run_kit.exits import FAILED_SAMPLES, INTERRUPTED, OK, USAGE
-from run_kit.ranks import end_process
+from run_kit.ranks import end_process, give_up
 from run_kit.speed import peak_flops
 
 logger = logging.getLogger("llava.train")
@@ -264,4 +264,4 @@ if __name__ == "__main__":
     exit_code = main()
     if exit_code == OK:
         end_process(exit_code)
-    sys.exit(exit_code)
+    give_up(exit_code)

@@ -122,7 +122,7 @@ def test_what_cannot_be_compared_is_told(
 
 @pytest.mark.slow
 def test_the_reference_selections_differ_as_they_must(tmp_path: Path) -> None:
-    """They are not made from the residual: most of what they alone keep has none."""
+    """Most cells agree; most of those that they alone keep have no residual."""
     folder = require_shared_data("reference_outputs", "stage1")
     videos = require_shared_data("real_videos")
     output = tmp_path / "page.html"
@@ -131,5 +131,5 @@ def test_the_reference_selections_differ_as_they_must(tmp_path: Path) -> None:
         chosen = read_chosen(meta_path)
         agreement = compare(chosen, videos / Path(chosen.video).name, ReadOptions())
         assert agreement.chance == pytest.approx(0.2)
-        assert 0.2 < agreement.shared < 0.8
+        assert 0.6 < agreement.shared < 0.9
         assert agreement.shares()["the true luma residual is exactly 0"][2] > 0.5
